@@ -1,0 +1,145 @@
+/*! One error type for the whole crate: what went wrong, where, and what to do about it, on one line.
+
+Library code never prints and never exits; it returns an [`Error`]. The command line prints it once
+(`error: …`) and turns its [`Kind`] into the exit code: 2 for a request that cannot be carried out as written,
+1 for a job that failed. */
+
+use std::fmt;
+use std::path::Path;
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Who has to act, and therefore the exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The request is wrong (flag, column, range): exit code 2.
+    Usage,
+    /// The request is fine and could not be carried out (file, data, device): exit code 1.
+    Job,
+    /// The user stopped the job; what was promised to be kept was kept: exit code 130.
+    Interrupted,
+}
+
+/// What went wrong, where, and the remedy. Displays as one line without control characters.
+#[derive(Clone, Debug)]
+pub struct Error {
+    kind: Kind,
+    file: Option<String>,
+    place: Option<String>,
+    problem: String,
+    remedy: Option<String>,
+}
+
+impl Error {
+    fn new(kind: Kind, problem: impl Into<String>) -> Self {
+        Self { kind, file: None, place: None, problem: problem.into(), remedy: None }
+    }
+
+    /// A request that cannot be carried out as written.
+    pub fn usage(problem: impl Into<String>) -> Self {
+        Self::new(Kind::Usage, problem)
+    }
+
+    /// A job that failed for a reason that has no file.
+    pub fn job(problem: impl Into<String>) -> Self {
+        Self::new(Kind::Job, problem)
+    }
+
+    /// The user asked to stop.
+    pub fn interrupted(problem: impl Into<String>) -> Self {
+        Self::new(Kind::Interrupted, problem)
+    }
+
+    /// Something about one file.
+    pub fn file(path: impl AsRef<Path>, problem: impl Into<String>) -> Self {
+        let mut e = Self::new(Kind::Job, problem);
+        e.file = Some(path.as_ref().display().to_string());
+        e
+    }
+
+    /// An I/O error of one file, in the words people know, with the usual remedy.
+    pub fn io(path: impl AsRef<Path>, doing: &str, e: std::io::Error) -> Self {
+        use std::io::ErrorKind as K;
+        let remedy = match e.kind() {
+            K::NotFound => Some("check the path"),
+            K::PermissionDenied => Some("check the permissions of the file and of its folder"),
+            K::IsADirectory => Some("name a file, not a folder"),
+            K::NotADirectory => Some("a part of the path is a file, not a folder"),
+            K::StorageFull | K::QuotaExceeded => Some("free some space; nothing was overwritten"),
+            K::ReadOnlyFilesystem => Some("choose a folder that can be written"),
+            _ => None,
+        };
+        let mut err = Self::file(path, format!("cannot {doing}: {e}"));
+        err.remedy = remedy.map(String::from);
+        err
+    }
+
+    /// Where in the file: a line, a byte, a tensor, a column.
+    pub fn at(mut self, place: impl Into<String>) -> Self {
+        self.place = Some(place.into());
+        self
+    }
+
+    /// What the reader can do about it.
+    pub fn fix(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+
+    /// Makes this a request error (exit code 2).
+    pub fn as_usage(mut self) -> Self {
+        self.kind = Kind::Usage;
+        self
+    }
+
+    /// Who has to act.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// 2 for a wrong request, 1 for a failed job, 130 for an interrupted one.
+    pub fn exit_code(&self) -> u8 {
+        match self.kind {
+            Kind::Usage => 2,
+            Kind::Job => 1,
+            Kind::Interrupted => 130,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let mut line = String::new();
+        for part in [&self.file, &self.place].into_iter().flatten() {
+            line.push_str(part);
+            line.push_str(": ");
+        }
+        line.push_str(&self.problem);
+        if let Some(r) = &self.remedy {
+            line.push_str("; ");
+            line.push_str(r);
+        }
+        // File names and decoder messages are not ours: they must not break the line or steer the terminal.
+        for c in line.chars() {
+            let c = if c.is_control() { ' ' } else { c };
+            write!(f, "{c}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_whatever_is_inside() {
+        let e = Error::file("a\nb.png", "bad\u{1b}[31m header\r\n").at("byte 12").fix("export it again");
+        assert_eq!(e.to_string(), "a b.png: byte 12: bad [31m header  ; export it again");
+        assert_eq!(e.exit_code(), 1);
+        assert_eq!(e.as_usage().exit_code(), 2);
+    }
+}

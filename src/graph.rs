@@ -1,0 +1,247 @@
+/*! Floor 2: a static dataflow graph of ops on typed values. [`crate::ops::backward`] differentiates it by
+appending more of the same. */
+
+use crate::error::{Error, Result};
+use crate::kernel::{Arch, Buf, Code, Cost, Host, Launch};
+use crate::shape::Type;
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// A typed node of data. Also the name of its storage: `Buf(v.0)`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct Value(pub u32);
+
+impl Value {
+    pub fn buf(self) -> Buf {
+        Buf(self.0)
+    }
+    pub(crate) fn i(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Who owns a value's storage, and for how long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Written from outside before a run.
+    Input,
+    /// A weight: persistent, saved, differentiated.
+    Param,
+    /// Persistent and not differentiated: momentum.
+    State,
+    /// Lives between the op that writes it and the last op that reads it.
+    Temp,
+}
+
+/// The types an op instance works on.
+pub struct Io<'a> {
+    pub ins: &'a [Type],
+    pub outs: &'a [Type],
+}
+
+/// The buffers of one of several equal op instances that run together.
+#[derive(Clone, Debug)]
+pub struct Member {
+    pub ins: Vec<Buf>,
+    pub outs: Vec<Buf>,
+}
+
+/// One op: shape rule, definition, adjoint, lowering and cost, on one page. Attributes are fields of the type that
+/// implements it; they must all show in its `Debug` text, because equal text means equal work when launches are grouped.
+pub trait Op: Debug + Send + Sync {
+    /// `family.pass`: `conv.fprop`.
+    fn name(&self) -> &'static str;
+    /// Output types, or why the inputs do not fit.
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>>;
+    /// The definition, in float64: plain loops that a reader can check against the formula. Every element of every
+    /// output is written; outputs arrive filled with NaN.
+    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]);
+    /// Appends the ops that compute d(loss)/d(input) from d(loss)/d(output); None where there is no gradient.
+    fn grad(&self, _g: &mut Graph, _n: &Node, _dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        Err(Error::job(format!("{} has no gradient", self.name())))
+    }
+    /// The launches that compute `group`, a list of instances with equal attributes and types. Empty: no routine for
+    /// this arch, run the definition.
+    fn lower(&self, _io: &Io, _group: &[Member], _arch: Arch) -> Vec<Launch> {
+        Vec::new()
+    }
+    /// Work and least traffic of one instance.
+    fn cost(&self, io: &Io) -> Cost {
+        traffic(io)
+    }
+    /// (output, input) pairs that share storage: state updated in place.
+    fn alias(&self) -> &'static [(usize, usize)] {
+        &[]
+    }
+}
+
+/// Every input read once, every output written once, no arithmetic.
+pub fn traffic(io: &Io) -> Cost {
+    let sum = |t: &[Type]| t.iter().map(|t| t.bytes() as f64).sum();
+    Cost { flops: 0.0, read: sum(io.ins), write: sum(io.outs) }
+}
+
+/// One host launch per member of a group, all running `routine`.
+pub fn host_launches(
+    op: &dyn Op,
+    io: &Io,
+    group: &[Member],
+    scratch: usize,
+    routine: impl Fn(&Host) + Send + Sync + 'static,
+) -> Vec<Launch> {
+    let code = Code::Host(Arc::new(routine));
+    let launch = |m: &Member| Launch {
+        name: op.name(),
+        code: code.clone(),
+        ins: m.ins.clone(),
+        outs: m.outs.clone(),
+        scratch,
+        cost: op.cost(io),
+    };
+    group.iter().map(launch).collect()
+}
+
+/// One use of an op.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub op: Arc<dyn Op>,
+    pub ins: Vec<Value>,
+    pub outs: Vec<Value>,
+    /// The layer it belongs to, for people: `object.conv1_1`. Adjoints carry the label of the op they come from.
+    pub label: String,
+}
+
+/// Values and nodes in the order they were built, which is a valid order of evaluation.
+#[derive(Default, Clone)]
+pub struct Graph {
+    types: Vec<Type>,
+    kinds: Vec<Kind>,
+    names: Vec<String>,
+    nodes: Vec<Node>,
+    by_name: HashMap<String, Value>,
+    label: String,
+    error: Option<Error>,
+}
+
+impl Graph {
+    fn value(&mut self, kind: Kind, name: &str, t: Type) -> Value {
+        self.types.push(t);
+        self.kinds.push(kind);
+        self.names.push(name.into());
+        Value(self.types.len() as u32 - 1)
+    }
+
+    fn named(&mut self, kind: Kind, name: &str, t: Type) -> Value {
+        if let Some(&v) = self.by_name.get(name) {
+            if self.types[v.i()] != t || self.kinds[v.i()] != kind {
+                let old = self.types[v.i()];
+                self.fail(Error::job(format!("{name} is used as {:?} and as {:?}", old.shape, t.shape)));
+            }
+            return v;
+        }
+        let v = self.value(kind, name, t);
+        self.by_name.insert(name.into(), v);
+        v
+    }
+
+    /// A value written from outside. The same name gives the same value.
+    pub fn input(&mut self, name: &str, t: Type) -> Value {
+        self.named(Kind::Input, name, t)
+    }
+    /// A weight. The same name gives the same value, so training and evaluation share it.
+    pub fn param(&mut self, name: &str, t: Type) -> Value {
+        self.named(Kind::Param, name, t)
+    }
+    /// Persistent and not differentiated.
+    pub fn state(&mut self, name: &str, t: Type) -> Value {
+        self.named(Kind::State, name, t)
+    }
+    pub fn ty(&self, v: Value) -> Type {
+        self.types[v.i()]
+    }
+    pub fn dims(&self, v: Value) -> &[usize] {
+        self.types[v.i()].dims()
+    }
+    pub fn kind(&self, v: Value) -> Kind {
+        self.kinds[v.i()]
+    }
+    pub fn name(&self, v: Value) -> &str {
+        &self.names[v.i()]
+    }
+    /// A named value, if there is one.
+    pub fn find(&self, name: &str) -> Option<Value> {
+        self.by_name.get(name).copied()
+    }
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.types.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.types.is_empty()
+    }
+    /// All values of one kind, in the order they were made.
+    pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = Value> + '_ {
+        (0..self.len()).filter(move |&i| self.kinds[i] == kind).map(|i| Value(i as u32))
+    }
+    /// Input and output types of a node.
+    pub fn io(&self, n: &Node) -> (Vec<Type>, Vec<Type>) {
+        (n.ins.iter().map(|v| self.ty(*v)).collect(), n.outs.iter().map(|v| self.ty(*v)).collect())
+    }
+    /// Names the layer that the next nodes belong to.
+    pub fn set_label(&mut self, label: &str) {
+        self.label = label.into();
+    }
+
+    fn fail(&mut self, e: Error) {
+        self.error.get_or_insert(e);
+    }
+    /// The first thing that went wrong while building: builders chain values, so errors wait here until a plan is made.
+    pub fn check(&self) -> Result<()> {
+        self.error.clone().map_or(Ok(()), Err)
+    }
+
+    /// Appends one use of `op` and returns its outputs.
+    pub fn push(&mut self, op: impl Op + 'static, ins: &[Value]) -> Vec<Value> {
+        self.push_arc(Arc::new(op), ins)
+    }
+    /// [`Graph::push`] for an op with one output.
+    pub fn push1(&mut self, op: impl Op + 'static, ins: &[Value]) -> Value {
+        self.push(op, ins)[0]
+    }
+    /// [`Graph::push`] for an op that is already shared.
+    pub fn push_arc(&mut self, op: Arc<dyn Op>, ins: &[Value]) -> Vec<Value> {
+        let t: Vec<Type> = ins.iter().map(|v| self.ty(*v)).collect();
+        let types = match op.infer(&t) {
+            Ok(types) => types,
+            Err(e) => {
+                let at = if self.label.is_empty() { String::new() } else { format!("{}: ", self.label) };
+                let shapes: Vec<_> = t.iter().map(|t| format!("{:?}", t.shape)).collect();
+                self.fail(Error::job(format!("{at}{} of {}: {e}", op.name(), shapes.join(", "))));
+                // A value to go on with; nothing can be planned any more.
+                vec![*t.first().unwrap_or(&Type::f32(&[1]))]
+            }
+        };
+        let outs: Vec<Value> = types.into_iter().map(|t| self.value(Kind::Temp, "", t)).collect();
+        self.nodes.push(Node { op, ins: ins.to_vec(), outs: outs.clone(), label: self.label.clone() });
+        outs
+    }
+
+    /// Drops nodes from `first` on that do not lead to `keep`.
+    pub(crate) fn prune(&mut self, first: usize, keep: &[Value]) {
+        let mut live = vec![false; self.len()];
+        keep.iter().for_each(|k| live[k.i()] = true);
+        let mut used = vec![true; self.nodes.len()];
+        for i in (first..self.nodes.len()).rev() {
+            used[i] = self.nodes[i].outs.iter().any(|o| live[o.i()]);
+            if used[i] {
+                self.nodes[i].ins.iter().for_each(|v| live[v.i()] = true);
+            }
+        }
+        let mut used = used.into_iter();
+        self.nodes.retain(|_| used.next().expect("one flag per node"));
+    }
+}

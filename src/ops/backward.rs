@@ -1,0 +1,55 @@
+/*! Reverse-mode differentiation: [`Graph::backward`] appends the adjoint of a graph as ordinary ops. */
+
+use super::arith::{Add, Fill};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Value};
+use std::collections::HashMap;
+
+impl Graph {
+    /// Appends the adjoint of everything between `wrt` and the scalar `loss`; returns d(loss)/d(w) for each `w`.
+    /// Adjoint ops whose results nobody asked for (a dgrad into the image) are dropped again.
+    pub fn backward(&mut self, loss: Value, wrt: &[Value]) -> Result<Vec<Value>> {
+        self.check()?;
+        let forward = self.nodes().to_vec();
+        let mut needs = vec![false; self.len()];
+        wrt.iter().for_each(|w| needs[w.i()] = true);
+        for n in &forward {
+            if n.ins.iter().any(|i| needs[i.i()]) {
+                n.outs.iter().for_each(|o| needs[o.i()] = true);
+            }
+        }
+        let mut d: HashMap<Value, Value> = HashMap::new();
+        self.set_label("loss");
+        d.insert(loss, self.push1(Fill { value: 1.0, ty: self.ty(loss) }, &[]));
+        for n in forward.iter().rev() {
+            let dy: Vec<_> = n.outs.iter().map(|o| d.get(o).copied()).collect();
+            if dy.iter().all(Option::is_none) || !n.outs.iter().any(|o| needs[o.i()]) {
+                continue;
+            }
+            self.set_label(&n.label);
+            let dx = n.op.grad(self, n, &dy)?;
+            assert_eq!(dx.len(), n.ins.len(), "{}: one gradient slot per input", n.op.name());
+            for (i, dx) in n.ins.iter().zip(dx) {
+                let (true, Some(dx)) = (needs[i.i()], dx) else { continue };
+                let sum = match d.get(i) {
+                    Some(&a) => self.push1(Add, &[a, dx]),
+                    None => dx,
+                };
+                d.insert(*i, sum);
+            }
+        }
+        self.set_label("");
+        let grads = wrt
+            .iter()
+            .map(|w| {
+                d.get(w).copied().ok_or_else(|| {
+                    Error::job(format!("the loss does not depend on {}", self.name(*w)))
+                        .fix("leave it out of the trained parameters")
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        self.prune(forward.len(), &grads);
+        self.check()?;
+        Ok(grads)
+    }
+}

@@ -1,0 +1,206 @@
+/*! Shapes, element types and window geometry: floor 0, no dependencies but [`crate::error`].
+
+Letters are the field's: N images, H x W pixels, C channels, K filters of R x S taps, P x Q output pixels.
+Activations are NHWC, filters KRSC, dense weights [out, in]. */
+
+use crate::error::{Error, Result};
+use std::fmt;
+
+/// Element type of a value.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum DType {
+    F32,
+    /// Image bytes as decoded.
+    U8,
+    /// Class labels.
+    I32,
+    /// Counters and seeds of the random generator.
+    U32,
+}
+
+impl DType {
+    /// Bytes of one element.
+    pub fn bytes(self) -> usize {
+        match self {
+            DType::F32 | DType::I32 | DType::U32 => 4,
+            DType::U8 => 1,
+        }
+    }
+}
+
+/// Up to four extents, outermost first: NHWC for images, KRSC for filters, [out, in] for dense weights.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Shape {
+    extents: [usize; 4],
+    rank: u8,
+}
+
+impl Shape {
+    /// Panics on more than four extents: shapes come from our own builders.
+    pub fn new(dims: &[usize]) -> Self {
+        assert!(dims.len() <= 4, "at most four extents, got {dims:?}");
+        let mut extents = [1; 4];
+        extents[..dims.len()].copy_from_slice(dims);
+        Self { extents, rank: dims.len() as u8 }
+    }
+    pub fn dims(&self) -> &[usize] {
+        &self.extents[..self.rank as usize]
+    }
+    pub fn numel(&self) -> usize {
+        self.dims().iter().product()
+    }
+}
+
+impl fmt::Debug for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{:?}", self.dims())
+    }
+}
+
+/// Shape and element type of a value.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Type {
+    pub shape: Shape,
+    pub dtype: DType,
+}
+
+impl Type {
+    pub fn new(dtype: DType, dims: &[usize]) -> Self {
+        Self { shape: Shape::new(dims), dtype }
+    }
+    pub fn f32(dims: &[usize]) -> Self {
+        Self::new(DType::F32, dims)
+    }
+    pub fn dims(&self) -> &[usize] {
+        self.shape.dims()
+    }
+    pub fn numel(&self) -> usize {
+        self.shape.numel()
+    }
+    pub fn bytes(&self) -> usize {
+        self.numel() * self.dtype.bytes()
+    }
+    /// Elements of one image (or one row): everything but the first extent.
+    pub fn row(&self) -> usize {
+        self.dims().iter().skip(1).product()
+    }
+}
+
+/// A sliding window over H x W: the geometry that convolution and pooling share.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Window {
+    /// R, S
+    pub kernel: [usize; 2],
+    pub stride: [usize; 2],
+    /// top, left, bottom, right
+    pub pad: [usize; 4],
+    pub dilation: [usize; 2],
+    /// Output extents round up instead of down; the last window still begins inside the image or its leading
+    /// padding (PyTorch's `ceil_mode`).
+    pub ceil: bool,
+}
+
+impl Window {
+    /// A square window with equal padding on all sides.
+    pub fn square(kernel: usize, stride: usize, pad: usize) -> Self {
+        Self { kernel: [kernel; 2], stride: [stride; 2], pad: [pad; 4], dilation: [1; 2], ceil: false }
+    }
+
+    /// [H, W] -> [P, Q]. Fails when the window does not fit the padded image.
+    pub fn out(&self, hw: [usize; 2]) -> Result<[usize; 2]> {
+        let mut pq = [0; 2];
+        for a in 0..2 {
+            if self.kernel[a] == 0 || self.stride[a] == 0 || self.dilation[a] == 0 {
+                return Err(Error::job(format!("window extents must be positive: {self:?}")));
+            }
+            let span = self.dilation[a] * (self.kernel[a] - 1) + 1;
+            let padded = hw[a] + self.pad[a] + self.pad[a + 2];
+            if hw[a] == 0 || padded < span {
+                return Err(Error::job(format!(
+                    "a {}x{} window (dilation {}x{}) does not fit {}x{} pixels with padding {:?}",
+                    self.kernel[0], self.kernel[1], self.dilation[0], self.dilation[1], hw[0], hw[1], self.pad
+                )));
+            }
+            let room = padded - span;
+            pq[a] = if self.ceil {
+                let n = room.div_ceil(self.stride[a]) + 1;
+                // The last window must not begin in the trailing padding.
+                if (n - 1) * self.stride[a] >= hw[a] + self.pad[a] { n - 1 } else { n }
+            } else {
+                room / self.stride[a] + 1
+            };
+        }
+        Ok(pq)
+    }
+
+    /// The input row or column under tap `tap` of output position `out` along `axis`, or None in the padding.
+    #[inline(always)]
+    pub fn input(&self, axis: usize, out: usize, tap: usize, extent: usize) -> Option<usize> {
+        let at = out * self.stride[axis] + tap * self.dilation[axis];
+        let i = at.wrapping_sub(self.pad[axis]);
+        (at >= self.pad[axis] && i < extent).then_some(i)
+    }
+}
+
+/// All extents of one convolution: x [N,H,W,C] * w [K,R,S,C/groups] -> y [N,P,Q,K].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ConvShape {
+    pub n: usize,
+    pub h: usize,
+    pub w: usize,
+    pub c: usize,
+    pub k: usize,
+    pub p: usize,
+    pub q: usize,
+    pub window: Window,
+    pub groups: usize,
+}
+
+impl ConvShape {
+    /// Checks that the extents fit together.
+    pub fn new(x: &[usize], k: usize, window: Window, groups: usize) -> Result<Self> {
+        let &[n, h, w, c] = x else {
+            return Err(Error::job(format!("a convolution takes x [N,H,W,C], got {x:?}")));
+        };
+        if groups == 0 || c % groups != 0 || k % groups != 0 || c == 0 || k == 0 {
+            return Err(Error::job(format!("{c} channels and {k} filters do not divide into {groups} groups")));
+        }
+        let [p, q] = window.out([h, w])?;
+        Ok(Self { n, h, w, c, k, p, q, window, groups })
+    }
+    /// R, S
+    pub fn taps(&self) -> [usize; 2] {
+        self.window.kernel
+    }
+    /// Channels that one filter sees.
+    pub fn group_c(&self) -> usize {
+        self.c / self.groups
+    }
+    /// Filters in one group.
+    pub fn group_k(&self) -> usize {
+        self.k / self.groups
+    }
+    /// Two per multiply-add, padding counted as in every published table.
+    pub fn flops(&self) -> f64 {
+        let [r, s] = self.taps();
+        2.0 * (self.n * self.p * self.q * self.k) as f64 * (r * s * self.group_c()) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn window_extents_follow_pytorch() {
+        let out = |k, s, p, ceil, n| Window { ceil, ..Window::square(k, s, p) }.out([n, n]).unwrap()[0];
+        assert_eq!(out(3, 1, 1, false, 224), 224);
+        assert_eq!(out(2, 2, 0, false, 7), 3);
+        assert_eq!(out(2, 2, 0, true, 7), 4);
+        assert_eq!(out(3, 2, 0, true, 8), 4);
+        assert_eq!(out(3, 2, 1, true, 6), 4);
+        // ceil would add a window that begins at 6 + 1 = in the trailing padding: dropped
+        assert_eq!(out(2, 3, 1, true, 5), 2);
+        assert!(Window::square(3, 1, 0).out([2, 9]).is_err());
+    }
+}
