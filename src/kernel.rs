@@ -133,7 +133,7 @@ impl Host {
     pub fn input<T: Pod>(&self, i: usize) -> &[T] {
         assert!(!self.aliased.contains(&i), "input {i} is updated in place: read it through its output");
         let s = self.ins[i];
-        debug_assert!(s.at as usize % align_of::<T>() == 0);
+        debug_assert!((s.at as usize).is_multiple_of(align_of::<T>()));
         // SAFETY: the slot is valid (Slot::new) and nothing writes it during this launch (Host::new).
         unsafe { std::slice::from_raw_parts(s.at as *const T, s.bytes / size_of::<T>()) }
     }
@@ -148,7 +148,7 @@ impl Host {
         Self::exclusive(self.scratch)
     }
     fn exclusive<'a, T: Pod>(s: Slot) -> &'a mut [T] {
-        debug_assert!(s.at as usize % align_of::<T>() == 0);
+        debug_assert!((s.at as usize).is_multiple_of(align_of::<T>()));
         // SAFETY: the slot is valid (Slot::new), disjoint from every other (Host::new), and taken once per launch.
         unsafe { std::slice::from_raw_parts_mut(s.at as *mut T, s.bytes / size_of::<T>()) }
     }

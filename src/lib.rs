@@ -15,11 +15,14 @@
 
 A module imports only from lower floors and from its own; `tests/floors.rs` enforces it. */
 
+pub mod device;
 pub mod error;
 pub mod graph;
+pub mod host;
 pub mod kernel;
 pub mod ops;
 pub mod par;
+pub mod plan;
 pub mod preprocess;
 pub mod rng;
 pub mod shape;

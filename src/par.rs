@@ -14,10 +14,36 @@ pub fn chunks_mut<T: Send>(y: &mut [T], f: impl Fn(usize, &mut [T]) + Send + Syn
     y.par_chunks_mut(GRAIN).enumerate().for_each(|(i, piece)| f(i * GRAIN, piece));
 }
 
+/// Calls `f(offset, piece of a, piece of b)` for consecutive pieces of two equally long slices.
+pub fn chunks2_mut<T: Send>(a: &mut [T], b: &mut [T], f: impl Fn(usize, &mut [T], &mut [T]) + Send + Sync) {
+    assert_eq!(a.len(), b.len());
+    if a.len() <= GRAIN {
+        return f(0, a, b);
+    }
+    let pieces = a.par_chunks_mut(GRAIN).zip(b.par_chunks_mut(GRAIN)).enumerate();
+    pieces.for_each(|(i, (a, b))| f(i * GRAIN, a, b));
+}
+
 /// Calls `f(i)` for `0..n`, one piece of work each.
 pub fn tasks(n: usize, f: impl Fn(usize) + Send + Sync) {
     if n <= 1 {
         return (0..n).for_each(f);
     }
     (0..n).into_par_iter().with_max_len(1).for_each(f);
+}
+
+/// Calls `f(row, elements)` for each of `rows` rows of `width` elements of `y`, a few rows per piece of work.
+pub fn rows_mut<T: Send>(y: &mut [T], width: usize, rows: usize, f: impl Fn(usize, &mut [T]) + Send + Sync) {
+    assert_eq!(y.len(), width * rows, "whole rows");
+    if width == 0 {
+        return;
+    }
+    let per_piece = (GRAIN / width).max(1);
+    let piece = |i: usize, piece: &mut [T]| {
+        piece.chunks_exact_mut(width).enumerate().for_each(|(j, row)| f(i * per_piece + j, row))
+    };
+    if rows <= per_piece {
+        return piece(0, y);
+    }
+    y.par_chunks_mut(per_piece * width).enumerate().for_each(|(i, y)| piece(i, y));
 }

@@ -162,7 +162,7 @@ impl ConvShape {
         let &[n, h, w, c] = x else {
             return Err(Error::job(format!("a convolution takes x [N,H,W,C], got {x:?}")));
         };
-        if groups == 0 || c % groups != 0 || k % groups != 0 || c == 0 || k == 0 {
+        if groups == 0 || c % groups != 0 || !k.is_multiple_of(groups) || c == 0 || k == 0 {
             return Err(Error::job(format!("{c} channels and {k} filters do not divide into {groups} groups")));
         }
         let [p, q] = window.out([h, w])?;

@@ -1,5 +1,6 @@
 /*! Constants, sums and scaling: elementwise linear ops. */
 
+use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches};
 use crate::kernel::{Arch, Cost, Launch};
@@ -64,4 +65,14 @@ impl Op for Add {
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.outs[0].numel() as f64, ..crate::graph::traffic(io) }
     }
+}
+
+pub const FAMILY: Family = Family { name: "arith", ops: &["fill", "add"], cases };
+
+fn cases() -> Vec<Case> {
+    let t = Type::f32(&[2, 3, 5, 7]);
+    vec![
+        Case::new("2x3", Fill { value: -0.5, ty: Type::f32(&[2, 3]) }, &[], &[], Bound::Exact),
+        Case::new("2x3x5x7", Add, &[t, t], &[0, 1], Bound::Ulps(1)),
+    ]
 }

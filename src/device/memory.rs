@@ -1,0 +1,34 @@
+/*! Zeroed, page-aligned memory in huge pages where the system offers them: fresh 4 KiB pages cost memory-bound ops more
+than their arithmetic. Pages nobody touches are never committed, so reserving for values that end up mapped is free. */
+
+use crate::error::{Error, Result};
+use memmap2::MmapMut;
+
+pub struct Memory {
+    map: Option<MmapMut>,
+}
+
+impl Memory {
+    pub fn zeroed(bytes: usize) -> Result<Self> {
+        if bytes == 0 {
+            return Ok(Self { map: None });
+        }
+        let map = MmapMut::map_anon(bytes).map_err(|e| {
+            Error::job(format!("cannot reserve {:.1} MiB of memory: {e}", bytes as f64 / (1 << 20) as f64))
+                .fix("choose a smaller batch, image or network")
+        })?;
+        // Advice only: a system without huge pages runs the same, slower.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+        Ok(Self { map: Some(map) })
+    }
+    pub fn base(&mut self) -> *mut u8 {
+        self.map.as_mut().map_or(std::ptr::NonNull::<u64>::dangling().as_ptr() as *mut u8, |m| m.as_mut_ptr())
+    }
+    pub fn bytes(&self) -> &[u8] {
+        self.map.as_deref().unwrap_or(&[])
+    }
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.map.as_deref_mut().unwrap_or(&mut [])
+    }
+}

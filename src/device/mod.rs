@@ -1,0 +1,98 @@
+/*! Floor 5: what executes plans. One object-safe trait, so that models, training and the command line are not generic
+over anything; dispatch of ops is not in it. */
+
+mod cpu;
+mod memory;
+mod reference;
+mod session;
+
+pub use cpu::{Checks, Cpu};
+pub use reference::Reference;
+pub use session::Session;
+
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Value};
+use crate::plan::Plan;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Values from outside, in their own element type.
+#[derive(Clone, Copy, Debug)]
+pub enum Data<'a> {
+    F32(&'a [f32]),
+    /// Exact on the reference device, rounded once elsewhere.
+    F64(&'a [f64]),
+    U8(&'a [u8]),
+    I32(&'a [i32]),
+    U32(&'a [u32]),
+}
+
+impl Data<'_> {
+    pub fn len(&self) -> usize {
+        match self {
+            Data::F32(x) => x.len(),
+            Data::F64(x) => x.len(),
+            Data::U8(x) => x.len(),
+            Data::I32(x) => x.len(),
+            Data::U32(x) => x.len(),
+        }
+    }
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Element `i` as a number.
+    pub fn at(&self, i: usize) -> f64 {
+        match self {
+            Data::F32(x) => x[i] as f64,
+            Data::F64(x) => x[i],
+            Data::U8(x) => x[i] as f64,
+            Data::I32(x) => x[i] as f64,
+            Data::U32(x) => x[i] as f64,
+        }
+    }
+}
+
+/// One launch as it was measured.
+pub struct Probe<'a> {
+    /// The layer: `object.conv1_1`.
+    pub label: &'a str,
+    /// The op: `conv.fprop`.
+    pub name: &'static str,
+    pub cost: crate::kernel::Cost,
+    /// No fast routine: the definition ran.
+    pub definition: bool,
+    pub seconds: f64,
+}
+
+/// Storage for one graph and the means to run its plans.
+pub trait Device: Send {
+    /// For people: `cpu (avx512, 2 threads)`.
+    fn name(&self) -> String;
+    /// Allocates once, prepares every plan.
+    fn load(&mut self, g: &Graph, plans: &[Plan]) -> Result<()>;
+    /// Sets a persistent value. The length is checked by [`Session`].
+    fn write(&mut self, v: Value, data: Data) -> Result<()>;
+    /// Lets a persistent value live in a read-only mapping, without a copy, where the device can do that and no plan
+    /// updates the value; otherwise copies.
+    fn bind(&mut self, v: Value, bytes: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Result<()>;
+    /// Reads a persistent value, or a wanted temporary of the plan that ran last.
+    fn read(&self, v: Value, into: &mut [f32]) -> Result<()>;
+    /// [`Device::read`] in float64: exact on the reference device.
+    fn read64(&self, v: Value) -> Result<Vec<f64>>;
+    /// Runs one plan. `probe` is called after each launch.
+    fn run(&mut self, plan: usize, probe: Option<&mut dyn FnMut(Probe)>) -> Result<()>;
+    /// Bytes allocated for persistent values and for temporaries with scratch.
+    fn memory(&self) -> [usize; 2];
+}
+
+/// Names that [`open`] understands, for help texts.
+pub const NAMES: &str = "auto, cpu, reference";
+
+/// A device by name; `threads` is None for all cores. `auto` is the best device there is.
+pub fn open(name: &str, threads: Option<usize>) -> Result<Box<dyn Device>> {
+    match name {
+        "auto" | "cpu" => Ok(Box::new(Cpu::new(threads)?)),
+        "reference" => Ok(Box::new(Reference::new())),
+        _ => Err(Error::usage(format!("unknown device `{name}`")).fix(format!("choose one of {NAMES}"))),
+    }
+}

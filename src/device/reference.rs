@@ -1,0 +1,96 @@
+/*! The definition as a device: float64, one op at a time, inside the very arena that the plan laid out, so a mistake of
+the plan is a wrong number and not a latent one. */
+
+use super::{Data, Device, Probe};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Io, Value};
+use crate::plan::{Place, Plan};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+#[derive(Default)]
+pub struct Reference {
+    graph: Graph,
+    plans: Vec<Plan>,
+    /// One slot per four bytes of the plan's arena: temporaries are all float32.
+    arena: Vec<f64>,
+    persistent: Vec<Vec<f64>>,
+    last: usize,
+}
+
+impl Reference {
+    pub fn new() -> Self {
+        Self::default()
+    }
+    fn get(&self, plan: usize, v: Value) -> Option<&[f64]> {
+        let n = self.graph.ty(v).numel();
+        match self.plans.get(plan).map_or(Place::Nowhere, |p| p.places[v.i()]) {
+            Place::Arena(at) => Some(&self.arena[at / 4..at / 4 + n]),
+            Place::Persistent(root) => Some(&self.persistent[root.i()]),
+            Place::Nowhere => self.persistent.get(v.i()).filter(|p| p.len() == n).map(Vec::as_slice),
+        }
+    }
+}
+
+impl Device for Reference {
+    fn name(&self) -> String {
+        "reference (float64 definition)".into()
+    }
+    fn load(&mut self, g: &Graph, plans: &[Plan]) -> Result<()> {
+        let is_temp = |v: Value| g.kind(v) == crate::graph::Kind::Temp;
+        let size = |v: Value| if is_temp(v) { 0 } else { g.ty(v).numel() };
+        self.persistent = (0..g.len()).map(|i| vec![0.0; size(Value(i as u32))]).collect();
+        self.arena = vec![f64::NAN; plans.iter().map(|p| p.arena_bytes).max().unwrap_or(0) / 4];
+        (self.graph, self.plans) = (g.clone(), plans.to_vec());
+        Ok(())
+    }
+    fn write(&mut self, v: Value, data: Data) -> Result<()> {
+        self.persistent[v.i()] = (0..data.len()).map(|i| data.at(i)).collect();
+        Ok(())
+    }
+    fn bind(&mut self, v: Value, bytes: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Result<()> {
+        let bytes = &(*bytes).as_ref()[range];
+        self.write(
+            v,
+            Data::F32(&bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect::<Vec<_>>()),
+        )
+    }
+    fn read(&self, v: Value, into: &mut [f32]) -> Result<()> {
+        into.iter_mut().zip(self.read64(v)?).for_each(|(d, s)| *d = s as f32);
+        Ok(())
+    }
+    fn read64(&self, v: Value) -> Result<Vec<f64>> {
+        let got = self.get(self.last, v).ok_or_else(|| Error::job("this value was not computed by the last plan"))?;
+        Ok(got.to_vec())
+    }
+    fn run(&mut self, plan: usize, mut probe: Option<&mut dyn FnMut(Probe)>) -> Result<()> {
+        self.last = plan;
+        for node in self.plans[plan].steps.clone().into_iter().flatten() {
+            let start = Instant::now();
+            let n = self.graph.nodes()[node].clone();
+            let (ti, to) = self.graph.io(&n);
+            let io = Io { ins: &ti, outs: &to };
+            let ins: Vec<&[f64]> = n.ins.iter().map(|v| self.get(plan, *v).expect("planned")).collect();
+            // Poison: an element the definition forgets to write is NaN in the result.
+            let mut outs: Vec<Vec<f64>> = to.iter().map(|t| vec![f64::NAN; t.numel()]).collect();
+            n.op.eval(&io, &ins, &mut outs);
+            for (v, out) in n.outs.iter().zip(&outs) {
+                match self.plans[plan].places[v.i()] {
+                    Place::Arena(at) => self.arena[at / 4..at / 4 + out.len()].copy_from_slice(out),
+                    Place::Persistent(root) => self.persistent[root.i()].copy_from_slice(out),
+                    Place::Nowhere => unreachable!("a plan places every operand of its nodes"),
+                }
+            }
+            if let Some(probe) = &mut probe {
+                let seconds = start.elapsed().as_secs_f64();
+                let cost = n.op.cost(&io);
+                probe(Probe { label: &n.label, name: n.op.name(), cost, definition: true, seconds });
+            }
+        }
+        Ok(())
+    }
+    fn memory(&self) -> [usize; 2] {
+        [self.persistent.iter().map(|p| p.len() * 8).sum(), self.arena.len() * 8]
+    }
+}

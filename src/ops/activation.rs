@@ -1,0 +1,87 @@
+/*! Pointwise nonlinearities. Convolution and dense layers can apply ReLU themselves; its adjoint is always this one. */
+
+use super::{Bound, Case, Family};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::kernel::{Arch, Cost, Launch};
+use crate::par;
+use crate::shape::Type;
+
+/// y = max(x, 0). NaN stays NaN.
+#[derive(Debug, Clone)]
+pub struct Relu;
+
+impl Op for Relu {
+    fn name(&self) -> &'static str {
+        "relu"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        Ok(vec![ins[0]])
+    }
+    fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        for (y, &x) in outs[0].iter_mut().zip(ins[0]) {
+            *y = if x < 0.0 { 0.0 } else { x };
+        }
+    }
+    fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        Ok(vec![dy[0].map(|dy| g.push1(ReluGrad, &[n.outs[0], dy]))])
+    }
+    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+        host_launches(self, io, group, 0, |h| {
+            let x = h.input::<f32>(0);
+            par::chunks_mut(h.output::<f32>(0), |at, y| {
+                for (y, &x) in y.iter_mut().zip(&x[at..]) {
+                    *y = if x < 0.0 { 0.0 } else { x };
+                }
+            })
+        })
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        Cost { flops: io.outs[0].numel() as f64, ..traffic(io) }
+    }
+}
+
+/// dx = dy where y > 0, else 0, from the layer's own output y. The gradient at exactly 0 is 0.
+#[derive(Debug, Clone)]
+pub struct ReluGrad;
+
+impl Op for ReluGrad {
+    fn name(&self) -> &'static str {
+        "relu.grad"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        match ins {
+            [y, dy] if y == dy => Ok(vec![*dy]),
+            _ => Err(Error::job("y and dy must have one shape")),
+        }
+    }
+    fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        for (i, dx) in outs[0].iter_mut().enumerate() {
+            *dx = if ins[0][i] > 0.0 { ins[1][i] } else { 0.0 };
+        }
+    }
+    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+        host_launches(self, io, group, 0, |h| {
+            let (y, dy) = (h.input::<f32>(0), h.input::<f32>(1));
+            par::chunks_mut(h.output::<f32>(0), |at, dx| {
+                for ((dx, &y), &dy) in dx.iter_mut().zip(&y[at..]).zip(&dy[at..]) {
+                    *dx = if y > 0.0 { dy } else { 0.0 };
+                }
+            })
+        })
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        Cost { flops: io.outs[0].numel() as f64, ..traffic(io) }
+    }
+}
+
+pub const FAMILY: Family = Family { name: "activation", ops: &["relu", "relu.grad"], cases };
+
+fn cases() -> Vec<Case> {
+    let t = Type::f32(&[2, 3, 5, 7]);
+    vec![
+        Case::new("2x3x5x7", Relu, &[t], &[0], Bound::Exact),
+        Case::new("2x3x5x7", ReluGrad, &[t, t], &[], Bound::Exact),
+        Case::new("larger than one piece", Relu, &[Type::f32(&[5, 7919])], &[], Bound::Exact),
+    ]
+}

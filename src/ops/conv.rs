@@ -1,0 +1,215 @@
+/*! Convolution, x [N,H,W,C] * w [K,R,S,C/groups] -> y [N,P,Q,K], as three ops in the field's own terms: fprop, dgrad
+(gradient of the data) and wgrad (gradient of the filters). One index function defines all three. */
+
+use super::activation::ReluGrad;
+use super::dense::BiasGrad;
+use super::{Bound, Case, Family};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::host;
+use crate::kernel::{Arch, Cost, Launch};
+use crate::shape::{ConvShape, Type, Window};
+
+/// Calls `f(x_index, w_index, y_index)` once per multiply-add of the convolution: the definition.
+fn each(s: &ConvShape, mut f: impl FnMut(usize, usize, usize)) {
+    let ([r_, s_], gc, gk) = (s.taps(), s.group_c(), s.group_k());
+    for n in 0..s.n {
+        for p in 0..s.p {
+            for q in 0..s.q {
+                for r in 0..r_ {
+                    for t in 0..s_ {
+                        let (Some(h), Some(w)) = (s.window.input(0, p, r, s.h), s.window.input(1, q, t, s.w)) else {
+                            continue;
+                        };
+                        for k in 0..s.k {
+                            let first = k / gk * gc;
+                            for c in 0..gc {
+                                f(
+                                    ((n * s.h + h) * s.w + w) * s.c + first + c,
+                                    ((k * r_ + r) * s_ + t) * gc + c,
+                                    ((n * s.p + p) * s.q + q) * s.k + k,
+                                );
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn expect(name: &str, got: &Type, want: &[usize]) -> Result<()> {
+    if got.dims() == want { Ok(()) } else { Err(Error::job(format!("{name} must be {want:?}, got {:?}", got.shape))) }
+}
+
+/// y = act(x * w + b); inputs x, w and, with `bias`, b [K].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fprop {
+    /// K, the number of filters.
+    pub filters: usize,
+    pub window: Window,
+    pub groups: usize,
+    pub bias: bool,
+    pub relu: bool,
+}
+
+impl Fprop {
+    fn shape(&self, x: &Type) -> Result<ConvShape> {
+        ConvShape::new(x.dims(), self.filters, self.window, self.groups)
+    }
+    fn w_dims(&self, s: &ConvShape) -> [usize; 4] {
+        [s.k, s.taps()[0], s.taps()[1], s.group_c()]
+    }
+}
+
+impl Op for Fprop {
+    fn name(&self) -> &'static str {
+        "conv.fprop"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        let s = self.shape(&ins[0])?;
+        if ins.len() != 2 + self.bias as usize {
+            return Err(Error::job("x, w and (with a bias) b are needed"));
+        }
+        expect("w (KRSC)", &ins[1], &self.w_dims(&s))?;
+        if self.bias {
+            expect("b", &ins[2], &[s.k])?;
+        }
+        Ok(vec![Type::f32(&[s.n, s.p, s.q, s.k])])
+    }
+    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let (s, y) = (self.shape(&io.ins[0]).expect("checked by infer"), &mut outs[0]);
+        for (i, y) in y.iter_mut().enumerate() {
+            *y = if self.bias { ins[2][i % s.k] } else { 0.0 };
+        }
+        each(&s, |x, w, o| y[o] += ins[0][x] * ins[1][w]);
+        if self.relu {
+            y.iter_mut().filter(|y| **y < 0.0).for_each(|y| *y = 0.0);
+        }
+    }
+    fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        let Some(mut dy) = dy[0] else { return Ok(vec![None; n.ins.len()]) };
+        if self.relu {
+            dy = g.push1(ReluGrad, &[n.outs[0], dy]);
+        }
+        let shape = self.shape(&g.ty(n.ins[0]))?;
+        let mut grads =
+            vec![Some(g.push1(Dgrad { shape }, &[dy, n.ins[1]])), Some(g.push1(Wgrad { shape }, &[n.ins[0], dy]))];
+        if self.bias {
+            grads.push(Some(g.push1(BiasGrad, &[dy])));
+        }
+        Ok(grads)
+    }
+    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+        let (op, s) = (*self, self.shape(&io.ins[0]).expect("checked by infer"));
+        host_launches(self, io, group, 4 * host::conv::fprop_scratch(&s), move |h| {
+            let bias = op.bias.then(|| h.input(2));
+            host::conv::fprop(simd, &s, h.input(0), h.input(1), bias, op.relu, h.output(0), h.scratch())
+        })
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        Cost { flops: self.shape(&io.ins[0]).map_or(0.0, |s| s.flops()), ..traffic(io) }
+    }
+}
+
+/// dx = the transpose of the convolution applied to dy; inputs dy [N,P,Q,K], w.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Dgrad {
+    pub shape: ConvShape,
+}
+
+impl Op for Dgrad {
+    fn name(&self) -> &'static str {
+        "conv.dgrad"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        let s = &self.shape;
+        expect("dy", &ins[0], &[s.n, s.p, s.q, s.k])?;
+        expect("w (KRSC)", &ins[1], &[s.k, s.taps()[0], s.taps()[1], s.group_c()])?;
+        Ok(vec![Type::f32(&[s.n, s.h, s.w, s.c])])
+    }
+    fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        outs[0].fill(0.0);
+        each(&self.shape, |x, w, o| outs[0][x] += ins[0][o] * ins[1][w]);
+    }
+    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+        let s = self.shape;
+        host_launches(self, io, group, 4 * host::conv::dgrad_scratch(&s), move |h| {
+            host::conv::dgrad(simd, &s, h.input(0), h.input(1), h.output(0), h.scratch())
+        })
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        Cost { flops: self.shape.flops(), ..traffic(io) }
+    }
+}
+
+/// dw [K,R,S,C/groups] = correlation of x with dy; inputs x, dy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Wgrad {
+    pub shape: ConvShape,
+}
+
+impl Op for Wgrad {
+    fn name(&self) -> &'static str {
+        "conv.wgrad"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        let s = &self.shape;
+        expect("x", &ins[0], &[s.n, s.h, s.w, s.c])?;
+        expect("dy", &ins[1], &[s.n, s.p, s.q, s.k])?;
+        Ok(vec![Type::f32(&[s.k, s.taps()[0], s.taps()[1], s.group_c()])])
+    }
+    fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        outs[0].fill(0.0);
+        each(&self.shape, |x, w, o| outs[0][w] += ins[0][x] * ins[1][o]);
+    }
+    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+        let s = self.shape;
+        host_launches(self, io, group, 4 * host::conv::wgrad_scratch(&s), move |h| {
+            host::conv::wgrad(simd, &s, h.input(0), h.input(1), h.output(0), h.scratch())
+        })
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        Cost { flops: self.shape.flops(), ..traffic(io) }
+    }
+}
+
+pub const FAMILY: Family = Family { name: "conv", ops: &["conv.fprop", "conv.dgrad", "conv.wgrad"], cases };
+
+fn cases() -> Vec<Case> {
+    let square = Window::square;
+    let odd = Window { kernel: [3, 5], stride: [2, 1], pad: [1, 2, 0, 1], dilation: [1, 1], ceil: false };
+    let dilated = Window { dilation: [2, 3], ..square(3, 1, 2) };
+    // x [N,H,W,C], K, window, groups
+    let shapes: [([usize; 4], usize, Window, usize); 12] = [
+        ([2, 9, 11, 3], 5, square(3, 1, 1), 1),
+        ([1, 6, 6, 16], 32, square(3, 1, 1), 1),
+        ([3, 7, 5, 17], 19, square(3, 1, 1), 1),
+        ([2, 1, 1, 8], 8, square(3, 1, 1), 1),
+        ([2, 2, 2, 8], 8, square(3, 1, 1), 1),
+        ([2, 8, 8, 4], 6, square(3, 2, 1), 1),
+        ([1, 13, 13, 3], 8, square(7, 2, 3), 1),
+        ([2, 5, 6, 8], 12, square(1, 1, 0), 1),
+        ([2, 7, 7, 8], 12, square(1, 2, 0), 1),
+        ([2, 9, 10, 3], 4, odd, 1),
+        ([2, 9, 10, 4], 6, dilated, 2),
+        ([2, 8, 8, 6], 6, square(3, 1, 1), 6),
+    ];
+    let mut cases = vec![];
+    for (i, (x, k, window, groups)) in shapes.into_iter().enumerate() {
+        let shape = ConvShape::new(&x, k, window, groups).expect("a case fits");
+        let [r, s] = shape.taps();
+        let (xt, yt) = (Type::f32(&x), Type::f32(&[shape.n, shape.p, shape.q, k]));
+        let (wt, bt) = (Type::f32(&[k, r, s, shape.group_c()]), Type::f32(&[k]));
+        let bias = i % 3 != 2;
+        let ins: Vec<Type> = [xt, wt].into_iter().chain(bias.then_some(bt)).collect();
+        let diff: Vec<usize> = (0..ins.len()).collect();
+        let label = |pass| format!("{pass}k{k} {r}x{s} stride {:?} groups {groups} x {x:?}", window.stride);
+        let fprop = Fprop { filters: k, window, groups, bias, relu: i % 2 == 0 };
+        let terms = r * s * shape.group_c() + 1;
+        cases.push(Case::new(label(""), fprop, &ins, &diff, Bound::Dot(terms)));
+        cases.push(Case::new(label(""), Dgrad { shape }, &[yt, wt], &[], Bound::Dot(r * s * shape.group_k())));
+        cases.push(Case::new(label(""), Wgrad { shape }, &[xt, yt], &[], Bound::Dot(shape.n * shape.p * shape.q)));
+    }
+    cases
+}

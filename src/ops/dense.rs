@@ -1,0 +1,188 @@
+/*! Dense layers, x [N,...] of I numbers a row, w [O,I] -> y [N,O]. A four-dimensional input is read row by row as it lies
+in memory, that is flattened in H,W,C order. */
+
+use super::activation::ReluGrad;
+use super::{Bound, Case, Family};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::host;
+use crate::kernel::{Arch, Cost, Launch};
+use crate::shape::Type;
+
+fn flops(n: usize, i: usize, o: usize) -> f64 {
+    2.0 * (n * i) as f64 * o as f64
+}
+
+/// y[n][o] = act(b[o] + sum over i of x[n][i] w[o][i]); inputs x, w and, with `bias`, b.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fprop {
+    pub bias: bool,
+    pub relu: bool,
+}
+
+impl Op for Fprop {
+    fn name(&self) -> &'static str {
+        "dense.fprop"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        let want = 2 + self.bias as usize;
+        match (ins.len() == want, ins[0].dims().first(), ins.get(1).map(|w| w.dims())) {
+            (true, Some(&n), Some(&[o, i])) if i == ins[0].row() && (!self.bias || ins[2].dims() == [o]) => {
+                Ok(vec![Type::f32(&[n, o])])
+            }
+            _ => Err(Error::job(format!("x of {} numbers a row needs w [out, {0}] and b [out]", ins[0].row()))),
+        }
+    }
+    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let (width, out) = (io.ins[0].row(), io.outs[0].row());
+        for (at, y) in outs[0].iter_mut().enumerate() {
+            let (n, o) = (at / out, at % out);
+            let mut sum = if self.bias { ins[2][o] } else { 0.0 };
+            for i in 0..width {
+                sum += ins[0][n * width + i] * ins[1][o * width + i];
+            }
+            *y = if self.relu && sum < 0.0 { 0.0 } else { sum };
+        }
+    }
+    fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        let Some(mut dy) = dy[0] else { return Ok(vec![None; n.ins.len()]) };
+        if self.relu {
+            dy = g.push1(ReluGrad, &[n.outs[0], dy]);
+        }
+        let x = g.ty(n.ins[0]);
+        let mut grads = vec![Some(g.push1(Dgrad { x }, &[dy, n.ins[1]])), Some(g.push1(Wgrad, &[n.ins[0], dy]))];
+        if self.bias {
+            grads.push(Some(g.push1(BiasGrad, &[dy])));
+        }
+        Ok(grads)
+    }
+    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+        let (op, n, i, o) = (*self, io.outs[0].dims()[0], io.ins[0].row(), io.outs[0].row());
+        host_launches(self, io, group, 0, move |h| {
+            let bias = op.bias.then(|| h.input(2));
+            host::dense::fprop(simd, n, i, o, h.input(0), h.input(1), bias, op.relu, h.output(0))
+        })
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        Cost { flops: flops(io.outs[0].dims()[0], io.ins[0].row(), io.outs[0].row()), ..traffic(io) }
+    }
+}
+
+/// dx[n][i] = sum over o of dy[n][o] w[o][i]; inputs dy, w; `x` is the type of the layer's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Dgrad {
+    pub x: Type,
+}
+
+impl Op for Dgrad {
+    fn name(&self) -> &'static str {
+        "dense.dgrad"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        if ins[1].dims() != [ins[0].row(), self.x.row()] || ins[0].dims()[0] != self.x.dims()[0] {
+            return Err(Error::job(format!("dy and w do not fit x {:?}", self.x.shape)));
+        }
+        Ok(vec![self.x])
+    }
+    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let (out, width) = (io.ins[0].row(), io.outs[0].row());
+        for (at, dx) in outs[0].iter_mut().enumerate() {
+            let (n, i) = (at / width, at % width);
+            *dx = (0..out).map(|o| ins[0][n * out + o] * ins[1][o * width + i]).sum();
+        }
+    }
+    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+        let (n, i, o) = (self.x.dims()[0], self.x.row(), io.ins[0].row());
+        host_launches(self, io, group, 0, move |h| {
+            host::dense::dgrad(simd, n, i, o, h.input(0), h.input(1), h.output(0))
+        })
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        Cost { flops: flops(self.x.dims()[0], self.x.row(), io.ins[0].row()), ..traffic(io) }
+    }
+}
+
+/// dw[o][i] = sum over n of dy[n][o] x[n][i]; inputs x, dy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Wgrad;
+
+impl Op for Wgrad {
+    fn name(&self) -> &'static str {
+        "dense.wgrad"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        if ins[0].dims()[0] != ins[1].dims()[0] {
+            return Err(Error::job("x and dy need the same number of rows"));
+        }
+        Ok(vec![Type::f32(&[ins[1].row(), ins[0].row()])])
+    }
+    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let (rows, width, out) = (io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row());
+        for (at, dw) in outs[0].iter_mut().enumerate() {
+            let (o, i) = (at / width, at % width);
+            *dw = (0..rows).map(|n| ins[1][n * out + o] * ins[0][n * width + i]).sum();
+        }
+    }
+    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+        let (n, i, o) = (io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row());
+        host_launches(self, io, group, 0, move |h| {
+            host::dense::wgrad(simd, n, i, o, h.input(0), h.input(1), h.output(0))
+        })
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        Cost { flops: flops(io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row()), ..traffic(io) }
+    }
+}
+
+/// db[k] = sum of dy over everything but its last extent: the bias gradient of dense layers and convolutions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BiasGrad;
+
+impl Op for BiasGrad {
+    fn name(&self) -> &'static str {
+        "bias.grad"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        let k = ins[0].dims().last().ok_or_else(|| Error::job("dy needs at least one extent"))?;
+        Ok(vec![Type::f32(&[*k])])
+    }
+    fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let k = outs[0].len();
+        outs[0].fill(0.0);
+        ins[0].iter().enumerate().for_each(|(i, dy)| outs[0][i % k] += dy);
+    }
+    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+        let k = io.outs[0].numel();
+        let rows = io.ins[0].numel() / k;
+        host_launches(self, io, group, 0, move |h| host::conv::bias_grad(simd, rows, k, h.input(0), h.output(0)))
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        Cost { flops: io.ins[0].numel() as f64, ..traffic(io) }
+    }
+}
+
+pub const FAMILY: Family =
+    Family { name: "dense", ops: &["dense.fprop", "dense.dgrad", "dense.wgrad", "bias.grad"], cases };
+
+fn cases() -> Vec<Case> {
+    let mut cases = vec![];
+    // rows, in, out; the second is longer than one reduction chunk, the last has four extents
+    for (i, (x, out)) in
+        [(vec![3, 7], 5), (vec![2, 2500], 3), (vec![25, 96], 70), (vec![1, 64], 33), (vec![5, 2, 3, 4], 17)]
+            .into_iter()
+            .enumerate()
+    {
+        let (xt, bias) = (Type::f32(&x), i != 3);
+        let (width, n) = (xt.row(), x[0]);
+        let (wt, yt) = (Type::f32(&[out, width]), Type::f32(&[n, out]));
+        let ins: Vec<Type> = [xt, wt].into_iter().chain(bias.then(|| Type::f32(&[out]))).collect();
+        let diff: Vec<usize> = if width < 1000 { (0..ins.len()).collect() } else { vec![] };
+        let label = format!("x {x:?} out {out}");
+        cases.push(Case::new(&label, Fprop { bias, relu: i == 2 }, &ins, &diff, Bound::Dot(width + 1)));
+        cases.push(Case::new(&label, Dgrad { x: xt }, &[yt, wt], &[], Bound::Dot(out)));
+        cases.push(Case::new(&label, Wgrad, &[xt, yt], &[], Bound::Dot(n)));
+        cases.push(Case::new(&label, BiasGrad, &[yt], &[], Bound::Dot(n)));
+    }
+    cases.push(Case::new("x [2,9,11,5]", BiasGrad, &[Type::f32(&[2, 9, 11, 5])], &[], Bound::Dot(198)));
+    cases
+}

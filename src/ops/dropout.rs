@@ -1,0 +1,119 @@
+/*! Dropout as two ops: a mask drawn by the counter-based generator, and its application. The mask is a function of
+(seed, step, layer, element), so the adjoint applies the same one and a resumed run draws what it would have drawn. */
+
+use super::{Bound, Case, Draw, Family};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::kernel::{Arch, Cost, Launch};
+use crate::par;
+use crate::rng::{Stream, block, uniform};
+use crate::shape::{DType, Type};
+
+/// mask [N,F] of 0 and 1, each 1 with probability `keep`; input: the generator's state, U32 [seed low, seed high, step].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Mask {
+    pub keep: f32,
+    /// Number of the dropout layer within the graph: layers draw different masks.
+    pub layer: u32,
+    pub ty: Type,
+}
+
+/// The type of the generator's state.
+pub fn state_type() -> Type {
+    Type::new(DType::U32, &[3])
+}
+
+impl Mask {
+    /// Four consecutive elements from element `4 i` on.
+    fn four(&self, state: [u32; 3], i: usize) -> [f32; 4] {
+        let seed = state[0] as u64 | (state[1] as u64) << 32;
+        block(seed, Stream::Dropout(self.layer), state[2], i as u64)
+            .map(|word| if uniform(word) < self.keep { 1.0 } else { 0.0 })
+    }
+}
+
+impl Op for Mask {
+    fn name(&self) -> &'static str {
+        "dropout.mask"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        if ins != [state_type()] || !(0.0..=1.0).contains(&self.keep) {
+            return Err(Error::job("the generator's state (U32 [3]) and a keep probability in 0..=1 are needed"));
+        }
+        Ok(vec![self.ty])
+    }
+    fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let state = [0, 1, 2].map(|i| ins[0][i] as u32);
+        for (i, y) in outs[0].iter_mut().enumerate() {
+            *y = self.four(state, i / 4)[i % 4] as f64;
+        }
+    }
+    fn grad(&self, _: &mut Graph, _: &Node, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        Ok(vec![None])
+    }
+    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+        let op = *self;
+        host_launches(self, io, group, 0, move |h| {
+            let state: [u32; 3] = h.input(0).try_into().expect("three words");
+            // Pieces begin at multiples of four: the grain is one.
+            par::chunks_mut(h.output::<f32>(0), |at, y| {
+                for (i, y) in y.chunks_mut(4).enumerate() {
+                    y.copy_from_slice(&op.four(state, at / 4 + i)[..y.len()]);
+                }
+            })
+        })
+    }
+}
+
+/// y = x mask / keep ("inverted" dropout: nothing to do at inference); inputs x, mask.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Apply {
+    pub keep: f32,
+}
+
+impl Op for Apply {
+    fn name(&self) -> &'static str {
+        "dropout"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        if ins[0] != ins[1] || self.keep.is_nan() || self.keep <= 0.0 {
+            return Err(Error::job("x and mask must have one shape and keep must be positive"));
+        }
+        Ok(vec![ins[0]])
+    }
+    fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        for (i, y) in outs[0].iter_mut().enumerate() {
+            *y = ins[0][i] * ins[1][i] / self.keep as f64;
+        }
+    }
+    fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        Ok(vec![dy[0].map(|dy| g.push1(*self, &[dy, n.ins[1]])), None])
+    }
+    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+        let keep = self.keep;
+        host_launches(self, io, group, 0, move |h| {
+            let (x, mask) = (h.input::<f32>(0), h.input::<f32>(1));
+            par::chunks_mut(h.output::<f32>(0), |at, y| {
+                for ((y, x), mask) in y.iter_mut().zip(&x[at..]).zip(&mask[at..]) {
+                    *y = x * mask / keep;
+                }
+            })
+        })
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        Cost { flops: 2.0 * io.outs[0].numel() as f64, ..traffic(io) }
+    }
+}
+
+pub const FAMILY: Family = Family { name: "dropout", ops: &["dropout.mask", "dropout"], cases };
+
+fn cases() -> Vec<Case> {
+    let ty = Type::f32(&[3, 41]);
+    let mask = |layer, ty| Mask { keep: 0.5, layer, ty };
+    let big = Type::f32(&[7, 5001]);
+    vec![
+        Case::new("3x41", mask(2, ty), &[state_type()], &[], Bound::Exact).draw(0, Draw::Below(1000)),
+        Case::new("7x5001", mask(0, big), &[state_type()], &[], Bound::Exact).draw(0, Draw::Below(1000)),
+        Case::new("3x41", Apply { keep: 0.8 }, &[ty, ty], &[0], Bound::Ulps(2)).draw(1, Draw::Mask),
+    ]
+}

@@ -1,0 +1,187 @@
+/*! Moving values without changing them: concatenation, slices, flattening in both orders. */
+
+use super::{Bound, Case, Family};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches};
+use crate::kernel::{Arch, Launch};
+use crate::par;
+use crate::shape::Type;
+
+/// y [N, sum of F] = inputs [N,F] side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Concat;
+
+impl Op for Concat {
+    fn name(&self) -> &'static str {
+        "concat"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        let n = ins.first().map_or(0, |t| t.dims()[0]);
+        if ins.is_empty() || ins.iter().any(|t| t.dims().len() != 2 || t.dims()[0] != n) {
+            return Err(Error::job("inputs must be [N,F] with one N"));
+        }
+        Ok(vec![Type::f32(&[n, ins.iter().map(Type::row).sum()])])
+    }
+    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let mut at = 0;
+        for n in 0..io.outs[0].dims()[0] {
+            for (x, t) in ins.iter().zip(io.ins) {
+                outs[0][at..at + t.row()].copy_from_slice(&x[n * t.row()..][..t.row()]);
+                at += t.row();
+            }
+        }
+    }
+    fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        let Some(dy) = dy[0] else { return Ok(vec![None; n.ins.len()]) };
+        let mut from = 0;
+        let slice = |v: &Value| {
+            let width = g.ty(*v).row();
+            from += width;
+            Some(g.push1(Slice { from: from - width, width }, &[dy]))
+        };
+        Ok(n.ins.iter().map(slice).collect())
+    }
+    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+        let widths: Vec<usize> = io.ins.iter().map(Type::row).collect();
+        let (rows, width) = (io.outs[0].dims()[0], io.outs[0].row());
+        host_launches(self, io, group, 0, move |h| {
+            par::rows_mut(h.output::<f32>(0), width, rows, |n, mut y| {
+                for (i, &w) in widths.iter().enumerate() {
+                    let (head, rest) = y.split_at_mut(w);
+                    head.copy_from_slice(&h.input::<f32>(i)[n * w..][..w]);
+                    y = rest;
+                }
+            })
+        })
+    }
+}
+
+/// y [N,width] = x [N,F] from column `from` on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Slice {
+    pub from: usize,
+    pub width: usize,
+}
+
+impl Op for Slice {
+    fn name(&self) -> &'static str {
+        "slice"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        match ins[0].dims() {
+            [n, f] if self.from + self.width <= *f => Ok(vec![Type::f32(&[*n, self.width])]),
+            _ => Err(Error::job(format!("columns {}..{} do not exist", self.from, self.from + self.width))),
+        }
+    }
+    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let f = io.ins[0].row();
+        for (at, y) in outs[0].iter_mut().enumerate() {
+            *y = ins[0][at / self.width * f + self.from + at % self.width];
+        }
+    }
+    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+        let (op, f, rows) = (*self, io.ins[0].row(), io.outs[0].dims()[0]);
+        host_launches(self, io, group, 0, move |h| {
+            let x = h.input::<f32>(0);
+            par::rows_mut(h.output::<f32>(0), op.width, rows, |n, y| {
+                y.copy_from_slice(&x[n * f + op.from..][..op.width])
+            })
+        })
+    }
+}
+
+/// y [N, C H W] or [N, H W C] from x [N,H,W,C]: `chw` is PyTorch's order, the other is ours and Keras's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Flatten {
+    pub chw: bool,
+}
+
+/// Where element `i` of a flattened image comes from.
+fn source(chw: bool, x: &[usize], i: usize) -> usize {
+    let &[_, h, w, c] = x else { unreachable!("checked by infer") };
+    if chw { i % (h * w) * c + i / (h * w) } else { i }
+}
+
+impl Op for Flatten {
+    fn name(&self) -> &'static str {
+        "flatten"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        if ins[0].dims().len() != 4 {
+            return Err(Error::job("x must be [N,H,W,C]"));
+        }
+        Ok(vec![Type::f32(&[ins[0].dims()[0], ins[0].row()])])
+    }
+    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let f = io.ins[0].row();
+        for (at, y) in outs[0].iter_mut().enumerate() {
+            *y = ins[0][at / f * f + source(self.chw, io.ins[0].dims(), at % f)];
+        }
+    }
+    fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        let x = g.ty(n.ins[0]);
+        Ok(vec![dy[0].map(|dy| g.push1(Unflatten { chw: self.chw, x }, &[dy]))])
+    }
+    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+        let (chw, t) = (self.chw, io.ins[0]);
+        host_launches(self, io, group, 0, move |h| {
+            let (x, f) = (h.input::<f32>(0), t.row());
+            par::rows_mut(h.output::<f32>(0), f, t.dims()[0], |n, y| {
+                let x = &x[n * f..][..f];
+                y.iter_mut().enumerate().for_each(|(i, y)| *y = x[source(chw, t.dims(), i)]);
+            })
+        })
+    }
+}
+
+/// The inverse of [`Flatten`]; `x` is the type it restores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Unflatten {
+    pub chw: bool,
+    pub x: Type,
+}
+
+impl Op for Unflatten {
+    fn name(&self) -> &'static str {
+        "unflatten"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        if ins[0].dims() == [self.x.dims()[0], self.x.row()] {
+            Ok(vec![self.x])
+        } else {
+            Err(Error::job(format!("does not unflatten to {:?}", self.x.shape)))
+        }
+    }
+    fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let f = self.x.row();
+        for (at, x) in ins[0].iter().enumerate() {
+            outs[0][at / f * f + source(self.chw, self.x.dims(), at % f)] = *x;
+        }
+    }
+    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+        let (chw, t) = (self.chw, self.x);
+        host_launches(self, io, group, 0, move |h| {
+            let (x, f) = (h.input::<f32>(0), t.row());
+            par::rows_mut(h.output::<f32>(0), f, t.dims()[0], |n, y| {
+                x[n * f..][..f].iter().enumerate().for_each(|(i, x)| y[source(chw, t.dims(), i)] = *x);
+            })
+        })
+    }
+}
+
+pub const FAMILY: Family = Family { name: "layout", ops: &["concat", "slice", "flatten", "unflatten"], cases };
+
+fn cases() -> Vec<Case> {
+    let f = |w| Type::f32(&[3, w]);
+    let x = Type::f32(&[2, 3, 2, 4]);
+    let mut cases = vec![
+        Case::new("5+2+4", Concat, &[f(5), f(2), f(4)], &[0, 1, 2], Bound::Exact),
+        Case::new("1 of 3..7", Slice { from: 3, width: 4 }, &[f(9)], &[], Bound::Exact),
+    ];
+    for chw in [false, true] {
+        let label = if chw { "CHW" } else { "HWC" };
+        cases.push(Case::new(label, Flatten { chw }, &[x], &[0], Bound::Exact));
+        cases.push(Case::new(label, Unflatten { chw, x }, &[Type::f32(&[2, 24])], &[], Bound::Exact));
+    }
+    cases
+}

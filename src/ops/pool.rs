@@ -1,0 +1,303 @@
+/*! Pooling over H x W of x [N,H,W,C]. */
+
+use super::{Bound, Case, Draw, Family};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::kernel::{Arch, Cost, Launch};
+use crate::par;
+use crate::shape::{Type, Window};
+
+fn nhwc(t: &Type) -> Result<[usize; 4]> {
+    t.dims().try_into().map_err(|_| Error::job(format!("x must be [N,H,W,C], got {:?}", t.shape)))
+}
+
+/// The winning input index of one window and channel: the first maximum in row-major order; a NaN wins over everything.
+/// None when the whole window lies in the padding.
+fn winner(
+    w: &Window,
+    [h, wd]: [usize; 2],
+    p: usize,
+    q: usize,
+    x: impl Fn(usize, usize) -> f64,
+) -> Option<(usize, usize)> {
+    let mut best: Option<((usize, usize), f64)> = None;
+    for r in 0..w.kernel[0] {
+        for s in 0..w.kernel[1] {
+            let (Some(i), Some(j)) = (w.input(0, p, r, h), w.input(1, q, s, wd)) else { continue };
+            let v = x(i, j);
+            if best.is_none_or(|(_, m)| v > m || (v.is_nan() && !m.is_nan())) {
+                best = Some(((i, j), v));
+            }
+        }
+    }
+    best.map(|b| b.0)
+}
+
+/// y = the largest value of each window; padding never wins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MaxPool {
+    pub window: Window,
+}
+
+impl MaxPool {
+    fn out(&self, x: &Type) -> Result<Type> {
+        let [n, h, w, c] = nhwc(x)?;
+        if (0..2).any(|a| self.window.pad[a].max(self.window.pad[a + 2]) * 2 > self.window.kernel[a]) {
+            return Err(Error::job("padding must not exceed half of the window"));
+        }
+        let [p, q] = self.window.out([h, w])?;
+        Ok(Type::f32(&[n, p, q, c]))
+    }
+}
+
+impl Op for MaxPool {
+    fn name(&self) -> &'static str {
+        "maxpool"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        Ok(vec![self.out(&ins[0])?])
+    }
+    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let ([_, h, w, c], [_, p, q, _]) = (nhwc(&io.ins[0]).unwrap(), nhwc(&io.outs[0]).unwrap());
+        for (at, y) in outs[0].iter_mut().enumerate() {
+            let (n, i, j, ch) = (at / c / q / p, at / c / q % p, at / c % q, at % c);
+            let x = |a, b| ins[0][((n * h + a) * w + b) * c + ch];
+            *y = winner(&self.window, [h, w], i, j, x).map_or(f64::NEG_INFINITY, |(a, b)| x(a, b));
+        }
+    }
+    fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        Ok(vec![dy[0].map(|dy| g.push1(MaxPoolGrad { window: self.window }, &[n.ins[0], dy]))])
+    }
+    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+        let (win, [n, h, w, c], [_, p, q, _]) = (self.window, nhwc(&io.ins[0]).unwrap(), nhwc(&io.outs[0]).unwrap());
+        host_launches(self, io, group, 0, move |call| {
+            let x = call.input::<f32>(0);
+            par::rows_mut(call.output::<f32>(0), q * c, n * p, |row, y| {
+                let (img, i) = (row / p, row % p);
+                for (j, y) in y.chunks_exact_mut(c).enumerate() {
+                    y.fill(f32::NEG_INFINITY);
+                    for r in 0..win.kernel[0] {
+                        for s in 0..win.kernel[1] {
+                            let (Some(a), Some(b)) = (win.input(0, i, r, h), win.input(1, j, s, w)) else { continue };
+                            let x = &x[((img * h + a) * w + b) * c..][..c];
+                            for (y, &x) in y.iter_mut().zip(x) {
+                                // A NaN replaces the maximum, and stays: nothing compares greater than it.
+                                *y = if x > *y || x.is_nan() { x } else { *y };
+                            }
+                        }
+                    }
+                }
+            })
+        })
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        let taps = self.window.kernel[0] * self.window.kernel[1];
+        Cost { flops: (io.outs[0].numel() * taps) as f64, ..traffic(io) }
+    }
+}
+
+/// dx: dy goes to the winner of each window, found again from x; inputs x, dy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MaxPoolGrad {
+    pub window: Window,
+}
+
+/// Channels handled at once by the host routine: winners are kept in registers.
+const LANES: usize = 16;
+
+impl Op for MaxPoolGrad {
+    fn name(&self) -> &'static str {
+        "maxpool.grad"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        let y = MaxPool { window: self.window }.out(&ins[0])?;
+        if ins[1] != y {
+            return Err(Error::job(format!("dy must be {:?}", y.shape)));
+        }
+        Ok(vec![ins[0]])
+    }
+    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let ([_, h, w, c], [_, p, q, _]) = (nhwc(&io.ins[0]).unwrap(), nhwc(&io.ins[1]).unwrap());
+        outs[0].fill(0.0);
+        for (at, dy) in ins[1].iter().enumerate() {
+            let (n, i, j, ch) = (at / c / q / p, at / c / q % p, at / c % q, at % c);
+            let index = |a, b| ((n * h + a) * w + b) * c + ch;
+            if let Some((a, b)) = winner(&self.window, [h, w], i, j, |a, b| ins[0][index(a, b)]) {
+                outs[0][index(a, b)] += dy;
+            }
+        }
+    }
+    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+        let (win, [n, h, w, c], [_, p, q, _]) = (self.window, nhwc(&io.ins[0]).unwrap(), nhwc(&io.ins[1]).unwrap());
+        host_launches(self, io, group, 0, move |call| {
+            let (x, dy) = (call.input::<f32>(0), call.input::<f32>(1));
+            // One task per input row: it finds the winners of every window that covers it and keeps those in its row,
+            // so no two tasks write the same element and the order of additions is fixed.
+            par::rows_mut(call.output::<f32>(0), w * c, n * h, |row, dx| {
+                let (img, a) = (row / h, row % h);
+                dx.fill(0.0);
+                for r in 0..win.kernel[0] {
+                    let reach = a + win.pad[0];
+                    let Some(from) = reach.checked_sub(r * win.dilation[0]) else { continue };
+                    if from % win.stride[0] != 0 || from / win.stride[0] >= p {
+                        continue;
+                    }
+                    let i = from / win.stride[0];
+                    for j in 0..q {
+                        let dy = &dy[((img * p + i) * q + j) * c..][..c];
+                        for c0 in (0..c).step_by(LANES) {
+                            scatter(&win, [h, w, c], img, [i, j], r, c0, x, &dy[c0..], dx);
+                        }
+                    }
+                }
+            })
+        })
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        let taps = self.window.kernel[0] * self.window.kernel[1];
+        Cost { flops: (io.ins[1].numel() * taps) as f64, ..traffic(io) }
+    }
+}
+
+/// Adds dy of window (i, j), channels c0.., to the taps of window row `r` that won.
+#[allow(clippy::too_many_arguments)] // One inner loop, named apart so that it stays readable.
+#[inline(always)]
+fn scatter(
+    win: &Window,
+    [h, w, c]: [usize; 3],
+    img: usize,
+    [i, j]: [usize; 2],
+    row: usize,
+    c0: usize,
+    x: &[f32],
+    dy: &[f32],
+    dx: &mut [f32],
+) {
+    let lanes = LANES.min(c - c0);
+    let (mut best, mut at) = ([f32::NEG_INFINITY; LANES], [u32::MAX; LANES]);
+    for r in 0..win.kernel[0] {
+        for s in 0..win.kernel[1] {
+            let (Some(a), Some(b)) = (win.input(0, i, r, h), win.input(1, j, s, w)) else { continue };
+            let (tap, x) = ((r * win.kernel[1] + s) as u32, &x[((img * h + a) * w + b) * c + c0..][..lanes]);
+            for l in 0..lanes {
+                let wins = x[l] > best[l] || at[l] == u32::MAX || (x[l].is_nan() && !best[l].is_nan());
+                best[l] = if wins { x[l] } else { best[l] };
+                at[l] = if wins { tap } else { at[l] };
+            }
+        }
+    }
+    for s in 0..win.kernel[1] {
+        let Some(b) = win.input(1, j, s, w) else { continue };
+        let (tap, dx) = ((row * win.kernel[1] + s) as u32, &mut dx[b * c + c0..][..lanes]);
+        for l in 0..lanes {
+            dx[l] += if at[l] == tap { dy[l] } else { 0.0 };
+        }
+    }
+}
+
+/// y [N,C] = mean over H x W.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct GlobalAvgPool;
+
+impl Op for GlobalAvgPool {
+    fn name(&self) -> &'static str {
+        "avgpool.global"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        let [n, _, _, c] = nhwc(&ins[0])?;
+        Ok(vec![Type::f32(&[n, c])])
+    }
+    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let [_, h, w, c] = nhwc(&io.ins[0]).unwrap();
+        for (at, y) in outs[0].iter_mut().enumerate() {
+            let (n, ch) = (at / c, at % c);
+            *y = (0..h * w).map(|i| ins[0][(n * h * w + i) * c + ch]).sum::<f64>() / (h * w) as f64;
+        }
+    }
+    fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        let x = g.ty(n.ins[0]);
+        Ok(vec![dy[0].map(|dy| g.push1(GlobalAvgPoolGrad { x }, &[dy]))])
+    }
+    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+        let [n, h, w, c] = nhwc(&io.ins[0]).unwrap();
+        host_launches(self, io, group, 0, move |call| {
+            let x = call.input::<f32>(0);
+            par::rows_mut(call.output::<f32>(0), c, n, |img, y| {
+                y.fill(0.0);
+                for x in x[img * h * w * c..][..h * w * c].chunks_exact(c) {
+                    y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
+                }
+                let inverse = 1.0 / (h * w) as f32;
+                y.iter_mut().for_each(|y| *y *= inverse);
+            })
+        })
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        Cost { flops: io.ins[0].numel() as f64, ..traffic(io) }
+    }
+}
+
+/// dx = dy / (H W) everywhere; `x` is the type of the pooled input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct GlobalAvgPoolGrad {
+    pub x: Type,
+}
+
+impl Op for GlobalAvgPoolGrad {
+    fn name(&self) -> &'static str {
+        "avgpool.global.grad"
+    }
+    fn infer(&self, _: &[Type]) -> Result<Vec<Type>> {
+        Ok(vec![self.x])
+    }
+    fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let [_, h, w, c] = nhwc(&self.x).unwrap();
+        for (at, dx) in outs[0].iter_mut().enumerate() {
+            *dx = ins[0][at / (h * w * c) * c + at % c] / (h * w) as f64;
+        }
+    }
+    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+        let [n, h, w, c] = nhwc(&self.x).unwrap();
+        host_launches(self, io, group, 0, move |call| {
+            let dy = call.input::<f32>(0);
+            par::rows_mut(call.output::<f32>(0), h * w * c, n, |img, dx| {
+                let (dy, inverse) = (&dy[img * c..][..c], 1.0 / (h * w) as f32);
+                for dx in dx.chunks_exact_mut(c) {
+                    dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx = dy * inverse);
+                }
+            })
+        })
+    }
+}
+
+pub const FAMILY: Family =
+    Family { name: "pool", ops: &["maxpool", "maxpool.grad", "avgpool.global", "avgpool.global.grad"], cases };
+
+fn cases() -> Vec<Case> {
+    let ceil = Window { ceil: true, ..Window::square(3, 2, 0) };
+    let odd = Window { kernel: [2, 3], stride: [2, 1], pad: [1, 0, 0, 1], dilation: [1, 2], ceil: false };
+    let mut cases = vec![];
+    for (x, window) in [
+        ([2, 8, 10, 4], Window::square(2, 2, 0)),
+        ([2, 7, 9, 19], Window::square(2, 2, 0)),
+        ([2, 8, 8, 3], Window::square(3, 2, 1)),
+        ([1, 6, 6, 33], Window::square(3, 1, 1)),
+        ([1, 8, 8, 3], ceil),
+        ([2, 7, 9, 5], odd),
+    ] {
+        let x_ = Type::f32(&x);
+        let y = MaxPool { window }.out(&x_).expect("a case fits");
+        let label = format!("{:?} stride {:?} x {x:?}", window.kernel, window.stride);
+        cases.push(Case::new(&label, MaxPool { window }, &[x_], &[0], Bound::Exact).draw(0, Draw::Distinct));
+        let taps = window.kernel[0] * window.kernel[1];
+        // Integers with many ties: the first maximum takes the gradient.
+        for draw in [Draw::Distinct, Draw::Below(3)] {
+            let case = Case::new(&label, MaxPoolGrad { window }, &[x_, y], &[], Bound::Dot(taps));
+            cases.push(case.draw(0, draw));
+        }
+    }
+    let x = Type::f32(&[3, 4, 5, 21]);
+    cases.push(Case::new("3x4x5x21", GlobalAvgPool, &[x], &[0], Bound::Dot(20)));
+    cases.push(Case::new("3x4x5x21", GlobalAvgPoolGrad { x }, &[Type::f32(&[3, 21])], &[], Bound::Dot(1)));
+    cases
+}

@@ -1,0 +1,111 @@
+/*! Softmax over the last extent. */
+
+use super::{Bound, Case, Family};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::kernel::{Arch, Cost, Launch};
+use crate::par;
+use crate::shape::Type;
+
+/// y[n][c] = exp(x[n][c] - max) / sum of exp(x[n] - max).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Softmax;
+
+/// One row, in the order that every float32 routine here uses: maximum, exponentials, sum in sequence, division.
+pub(super) fn row(x: &[f32], y: &mut [f32]) {
+    let max = x.iter().fold(f32::NEG_INFINITY, |m, &x| if x > m || x.is_nan() { x } else { m });
+    let mut sum = 0.0;
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = (x - max).exp();
+        sum += *y;
+    }
+    y.iter_mut().for_each(|y| *y /= sum);
+}
+
+/// One row of the definition.
+pub(super) fn row64(x: &[f64]) -> Vec<f64> {
+    let max = x.iter().fold(f64::NEG_INFINITY, |m, &x| if x > m || x.is_nan() { x } else { m });
+    let e: Vec<f64> = x.iter().map(|x| (x - max).exp()).collect();
+    let sum: f64 = e.iter().sum();
+    e.iter().map(|e| e / sum).collect()
+}
+
+impl Op for Softmax {
+    fn name(&self) -> &'static str {
+        "softmax"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        match ins[0].dims() {
+            [_, c] if *c > 0 => Ok(vec![ins[0]]),
+            _ => Err(Error::job("x must be [N,C]")),
+        }
+    }
+    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let c = io.ins[0].row();
+        for (x, y) in ins[0].chunks(c).zip(outs[0].chunks_mut(c)) {
+            y.copy_from_slice(&row64(x));
+        }
+    }
+    fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        Ok(vec![dy[0].map(|dy| g.push1(SoftmaxGrad, &[n.outs[0], dy]))])
+    }
+    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+        let (n, c) = (io.ins[0].dims()[0], io.ins[0].row());
+        host_launches(self, io, group, 0, move |h| {
+            let x = h.input::<f32>(0);
+            par::rows_mut(h.output::<f32>(0), c, n, |i, y| row(&x[i * c..][..c], y))
+        })
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        Cost { flops: 4.0 * io.ins[0].numel() as f64, ..traffic(io) }
+    }
+}
+
+/// dx = y (dy - sum of y dy); inputs y, dy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SoftmaxGrad;
+
+impl Op for SoftmaxGrad {
+    fn name(&self) -> &'static str {
+        "softmax.grad"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        if ins[0] == ins[1] { Ok(vec![ins[0]]) } else { Err(Error::job("y and dy must have one shape")) }
+    }
+    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let c = io.ins[0].row();
+        for (i, dx) in outs[0].chunks_mut(c).enumerate() {
+            let (y, dy) = (&ins[0][i * c..][..c], &ins[1][i * c..][..c]);
+            let dot: f64 = y.iter().zip(dy).map(|(y, dy)| y * dy).sum();
+            dx.iter_mut().enumerate().for_each(|(j, dx)| *dx = y[j] * (dy[j] - dot));
+        }
+    }
+    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+        let (n, c) = (io.ins[0].dims()[0], io.ins[0].row());
+        host_launches(self, io, group, 0, move |h| {
+            let (y, dy) = (h.input::<f32>(0), h.input::<f32>(1));
+            par::rows_mut(h.output::<f32>(0), c, n, |i, dx| {
+                let (y, dy) = (&y[i * c..][..c], &dy[i * c..][..c]);
+                let dot: f32 = y.iter().zip(dy).map(|(y, dy)| y * dy).sum();
+                dx.iter_mut().enumerate().for_each(|(j, dx)| *dx = y[j] * (dy[j] - dot));
+            })
+        })
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        Cost { flops: 4.0 * io.ins[0].numel() as f64, ..traffic(io) }
+    }
+}
+
+pub const FAMILY: Family = Family { name: "softmax", ops: &["softmax", "softmax.grad"], cases };
+
+fn cases() -> Vec<Case> {
+    let mut cases = vec![];
+    for (n, c) in [(3, 5), (2, 365), (1, 1)] {
+        let t = Type::f32(&[n, c]);
+        let label = format!("{n}x{c}");
+        // exp is good to a few ulps, the sum of c terms to c: relative to the largest probability.
+        cases.push(Case::new(&label, Softmax, &[t], &[0], Bound::Ulps(c + 16)));
+        cases.push(Case::new(&label, SoftmaxGrad, &[t, t], &[], Bound::Ulps(2 * c + 8)));
+    }
+    cases
+}

@@ -1,0 +1,145 @@
+/*! Floor 4: order, grouping and storage, all decided before anything runs. A plan covers the nodes that lead to the
+values somebody wants; several plans of one graph (training, evaluation) share the persistent values. */
+
+mod arena;
+mod order;
+
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Io, Kind, Member, Value};
+use crate::kernel::{Arch, Code, Host, Launch};
+use crate::shape::{DType, Type};
+use std::sync::Arc;
+
+/// How a plan is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Options {
+    /// Nodes of equal depth, op and types run together (the three towers), and order follows depth. Otherwise order
+    /// follows the graph, one tower after another, which needs less memory.
+    pub group: bool,
+    /// Bytes of guard band around every value, and no reuse of storage: for finding writes out of bounds.
+    pub guard: usize,
+}
+
+/// Where a value lives, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the arena of temporaries.
+    Arena(usize),
+    /// With the graph's inputs, weights and state: the value that owns the storage.
+    Persistent(Value),
+    /// Not part of this plan.
+    Nowhere,
+}
+
+/// What runs, in which order, and where everything lives.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub options: Options,
+    /// Nodes that run together, in order.
+    pub steps: Vec<Vec<usize>>,
+    /// By value.
+    pub places: Vec<Place>,
+    /// First and last step that touches the storage of a value, by value; None when the plan does not use it.
+    pub live: Vec<Option<[usize; 2]>>,
+    /// Size of the arena of temporaries.
+    pub arena_bytes: usize,
+    /// What the temporaries would need without reuse.
+    pub naive_bytes: usize,
+}
+
+/// One launch and the node it computes.
+#[derive(Clone)]
+pub struct Scheduled {
+    pub node: usize,
+    pub launch: Launch,
+}
+
+impl Plan {
+    /// Plans everything that leads to `want`; wanted temporaries keep their storage to the end.
+    pub fn new(g: &Graph, want: &[Value], options: Options) -> Result<Plan> {
+        g.check()?;
+        let steps = order::order(g, want, options.group)?;
+        Ok(arena::place(g, want, options, steps))
+    }
+
+    /// The launches for one arch. Pure: what a device would be sent can be looked at without the device.
+    pub fn lower(&self, g: &Graph, arch: Arch) -> Vec<Scheduled> {
+        let mut all = vec![];
+        for step in &self.steps {
+            let n = &g.nodes()[step[0]];
+            let (ins, outs) = g.io(n);
+            let io = Io { ins: &ins, outs: &outs };
+            let bufs = |v: &[Value]| v.iter().map(|v| v.buf()).collect::<Vec<_>>();
+            let member = |&i: &usize| Member { ins: bufs(&g.nodes()[i].ins), outs: bufs(&g.nodes()[i].outs) };
+            let group: Vec<Member> = step.iter().map(member).collect();
+            let launches = n.op.lower(&io, &group, arch);
+            if launches.is_empty() {
+                for (&node, m) in step.iter().zip(&group) {
+                    all.push(Scheduled { node, launch: definition(g, node, m) });
+                }
+            } else if launches.len() == step.len() {
+                all.extend(step.iter().zip(launches).map(|(&node, launch)| Scheduled { node, launch }));
+            } else {
+                all.extend(launches.into_iter().map(|launch| Scheduled { node: step[0], launch }));
+            }
+        }
+        all
+    }
+
+    /// (output, input) pairs of a node that share storage.
+    pub fn aliased_inputs(g: &Graph, node: usize) -> Vec<usize> {
+        g.nodes()[node].op.alias().iter().map(|a| a.1).collect()
+    }
+
+    /// Persistent values that this plan writes: they cannot be read-only mappings.
+    pub fn updates(&self, g: &Graph) -> Vec<Value> {
+        let nodes = self.steps.iter().flatten().map(|&i| &g.nodes()[i]);
+        nodes.flat_map(|n| n.op.alias().iter().map(|&(_, i)| n.ins[i])).collect()
+    }
+
+    /// Every value of one kind that this plan reads or writes.
+    pub fn uses(&self, g: &Graph, kind: Kind) -> Vec<Value> {
+        let used = |v: &Value| self.live[v.i()].is_some();
+        g.of_kind(kind).filter(used).collect()
+    }
+}
+
+/// Runs the float64 definition on float32 storage: right, slow, and shown as such by the profiler.
+fn definition(g: &Graph, node: usize, m: &Member) -> Launch {
+    let n = &g.nodes()[node];
+    let (ins, outs) = g.io(n);
+    let (op, alias) = (n.op.clone(), n.op.alias());
+    let cost = op.cost(&Io { ins: &ins, outs: &outs });
+    let routine = move |h: &Host| {
+        let x: Vec<Vec<f64>> = ins
+            .iter()
+            .enumerate()
+            .map(|(i, t)| match alias.iter().find(|a| a.1 == i) {
+                Some(&(o, _)) => h.output::<f32>(o).iter().map(|x| *x as f64).collect(),
+                None => widen(h, i, t),
+            })
+            .collect();
+        let x: Vec<&[f64]> = x.iter().map(Vec::as_slice).collect();
+        let mut y: Vec<Vec<f64>> = outs.iter().map(|t| vec![f64::NAN; t.numel()]).collect();
+        op.eval(&Io { ins: &ins, outs: &outs }, &x, &mut y);
+        for (o, y) in y.iter().enumerate() {
+            h.output::<f32>(o).iter_mut().zip(y).for_each(|(d, s)| *d = *s as f32);
+        }
+    };
+    let (ins, outs) = (m.ins.clone(), m.outs.clone());
+    Launch { name: n.op.name(), code: Code::Definition(Arc::new(routine)), ins, outs, scratch: 0, cost }
+}
+
+fn widen(h: &Host, i: usize, t: &Type) -> Vec<f64> {
+    match t.dtype {
+        DType::F32 => h.input::<f32>(i).iter().map(|x| *x as f64).collect(),
+        DType::U8 => h.input::<u8>(i).iter().map(|x| *x as f64).collect(),
+        DType::I32 => h.input::<i32>(i).iter().map(|x| *x as f64).collect(),
+        DType::U32 => h.input::<u32>(i).iter().map(|x| *x as f64).collect(),
+    }
+}
+
+/// An op that reads a value after another op has updated it in place: the builder's mistake, found before it runs.
+fn stale(g: &Graph, v: Value, reader: usize) -> Error {
+    Error::job(format!("{} reads {} after it was updated in place", g.nodes()[reader].op.name(), g.name(v)))
+}
