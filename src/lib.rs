@@ -20,6 +20,8 @@ pub mod error;
 pub mod graph;
 pub mod host;
 pub mod kernel;
+pub mod models;
+pub mod nn;
 pub mod ops;
 pub mod par;
 pub mod plan;

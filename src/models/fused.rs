@@ -1,0 +1,287 @@
+/*! Parry & Vuong 2021, *Deep Affect*: up to three VGG towers on one photograph, their outputs concatenated, and a dense
+network that predicts the affect ratings. */
+
+use super::vgg::{Blocks, VGG16, VGG19, vgg};
+use crate::error::{Error, Result};
+use crate::graph::Value;
+use crate::nn::Net;
+use crate::preprocess::Preprocess;
+use serde::{Deserialize, Serialize};
+
+/// One network for all targets, or one complete network for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Architecture {
+    Shared,
+    Split,
+}
+
+/// What a tower hands to the head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum TowerOutput {
+    /// Class probabilities.
+    Softmax,
+    /// The last convolution's output averaged over the image: for towers without dense layers.
+    Pooled,
+}
+
+/// Activation of the output layer. The paper's text says ReLU everywhere; a rating is linear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum OutAct {
+    Linear,
+    Relu,
+}
+
+/// Convolutional base of a tower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Base {
+    Vgg16,
+    Vgg19,
+}
+
+impl Base {
+    fn blocks(self) -> &'static Blocks {
+        match self {
+            Base::Vgg16 => &VGG16,
+            Base::Vgg19 => &VGG19,
+        }
+    }
+}
+
+/// One feature extractor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tower {
+    /// `object`, `scene` or `face`: the scope of its parameters.
+    pub name: String,
+    pub base: Base,
+    /// Divides the published channel counts; 1 is the published network.
+    pub width: usize,
+    /// Hidden dense layers.
+    pub dense: Vec<usize>,
+    pub classes: usize,
+    /// Keep probability after each hidden dense layer; 1 is no dropout.
+    pub keep: f32,
+    /// L2 penalty on the convolutions.
+    pub l2: f32,
+    pub preprocess: Preprocess,
+}
+
+impl Tower {
+    /// The published tower of that name: object (VGG16, 1000 ImageNet classes), scene (VGG16-Places365, whose Keras
+    /// model trains with L2 0.0002 on the convolutions and dropout), face (VGG19 with 2048-1024-512).
+    pub fn published(name: &str, face_classes: usize) -> Result<Self> {
+        let tower = |base, dense: &[usize], classes, keep, l2, preset| Self {
+            name: name.into(),
+            base,
+            width: 1,
+            dense: dense.to_vec(),
+            classes,
+            keep,
+            l2,
+            preprocess: Preprocess::preset(preset).expect("a preset of ours"),
+        };
+        match name {
+            "object" => Ok(tower(Base::Vgg16, &[4096, 4096], 1000, 1.0, 0.0, "keras")),
+            "scene" => Ok(tower(Base::Vgg16, &[4096, 4096], 365, 0.5, 2e-4, "caffe-places")),
+            "face" => Ok(tower(Base::Vgg19, &[2048, 1024, 512], face_classes, 1.0, 0.0, "keras")),
+            _ => Err(Error::usage(format!("unknown feature `{name}`")).fix("choose from object, scene, face")),
+        }
+    }
+
+    /// u8 images [N,S,S,3] -> features [N, classes], or [N, channels] when pooled.
+    pub fn build(&self, net: &mut Net, image: Value, output: TowerOutput) -> Value {
+        match output {
+            TowerOutput::Softmax => {
+                let x = self.logits(net, image);
+                net.scope(&self.name, |net| net.softmax("softmax", x))
+            }
+            TowerOutput::Pooled => net.scope(&self.name, |net| {
+                let stages = self.convolutions(net, image).0;
+                net.global_avgpool("pooled", stages[4])
+            }),
+        }
+    }
+
+    /// u8 images [N,S,S,3] -> class scores [N, classes] before the softmax.
+    pub fn logits(&self, net: &mut Net, image: Value) -> Value {
+        net.scope(&self.name, |net| {
+            let mut x = self.convolutions(net, image).1;
+            for (i, &k) in (1..).zip(&self.dense) {
+                x = net.dense(&format!("fc{i}"), x, k, true);
+                x = net.dropout(&format!("drop{i}"), x, self.keep);
+            }
+            net.dense(&format!("fc{}", self.dense.len() + 1), x, self.classes, false)
+        })
+    }
+
+    fn convolutions(&self, net: &mut Net, image: Value) -> (Vec<Value>, Value) {
+        let x = net.normalize(image, &self.preprocess);
+        let built = vgg(net, x, self.base.blocks(), self.width);
+        if self.l2 > 0.0 {
+            for (b, &(_, convs)) in (1..).zip(self.base.blocks()) {
+                (1..=convs).for_each(|c| net.l2(&format!("conv{b}_{c}"), self.l2));
+            }
+        }
+        built
+    }
+
+    /// Width of the features.
+    pub fn features(&self, output: TowerOutput) -> usize {
+        match output {
+            TowerOutput::Softmax => self.classes,
+            TowerOutput::Pooled => (self.base.blocks()[4].0 / self.width).max(1),
+        }
+    }
+}
+
+/// The whole model, as stored in checkpoints.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub architecture: Architecture,
+    pub towers: Vec<Tower>,
+    pub tower_output: TowerOutput,
+    /// Hidden layers of the head.
+    pub head: Vec<usize>,
+    /// Probability to KEEP each hidden unit of the head (the paper's "retained with p = 0.5"), one per hidden layer.
+    pub keep: Vec<f32>,
+    pub out_act: OutAct,
+    /// Side of the square image, in pixels.
+    pub image: usize,
+    /// What is predicted, in the order of the outputs.
+    pub targets: Vec<String>,
+}
+
+/// An independently trained part of the model: everything for `shared`, one target for `split`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Member {
+    /// Prefix of its parameter names, with the dot; empty for `shared`.
+    pub prefix: String,
+    /// Indices into the targets.
+    pub targets: Vec<usize>,
+}
+
+impl Config {
+    /// The published model: 224x224, 3000-1000-500, keep 0.5, linear outputs valence and arousal.
+    pub fn published(architecture: Architecture, features: &[String], face_classes: usize) -> Result<Self> {
+        if features.is_empty() {
+            return Err(Error::usage("no features").fix("name at least one of object, scene, face"));
+        }
+        let towers = features.iter().map(|f| Tower::published(f, face_classes)).collect::<Result<_>>()?;
+        Ok(Self {
+            architecture,
+            towers,
+            tower_output: TowerOutput::Softmax,
+            head: vec![3000, 1000, 500],
+            keep: vec![0.5; 3],
+            out_act: OutAct::Linear,
+            image: 224,
+            targets: vec!["valence".into(), "arousal".into()],
+        })
+    }
+
+    /// Width of the concatenated features of one member.
+    pub fn features(&self) -> usize {
+        self.towers.iter().map(|t| t.features(self.tower_output)).sum()
+    }
+
+    /// The independently trained parts.
+    pub fn members(&self) -> Vec<Member> {
+        match self.architecture {
+            Architecture::Shared => {
+                vec![Member { prefix: String::new(), targets: (0..self.targets.len()).collect() }]
+            }
+            Architecture::Split => {
+                let member = |(i, t): (usize, &String)| Member { prefix: format!("{t}."), targets: vec![i] };
+                self.targets.iter().enumerate().map(member).collect()
+            }
+        }
+    }
+
+    /// Runs `f` inside a member's scope.
+    fn within<T>(net: &mut Net, m: &Member, f: impl FnOnce(&mut Net) -> T) -> T {
+        match m.prefix.strip_suffix('.') {
+            Some(name) => net.scope(name, f),
+            None => f(net),
+        }
+    }
+
+    /// u8 images [N,S,S,3] -> features [N,F] of one member.
+    pub fn extract(&self, net: &mut Net, m: &Member, image: Value) -> Value {
+        Self::within(net, m, |net| {
+            let f: Vec<Value> = self.towers.iter().map(|t| t.build(net, image, self.tower_output)).collect();
+            net.concat("features", &f)
+        })
+    }
+
+    /// Features [N,F] -> outputs [N, targets of the member], in rating units.
+    pub fn predict(&self, net: &mut Net, m: &Member, features: Value) -> Value {
+        Self::within(net, m, |net| {
+            net.scope("head", |net| {
+                let mut x = features;
+                for (i, (&k, &keep)) in (1..).zip(self.head.iter().zip(&self.keep)) {
+                    x = net.dense(&format!("fc{i}"), x, k, true);
+                    x = net.dropout(&format!("drop{i}"), x, keep);
+                }
+                net.dense("out", x, m.targets.len(), self.out_act == OutAct::Relu)
+            })
+        })
+    }
+
+    /// Images to outputs of one member.
+    pub fn forward(&self, net: &mut Net, m: &Member, image: Value) -> Value {
+        let features = self.extract(net, m, image);
+        self.predict(net, m, features)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Graph, Kind};
+    use crate::nn::Mode;
+    use crate::shape::{DType, Type};
+
+    fn count(g: &Graph, prefix: &str) -> usize {
+        g.of_kind(Kind::Param).filter(|v| g.name(*v).starts_with(prefix)).map(|v| g.ty(v).numel()).sum()
+    }
+
+    fn built(architecture: Architecture, features: &[&str], face: usize) -> Graph {
+        let features: Vec<String> = features.iter().map(|f| f.to_string()).collect();
+        let c = Config::published(architecture, &features, face).unwrap();
+        let mut g = Graph::default();
+        let image = g.input("image", Type::new(DType::U8, &[1, c.image, c.image, 3]));
+        let mut net = Net::new(&mut g, Mode::Eval);
+        for m in c.members() {
+            c.forward(&mut net, &m, image);
+        }
+        g.check().unwrap();
+        g
+    }
+
+    #[test]
+    fn published_parameter_counts() {
+        let g = built(Architecture::Shared, &["object", "scene", "face"], 5);
+        assert_eq!(count(&g, "object."), 138_357_544);
+        assert_eq!(count(&g, "scene."), 135_755_949);
+        assert_eq!(count(&g, "face."), 74_032_197);
+        assert_eq!(count(&g, "head."), 7_615_502);
+        assert_eq!(count(&g, ""), 355_761_192);
+        assert_eq!(count(&built(Architecture::Shared, &["face"], 9), "face."), 74_034_249);
+    }
+
+    #[test]
+    fn split_is_two_complete_networks() {
+        let g = built(Architecture::Split, &["object", "scene", "face"], 9);
+        // 1374 features, one output each
+        let head = 1374 * 3000 + 3000 + 3000 * 1000 + 1000 + 1000 * 500 + 500 + 500 + 1;
+        let one = 138_357_544 + 135_755_949 + 74_034_249 + head;
+        assert_eq!(count(&g, "valence."), one);
+        assert_eq!(count(&g, "arousal."), one);
+        assert_eq!(count(&g, ""), 2 * one);
+    }
+}

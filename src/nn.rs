@@ -1,0 +1,138 @@
+/*! Floor 6: layers over the graph. A [`Net`] gives parameters their names by scope; the names are the keys of the weight
+files. */
+
+use crate::graph::{Graph, Value};
+use crate::ops::{activation, arith, conv, dense, dropout, image, layout, loss, pool, softmax};
+use crate::preprocess::Preprocess;
+use crate::shape::{Type, Window};
+
+/// What a network is built for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Mode {
+    /// No dropout.
+    Eval,
+    /// Dropout masks from the generator whose state (seed, step) is this input.
+    Train { state: Value },
+    /// Dropout masks are inputs called `<layer>.mask`: for comparison with another framework.
+    Masked,
+}
+
+/// A builder of layers.
+pub struct Net<'g> {
+    pub g: &'g mut Graph,
+    mode: Mode,
+    scope: String,
+    dropouts: u32,
+    penalties: Vec<Value>,
+}
+
+impl<'g> Net<'g> {
+    pub fn new(g: &'g mut Graph, mode: Mode) -> Self {
+        Self { g, mode, scope: String::new(), dropouts: 0, penalties: vec![] }
+    }
+
+    /// Builds a part whose parameter names begin with `name.`.
+    pub fn scope<T>(&mut self, name: &str, f: impl FnOnce(&mut Self) -> T) -> T {
+        let len = self.scope.len();
+        self.scope.push_str(name);
+        self.scope.push('.');
+        let result = f(self);
+        self.scope.truncate(len);
+        result
+    }
+
+    /// Names the layer that the next ops belong to.
+    fn layer(&mut self, name: &str) -> String {
+        let label = format!("{}{name}", self.scope);
+        self.g.set_label(&label);
+        label
+    }
+
+    fn weights(&mut self, layer: &str, w: &[usize], k: usize) -> [Value; 2] {
+        [
+            self.g.param(&format!("{layer}.weight"), Type::f32(w)),
+            self.g.param(&format!("{layer}.bias"), Type::f32(&[k])),
+        ]
+    }
+
+    /// u8 RGB images [N,H,W,3] -> what a network was trained on.
+    pub fn normalize(&mut self, x: Value, p: &Preprocess) -> Value {
+        self.layer("image");
+        self.g.push1(image::Normalize::from(p), &[x])
+    }
+
+    /// x [N,H,W,C] -> relu(conv) [N,P,Q,k].
+    pub fn conv_relu(&mut self, name: &str, x: Value, k: usize, window: Window) -> Value {
+        let layer = self.layer(name);
+        let c = *self.g.dims(x).last().unwrap_or(&0);
+        let [w, b] = self.weights(&layer, &[k, window.kernel[0], window.kernel[1], c], k);
+        self.g.push1(conv::Fprop { filters: k, window, groups: 1, bias: true, relu: true }, &[x, w, b])
+    }
+
+    /// x [N,...] -> x w^T + b [N,out], through ReLU if asked.
+    pub fn dense(&mut self, name: &str, x: Value, out: usize, relu: bool) -> Value {
+        let layer = self.layer(name);
+        let width = self.g.ty(x).row();
+        let [w, b] = self.weights(&layer, &[out, width], out);
+        self.g.push1(dense::Fprop { bias: true, relu }, &[x, w, b])
+    }
+
+    pub fn maxpool(&mut self, name: &str, x: Value, window: Window) -> Value {
+        self.layer(name);
+        self.g.push1(pool::MaxPool { window }, &[x])
+    }
+
+    /// [N,H,W,C] -> [N,C].
+    pub fn global_avgpool(&mut self, name: &str, x: Value) -> Value {
+        self.layer(name);
+        self.g.push1(pool::GlobalAvgPool, &[x])
+    }
+
+    pub fn relu(&mut self, x: Value) -> Value {
+        self.g.push1(activation::Relu, &[x])
+    }
+
+    pub fn softmax(&mut self, name: &str, x: Value) -> Value {
+        self.layer(name);
+        self.g.push1(softmax::Softmax, &[x])
+    }
+
+    /// [N,F] side by side; one alone is itself.
+    pub fn concat(&mut self, name: &str, xs: &[Value]) -> Value {
+        self.layer(name);
+        if let [x] = xs { *x } else { self.g.push1(layout::Concat, xs) }
+    }
+
+    /// Keeps each element with probability `keep` while training; does nothing in evaluation.
+    pub fn dropout(&mut self, name: &str, x: Value, keep: f32) -> Value {
+        if self.mode == Mode::Eval || keep >= 1.0 {
+            return x;
+        }
+        let layer = self.layer(name);
+        let ty = self.g.ty(x);
+        let mask = match self.mode {
+            Mode::Train { state } => {
+                self.dropouts += 1;
+                self.g.push1(dropout::Mask { keep, layer: self.dropouts, ty }, &[state])
+            }
+            Mode::Masked => self.g.input(&format!("{layer}.mask"), ty),
+            Mode::Eval => unreachable!("returned above"),
+        };
+        self.g.push1(dropout::Apply { keep }, &[x, mask])
+    }
+
+    /// Adds lambda * sum of squares of a layer's weight to the penalty.
+    pub fn l2(&mut self, name: &str, lambda: f32) {
+        let layer = self.layer(name);
+        if let Some(w) = self.g.find(&format!("{layer}.weight")) {
+            let p = self.g.push1(loss::L2 { lambda }, &[w]);
+            self.penalties.push(p);
+        }
+    }
+
+    /// The sum of all penalties so far [1], and forgets them.
+    pub fn take_penalty(&mut self) -> Option<Value> {
+        let penalties = std::mem::take(&mut self.penalties);
+        penalties.into_iter().reduce(|a, b| self.g.push1(arith::Add, &[a, b]))
+    }
+}
