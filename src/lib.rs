@@ -2,9 +2,9 @@
 
 | floor | modules | what |
 |---|---|---|
-| 0 | [`error`] [`shape`] [`rng`] [`par`] [`preprocess`] | vocabulary |
+| 0 | [`error`] [`shape`] [`rng`] [`par`] [`preprocess`] [`atomic`] | vocabulary |
 | 1 | [`kernel`] `host` | what a launch is; vector routines of the CPU |
-| 2 | [`graph`] `weights` `data` | static graph; mapped weight files; ratings and pictures |
+| 2 | [`graph`] [`weights`] `data` | static graph; mapped weight files; ratings and pictures |
 | 3 | [`ops`] | definition, adjoint and lowering of every op |
 | 4 | `plan` | order, grouping, one arena |
 | 5 | `device` | reference (float64), cpu (float32), session |
@@ -15,6 +15,7 @@
 
 A module imports only from lower floors and from its own; `tests/floors.rs` enforces it. */
 
+pub mod atomic;
 pub mod error;
 pub mod graph;
 pub mod kernel;
@@ -23,3 +24,4 @@ pub mod par;
 pub mod preprocess;
 pub mod rng;
 pub mod shape;
+pub mod weights;
