@@ -61,6 +61,13 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Header> {
         let problem = format!("{} extents, at most {MAX_RANK} are supported", t.shape.len());
         return Err(Error::file(path, problem).at(format!("tensor `{name}`")).fix("write the file again"));
     }
+    // A zero extent hides an overflow of the others, which would then strike whoever multiplies in another order.
+    let fits = |t: &TensorInfo| t.shape.iter().try_fold(8usize, |a, b| a.checked_mul((*b).max(1))).is_some();
+    if let Some((name, t)) = raw.tensors.iter().find(|(_, t)| !fits(t)) {
+        return Err(Error::file(path, format!("{} {} is too large", t.dtype, shape(&t.shape)))
+            .at(format!("tensor `{name}`"))
+            .fix("write the file again"));
+    }
     if let Err(e) = SafeTensors::read_metadata(bytes) {
         return Err(explain(path, bytes.len(), 8 + len as usize, e, &raw));
     }
@@ -232,7 +239,7 @@ mod tests {
             (format!(r#"{{"__metadata__":{{"k":"1","k":"2"}},{a}}}"#), 8, "metadata `k` is there twice"),
             (format!(r#"{{"__metadata__":{{}},"__metadata__":{{}},{a}}}"#), 8, "`__metadata__` is there twice"),
             (format!(r#"{{"__metadata__":{{"k":1}},{a}}}"#), 8, "byte 29: bad header: invalid type"),
-            (format!("{{{a}}}"), 7, "tensor `a`: truncated: the header describes 68 bytes, the file has 67"),
+            (format!("{{{a}}}"), 7, "tensor `a`: truncated: the header describes 70 bytes, the file has 69"),
             (format!("{{{a}}}"), 9, "trailing bytes"),
             (a.replace("[2]", "[3]").replace("\"a\"", "{\"a\"") + "}", 8, "tensor `a`: F32 [3] would be 12 bytes"),
             (format!("{{{}}}", a.replace("[0,8]", "[4,12]")), 12, "tensor `a`: bytes 4..12 leave a hole"),
@@ -240,8 +247,9 @@ mod tests {
             (
                 format!("{{{}}}", a.replace("[2]", "[4294967296,4294967296,2]")),
                 8,
-                "tensor `a`: F32 [4294967296,4294967296,2] would be more bytes than there are",
+                "tensor `a`: F32 [4294967296,4294967296,2] is too large",
             ),
+            (format!("{{{}}}", a.replace("[2]", "[0,4294967296,4294967296]")), 8, "is too large"),
             (format!("{{{}}}", a.replace("[2]", &format!("[2{}]", ",1".repeat(99)))), 8, "100 extents"),
             (format!("{{{}}}", a.replace("F32", "F33")), 8, "unknown variant"),
             (format!("{{{}}}", a.replace("[2]", "[-2]")), 8, "invalid value"),

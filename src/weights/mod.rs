@@ -1,5 +1,6 @@
 /*! Weight files: safetensors, mapped and never read into memory, whoever wrote them. [`file`] maps and validates,
-[`names`] knows torchvision's and timm's parameter names and layouts, [`tower`] matches a file to what a network wants,
+[`names`] knows torchvision's and timm's parameter names and layouts, [`stated`]
+reads what the header says about preprocessing, [`tower`] matches a file to what a network wants,
 [`init`] draws what is missing, [`write`] makes files of ours, [`inspect`] shows what is inside.
 
 Files of ours, as a list of invariants:
@@ -17,12 +18,13 @@ pub mod header;
 pub mod init;
 pub mod inspect;
 pub mod names;
+pub mod stated;
 pub mod tower;
 pub mod write;
 
 pub use file::{Tensor, WeightFile};
 pub use safetensors::Dtype;
-//pub use tower::{Matched, TowerWeights};
+pub use tower::{Matched, TowerWeights};
 
 /// Metadata key: layout of filters and dense weights, `KRSC` in files of ours.
 pub const LAYOUT: &str = "layout";
