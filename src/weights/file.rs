@@ -102,6 +102,12 @@ impl WeightFile {
         &self.map
     }
 
+    /// Asks the system to read the file ahead, for a network that is about to use all of it. Only a hint.
+    pub fn prefetch(&self) {
+        #[cfg(unix)]
+        let _ = self.map.advise(memmap2::Advice::WillNeed);
+    }
+
     /// Fails if the file was truncated, extended or written to since it was opened.
     pub fn unchanged(&self) -> Result<()> {
         let now = stamp(&self.file).map_err(|e| Error::io(&self.path, "read the weights", e))?;
@@ -129,7 +135,7 @@ impl WeightFile {
     pub fn aligned_f32(&self, name: &str) -> Option<Range<usize>> {
         let t = self.info(name)?;
         let at = self.map.as_ptr() as usize + t.range.start;
-        (t.dtype == Dtype::F32 && at % ALIGN == 0 && !t.range.is_empty()).then(|| t.range.clone())
+        (t.dtype == Dtype::F32 && at.is_multiple_of(ALIGN) && !t.range.is_empty()).then(|| t.range.clone())
     }
 }
 

@@ -39,7 +39,7 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Header> {
             .fix("it may be a failed download: fetch it again"));
     };
     let len = u64::from_le_bytes(*head);
-    if rest.first() != Some(&b'{') || len > MAX_HEADER || len < 2 {
+    if rest.first() != Some(&b'{') || !(2..=MAX_HEADER).contains(&len) {
         return Err(not_safetensors(path, bytes, len));
     }
     let Some(json) = rest.get(..len as usize) else {

@@ -49,7 +49,7 @@ mod tests {
     fn limits_mean_and_variance() {
         let shape = [64, 3, 3, 32];
         let w = glorot_uniform("scene.conv1_2.weight", &shape, 7).unwrap();
-        let limit = (6.0 / (9.0 * 96.0) as f64).sqrt();
+        let limit = (6.0f64 / (9.0 * 96.0)).sqrt();
         let n = w.len() as f64;
         let mean = w.iter().map(|x| *x as f64).sum::<f64>() / n;
         let var = w.iter().map(|x| (*x as f64).powi(2)).sum::<f64>() / n;

@@ -54,6 +54,9 @@ impl Kind {
     }
 }
 
+/// Channels that [`Permute::apply`] moves together.
+const TILE: usize = 16;
+
 /// How a tensor becomes ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permute {
@@ -79,9 +82,12 @@ impl Permute {
         assert_eq!(values.len() % row, 0, "{} values are no whole rows of {c}x{h}x{w}", values.len());
         let mut out = vec![0.0; values.len()];
         out.par_chunks_exact_mut(row).zip(values.par_chunks_exact(row)).for_each(|(to, from)| {
-            for (p, to) in to.chunks_exact_mut(c).enumerate() {
-                for (ch, y) in to.iter_mut().enumerate() {
-                    *y = from[ch * pixels + p];
+            // Few enough channels at a time that their pixels stay in the nearest cache: a row of fc1 is 100 KB.
+            for (first, planes) in (0..c).step_by(TILE).zip(from.chunks(TILE * pixels)) {
+                let n = planes.len() / pixels;
+                for p in 0..pixels {
+                    let to = &mut to[p * c + first..][..n];
+                    to.iter_mut().zip(planes[p..].iter().step_by(pixels)).for_each(|(y, x)| *y = *x);
                 }
             }
         });
@@ -349,8 +355,18 @@ pub(crate) mod tests {
 
     #[test]
     fn channels_move_last_by_the_index() {
-        // OIHW -> KRSC: value encodes its own index.
-        let (k, c, r, s) = (2, 3, 2, 4);
+        for (k, c, r, s) in [(2, 3, 2, 4), (3, TILE, 3, 3), (2, 2 * TILE + 1, 1, 3)] {
+            oihw_to_krsc(k, c, r, s);
+        }
+        // By hand: one filter, two channels of 1x2.
+        let p = Permute::ChwToHwc { c: 2, h: 1, w: 2 };
+        assert_eq!(*p.apply(Cow::Borrowed(&[1.0, 2.0, 10.0, 20.0])), [1.0, 10.0, 2.0, 20.0]);
+        let same = [1.0f32, 2.0];
+        assert!(matches!(Permute::None.apply(Cow::Borrowed(&same)), Cow::Borrowed(_)));
+    }
+
+    /// Each value is its own index in the foreign order.
+    fn oihw_to_krsc(k: usize, c: usize, r: usize, s: usize) {
         let from: Vec<f32> = (0..k * c * r * s).map(|i| i as f32).collect();
         let to = Permute::ChwToHwc { c, h: r, w: s }.apply(Cow::Borrowed(&from));
         for ik in 0..k {
@@ -364,10 +380,5 @@ pub(crate) mod tests {
                 }
             }
         }
-        // By hand: one filter, two channels of 1x2.
-        let p = Permute::ChwToHwc { c: 2, h: 1, w: 2 };
-        assert_eq!(*p.apply(Cow::Borrowed(&[1.0, 2.0, 10.0, 20.0])), [1.0, 10.0, 2.0, 20.0]);
-        let same = [1.0f32, 2.0];
-        assert!(matches!(Permute::None.apply(Cow::Borrowed(&same)), Cow::Borrowed(_)));
     }
 }

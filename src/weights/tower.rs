@@ -3,12 +3,11 @@ network wants: everything missing, extra or mis-shaped is named in one message. 
 
 use super::file::WeightFile;
 use super::header::shape as show;
-use super::names::{Kind, Source, recognise};
+use super::names::{Kind, Permute, Source, recognise};
 use super::stated;
 use crate::error::{Error, Result};
 use crate::preprocess::Preprocess;
 use rayon::prelude::*;
-use safetensors::Dtype;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -74,7 +73,7 @@ impl TowerWeights {
     /// None if [`TowerWeights::load`] must copy. The values are read once, for the same refusal.
     pub fn bind(&self, ours: &str) -> Result<Option<Range<usize>>> {
         let s = self.source(ours)?;
-        if s.permute != super::names::Permute::None {
+        if s.permute != Permute::None {
             return Ok(None);
         }
         let Some(range) = self.file.aligned_f32(&s.theirs) else { return Ok(None) };
@@ -175,11 +174,7 @@ impl Matched<'_> {
 
     /// How many of the found parameters need no copy.
     pub fn mapped(&self) -> usize {
-        let direct = |s: &&&Source| {
-            s.permute == super::names::Permute::None
-                && self.weights.file.info(&s.theirs).is_some_and(|t| t.dtype == Dtype::F32)
-                && self.weights.file.aligned_f32(&s.theirs).is_some()
-        };
+        let direct = |s: &&&Source| s.permute == Permute::None && self.weights.file.aligned_f32(&s.theirs).is_some();
         self.found.iter().filter(direct).count()
     }
 }
