@@ -74,13 +74,24 @@ impl Permute {
 
     /// The values in our order; borrowed if they already are. `values` must consist of whole rows.
     pub fn apply<'a>(&self, values: Cow<'a, [f32]>) -> Cow<'a, [f32]> {
-        let Permute::ChwToHwc { c, h, w } = *self else { return values };
-        let (row, pixels) = (c * h * w, h * w);
-        if row == 0 || values.is_empty() {
+        if *self == Permute::None {
             return values;
         }
-        assert_eq!(values.len() % row, 0, "{} values are no whole rows of {c}x{h}x{w}", values.len());
         let mut out = vec![0.0; values.len()];
+        self.apply_into(&values, &mut out);
+        Cow::Owned(out)
+    }
+
+    /// The values in our order to a place of the same length. Fresh memory costs more than the permutation: prefer this
+    /// where the place exists already.
+    pub fn apply_into(&self, values: &[f32], out: &mut [f32]) {
+        assert_eq!(values.len(), out.len(), "as many places as values");
+        let Permute::ChwToHwc { c, h, w } = *self else { return out.copy_from_slice(values) };
+        let (row, pixels) = (c * h * w, h * w);
+        if out.is_empty() {
+            return;
+        }
+        assert_eq!(values.len() % row, 0, "{} values are no whole rows of {c}x{h}x{w}", values.len());
         out.par_chunks_exact_mut(row).zip(values.par_chunks_exact(row)).for_each(|(to, from)| {
             // Few enough channels at a time that their pixels stay in the nearest cache: a row of fc1 is 100 KB.
             for (first, planes) in (0..c).step_by(TILE).zip(from.chunks(TILE * pixels)) {
@@ -91,7 +102,6 @@ impl Permute {
                 }
             }
         });
-        Cow::Owned(out)
     }
 }
 

@@ -69,6 +69,21 @@ impl TowerWeights {
         Ok(s.permute.apply(values))
     }
 
+    /// The same to a place of the caller's, without a copy between. Fails if `out` has another length.
+    pub fn load_into(&self, ours: &str, out: &mut [f32]) -> Result<()> {
+        let s = self.source(ours)?;
+        let values = self.file.tensor(&s.theirs)?.to_f32()?;
+        if values.len() != out.len() {
+            let problem = format!("{} values for the {} of parameter `{ours}`", values.len(), out.len());
+            return Err(Error::file(self.file.path(), problem)
+                .at(format!("tensor `{}`", s.theirs))
+                .fix("give the file of the same network"));
+        }
+        self.check_finite(&s.theirs, &values)?;
+        s.permute.apply_into(&values, out);
+        Ok(())
+    }
+
     /// Where in the mapping a parameter lies that a device can use without a copy: float32, our order, 64-byte aligned.
     /// None if [`TowerWeights::load`] must copy. The values are read once, for the same refusal.
     pub fn bind(&self, ours: &str) -> Result<Option<Range<usize>>> {
@@ -230,6 +245,10 @@ mod tests {
             let x = a.load(&name).unwrap();
             assert_eq!(x.len(), shape.iter().product::<usize>());
             assert_eq!(x, b.load(&name).unwrap());
+            let mut y = vec![0.0; x.len()];
+            a.load_into(&name, &mut y).unwrap();
+            assert_eq!(*x, y[..]);
+            assert!(a.load_into(&name, &mut y[1..]).unwrap_err().to_string().contains("tensor `"));
         }
         // conv1_1 [2,3,3,3]: our (k, r, s, c) comes from (k, c, r, s).
         let w = a.load("conv1_1.weight").unwrap();
