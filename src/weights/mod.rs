@@ -1,7 +1,7 @@
-/*! Weight files: safetensors, mapped and never read into memory, whoever wrote them. [`file`] maps and validates,
+/*! Weight files: safetensors, mapped and never read into memory, whoever wrote them. [`mod@file`] maps and validates,
 [`names`] knows torchvision's and timm's parameter names and layouts, [`stated`]
 reads what the header says about preprocessing, [`tower`] matches a file to what a network wants,
-[`init`] draws what is missing, [`write`] makes files of ours, [`inspect`] shows what is inside.
+[`init`] draws what is missing, [`mod@write`] makes files of ours, [`mod@inspect`] shows what is inside.
 
 Files of ours, as a list of invariants:
 
