@@ -23,3 +23,4 @@ pub mod par;
 pub mod preprocess;
 pub mod rng;
 pub mod shape;
+pub mod train;

@@ -1,0 +1,4 @@
+/*! Floor 8: training. What is measured ([`metrics`]) and how the learning rate moves ([`schedule`]). */
+
+pub mod metrics;
+pub mod schedule;
