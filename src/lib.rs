@@ -21,6 +21,7 @@ pub mod kernel;
 pub mod ops;
 pub mod par;
 pub mod preprocess;
+pub mod report;
 pub mod rng;
 pub mod shape;
 pub mod train;
