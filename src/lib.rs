@@ -28,6 +28,8 @@ pub mod ops;
 pub mod par;
 pub mod plan;
 pub mod preprocess;
+pub mod report;
 pub mod rng;
 pub mod shape;
+pub mod train;
 pub mod weights;
