@@ -4,7 +4,7 @@
 |---|---|---|
 | 0 | [`error`] [`shape`] [`rng`] [`par`] [`preprocess`] | vocabulary |
 | 1 | [`kernel`] `host` | what a launch is; vector routines of the CPU |
-| 2 | [`graph`] `weights` `data` | static graph; mapped weight files; ratings and pictures |
+| 2 | [`graph`] `weights` `data` [`bundled`] | static graph; mapped weight files; ratings and pictures; the emoji set |
 | 3 | [`ops`] | definition, adjoint and lowering of every op |
 | 4 | `plan` | order, grouping, one arena |
 | 5 | `device` | reference (float64), cpu (float32), session |
@@ -15,6 +15,7 @@
 
 A module imports only from lower floors and from its own; `tests/floors.rs` enforces it. */
 
+pub mod bundled;
 pub mod error;
 pub mod graph;
 pub mod kernel;
