@@ -17,6 +17,7 @@ A module imports only from lower floors and from its own; `tests/floors.rs` enfo
 
 
 pub mod atomic;
+pub mod bundled;
 pub mod device;
 pub mod error;
 pub mod graph;
