@@ -21,7 +21,6 @@ pub mod bundled;
 pub mod device;
 pub mod error;
 pub mod graph;
-pub mod host;
 pub mod kernel;
 pub mod models;
 pub mod nn;
