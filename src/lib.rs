@@ -2,9 +2,9 @@
 
 | floor | modules | what |
 |---|---|---|
-| 0 | [`error`] [`shape`] [`rng`] [`par`] [`preprocess`] | vocabulary |
+| 0 | [`error`] [`shape`] [`rng`] [`par`] [`preprocess`] [`progress`] | vocabulary |
 | 1 | [`kernel`] `host` | what a launch is; vector routines of the CPU |
-| 2 | [`graph`] `weights` `data` | static graph; mapped weight files; ratings and pictures |
+| 2 | [`graph`] `weights` [`data`] | static graph; mapped weight files; ratings and pictures |
 | 3 | [`ops`] | definition, adjoint and lowering of every op |
 | 4 | `plan` | order, grouping, one arena |
 | 5 | `device` | reference (float64), cpu (float32), session |
@@ -15,11 +15,13 @@
 
 A module imports only from lower floors and from its own; `tests/floors.rs` enforces it. */
 
+pub mod data;
 pub mod error;
 pub mod graph;
 pub mod kernel;
 pub mod ops;
 pub mod par;
 pub mod preprocess;
+pub mod progress;
 pub mod rng;
 pub mod shape;
