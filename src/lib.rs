@@ -18,6 +18,7 @@ A module imports only from lower floors and from its own; `tests/floors.rs` enfo
 
 pub mod atomic;
 pub mod bundled;
+pub mod data;
 pub mod device;
 pub mod error;
 pub mod graph;
@@ -28,6 +29,7 @@ pub mod ops;
 pub mod par;
 pub mod plan;
 pub mod preprocess;
+pub mod progress;
 pub mod report;
 pub mod rng;
 pub mod shape;
