@@ -17,6 +17,7 @@ A module imports only from lower floors and from its own; `tests/floors.rs` enfo
 
 pub mod error;
 pub mod graph;
+pub mod host;
 pub mod kernel;
 pub mod ops;
 pub mod par;
