@@ -22,6 +22,7 @@ pub mod data;
 pub mod device;
 pub mod error;
 pub mod graph;
+pub mod host;
 pub mod kernel;
 pub mod models;
 pub mod nn;
