@@ -22,7 +22,6 @@ pub mod data;
 pub mod device;
 pub mod error;
 pub mod graph;
-pub mod host;
 pub mod kernel;
 pub mod models;
 pub mod nn;
