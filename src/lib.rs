@@ -15,13 +15,13 @@
 
 A module imports only from lower floors and from its own; `tests/floors.rs` enforces it. */
 
-
 pub mod atomic;
 pub mod bundled;
 pub mod data;
 pub mod device;
 pub mod error;
 pub mod graph;
+pub mod host;
 pub mod kernel;
 pub mod models;
 pub mod nn;

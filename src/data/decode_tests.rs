@@ -175,7 +175,9 @@ fn a_file_error_names_the_file() {
     let dir = tempfile::tempdir().unwrap();
     for (name, content) in [("missing.jpg", None), ("text.jpg", Some("hello")), ("empty.png", Some(""))] {
         let path = dir.path().join(name);
-        content.map(|c| std::fs::write(&path, c).unwrap());
+        if let Some(c) = content {
+            std::fs::write(&path, c).unwrap()
+        }
         let e = one_line(decode_file(&path, &DecodeOptions::default()).unwrap_err());
         assert!(e.contains(name), "{e}");
     }

@@ -67,7 +67,8 @@ fn as_built(g: &Graph, nodes: &[usize], before: &HashMap<usize, Vec<usize>>) -> 
     }
     let mut order = vec![];
     for &i in nodes {
-        let mut ready = if waiting.contains_key(&i) { vec![] } else { vec![i] };
+        // An update that waits for nothing runs where it was built; the others were run by what they waited for.
+        let mut ready = if before[&i].is_empty() || !waiting.contains_key(&i) { vec![i] } else { vec![] };
         while let Some(i) = ready.pop() {
             order.push(vec![i]);
             for &u in unblocks.get(&i).into_iter().flatten() {

@@ -289,8 +289,12 @@ fn step(net: &mut Network, data: &Samples, b: &Batch, s: &Settings, state: &mut 
     for (i, part) in net.parts.iter().enumerate() {
         let loss = net.session.read(part.loss)?[0] as f64;
         if !loss.is_finite() && rows > 0.0 {
-            return Err(Error::job(format!("the loss is {loss} in epoch {} at batch {}", state.epoch + 1, state.batches + 1))
-                .fix("lower --lr, or look at the ratings and weights; the last checkpoint is as it was"));
+            return Err(Error::job(format!(
+                "the loss is {loss} in epoch {} at batch {}",
+                state.epoch + 1,
+                state.batches + 1
+            ))
+            .fix("lower --lr, or look at the ratings and weights; the last checkpoint is as it was"));
         }
         state.loss_sum[i] += loss * rows;
         mean += loss / net.parts.len() as f64;

@@ -53,10 +53,8 @@ impl Initial {
                 Some(w) => w.match_to(&wanted).require(Allow { missing: self.init_missing, extra: allow_extra })?,
                 None if wanted.is_empty() || self.init_missing => {}
                 None => {
-                    return Err(Error::usage(format!("no weights for the {} tower", t.name)).fix(format!(
-                        "give --weights {}=FILE, or --init-missing to draw them at random",
-                        t.name
-                    )));
+                    return Err(Error::usage(format!("no weights for the {} tower", t.name))
+                        .fix(format!("give --weights {}=FILE, or --init-missing to draw them at random", t.name)));
                 }
             }
         }

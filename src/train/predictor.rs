@@ -88,7 +88,7 @@ impl Predictor {
 
     fn run(&mut self, squares: &[u8], mut probe: Option<&mut dyn FnMut(Probe)>) -> Result<Vec<f32>> {
         let size = self.config.image * self.config.image * 3;
-        if squares.len() % size != 0 {
+        if !squares.len().is_multiple_of(size) {
             return Err(Error::job(format!("{} bytes are not whole pictures of {size}", squares.len())));
         }
         let targets = self.config.targets.len();
