@@ -126,6 +126,14 @@ fn other(
     if format == ImageFormat::Png {
         png_size(bytes)?;
     }
+    // The decoder stops after the first frame and does not miss the rest. A lost padding byte is forgiven.
+    if let (ImageFormat::WebP, Some(&size)) = (format, bytes.get(4..8).and_then(|b| b.first_chunk())) {
+        let declared = u32::from_le_bytes(size) as u64 + 8;
+        if declared > bytes.len() as u64 + 1 {
+            let problem = format!("truncated WebP: {} of {declared} bytes", bytes.len());
+            return Err(Error::job(problem).fix("copy or download it again"));
+        }
+    }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(MAX_MEMORY);

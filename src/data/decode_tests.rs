@@ -147,6 +147,9 @@ fn what_would_come_out_wrong_is_refused_by_name() {
     arithmetic[sof + 1] = 0xc9;
     assert!(refused(&arithmetic).contains("arithmetic"));
     assert!(refused(b"\0\0\0\x20ftypheic....").contains("HEIC"));
+    let mut webp = encode(photo(9, 9), ImageFormat::WebP);
+    webp[5] += 1;
+    assert!(refused(&webp).contains("truncated WebP"));
 }
 
 #[test]
@@ -175,8 +178,8 @@ fn a_file_error_names_the_file() {
     let dir = tempfile::tempdir().unwrap();
     for (name, content) in [("missing.jpg", None), ("text.jpg", Some("hello")), ("empty.png", Some(""))] {
         let path = dir.path().join(name);
-        if let Some(c) = content {
-            std::fs::write(&path, c).unwrap()
+        if let Some(content) = content {
+            std::fs::write(&path, content).unwrap();
         }
         let e = one_line(decode_file(&path, &DecodeOptions::default()).unwrap_err());
         assert!(e.contains(name), "{e}");

@@ -111,7 +111,8 @@ fn run(bytes: &[u8], strict: bool) -> Result<(DynamicImage, Orientation), String
         .set_max_width(MAX_SIDE as usize)
         .set_max_height(MAX_SIDE as usize);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
-    let say = |e: zune_jpeg::errors::DecodeErrors| e.to_string();
+    // The decoder's Display is its Debug: some messages come in quotes.
+    let say = |e: zune_jpeg::errors::DecodeErrors| e.to_string().trim_matches('"').to_string();
     decoder.decode_headers().map_err(say)?;
     let gray = decoder.input_colorspace() == Some(ColorSpace::Luma);
     let space = if gray { ColorSpace::Luma } else { ColorSpace::RGB };

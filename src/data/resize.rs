@@ -1,5 +1,5 @@
 /*! A picture of any size to the square a network was trained on, u8 to u8. Antialiased bilinear is Pillow's to within one
-level (two passes, each rounded to u8); nearest is Pillow's to the bit, because Keras resizes with it; crops are placed as
+level, two in a rare pixel (two passes, each rounded to u8); nearest is Pillow's to the bit, because Keras resizes with it; crops are placed as
 torchvision places them. */
 
 use crate::error::{Error, Result};
