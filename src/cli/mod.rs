@@ -1,6 +1,7 @@
 /*! Floor 10: the commands. One file each: its flags, what it does with the library, what it prints. Results go to stdout,
 everything else (progress, remarks, errors) to stderr. */
 
+mod job;
 mod progress;
 
 pub use progress::Bar;
@@ -39,6 +40,8 @@ commands! {
     Demo => demo,
     /// Train the fused network on a manifest.
     Train => train,
+    /// Train one model per fold and judge each on the pictures it has not seen.
+    CrossValidate => cross_validate,
 }
 
 /// Where to compute.
