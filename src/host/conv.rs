@@ -361,7 +361,7 @@ fn gather(simd: Simd, g: &Gather, src: &[f32], packed: &[f32], bias: Option<&[f3
 }
 
 /// Pixels of one tile of the weight gradient: 96 x 64 x 4 = 24 KiB of gathered x stay in the first-level cache.
-const PIXELS: usize = 96;
+const PIXELS: usize = 160;
 /// Filters and columns (r, s, c) of one task.
 const FILTERS: usize = 96;
 const COLUMNS: usize = 576;
@@ -476,7 +476,9 @@ fn interleave<const R: usize>(dy: &[f32], step: usize, count: usize, kept: usize
         for (b, from) in whole.iter().enumerate() {
             out[(b * PIXELS + t) * R..][..R].copy_from_slice(from);
         }
-        out[(whole.len() * PIXELS + t) * R..][..rest.len()].copy_from_slice(rest);
+        if !rest.is_empty() {
+            out[(whole.len() * PIXELS + t) * R..][..rest.len()].copy_from_slice(rest);
+        }
     }
 }
 
@@ -527,6 +529,26 @@ impl Kernel for Columns<'_> {
         let (mut short, mut long) = ([Run::default(); WIDTH], [Run::default(); WIDTH]);
         let (shorts, longs) = (self.runs(false, &mut short), self.runs(true, &mut long));
         assert!(self.at.len() * self.width <= self.xs.len());
+        if shorts == 1 && self.exist == WIDTH {
+            // The usual case: all channels of one tap, or 64 of them.
+            let run = short[0];
+            for (t, p) in self.at.iter().enumerate() {
+                let (h, w) = (p.h + run.r, p.w + run.s);
+                let inside = h >= 0 && w >= 0 && h < g.src[0] as isize && w < g.src[1] as isize;
+                let from = p
+                    .image
+                    .wrapping_add((h as usize).wrapping_mul(g.src[1]).wrapping_add(w as usize).wrapping_mul(src_c));
+                // SAFETY: 64 channels of a pixel that exists, or zeros; row t of xs.
+                unsafe {
+                    let from = if inside { self.x.as_ptr().add(from + run.c) } else { ZEROS.as_ptr() };
+                    let out = self.xs.as_mut_ptr().add(t * WIDTH);
+                    for i in (0..WIDTH).step_by(LANES) {
+                        V::load(from.add(i)).store(out.add(i));
+                    }
+                }
+            }
+            return;
+        }
         for (t, p) in self.at.iter().enumerate() {
             // SAFETY: runs stay inside `width` columns of xs and, where the pixel exists, inside its taps' channels.
             unsafe {
