@@ -196,7 +196,7 @@ pub fn dgrad(simd: Simd, n: usize, inputs: usize, outputs: usize, dy: &[f32], w:
                 };
                 for n0 in (0..n).step_by(rows) {
                     let images = rows.min(n - n0);
-                    let mut stretch = Stretch { a: [std::ptr::null(); ROWS], len };
+                    let mut stretch = Stretch { a: [std::ptr::null(); ROWS], b, len };
                     for (j, a) in stretch.a.iter_mut().enumerate().take(images) {
                         *a = dy[(n0 + j) * outputs + o..].as_ptr();
                     }
@@ -211,7 +211,6 @@ pub fn dgrad(simd: Simd, n: usize, inputs: usize, outputs: usize, dy: &[f32], w:
                             &Tile {
                                 stretches: &[stretch],
                                 a_step: 1,
-                                b,
                                 b_step,
                                 init: if o == 0 { std::ptr::null() } else { y },
                                 init_step: inputs,
@@ -258,9 +257,10 @@ pub fn wgrad(simd: Simd, n: usize, inputs: usize, outputs: usize, x: &[f32], dy:
                 let exist = (last - i).min(vectors * LANES);
                 let width = exist.next_multiple_of(LANES);
                 simd::run(simd, Gathered { from: &x[n0 * inputs + i..], step: inputs, len, exist, to: &mut packed });
+                let b = packed.as_ptr();
                 for o in (o_first..o_last).step_by(rows) {
                     let filters = rows.min(o_last - o);
-                    let mut stretch = Stretch { a: [std::ptr::null(); ROWS], len };
+                    let mut stretch = Stretch { a: [std::ptr::null(); ROWS], b, len };
                     for (j, a) in stretch.a.iter_mut().enumerate().take(filters) {
                         *a = dy[n0 * outputs + o + j..].as_ptr();
                     }
@@ -275,7 +275,6 @@ pub fn wgrad(simd: Simd, n: usize, inputs: usize, outputs: usize, x: &[f32], dy:
                             &Tile {
                                 stretches: &[stretch],
                                 a_step: outputs,
-                                b: packed.as_ptr(),
                                 b_step: width,
                                 init: if n0 == 0 { std::ptr::null() } else { y },
                                 init_step: inputs,
