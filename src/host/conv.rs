@@ -368,7 +368,7 @@ const FILTERS: usize = 96;
 const COLUMNS: usize = 576;
 const WIDTH: usize = 4 * LANES;
 /// Pixels of a row that pay for starting a stretch of a chain.
-const WIDE: usize = 20;
+const WIDE: usize = 8;
 
 /// How the weight gradient is cut into tasks.
 struct Cuts {
