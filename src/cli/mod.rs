@@ -25,7 +25,7 @@ macro_rules! commands {
         $(mod $module;)*
 
         #[derive(Subcommand)]
-        pub enum Command { $($(#[$doc])* $name($module::Command)),* }
+        pub enum Command { $($(#[$doc])* $name(Box<$module::Command>)),* }
 
         impl Command {
             pub fn run(self) -> Result<()> {
