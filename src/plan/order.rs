@@ -59,7 +59,9 @@ fn constraints(g: &Graph, nodes: &[usize]) -> Result<HashMap<usize, Vec<usize>>>
 /// The order of the graph, except that an update in place runs as soon as it can: a gradient then lives for one step
 /// instead of until the end.
 fn as_built(g: &Graph, nodes: &[usize], before: &HashMap<usize, Vec<usize>>) -> Vec<Vec<usize>> {
-    let updates: Vec<usize> = nodes.iter().copied().filter(|&i| !g.nodes()[i].op.alias().is_empty()).collect();
+    // An update that nothing in the plan comes before has nobody to wait for: it runs where it was built.
+    let waits = |i: &usize| !g.nodes()[*i].op.alias().is_empty() && !before[i].is_empty();
+    let updates: Vec<usize> = nodes.iter().copied().filter(waits).collect();
     let mut waiting: HashMap<usize, usize> = updates.iter().map(|&u| (u, before[&u].len())).collect();
     let mut unblocks: HashMap<usize, Vec<usize>> = HashMap::new();
     for &u in &updates {
