@@ -2,19 +2,22 @@
 
 | floor | modules | what |
 |---|---|---|
-| 0 | [`error`] [`shape`] [`rng`] [`par`] [`preprocess`] | vocabulary |
-| 1 | [`kernel`] `host` | what a launch is; vector routines of the CPU |
-| 2 | [`graph`] `weights` `data` | static graph; mapped weight files; ratings and pictures |
+| 0 | [`error`] [`shape`] [`rng`] [`par`] [`preprocess`] [`atomic`] [`progress`] | vocabulary |
+| 1 | [`kernel`] [`host`] | what a launch is; vector routines of the CPU |
+| 2 | [`graph`] [`weights`] [`data`] [`bundled`] | static graph; mapped weight files; ratings and pictures |
 | 3 | [`ops`] | definition, adjoint and lowering of every op |
-| 4 | `plan` | order, grouping, one arena |
-| 5 | `device` | reference (float64), cpu (float32), session |
-| 6 | `nn` | layers over the graph |
-| 7 | `models` | networks as tables |
-| 8 | `train` `report` `profile` | the jobs |
-| 9 | `cli` | commands |
+| 4 | [`plan`] | order, grouping, one arena |
+| 5 | [`device`] | reference (float64), cpu (float32), session |
+| 6 | [`nn`] | layers over the graph |
+| 7 | [`models`] | networks as tables |
+| 8 | [`train`] [`report`] [`conform`] | the jobs |
+| 9 | [`cli`] | commands |
 
 A module imports only from lower floors and from its own; `tests/floors.rs` enforces it. */
 
+
+pub mod atomic;
+pub mod bundled;
 pub mod device;
 pub mod error;
 pub mod graph;
@@ -26,5 +29,8 @@ pub mod ops;
 pub mod par;
 pub mod plan;
 pub mod preprocess;
+pub mod report;
 pub mod rng;
 pub mod shape;
+pub mod train;
+pub mod weights;

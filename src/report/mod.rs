@@ -1,0 +1,266 @@
+/*! Floor 8: what a run leaves for people. [`html`] makes one page that needs nothing but itself: charts are inline SVG,
+thumbnails are data URIs, there is no script, and the page's own policy forbids loading anything. [`tables`] writes the
+predictions for other programs. */
+
+mod charts;
+mod svg;
+pub mod tables;
+
+use crate::error::{Error, Result};
+use crate::train::folds::number;
+use crate::train::metrics::{Dimension, Metrics};
+use minijinja::value::Serde;
+use minijinja::{Environment, context};
+use serde::Serialize;
+
+/// Pictures shown among the best, and among the worst.
+const SHOWN: usize = 8;
+
+/// One epoch of the training log.
+#[derive(Clone, Debug, Serialize)]
+pub struct Epoch {
+    pub epoch: u32,
+    pub train_loss: f64,
+    /// None where nothing was held out.
+    pub val_loss: Option<f64>,
+    /// The rate used in this epoch.
+    pub lr: f64,
+}
+
+/// One picture; `truth` and `pred` have one value per target, points of the 1 to 9 scale.
+#[derive(Clone, Debug)]
+pub struct Point {
+    /// The name shown.
+    pub id: String,
+    pub path: String,
+    pub truth: Vec<f32>,
+    pub pred: Vec<f32>,
+    /// A small PNG or JPEG file, as bytes; needed only for the pictures that [`extremes`] picks.
+    pub thumbnail: Option<Vec<u8>>,
+}
+
+impl Point {
+    /// Euclidean distance of the prediction from the rating, points.
+    pub fn error(&self) -> f64 {
+        self.truth.iter().zip(&self.pred).map(|(a, p)| f64::from(p - a).powi(2)).sum::<f64>().sqrt()
+    }
+}
+
+/// What the page shows.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub title: String,
+    /// What ran, on which device, by which command.
+    pub subtitle: String,
+    /// The run card: name and value.
+    pub facts: Vec<(String, String)>,
+    /// Empty for an evaluation without training.
+    pub history: Vec<Epoch>,
+    /// Names of the outputs, at least one; the first two span the plane.
+    pub targets: Vec<String>,
+    pub points: Vec<Point>,
+    /// One dimension per target, in the same order.
+    pub metrics: Metrics,
+    /// What must be read first: licences, warnings.
+    pub notes: Vec<String>,
+}
+
+/// Indices of the pictures with the smallest and the largest error, best first and worst first: those that want a
+/// thumbnail. Few pictures are shared out without repetition; equal errors keep the order of the points.
+pub fn extremes(points: &[Point]) -> (Vec<usize>, Vec<usize>) {
+    let mut order: Vec<usize> = (0..points.len()).collect();
+    order.sort_by(|&i, &j| points[i].error().total_cmp(&points[j].error()));
+    let (best, worst) = (SHOWN.min(points.len().div_ceil(2)), SHOWN.min(points.len() / 2));
+    let last = order.iter().rev().take(worst).copied().collect();
+    order.truncate(best);
+    (order, last)
+}
+
+#[derive(Serialize)]
+struct Card {
+    id: String,
+    path: String,
+    image: Option<String>,
+    error: String,
+    values: Vec<CardValue>,
+}
+
+#[derive(Serialize)]
+struct CardValue {
+    target: String,
+    truth: String,
+    pred: String,
+    track: String,
+}
+
+fn card(targets: &[String], p: &Point) -> Result<Card> {
+    let value = |(k, target): (usize, &String)| CardValue {
+        target: target.clone(),
+        truth: number(Some(p.truth[k].into()), 1),
+        pred: number(Some(p.pred[k].into()), 1),
+        track: charts::track(p.truth[k], p.pred[k]),
+    };
+    Ok(Card {
+        id: p.id.clone(),
+        path: p.path.clone(),
+        image: p.thumbnail.as_deref().map(data_uri).transpose().map_err(|e| e.at(p.path.clone()))?,
+        error: number(Some(p.error()), 2),
+        values: targets.iter().enumerate().map(value).collect(),
+    })
+}
+
+/// An image file as the address of an `<img>`.
+fn data_uri(file: &[u8]) -> Result<String> {
+    let kind = match file {
+        [0x89, b'P', b'N', b'G', ..] => "png",
+        [0xff, 0xd8, 0xff, ..] => "jpeg",
+        _ => return Err(Error::job("the thumbnail is neither PNG nor JPEG")),
+    };
+    Ok(format!("data:image/{kind};base64,{}", base64(file)))
+}
+
+/// Base64 of RFC 4648, with padding.
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for three in bytes.chunks(3) {
+        let word = three.iter().fold(0u32, |w, b| w << 8 | u32::from(*b)) << (8 * (3 - three.len()));
+        for i in 0..4 {
+            let letter = LETTERS[(word >> (18 - 6 * i)) as usize & 63];
+            out.push(if i <= three.len() { letter as char } else { '=' });
+        }
+    }
+    out
+}
+
+#[derive(Serialize)]
+struct Headline {
+    name: String,
+    mae: String,
+    baseline_mae: String,
+    /// Lengths of the two bars, percent of the longer.
+    bars: [f64; 2],
+    verdict: String,
+    better: bool,
+    chips: Vec<[String; 3]>,
+}
+
+fn headline(d: &Dimension) -> Headline {
+    let (model, baseline) = (&d.model, &d.baseline);
+    let longest = model.mae.max(baseline.mae).max(f64::MIN_POSITIVE);
+    let skill = d.skill();
+    let verdict = match skill {
+        Some(s) if s >= 0.005 => {
+            format!("{:.0} % less squared error than always answering the training mean", s * 100.0)
+        }
+        Some(s) if s <= -0.005 => {
+            format!("{:.0} % more squared error than always answering the training mean", -s * 100.0)
+        }
+        _ => "no better than always answering the training mean".into(),
+    };
+    let percent = |v: f64, decimals| format!("{} %", number(Some(v), decimals));
+    let chip = |name: &str, a: String, b: String| [name.into(), a, b];
+    Headline {
+        name: d.name.clone(),
+        mae: number(Some(model.mae), 2),
+        baseline_mae: number(Some(baseline.mae), 2),
+        bars: [100.0 * model.mae / longest, 100.0 * baseline.mae / longest],
+        verdict,
+        better: skill.is_some_and(|s| s >= 0.005),
+        chips: vec![
+            chip("MSE", number(Some(model.mse), 2), number(Some(baseline.mse), 2)),
+            chip("Pearson r", number(model.pearson_r, 2), number(baseline.pearson_r, 2)),
+            chip("CCC", number(model.ccc, 2), number(baseline.ccc, 2)),
+            chip("Right side of 5", percent(100.0 * model.sagr_at_5, 0), percent(100.0 * baseline.sagr_at_5, 0)),
+            chip("Accuracy /9", percent(model.accuracy9_percent, 1), percent(baseline.accuracy9_percent, 1)),
+        ],
+    }
+}
+
+#[derive(Serialize)]
+struct MetricsRow {
+    label: &'static str,
+    meaning: &'static str,
+    cells: Vec<String>,
+}
+
+fn metrics_rows(m: &Metrics) -> Vec<MetricsRow> {
+    let columns: Vec<_> = m.dimensions.iter().flat_map(|d| [d.model.fields(), d.baseline.fields()]).collect();
+    let cell = |f: &crate::train::metrics::Field| {
+        number(f.value, f.decimals).replace('-', if f.value.is_some() { "−" } else { "–" })
+    };
+    let row = |(i, f): (usize, &crate::train::metrics::Field)| MetricsRow {
+        label: f.label,
+        meaning: f.meaning,
+        cells: columns.iter().map(|c| cell(&c[i])).collect(),
+    };
+    columns.first().map(|c| c.iter().enumerate().map(row).collect()).unwrap_or_default()
+}
+
+/// The page, as the text of one HTML file. The same report gives the same bytes.
+///
+/// # Errors
+/// No target, a point or metrics that do not fit the targets, a value that is not finite, or a thumbnail that is neither
+/// PNG nor JPEG.
+pub fn html(r: &Report) -> Result<String> {
+    let names: Vec<&String> = r.metrics.dimensions.iter().map(|d| &d.name).collect();
+    if r.targets.is_empty() || names != r.targets.iter().collect::<Vec<_>>() {
+        return Err(Error::job(format!("the metrics are of {names:?}, the report's targets are {:?}", r.targets)));
+    }
+    for p in &r.points {
+        let values = p.truth.iter().chain(&p.pred);
+        if p.truth.len() != r.targets.len()
+            || p.pred.len() != r.targets.len()
+            || values.into_iter().any(|v| !v.is_finite())
+        {
+            return Err(Error::file(
+                &p.path,
+                format!("not one finite rating and prediction for {}", r.targets.join(", ")),
+            ));
+        }
+    }
+    let (best, worst) = extremes(&r.points);
+    let cards = |which: &[usize]| which.iter().map(|&i| card(&r.targets, &r.points[i])).collect::<Result<Vec<_>>>();
+    let chart = |c: charts::Chart| context! { svg => c.svg, narrow => c.narrow, note => c.note };
+    let scatters = if r.points.is_empty() {
+        Vec::new()
+    } else {
+        (0..r.targets.len()).map(|k| (r.targets[k].clone(), chart(charts::scatter(&r.targets, &r.points, k)))).collect()
+    };
+    let epochs: Vec<_> = r
+        .history
+        .iter()
+        .map(|e| {
+            let loss = |v: f64| if v.is_finite() { number(Some(v), 4) } else { v.to_string() };
+            [e.epoch.to_string(), loss(e.train_loss), e.val_loss.map_or("–".into(), loss), svg::scientific(e.lr)]
+        })
+        .collect();
+    let page = context! {
+        title => r.title.as_str(),
+        subtitle => r.subtitle.as_str(),
+        notes => Serde(&r.notes),
+        n => r.metrics.n,
+        headlines => Serde(r.metrics.dimensions.iter().map(headline).collect::<Vec<_>>()),
+        loss => charts::loss(&r.history).map(chart),
+        has_val => r.history.iter().any(|e| e.val_loss.is_some()),
+        epochs,
+        targets => Serde(&r.targets),
+        plane => if r.points.is_empty() { None } else { charts::plane(&r.targets, &r.points).map(chart) },
+        scatters,
+        best => Serde(cards(&best)?),
+        worst => Serde(cards(&worst)?),
+        rows => Serde(metrics_rows(&r.metrics)),
+        train_means => r.metrics.dimensions.iter().map(|d| number(Some(d.train_mean), 2)).collect::<Vec<_>>(),
+        facts => Serde(&r.facts),
+        version => env!("CARGO_PKG_VERSION"),
+    };
+    let fault = |e: minijinja::Error| Error::job(format!("the report's template failed: {e:#}"));
+    // The name's ending turns escaping on.
+    let mut env = Environment::new();
+    env.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
+    env.add_template("report.html", include_str!("report.html")).map_err(fault)?;
+    env.get_template("report.html").and_then(|t| t.render(page)).map_err(fault)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,83 @@
+/*! Tables for other programs: one row per picture, readable by `read.csv("predictions.csv")` in R or by pandas. */
+
+use crate::error::{Error, Result};
+use std::io::Write;
+
+/// One picture's ratings and predictions, in points of the 1 to 9 scale.
+pub struct Prediction<'a> {
+    pub path: &'a str,
+    pub dataset: &'a str,
+    /// Pictures that were kept together when folds were drawn; empty where there are no groups.
+    pub group: &'a str,
+    /// The fold whose model made the prediction; None for a set apart.
+    pub fold: Option<u32>,
+    /// One value per target; NaN where the picture has no rating.
+    pub truth: &'a [f32],
+    pub predicted: &'a [f32],
+}
+
+/// Writes `path,dataset,group,fold` and, per target, `<target>_true,<target>_predicted,<target>_error`, the error being
+/// predicted minus true to 6 decimals. Ratings and predictions have as many digits as their float32 needs; what is missing is an empty cell, which R
+/// and pandas read as missing.
+///
+/// # Errors
+/// A row with other than one value per target, a prediction that is not finite, or a failed write.
+pub fn write_predictions<'a>(
+    out: impl Write,
+    targets: &[&str],
+    rows: impl IntoIterator<Item = Prediction<'a>>,
+) -> Result<()> {
+    let failed = |e: csv::Error| Error::job(format!("cannot write the predictions: {e}"));
+    let mut csv = csv::Writer::from_writer(out);
+    let mut record: Vec<String> = ["path", "dataset", "group", "fold"].map(String::from).into();
+    for t in targets {
+        record.extend(["true", "predicted", "error"].map(|what| format!("{t}_{what}")));
+    }
+    csv.write_record(&record).map_err(failed)?;
+    for row in rows {
+        if row.truth.len() != targets.len() || row.predicted.len() != targets.len() {
+            return Err(Error::file(row.path, format!("not one rating and one prediction for {}", targets.join(", "))));
+        }
+        record.clear();
+        record.extend([row.path, row.dataset, row.group].map(String::from));
+        record.push(row.fold.map(|f| f.to_string()).unwrap_or_default());
+        for (a, p) in row.truth.iter().zip(row.predicted) {
+            if !p.is_finite() {
+                return Err(Error::file(row.path, format!("the prediction {p} is not a finite number")));
+            }
+            let cell = |v: f32| if v.is_finite() { v.to_string() } else { String::new() };
+            // In float64 and rounded, or 1.3 - 1.1 would read 0.19999993; + 0.0 takes the sign off a zero.
+            let error = ((f64::from(*p) - f64::from(*a)) * 1e6).round() / 1e6 + 0.0;
+            let error = if error.is_finite() { error.to_string() } else { String::new() };
+            record.extend([cell(*a), cell(*p), error]);
+        }
+        csv.write_record(&record).map_err(failed)?;
+    }
+    csv.flush().map_err(|e| Error::job(format!("cannot write the predictions: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_come_back() {
+        let row =
+            |path, fold, truth, predicted| Prediction { path, dataset: "oasis", group: "", fold, truth, predicted };
+        let rows = [
+            row("a, \"b\".jpg", Some(2), &[5.5, 3.25][..], &[6.0, 3.0][..]),
+            row("c.png", None, &[f32::NAN, 1.1], &[5.0, 1.3]),
+        ];
+        let mut out = Vec::new();
+        write_predictions(&mut out, &["valence", "arousal"], rows).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let expected = "path,dataset,group,fold,valence_true,valence_predicted,valence_error,arousal_true,arousal_predicted,arousal_error\n\
+            \"a, \"\"b\"\".jpg\",oasis,,2,5.5,6,0.5,3.25,3,-0.25\n\
+            c.png,oasis,,,,5,,1.1,1.3,0.2\n";
+        assert_eq!(text, expected);
+        let bad = row("d.png", None, &[1.0], &[f32::NAN]);
+        assert!(write_predictions(Vec::new(), &["valence"], [bad]).is_err());
+        let short = row("d.png", None, &[1.0], &[1.0]);
+        assert!(write_predictions(Vec::new(), &["valence", "arousal"], [short]).is_err());
+    }
+}

@@ -1,0 +1,314 @@
+/*! How good predictions are, per dimension and in float64, always beside a predictor that answers the training mean.
+A measure that has no value (the correlation of a constant) is None, hence null in JSON and a dash in tables: never NaN.
+NaN or infinity among the inputs is an error, because an average would hide it. */
+
+use super::folds::{number, text_table};
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// The middle of the 1 to 9 scale: above it is pleasant or aroused, below it is not.
+pub const MIDPOINT: f64 = 5.0;
+
+/// One dimension's measures. `p` is the prediction, `a` the rating; ratings and errors are in points of the 1 to 9 scale.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DimensionMetrics {
+    /// Mean of (p-a)^2, points squared.
+    pub mse: f64,
+    /// Square root of `mse`, points.
+    pub rmse: f64,
+    /// Mean of |p-a|, points.
+    pub mae: f64,
+    /// Mean of p-a, points: positive when predictions are too high.
+    pub bias: f64,
+    /// Pearson's correlation, -1 to 1. None when predictions or ratings are all equal.
+    pub pearson_r: Option<f64>,
+    /// Lin's concordance (Lin 1989, moments divided by n), -1 to 1. None when both are all equal, to the same value.
+    pub ccc: Option<f64>,
+    /// [`sagr`] about 5, 0 to 1.
+    pub sagr_at_5: f64,
+    /// Mean of 100 (1 - |p-a|/9): the accuracy of Parry & Vuong 2021.
+    pub accuracy9_percent: f64,
+    /// Mean of 100 (1 - |p-a|/8): the same by the range of the scale, which is 8.
+    pub accuracy8_percent: f64,
+    /// Slope of the least-squares line of ratings on predictions: 1 is calibrated, below 1 is overconfident. None when
+    /// predictions are all equal.
+    pub calibration_slope: Option<f64>,
+    /// Sample SD (n-1) of the predictions, points. None for one picture.
+    pub sd_predicted: Option<f64>,
+    /// Sample SD (n-1) of the ratings, points. None for one picture.
+    pub sd_true: Option<f64>,
+}
+
+/// One measure of a [`DimensionMetrics`], for tables.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Field {
+    /// The name in JSON.
+    pub key: &'static str,
+    /// The name for readers.
+    pub label: &'static str,
+    /// How to read it, in one sentence.
+    pub meaning: &'static str,
+    /// Digits after the point that are worth printing.
+    pub decimals: usize,
+    pub value: Option<f64>,
+}
+
+impl DimensionMetrics {
+    /// Measures predictions `p` against ratings `a`, picture by picture.
+    ///
+    /// # Errors
+    /// No pictures, different lengths, or a value that is not finite.
+    pub fn of(a: &[f64], p: &[f64]) -> Result<Self> {
+        if a.len() != p.len() {
+            return Err(Error::job(format!("{} predictions for {} ratings", p.len(), a.len())));
+        }
+        if a.is_empty() {
+            return Err(Error::job("no rated pictures to measure predictions on"));
+        }
+        for (what, v) in [("rating", a), ("prediction", p)] {
+            if let Some(i) = v.iter().position(|x| !x.is_finite()) {
+                return Err(Error::job(format!("{what} {} of {} is not a finite number ({})", i + 1, v.len(), v[i])));
+            }
+        }
+        let n = a.len() as f64;
+        let mean = |f: &dyn Fn(f64, f64) -> f64| a.iter().zip(p).map(|(&a, &p)| f(a, p)).sum::<f64>() / n;
+        let (ma, mp) = (mean(&|a, _| a), mean(&|_, p| p));
+        // Rounding of the mean leaves a constant a tiny variance, and that a meaningless correlation.
+        let constant = |v: &[f64]| v.iter().all(|x| *x == v[0]);
+        let (flat_a, flat_p) = (constant(a), constant(p));
+        let va = if flat_a { 0.0 } else { mean(&|a, _| (a - ma) * (a - ma)) };
+        let vp = if flat_p { 0.0 } else { mean(&|_, p| (p - mp) * (p - mp)) };
+        let cov = if flat_a || flat_p { 0.0 } else { mean(&|a, p| (a - ma) * (p - mp)) };
+        let concordance = va + vp + (ma - mp) * (ma - mp);
+        let mse = mean(&|a, p| (p - a) * (p - a));
+        let mae = mean(&|a, p| (p - a).abs());
+        let sample_sd = |v: f64| (a.len() > 1).then(|| (v * n / (n - 1.0)).sqrt());
+        Ok(Self {
+            mse,
+            rmse: mse.sqrt(),
+            mae,
+            bias: mean(&|a, p| p - a),
+            pearson_r: (va > 0.0 && vp > 0.0).then(|| (cov / (va.sqrt() * vp.sqrt())).clamp(-1.0, 1.0)),
+            ccc: (concordance > 0.0).then(|| 2.0 * cov / concordance),
+            sagr_at_5: sagr(a, p, MIDPOINT),
+            accuracy9_percent: 100.0 * (1.0 - mae / 9.0),
+            accuracy8_percent: 100.0 * (1.0 - mae / 8.0),
+            calibration_slope: (vp > 0.0).then(|| cov / vp),
+            sd_predicted: sample_sd(vp),
+            sd_true: sample_sd(va),
+        })
+    }
+
+    /// All measures in the order of the struct.
+    pub fn fields(&self) -> [Field; 12] {
+        let f = |key, label, meaning, decimals, value| Field { key, label, meaning, decimals, value };
+        [
+            f("mse", "MSE", "Mean squared error, points².", 3, Some(self.mse)),
+            f("rmse", "RMSE", "Root of the mean squared error, points.", 3, Some(self.rmse)),
+            f("mae", "MAE", "Mean absolute error, points.", 3, Some(self.mae)),
+            f("bias", "Bias", "Mean of predicted minus true, points.", 3, Some(self.bias)),
+            f("pearson_r", "Pearson r", "Linear correlation; ignores scale and shift.", 3, self.pearson_r),
+            f("ccc", "CCC", "Lin's concordance: correlation that also counts scale and shift.", 3, self.ccc),
+            f("sagr_at_5", "SAGR at 5", "Share on the right side of the midpoint 5.", 3, Some(self.sagr_at_5)),
+            f("accuracy9_percent", "Accuracy /9, %", "100 (1 − |error|/9), averaged.", 2, Some(self.accuracy9_percent)),
+            f(
+                "accuracy8_percent",
+                "Accuracy /8, %",
+                "The same by the scale's range, 8.",
+                2,
+                Some(self.accuracy8_percent),
+            ),
+            f(
+                "calibration_slope",
+                "Calibration slope",
+                "Ratings on predictions; 1 is calibrated, below 1 overconfident.",
+                3,
+                self.calibration_slope,
+            ),
+            f("sd_predicted", "SD predicted", "Spread of the predictions (n−1), points.", 3, self.sd_predicted),
+            f("sd_true", "SD true", "Spread of the ratings (n−1), points.", 3, self.sd_true),
+        ]
+    }
+}
+
+/// Sign agreement: the fraction of pictures with sign(p - centre) = sign(a - centre), the sign of 0 being 0. So a rating
+/// exactly at the centre is agreed with only by a prediction exactly there, and such a prediction by no other rating.
+/// Lengths are equal and not 0.
+pub fn sagr(a: &[f64], p: &[f64], centre: f64) -> f64 {
+    let agree = a.iter().zip(p).filter(|(a, p)| a.partial_cmp(&&centre) == p.partial_cmp(&&centre)).count();
+    agree as f64 / a.len() as f64
+}
+
+/// One dimension: the model beside the predictor that answers the training mean to every picture.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dimension {
+    pub name: String,
+    /// What the baseline answers, points.
+    pub train_mean: f64,
+    pub model: DimensionMetrics,
+    pub baseline: DimensionMetrics,
+}
+
+impl Dimension {
+    /// 1 - MSE/MSE of the baseline: the part of the squared error that the model removes; negative when it is worse.
+    /// None when the baseline makes no error.
+    pub fn skill(&self) -> Option<f64> {
+        (self.baseline.mse > 0.0).then(|| 1.0 - self.model.mse / self.baseline.mse)
+    }
+}
+
+/// The measures of one evaluation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// Pictures.
+    pub n: usize,
+    /// MSE averaged over dimensions: the loss of a network with several outputs.
+    pub mse_mean: f64,
+    /// Pearson's correlation over all dimensions thrown together (Noguera 2018); flatters when their means differ.
+    pub cc_flat: Option<f64>,
+    pub dimensions: Vec<Dimension>,
+}
+
+impl Metrics {
+    /// Measures `predicted` against `truth`, both picture by picture with `names.len()` values each; `train_mean` has
+    /// the mean rating of the TRAINING pictures per dimension.
+    ///
+    /// # Errors
+    /// No pictures, sizes that do not fit, or a value that is not finite.
+    pub fn of<T: Copy + Into<f64>>(names: &[&str], truth: &[T], predicted: &[T], train_mean: &[f64]) -> Result<Self> {
+        let d = names.len();
+        if d == 0 || truth.len() % d != 0 || train_mean.len() != d {
+            return Err(Error::job(format!(
+                "{} ratings and {} training means do not fit {d} dimensions",
+                truth.len(),
+                train_mean.len()
+            )));
+        }
+        let (truth, predicted): (Vec<f64>, Vec<f64>) =
+            (truth.iter().map(|&x| x.into()).collect(), predicted.iter().map(|&x| x.into()).collect());
+        let cc_flat = DimensionMetrics::of(&truth, &predicted)?.pearson_r;
+        let column = |v: &[f64], k: usize| -> Vec<f64> { v.iter().skip(k).step_by(d).copied().collect() };
+        let mut dimensions = Vec::new();
+        for (k, name) in names.iter().enumerate() {
+            let (a, p) = (column(&truth, k), column(&predicted, k));
+            let model = DimensionMetrics::of(&a, &p).map_err(|e| e.at(*name))?;
+            let baseline = DimensionMetrics::of(&a, &vec![train_mean[k]; a.len()])
+                .map_err(|_| Error::job(format!("training mean {} is not a finite number", train_mean[k])).at(*name))?;
+            dimensions.push(Dimension { name: name.to_string(), train_mean: train_mean[k], model, baseline });
+        }
+        let mse_mean = dimensions.iter().map(|d| d.model.mse).sum::<f64>() / d as f64;
+        Ok(Self { n: truth.len() / d, mse_mean, cc_flat, dimensions })
+    }
+
+    /// An aligned text table: one row per measure, the model and the baseline per dimension.
+    pub fn table(&self) -> String {
+        let mut header = vec![format!("n = {}", self.n)];
+        for d in &self.dimensions {
+            header.extend([d.name.clone(), "train mean".into()]);
+        }
+        let columns: Vec<[Field; 12]> =
+            self.dimensions.iter().flat_map(|d| [d.model.fields(), d.baseline.fields()]).collect();
+        let mut rows = Vec::new();
+        for (i, field) in columns[0].iter().enumerate() {
+            let mut row = vec![field.label.to_string()];
+            row.extend(columns.iter().map(|c| number(c[i].value, c[i].decimals)));
+            rows.push(row);
+        }
+        text_table(&header, &rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use approx::assert_relative_eq as close;
+
+    #[test]
+    fn by_hand() {
+        // Errors 1, 0, -1, 2; means 4.5 and 5; about them the squares sum to 19 and 34, the products to 24.
+        let (a, p) = ([2.0, 4.0, 4.0, 8.0], [3.0, 4.0, 3.0, 10.0]);
+        let m = DimensionMetrics::of(&a, &p).unwrap();
+        close!(m.mse, 1.5);
+        close!(m.rmse, 1.5_f64.sqrt());
+        close!(m.mae, 1.0);
+        close!(m.bias, 0.5);
+        let (saa, spp, sap) = (19.0, 34.0, 24.0);
+        close!(m.pearson_r.unwrap(), sap / f64::sqrt(saa * spp));
+        close!(m.ccc.unwrap(), 2.0 * sap / (saa + spp + 4.0 * 0.25));
+        close!(m.calibration_slope.unwrap(), sap / spp);
+        close!(m.sd_true.unwrap(), f64::sqrt(saa / 3.0));
+        close!(m.sd_predicted.unwrap(), f64::sqrt(spp / 3.0));
+        close!(m.accuracy9_percent, 100.0 * (1.0 - 1.0 / 9.0));
+        close!(m.accuracy8_percent, 87.5);
+        close!(m.sagr_at_5, 1.0);
+    }
+
+    #[test]
+    fn sagr_at_exactly_five() {
+        assert_eq!(sagr(&[5.0, 5.0, 4.0, 6.0], &[5.0, 6.0, 5.0, 7.0], 5.0), 0.5);
+    }
+
+    #[test]
+    fn what_has_no_value_is_null() {
+        // 0.1 has a rounded mean: the variance of a constant must still be nothing.
+        let m = DimensionMetrics::of(&[0.1; 10], &[0.1; 10]).unwrap();
+        assert_eq!((m.pearson_r, m.ccc, m.calibration_slope, m.sd_true), (None, None, None, Some(0.0)));
+        let m = Metrics::of(&["valence"], &[1.0_f32, 2.0, 9.0], &[1.5, 2.5, 8.0], &[5.1]).unwrap();
+        let base = &m.dimensions[0].baseline;
+        assert_eq!((base.pearson_r, base.calibration_slope, base.ccc), (None, None, Some(0.0)));
+        let json = serde_json::to_string(&m).unwrap();
+        assert!(json.contains(r#""pearson_r":null"#) && !json.contains("NaN"));
+        assert_eq!(serde_json::from_str::<Metrics>(&json).unwrap(), m);
+        assert_eq!(DimensionMetrics::of(&[3.0], &[4.0]).unwrap().sd_true, None);
+    }
+
+    #[test]
+    fn identities_hold_on_random_ratings() {
+        let mut rng = crate::rng::Rng::new(1, crate::rng::Stream::Test(20), 0);
+        for n in 2..60 {
+            let mut draw = || 1.0 + 8.0 * rng.uniform();
+            let (a, p): (Vec<f32>, Vec<f32>) = (0..2 * n).map(|_| (draw(), draw())).unzip();
+            let m = Metrics::of(&["valence", "arousal"], &a, &p, &[5.0, 4.0]).unwrap();
+            for d in &m.dimensions {
+                for m in [&d.model, &d.baseline] {
+                    close!(m.rmse * m.rmse, m.mse, max_relative = 1e-14);
+                    assert!(m.mae <= m.rmse + 1e-12 && m.mse >= m.bias * m.bias - 1e-12);
+                    close!(900.0 - 9.0 * m.accuracy9_percent, 800.0 - 8.0 * m.accuracy8_percent, epsilon = 1e-9);
+                }
+                assert!(d.model.ccc.unwrap().abs() <= d.model.pearson_r.unwrap().abs() + 1e-12);
+                // The best constant is the mean of the very ratings; another one adds its squared distance.
+                let (sd, bias) = (d.baseline.sd_true.unwrap(), d.baseline.bias);
+                close!(d.baseline.mse, sd * sd * (n as f64 - 1.0) / n as f64 + bias * bias, max_relative = 1e-9);
+            }
+            close!(m.mse_mean, (m.dimensions[0].model.mse + m.dimensions[1].model.mse) / 2.0);
+        }
+        // A perfect predictor.
+        let m = DimensionMetrics::of(&[1.0, 5.0, 7.5], &[1.0, 5.0, 7.5]).unwrap();
+        assert_eq!((m.mse, m.sagr_at_5, m.accuracy9_percent), (0.0, 1.0, 100.0));
+        close!(m.ccc.unwrap(), 1.0);
+        close!(m.calibration_slope.unwrap(), 1.0);
+    }
+
+    #[test]
+    fn bad_input_is_refused() {
+        let e = DimensionMetrics::of(&[1.0, f64::NAN], &[1.0, 2.0]).unwrap_err();
+        assert_eq!(e.to_string(), "rating 2 of 2 is not a finite number (NaN)");
+        assert!(DimensionMetrics::of(&[1.0], &[f64::INFINITY]).is_err());
+        assert!(DimensionMetrics::of(&[], &[]).is_err());
+        assert!(DimensionMetrics::of(&[1.0], &[]).is_err());
+        assert!(Metrics::of(&["v", "a"], &[1.0, 2.0, 3.0], &[1.0, 2.0, 3.0], &[5.0, 5.0]).is_err());
+        assert!(Metrics::of(&["v"], &[1.0], &[1.0], &[f64::NAN]).is_err());
+        assert!(Metrics::of(&[], &[1.0], &[1.0], &[]).is_err());
+    }
+
+    #[test]
+    fn the_table_is_aligned() {
+        let m =
+            Metrics::of(&["valence", "arousal"], &[2.0, 3.0, 8.0, 7.0], &[2.5, 3.0, 7.0, 6.0], &[5.0, 5.0]).unwrap();
+        let table = m.table();
+        let widths: Vec<usize> = table.lines().map(|l| l.chars().count()).collect();
+        assert!(widths.iter().all(|w| *w == widths[0]), "{table}");
+        assert_eq!(table.lines().count(), 14);
+        assert!(table.lines().nth(2).unwrap().starts_with("MSE"));
+    }
+}

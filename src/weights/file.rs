@@ -1,0 +1,354 @@
+/*! A mapped weight file. Opening costs the header only; tensors are slices of the mapping until someone asks for another
+element type.
+
+A mapping is a promise by whoever owns the file: **replace weight files by rename, never overwrite or truncate them in
+place**. Our own writers keep it ([`crate::atomic`]). Should someone break it, reading a lost page would kill the process
+(SIGBUS); length and modification time are therefore checked each time a tensor is handed out, which turns all but a
+race of microseconds into an error. */
+
+use super::header::{self, Info, shape};
+use crate::error::{Error, Result};
+use half::{bf16, f16};
+use memmap2::Mmap;
+use safetensors::Dtype;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+// The format is little endian and tensors are borrowed as they lie.
+const _: () = assert!(cfg!(target_endian = "little"), "weight files are mapped: little-endian machines only");
+
+/// Alignment at which the CPU device can bind a tensor without copying: a cache line, and the widest vector.
+pub const ALIGN: usize = 64;
+
+/// A safetensors file, mapped read-only, its header already validated.
+pub struct WeightFile {
+    path: PathBuf,
+    file: File,
+    map: Mmap,
+    stamp: (u64, Option<SystemTime>),
+    tensors: Vec<Info>,
+    index: HashMap<String, usize>,
+    metadata: BTreeMap<String, String>,
+}
+
+fn stamp(file: &File) -> std::io::Result<(u64, Option<SystemTime>)> {
+    let m = file.metadata()?;
+    Ok((m.len(), m.modified().ok()))
+}
+
+impl WeightFile {
+    /// Maps and validates `path`. Errors name the file, the tensor or byte, and the remedy.
+    pub fn open(path: impl AsRef<Path>) -> Result<Arc<Self>> {
+        let path = path.as_ref();
+        let io = |e| Error::io(path, "read the weights", e);
+        // Opening a pipe would wait for a writer that may never come: look before.
+        let kind = std::fs::metadata(path).map_err(io)?;
+        if !kind.is_file() {
+            let what = if kind.is_dir() { "a folder" } else { "not a regular file and cannot be mapped" };
+            return Err(
+                Error::file(path, format!("cannot read the weights: it is {what}")).fix("name a .safetensors file")
+            );
+        }
+        let file = File::open(path).map_err(io)?;
+        let stamp = stamp(&file).map_err(io)?;
+        if stamp.0 < 8 {
+            // Nothing can be mapped of an empty file; the parser has the words for it.
+            header::parse(path, &vec![0; stamp.0 as usize])?;
+        }
+        // SAFETY: the file is only read. That it is not changed in place is the contract at the top of this module,
+        // and checked as far as the system allows each time a tensor is handed out.
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "map the weights", e))?;
+        if map.len() as u64 != stamp.0 {
+            return Err(changed(path));
+        }
+        let header = header::parse(path, &map)?;
+        let index = header.tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
+        let path = path.to_path_buf();
+        Ok(Arc::new(Self { path, file, map, stamp, tensors: header.tensors, index, metadata: header.metadata }))
+    }
+
+    /// As it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Tensor names in the order of their data.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.tensors.iter().map(|t| t.name.as_str())
+    }
+
+    /// Name, element type, shape and place of every tensor, in the order of their data.
+    pub fn infos(&self) -> &[Info] {
+        &self.tensors
+    }
+
+    /// What the header says about one tensor; None if it is not there.
+    pub fn info(&self, name: &str) -> Option<&Info> {
+        self.index.get(name).map(|i| &self.tensors[*i])
+    }
+
+    /// The header's own strings.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// The whole file. Read [`WeightFile::unchanged`] first when time has passed since it was opened.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// Asks the system to read the file ahead, for a network that is about to use all of it. Only a hint.
+    pub fn prefetch(&self) {
+        #[cfg(unix)]
+        let _ = self.map.advise(memmap2::Advice::WillNeed);
+    }
+
+    /// Fails if the file was truncated, extended or written to since it was opened.
+    pub fn unchanged(&self) -> Result<()> {
+        let now = stamp(&self.file).map_err(|e| Error::io(&self.path, "read the weights", e))?;
+        if now == self.stamp { Ok(()) } else { Err(changed(&self.path)) }
+    }
+
+    /// One tensor, its bytes where they lie in the mapping.
+    pub fn tensor(&self, name: &str) -> Result<Tensor<'_>> {
+        let Some(t) = self.info(name) else {
+            return Err(Error::file(&self.path, format!("no tensor `{name}`"))
+                .fix("`deep-affect inspect` lists what the file holds"));
+        };
+        self.unchanged()?;
+        Ok(Tensor {
+            file: &self.path,
+            name: &t.name,
+            dtype: t.dtype,
+            shape: t.shape.clone(),
+            bytes: &self.map[t.range.clone()],
+        })
+    }
+
+    /// Where in [`WeightFile::as_bytes`] an F32 tensor lies that needs no copy: it begins at a multiple of [`ALIGN`] in
+    /// memory. None for any other tensor. The values are not looked at: see [`super::TowerWeights::bind`].
+    pub fn aligned_f32(&self, name: &str) -> Option<Range<usize>> {
+        let t = self.info(name)?;
+        let at = self.map.as_ptr() as usize + t.range.start;
+        (t.dtype == Dtype::F32 && at.is_multiple_of(ALIGN) && !t.range.is_empty()).then(|| t.range.clone())
+    }
+}
+
+fn changed(path: &Path) -> Error {
+    Error::file(path, "the file was changed while it was being read")
+        .fix("run again, and replace weight files by renaming a new one over them, not by overwriting")
+}
+
+/// One tensor of a [`WeightFile`].
+#[derive(Clone)]
+pub struct Tensor<'a> {
+    file: &'a Path,
+    pub name: &'a str,
+    pub dtype: Dtype,
+    /// Outermost first, in the file's own layout.
+    pub shape: Vec<usize>,
+    /// Little endian, row major.
+    pub bytes: &'a [u8],
+}
+
+/// Elements converted at a time when nothing is to be kept.
+const CHUNK: usize = 16 * 1024;
+
+impl<'a> Tensor<'a> {
+    /// Number of elements.
+    pub fn numel(&self) -> usize {
+        // Checked against the bytes when the file was opened.
+        self.shape.iter().product()
+    }
+
+    /// F32 as it lies (a copy if it is not aligned to 4 bytes); F16, BF16 and F64 converted, rounding to nearest.
+    /// Any other element type is refused: integers are not weights.
+    pub fn to_f32(&self) -> Result<Cow<'a, [f32]>> {
+        if self.dtype == Dtype::F32
+            && let Ok(s) = bytemuck::try_cast_slice(self.bytes)
+        {
+            return Ok(Cow::Borrowed(s));
+        }
+        if !matches!(self.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64) {
+            return Err(self.refuse("weights must be F32, F16, BF16 or F64"));
+        }
+        let mut out = Vec::with_capacity(self.numel());
+        match self.dtype {
+            Dtype::F16 => out.extend(self.words::<2>().map(|b| f16::from_le_bytes(b).to_f32())),
+            Dtype::BF16 => out.extend(self.words::<2>().map(|b| bf16::from_le_bytes(b).to_f32())),
+            Dtype::F64 => out.extend(self.words::<8>().map(|b| f64::from_le_bytes(b) as f32)),
+            _ => out.extend(self.words::<4>().map(f32::from_le_bytes)),
+        }
+        Ok(Cow::Owned(out))
+    }
+
+    /// Every value as float64, integers and booleans included (64-bit integers beyond 2^53 rounded).
+    pub fn to_f64(&self) -> Result<Vec<f64>> {
+        let mut out = Vec::with_capacity(self.numel());
+        self.for_chunks(|c| out.extend_from_slice(c))?;
+        Ok(out)
+    }
+
+    /// Calls `f` with consecutive pieces of the values as float64, so that a large tensor need not fit twice.
+    pub fn for_chunks(&self, mut f: impl FnMut(&[f64])) -> Result<()> {
+        let step = self.dtype.bitsize() / 8;
+        if step == 0 {
+            return Err(self.refuse("this element type is not supported"));
+        }
+        let mut values = Vec::with_capacity(CHUNK);
+        for bytes in self.bytes.chunks(CHUNK * step) {
+            values.clear();
+            let t = Tensor { bytes, ..self.clone() };
+            match self.dtype {
+                Dtype::F64 => values.extend(t.words().map(f64::from_le_bytes)),
+                Dtype::F32 => values.extend(t.words().map(|b| f32::from_le_bytes(b) as f64)),
+                Dtype::F16 => values.extend(t.words().map(|b| f16::from_le_bytes(b).to_f64())),
+                Dtype::BF16 => values.extend(t.words().map(|b| bf16::from_le_bytes(b).to_f64())),
+                Dtype::I64 => values.extend(t.words().map(|b| i64::from_le_bytes(b) as f64)),
+                Dtype::U64 => values.extend(t.words().map(|b| u64::from_le_bytes(b) as f64)),
+                Dtype::I32 => values.extend(t.words().map(|b| i32::from_le_bytes(b) as f64)),
+                Dtype::U32 => values.extend(t.words().map(|b| u32::from_le_bytes(b) as f64)),
+                Dtype::I16 => values.extend(t.words().map(|b| i16::from_le_bytes(b) as f64)),
+                Dtype::U16 => values.extend(t.words().map(|b| u16::from_le_bytes(b) as f64)),
+                Dtype::I8 => values.extend(bytes.iter().map(|b| *b as i8 as f64)),
+                Dtype::U8 => values.extend(bytes.iter().map(|b| *b as f64)),
+                Dtype::BOOL => values.extend(bytes.iter().map(|b| (*b != 0) as u8 as f64)),
+                _ => return Err(self.refuse("this element type is not supported")),
+            }
+            f(&values);
+        }
+        Ok(())
+    }
+
+    fn words<const N: usize>(&self) -> impl Iterator<Item = [u8; N]> + use<'a, N> {
+        self.bytes.as_chunks::<N>().0.iter().copied()
+    }
+
+    fn refuse(&self, why: &str) -> Error {
+        Error::file(self.file, format!("{} {}: {why}", self.dtype, shape(&self.shape)))
+            .at(format!("tensor `{}`", self.name))
+            .fix("convert it to F32")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::write::{Entry, write, write_to};
+    use super::*;
+    use proptest::prelude::*;
+    use std::io::Write;
+
+    fn small() -> Vec<u8> {
+        let meta = BTreeMap::from([("layout".into(), "KRSC".into()), ("who".into(), "a test".into())]);
+        let a: Vec<f32> = (0..32).map(|i| i as f32).collect();
+        let mut v = Vec::new();
+        let entries = [
+            Entry::f32("conv1_1.weight", &[2, 4, 4, 1], &a),
+            Entry::f32("conv1_1.bias", &[2], &[0.5, -0.5]),
+            Entry::bytes("flag", Dtype::U8, &[3], b"abc"),
+        ];
+        write_to(&mut v, &meta, &entries).unwrap();
+        v
+    }
+
+    fn open(bytes: &[u8]) -> Result<Arc<WeightFile>> {
+        let mut f = tempfile::NamedTempFile::new().unwrap();
+        f.write_all(bytes).unwrap();
+        WeightFile::open(f.path())
+    }
+
+    #[test]
+    fn every_truncation_is_one_line_and_extension_too() {
+        let good = small();
+        assert!(open(&good).is_ok());
+        for n in 0..good.len() {
+            let e = open(&good[..n]).err().unwrap().to_string();
+            assert!(!e.contains('\n') && e.contains("; "), "{n}: {e}");
+        }
+        let longer = [&good[..], b"x"].concat();
+        assert!(open(&longer).err().unwrap().to_string().contains("trailing bytes"));
+    }
+
+    #[test]
+    fn a_file_changed_under_us_is_an_error_not_a_signal() {
+        let dir = tempfile::tempdir().unwrap();
+        let p = dir.path().join("w.safetensors");
+        let big = vec![1.0f32; 1 << 18];
+        write(&p, &BTreeMap::new(), &[Entry::f32("a", &[1 << 18], &big)]).unwrap();
+        let w = WeightFile::open(&p).unwrap();
+        // Replacing by rename leaves the mapping as it was.
+        write(&p, &BTreeMap::new(), &[Entry::f32("a", &[1], &[2.0])]).unwrap();
+        assert_eq!(w.tensor("a").unwrap().to_f32().unwrap()[(1 << 18) - 1], 1.0);
+        // Truncating does not, and is noticed before a page is touched.
+        let w = WeightFile::open(&p).unwrap();
+        std::fs::OpenOptions::new().write(true).open(&p).unwrap().set_len(10).unwrap();
+        let e = w.tensor("a").err().unwrap().to_string();
+        assert!(e.contains("changed while it was being read"), "{e}");
+    }
+
+    #[test]
+    fn other_element_types_convert() {
+        let h: Vec<u8> = [1.5f32, -2.0].iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect();
+        let b: Vec<u8> = [1.5f32, -2.0].iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect();
+        let d: Vec<u8> = [1.5f64, -2.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+        let i: Vec<u8> = [7i64, -2].iter().flat_map(|x| x.to_le_bytes()).collect();
+        let mut v = Vec::new();
+        let entries = [
+            Entry::bytes("h", Dtype::F16, &[2], &h),
+            Entry::bytes("b", Dtype::BF16, &[2], &b),
+            Entry::bytes("d", Dtype::F64, &[2], &d),
+            Entry::bytes("i", Dtype::I64, &[2], &i),
+            Entry::bytes("e", Dtype::F8_E4M3, &[2], b"ab"),
+            Entry::bytes("t", Dtype::BOOL, &[2], &[1, 0]),
+        ];
+        write_to(&mut v, &BTreeMap::new(), &entries).unwrap();
+        let w = open(&v).unwrap();
+        for n in ["h", "b", "d"] {
+            assert_eq!(*w.tensor(n).unwrap().to_f32().unwrap(), [1.5, -2.0]);
+            assert_eq!(w.tensor(n).unwrap().to_f64().unwrap(), [1.5, -2.0]);
+        }
+        assert_eq!(w.tensor("i").unwrap().to_f64().unwrap(), [7.0, -2.0]);
+        assert_eq!(w.tensor("t").unwrap().to_f64().unwrap(), [1.0, 0.0]);
+        let e = w.tensor("i").unwrap().to_f32().unwrap_err().to_string();
+        assert!(e.contains("tensor `i`: I64 [2]"), "{e}");
+        assert!(w.tensor("e").unwrap().to_f64().is_err());
+        assert!(w.tensor("nothing").is_err());
+    }
+
+    #[test]
+    fn folders_and_missing_files_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let say = |p: &Path| WeightFile::open(p).err().unwrap().to_string();
+        assert!(say(dir.path()).contains("it is a folder"));
+        assert!(say(&dir.path().join("none")).contains("check the path"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..Default::default() })]
+
+        /// Whatever is done to the bytes, the file is refused in one line or everything in it can be read.
+        #[test]
+        fn mutations_never_panic(cut in 0usize..800, edits in prop::collection::vec((0usize..800, any::<u8>()), 0..6)) {
+            let mut v = small();
+            for (at, byte) in edits {
+                let n = v.len();
+                v[at % n] = byte;
+            }
+            if cut % 3 == 0 {
+                v.truncate(cut);
+            }
+            match open(&v) {
+                Err(e) => prop_assert!(!e.to_string().contains('\n')),
+                Ok(w) => for n in w.names() {
+                    let t = w.tensor(n).unwrap();
+                    let _ = (t.to_f32(), t.to_f64(), w.aligned_f32(n));
+                },
+            }
+        }
+    }
+}

@@ -1,0 +1,74 @@
+/*! First values of parameters that no file gives: Glorot & Bengio 2010 ("Understanding the difficulty of training deep
+feedforward neural networks"), uniform in +-sqrt(6 / (fan_in + fan_out)), biases zero. What a parameter gets depends on
+the seed and its own name and shape, never on the order of parameters or the number of threads. */
+
+use super::header::shape as show;
+use crate::error::{Error, Result};
+use crate::rng::{self, Stream, name_hash};
+use rayon::prelude::*;
+
+/// Inputs and outputs of one unit: filters [K,R,S,C/groups] count every tap, dense weights are [out, in].
+pub fn fans(shape: &[usize]) -> Option<[usize; 2]> {
+    match *shape {
+        [k, r, s, c] => Some([r * s * c, r * s * k]),
+        [out, input] => Some([input, out]),
+        _ => None,
+    }
+}
+
+/// The parameter `name` (with its tower, or two towers would begin alike) of `shape` in our layout.
+/// One extent is a bias: zeros. Other shapes are an error.
+pub fn glorot_uniform(name: &str, shape: &[usize], seed: u64) -> Result<Vec<f32>> {
+    let n = shape.iter().product();
+    if shape.len() == 1 {
+        return Ok(vec![0.0; n]);
+    }
+    let Some([fan_in, fan_out]) = fans(shape) else {
+        return Err(Error::job(format!("cannot draw `{name}` of shape {}: neither filters nor dense", show(shape)))
+            .fix("give it in a weight file"));
+    };
+    let limit = (6.0 / (fan_in + fan_out) as f64).sqrt() as f32;
+    let stream = Stream::Init(name_hash(name));
+    let mut out = vec![0.0; n];
+    // Four words come at once; element i is word i % 4 of block i / 4, as rng::Rng would give them one after another.
+    out.par_chunks_mut(4).with_min_len(4096).enumerate().for_each(|(i, to)| {
+        let words = rng::block(seed, stream, 0, i as u64);
+        for (y, word) in to.iter_mut().zip(words) {
+            *y = (2.0 * rng::uniform(word) - 1.0) * limit;
+        }
+    });
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+
+    #[test]
+    fn limits_mean_and_variance() {
+        let shape = [64, 3, 3, 32];
+        let w = glorot_uniform("scene.conv1_2.weight", &shape, 7).unwrap();
+        let limit = (6.0f64 / (9.0 * 96.0)).sqrt();
+        let n = w.len() as f64;
+        let mean = w.iter().map(|x| *x as f64).sum::<f64>() / n;
+        let var = w.iter().map(|x| (*x as f64).powi(2)).sum::<f64>() / n;
+        assert!(w.iter().all(|x| (*x as f64).abs() <= limit * (1.0 + 1e-6)));
+        // Four standard errors of a uniform distribution's mean and second moment.
+        assert!(mean.abs() < 4.0 * limit / (3.0 * n).sqrt(), "{mean}");
+        assert!((var / (limit * limit / 3.0) - 1.0).abs() < 4.0 * (0.8 / n).sqrt(), "{var}");
+    }
+
+    #[test]
+    fn depends_on_seed_and_name_only() {
+        let a = glorot_uniform("a.weight", &[7, 9], 1).unwrap();
+        assert_eq!(a, glorot_uniform("a.weight", &[7, 9], 1).unwrap());
+        assert_ne!(a, glorot_uniform("a.weight", &[7, 9], 2).unwrap());
+        assert_ne!(a, glorot_uniform("b.weight", &[7, 9], 1).unwrap());
+        let mut r = Rng::new(1, Stream::Init(name_hash("a.weight")), 0);
+        let limit = (6.0f64 / 16.0).sqrt() as f32;
+        assert!(a.iter().all(|x| *x == (2.0 * r.uniform() - 1.0) * limit));
+        assert_eq!(glorot_uniform("a.bias", &[5], 1).unwrap(), [0.0; 5]);
+        assert!(glorot_uniform("a.odd", &[1, 2, 3], 1).is_err());
+    }
+}

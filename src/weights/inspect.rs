@@ -1,0 +1,237 @@
+/*! What is inside a weight file, for people ([`inspect`]) and for programs ([`inspect_json`]). Every value is read: a
+file that passes has no damaged page, and its NaN are counted. */
+
+use super::file::{Tensor, WeightFile};
+use super::header::shape;
+use super::names::recognise;
+use super::{LAYOUT, stated};
+use crate::error::Result;
+use rayon::prelude::*;
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::path::Path;
+
+/// Over the finite values of one tensor.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Stats {
+    pub min: f64,
+    pub max: f64,
+    pub mean: f64,
+    /// Neither NaN nor infinite.
+    pub finite: usize,
+    pub nan: usize,
+    pub infinite: usize,
+}
+
+/// None for an element type whose values are not understood (float8 and smaller).
+pub fn stats(t: &Tensor) -> Option<Stats> {
+    let mut s = Stats { min: f64::INFINITY, max: f64::NEG_INFINITY, mean: 0.0, finite: 0, nan: 0, infinite: 0 };
+    t.for_chunks(|values| {
+        for v in values {
+            if v.is_finite() {
+                (s.min, s.max) = (s.min.min(*v), s.max.max(*v));
+                // The sum, until the division below.
+                s.mean += v;
+                s.finite += 1;
+            } else if v.is_nan() {
+                s.nan += 1;
+            } else {
+                s.infinite += 1;
+            }
+        }
+    })
+    .ok()?;
+    s.mean /= s.finite as f64;
+    Some(s)
+}
+
+/// `1234567` -> `1,234,567`
+fn thousands(n: usize) -> String {
+    let digits = n.to_string();
+    let mut s = String::new();
+    for (i, d) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            s.push(',');
+        }
+        s.push(d);
+    }
+    s
+}
+
+/// Names come from the file: they must not break the table or steer the terminal.
+fn clean(s: &str) -> String {
+    s.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+struct Report {
+    file: std::sync::Arc<WeightFile>,
+    stats: Vec<Option<Stats>>,
+    kind: super::names::Kind,
+    /// Preset name, `custom`, or why there is none.
+    preprocess: std::result::Result<String, String>,
+}
+
+fn report(path: &Path) -> Result<Report> {
+    let file = WeightFile::open(path)?;
+    let tensors: Vec<Tensor> = file.names().map(|n| file.tensor(n)).collect::<Result<_>>()?;
+    let stats = tensors.par_iter().map(stats).collect();
+    drop(tensors);
+    let (kind, _) = recognise(file.infos(), file.metadata());
+    let preprocess = match stated::preprocess(path, file.metadata(), &kind) {
+        Ok(Some(p)) => Ok(p.name().to_string()),
+        Ok(None) => Err("not stated".to_string()),
+        Err(e) => Err(e.to_string()),
+    };
+    Ok(Report { file, stats, kind, preprocess })
+}
+
+/// A table of all tensors (name, type, shape, elements, minimum, maximum, mean, bytes), totals, the header's metadata,
+/// and what the file was recognised as. Ends in a line break.
+pub fn inspect(path: impl AsRef<Path>) -> Result<String> {
+    let r = report(path.as_ref())?;
+    let mut rows = vec![["tensor", "type", "shape", "elements", "min", "max", "mean", "bytes"].map(String::from)];
+    let mut notes = Vec::new();
+    let (mut elements, mut bytes) = (0usize, 0usize);
+    for (t, s) in r.file.infos().iter().zip(&r.stats) {
+        let n: usize = t.shape.iter().product();
+        (elements, bytes) = (elements.saturating_add(n), bytes + t.range.len());
+        let value = |f: fn(&Stats) -> f64| s.filter(|s| s.finite > 0).map_or("-".into(), |s| format!("{:.4e}", f(&s)));
+        rows.push([
+            clean(&t.name),
+            t.dtype.to_string(),
+            shape(&t.shape),
+            thousands(n),
+            value(|s| s.min),
+            value(|s| s.max),
+            value(|s| s.mean),
+            thousands(t.range.len()),
+        ]);
+        if let Some(s) = s
+            && s.nan + s.infinite > 0
+        {
+            notes.push(format!("{}: {} NaN, {} infinite", clean(&t.name), thousands(s.nan), thousands(s.infinite)));
+        }
+    }
+    let mut out = format!("{}\n", clean(&r.file.path().display().to_string()));
+    let width: Vec<usize> = (0..8).map(|c| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0)).collect();
+    for row in &rows {
+        let cells = row.iter().zip(&width).enumerate();
+        // Words to the left, numbers to the right.
+        let cells = cells.map(|(c, (s, w))| if c < 3 { format!("{s:<w$}") } else { format!("{s:>w$}") });
+        let _ = writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+    let tensors = r.file.infos().len();
+    let file = thousands(r.file.as_bytes().len());
+    let _ = writeln!(
+        out,
+        "{tensors} tensors, {} elements, {} bytes of data, {file} of file",
+        thousands(elements),
+        thousands(bytes)
+    );
+    for n in notes {
+        let _ = writeln!(out, "warning: {n}");
+    }
+    let _ = writeln!(out, "recognised as: {}", r.kind.describe());
+    if let Some(t) = &r.kind.trouble {
+        let _ = writeln!(out, "warning: {t}");
+    }
+    match &r.preprocess {
+        Ok(p) => writeln!(out, "preprocessing: {p}"),
+        Err(e) => writeln!(out, "preprocessing: unknown ({e})"),
+    }
+    .ok();
+    if !r.file.metadata().contains_key(LAYOUT) {
+        let _ = writeln!(out, "layout: not stated");
+    }
+    for (k, v) in r.file.metadata() {
+        let _ = writeln!(out, "metadata {}: {}", clean(k), clean(v));
+    }
+    Ok(out)
+}
+
+/// The same for programs: an object with `file`, `bytes`, `kind`, `lineage`, `network`, `classes`, `preprocess` (null if
+/// unknown), `warnings`, `metadata` and `tensors`. Statistics of a tensor without finite values are null.
+pub fn inspect_json(path: impl AsRef<Path>) -> Result<Value> {
+    let r = report(path.as_ref())?;
+    let tensors: Vec<Value> = r
+        .file
+        .infos()
+        .iter()
+        .zip(&r.stats)
+        .map(|(t, s)| {
+            let value = |f: fn(&Stats) -> f64| s.filter(|s| s.finite > 0).map(|s| f(&s));
+            json!({
+                "name": t.name,
+                "dtype": t.dtype.to_string(),
+                "shape": t.shape,
+                "elements": t.shape.iter().product::<usize>(),
+                "bytes": t.range.len(),
+                "begin": t.range.start,
+                "min": value(|s| s.min),
+                "max": value(|s| s.max),
+                "mean": value(|s| s.mean),
+                "nan": s.map(|s| s.nan),
+                "infinite": s.map(|s| s.infinite),
+            })
+        })
+        .collect();
+    let warnings: Vec<&String> = r.kind.trouble.iter().chain(r.preprocess.as_ref().err()).collect();
+    Ok(json!({
+        "file": r.file.path().display().to_string(),
+        "bytes": r.file.as_bytes().len(),
+        "kind": r.kind.describe(),
+        "lineage": format!("{:?}", r.kind.lineage).to_lowercase(),
+        "network": r.kind.network,
+        "classes": r.kind.classes,
+        "preprocess": r.preprocess.as_ref().ok(),
+        "warnings": warnings,
+        "metadata": r.file.metadata(),
+        "tensors": tensors,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::write::{Entry, write};
+    use super::super::{Dtype, LAYOUT, PREPROCESS};
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn table_and_json_say_what_is_inside() {
+        let dir = tempfile::tempdir().unwrap();
+        let p = dir.path().join("w.safetensors");
+        let meta = BTreeMap::from([
+            (LAYOUT.to_string(), "KRSC".to_string()),
+            (PREPROCESS.to_string(), "torch".to_string()),
+            ("note\u{1b}[31m".to_string(), "two\nlines".to_string()),
+        ]);
+        let w = [1.0, 2.0, f32::NAN, 3.0];
+        let entries = [
+            Entry::f32("fc3.weight", &[2, 2], &w),
+            Entry::bytes("e", Dtype::F8_E4M3, &[2], b"ab"),
+            Entry::f32("none", &[0], &[]),
+        ];
+        write(&p, &meta, &entries).unwrap();
+        let s = inspect(&p).unwrap();
+        for part in [
+            "fc3.weight  F32      [2,2]         4  1.0000e0  3.0000e0  2.0000e0     16",
+            "warning: fc3.weight: 1 NaN, 0 infinite",
+            "recognised as: deep-affect, 2 classes",
+            "preprocessing: torch",
+            "metadata layout: KRSC",
+            "two lines",
+            "3 tensors, 6 elements, 18 bytes of data",
+        ] {
+            assert!(s.contains(part), "{part}:\n{s}");
+        }
+        assert!(!s.contains('\u{1b}'));
+        let j = inspect_json(&p).unwrap();
+        assert_eq!(j["network"], Value::Null);
+        assert_eq!(j["classes"], 2);
+        let t = j["tensors"].as_array().unwrap().iter().find(|t| t["name"] == "fc3.weight").unwrap();
+        assert_eq!((&t["mean"], &t["nan"]), (&json!(2.0), &json!(1)));
+        assert_eq!(thousands(1234567), "1,234,567");
+        assert!(inspect(dir.path().join("none")).is_err());
+    }
+}
