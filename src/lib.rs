@@ -15,9 +15,9 @@
 
 A module imports only from lower floors and from its own; `tests/floors.rs` enforces it. */
 
-
 pub mod atomic;
 pub mod bundled;
+pub mod conform;
 pub mod device;
 pub mod error;
 pub mod graph;
