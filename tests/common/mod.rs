@@ -234,7 +234,12 @@ impl Training {
             (0..n).map(|_| f(&mut rng)).collect()
         };
         let n = |v: Value| self.graph.ty(v).numel();
-        let bytes: Vec<u8> = draw(n(self.image), &mut |r| r.below(256) as f32).iter().map(|b| *b as u8).collect();
+        // Each picture has a colour of its own, and grain.
+        let pixels = self.graph.ty(self.image).row();
+        let colours = draw(3 * self.graph.dims(self.image)[0], &mut |r| r.below(192) as f32);
+        let grain = draw(n(self.image), &mut |r| r.below(64) as f32);
+        let bytes: Vec<u8> =
+            grain.iter().enumerate().map(|(i, x)| (x + colours[i / pixels * 3 + i % 3]) as u8).collect();
         s.write(self.image, Data::U8(&bytes)).unwrap();
         s.write(self.rows, Data::F32(&vec![1.0; n(self.rows)])).unwrap();
         for t in &self.targets {
