@@ -1,6 +1,6 @@
 /*! Replacing a file so that a crash leaves the old one or the new one, never a mixture: a temporary file in the same
 folder, written, fsynced, renamed over the target, and the folder fsynced. Weight files, checkpoints, manifests and
-reports all go through [`write`]; it is also what makes it safe to save over a file that is mapped, because the mapping
+reports all go through [`write()`]; it is also what makes it safe to save over a file that is mapped, because the mapping
 keeps the old file alive. */
 
 use crate::error::{Error, Result};

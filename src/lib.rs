@@ -10,14 +10,17 @@
 | 5 | [`device`] | reference (float64), cpu (float32), session |
 | 6 | [`nn`] | layers over the graph |
 | 7 | [`models`] | networks as tables |
-| 8 | [`train`] [`report`] [`conform`] | the jobs |
-| 9 | [`cli`] | commands |
+| 8 | [`train`] | the loop, checkpoints, metrics, the predictor |
+| 9 | [`report`] | pages and tables for people |
+| 10 | [`cli`] | commands |
 
 A module imports only from lower floors and from its own; `tests/floors.rs` enforces it. */
 
 pub mod atomic;
 pub mod bundled;
+pub mod cli;
 pub mod conform;
+pub mod data;
 pub mod device;
 pub mod error;
 pub mod graph;
@@ -29,6 +32,7 @@ pub mod ops;
 pub mod par;
 pub mod plan;
 pub mod preprocess;
+pub mod progress;
 pub mod report;
 pub mod rng;
 pub mod shape;

@@ -1,5 +1,7 @@
 //! Every op case x every check, enumerated from `ops::ALL`: no case is written here.
 
+#![allow(clippy::neg_cmp_op_on_partial_ord)] // `!(err <= tol)`: NaN must fail.
+
 mod common;
 use common::*;
 use deep_affect::device::{Data, Session};
@@ -75,7 +77,7 @@ fn against_definition(numbers: Numbers, exact: bool) {
             continue; // Divides: integers do not stay integers.
         }
         let x = draw(&case, 3, numbers);
-        let want = run(&case, reference(), Options::default(), &x).unwrap();
+        let want = run(&case, reference(), Options::default(), &x).unwrap_or_else(|e| panic!("{name}: {e}"));
         let bound = if exact { want.iter().map(|y| vec![0.0; y.len()]).collect() } else { bounds(&case, &x, &want) };
         for simd in Simd::available() {
             checked += 1;

@@ -154,8 +154,8 @@ impl Op for BiasGrad {
     fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
         let k = io.outs[0].numel();
         let rows = io.ins[0].numel() / k;
-        host_launches(self, io, group, 4 * host::dense::bias_grad_scratch(rows, k), move |h| {
-            host::dense::bias_grad(simd, rows, k, h.input(0), h.output(0), h.scratch())
+        host_launches(self, io, group, 4 * host::column_sums_scratch(rows, k), move |h| {
+            host::column_sums(simd, rows, k, h.input(0), h.output(0), h.scratch())
         })
     }
     fn cost(&self, io: &Io) -> Cost {

@@ -59,9 +59,7 @@ fn constraints(g: &Graph, nodes: &[usize]) -> Result<HashMap<usize, Vec<usize>>>
 /// The order of the graph, except that an update in place runs as soon as it can: a gradient then lives for one step
 /// instead of until the end.
 fn as_built(g: &Graph, nodes: &[usize], before: &HashMap<usize, Vec<usize>>) -> Vec<Vec<usize>> {
-    // An update that nothing in the plan comes before has nobody to wait for: it runs where it was built.
-    let waits = |i: &usize| !g.nodes()[*i].op.alias().is_empty() && !before[i].is_empty();
-    let updates: Vec<usize> = nodes.iter().copied().filter(waits).collect();
+    let updates: Vec<usize> = nodes.iter().copied().filter(|&i| !g.nodes()[i].op.alias().is_empty()).collect();
     let mut waiting: HashMap<usize, usize> = updates.iter().map(|&u| (u, before[&u].len())).collect();
     let mut unblocks: HashMap<usize, Vec<usize>> = HashMap::new();
     for &u in &updates {
@@ -69,7 +67,8 @@ fn as_built(g: &Graph, nodes: &[usize], before: &HashMap<usize, Vec<usize>>) -> 
     }
     let mut order = vec![];
     for &i in nodes {
-        let mut ready = if waiting.contains_key(&i) { vec![] } else { vec![i] };
+        // An update that waits for nothing runs where it was built; the others were run by what they waited for.
+        let mut ready = if before[&i].is_empty() || !waiting.contains_key(&i) { vec![i] } else { vec![] };
         while let Some(i) = ready.pop() {
             order.push(vec![i]);
             for &u in unblocks.get(&i).into_iter().flatten() {

@@ -46,9 +46,7 @@ pub fn loss(history: &[Epoch]) -> Option<Chart> {
     let (train, val) = (pick(&|e| Some(e.train_loss)), pick(&|e| e.val_loss));
     let all = || train.iter().chain(&val);
     let (lo, hi) = all().fold((f64::INFINITY, 0f64), |(lo, hi), &(_, v)| (lo.min(v), hi.max(v)));
-    if all().next().is_none() {
-        return None;
-    }
+    all().next()?;
     let (first, last) = (f64::from(history[0].epoch), f64::from(history[history.len() - 1].epoch));
     let log = lo > 0.0 && hi / lo > 20.0;
     let monitored = if val.is_empty() { &train } else { &val };

@@ -6,7 +6,7 @@ use crate::rng::{Rng, Stream};
 /// A picture of two colours, as a PNG file.
 fn thumbnail(i: usize) -> Vec<u8> {
     let hue = |k: usize| (128.0 + 110.0 * ((i * 7 + k * 5) as f64).sin()) as u8;
-    let (w, h) = if i % 3 == 0 { (120, 160) } else { (160, 110) };
+    let (w, h) = if i.is_multiple_of(3) { (120, 160) } else { (160, 110) };
     let picture = image::RgbImage::from_fn(w, h, |x, y| {
         let sky = y < h / 2 + (10.0 * (x as f64 / 25.0 + i as f64).sin()) as u32;
         image::Rgb(if sky { [hue(0), hue(1), 220] } else { [hue(2), 120, hue(3)] })

@@ -177,7 +177,7 @@ impl Metrics {
     /// No pictures, sizes that do not fit, or a value that is not finite.
     pub fn of<T: Copy + Into<f64>>(names: &[&str], truth: &[T], predicted: &[T], train_mean: &[f64]) -> Result<Self> {
         let d = names.len();
-        if d == 0 || truth.len() % d != 0 || train_mean.len() != d {
+        if d == 0 || !truth.len().is_multiple_of(d) || train_mean.len() != d {
             return Err(Error::job(format!(
                 "{} ratings and {} training means do not fit {d} dimensions",
                 truth.len(),

@@ -111,7 +111,7 @@ pub struct Source {
     /// Without the tower: `conv1_1.weight`.
     pub ours: String,
     pub theirs: String,
-    /// In our layout: [K,R,S,C/groups], [out, in] or [out].
+    /// In our layout: `[K,R,S,C/groups]`, `[out, in]` or `[out]`.
     pub shape: Vec<usize>,
     pub permute: Permute,
 }

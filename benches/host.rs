@@ -1,0 +1,305 @@
+/*! Speed of the CPU routines on VGG16's layers against the machine's own ceilings, measured in the same run.
+
+`cargo bench --bench host -- [filter] [--rounds N] [--threads 1|all] [--level portable|avx2|avx512]`
+
+Other work on the machine makes single timings worthless: every row is the best and the median of rounds that visit all
+cases in turn, and the ceiling (a loop of multiply-adds that touches no memory) is measured in every round, too. On Linux
+rates are per second of CPU time and thread, which a busy machine disturbs least; elsewhere of wall time. */
+
+use deep_affect::host::{conv, dense};
+use deep_affect::kernel::Simd;
+use deep_affect::shape::{ConvShape, Window};
+use std::ops::{Deref, DerefMut};
+use std::time::Instant;
+
+/// A moment in wall time and in CPU time of all threads.
+#[derive(Clone, Copy)]
+struct Stamp(Instant, f64);
+
+impl Stamp {
+    fn now() -> Self {
+        Stamp(Instant::now(), cpu_seconds())
+    }
+    /// (wall, CPU per thread)
+    fn elapsed(self, threads: usize) -> (f64, f64) {
+        let wall = self.0.elapsed().as_secs_f64();
+        let cpu = cpu_seconds() - self.1;
+        (wall, if cpu > 0.0 { cpu / threads as f64 } else { wall })
+    }
+}
+
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+fn cpu_seconds() -> f64 {
+    unsafe extern "C" {
+        fn clock_gettime(clock: i32, at: *mut [i64; 2]) -> i32;
+    }
+    const CLOCK_PROCESS_CPUTIME_ID: i32 = 2;
+    let mut at = [0; 2];
+    // SAFETY: a timespec is two 64-bit numbers on these targets.
+    unsafe { clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &mut at) };
+    at[0] as f64 + at[1] as f64 * 1e-9
+}
+
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+fn cpu_seconds() -> f64 {
+    0.0
+}
+
+struct Case {
+    name: String,
+    flops: f64,
+    bytes: f64,
+    run: Box<dyn FnMut() + Send>,
+    wall: Vec<f64>,
+    cpu: Vec<f64>,
+}
+
+/// Elements as the arena holds them: aligned to a cache line.
+struct Aligned(Vec<Line>, usize);
+
+#[repr(C, align(64))]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Line([f32; 16]);
+
+impl Deref for Aligned {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        &bytemuck::cast_slice(&self.0)[..self.1]
+    }
+}
+
+impl DerefMut for Aligned {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut bytemuck::cast_slice_mut(&mut self.0)[..self.1]
+    }
+}
+
+fn zeros(n: usize) -> Aligned {
+    Aligned(vec![Line([0.0; 16]); n.div_ceil(16)], n)
+}
+
+/// Floats that are neither denormal nor alike.
+fn values(n: usize) -> Aligned {
+    let mut v = zeros(n);
+    v.iter_mut().enumerate().for_each(|(i, v)| *v = value(i));
+    v
+}
+
+fn value(i: usize) -> f32 {
+    ((i as u32).wrapping_mul(2654435761) >> 8) as f32 / (1u32 << 24) as f32 - 0.5
+}
+
+fn conv_cases(simd: Simd, batch: usize, all: &mut Vec<Case>) {
+    let layers = [
+        ("conv1_1", 224, 3, 64),
+        ("conv1_2", 224, 64, 64),
+        ("conv2_1", 112, 64, 128),
+        ("conv2_2", 112, 128, 128),
+        ("conv3_1", 56, 128, 256),
+        ("conv3_2", 56, 256, 256),
+        ("conv4_1", 28, 256, 512),
+        ("conv4_2", 28, 512, 512),
+        ("conv5_1", 14, 512, 512),
+    ];
+    for (name, hw, c, k) in layers {
+        let s = ConvShape::new(&[batch, hw, hw, c], k, Window::square(3, 1, 1), 1).unwrap();
+        let (nx, nw, ny) = (batch * hw * hw * c, k * 9 * c, batch * hw * hw * k);
+        let mut add = |pass: &str, run: Box<dyn FnMut() + Send>| {
+            let bytes = 4.0 * (nx + nw + ny) as f64;
+            all.push(Case {
+                name: format!("{name} b{batch} {pass}"),
+                flops: s.flops(),
+                bytes,
+                run,
+                wall: vec![],
+                cpu: vec![],
+            });
+        };
+        {
+            let (x, w, b, mut y) = (values(nx), values(nw), values(k), zeros(ny));
+            let mut scratch = zeros(conv::fprop_scratch(&s));
+            add("fprop", Box::new(move || conv::fprop(simd, &s, &x, &w, Some(&b), true, &mut y, &mut scratch)));
+        }
+        if c > 3 {
+            let (dy, w, mut dx) = (values(ny), values(nw), zeros(nx));
+            let mut scratch = zeros(conv::dgrad_scratch(&s));
+            add("dgrad", Box::new(move || conv::dgrad(simd, &s, &dy, &w, &mut dx, &mut scratch)));
+        }
+        {
+            let (x, dy, mut dw) = (values(nx), values(ny), zeros(nw));
+            let mut scratch = zeros(conv::wgrad_scratch(&s));
+            add("wgrad", Box::new(move || conv::wgrad(simd, &s, &x, &dy, &mut dw, &mut scratch)));
+        }
+    }
+}
+
+fn dense_cases(simd: Simd, all: &mut Vec<Case>) {
+    let (inputs, outputs) = (25088, 4096);
+    for n in [1, 4, 25] {
+        let mut add = |pass: &str, run: Box<dyn FnMut() + Send>| {
+            let flops = 2.0 * (n * inputs * outputs) as f64;
+            let bytes = 4.0 * (inputs * outputs + n * (inputs + outputs)) as f64;
+            all.push(Case { name: format!("fc6 b{n} {pass}"), flops, bytes, run, wall: vec![], cpu: vec![] });
+        };
+        let (x, w, mut y) = (values(n * inputs), values(inputs * outputs), zeros(n * outputs));
+        add("fprop", Box::new(move || dense::fprop(simd, n, inputs, outputs, &x, &w, None, true, &mut y)));
+        let (dy, w, mut dx) = (values(n * outputs), values(inputs * outputs), zeros(n * inputs));
+        add("dgrad", Box::new(move || dense::dgrad(simd, n, inputs, outputs, &dy, &w, &mut dx)));
+        let (x, dy, mut dw) = (values(n * inputs), values(n * outputs), zeros(inputs * outputs));
+        add("wgrad", Box::new(move || dense::wgrad(simd, n, inputs, outputs, &x, &dy, &mut dw)));
+    }
+}
+
+/// Calls `f` on every thread of the pool at once, and returns the CPU seconds of each.
+fn on_all(threads: usize, f: impl Fn() + Sync) -> f64 {
+    let t = Stamp::now();
+    rayon::broadcast(|_| f());
+    t.elapsed(threads).1
+}
+
+/// GFLOP/s of multiply-adds on registers.
+fn ceiling(simd: Simd, threads: usize) -> f64 {
+    const N: usize = 2_000_000;
+    let seconds = on_all(threads, || match simd {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the level was found on this machine.
+        Simd::Avx512 => unsafe { fma::avx512(N) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Simd::Avx2 => unsafe { fma::avx2(N) },
+        _ => fma::portable(N),
+    });
+    threads as f64 * N as f64 * fma::FLOPS / seconds / 1e9
+}
+
+mod fma {
+    use std::hint::black_box;
+    /// Of one turn of each loop below.
+    pub const FLOPS: f64 = 2.0 * 12.0 * 16.0;
+    #[cfg(target_arch = "x86_64")]
+    use std::arch::x86_64::*;
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    pub fn avx512(n: usize) {
+        let (a, b) = (_mm512_set1_ps(black_box(0.999)), _mm512_set1_ps(black_box(1e-3)));
+        let mut x = [_mm512_set1_ps(black_box(1.0)); 12];
+        for _ in 0..n {
+            x.iter_mut().for_each(|x| *x = _mm512_fmadd_ps(*x, a, b));
+        }
+        black_box(x.map(|x| _mm512_cvtss_f32(x)));
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    pub fn avx2(n: usize) {
+        let (a, b) = (_mm256_set1_ps(black_box(0.999)), _mm256_set1_ps(black_box(1e-3)));
+        let mut x = [_mm256_set1_ps(black_box(1.0)); 12];
+        for _ in 0..2 * n {
+            x.iter_mut().for_each(|x| *x = _mm256_fmadd_ps(*x, a, b));
+        }
+        black_box(x.map(|x| _mm256_cvtss_f32(x)));
+    }
+    pub fn portable(n: usize) {
+        let (a, b) = (black_box(0.999), black_box(1e-3));
+        let mut x = [[black_box(1.0f32); 16]; 3];
+        for _ in 0..4 * n {
+            x.iter_mut().flatten().for_each(|x| *x = *x * a + b);
+        }
+        black_box(x);
+    }
+}
+
+/// GB/s of reading an array far larger than the caches, in consecutive parts.
+fn bandwidth(data: &[f32], threads: usize) -> f64 {
+    let part = data.len() / threads;
+    let t = Stamp::now();
+    rayon::broadcast(|c| {
+        let mut sums = [0.0f32; 64];
+        for x in data[c.index() * part..][..part].chunks_exact(64) {
+            sums.iter_mut().zip(x).for_each(|(s, x)| *s += x);
+        }
+        std::hint::black_box(sums);
+    });
+    (threads * part * 4) as f64 / t.elapsed(threads).1 / 1e9
+}
+
+fn median(v: &mut [f64]) -> f64 {
+    v.sort_by(f64::total_cmp);
+    v[v.len() / 2]
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let option = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1));
+    let rounds: usize = option("--rounds").map_or(5, |n| n.parse().expect("--rounds N"));
+    let simd = match option("--level").map(String::as_str) {
+        Some("portable") => Simd::Portable,
+        Some("avx2") => Simd::Avx2,
+        Some("avx512") => Simd::Avx512,
+        _ => Simd::detect(),
+    };
+    assert!(Simd::available().contains(&simd));
+    let filter = args.first().filter(|a| !a.starts_with("--")).cloned().unwrap_or_default();
+    let all_threads = rayon::current_num_threads();
+    let mut counts = match option("--threads").map(String::as_str) {
+        Some("1") => vec![1],
+        Some("all") => vec![all_threads],
+        _ => vec![1, all_threads],
+    };
+    counts.dedup();
+    let data = values(64 << 20);
+    for threads in counts {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
+        let mut cases = Vec::new();
+        for batch in [1, 4] {
+            conv_cases(simd, batch, &mut cases);
+        }
+        dense_cases(simd, &mut cases);
+        cases.retain(|c| filter.split(',').any(|f| f.split('+').all(|f| c.name.contains(f))));
+        let (mut peak, mut read) = (Vec::new(), Vec::new());
+        pool.install(|| {
+            for round in 0..=rounds {
+                peak.push(ceiling(simd, threads));
+                read.push(bandwidth(&data, threads));
+                for c in &mut cases {
+                    let t = Stamp::now();
+                    (c.run)();
+                    let (wall, cpu) = t.elapsed(threads);
+                    // The first round warms up.
+                    if round > 0 {
+                        c.wall.push(wall);
+                        c.cpu.push(cpu);
+                    }
+                }
+            }
+        });
+        let (top, read_top) = (peak.iter().copied().fold(0.0, f64::max), read.iter().copied().fold(0.0, f64::max));
+        println!("\n{simd:?}, {threads} thread(s), {rounds} rounds; ceilings (best, median):");
+        println!(
+            "multiply-add {top:.0}, {:.0} GFLOP/s; reading {read_top:.1}, {:.1} GB/s",
+            median(&mut peak),
+            median(&mut read)
+        );
+        println!(
+            "{:<18} {:>9} {:>9} {:>7} {:>9} {:>9} {:>8} {:>6} {:>7}",
+            "case", "wall ms", "median", "spread", "cpu ms", "median", "GFLOP/s", "%peak", "GB/s"
+        );
+        for c in &mut cases {
+            let (wall, cpu) = (median(&mut c.wall), median(&mut c.cpu));
+            let (best, worst) = (c.wall[0], c.wall[c.wall.len() - 1]);
+            let rate = c.flops / c.cpu[0] / 1e9;
+            println!(
+                "{:<18} {:>9.3} {:>9.3} {:>6.2}x {:>9.3} {:>9.3} {:>8.1} {:>5.0}% {:>7.1}",
+                c.name,
+                best * 1e3,
+                wall * 1e3,
+                worst / best,
+                c.cpu[0] * 1e3,
+                cpu * 1e3,
+                rate,
+                100.0 * rate / top,
+                c.bytes / c.cpu[0] / 1e9
+            );
+        }
+    }
+}

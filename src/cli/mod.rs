@@ -1,0 +1,81 @@
+/*! Floor 10: the commands. One file each: its flags, what it does with the library, what it prints. Results go to stdout,
+everything else (progress, remarks, errors) to stderr. */
+
+mod job;
+mod progress;
+
+pub use progress::Bar;
+
+use crate::device::{self, Device};
+use crate::error::Result;
+use clap::{Args, Parser, Subcommand};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Valence and arousal of photographs: train, evaluate, predict.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Declares the commands: the enum that clap parses and the dispatch, from one list.
+macro_rules! commands {
+    ($($(#[$doc:meta])* $name:ident => $module:ident),* $(,)?) => {
+        $(mod $module;)*
+
+        #[derive(Subcommand)]
+        pub enum Command { $($(#[$doc])* $name(Box<$module::Command>)),* }
+
+        impl Command {
+            pub fn run(self) -> Result<()> {
+                match self { $(Command::$name(c) => c.run()),* }
+            }
+        }
+    };
+}
+
+commands! {
+    /// Run the main job on the bundled set: train the fused network, evaluate it, leave a report.
+    Demo => demo,
+    /// Train the fused network on a manifest.
+    Train => train,
+    /// Train one model per fold and judge each on the pictures it has not seen.
+    CrossValidate => cross_validate,
+}
+
+/// Where to compute.
+#[derive(Args, Clone, Debug)]
+pub struct Compute {
+    /// Device: auto, cpu, or reference (the float64 definition: slow).
+    #[arg(long, default_value = "auto", value_name = "NAME")]
+    pub device: String,
+    /// Threads; all cores by default.
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+impl Compute {
+    pub fn open(&self) -> Result<Box<dyn Device>> {
+        device::open(&self.device, self.threads)
+    }
+}
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Whether the user asked to stop.
+pub fn stopped() -> bool {
+    STOP.load(Ordering::Relaxed)
+}
+
+/// Ctrl-C and SIGTERM ask the running job to finish what it holds and leave a checkpoint; the second one ends at once.
+pub fn watch_signals() {
+    let handler = || {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("\nstopping after this step; once more to leave at once");
+    };
+    // A process that already has a handler (a test harness) keeps it.
+    let _ = ctrlc::set_handler(handler);
+}

@@ -1,0 +1,288 @@
+/*! The resized set: `[n, size, size, 3]` bytes, mapped from one file or held in memory. The file is named by what it was
+made from (the content of every picture, size, rule, options), so it is never out of date; it carries checksums and is
+rebuilt, never trusted, when they do not hold. It is written by rename only: a mapping of an older file stays valid.
+
+Layout, little-endian: 128 bytes of header (magic, size, n, length of the tail, key, checksum of the tail, checksum of the
+header), the pixels from byte 128 on (a multiple of 64), a JSON tail with the rows, a checksum of each square and what
+happened to the rest. */
+
+pub use super::pictures::Source;
+
+use super::atomic::Atomic;
+use super::decode::DecodeOptions;
+use super::hash;
+use super::pictures::{Outcome, fingerprints, squares};
+use crate::error::{Error, Result};
+use crate::preprocess::Resize;
+use crate::progress::Progress;
+use memmap2::Mmap;
+use rayon::prelude::*;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// Raised whenever the same pictures would give other bytes: layout, decoders, filters.
+const VERSION: u32 = 1;
+const MAGIC: [u8; 8] = *b"DAPICS\r\n";
+const HEADER: usize = 128;
+/// Largest square: a side of 4096 makes 48 MiB a picture.
+const MAX_SIZE: u32 = 4096;
+
+/// How pictures become squares, and where the squares are kept.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Side of the square.
+    pub size: u32,
+    pub resize: Resize,
+    pub decode: DecodeOptions,
+    /// None keeps the squares in memory.
+    pub cache_dir: Option<PathBuf>,
+}
+
+/// A picture that could not be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bad {
+    /// Its index among the sources: the manifest's row.
+    pub row: usize,
+    pub path: String,
+    pub reason: String,
+}
+
+/// What loading gave: to be looked at, reported, and then [`accept`](Self::accept)ed.
+#[derive(Debug)]
+pub struct Loaded {
+    pictures: Pictures,
+    /// Every picture that could not be used, in the order of the sources.
+    pub bad: Vec<Bad>,
+    /// Remarks about pictures that could: row, text.
+    pub notes: Vec<(usize, String)>,
+    /// Set if a cache file was there and had to be made again.
+    pub rebuilt: Option<String>,
+    /// True if nothing had to be decoded.
+    pub cached: bool,
+}
+
+/// The squares that exist. Index `i` counts them; [`rows`](Self::rows) says which source each came from.
+#[derive(Debug)]
+pub struct Pictures {
+    store: Store,
+    size: u32,
+    rows: Vec<usize>,
+}
+
+#[derive(Debug)]
+enum Store {
+    Memory(Vec<u8>),
+    Mapped(Mmap),
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Tail {
+    outcome: Outcome,
+    checksums: Vec<u64>,
+}
+
+impl Loaded {
+    /// The pictures, unless some are bad and `skip_bad` is false, or none is good. The error names the first and the
+    /// number; [`bad`](Self::bad) has them all.
+    pub fn accept(self, skip_bad: bool) -> Result<Pictures> {
+        let Some(first) = self.bad.first() else { return Ok(self.pictures) };
+        let total = self.bad.len() + self.pictures.len();
+        let e = Error::file(&first.path, &first.reason);
+        if self.pictures.is_empty() {
+            return Err(Error::job(format!("none of {total} pictures can be used, the first because: {e}")));
+        }
+        if skip_bad {
+            return Ok(self.pictures);
+        }
+        Err(Error::job(format!("{} of {total} pictures cannot be used, the first is {e}", self.bad.len()))
+            .fix("repair or remove them, or give --skip-bad to go on without them"))
+    }
+    /// How many squares there are.
+    pub fn usable(&self) -> usize {
+        self.pictures.len()
+    }
+}
+
+impl Pictures {
+    /// Loads every source: from the cache folder if there is a file for exactly these contents, by decoding otherwise.
+    /// Errors are about the job (folder, disk, interruption); bad pictures are in the result.
+    pub fn load(sources: &[Source], opts: &LoadOptions, progress: &dyn Progress) -> Result<Loaded> {
+        if opts.size == 0 || opts.size > MAX_SIZE {
+            return Err(
+                Error::usage(format!("pictures of {} pixels a side", opts.size)).fix(format!("choose 1 to {MAX_SIZE}"))
+            );
+        }
+        if sources.is_empty() {
+            return Err(Error::usage("there are no pictures to load").fix("name a manifest or folder that has some"));
+        }
+        match &opts.cache_dir {
+            Some(dir) => from_cache(sources, opts, dir, progress),
+            None => {
+                let mut pixels = Vec::new();
+                let sink = &mut |square: &[u8]| {
+                    pixels.extend_from_slice(square);
+                    Ok(())
+                };
+                let outcome = squares(sources, (opts.size, opts.resize), &opts.decode, None, progress, sink)?;
+                Ok(loaded(Store::Memory(pixels), opts.size, outcome, sources))
+            }
+        }
+    }
+
+    /// Encoded pictures in memory (the bundled drawings), through the same decoders.
+    pub fn from_bytes(items: &[(&str, &[u8])], opts: &LoadOptions, progress: &dyn Progress) -> Result<Loaded> {
+        let sources: Vec<_> =
+            items.iter().map(|(name, bytes)| Source::Memory { name: name.to_string(), bytes }).collect();
+        Self::load(&sources, opts, progress)
+    }
+
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+    /// Side of the squares.
+    pub fn size(&self) -> u32 {
+        self.size
+    }
+    /// The source (manifest row) of each picture, ascending: `manifest.select(pictures.rows())` is the matching list.
+    pub fn rows(&self) -> &[usize] {
+        &self.rows
+    }
+    /// All squares, `[n, size, size, 3]`.
+    pub fn bytes(&self) -> &[u8] {
+        let length = self.len() * self.square();
+        match &self.store {
+            Store::Memory(pixels) => &pixels[..length],
+            Store::Mapped(map) => &map[HEADER..HEADER + length],
+        }
+    }
+    /// Square `i` (< [`len`](Self::len)), `[size, size, 3]`.
+    pub fn image(&self, i: usize) -> &[u8] {
+        &self.bytes()[i * self.square()..(i + 1) * self.square()]
+    }
+    /// Copies squares into a batch, `out` = `[indices.len(), size, size, 3]`.
+    pub fn gather(&self, indices: &[usize], out: &mut [u8]) {
+        assert_eq!(out.len(), indices.len() * self.square(), "the batch has the size of its pictures");
+        for (to, &i) in out.chunks_exact_mut(self.square()).zip(indices) {
+            to.copy_from_slice(self.image(i));
+        }
+    }
+    fn square(&self) -> usize {
+        self.size as usize * self.size as usize * 3
+    }
+}
+
+fn loaded(store: Store, size: u32, outcome: Outcome, sources: &[Source]) -> Loaded {
+    let bad = outcome.bad.into_iter().map(|(row, reason)| Bad { row, path: sources[row].name(), reason }).collect();
+    let pictures = Pictures { store, size, rows: outcome.rows };
+    Loaded { pictures, bad, notes: outcome.notes, rebuilt: None, cached: false }
+}
+
+fn from_cache(sources: &[Source], opts: &LoadOptions, dir: &Path, progress: &dyn Progress) -> Result<Loaded> {
+    std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create the cache folder", e))?;
+    let names = fingerprints(sources, progress)?;
+    let key = key(&names, opts);
+    let path = dir.join(format!("pictures-{key:032x}.u8"));
+    let rebuilt = match open(&path, key, opts.size, sources.len()) {
+        Ok(Some((map, outcome))) => {
+            return Ok(Loaded { cached: true, ..loaded(Store::Mapped(map), opts.size, outcome, sources) });
+        }
+        Ok(None) => None,
+        Err(why) => Some(format!("{}: {why}; it was made again", path.display())),
+    };
+    remove_leftovers(dir);
+    let mut file = Atomic::create(&path)?;
+    file.write(&[0; HEADER])?;
+    let mut checksums = Vec::with_capacity(sources.len());
+    let sink = &mut |square: &[u8]| {
+        checksums.push(hash::checksum(square));
+        file.write(square)
+    };
+    let outcome = squares(sources, (opts.size, opts.resize), &opts.decode, Some(&names), progress, sink)?;
+    let n = outcome.rows.len();
+    let tail = Tail { outcome, checksums };
+    let tail = serde_json::to_vec(&tail).map_err(|e| Error::file(&path, format!("cannot write: {e}")))?;
+    file.write(&tail)?;
+    file.write_at(0, &header(key, opts.size, n, &tail))?;
+    file.commit()?;
+    let (map, outcome) = open(&path, key, opts.size, sources.len())
+        .and_then(|found| found.ok_or_else(|| "it vanished".into()))
+        .map_err(|why| Error::file(&path, format!("cannot read back what was written: {why}")).fix("check the disk"))?;
+    Ok(Loaded { rebuilt, ..loaded(Store::Mapped(map), opts.size, outcome, sources) })
+}
+
+fn key(names: &[u128], opts: &LoadOptions) -> u128 {
+    let mut h = hash::Fnv::default();
+    h.update(&VERSION.to_le_bytes()).field(format!("{} {:?} {:?}", opts.size, opts.resize, opts.decode).as_bytes());
+    for name in names {
+        h.update(&name.to_le_bytes());
+    }
+    h.finish()
+}
+
+fn header(key: u128, size: u32, n: usize, tail: &[u8]) -> [u8; HEADER] {
+    let mut h = [0; HEADER];
+    h[..8].copy_from_slice(&MAGIC);
+    h[8..12].copy_from_slice(&size.to_le_bytes());
+    h[16..24].copy_from_slice(&(n as u64).to_le_bytes());
+    h[24..32].copy_from_slice(&(tail.len() as u64).to_le_bytes());
+    h[32..48].copy_from_slice(&key.to_le_bytes());
+    h[48..56].copy_from_slice(&hash::checksum(tail).to_le_bytes());
+    let sum = hash::checksum(&h[..HEADER - 8]);
+    h[HEADER - 8..].copy_from_slice(&sum.to_le_bytes());
+    h
+}
+
+/// The mapped file if it is there and whole; None if it is not there; why not otherwise.
+fn open(path: &Path, key: u128, size: u32, sources: usize) -> Result<Option<(Mmap, Outcome)>, String> {
+    let file = match File::open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(|e| e.to_string())?,
+    };
+    // SAFETY: the file is only ever replaced by rename, never written in place, so the mapped bytes do not change. A user
+    // who truncates a file inside the cache folder while it is in use gets a bus error; the documentation says so.
+    let map = unsafe { Mmap::map(&file) }.map_err(|e| e.to_string())?;
+    let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| map[at + i]));
+    if map.len() < HEADER || map[..8] != MAGIC || word(HEADER - 8) != hash::checksum(&map[..HEADER - 8]) {
+        return Err("the header is damaged".into());
+    }
+    let found = (u128::from_le_bytes(std::array::from_fn(|i| map[32 + i])), word(8));
+    if found != (key, size as u64) {
+        return Err("it was made from something else".into());
+    }
+    let (square, n) = (size as usize * size as usize * 3, word(16) as usize);
+    let pixels = HEADER.checked_add(n.checked_mul(square).ok_or("the header is damaged")?);
+    let tail = pixels.and_then(|p| map.get(p..)).filter(|t| t.len() as u64 == word(24)).ok_or("its length is wrong")?;
+    if hash::checksum(tail) != word(48) {
+        return Err("its list of pictures is damaged".into());
+    }
+    let Tail { outcome, checksums } = serde_json::from_slice(tail).map_err(|e| e.to_string())?;
+    let listed = outcome.rows.iter().chain(outcome.bad.iter().chain(&outcome.notes).map(|(row, _)| row));
+    if outcome.rows.len() != n || checksums.len() != n || listed.into_iter().any(|&row| row >= sources) {
+        return Err("its list of pictures is damaged".into());
+    }
+    let whole = map[HEADER..HEADER + n * square].par_chunks(square.max(1)).zip(&checksums);
+    if !whole.into_par_iter().all(|(pixels, &sum)| hash::checksum(pixels) == sum) {
+        return Err("its pixels are damaged".into());
+    }
+    Ok(Some((map, outcome)))
+}
+
+/// Removes what a killed run left half-written. A running one touches its file all the time.
+fn remove_leftovers(dir: &Path) {
+    let old = SystemTime::now() - Duration::from_secs(3600);
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let ours = name.to_str().is_some_and(|n| n.starts_with(".pictures-") && n.ends_with(".tmp"));
+        if ours && entry.metadata().and_then(|m| m.modified()).is_ok_and(|t| t < old) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "cache_tests.rs"]
+mod tests;

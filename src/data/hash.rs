@@ -1,0 +1,83 @@
+/*! Fingerprints of files and of cached bytes. FNV-1a with 128 bits names contents: it is published with test vectors, has
+no tables, and at 128 bits an accidental collision among 2^40 pictures has a chance of 2^-49. It is not meant against an
+adversary: whoever can write into the cache folder can already choose its contents. The 64-bit checksum is the same idea
+by words, because it is taken over every cached byte on every start. */
+
+/// FNV-1a, 128 bits (Fowler, Noll & Vo; draft-eastlake-fnv).
+#[derive(Clone, Copy)]
+pub struct Fnv(u128);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0x6c62272e07bb014262b821756295c58d)
+    }
+}
+
+impl Fnv {
+    pub fn update(&mut self, bytes: &[u8]) -> &mut Self {
+        const PRIME: u128 = (1 << 88) + 0x13b;
+        self.0 = bytes.iter().fold(self.0, |h, &b| (h ^ b as u128).wrapping_mul(PRIME));
+        self
+    }
+    /// A length before the bytes, so that neighbouring fields cannot trade characters.
+    pub fn field(&mut self, bytes: &[u8]) -> &mut Self {
+        self.update(&(bytes.len() as u64).to_le_bytes()).update(bytes)
+    }
+    pub fn finish(self) -> u128 {
+        self.0
+    }
+}
+
+/// The 128-bit name of a content.
+pub fn content(bytes: &[u8]) -> u128 {
+    Fnv::default().update(bytes).finish()
+}
+
+/// Detects flipped, lost and moved bytes: four lanes of multiply-and-rotate over little-endian words.
+pub fn checksum(bytes: &[u8]) -> u64 {
+    const PRIME: u64 = 0x9E37_79B9_7F4A_7C15;
+    let mut lanes = [1_u64, 2, 3, 4].map(|i| i.wrapping_mul(PRIME) ^ bytes.len() as u64);
+    let step = |h: u64, word: &[u8]| {
+        let mut w = [0; 8];
+        w[..word.len()].copy_from_slice(word);
+        (h ^ u64::from_le_bytes(w)).wrapping_mul(PRIME).rotate_left(29)
+    };
+    let mut blocks = bytes.chunks_exact(32);
+    for block in &mut blocks {
+        for (lane, word) in lanes.iter_mut().zip(block.chunks_exact(8)) {
+            *lane = step(*lane, word);
+        }
+    }
+    for (lane, word) in lanes.iter_mut().zip(blocks.remainder().chunks(8)) {
+        *lane = step(*lane, word);
+    }
+    lanes.into_iter().fold(0, |h, lane| (h ^ lane ^ (lane >> 31)).wrapping_mul(PRIME).rotate_left(23))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Test vectors of draft-eastlake-fnv.
+    #[test]
+    fn known_answers() {
+        assert_eq!(content(b""), 0x6c62272e07bb014262b821756295c58d);
+        assert_eq!(content(b"a"), 0xd228cb696f1a8caf78912b704e4a8964);
+        assert_eq!(content(b"foobar"), 0x343e1662793c64bf6f0d3597ba446f18);
+    }
+
+    #[test]
+    fn checksum_sees_every_bit_and_every_length() {
+        let bytes: Vec<u8> = (0..101).map(|i| (i * 7) as u8).collect();
+        let sum = checksum(&bytes);
+        for bit in 0..bytes.len() * 8 {
+            let mut other = bytes.clone();
+            other[bit / 8] ^= 1 << (bit % 8);
+            assert_ne!(checksum(&other), sum);
+        }
+        for n in 0..bytes.len() {
+            assert_ne!(checksum(&bytes[..n]), sum);
+        }
+        assert_ne!(checksum(&[0; 8]), checksum(&[0; 9]));
+    }
+}

@@ -1,0 +1,130 @@
+/*! JPEG, decoded strictly. `image` asks the same decoder to be lenient and then accepts most truncated files as
+half-grey pictures; strict mode refuses them. The few files that only open leniently are called damaged and used only on
+request. A walk over the markers before the first allocation finds the size, the orientation and the colour models that
+would come out wrong. */
+
+use super::decode::{DecodeOptions, MAX_MEMORY, MAX_SIDE, check_size, unreadable};
+use crate::error::{Error, Result};
+use image::metadata::Orientation;
+use image::{DynamicImage, GrayImage, RgbImage};
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions};
+
+/// A complete Huffman-coded JPEG spends at least one bit on each 8x8 block, hence at most this many pixels per byte.
+const PIXELS_PER_BYTE: u64 = 512;
+
+/// What the markers before the first scan say.
+#[derive(Default)]
+struct Frame {
+    width: u32,
+    height: u32,
+    components: u8,
+    precision: u8,
+    /// 0xC0-0xCF.
+    sof: u8,
+    /// Adobe's colour transform, if an APP14 segment names one.
+    transform: Option<u8>,
+}
+
+fn walk(bytes: &[u8]) -> Result<Frame> {
+    let truncated = || Error::job("the JPEG ends before its picture begins").fix("copy or download it again");
+    let mut frame = Frame::default();
+    let mut i = 2;
+    while let Some(offset) = bytes[i..].iter().position(|&b| b == 0xff) {
+        i += offset;
+        // Any number of 0xff may stand before a marker.
+        i += bytes[i..].iter().position(|&b| b != 0xff).ok_or_else(truncated)?;
+        let marker = bytes[i];
+        i += 1;
+        match marker {
+            0x00 | 0x01 | 0xd0..=0xd8 => continue,
+            0xd9 => break,
+            0xda => return if frame.sof == 0 { Err(truncated()) } else { Ok(frame) },
+            _ => {}
+        }
+        let length = bytes.get(i..i + 2).map(|b| u16::from_be_bytes([b[0], b[1]]) as usize).ok_or_else(truncated)?;
+        let body = bytes.get(i + 2..i + length.max(2)).ok_or_else(truncated)?;
+        match marker {
+            0xc4 | 0xc8 | 0xcc => {}
+            0xc0..=0xcf => {
+                let [precision, h0, h1, w0, w1, components, ..] = *body else { return Err(truncated()) };
+                let (width, height) = (u16::from_be_bytes([w0, w1]) as u32, u16::from_be_bytes([h0, h1]) as u32);
+                frame = Frame { width, height, components, precision, sof: marker, ..frame };
+            }
+            0xee if body.starts_with(b"Adobe") => frame.transform = body.get(11).copied(),
+            _ => {}
+        }
+        i += length.max(2);
+    }
+    Err(truncated())
+}
+
+/// The picture, its orientation, and a remark if it had to be read leniently.
+/// `admit` is told the memory needed before any is taken.
+pub fn decode(
+    bytes: &[u8],
+    opts: &DecodeOptions,
+    admit: &mut dyn FnMut(u64),
+) -> Result<(DynamicImage, Orientation, Option<String>)> {
+    let frame = walk(bytes)?;
+    check_size(frame.width, frame.height)?;
+    let refuse = |what: &str| Err(Error::job(format!("is {what}, which is not read")).fix("save it as an RGB JPEG"));
+    match frame.sof {
+        0xc0..=0xc2 => {}
+        0xc3 | 0xc7 | 0xcb | 0xcf => return refuse("a lossless JPEG"),
+        0xc9 | 0xca | 0xcd | 0xce => return refuse("an arithmetic-coded JPEG"),
+        _ => return refuse("a hierarchical JPEG"),
+    }
+    if frame.precision != 8 {
+        return refuse(&format!("a {}-bit JPEG", frame.precision));
+    }
+    if frame.components == 4 && frame.transform == Some(2) {
+        // The decoder inverts its colours without a word (zune-image issue 442).
+        return refuse("a YCCK JPEG (CMYK stored as YCbCr and black)");
+    }
+    let pixels = frame.width as u64 * frame.height as u64;
+    if pixels > (bytes.len() as u64).saturating_mul(PIXELS_PER_BYTE) + 65_536 {
+        return Err(super::decode::too_few_bytes(frame.width, frame.height, bytes.len()));
+    }
+    // A progressive picture holds the 16-bit coefficients of every component besides its pixels.
+    let memory = pixels * if frame.sof == 0xc2 { 3 + 2 * frame.components as u64 } else { 3 };
+    if memory > MAX_MEMORY {
+        return Err(super::decode::too_large(frame.width, frame.height));
+    }
+    admit(memory);
+    match run(bytes, true) {
+        Ok((image, orientation)) => Ok((image, orientation, None)),
+        Err(strict) => match run(bytes, false) {
+            Ok((image, orientation)) if opts.allow_damaged => {
+                Ok((image, orientation, Some(format!("damaged, used as far as it goes: {strict}"))))
+            }
+            Ok(_) => Err(Error::job(format!("damaged JPEG: {strict}"))
+                .fix("copy it again, or allow damaged files to use it as far as it goes")),
+            Err(_) => Err(unreadable("JPEG", strict)),
+        },
+    }
+}
+
+fn run(bytes: &[u8], strict: bool) -> Result<(DynamicImage, Orientation), String> {
+    let options = DecoderOptions::default()
+        .set_strict_mode(strict)
+        .set_max_width(MAX_SIDE as usize)
+        .set_max_height(MAX_SIDE as usize);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    // The decoder's Display is its Debug: some messages come in quotes.
+    let say = |e: zune_jpeg::errors::DecodeErrors| e.to_string().trim_matches('"').to_string();
+    decoder.decode_headers().map_err(say)?;
+    let gray = decoder.input_colorspace() == Some(ColorSpace::Luma);
+    let space = if gray { ColorSpace::Luma } else { ColorSpace::RGB };
+    decoder.set_options(decoder.options().jpeg_set_out_colorspace(space));
+    let pixels = decoder.decode().map_err(say)?;
+    let (w, h) = decoder.dimensions().ok_or("no dimensions")?;
+    let (w, h) = (w as u32, h as u32);
+    let image = if gray {
+        GrayImage::from_raw(w, h, pixels).map(DynamicImage::from)
+    } else {
+        RgbImage::from_raw(w, h, pixels).map(DynamicImage::from)
+    };
+    let orientation = decoder.exif().and_then(|e| Orientation::from_exif_chunk(e));
+    Ok((image.ok_or("fewer pixels than declared")?, orientation.unwrap_or(Orientation::NoTransforms)))
+}

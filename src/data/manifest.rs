@@ -1,0 +1,307 @@
+/*! The one list of pictures and ratings every command reads and every importer writes: a CSV that R and pandas open, with
+paths relative to its own folder, so that a data set can be moved. Ratings are on 1-9; whatever scale they came from, the
+importer has mapped them. */
+
+use super::cache::Source;
+use super::table::{Table, TableOptions, quoted};
+use super::{atomic, walk};
+use crate::error::{Error, Result};
+use std::collections::HashMap;
+use std::path::{Component, Path, PathBuf};
+
+/// The columns used as targets unless others are named.
+pub const TARGETS: [&str; 2] = ["valence", "arousal"];
+/// The columns with a meaning of their own, besides the targets.
+const OWN: [&str; 5] = ["path", "group", "dataset", "weight", "fold"];
+
+/// One picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// Relative to the manifest's folder, or absolute.
+    pub path: String,
+    /// One value for each of the manifest's targets, in 1..=9.
+    pub targets: Vec<f32>,
+    /// Near-duplicates share a group and are never separated.
+    pub group: Option<String>,
+    pub dataset: Option<String>,
+    /// How much the row counts in the loss.
+    pub weight: f32,
+    /// A fold fixed by whoever made the manifest.
+    pub fold: Option<u32>,
+    /// Line in the manifest; 0 for a row that was never read from one.
+    pub line: u64,
+}
+
+impl Default for Row {
+    fn default() -> Self {
+        Self { path: String::new(), targets: Vec::new(), group: None, dataset: None, weight: 1.0, fold: None, line: 0 }
+    }
+}
+
+/// Rows, and the folder their paths start from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Manifest {
+    pub dir: PathBuf,
+    /// Names of the columns in [`Row::targets`].
+    pub targets: Vec<String>,
+    pub rows: Vec<Row>,
+    /// Further columns: name, one text a row.
+    extras: Vec<(String, Vec<Option<String>>)>,
+}
+
+impl Manifest {
+    /// A manifest made in memory. Each of `extras` has one text a row.
+    pub fn new(
+        dir: impl Into<PathBuf>,
+        targets: &[&str],
+        rows: Vec<Row>,
+        extras: Vec<(String, Vec<Option<String>>)>,
+    ) -> Self {
+        Self { dir: dir.into(), targets: targets.iter().map(|t| t.to_string()).collect(), rows, extras }
+    }
+
+    /// Reads a manifest, taking the columns `targets` as what is to be predicted ([`TARGETS`] usually; none for class
+    /// labels). Errors name the line and the column.
+    pub fn read(path: impl AsRef<Path>, targets: &[&str]) -> Result<Self> {
+        let path = path.as_ref();
+        let table = Table::read(path, &TableOptions::default())?;
+        let dir = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        let path_column = table.column("path")?;
+        let target_columns = targets.iter().map(|t| table.column(t)).collect::<Result<Vec<_>>>()?;
+        let optional = |name| table.header.iter().position(|h| h == name);
+        let [group, dataset, weight, fold] = ["group", "dataset", "weight", "fold"].map(optional);
+        let mut manifest = Self::new(dir, targets, Vec::with_capacity(table.rows.len()), Vec::new());
+        let mut seen = HashMap::new();
+        for (line, fields) in &table.rows {
+            let wrong = |column: &str, problem: String, remedy: &str| {
+                Err(Error::file(path, problem).at(format!("line {line}, column {column}")).fix(remedy))
+            };
+            let text = |column: Option<usize>| column.map(|c| fields[c].trim()).filter(|t| !t.is_empty());
+            let name = fields[path_column].clone();
+            if name.trim().is_empty() {
+                return wrong("path", "no picture is named".into(), "name one or remove the line");
+            }
+            if let Some(first) = seen.insert(plain(&manifest.dir.join(&name)), *line) {
+                let remedy = "keep one of the two lines";
+                return wrong("path", format!("`{name}` is already named on line {first}"), remedy);
+            }
+            let mut row = Row { path: name, line: *line, ..Row::default() };
+            for (&column, target) in target_columns.iter().zip(targets) {
+                let value = table.number(&fields[column]).filter(|v| (1.0..=9.0).contains(v));
+                let Some(value) = value else {
+                    let problem = format!("`{}` is not a rating from 1 to 9", fields[column]);
+                    return wrong(target, problem, "map the scale with `import csv --scale`, or correct the line");
+                };
+                row.targets.push(value as f32);
+            }
+            row.group = text(group).map(String::from);
+            row.dataset = text(dataset).map(String::from);
+            if let Some(t) = text(weight) {
+                match table.number(t).filter(|w| *w >= 0.0 && *w <= 1e6) {
+                    Some(w) => row.weight = w as f32,
+                    None => return wrong("weight", format!("`{t}` is not a weight"), "use a number from 0"),
+                }
+            }
+            if let Some(t) = text(fold) {
+                // R writes whole numbers of a numeric column as 3, pandas with gaps in it as 3.0.
+                match t.strip_suffix(".0").unwrap_or(t).parse() {
+                    Ok(f) => row.fold = Some(f),
+                    Err(_) => return wrong("fold", format!("`{t}` is not a fold"), "number folds from 0"),
+                }
+            }
+            manifest.rows.push(row);
+        }
+        if manifest.rows.is_empty() {
+            return Err(Error::file(path, "has a header and no rows").fix("add pictures, or import a data set"));
+        }
+        for (i, name) in table.header.iter().enumerate() {
+            if !OWN.contains(&name.as_str()) && !target_columns.contains(&i) && !name.is_empty() {
+                let texts = table.rows.iter().map(|(_, f)| Some(f[i].trim().to_string()).filter(|t| !t.is_empty()));
+                manifest.extras.push((name.clone(), texts.collect()));
+            }
+        }
+        Ok(manifest)
+    }
+
+    /// The picture of row `i`.
+    pub fn file(&self, i: usize) -> PathBuf {
+        self.dir.join(&self.rows[i].path)
+    }
+    /// All pictures, to be loaded.
+    pub fn sources(&self) -> Vec<Source<'static>> {
+        (0..self.rows.len()).map(|i| Source::File(self.file(i))).collect()
+    }
+    pub fn groups(&self) -> Vec<Option<String>> {
+        self.rows.iter().map(|r| r.group.clone()).collect()
+    }
+    /// The names of all columns, in the order they are written.
+    pub fn columns(&self) -> Vec<&str> {
+        let mut names = vec!["path"];
+        names.extend(self.targets.iter().map(String::as_str));
+        names.extend(&OWN[1..]);
+        names.extend(self.extras.iter().map(|e| e.0.as_str()));
+        names
+    }
+    /// One column as text, None where it is empty: class names, ids. Errors list the columns there are.
+    pub fn labels(&self, column: &str) -> Result<Vec<Option<String>>> {
+        if let Some((_, texts)) = self.extras.iter().find(|e| e.0 == column) {
+            return Ok(texts.clone());
+        }
+        let target = self.targets.iter().position(|t| t == column);
+        let text = |r: &Row| match (target, column) {
+            (Some(t), _) => Some(Some(r.targets[t].to_string())),
+            (_, "path") => Some(Some(r.path.clone())),
+            (_, "group") => Some(r.group.clone()),
+            (_, "dataset") => Some(r.dataset.clone()),
+            (_, "weight") => Some(Some(r.weight.to_string())),
+            (_, "fold") => Some(r.fold.map(|f| f.to_string())),
+            _ => None,
+        };
+        self.rows.iter().map(text).collect::<Option<_>>().ok_or_else(|| {
+            Error::usage(format!("the manifest has no column `{column}`"))
+                .fix(format!("choose one of: {}", self.columns().join(", ")))
+        })
+    }
+    /// The rows at `indices`, in that order.
+    pub fn select(&self, indices: &[usize]) -> Self {
+        Self {
+            dir: self.dir.clone(),
+            targets: self.targets.clone(),
+            rows: indices.iter().map(|&i| self.rows[i].clone()).collect(),
+            extras: self
+                .extras
+                .iter()
+                .map(|(name, texts)| (name.clone(), indices.iter().map(|&i| texts[i].clone()).collect()))
+                .collect(),
+        }
+    }
+
+    /// Writes the manifest, whole or not at all. Pictures under the new file's folder get relative paths, others
+    /// absolute ones.
+    pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let absolute = |p: &Path| std::path::absolute(p).map_err(|e| Error::io(path, "write", e));
+        let here = plain(&absolute(path)?);
+        let here = here.parent().unwrap_or(Path::new("/"));
+        let dir = if self.dir.as_os_str().is_empty() { Path::new(".") } else { &self.dir };
+        let dir = plain(&absolute(dir)?);
+        let mut text = self.columns().iter().map(|c| quoted(c)).collect::<Vec<_>>().join(",");
+        text.push('\n');
+        for (i, row) in self.rows.iter().enumerate() {
+            let full = plain(&dir.join(&row.path));
+            let shown = full.strip_prefix(here).unwrap_or(&full);
+            let shown = shown.to_str().ok_or_else(|| {
+                Error::file(path, format!("`{}` is not Unicode", shown.display())).fix("rename the folder")
+            })?;
+            text.push_str(&quoted(shown));
+            for value in &row.targets {
+                text.push_str(&format!(",{value}"));
+            }
+            let own = [row.group.clone(), row.dataset.clone(), Some(row.weight.to_string())];
+            let own = own.into_iter().chain([row.fold.map(|f| f.to_string())]);
+            for field in own.chain(self.extras.iter().map(|e| e.1[i].clone())) {
+                text.push(',');
+                text.push_str(&quoted(&field.unwrap_or_default()));
+            }
+            text.push('\n');
+        }
+        atomic::write(path, text.as_bytes())
+    }
+
+    /// A manifest of a folder's pictures without ratings, for prediction.
+    pub fn of_folder(dir: impl AsRef<Path>) -> Result<(Self, walk::Walk)> {
+        let dir = dir.as_ref();
+        let found = walk::walk(dir)?;
+        let name = |p: &PathBuf| p.to_str().map(|p| Row { path: p.to_string(), ..Row::default() });
+        let rows: Option<Vec<Row>> = found.files.iter().map(name).collect();
+        let rows = rows.ok_or_else(|| Error::file(dir, "holds names that are not Unicode").fix("rename them"))?;
+        Ok((Self::new(dir, &[], rows, Vec::new()), found))
+    }
+}
+
+/// The path without `.` and with `..` resolved by name, so that two spellings of one file compare equal.
+fn plain(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir if matches!(out.components().next_back(), Some(Component::Normal(_))) => {
+                out.pop();
+            }
+            part => out.push(part),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str, targets: &[&str]) -> Result<Manifest> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.csv");
+        std::fs::write(&path, text).unwrap();
+        Manifest::read(&path, targets)
+    }
+
+    #[test]
+    fn columns_and_defaults() {
+        let m = read("arousal,valence,path,label,fold\n2,8.5,a b.jpg,joy,3.0\n1,9,\"c,d.jpg\",,\n", &TARGETS).unwrap();
+        assert_eq!(m.rows[0].targets, [8.5, 2.0]);
+        assert_eq!((m.rows[1].path.as_str(), m.rows[1].weight, m.rows[1].line), ("c,d.jpg", 1.0, 3));
+        assert_eq!((m.rows[0].fold, m.rows[1].fold), (Some(3), None));
+        assert_eq!(m.labels("label").unwrap(), [Some("joy".into()), None]);
+        assert!(m.labels("none").unwrap_err().to_string().ends_with("dataset, weight, fold, label"));
+        let m = read("path,valence,intensity\na.png,3,4\n", &["valence", "intensity"]).unwrap();
+        assert_eq!(m.rows[0].targets, [3.0, 4.0]);
+        assert!(read("path,label\na.png,x\n", &[]).unwrap().rows[0].targets.is_empty());
+    }
+
+    #[test]
+    fn every_wrong_line_is_named() {
+        for (text, problem) in [
+            ("path,valence\na,1\n", "no column `arousal`; choose one of: path, valence"),
+            ("path,valence,arousal\na,1,2\nb,0.99,2\n", "line 3, column valence: `0.99` is not a rating"),
+            ("path,valence,arousal\na,1,NaN\n", "line 2, column arousal: `NaN`"),
+            ("path,valence,arousal\na,1,9.0001\n", "column arousal"),
+            ("path,valence,arousal\na,,2\n", "column valence: `` is not"),
+            ("path,valence,arousal\n ,1,2\n", "no picture is named"),
+            (
+                "path,valence,arousal\na,1,2\n./x/../a,1,2\n",
+                "line 3, column path: `./x/../a` is already named on line 2",
+            ),
+            ("path,valence,arousal,weight\na,1,2,-1\n", "`-1` is not a weight"),
+            ("path,valence,arousal,fold\na,1,2,x\n", "`x` is not a fold"),
+            ("path,valence,arousal\na,1\n", "2 fields under 3 columns"),
+            ("path,valence,arousal\n", "no rows"),
+        ] {
+            let e = read(text, &TARGETS).unwrap_err().to_string();
+            assert!(e.contains(problem) && e.contains("m.csv: "), "{e}");
+        }
+    }
+
+    #[test]
+    fn written_elsewhere_it_finds_the_same_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("set");
+        std::fs::create_dir(&inner).unwrap();
+        let row = |p: &str| Row { path: p.into(), targets: vec![4.3333335, 9.0], weight: 0.5, ..Row::default() };
+        let extras = vec![("id".to_string(), vec![Some("I,1".into()), None])];
+        let m = Manifest::new(&inner, &TARGETS, vec![row("x y.jpg"), row("sub/z.jpg")], extras);
+        for out in [dir.path().join("m.csv"), inner.join("m.csv"), inner.join("../set/m.csv")] {
+            m.write(&out).unwrap();
+            let back = Manifest::read(&out, &TARGETS).unwrap();
+            assert_eq!((0..2).map(|i| plain(&back.file(i))).collect::<Vec<_>>(), [0, 1].map(|i| m.file(i)));
+            assert_eq!(
+                (back.rows[0].targets.clone(), back.labels("id").unwrap()),
+                (vec![4.3333335, 9.0], m.labels("id").unwrap())
+            );
+            assert!(!std::fs::read_to_string(&out).unwrap().contains(dir.path().to_str().unwrap()));
+        }
+        let other = tempfile::tempdir().unwrap();
+        m.write(other.path().join("m.csv")).unwrap();
+        assert_eq!(Manifest::read(other.path().join("m.csv"), &TARGETS).unwrap().file(1), m.file(1));
+        assert_eq!(m.select(&[1]).rows[0].path, "sub/z.jpg");
+    }
+}

@@ -1,0 +1,23 @@
+/*! Ratings and pictures: what stands between a folder of photographs and the `[n, size, size, 3]` bytes a network is fed.
+[`import`] turns published rating tables into one [`manifest`]; [`decode`] and [`resize`] turn files into squares;
+[`cache`] keeps the squares in one mapped file; [`folds`] deals the rows out without separating near-duplicates. Everything
+here reads files that others made, so every function answers bad input with one line and none of them panics. */
+
+pub mod atomic;
+pub mod cache;
+pub mod decode;
+pub mod folds;
+pub mod hash;
+pub mod import;
+mod join;
+mod jpeg;
+pub mod manifest;
+mod pictures;
+pub mod resize;
+mod sniff;
+pub mod table;
+pub mod walk;
+
+pub use cache::{Bad, LoadOptions, Loaded, Pictures, Source};
+pub use decode::{Alpha, DecodeOptions, Picture};
+pub use manifest::{Manifest, Row};

@@ -1,0 +1,158 @@
+/*! A picture of any size to the square a network was trained on, u8 to u8. Antialiased bilinear is Pillow's to within one
+level, two in a rare pixel (two passes, each rounded to u8); nearest is Pillow's to the bit, because Keras resizes with it; crops are placed as
+torchvision places them. */
+
+use crate::error::{Error, Result};
+use crate::preprocess::Resize;
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+
+/// `rgb` is `[h, w, 3]`, `out` is `[size, size, 3]`. An error means sizes that contradict each other.
+pub fn resize(rgb: &[u8], w: u32, h: u32, rule: Resize, size: u32, out: &mut [u8]) -> Result<()> {
+    let square = size as usize * size as usize * 3;
+    if rgb.is_empty() || rgb.len() != w as usize * h as usize * 3 || out.len() != square || square == 0 {
+        return Err(Error::job(format!("{} bytes cannot be resized from {w} x {h} to {size} x {size}", rgb.len())));
+    }
+    // The whole picture becomes `full` wide and high, of which the square is cut out.
+    let large = (size as f64 * 8.0 / 7.0).round();
+    let full = match rule {
+        Resize::SquashNearest => {
+            nearest(rgb, w as usize, h as usize, size as usize, out);
+            return Ok(());
+        }
+        Resize::SquashBilinear => [size as f64; 2],
+        Resize::SquashCropBilinear => [large; 2],
+        // torchvision: int(size * long / short).
+        Resize::CropBilinear => {
+            let short = w.min(h) as f64;
+            [w, h].map(|side| (large * side as f64 / short).floor())
+        }
+    };
+    // Only the part that stays is computed: the filter sees the same pixels under the same weights, and a picture of
+    // 30000 x 1 does not become one of 7680000 x 256 first. Python rounds the margin half to even.
+    let [(left, width), (top, height)] = [(full[0], w), (full[1], h)].map(|(full, side)| {
+        let scale = side as f64 / full;
+        let margin = ((full - size as f64) / 2.0).round_ties_even();
+        let start = margin * scale;
+        (start, (size as f64 * scale).min(side as f64 - start))
+    });
+    let say = |e: &dyn std::fmt::Display| Error::job(format!("cannot resize {w} x {h} to {size} x {size}: {e}"));
+    let from = ImageRef::new(w, h, rgb, PixelType::U8x3).map_err(|e| say(&e))?;
+    let mut to = Image::from_slice_u8(size, size, out, PixelType::U8x3).map_err(|e| say(&e))?;
+    let options = ResizeOptions::new()
+        .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
+        .use_alpha(false)
+        .crop(left, top, width, height);
+    Resizer::new().resize(&from, &mut to, &options).map_err(|e| say(&e))
+}
+
+/// Pillow's nearest: the source position is accumulated in f64 from half a step, and truncated.
+fn nearest(rgb: &[u8], w: usize, h: usize, size: usize, out: &mut [u8]) {
+    let positions = |side: usize| {
+        let step = side as f64 / size as f64;
+        let mut at = step * 0.5;
+        let next = move |_| {
+            let here = (at as usize).min(side - 1);
+            at += step;
+            here
+        };
+        (0..size).map(next).collect::<Vec<_>>()
+    };
+    let columns = positions(w);
+    for (row, y) in out.chunks_exact_mut(size * 3).zip(positions(h)) {
+        let from = &rgb[y * w * 3..(y + 1) * w * 3];
+        for (pixel, &x) in row.chunks_exact_mut(3).zip(&columns) {
+            pixel.copy_from_slice(&from[x * 3..x * 3 + 3]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::{Rng, Stream};
+
+    fn picture(w: u32, h: u32) -> Vec<u8> {
+        let mut rng = Rng::new(1, Stream::Test(w * 1000 + h), 0);
+        (0..w * h * 3).map(|_| rng.word() as u8).collect()
+    }
+    fn square(rgb: &[u8], w: u32, h: u32, rule: Resize, size: u32) -> Vec<u8> {
+        let mut out = vec![0; (size * size * 3) as usize];
+        resize(rgb, w, h, rule, size, &mut out).unwrap();
+        out
+    }
+    /// Triangle filter of Pillow's Resample.c in f64, one axis: `[n, side, c]` to `[n, full, c]`, rounded to u8.
+    fn triangle(from: &[f64], side: usize, full: usize, c: usize) -> Vec<f64> {
+        let scale = side as f64 / full as f64;
+        let support = scale.max(1.0);
+        let mut out = Vec::new();
+        for line in from.chunks(side * c) {
+            for x in 0..full {
+                let centre = (x as f64 + 0.5) * scale;
+                let (lo, hi) = ((centre - support + 0.5).max(0.0) as usize, (centre + support + 0.5) as usize);
+                let weight = |i: usize| (1.0 - ((i as f64 + 0.5 - centre) / support).abs()).max(0.0);
+                let taps: Vec<usize> = (lo..hi.min(side)).collect();
+                let total: f64 = taps.iter().map(|&i| weight(i)).sum();
+                for k in 0..c {
+                    let sum: f64 = taps.iter().map(|&i| weight(i) * line[i * c + k]).sum();
+                    out.push((sum / total).round());
+                }
+            }
+        }
+        out
+    }
+    /// The whole picture at `fw` x `fh`, then the square at the rounded margins.
+    fn whole_then_crop(rgb: &[u8], w: usize, h: usize, fw: usize, fh: usize, size: usize) -> Vec<u8> {
+        let rgb: Vec<f64> = rgb.iter().map(|&b| b as f64).collect();
+        let wide = triangle(&rgb, w, fw, 3);
+        let full = triangle(&wide, h, fh, fw * 3);
+        let margin = |full: usize| ((full - size) as f64 / 2.0).round_ties_even() as usize;
+        let (x, y) = (margin(fw), margin(fh));
+        let rows = (y..y + size).flat_map(|y| full[(y * fw + x) * 3..(y * fw + x + size) * 3].iter());
+        rows.map(|&v| v as u8).collect()
+    }
+    fn worst(a: &[u8], b: &[u8]) -> u8 {
+        assert_eq!(a.len(), b.len());
+        a.iter().zip(b).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
+    }
+
+    #[test]
+    fn bilinear_is_the_triangle_filter() {
+        for (w, h) in [(80, 60), (45, 101), (20, 17), (56, 56), (300, 9)] {
+            let rgb = picture(w, h);
+            let (w_, h_) = (w as usize, h as usize);
+            let squash = square(&rgb, w, h, Resize::SquashBilinear, 28);
+            assert!(worst(&squash, &whole_then_crop(&rgb, w_, h_, 28, 28, 28)) <= 1, "{w} {h}");
+            let cut = square(&rgb, w, h, Resize::SquashCropBilinear, 28);
+            assert!(worst(&cut, &whole_then_crop(&rgb, w_, h_, 32, 32, 28)) <= 1, "{w} {h}");
+            let (fw, fh) = if w < h { (32, 32 * h_ / w_) } else { (32 * w_ / h_, 32) };
+            let crop = square(&rgb, w, h, Resize::CropBilinear, 28);
+            assert!(worst(&crop, &whole_then_crop(&rgb, w_, h_, fw, fh, 28)) <= 1, "{w} {h}");
+        }
+    }
+
+    #[test]
+    fn nearest_takes_the_pixel_under_the_centre() {
+        let rgb: Vec<u8> = (0..8).flat_map(|x| [x, x, x]).collect();
+        let out = square(&rgb, 8, 1, Resize::SquashNearest, 3);
+        assert_eq!(out.iter().step_by(3).take(3).copied().collect::<Vec<_>>(), [1, 4, 6]);
+        let rgb = picture(5, 7);
+        let out = square(&rgb, 5, 7, Resize::SquashNearest, 10);
+        for (i, p) in out.chunks(3).enumerate() {
+            let (x, y) = ((2 * (i % 10) + 1) * 5 / 20, (2 * (i / 10) + 1) * 7 / 20);
+            assert_eq!(p, &rgb[(y * 5 + x) * 3..(y * 5 + x) * 3 + 3], "{i}");
+        }
+    }
+
+    #[test]
+    fn extreme_shapes_cost_nothing_extra() {
+        for rule in [Resize::SquashNearest, Resize::SquashBilinear, Resize::CropBilinear, Resize::SquashCropBilinear] {
+            for (w, h) in [(30_000, 1), (1, 30_000), (1, 1)] {
+                let out = square(&vec![77; (w * h * 3) as usize], w, h, rule, 56);
+                assert!(out.iter().all(|&b| b == 77));
+            }
+        }
+        let mut out = [0; 12];
+        assert!(resize(&[0; 9], 2, 2, Resize::SquashNearest, 2, &mut out).is_err());
+    }
+}

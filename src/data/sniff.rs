@@ -1,0 +1,110 @@
+/*! What a file is, by its first bytes: endings lie (OASIS ships a PNG called `.jpg`). Formats that are not read are
+recognised too, because "is a HEIC picture" helps and "unknown format" does not. */
+
+use crate::error::{Error, Result};
+use image::ImageFormat;
+
+/// Endings of the formats that are read, for listing folders and for joining by name.
+pub const ENDINGS: [&str; 11] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff"];
+
+/// Endings of pictures that are not read; a folder listing names them instead of dropping them.
+pub const UNREAD_ENDINGS: [&str; 16] =
+    ["avif", "heic", "heif", "jxl", "jp2", "svg", "tga", "ico", "psd", "exr", "hdr", "cr2", "nef", "arw", "dng", "ppm"];
+
+/// The format, if it is one of those read.
+pub fn format(bytes: &[u8]) -> Result<ImageFormat> {
+    let starts = |magic: &[u8]| bytes.starts_with(magic);
+    let at = |offset: usize, magic: &[u8]| bytes.get(offset..).is_some_and(|b| b.starts_with(magic));
+    let read = if starts(b"\xff\xd8\xff") {
+        Some(ImageFormat::Jpeg)
+    } else if starts(b"\x89PNG\r\n\x1a\n") {
+        Some(ImageFormat::Png)
+    } else if starts(b"RIFF") && at(8, b"WEBP") {
+        Some(ImageFormat::WebP)
+    } else if starts(b"GIF87a") || starts(b"GIF89a") {
+        Some(ImageFormat::Gif)
+    } else if starts(b"BM") {
+        Some(ImageFormat::Bmp)
+    } else if (starts(b"II*\0") && !at(8, b"CR")) || starts(b"MM\0*") || starts(b"II+\0") || starts(b"MM\0+") {
+        Some(ImageFormat::Tiff)
+    } else {
+        None
+    };
+    if let Some(format) = read {
+        return Ok(format);
+    }
+    if bytes.is_empty() {
+        return Err(Error::job("the file is empty").fix("copy or download it again"));
+    }
+    let head = String::from_utf8_lossy(&bytes[..bytes.len().min(512)]).to_ascii_lowercase();
+    let text = head.trim_start_matches('\u{feff}').trim_start();
+    if text.starts_with("<!doctype html") || text.starts_with("<html") {
+        return Err(Error::job("is a web page, not a picture").fix("download the picture itself"));
+    }
+    if text.starts_with("version https://git-lfs") {
+        return Err(Error::job("is a Git LFS pointer, not the picture").fix("run `git lfs pull`"));
+    }
+    let name = match bytes {
+        _ if at(4, b"ftypavif") || at(4, b"ftypavis") => "an AVIF picture",
+        _ if at(4, b"ftyphei") || at(4, b"ftyphev") || at(4, b"ftypmif1") || at(4, b"ftypmsf1") => "a HEIC picture",
+        _ if at(4, b"ftypcrx") || (starts(b"II*\0") && at(8, b"CR")) => "a Canon RAW picture",
+        _ if at(4, b"ftyp") => "a video",
+        _ if starts(b"\xff\x0a") || at(4, b"JXL \r\n") => "a JPEG XL picture",
+        _ if at(4, b"jP  \r\n") || starts(b"\xff\x4f\xff\x51") => "a JPEG 2000 picture",
+        _ if text.starts_with("<svg") || (text.starts_with("<?xml") && text.contains("<svg")) => "an SVG drawing",
+        _ if starts(b"%PDF") => "a PDF document",
+        _ if starts(b"%!PS") => "a PostScript document",
+        _ if starts(b"8BPS") => "a Photoshop document",
+        _ if starts(b"\0\0\x01\0") => "a Windows icon",
+        _ if starts(b"\x76\x2f\x31\x01") => "an OpenEXR picture",
+        _ if starts(b"#?RADIANCE") => "a Radiance HDR picture",
+        _ if starts(b"DDS ") => "a DDS texture",
+        _ if starts(b"qoif") => "a QOI picture",
+        _ if starts(b"FUJIFILM") => "a Fujifilm RAW picture",
+        _ if matches!(bytes, [b'P', b'1'..=b'7', b' ' | b'\t' | b'\r' | b'\n', ..]) => "a PNM picture",
+        _ if starts(b"PK\x03\x04") => "a zip archive",
+        _ if bytes.ends_with(b"TRUEVISION-XFILE.\0") => "a TGA picture",
+        _ => {
+            return Err(Error::job("is not a picture of a known format")
+                .fix("JPEG, PNG, WebP, GIF, BMP and TIFF are read, whatever the file is called"));
+        }
+    };
+    Err(Error::job(format!("is {name}, which is not read")).fix("save it as JPEG or PNG"))
+}
+
+/// True if the file holds several frames, by a glance at its headers; used for a remark only.
+pub fn animated(format: ImageFormat, bytes: &[u8]) -> bool {
+    let head = &bytes[..bytes.len().min(4096)];
+    let has = |magic: &[u8]| head.windows(magic.len()).any(|w| w == magic);
+    match format {
+        ImageFormat::Gif => has(b"NETSCAPE2.0"),
+        ImageFormat::Png => has(b"acTL"),
+        ImageFormat::WebP => bytes.get(12..16) == Some(b"VP8X") && bytes.get(20).is_some_and(|flags| flags & 2 != 0),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_are_refused_by_name() {
+        for (bytes, name) in [
+            (&b""[..], "empty"),
+            (b"\0\0\0\x20ftypavif", "AVIF"),
+            (b"\0\0\0\x20ftypheic", "HEIC"),
+            (b"\xff\x0a123", "JPEG XL"),
+            (b"<?xml version='1.0'?><svg>", "SVG"),
+            (b"%PDF-1.7", "PDF"),
+            (b"\0\0\x02\0....TRUEVISION-XFILE.\0", "TGA"),
+            (b"P6\n1 1\n255\n...", "PNM"),
+            (b"\n<!DOCTYPE html>", "web page"),
+            (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+            (b"hello", "not a picture"),
+        ] {
+            let e = format(bytes).unwrap_err().to_string();
+            assert!(e.contains(name), "{e}");
+        }
+    }
+}

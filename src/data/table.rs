@@ -1,0 +1,265 @@
+/*! Rating tables as people hand them on: comma, tab or semicolon; Windows, Unix or lone-return line ends; with or without a
+byte order mark; in UTF-8, UTF-16 or something older; with prose above the header. Read whole, as text, with the line of
+every row, so that a complaint can name it. */
+
+use crate::error::{Error, Result};
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+/// Largest table, in bytes.
+const MAX_FILE: u64 = 256 << 20;
+
+/// How to read a table.
+#[derive(Clone, Debug, Default)]
+pub struct TableOptions {
+    /// None takes the one of comma, tab and semicolon that is most frequent in the header.
+    pub delimiter: Option<u8>,
+    /// Lines above the header.
+    pub skip_rows: usize,
+    /// Rows shorter than the header are filled with empty fields instead of refused.
+    pub ragged: bool,
+}
+
+/// A header and its rows.
+#[derive(Clone, Debug)]
+pub struct Table {
+    pub path: PathBuf,
+    pub header: Vec<String>,
+    /// Line number in the file (the first line is 1), and one text for each column.
+    pub rows: Vec<(u64, Vec<String>)>,
+    pub delimiter: u8,
+    /// Set if the text had to be guessed.
+    pub note: Option<String>,
+}
+
+/// A delimiter by name or as itself.
+pub fn delimiter(name: &str) -> Result<u8> {
+    match name {
+        "comma" => Ok(b','),
+        "tab" | "\\t" => Ok(b'\t'),
+        "semicolon" => Ok(b';'),
+        _ => match name.as_bytes() {
+            [b] if b.is_ascii() && !b.is_ascii_alphanumeric() && !matches!(b, b'"' | b'\n' | b'\r') => Ok(*b),
+            _ => Err(Error::usage(format!("unknown delimiter `{name}`")).fix("choose comma, tab or semicolon")),
+        },
+    }
+}
+
+impl Table {
+    pub fn read(path: impl AsRef<Path>, opts: &TableOptions) -> Result<Self> {
+        let path = path.as_ref();
+        let io = |e| Error::io(path, "read", e);
+        let meta = std::fs::metadata(path).map_err(io)?;
+        if meta.is_dir() {
+            return Err(Error::file(path, "is a folder, not a table").fix("name the CSV file"));
+        }
+        if meta.len() > MAX_FILE {
+            return Err(Error::file(path, format!("has {} MiB, too many for a table", meta.len() >> 20))
+                .fix("name the CSV file"));
+        }
+        Self::parse(path, &std::fs::read(path).map_err(io)?, opts)
+    }
+
+    /// `path` is only for the messages.
+    pub fn parse(path: &Path, bytes: &[u8], opts: &TableOptions) -> Result<Self> {
+        let (text, note) = text(path, bytes)?;
+        // A lone return would count as no line at all.
+        let text = text.replace("\r\n", "\n").replace('\r', "\n");
+        let mut body = text.as_str();
+        for _ in 0..opts.skip_rows {
+            body = body.split_once('\n').map_or("", |(_, rest)| rest);
+        }
+        if body.trim().is_empty() {
+            return Err(Error::file(path, format!("nothing is left after {} lines", opts.skip_rows))
+                .fix("check the file and the number of lines to skip"));
+        }
+        let first = body.lines().find(|l| !l.is_empty()).unwrap_or_default();
+        let count = |d: u8| first.bytes().filter(|&b| b == d).count();
+        // Of equals the first, hence the reversal: `max_by_key` takes the last.
+        let common = || [b';', b'\t', b','].into_iter().max_by_key(|&d| count(d)).unwrap_or(b',');
+        let delimiter = opts.delimiter.unwrap_or_else(common);
+        let mut reader = csv::ReaderBuilder::new()
+            .delimiter(delimiter)
+            .flexible(true)
+            .has_headers(false)
+            .from_reader(body.as_bytes());
+        let (mut header, mut rows) = (None::<Vec<String>>, Vec::new());
+        for record in reader.records() {
+            let record = record.map_err(|e| Error::file(path, e.to_string()).fix("save it as CSV UTF-8"))?;
+            let line = record.position().map_or(0, |p| p.line()) + opts.skip_rows as u64;
+            let mut fields: Vec<String> = record.iter().map(String::from).collect();
+            let Some(header) = &header else {
+                header = Some(fields.into_iter().map(|f| f.trim().to_string()).collect());
+                continue;
+            };
+            // Spreadsheets leave rows of nothing but delimiters.
+            if fields.iter().all(|f| f.trim().is_empty()) {
+                continue;
+            }
+            while fields.len() > header.len() && fields.last().is_some_and(|f| f.trim().is_empty()) {
+                fields.pop();
+            }
+            if fields.len() > header.len() || (fields.len() < header.len() && !opts.ragged) {
+                return Err(Error::file(path, format!("{} fields under {} columns", fields.len(), header.len()))
+                    .at(format!("line {line}"))
+                    .fix("look for a stray quote or delimiter there"));
+            }
+            fields.resize(header.len(), String::new());
+            rows.push((line, fields));
+        }
+        let header = header.unwrap_or_default();
+        Ok(Self { path: path.to_path_buf(), header, rows, delimiter, note })
+    }
+
+    /// A column by name (capitals and spaces around it do not matter where that is unambiguous) or as `#1`, `#2` … for
+    /// columns without a name.
+    pub fn column(&self, name: &str) -> Result<usize> {
+        let all = |same: &dyn Fn(&str) -> bool| -> Vec<usize> {
+            (0..self.header.len()).filter(|&i| same(&self.header[i])).collect()
+        };
+        let by_number = name.strip_prefix('#').and_then(|n| n.parse::<usize>().ok());
+        let mut found = all(&|h| h == name);
+        if found.is_empty() {
+            found = all(&|h| h.eq_ignore_ascii_case(name.trim()));
+        }
+        if found.is_empty() && by_number.is_some_and(|n| (1..=self.header.len()).contains(&n)) {
+            found.extend(by_number.map(|n| n - 1));
+        }
+        match found[..] {
+            [i] => Ok(i),
+            [] => Err(Error::file(&self.path, format!("no column `{name}`"))
+                .fix(format!("choose one of: {}", self.columns()))
+                .as_usage()),
+            _ => Err(Error::file(&self.path, format!("{} columns are called `{name}`", found.len()))
+                .fix(format!("name one by its position, such as #{}", found[0] + 1))
+                .as_usage()),
+        }
+    }
+
+    fn columns(&self) -> String {
+        let name = |(i, h): (usize, &String)| if h.is_empty() { format!("#{}", i + 1) } else { h.clone() };
+        self.header.iter().enumerate().map(name).collect::<Vec<_>>().join(", ")
+    }
+
+    /// A finite number. A decimal comma is one where the comma does not delimit.
+    pub fn number(&self, text: &str) -> Option<f64> {
+        let text = text.trim();
+        let comma = self.delimiter != b',' && text.matches(',').count() == 1 && !text.contains('.');
+        let value: f64 = if comma { text.replace(',', ".").parse() } else { text.parse() }.ok()?;
+        value.is_finite().then_some(value)
+    }
+}
+
+/// The bytes as text, and a remark if the encoding was guessed.
+fn text<'a>(path: &Path, bytes: &'a [u8]) -> Result<(Cow<'a, str>, Option<String>)> {
+    let spreadsheet = |what: &str| {
+        Err(Error::file(path, format!("is {what}, not a text table"))
+            .fix("open it, choose File > Save As > CSV UTF-8 (comma delimited), and name that file"))
+    };
+    if bytes.starts_with(b"PK\x03\x04") {
+        return spreadsheet("an Excel (.xlsx) or OpenDocument workbook");
+    }
+    if bytes.starts_with(b"\xd0\xcf\x11\xe0") {
+        return spreadsheet("an old Excel (.xls) workbook");
+    }
+    let utf16 = |word: fn([u8; 2]) -> u16| {
+        let words = bytes[2..].chunks_exact(2).map(|b| word([b[0], b[1]]));
+        let text = char::decode_utf16(words).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect::<String>();
+        Ok((Cow::Owned(text), Some("read as UTF-16".into())))
+    };
+    match bytes {
+        [0xff, 0xfe, ..] => return utf16(u16::from_le_bytes),
+        [0xfe, 0xff, ..] => return utf16(u16::from_be_bytes),
+        _ => {}
+    }
+    if bytes.contains(&0) {
+        return Err(Error::file(path, "is not a text table").fix("name a CSV file"));
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Ok((Cow::Borrowed(text.trim_start_matches('\u{feff}')), None)),
+        // Every byte is a Latin-1 character: names of western languages come out right, numbers always.
+        Err(_) => {
+            Ok((Cow::Owned(bytes.iter().map(|&b| b as char).collect()), Some("is not UTF-8: read as Latin-1".into())))
+        }
+    }
+}
+
+/// A CSV field, quoted if it has to be.
+pub fn quoted(field: &str) -> Cow<'_, str> {
+    let plain = !field.contains(['"', ',', '\n', '\r', ';', '\t']) && field.trim() == field;
+    if plain { Cow::Borrowed(field) } else { Cow::Owned(format!("\"{}\"", field.replace('"', "\"\""))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(bytes: &[u8], opts: TableOptions) -> Result<Table> {
+        Table::parse(Path::new("t.csv"), bytes, &opts)
+    }
+    fn table(text: &str) -> Table {
+        parse(text.as_bytes(), TableOptions::default()).unwrap()
+    }
+
+    #[test]
+    fn every_line_end_and_delimiter() {
+        for end in ["\n", "\r\n", "\r"] {
+            for d in [",", ";", "\t"] {
+                let t = table(&[" a ", d, "b", end, "1", d, "\"x y\"", end, end, d, end, "2", d, "z"].concat());
+                assert_eq!(t.header, ["a", "b"]);
+                assert_eq!(t.rows, [(2, vec!["1".into(), "x y".into()]), (5, vec!["2".into(), "z".into()])]);
+            }
+        }
+    }
+
+    #[test]
+    fn every_encoding() {
+        let utf16: Vec<u8> = "\u{feff}n,v\né,1\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        for bytes in [&b"\xef\xbb\xbfn,v\n\xc3\xa9,1\n"[..], b"n,v\n\xe9,1\n", &utf16] {
+            let t = parse(bytes, TableOptions::default()).unwrap();
+            assert_eq!((t.column("n").unwrap(), t.rows[0].1[0].as_str()), (0, "é"));
+        }
+        for (bytes, word) in
+            [(&b"PK\x03\x04"[..], "xlsx"), (b"\xd0\xcf\x11\xe0", "xls"), (b"a\0b", "text"), (b"", "left")]
+        {
+            let e = parse(bytes, TableOptions::default()).unwrap_err().to_string();
+            assert!(e.contains(word), "{e}");
+        }
+    }
+
+    #[test]
+    fn columns_by_name_and_place() {
+        let t = table(",Theme,x,x\n1,2,3,4\n");
+        assert_eq!((t.column("#1").unwrap(), t.column("").unwrap(), t.column("theme ").unwrap()), (0, 0, 1));
+        let e = t.column("Valence").unwrap_err();
+        assert_eq!(e.to_string(), "t.csv: no column `Valence`; choose one of: #1, Theme, x, x");
+        assert_eq!(e.exit_code(), 2);
+        assert!(t.column("x").unwrap_err().to_string().contains("#3"));
+    }
+
+    #[test]
+    fn ragged_rows_are_named() {
+        let e = parse(b"prose\na,b\n1,2\n1\n", TableOptions { skip_rows: 1, ..Default::default() }).unwrap_err();
+        assert!(e.to_string().starts_with("t.csv: line 4: 1 fields under 2 columns"), "{e}");
+        let t = parse(b"a,b\n1\n", TableOptions { ragged: true, ..Default::default() }).unwrap();
+        assert_eq!(t.rows[0].1, ["1", ""]);
+        assert!(parse(b"a,b\n\"1,2\n3,4\n", TableOptions::default()).unwrap_err().to_string().contains("line 2"));
+    }
+
+    #[test]
+    fn numbers() {
+        let (comma, semicolon) = (table("a,b\n1,2"), table("a;b\n1;2"));
+        assert_eq!((comma.number(" 4.5 "), semicolon.number("4,5")), (Some(4.5), Some(4.5)));
+        assert_eq!(
+            (comma.number("4,5"), comma.number("nan"), comma.number("inf"), comma.number("")),
+            (None, None, None, None)
+        );
+    }
+
+    #[test]
+    fn quoting_survives_a_round_trip() {
+        for field in ["plain", "a,b", "say \"hi\"", " spaced ", "two\nlines", "semi;colon"] {
+            assert_eq!(table(&format!("x,y\n{},1\n", quoted(field))).rows[0].1[0], field);
+        }
+    }
+}

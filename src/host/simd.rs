@@ -1,0 +1,385 @@
+/*! Sixteen lanes of f32 at three levels, and the one place that steps from ordinary code into vector code.
+
+A routine is written once, generic over [`V16`], `#[inline(always)]` all the way down, and instantiated inside a
+function that carries the target features: [`run`]. */
+
+use crate::kernel::Simd;
+
+/// Sixteen f32. All operations are lane by lane.
+///
+/// Implementors other than [`Portable`] may only be used inside [`run`]'s function of their level.
+pub trait V16: Copy {
+    fn splat(x: f32) -> Self;
+    /// # Safety
+    /// 16 elements must be readable at `p`.
+    unsafe fn load(p: *const f32) -> Self;
+    /// # Safety
+    /// 16 elements must be writable at `p`.
+    unsafe fn store(self, p: *mut f32);
+    /// self * b + c, rounded once where the target has such an instruction.
+    fn fma(self, b: Self, c: Self) -> Self;
+    fn add(self, b: Self) -> Self;
+    /// The greater of the two; `b` if either is NaN.
+    fn max(self, b: Self) -> Self;
+
+    /// The first `n` lanes from memory, zeros behind.
+    /// # Safety
+    /// `n` elements must be readable at `p`.
+    #[inline(always)]
+    unsafe fn load_part(p: *const f32, n: usize) -> Self {
+        // SAFETY: n elements are read from p (caller), 16 from the buffer.
+        unsafe {
+            if n >= 16 {
+                return Self::load(p);
+            }
+            let mut a = [0.0; 16];
+            for (i, a) in a.iter_mut().enumerate().take(n) {
+                *a = *p.add(i);
+            }
+            Self::load(a.as_ptr())
+        }
+    }
+    /// The first `n` lanes to memory; what follows is not touched.
+    /// # Safety
+    /// `n` elements must be writable at `p`.
+    #[inline(always)]
+    unsafe fn store_part(self, p: *mut f32, n: usize) {
+        // SAFETY: n elements are written to p (caller), 16 to the buffer.
+        unsafe {
+            if n >= 16 {
+                return self.store(p);
+            }
+            let mut a = [0.0; 16];
+            self.store(a.as_mut_ptr());
+            for (i, a) in a.iter().enumerate().take(n) {
+                *p.add(i) = *a;
+            }
+        }
+    }
+    /// Writes past the caches where the level can: for outputs too large to be found there later.
+    /// # Safety
+    /// 16 elements must be writable at `p`, which must be aligned to 64 bytes.
+    #[inline(always)]
+    unsafe fn stream(self, p: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { self.store(p) }
+    }
+    /// Asks for the cache line of `p`, which need not be readable.
+    #[inline(always)]
+    fn prefetch(p: *const f32) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: SSE is part of the target, and a prefetch never faults.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast())
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = p;
+    }
+    /// Lane j of vector i becomes lane i of vector j.
+    #[inline(always)]
+    fn transpose(v: &mut [Self; 16]) {
+        let mut a = [[0.0; 16]; 16];
+        // SAFETY: rows of 16 elements.
+        unsafe {
+            for (v, a) in v.iter().zip(&mut a) {
+                v.store(a.as_mut_ptr());
+            }
+            for (i, v) in v.iter_mut().enumerate() {
+                *v = Self::load(std::array::from_fn::<f32, 16, _>(|j| a[j][i]).as_ptr());
+            }
+        }
+    }
+    /// The sum of the lanes, in one order at every level: halves, quarters, eighths, sixteenths.
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        let mut a = [0.0; 16];
+        // SAFETY: 16 elements.
+        unsafe { self.store(a.as_mut_ptr()) };
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                a[i] += a[i + half];
+            }
+        }
+        a[0]
+    }
+}
+
+/// Code to run at one level.
+pub trait Kernel {
+    /// Must be `#[inline(always)]`, and so must everything it calls that handles a `V`.
+    fn run<V: V16>(self);
+}
+
+/// Runs `k` with the instructions of `simd`.
+#[inline]
+pub fn run<K: Kernel>(simd: Simd, k: K) {
+    match simd {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a level above Portable is only made where the machine has it (Simd::available).
+        Simd::Avx512 => unsafe { x86::run_avx512(k) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Simd::Avx2 => unsafe { x86::run_avx2(k) },
+        _ => k.run::<Portable>(),
+    }
+}
+
+/// Runs `k` with AVX-512, which must be `simd`: for code that needs 32 registers and is not worth compiling otherwise.
+#[inline]
+pub fn run_widest<K: Kernel>(simd: Simd, k: K) {
+    assert!(simd == Simd::Avx512);
+    run_widest_inner(k)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn run_widest_inner<K: Kernel>(k: K) {
+    // SAFETY: a level above Portable is only made where the machine has it (Simd::available).
+    unsafe { x86::run_avx512(k) }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn run_widest_inner<K: Kernel>(_: K) {
+    unreachable!("AVX-512 elsewhere")
+}
+
+/// Orders [`V16::stream`]'s writes before whatever the thread does next.
+pub fn stream_end() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of the target.
+    unsafe {
+        std::arch::x86_64::_mm_sfence()
+    }
+}
+
+/// Plain arrays: the compiler makes of them what the baseline has.
+#[derive(Clone, Copy)]
+pub struct Portable([f32; 16]);
+
+/// Whether [`Portable`] rounds a multiply-add once, like the other levels.
+pub const PORTABLE_FMA: bool = cfg!(any(target_feature = "fma", target_arch = "aarch64"));
+
+impl V16 for Portable {
+    #[inline(always)]
+    fn splat(x: f32) -> Self {
+        Self([x; 16])
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { p.cast::<[f32; 16]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { p.cast::<[f32; 16]>().write_unaligned(self.0) }
+    }
+    #[inline(always)]
+    fn fma(self, b: Self, c: Self) -> Self {
+        // Without the instruction mul_add is a call into libm.
+        Self(std::array::from_fn(|i| {
+            if PORTABLE_FMA { self.0[i].mul_add(b.0[i], c.0[i]) } else { self.0[i] * b.0[i] + c.0[i] }
+        }))
+    }
+    #[inline(always)]
+    fn add(self, b: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] + b.0[i]))
+    }
+    #[inline(always)]
+    fn max(self, b: Self) -> Self {
+        Self(std::array::from_fn(|i| if self.0[i] > b.0[i] { self.0[i] } else { b.0[i] }))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Kernel, V16};
+    use std::arch::x86_64::*;
+
+    #[target_feature(enable = "avx512f")]
+    pub fn run_avx512<K: Kernel>(k: K) {
+        k.run::<Avx512>()
+    }
+    #[target_feature(enable = "avx2,fma")]
+    pub fn run_avx2<K: Kernel>(k: K) {
+        k.run::<Avx2>()
+    }
+
+    #[derive(Clone, Copy)]
+    pub struct Avx512(__m512);
+
+    // SAFETY of every block below: only run_avx512 instantiates this type, so the instructions are there; pointers are
+    // the caller's promise.
+    impl V16 for Avx512 {
+        #[inline(always)]
+        fn splat(x: f32) -> Self {
+            // SAFETY: see above.
+            Self(unsafe { _mm512_set1_ps(x) })
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> Self {
+            // SAFETY: see above.
+            Self(unsafe { _mm512_loadu_ps(p) })
+        }
+        #[inline(always)]
+        unsafe fn store(self, p: *mut f32) {
+            // SAFETY: see above.
+            unsafe { _mm512_storeu_ps(p, self.0) }
+        }
+        #[inline(always)]
+        fn fma(self, b: Self, c: Self) -> Self {
+            // SAFETY: see above.
+            Self(unsafe { _mm512_fmadd_ps(self.0, b.0, c.0) })
+        }
+        #[inline(always)]
+        fn add(self, b: Self) -> Self {
+            // SAFETY: see above.
+            Self(unsafe { _mm512_add_ps(self.0, b.0) })
+        }
+        #[inline(always)]
+        fn max(self, b: Self) -> Self {
+            // SAFETY: see above.
+            Self(unsafe { _mm512_max_ps(self.0, b.0) })
+        }
+        #[inline(always)]
+        unsafe fn load_part(p: *const f32, n: usize) -> Self {
+            // SAFETY: see above; a masked lane is not read.
+            unsafe {
+                if n >= 16 {
+                    return Self::load(p);
+                }
+                Self(_mm512_maskz_loadu_ps(mask(n), p))
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_part(self, p: *mut f32, n: usize) {
+            // SAFETY: see above; a masked lane is not written.
+            unsafe {
+                if n >= 16 {
+                    return self.store(p);
+                }
+                _mm512_mask_storeu_ps(p, mask(n), self.0)
+            }
+        }
+        #[inline(always)]
+        unsafe fn stream(self, p: *mut f32) {
+            // SAFETY: see above.
+            unsafe { _mm512_stream_ps(p, self.0) }
+        }
+        #[inline(always)]
+        fn transpose(v: &mut [Self; 16]) {
+            // SAFETY: see above.
+            unsafe {
+                // Within each quarter: pairs of rows, then fours.
+                let mut a = [_mm512_setzero_ps(); 16];
+                for i in 0..8 {
+                    a[2 * i] = _mm512_unpacklo_ps(v[2 * i].0, v[2 * i + 1].0);
+                    a[2 * i + 1] = _mm512_unpackhi_ps(v[2 * i].0, v[2 * i + 1].0);
+                }
+                let mut b = [_mm512_setzero_ps(); 16];
+                for i in 0..4 {
+                    for j in 0..2 {
+                        let lo = _mm512_castps_pd(a[4 * i + j]);
+                        let hi = _mm512_castps_pd(a[4 * i + j + 2]);
+                        b[4 * i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(lo, hi));
+                        b[4 * i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(lo, hi));
+                    }
+                }
+                // b[4i + j] holds columns j, j+4, j+8, j+12 of rows 4i..4i+4: now quarters change places.
+                for j in 0..4 {
+                    let (p, q) =
+                        (_mm512_shuffle_f32x4::<0x88>(b[j], b[4 + j]), _mm512_shuffle_f32x4::<0xdd>(b[j], b[4 + j]));
+                    let (r, s) = (
+                        _mm512_shuffle_f32x4::<0x88>(b[8 + j], b[12 + j]),
+                        _mm512_shuffle_f32x4::<0xdd>(b[8 + j], b[12 + j]),
+                    );
+                    v[j] = Self(_mm512_shuffle_f32x4::<0x88>(p, r));
+                    v[8 + j] = Self(_mm512_shuffle_f32x4::<0xdd>(p, r));
+                    v[4 + j] = Self(_mm512_shuffle_f32x4::<0x88>(q, s));
+                    v[12 + j] = Self(_mm512_shuffle_f32x4::<0xdd>(q, s));
+                }
+            }
+        }
+        #[inline(always)]
+        fn sum(self) -> f32 {
+            // SAFETY: see above.
+            unsafe {
+                let high =
+                    _mm512_castpd_ps(_mm512_castpd256_pd512(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(self.0))));
+                sum_halves(_mm512_castps512_ps256(self.0), _mm512_castps512_ps256(high))
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn mask(n: usize) -> u16 {
+        ((1u32 << n) - 1) as u16
+    }
+
+    /// The default `sum`'s order. AVX is there: both levels that call it have it.
+    #[inline(always)]
+    unsafe fn sum_halves(low: __m256, high: __m256) -> f32 {
+        // SAFETY: see above.
+        unsafe {
+            let v = _mm256_add_ps(low, high);
+            let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_add_ss(v, _mm_shuffle_ps::<1>(v, v)))
+        }
+    }
+
+    #[derive(Clone, Copy)]
+    pub struct Avx2(__m256, __m256);
+
+    // SAFETY of every block below: only run_avx2 instantiates this type, so the instructions are there; pointers are
+    // the caller's promise.
+    impl V16 for Avx2 {
+        #[inline(always)]
+        fn splat(x: f32) -> Self {
+            // SAFETY: see above.
+            let v = unsafe { _mm256_set1_ps(x) };
+            Self(v, v)
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> Self {
+            // SAFETY: see above.
+            unsafe { Self(_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))) }
+        }
+        #[inline(always)]
+        unsafe fn store(self, p: *mut f32) {
+            // SAFETY: see above.
+            unsafe {
+                _mm256_storeu_ps(p, self.0);
+                _mm256_storeu_ps(p.add(8), self.1);
+            }
+        }
+        #[inline(always)]
+        fn fma(self, b: Self, c: Self) -> Self {
+            // SAFETY: see above.
+            unsafe { Self(_mm256_fmadd_ps(self.0, b.0, c.0), _mm256_fmadd_ps(self.1, b.1, c.1)) }
+        }
+        #[inline(always)]
+        fn add(self, b: Self) -> Self {
+            // SAFETY: see above.
+            unsafe { Self(_mm256_add_ps(self.0, b.0), _mm256_add_ps(self.1, b.1)) }
+        }
+        #[inline(always)]
+        fn max(self, b: Self) -> Self {
+            // SAFETY: see above.
+            unsafe { Self(_mm256_max_ps(self.0, b.0), _mm256_max_ps(self.1, b.1)) }
+        }
+        #[inline(always)]
+        unsafe fn stream(self, p: *mut f32) {
+            // SAFETY: see above.
+            unsafe {
+                _mm256_stream_ps(p, self.0);
+                _mm256_stream_ps(p.add(8), self.1);
+            }
+        }
+        #[inline(always)]
+        fn sum(self) -> f32 {
+            // SAFETY: see above.
+            unsafe { sum_halves(self.0, self.1) }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+/*! The register tile: rows times vectors of multiply-add chains, the only inner loop of the convolutions.
+
+acc[i][j] += a[i][t] * b[t][j] for t in order, where row i's operand is broadcast from memory and b is a vector row.
+The operands need not be packed: each stretch of the chain ([`Stretch`]) names where its rows begin. */
+
+use super::LANES;
+use super::simd::{Kernel, V16, run, run_widest};
+use crate::kernel::Simd;
+
+/// Most rows and vectors of any level.
+pub const ROWS: usize = 6;
+const VECTORS: usize = 4;
+
+/// A piece of the reduction in which the elements of each row of a, and the rows of b, lie one step apart.
+#[derive(Clone, Copy)]
+pub struct Stretch {
+    pub a: [*const f32; ROWS],
+    pub b: *const f32,
+    pub len: usize,
+}
+
+/// One tile's work.
+pub struct Tile<'a> {
+    pub stretches: &'a [Stretch],
+    /// From one reduction index to the next in a, in elements.
+    pub a_step: usize,
+    pub b_step: usize,
+    /// Where the chains begin: one row per tile row, or null for zero.
+    pub init: *const f32,
+    /// From row to row: 0 when they share one row (a bias).
+    pub init_step: usize,
+    pub dst: *mut f32,
+    pub dst_step: usize,
+    /// Lanes of the last vector that exist in `init` and `dst`.
+    pub last: usize,
+    /// Add the finished chains to `dst` instead of replacing it.
+    pub add: bool,
+    pub relu: bool,
+    /// Write past the caches; every vector must be whole and aligned to 64 bytes, and the caller ends with
+    /// [`super::simd::stream_end`].
+    pub stream: bool,
+}
+
+/// (rows, vectors) of the tile that suits the registers of `simd`.
+pub fn extent(simd: Simd) -> (usize, usize) {
+    match simd {
+        // 24 of 32 registers accumulate; 4 hold b, one the broadcast.
+        Simd::Avx512 => (ROWS, VECTORS),
+        // 12 of 16 registers of 8 lanes accumulate.
+        Simd::Avx2 => (ROWS, 1),
+        // 16 registers of 4 lanes on x86-64, 32 on aarch64.
+        Simd::Portable => (if cfg!(target_arch = "aarch64") { ROWS } else { 2 }, 1),
+    }
+}
+
+/// Computes one tile of `rows` x `vectors`.
+///
+/// # Safety
+/// For t in each stretch a[i][t * a_step] must be readable for i < rows; b rows (16 * vectors elements each) likewise;
+/// `init` (unless null) and `dst` must be valid for `rows` rows of 16 * (vectors - 1) + last elements, and nothing else
+/// may access `dst` meanwhile.
+#[inline]
+pub unsafe fn tile(simd: Simd, rows: usize, vectors: usize, t: &Tile) {
+    macro_rules! pick {
+        ($($r:literal)*) => {
+            match (rows, vectors) {
+                $(($r, 1) => run(simd, Fixed::<$r, 1>(t)),)*
+                $(($r, 2) => run_widest(simd, Fixed::<$r, 2>(t)),)*
+                $(($r, 3) => run_widest(simd, Fixed::<$r, 3>(t)),)*
+                $(($r, 4) => run_widest(simd, Fixed::<$r, 4>(t)),)*
+                _ => unreachable!("tile {rows}x{vectors}"),
+            }
+        };
+    }
+    pick!(1 2 3 4 5 6)
+}
+
+/// A tile whose extents the compiler knows.
+struct Fixed<'a, const R: usize, const V: usize>(&'a Tile<'a>);
+
+impl<const R: usize, const N: usize> Kernel for Fixed<'_, R, N> {
+    #[inline(always)]
+    fn run<V: V16>(self) {
+        let t = self.0;
+        let lanes = |j: usize| if j + 1 == N { t.last } else { LANES };
+        // SAFETY: `tile`'s caller promised every address.
+        unsafe {
+            let mut acc = [[V::splat(0.0); N]; R];
+            if !t.init.is_null() {
+                for (i, acc) in acc.iter_mut().enumerate() {
+                    for (j, acc) in acc.iter_mut().enumerate() {
+                        *acc = V::load_part(t.init.add(i * t.init_step + j * LANES), lanes(j));
+                    }
+                }
+            }
+            for s in t.stretches {
+                let mut b = s.b;
+                let a: [*const f32; R] = std::array::from_fn(|i| s.a[i]);
+                let mut at = 0;
+                for _ in 0..s.len {
+                    let row: [V; N] = std::array::from_fn(|j| V::load(b.add(j * LANES)));
+                    for i in 0..R {
+                        let x = V::splat(*a[i].add(at));
+                        for j in 0..N {
+                            acc[i][j] = x.fma(row[j], acc[i][j]);
+                        }
+                    }
+                    at += t.a_step;
+                    b = b.wrapping_add(t.b_step);
+                }
+            }
+            for (i, acc) in acc.iter().enumerate() {
+                for (j, &acc) in acc.iter().enumerate() {
+                    let y = t.dst.add(i * t.dst_step + j * LANES);
+                    let mut v = acc;
+                    if t.add {
+                        v = V::load_part(y, lanes(j)).add(v);
+                    }
+                    if t.relu {
+                        // In this order a NaN stays: max gives its second operand.
+                        v = V::splat(0.0).max(v);
+                    }
+                    if t.stream {
+                        v.stream(y);
+                    } else {
+                        v.store_part(y, lanes(j));
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+/*! What a run keeps on disk: one safetensors file, replaced atomically. A finished run's file holds the best weights and
+is all that `predict` needs; an unfinished one also holds velocities, the best weights so far and the state of the loop,
+from which training goes on with the same bits. */
+
+use super::fit::{Best, Settings, State};
+use super::network::{Network, Task};
+use crate::device::Data;
+use crate::error::{Error, Result};
+use crate::models::Config;
+use crate::weights::write::Entry;
+use crate::weights::{LAYOUT, WeightFile, write};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+const VELOCITY: &str = "velocity.";
+const BEST: &str = "best.";
+
+/// The header of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Card {
+    /// Always `deep-affect-checkpoint-1`.
+    pub format: String,
+    pub task: Task,
+    pub settings: Settings,
+    pub state: State,
+    /// Mean of each target over the training rows: the baseline of every later evaluation.
+    pub train_mean: Vec<f64>,
+    /// Class names, for a tower.
+    pub classes: Vec<String>,
+    /// Fingerprint of pictures, ratings and split: a run resumes only on the same data.
+    pub data: String,
+    /// For people: the command, the device.
+    pub made_by: String,
+}
+
+/// Version of the file format.
+pub const FORMAT: &str = "deep-affect-checkpoint-1";
+const CARD: &str = "checkpoint";
+
+impl Card {
+    /// The fused model of this checkpoint.
+    pub fn config(&self) -> Result<&Config> {
+        match &self.task {
+            Task::EndToEnd { config, .. } | Task::Head { config } => Ok(config),
+            Task::Tower { .. } => Err(Error::job("is a tower, not a model that predicts ratings")
+                .fix("give it to `train --weights`, or name a checkpoint of `train`")),
+        }
+    }
+}
+
+/// A weight that is part of a model but not of the network being trained (a frozen tower's): name, shape, values.
+pub type Stored = (String, Vec<usize>, Vec<f32>);
+
+/// Writes a checkpoint. When the run is finished, only weights are written: the session must hold the best ones.
+pub fn save(path: &Path, card: &Card, net: &Network, best: &Best, extra: &[Stored]) -> Result<()> {
+    let mut tensors: Vec<(String, Vec<usize>, Cow<[f32]>)> =
+        extra.iter().map(|(n, s, x)| (n.clone(), s.clone(), Cow::Borrowed(&**x))).collect();
+    let graph = &net.session.graph;
+    for v in net.params() {
+        tensors.push((graph.name(v).into(), graph.dims(v).into(), Cow::Owned(net.session.read(v)?)));
+    }
+    if !card.state.finished {
+        for (i, part) in net.parts.iter().enumerate() {
+            for (j, (&w, &v)) in part.params.iter().zip(&part.velocity).enumerate() {
+                let (name, dims) = (graph.name(w), graph.dims(w));
+                tensors.push((format!("{VELOCITY}{name}"), dims.into(), Cow::Owned(net.session.read(v)?)));
+                if let Some(best) = best.get(i).and_then(|b| b.get(j)) {
+                    tensors.push((format!("{BEST}{name}"), dims.into(), Cow::Borrowed(best)));
+                }
+            }
+        }
+    }
+    let text = serde_json::to_string(card).map_err(|e| Error::file(path, format!("cannot write the state: {e}")))?;
+    let mut metadata = BTreeMap::from([(CARD.to_string(), text), (LAYOUT.to_string(), "KRSC".to_string())]);
+    if let Task::Tower { tower, .. } = &card.task {
+        let p = serde_json::to_string(&tower.preprocess).expect("a preset is plain data");
+        metadata.insert(crate::weights::PREPROCESS.into(), p);
+    }
+    let entries: Vec<Entry> = tensors.iter().map(|(n, s, x)| Entry::f32(n, s, x)).collect();
+    write::write(path, &metadata, &entries)
+}
+
+/// Reads the header of a checkpoint.
+pub fn card(file: &WeightFile) -> Result<Card> {
+    let text = file.metadata().get(CARD).ok_or_else(|| {
+        Error::file(file.path(), "is not a checkpoint of this program")
+            .fix("`deep-affect inspect` shows what it is; weights of towers go to `train --weights`")
+    })?;
+    let card: Card = serde_json::from_str(text)
+        .map_err(|e| Error::file(file.path(), format!("its state cannot be read: {e}")).at("header"))?;
+    if card.format != FORMAT {
+        return Err(Error::file(file.path(), format!("has format `{}`, not `{FORMAT}`", card.format))
+            .fix("use the version of the program that wrote it"));
+    }
+    Ok(card)
+}
+
+/// Puts weights, velocities and the best weights of an unfinished run back.
+pub fn restore(file: &Arc<WeightFile>, net: &mut Network) -> Result<Best> {
+    let graph = net.session.graph.clone();
+    let read = |name: &str, shape: &[usize]| -> Result<Vec<f32>> {
+        let t = file.tensor(name)?;
+        if t.shape != shape {
+            let problem = format!("tensor `{name}` is {:?} instead of {shape:?}", t.shape);
+            return Err(Error::file(file.path(), problem).fix("resume with the settings the run began with"));
+        }
+        Ok(t.to_f32()?.into_owned())
+    };
+    for v in net.params() {
+        net.session.write(v, Data::F32(&read(graph.name(v), graph.dims(v))?))?;
+    }
+    let mut best = vec![];
+    for part in &net.parts {
+        let mut weights = vec![];
+        for (&w, &v) in part.params.iter().zip(&part.velocity) {
+            let (name, dims) = (graph.name(w), graph.dims(w));
+            net.session.write(v, Data::F32(&read(&format!("{VELOCITY}{name}"), dims)?))?;
+            let name = format!("{BEST}{name}");
+            if file.info(&name).is_some() {
+                weights.push(read(&name, dims)?);
+            }
+        }
+        best.push(weights);
+    }
+    Ok(best)
+}

@@ -1,0 +1,416 @@
+/*! The training loop. Everything it decides is a function of the settings and the seed, and everything it remembers is in
+[`State`]: a run that was stopped anywhere goes on with the same bits. */
+
+use super::network::{EVAL, Network, PENALTY, TRAIN};
+use super::schedule::{EarlyStop, Plateau, PlateauRule, Schedule, Verdict};
+use crate::data::Pictures;
+use crate::device::Data;
+use crate::error::{Error, Result};
+use crate::ops::optim::Form;
+use crate::rng::{Rng, Stream};
+use serde::{Deserialize, Serialize};
+use std::sync::mpsc::sync_channel;
+
+/// How a run goes; the defaults are Parry & Vuong's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    pub epochs: u32,
+    pub batch: usize,
+    pub lr: f64,
+    /// Lowers the rate when the monitored loss stands still; None keeps it.
+    pub plateau: Option<PlateauRule>,
+    pub momentum: f32,
+    pub nesterov: bool,
+    /// `keras` or `torch`: what the velocity holds when the rate changes.
+    pub form: SgdForm,
+    pub weight_decay: f32,
+    /// Epochs without a decrease of the monitored loss after which to stop; 0 never stops early.
+    pub patience: u32,
+    pub seed: u64,
+}
+
+/// Serialisable twin of [`Form`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum SgdForm {
+    Keras,
+    Torch,
+}
+
+impl From<SgdForm> for Form {
+    fn from(f: SgdForm) -> Form {
+        match f {
+            SgdForm::Keras => Form::Keras,
+            SgdForm::Torch => Form::Torch,
+        }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            epochs: 200,
+            batch: 25,
+            lr: 4e-4,
+            plateau: Some(PlateauRule::keras()),
+            momentum: 0.9,
+            nesterov: false,
+            form: SgdForm::Keras,
+            weight_decay: 0.0,
+            patience: 6,
+            seed: 1,
+        }
+    }
+}
+
+/// Where the rows of a batch come from.
+pub enum Inputs<'a> {
+    Pictures(&'a Pictures),
+    /// Features of each part: width, then one row after another.
+    Features(Vec<(usize, Vec<f32>)>),
+}
+
+/// What is to be learned.
+pub enum Targets {
+    /// Values per row, rows.
+    Ratings(usize, Vec<f32>),
+    Labels(Vec<i32>),
+}
+
+/// All rows of a data set; a run names the ones it uses by index.
+pub struct Samples<'a> {
+    pub inputs: Inputs<'a>,
+    pub targets: Targets,
+    /// How much each row counts in the loss.
+    pub weight: Vec<f32>,
+}
+
+/// One epoch of the training log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Epoch {
+    pub epoch: u32,
+    pub train_loss: f64,
+    /// None where nothing was held out.
+    pub val_loss: Option<f64>,
+    /// The rate used in this epoch.
+    pub lr: f64,
+}
+
+/// Schedule and stopping of one part.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PartState {
+    pub schedule: Schedule,
+    pub stop: EarlyStop,
+    pub stopped: bool,
+}
+
+/// Everything a run remembers besides weights and velocities.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    pub epoch: u32,
+    /// Batches of this epoch that are done.
+    pub batches: u32,
+    /// Updates since the beginning.
+    pub step: u32,
+    /// Sum over this epoch of loss x row weights, per part, and the row weights.
+    pub loss_sum: Vec<f64>,
+    pub weight_sum: f64,
+    pub parts: Vec<PartState>,
+    pub history: Vec<Epoch>,
+    pub finished: bool,
+}
+
+impl State {
+    pub fn new(s: &Settings, parts: usize) -> Result<Self> {
+        let schedule = match s.plateau {
+            Some(rule) => Schedule::Plateau(Plateau::new(s.lr, rule)?),
+            None => Schedule::Constant { lr: s.lr },
+        };
+        schedule.check()?;
+        let part = PartState { schedule, stop: EarlyStop::new(s.patience), stopped: false };
+        Ok(Self {
+            epoch: 0,
+            batches: 0,
+            step: 0,
+            loss_sum: vec![0.0; parts],
+            weight_sum: 0.0,
+            parts: vec![part; parts],
+            history: vec![],
+            finished: false,
+        })
+    }
+}
+
+/// The weights of the best epoch so far: per part, per parameter. Empty before the first epoch has ended.
+pub type Best = Vec<Vec<Vec<f32>>>;
+
+/// Who watches a run.
+pub trait Watch {
+    /// After each update: losses of the parts in this batch. True asks to stop here.
+    fn step(&mut self, _state: &State, _batches: u32, _loss: f64) -> bool {
+        false
+    }
+    /// After each epoch, and when the run is stopped: the place to write a checkpoint.
+    fn keep(&mut self, _net: &Network, _state: &State, _best: &Best) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Nobody is watching.
+impl Watch for () {}
+
+/// A batch on its way to the device.
+struct Batch {
+    rows: Vec<usize>,
+    weight: Vec<f32>,
+    pixels: Vec<u8>,
+}
+
+impl Samples<'_> {
+    /// The rows of a batch, padded to `n` with the first row at weight 0.
+    fn batch(&self, rows: &[usize], n: usize) -> Batch {
+        let mut weight: Vec<f32> = rows.iter().map(|&i| self.weight[i]).collect();
+        weight.resize(n, 0.0);
+        let mut rows = rows.to_vec();
+        rows.resize(n, rows[0]);
+        let pixels = match &self.inputs {
+            Inputs::Pictures(p) => {
+                let mut pixels = vec![0; n * p.size() as usize * p.size() as usize * 3];
+                p.gather(&rows, &mut pixels);
+                pixels
+            }
+            Inputs::Features(_) => vec![],
+        };
+        Batch { rows, weight, pixels }
+    }
+
+    /// Writes the inputs of a batch.
+    fn feed(&self, net: &mut Network, b: &Batch) -> Result<()> {
+        match &self.inputs {
+            Inputs::Pictures(_) => net.session.write(net.x[0], Data::U8(&b.pixels))?,
+            Inputs::Features(parts) => {
+                for (&x, (width, values)) in net.x.iter().zip(parts) {
+                    let rows: Vec<f32> =
+                        b.rows.iter().flat_map(|&i| &values[i * width..(i + 1) * width]).copied().collect();
+                    net.session.write(x, Data::F32(&rows))?;
+                }
+            }
+        }
+        net.session.write(net.weight, Data::F32(&b.weight))
+    }
+
+    /// Writes what the batch should give, for every part.
+    fn feed_targets(&self, net: &mut Network, b: &Batch) -> Result<()> {
+        for part in &net.parts {
+            match &self.targets {
+                Targets::Ratings(d, all) => {
+                    let of = |&i: &usize| part.targets.iter().map(move |t| all[i * d + t]);
+                    let y: Vec<f32> = b.rows.iter().flat_map(of).collect();
+                    net.session.write(part.y, Data::F32(&y))?;
+                }
+                Targets::Labels(all) => {
+                    let y: Vec<i32> = b.rows.iter().map(|&i| all[i]).collect();
+                    net.session.write(part.y, Data::I32(&y))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The order of the training rows in one epoch.
+pub fn order(rows: &[usize], seed: u64, epoch: u32) -> Vec<usize> {
+    let mut rows = rows.to_vec();
+    Rng::new(seed, Stream::Shuffle, epoch).shuffle(&mut rows);
+    rows
+}
+
+/// Trains until every part has stopped or the epochs are used up, then restores the best weights of each part. `val` is
+/// monitored; without it the training loss is.
+pub fn fit(
+    net: &mut Network,
+    data: &Samples,
+    [train, val]: [&[usize]; 2],
+    s: &Settings,
+    state: &mut State,
+    best: &mut Best,
+    watch: &mut dyn Watch,
+) -> Result<()> {
+    if train.is_empty() {
+        return Err(Error::usage("no pictures to train on").fix("check the manifest and the folds"));
+    }
+    best.resize(net.parts.len(), vec![]);
+    let total = train.len().div_ceil(net.batch) as u32;
+    while !state.finished {
+        let rows = order(train, s.seed, state.epoch);
+        let todo: Vec<&[usize]> = rows.chunks(net.batch).skip(state.batches as usize).collect();
+        let (n, mut stopped) = (net.batch, false);
+        // The next batch is gathered (pages of the cache are read) while this one is computed.
+        std::thread::scope(|scope| -> Result<()> {
+            let (send, receive) = sync_channel(1);
+            scope.spawn(move || todo.into_iter().try_for_each(|rows| send.send(data.batch(rows, n))));
+            for b in receive {
+                let loss = step(net, data, &b, s, state)?;
+                if watch.step(state, total, loss) {
+                    stopped = true;
+                    break;
+                }
+            }
+            Ok(())
+        })?;
+        if stopped && state.batches < total {
+            watch.keep(net, state, best)?;
+            return Err(Error::interrupted(format!("stopped in epoch {} at batch {}", state.epoch + 1, state.batches)));
+        }
+        end_epoch(net, data, val, s, state, best)?;
+        watch.keep(net, state, best)?;
+        if stopped && !state.finished {
+            return Err(Error::interrupted(format!("stopped after epoch {}", state.epoch)));
+        }
+    }
+    restore(net, best)
+}
+
+/// One update of every part that still learns; returns the mean loss over the parts.
+fn step(net: &mut Network, data: &Samples, b: &Batch, s: &Settings, state: &mut State) -> Result<f64> {
+    data.feed(net, b)?;
+    data.feed_targets(net, b)?;
+    net.session.write(net.state, Data::U32(&[s.seed as u32, (s.seed >> 32) as u32, state.step]))?;
+    for (part, p) in net.parts.iter().zip(&state.parts) {
+        // A part that has stopped takes steps of length zero: its weights stay as they are.
+        let lr = if p.stopped { 0.0 } else { p.schedule.lr(state.epoch, state.step as u64) as f32 };
+        let first = if state.step == 0 { 1.0 } else { 0.0 };
+        net.session.write(part.hyper, Data::F32(&[lr, s.momentum, s.weight_decay, first]))?;
+    }
+    net.session.run(TRAIN)?;
+    let rows: f64 = b.weight.iter().map(|w| *w as f64).sum();
+    let mut mean = 0.0;
+    for (i, part) in net.parts.iter().enumerate() {
+        let loss = net.session.read(part.loss)?[0] as f64;
+        if !loss.is_finite() && rows > 0.0 {
+            return Err(Error::job(format!(
+                "the loss is {loss} in epoch {} at batch {}",
+                state.epoch + 1,
+                state.batches + 1
+            ))
+            .fix("lower --lr, or look at the ratings and weights; the last checkpoint is as it was"));
+        }
+        state.loss_sum[i] += loss * rows;
+        mean += loss / net.parts.len() as f64;
+    }
+    state.weight_sum += rows;
+    state.batches += 1;
+    state.step += 1;
+    Ok(mean)
+}
+
+/// Measures, lowers rates, remembers the best weights, and decides whether to go on.
+fn end_epoch(
+    net: &mut Network,
+    data: &Samples,
+    val: &[usize],
+    s: &Settings,
+    state: &mut State,
+    best: &mut Best,
+) -> Result<()> {
+    let train_loss: Vec<f64> = state.loss_sum.iter().map(|l| l / state.weight_sum).collect();
+    let val_loss = if val.is_empty() { None } else { Some(losses(net, data, val)?) };
+    let mean = |l: &[f64]| l.iter().sum::<f64>() / l.len() as f64;
+    state.history.push(Epoch {
+        epoch: state.epoch + 1,
+        train_loss: mean(&train_loss),
+        val_loss: val_loss.as_deref().map(mean),
+        lr: state.parts.iter().map(|p| p.schedule.lr(state.epoch, state.step as u64)).fold(0.0, f64::max),
+    });
+    let monitored = val_loss.unwrap_or(train_loss);
+    for (i, p) in state.parts.iter_mut().enumerate().filter(|(_, p)| !p.stopped) {
+        p.schedule.report(monitored[i]);
+        match p.stop.report(state.epoch, monitored[i]) {
+            Verdict::Best => best[i] = read(net, i)?,
+            Verdict::Continue => {}
+            Verdict::Stop => p.stopped = true,
+        }
+    }
+    state.epoch += 1;
+    (state.batches, state.weight_sum) = (0, 0.0);
+    state.loss_sum.fill(0.0);
+    state.finished = state.epoch >= s.epochs || state.parts.iter().all(|p| p.stopped);
+    Ok(())
+}
+
+/// The trained parameters of one part.
+fn read(net: &Network, part: usize) -> Result<Vec<Vec<f32>>> {
+    net.parts[part].params.iter().map(|v| net.session.read(*v)).collect()
+}
+
+/// Puts the best weights of each part back.
+pub fn restore(net: &mut Network, best: &Best) -> Result<()> {
+    for (part, weights) in net.parts.iter().zip(best) {
+        for (&v, w) in part.params.iter().zip(weights) {
+            net.session.write(v, Data::F32(w))?;
+        }
+    }
+    Ok(())
+}
+
+/// Outputs of all parts for some rows: [rows, outputs of part 0], [rows, outputs of part 1], …
+pub fn outputs(net: &mut Network, data: &Samples, rows: &[usize]) -> Result<Vec<Vec<f32>>> {
+    let mut all = vec![vec![]; net.parts.len()];
+    for chunk in rows.chunks(net.batch) {
+        data.feed(net, &data.batch(chunk, net.batch))?;
+        net.session.run(EVAL)?;
+        for (part, all) in net.parts.iter().zip(&mut all) {
+            let y = net.session.read(part.output)?;
+            all.extend_from_slice(&y[..y.len() / net.batch * chunk.len()]);
+        }
+    }
+    Ok(all)
+}
+
+/// Ratings [rows, targets] in the order of the model's targets.
+pub fn predict(net: &mut Network, data: &Samples, rows: &[usize]) -> Result<Vec<f32>> {
+    let parts = outputs(net, data, rows)?;
+    let targets: usize = net.parts.iter().map(|p| p.targets.len()).sum();
+    let mut all = vec![0.0; rows.len() * targets];
+    for (part, y) in net.parts.iter().zip(&parts) {
+        for (row, y) in y.chunks_exact(part.targets.len()).enumerate() {
+            part.targets.iter().zip(y).for_each(|(t, y)| all[row * targets + t] = *y);
+        }
+    }
+    Ok(all)
+}
+
+/// The loss of each part over some rows, penalties included, in float64 from the network's outputs.
+pub fn losses(net: &mut Network, data: &Samples, rows: &[usize]) -> Result<Vec<f64>> {
+    let parts = outputs(net, data, rows)?;
+    let weights: f64 = rows.iter().map(|&i| data.weight[i] as f64).sum();
+    let mut losses = vec![];
+    for (part, y) in net.parts.iter().zip(&parts) {
+        let width = y.len() / rows.len();
+        let error = |(&i, y): (&usize, &[f32])| -> f64 {
+            let e = match &data.targets {
+                Targets::Ratings(d, all) => {
+                    let square = |(t, y): (&usize, &f32)| (*y as f64 - all[i * d + t] as f64).powi(2);
+                    part.targets.iter().zip(y).map(square).sum::<f64>() / width as f64
+                }
+                Targets::Labels(all) => {
+                    let max = y.iter().fold(f64::NEG_INFINITY, |m, y| m.max(*y as f64));
+                    let sum: f64 = y.iter().map(|y| (*y as f64 - max).exp()).sum();
+                    max + sum.ln() - y[all[i] as usize] as f64
+                }
+            };
+            e * data.weight[i] as f64
+        };
+        losses.push(rows.iter().zip(y.chunks_exact(width)).map(error).sum::<f64>() / weights);
+    }
+    if net.parts.iter().any(|p| p.penalty.is_some()) {
+        net.session.run(PENALTY)?;
+        for (part, loss) in net.parts.iter().zip(&mut losses) {
+            if let Some(p) = part.penalty {
+                *loss += net.session.read(p)?[0] as f64;
+            }
+        }
+    }
+    Ok(losses)
+}

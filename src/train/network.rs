@@ -1,0 +1,165 @@
+/*! A model as the plans of a training run: one graph with a training step (forward, adjoint, update), an evaluation and,
+where weights are penalised, the penalty. */
+
+use crate::device::{Device, Session};
+use crate::error::Result;
+use crate::graph::{Graph, Kind, Value};
+use crate::models::{Config, Tower};
+use crate::nn::{Mode, Net};
+use crate::ops::loss::{CrossEntropy, Mse, Reduction};
+use crate::ops::optim::{self, Sgd};
+use crate::ops::{arith, dropout};
+use crate::plan::Options;
+use crate::shape::{DType, Type};
+use serde::{Deserialize, Serialize};
+
+/// What is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "task")]
+pub enum Task {
+    /// The fused model, towers and head, from pictures.
+    EndToEnd { config: Config, frozen: Vec<String> },
+    /// Only the head, from features that frozen towers computed.
+    Head { config: Config },
+    /// One tower as a classifier of pictures.
+    Tower { tower: Tower, image: usize },
+}
+
+/// An independently trained part of the network.
+pub struct Part {
+    /// Prefix of its parameters.
+    pub prefix: String,
+    /// Indices of its targets; empty for a classifier.
+    pub targets: Vec<usize>,
+    /// Input: ratings [N, targets], or labels [N].
+    pub y: Value,
+    /// Input: learning rate, momentum, weight decay, first step.
+    pub hyper: Value,
+    /// Output of the training plan [1]: the mean error plus the penalty.
+    pub loss: Value,
+    /// Output of the penalty plan [1].
+    pub penalty: Option<Value>,
+    /// Output of the evaluation plan: ratings [N, targets], or class scores [N, classes].
+    pub output: Value,
+    /// Trained parameters and their velocities, in one order.
+    pub params: Vec<Value>,
+    pub velocity: Vec<Value>,
+}
+
+/// A session with everything a training loop touches.
+pub struct Network {
+    pub session: Session,
+    pub batch: usize,
+    /// Input: u8 pictures [N,S,S,3], or features [N,F].
+    pub x: Vec<Value>,
+    /// Input: how much each row counts [N]; 0 for padding.
+    pub weight: Value,
+    /// Input: seed and step of the dropout masks.
+    pub state: Value,
+    pub parts: Vec<Part>,
+}
+
+/// Plans by index.
+pub const TRAIN: usize = 0;
+pub const EVAL: usize = 1;
+pub const PENALTY: usize = 2;
+
+impl Task {
+    fn parts(&self) -> Vec<(String, Vec<usize>)> {
+        match self {
+            Task::EndToEnd { config, .. } | Task::Head { config } => {
+                config.members().into_iter().map(|m| (m.prefix, m.targets)).collect()
+            }
+            Task::Tower { .. } => vec![(String::new(), vec![])],
+        }
+    }
+
+    /// The inputs: one of pictures, or features for each part.
+    fn inputs(&self, g: &mut Graph, batch: usize) -> Vec<Value> {
+        let pictures = |s| Type::new(DType::U8, &[batch, s, s, 3]);
+        match self {
+            Task::EndToEnd { config, .. } => vec![g.input("image", pictures(config.image))],
+            Task::Tower { image, .. } => vec![g.input("image", pictures(*image))],
+            Task::Head { config } => {
+                let t = Type::f32(&[batch, config.features()]);
+                config.members().iter().map(|m| g.input(&format!("{}features", m.prefix), t)).collect()
+            }
+        }
+    }
+
+    fn forward(&self, net: &mut Net, x: &[Value], part: usize) -> Value {
+        match self {
+            Task::EndToEnd { config, .. } => config.forward(net, &config.members()[part], x[0]),
+            Task::Head { config } => config.predict(net, &config.members()[part], x[part]),
+            Task::Tower { tower, .. } => tower.logits(net, x[0]),
+        }
+    }
+
+    /// Whether a parameter of this name is updated.
+    fn trains(&self, prefix: &str, name: &str) -> bool {
+        let Some(name) = name.strip_prefix(prefix) else { return false };
+        match self {
+            Task::EndToEnd { frozen, .. } => !frozen.iter().any(|t| name.split('.').next() == Some(t)),
+            _ => true,
+        }
+    }
+}
+
+impl Network {
+    /// Builds, differentiates, plans and allocates.
+    pub fn new(task: &Task, batch: usize, sgd: Sgd, options: Options, device: Box<dyn Device>) -> Result<Self> {
+        let mut g = Graph::default();
+        let x = task.inputs(&mut g, batch);
+        let weight = g.input("weight", Type::f32(&[batch]));
+        let state = g.input("dropout", dropout::state_type());
+        let (mut parts, mut updates, mut outputs, mut penalties) = (vec![], vec![], vec![], vec![]);
+        for (p, (prefix, targets)) in task.parts().into_iter().enumerate() {
+            // Penalties are computed twice: inside the step, where they are differentiated, and on their own.
+            let mut net = Net::new(&mut g, Mode::Eval);
+            let output = task.forward(&mut net, &x, p);
+            let penalty = net.take_penalty();
+            let mut net = Net::new(&mut g, Mode::Train { state });
+            let prediction = task.forward(&mut net, &x, p);
+            let train_penalty = net.take_penalty();
+            g.set_label("loss");
+            let (y, error) = if targets.is_empty() {
+                let y = g.input(&format!("{prefix}label"), Type::new(DType::I32, &[batch]));
+                (y, g.push1(CrossEntropy { reduction: Reduction::Mean }, &[prediction, y, weight]))
+            } else {
+                let y = g.input(&format!("{prefix}rating"), Type::f32(&[batch, targets.len()]));
+                (y, g.push1(Mse { reduction: Reduction::Mean }, &[prediction, y, weight]))
+            };
+            let loss = match train_penalty {
+                Some(l2) => g.push1(arith::Add, &[error, l2]),
+                None => error,
+            };
+            let all: Vec<Value> = g.of_kind(Kind::Param).collect();
+            let params: Vec<Value> = all.into_iter().filter(|v| task.trains(&prefix, g.name(*v))).collect();
+            let grads = g.backward(loss, &params)?;
+            let hyper = g.input(&format!("{prefix}hyper"), optim::hyper_type());
+            let mut velocity = vec![];
+            for (&w, &d) in params.iter().zip(&grads) {
+                let name = g.name(w).to_string();
+                let v = g.state(&format!("velocity.{name}"), g.ty(w));
+                g.set_label(name.rsplit_once('.').map_or(&name, |n| n.0));
+                updates.extend(g.push(sgd, &[w, v, d, hyper]));
+                velocity.push(v);
+            }
+            updates.push(loss);
+            outputs.push(output);
+            penalties.extend(penalty);
+            parts.push(Part { prefix, targets, y, hyper, loss, penalty, output, params, velocity });
+        }
+        let mut want: Vec<&[Value]> = vec![&updates, &outputs];
+        if !penalties.is_empty() {
+            want.push(&penalties);
+        }
+        let session = Session::new(g, &want, options, device)?;
+        Ok(Self { session, batch, x, weight, state, parts })
+    }
+
+    /// Every parameter of the graph, trained or not.
+    pub fn params(&self) -> Vec<Value> {
+        self.session.graph.of_kind(Kind::Param).collect()
+    }
+}

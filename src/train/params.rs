@@ -1,0 +1,94 @@
+/*! Where the first values of parameters come from: tower files where they are given, a seeded draw elsewhere. */
+
+use crate::device::{Data, Session};
+use crate::error::{Error, Result};
+use crate::graph::{Kind, Value};
+use crate::models::Tower;
+use crate::weights::tower::Allow;
+use crate::weights::{TowerWeights, WeightFile, init};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Sources of initial values.
+#[derive(Default)]
+pub struct Initial {
+    /// By tower name.
+    towers: BTreeMap<String, Arc<TowerWeights>>,
+    /// Draw what no file gives; otherwise that is an error.
+    pub init_missing: bool,
+    pub seed: u64,
+}
+
+impl Initial {
+    pub fn new(seed: u64, init_missing: bool) -> Self {
+        Self { towers: BTreeMap::new(), init_missing, seed }
+    }
+
+    /// Takes a tower's weights from a file.
+    pub fn tower(&mut self, name: &str, weights: TowerWeights) {
+        self.towers.insert(name.into(), Arc::new(weights));
+    }
+
+    /// Names the sources: what a cache of results must depend on. A file is named by its length and time of change.
+    pub fn fingerprint(&self) -> String {
+        let file = |(name, w): (&String, &Arc<TowerWeights>)| {
+            let m = std::fs::metadata(w.file.path());
+            let when = m.as_ref().ok().and_then(|m| m.modified().ok());
+            format!("{name} {} {:?} {when:?}\n", w.file.path().display(), m.map(|m| m.len()).ok())
+        };
+        format!("seed {} {}", self.seed, self.towers.iter().map(file).collect::<String>())
+    }
+
+    /// Compares every file with what the network wants; one message names everything missing, extra or mis-shaped.
+    /// Dense layers that a pooled tower does not use may be extra.
+    pub fn check(&self, session: &Session, prefixes: &[&str], towers: &[Tower], allow_extra: bool) -> Result<()> {
+        let g = &session.graph;
+        for t in towers {
+            let scope = format!("{}{}.", prefixes[0], t.name);
+            let wanted: Vec<(String, Vec<usize>)> = g
+                .of_kind(Kind::Param)
+                .filter_map(|v| Some((g.name(v).strip_prefix(&scope)?.to_string(), g.dims(v).to_vec())))
+                .collect();
+            match self.towers.get(&t.name) {
+                Some(w) => w.match_to(&wanted).require(Allow { missing: self.init_missing, extra: allow_extra })?,
+                None if wanted.is_empty() || self.init_missing => {}
+                None => {
+                    return Err(Error::usage(format!("no weights for the {} tower", t.name))
+                        .fix(format!("give --weights {}=FILE, or --init-missing to draw them at random", t.name)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the first values of `params` into a session. Mapped files are bound without a copy where nothing updates
+    /// the value. `means` are the training means of the member's targets: the last layer begins there, so that nothing
+    /// has to be unlearned first.
+    pub fn fill(&self, session: &mut Session, params: &[Value], prefix: &str, means: &[f32]) -> Result<()> {
+        for &v in params {
+            let name = session.graph.name(v).to_string();
+            let Some(own) = name.strip_prefix(prefix) else { continue };
+            let (tower, rest) = own.split_once('.').unwrap_or(("", own));
+            let shape = session.graph.dims(v).to_vec();
+            match self.towers.get(tower) {
+                Some(w) if w.map.contains_key(rest) => match w.bind(rest)? {
+                    Some(range) => session.bind(v, Arc::new(MappedFile(w.file.clone())), range)?,
+                    None => session.write(v, Data::F32(&w.load(rest)?))?,
+                },
+                _ if own == "head.out.bias" && means.len() == shape[0] => session.write(v, Data::F32(means))?,
+                // The whole name chooses the stream: members of a split model are drawn apart.
+                _ => session.write(v, Data::F32(&init::glorot_uniform(&name, &shape, self.seed)?))?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Keeps a mapping alive for the device that reads it.
+pub struct MappedFile(pub Arc<WeightFile>);
+
+impl AsRef<[u8]> for MappedFile {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}

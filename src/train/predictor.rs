@@ -1,0 +1,117 @@
+/*! A trained model in use: open a checkpoint, give it pictures, get ratings. */
+
+use super::checkpoint::{self, Card};
+use super::fit::State;
+use super::params::MappedFile;
+use crate::device::{Data, Device, Probe, Session};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Kind, Value};
+use crate::models::Config;
+use crate::nn::{Mode, Net};
+use crate::plan::Options;
+use crate::shape::{DType, Type};
+use crate::weights::WeightFile;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A model and the device that runs it. Ratings do not depend on the batch a picture comes in.
+pub struct Predictor {
+    pub card: Card,
+    pub config: Config,
+    session: Session,
+    batch: usize,
+    image: Value,
+    outputs: Vec<(Vec<usize>, Value)>,
+}
+
+/// Builds the evaluation of a whole model: image, and per member its targets and outputs.
+pub fn build(config: &Config, batch: usize) -> (Graph, Value, Vec<(Vec<usize>, Value)>) {
+    let mut g = Graph::default();
+    let image = g.input("image", Type::new(DType::U8, &[batch, config.image, config.image, 3]));
+    let mut net = Net::new(&mut g, Mode::Eval);
+    let outputs =
+        config.members().into_iter().map(|m| (m.targets.clone(), config.forward(&mut net, &m, image))).collect();
+    net.take_penalty();
+    (g, image, outputs)
+}
+
+impl Predictor {
+    /// Opens a checkpoint; `batch` pictures go through at once.
+    pub fn open(path: impl AsRef<Path>, batch: usize, device: Box<dyn Device>) -> Result<Self> {
+        Self::new(&WeightFile::open(path)?, batch, device)
+    }
+
+    /// The same for a file that is already mapped.
+    pub fn new(file: &Arc<WeightFile>, batch: usize, device: Box<dyn Device>) -> Result<Self> {
+        let card = checkpoint::card(file)?;
+        let config = card.config().map_err(|e| Error::file(file.path(), e.to_string()))?.clone();
+        let (g, image, outputs) = build(&config, batch);
+        let want: Vec<Value> = outputs.iter().map(|o| o.1).collect();
+        let mut session = Session::new(g, &[&want], Options::default(), device)?;
+        for v in session.graph.of_kind(Kind::Param).collect::<Vec<_>>() {
+            let (name, shape) = (session.graph.name(v).to_string(), session.graph.dims(v).to_vec());
+            // An unfinished run is judged by its best epoch so far.
+            let best = format!("best.{name}");
+            let name = if file.info(&best).is_some() { best } else { name };
+            let t = file.tensor(&name)?;
+            if t.shape != shape {
+                let problem = format!("tensor `{name}` is {:?} instead of {shape:?}", t.shape);
+                return Err(Error::file(file.path(), problem).fix("train the model again"));
+            }
+            match file.aligned_f32(&name) {
+                Some(range) => session.bind(v, Arc::new(MappedFile(file.clone())), range)?,
+                None => session.write(v, Data::F32(&t.to_f32()?))?,
+            }
+        }
+        Ok(Self { card, config, session, batch, image, outputs })
+    }
+
+    /// `cpu (avx512, 2 threads)`.
+    pub fn device(&self) -> String {
+        self.session.device().name()
+    }
+
+    /// Where the training stood.
+    pub fn state(&self) -> &State {
+        &self.card.state
+    }
+
+    /// Ratings [n, targets] of u8 RGB squares [n, S, S, 3], S = `config.image`, in the order of `config.targets`.
+    pub fn predict(&mut self, squares: &[u8]) -> Result<Vec<f32>> {
+        self.run(squares, None)
+    }
+
+    /// [`Predictor::predict`], hearing about every launch.
+    pub fn profile(&mut self, squares: &[u8], probe: &mut dyn FnMut(Probe)) -> Result<Vec<f32>> {
+        self.run(squares, Some(probe))
+    }
+
+    fn run(&mut self, squares: &[u8], mut probe: Option<&mut dyn FnMut(Probe)>) -> Result<Vec<f32>> {
+        let size = self.config.image * self.config.image * 3;
+        if !squares.len().is_multiple_of(size) {
+            return Err(Error::job(format!("{} bytes are not whole pictures of {size}", squares.len())));
+        }
+        let targets = self.config.targets.len();
+        let mut all = vec![0.0; squares.len() / size * targets];
+        for (chunk, all) in squares.chunks(size * self.batch).zip(all.chunks_mut(self.batch * targets)) {
+            if chunk.len() == size * self.batch {
+                self.session.write(self.image, Data::U8(chunk))?;
+            } else {
+                let mut padded = chunk.to_vec();
+                padded.resize(size * self.batch, 0);
+                self.session.write(self.image, Data::U8(&padded))?;
+            }
+            match &mut probe {
+                Some(probe) => self.session.profile(0, probe)?,
+                None => self.session.run(0)?,
+            }
+            for (which, v) in &self.outputs {
+                let y = self.session.read(*v)?;
+                for (all, y) in all.chunks_exact_mut(targets).zip(y.chunks_exact(which.len())) {
+                    which.iter().zip(y).for_each(|(t, y)| all[*t] = *y);
+                }
+            }
+        }
+        Ok(all)
+    }
+}
