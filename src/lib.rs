@@ -19,6 +19,7 @@ A module imports only from lower floors and from its own; `tests/floors.rs` enfo
 pub mod atomic;
 pub mod bundled;
 pub mod cli;
+pub mod conform;
 pub mod data;
 pub mod device;
 pub mod error;
