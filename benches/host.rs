@@ -9,6 +9,7 @@ rates are per second of CPU time and thread, which a busy machine disturbs least
 use deep_affect::host::{conv, dense};
 use deep_affect::kernel::Simd;
 use deep_affect::shape::{ConvShape, Window};
+use std::ops::{Deref, DerefMut};
 use std::time::Instant;
 
 /// A moment in wall time and in CPU time of all threads.
@@ -53,9 +54,39 @@ struct Case {
     cpu: Vec<f64>,
 }
 
+/// Elements as the arena holds them: aligned to a cache line.
+struct Aligned(Vec<Line>, usize);
+
+#[repr(C, align(64))]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Line([f32; 16]);
+
+impl Deref for Aligned {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        &bytemuck::cast_slice(&self.0)[..self.1]
+    }
+}
+
+impl DerefMut for Aligned {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut bytemuck::cast_slice_mut(&mut self.0)[..self.1]
+    }
+}
+
+fn zeros(n: usize) -> Aligned {
+    Aligned(vec![Line([0.0; 16]); n.div_ceil(16)], n)
+}
+
 /// Floats that are neither denormal nor alike.
-fn values(n: usize) -> Vec<f32> {
-    (0..n).map(|i| ((i as u32).wrapping_mul(2654435761) >> 8) as f32 / (1u32 << 24) as f32 - 0.5).collect()
+fn values(n: usize) -> Aligned {
+    let mut v = zeros(n);
+    v.iter_mut().enumerate().for_each(|(i, v)| *v = value(i));
+    v
+}
+
+fn value(i: usize) -> f32 {
+    ((i as u32).wrapping_mul(2654435761) >> 8) as f32 / (1u32 << 24) as f32 - 0.5
 }
 
 fn conv_cases(simd: Simd, batch: usize, all: &mut Vec<Case>) {
@@ -85,18 +116,18 @@ fn conv_cases(simd: Simd, batch: usize, all: &mut Vec<Case>) {
             });
         };
         {
-            let (x, w, b, mut y) = (values(nx), values(nw), values(k), vec![0.0; ny]);
-            let mut scratch = vec![0.0; conv::fprop_scratch(&s)];
+            let (x, w, b, mut y) = (values(nx), values(nw), values(k), zeros(ny));
+            let mut scratch = zeros(conv::fprop_scratch(&s));
             add("fprop", Box::new(move || conv::fprop(simd, &s, &x, &w, Some(&b), true, &mut y, &mut scratch)));
         }
         if c > 3 {
-            let (dy, w, mut dx) = (values(ny), values(nw), vec![0.0; nx]);
-            let mut scratch = vec![0.0; conv::dgrad_scratch(&s)];
+            let (dy, w, mut dx) = (values(ny), values(nw), zeros(nx));
+            let mut scratch = zeros(conv::dgrad_scratch(&s));
             add("dgrad", Box::new(move || conv::dgrad(simd, &s, &dy, &w, &mut dx, &mut scratch)));
         }
         {
-            let (x, dy, mut dw) = (values(nx), values(ny), vec![0.0; nw]);
-            let mut scratch = vec![0.0; conv::wgrad_scratch(&s)];
+            let (x, dy, mut dw) = (values(nx), values(ny), zeros(nw));
+            let mut scratch = zeros(conv::wgrad_scratch(&s));
             add("wgrad", Box::new(move || conv::wgrad(simd, &s, &x, &dy, &mut dw, &mut scratch)));
         }
     }
@@ -110,11 +141,11 @@ fn dense_cases(simd: Simd, all: &mut Vec<Case>) {
             let bytes = 4.0 * (inputs * outputs + n * (inputs + outputs)) as f64;
             all.push(Case { name: format!("fc6 b{n} {pass}"), flops, bytes, run, wall: vec![], cpu: vec![] });
         };
-        let (x, w, mut y) = (values(n * inputs), values(inputs * outputs), vec![0.0; n * outputs]);
+        let (x, w, mut y) = (values(n * inputs), values(inputs * outputs), zeros(n * outputs));
         add("fprop", Box::new(move || dense::fprop(simd, n, inputs, outputs, &x, &w, None, true, &mut y)));
-        let (dy, w, mut dx) = (values(n * outputs), values(inputs * outputs), vec![0.0; n * inputs]);
+        let (dy, w, mut dx) = (values(n * outputs), values(inputs * outputs), zeros(n * inputs));
         add("dgrad", Box::new(move || dense::dgrad(simd, n, inputs, outputs, &dy, &w, &mut dx)));
-        let (x, dy, mut dw) = (values(n * inputs), values(n * outputs), vec![0.0; inputs * outputs]);
+        let (x, dy, mut dw) = (values(n * inputs), values(n * outputs), zeros(inputs * outputs));
         add("wgrad", Box::new(move || dense::wgrad(simd, n, inputs, outputs, &x, &dy, &mut dw)));
     }
 }

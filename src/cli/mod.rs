@@ -1,6 +1,7 @@
 /*! Floor 10: the commands. One file each: its flags, what it does with the library, what it prints. Results go to stdout,
 everything else (progress, remarks, errors) to stderr. */
 
+mod job;
 mod progress;
 
 pub use progress::Bar;
@@ -24,7 +25,7 @@ macro_rules! commands {
         $(mod $module;)*
 
         #[derive(Subcommand)]
-        pub enum Command { $($(#[$doc])* $name($module::Command)),* }
+        pub enum Command { $($(#[$doc])* $name(Box<$module::Command>)),* }
 
         impl Command {
             pub fn run(self) -> Result<()> {
@@ -39,6 +40,8 @@ commands! {
     Demo => demo,
     /// Train the fused network on a manifest.
     Train => train,
+    /// Train one model per fold and judge each on the pictures it has not seen.
+    CrossValidate => cross_validate,
 }
 
 /// Where to compute.

@@ -19,6 +19,7 @@ pub use super::{column_sums as bias_grad, column_sums_scratch as bias_grad_scrat
 
 /// Source of a tap that lies in the padding.
 static ZEROS: [f32; DEPTH] = [0.0; DEPTH];
+const EMPTY: Stretch = Stretch { a: [ZEROS.as_ptr(); ROWS], b: ZEROS.as_ptr(), len: 0 };
 /// Rows of packed weights that stay in the second-level cache while a block of pixels passes by: 768 x 64 x 4 = 192 KiB.
 const DEPTH: usize = 768;
 /// Stretches of one tile: a piece of at most DEPTH rows touches at most this many taps (see [`Gather::pieces`]).
@@ -292,7 +293,7 @@ fn gather(simd: Simd, g: &Gather, src: &[f32], packed: &[f32], bias: Option<&[f3
         let mut at = [Pixel::default(); BLOCK];
         g.pixels(first, panel.group, &mut at[..count]);
         let width = panel.exist.next_multiple_of(LANES);
-        let mut stretches = [Stretch { a: [ZEROS.as_ptr(); ROWS], len: 0 }; TAPS];
+        let mut stretches = [EMPTY; TAPS];
         let mut from = 0;
         while from < g.depth() {
             let to = (from + piece).min(g.depth());
@@ -306,6 +307,7 @@ fn gather(simd: Simd, g: &Gather, src: &[f32], packed: &[f32], bias: Option<&[f3
                     let run = if inner { (g.taps[1] - s as usize) * g.src_c - c } else { g.src_c - c };
                     let stretch = &mut stretches[used];
                     stretch.len = run.min(to - row);
+                    stretch.b = packed[panel.at + row * width..].as_ptr();
                     for (a, p) in stretch.a.iter_mut().zip(at) {
                         let (h, w) = (p.h + r * g.step[0], p.w + s * g.step[1]);
                         let (h, w) = match g.div {
@@ -337,7 +339,6 @@ fn gather(simd: Simd, g: &Gather, src: &[f32], packed: &[f32], bias: Option<&[f3
                         &Tile {
                             stretches: &stretches[..used],
                             a_step: 1,
-                            b: packed.as_ptr().add(panel.at + from * width),
                             b_step: width,
                             init: match bias {
                                 _ if from > 0 => y,
@@ -361,11 +362,13 @@ fn gather(simd: Simd, g: &Gather, src: &[f32], packed: &[f32], bias: Option<&[f3
 }
 
 /// Pixels of one tile of the weight gradient: 96 x 64 x 4 = 24 KiB of gathered x stay in the first-level cache.
-const PIXELS: usize = 96;
+const PIXELS: usize = 160;
 /// Filters and columns (r, s, c) of one task.
 const FILTERS: usize = 96;
 const COLUMNS: usize = 576;
 const WIDTH: usize = 4 * LANES;
+/// Pixels of a row that pay for starting a stretch of a chain.
+const WIDE: usize = 8;
 
 /// How the weight gradient is cut into tasks.
 struct Cuts {
@@ -396,6 +399,9 @@ pub fn wgrad(simd: Simd, shape: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32
     let Cuts { filters, columns, parts } = cuts(s);
     let (rows, vectors) = extent(simd);
     let extra = (parts.0 - 1) * dw.len();
+    // Whole panels of one tap on wide images are read where they lie, row by row, the padding left out; everything else
+    // is gathered first. The choice must not depend on the level: leaving out and adding zero differ for infinities.
+    let direct = g.src_c.is_multiple_of(WIDTH) && s.q >= WIDE;
     let (sum, rest, size) = (Out::new(dw), Out::new(scratch), dw.len());
     par::tasks(parts.0 * s.groups * filters.0 * columns.0, |i| {
         let (i, column) = (i / columns.0, i % columns.0 * columns.1);
@@ -408,6 +414,8 @@ pub fn wgrad(simd: Simd, shape: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32
         let mut xs = [0.0f32; PIXELS * WIDTH];
         let mut dys = [0.0f32; PIXELS * FILTERS];
         let mut pixel = [Pixel::default(); PIXELS];
+        let mut runs = [PixelRun { first: 0, x: ZEROS.as_ptr(), len: 0 }; PIXELS];
+        let mut stretches = [EMPTY; PIXELS];
         let end = ((part + 1) * parts.1).min(pixels);
         let mut first = part * parts.1;
         let mut fresh = true;
@@ -423,26 +431,31 @@ pub fn wgrad(simd: Simd, shape: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32
             for column in (column..column_end).step_by(vectors * LANES) {
                 let exist = (column_end - column).min(vectors * LANES);
                 let width = exist.next_multiple_of(LANES);
-                simd::run(simd, Columns { g: &g, x, at: &pixel[..count], column, exist, width, xs: &mut xs });
+                let used = if direct {
+                    g.rows_under(x, &pixel[..count], column, &mut runs)
+                } else {
+                    simd::run(simd, Columns { g: &g, x, at: &pixel[..count], column, exist, width, xs: &mut xs });
+                    runs[0] = PixelRun { first: 0, x: xs.as_ptr(), len: count };
+                    1
+                };
                 for f in (0..kept).step_by(rows) {
                     let k = group * s.group_k() + filter + f;
                     let a = dys[f * PIXELS..].as_ptr();
-                    let mut stretch = Stretch { a: [a; ROWS], len: count };
-                    for (i, a) in stretch.a.iter_mut().enumerate() {
-                        *a = a.wrapping_add(i);
+                    for (stretch, run) in stretches.iter_mut().zip(&runs[..used]) {
+                        let a = std::array::from_fn(|i| a.wrapping_add(run.first * rows + i));
+                        *stretch = Stretch { a, b: run.x, len: run.len };
                     }
-                    // SAFETY: both operands lie in this task's buffers; the task owns these filters' columns of its
-                    // part.
+                    // SAFETY: dY lies in this task's buffer, x there or in pixels that exist; the task owns these
+                    // filters' columns of its part.
                     unsafe {
                         tile(
                             simd,
                             rows.min(kept - f),
                             width / LANES,
                             &Tile {
-                                stretches: &[stretch],
+                                stretches: &stretches[..used],
                                 a_step: rows,
-                                b: xs.as_ptr(),
-                                b_step: width,
+                                b_step: if direct { s.window.stride[1] * s.c } else { width },
                                 init: std::ptr::null(),
                                 init_step: 0,
                                 dst: sum.at(at + k * depth + column),
@@ -468,6 +481,43 @@ pub fn wgrad_scratch(shape: &ConvShape) -> usize {
     (cuts(shape).parts.0 - 1) * shape.k * shape.taps()[0] * shape.taps()[1] * shape.group_c()
 }
 
+/// Neighbouring pixels of a tile's row that lie under one tap.
+#[derive(Clone, Copy)]
+struct PixelRun {
+    first: usize,
+    x: *const f32,
+    len: usize,
+}
+
+impl Gather {
+    /// The pixels of `at` whose tap of column (r, s, c) is inside the image, row by row. Only where `div` is 1.
+    fn rows_under(&self, x: &[f32], at: &[Pixel], column: usize, runs: &mut [PixelRun; PIXELS]) -> usize {
+        let (tap, c) = (column / self.src_c, column % self.src_c);
+        let (r, s) = ((tap / self.taps[1]) as isize, (tap % self.taps[1]) as isize);
+        let (height, wide, step) = (self.src[0] as isize, self.src[1] as isize, self.mul[1]);
+        let (mut t, mut used) = (0, 0);
+        while t < at.len() {
+            let p = &at[t];
+            let q = ((p.w - self.off[1]) / step) as usize;
+            let count = (self.out[1] - q).min(at.len() - t);
+            let (h, w) = (p.h + r * self.step[0], p.w + s * self.step[1]);
+            if h >= 0 && h < height {
+                // Pixels i of the row with 0 <= w + i * step < wide.
+                let begin = ((-w).max(0) + step - 1) / step;
+                let end = (((wide - w).max(0) + step - 1) / step).min(count as isize);
+                if begin < end {
+                    let from = (h * wide + w + begin * step) as usize * self.groups * self.src_c;
+                    let x = x[p.image + from + c..].as_ptr();
+                    runs[used] = PixelRun { first: t + begin as usize, x, len: (end - begin) as usize };
+                    used += 1;
+                }
+            }
+            t += count;
+        }
+        used
+    }
+}
+
 /// dY of a tile, as [filters / R][pixel][R].
 fn interleave<const R: usize>(dy: &[f32], step: usize, count: usize, kept: usize, out: &mut [f32]) {
     for t in 0..count {
@@ -476,7 +526,9 @@ fn interleave<const R: usize>(dy: &[f32], step: usize, count: usize, kept: usize
         for (b, from) in whole.iter().enumerate() {
             out[(b * PIXELS + t) * R..][..R].copy_from_slice(from);
         }
-        out[(whole.len() * PIXELS + t) * R..][..rest.len()].copy_from_slice(rest);
+        if !rest.is_empty() {
+            out[(whole.len() * PIXELS + t) * R..][..rest.len()].copy_from_slice(rest);
+        }
     }
 }
 
@@ -527,6 +579,26 @@ impl Kernel for Columns<'_> {
         let (mut short, mut long) = ([Run::default(); WIDTH], [Run::default(); WIDTH]);
         let (shorts, longs) = (self.runs(false, &mut short), self.runs(true, &mut long));
         assert!(self.at.len() * self.width <= self.xs.len());
+        if shorts == 1 && self.exist == WIDTH {
+            // The usual case: all channels of one tap, or 64 of them.
+            let run = short[0];
+            for (t, p) in self.at.iter().enumerate() {
+                let (h, w) = (p.h + run.r, p.w + run.s);
+                let inside = h >= 0 && w >= 0 && h < g.src[0] as isize && w < g.src[1] as isize;
+                let from = p
+                    .image
+                    .wrapping_add((h as usize).wrapping_mul(g.src[1]).wrapping_add(w as usize).wrapping_mul(src_c));
+                // SAFETY: 64 channels of a pixel that exists, or zeros; row t of xs.
+                unsafe {
+                    let from = if inside { self.x.as_ptr().add(from + run.c) } else { ZEROS.as_ptr() };
+                    let out = self.xs.as_mut_ptr().add(t * WIDTH);
+                    for i in (0..WIDTH).step_by(LANES) {
+                        V::load(from.add(i)).store(out.add(i));
+                    }
+                }
+            }
+            return;
+        }
         for (t, p) in self.at.iter().enumerate() {
             // SAFETY: runs stay inside `width` columns of xs and, where the pixel exists, inside its taps' channels.
             unsafe {

@@ -139,6 +139,9 @@ impl Kernel for Dots<'_> {
 const SPAN: usize = 1024;
 const WIDTH: usize = 4 * LANES;
 
+/// Columns between what is copied and what is fetched for later.
+const AHEAD: usize = WIDTH;
+
 /// Copies `len` rows of `step` elements, columns i..i + exist, to rows of whole vectors: rows that lie a power of two
 /// apart would push each other out of the first-level cache while they are used again and again.
 struct Gathered<'a> {
@@ -158,7 +161,10 @@ impl Kernel for Gathered<'_> {
             for i in (0..self.exist).step_by(LANES) {
                 // SAFETY: inside both, just checked.
                 unsafe {
-                    let v = V::load_part(self.from.as_ptr().add(j * self.step + i), self.exist - i);
+                    let from = self.from.as_ptr().add(j * self.step + i);
+                    // No hardware foresees the next columns of rows this far apart.
+                    V::prefetch(from.wrapping_add(AHEAD));
+                    let v = V::load_part(from, self.exist - i);
                     v.store(self.to.as_mut_ptr().add(j * width + i));
                 }
             }
@@ -180,9 +186,10 @@ pub fn dgrad(simd: Simd, n: usize, inputs: usize, outputs: usize, dy: &[f32], w:
         let (first, last) = (i * SPAN, ((i + 1) * SPAN).min(inputs));
         // Weights that are used once are streamed where they lie, a few rows at a time; else copied for the reuse.
         let once = n <= rows;
+        let depth = if once { FEW } else { DEPTH };
         let mut packed = [0.0; DEPTH * WIDTH];
-        for o in (0..outputs).step_by(if once { FEW } else { DEPTH }) {
-            let len = (outputs - o).min(if once { FEW } else { DEPTH });
+        for o in (0..outputs).step_by(depth) {
+            let len = depth.min(outputs - o);
             let mut i = first;
             while i < last {
                 let exist = (last - i).min(vectors * LANES);
@@ -196,7 +203,7 @@ pub fn dgrad(simd: Simd, n: usize, inputs: usize, outputs: usize, dy: &[f32], w:
                 };
                 for n0 in (0..n).step_by(rows) {
                     let images = rows.min(n - n0);
-                    let mut stretch = Stretch { a: [std::ptr::null(); ROWS], len };
+                    let mut stretch = Stretch { a: [std::ptr::null(); ROWS], b, len };
                     for (j, a) in stretch.a.iter_mut().enumerate().take(images) {
                         *a = dy[(n0 + j) * outputs + o..].as_ptr();
                     }
@@ -211,7 +218,6 @@ pub fn dgrad(simd: Simd, n: usize, inputs: usize, outputs: usize, dy: &[f32], w:
                             &Tile {
                                 stretches: &[stretch],
                                 a_step: 1,
-                                b,
                                 b_step,
                                 init: if o == 0 { std::ptr::null() } else { y },
                                 init_step: inputs,
@@ -258,9 +264,10 @@ pub fn wgrad(simd: Simd, n: usize, inputs: usize, outputs: usize, x: &[f32], dy:
                 let exist = (last - i).min(vectors * LANES);
                 let width = exist.next_multiple_of(LANES);
                 simd::run(simd, Gathered { from: &x[n0 * inputs + i..], step: inputs, len, exist, to: &mut packed });
+                let b = packed.as_ptr();
                 for o in (o_first..o_last).step_by(rows) {
                     let filters = rows.min(o_last - o);
-                    let mut stretch = Stretch { a: [std::ptr::null(); ROWS], len };
+                    let mut stretch = Stretch { a: [std::ptr::null(); ROWS], b, len };
                     for (j, a) in stretch.a.iter_mut().enumerate().take(filters) {
                         *a = dy[n0 * outputs + o + j..].as_ptr();
                     }
@@ -275,7 +282,6 @@ pub fn wgrad(simd: Simd, n: usize, inputs: usize, outputs: usize, x: &[f32], dy:
                             &Tile {
                                 stretches: &[stretch],
                                 a_step: outputs,
-                                b: packed.as_ptr(),
                                 b_step: width,
                                 init: if n0 == 0 { std::ptr::null() } else { y },
                                 init_step: inputs,

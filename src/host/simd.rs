@@ -64,6 +64,17 @@ pub trait V16: Copy {
         // SAFETY: the caller's promise.
         unsafe { self.store(p) }
     }
+    /// Asks for the cache line of `p`, which need not be readable.
+    #[inline(always)]
+    fn prefetch(p: *const f32) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: SSE is part of the target, and a prefetch never faults.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast())
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = p;
+    }
     /// Lane j of vector i becomes lane i of vector j.
     #[inline(always)]
     fn transpose(v: &mut [Self; 16]) {

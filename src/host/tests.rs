@@ -126,6 +126,11 @@ fn conv_shapes() -> Vec<ConvShape> {
     add([2, 14, 14, 100], 200, same, 1);
     add([3, 40, 40, 8], 10, same, 1);
     add([1, 70, 70, 3], 20, same, 1);
+    // As many filters as one task of the weight gradient takes, and whole vectors of channels on wide images.
+    add([1, 5, 8, 3], 96, same, 1);
+    add([2, 5, 41, 64], 192, same, 1);
+    add([1, 9, 43, 128], 12, window([3, 3], [2, 2], [1, 2, 0, 1], [1, 2]), 2);
+    add([1, 3, 24, 64], 3, window([1, 5], [1, 1], [0, 30, 0, 28], [1, 3]), 1);
     // Strided past taps, so that input pixels exist that no output sees.
     add([1, 10, 10, 3], 4, window([1, 2], [3, 4], [0; 4], [1, 1]), 1);
     // Padding wider than the image.

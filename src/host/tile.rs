@@ -1,7 +1,7 @@
 /*! The register tile: rows times vectors of multiply-add chains, the only inner loop of the convolutions.
 
 acc[i][j] += a[i][t] * b[t][j] for t in order, where row i's operand is broadcast from memory and b is a vector row.
-The operands need not be packed: each stretch of the chain ([`Stretch`]) names where its rows of a begin. */
+The operands need not be packed: each stretch of the chain ([`Stretch`]) names where its rows begin. */
 
 use super::LANES;
 use super::simd::{Kernel, V16, run, run_widest};
@@ -11,10 +11,11 @@ use crate::kernel::Simd;
 pub const ROWS: usize = 6;
 const VECTORS: usize = 4;
 
-/// A piece of the reduction in which every row of a is one run of memory.
+/// A piece of the reduction in which the elements of each row of a, and the rows of b, lie one step apart.
 #[derive(Clone, Copy)]
 pub struct Stretch {
     pub a: [*const f32; ROWS],
+    pub b: *const f32,
     pub len: usize,
 }
 
@@ -23,7 +24,6 @@ pub struct Tile<'a> {
     pub stretches: &'a [Stretch],
     /// From one reduction index to the next in a, in elements.
     pub a_step: usize,
-    pub b: *const f32,
     pub b_step: usize,
     /// Where the chains begin: one row per tile row, or null for zero.
     pub init: *const f32,
@@ -93,8 +93,8 @@ impl<const R: usize, const N: usize> Kernel for Fixed<'_, R, N> {
                     }
                 }
             }
-            let mut b = t.b;
             for s in t.stretches {
+                let mut b = s.b;
                 let a: [*const f32; R] = std::array::from_fn(|i| s.a[i]);
                 let mut at = 0;
                 for _ in 0..s.len {

@@ -51,11 +51,11 @@ impl Card {
     }
 }
 
-/// Weights that are part of a model but not of the network being trained: the frozen towers of a head.
-pub type Extra<'a> = Vec<(String, Vec<usize>, Cow<'a, [f32]>)>;
+/// A weight that is part of a model but not of the network being trained (a frozen tower's): name, shape, values.
+pub type Stored = (String, Vec<usize>, Vec<f32>);
 
 /// Writes a checkpoint. When the run is finished, only weights are written: the session must hold the best ones.
-pub fn save(path: &Path, card: &Card, net: &Network, best: &Best, extra: &Extra) -> Result<()> {
+pub fn save(path: &Path, card: &Card, net: &Network, best: &Best, extra: &[Stored]) -> Result<()> {
     let mut tensors: Vec<(String, Vec<usize>, Cow<[f32]>)> =
         extra.iter().map(|(n, s, x)| (n.clone(), s.clone(), Cow::Borrowed(&**x))).collect();
     let graph = &net.session.graph;

@@ -2,6 +2,7 @@
 
 use super::params::Initial;
 use crate::data::Pictures;
+use crate::data::hash::Fnv;
 use crate::device::{Data, Device, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Value};
@@ -10,14 +11,17 @@ use crate::nn::{Mode, Net};
 use crate::plan::Options;
 use crate::progress::Progress;
 use crate::shape::{DType, Type};
-use crate::train::checkpoint::Extra;
-use std::borrow::Cow;
+use crate::train::checkpoint::Stored;
+use crate::weights::write::Entry;
+use crate::weights::{LAYOUT, WeightFile, write};
+use std::collections::BTreeMap;
+use std::path::Path;
 
 /// Features of every picture for each member: width, then one row after another; and the towers' weights, to be stored
 /// with the head that is trained on them.
 pub struct Extracted {
     pub members: Vec<(usize, Vec<f32>)>,
-    pub towers: Extra<'static>,
+    pub towers: Vec<Stored>,
 }
 
 /// Runs the towers of `config` over `pictures`.
@@ -63,7 +67,62 @@ pub fn extract(
     progress.done();
     let towers = params
         .iter()
-        .map(|v| Ok((session.graph.name(*v).into(), session.graph.dims(*v).into(), Cow::Owned(session.read(*v)?))))
+        .map(|v| Ok((session.graph.name(*v).into(), session.graph.dims(*v).into(), session.read(*v)?)))
         .collect::<Result<_>>()?;
     Ok((Extracted { members: all, towers }, session.into_device()))
+}
+
+/// [`extract`], unless the cache folder has the features of exactly these pictures, towers and weights.
+pub fn cached(
+    config: &Config,
+    initial: &Initial,
+    pictures: &Pictures,
+    batch: usize,
+    device: Box<dyn Device>,
+    cache: &Path,
+    progress: &dyn Progress,
+) -> Result<(Extracted, Box<dyn Device>)> {
+    let key = key(config, initial, pictures);
+    let path = cache.join(format!("features-{}.safetensors", &key[..16]));
+    if let Some(found) = read(&path, &key, config) {
+        return Ok((found, device));
+    }
+    let (extracted, device) = extract(config, initial, pictures, batch, device, progress)?;
+    let rows = pictures.len();
+    let mut entries: Vec<Entry> = extracted.towers.iter().map(|(n, s, x)| Entry::f32(n, s, x)).collect();
+    for (i, (width, x)) in extracted.members.iter().enumerate() {
+        entries.push(Entry::f32(&format!("features.{i}"), &[rows, *width], x));
+    }
+    let metadata = BTreeMap::from([("key".to_string(), key), (LAYOUT.to_string(), "KRSC".to_string())]);
+    write::write(&path, &metadata, &entries)?;
+    Ok((extracted, device))
+}
+
+/// Everything the features depend on.
+fn key(config: &Config, initial: &Initial, pictures: &Pictures) -> String {
+    let mut h = Fnv::default();
+    let towers = serde_json::to_vec(&(&config.towers, config.architecture, config.tower_output)).expect("plain data");
+    h.field(&towers).field(initial.fingerprint().as_bytes());
+    h.field(&(config.image as u64).to_le_bytes()).field(pictures.bytes());
+    format!("{:032x}", h.finish())
+}
+
+/// Features from the cache; None when the file is not there, is of another run, or is damaged: it is then made again.
+fn read(path: &Path, key: &str, config: &Config) -> Option<Extracted> {
+    let file = WeightFile::open(path).ok()?;
+    if file.metadata().get("key").map(String::as_str) != Some(key) {
+        return None;
+    }
+    let mut members = vec![];
+    for i in 0..config.members().len() {
+        let t = file.tensor(&format!("features.{i}")).ok()?;
+        members.push((*t.shape.get(1)?, t.to_f32().ok()?.into_owned()));
+    }
+    let stored = file.names().filter(|n| !n.starts_with("features.")).map(String::from).collect::<Vec<_>>();
+    let tower = |n: String| {
+        let t = file.tensor(&n).ok()?;
+        Some((n, t.shape.clone(), t.to_f32().ok()?.into_owned()))
+    };
+    let towers = stored.into_iter().map(tower).collect::<Option<_>>()?;
+    Some(Extracted { members, towers })
 }

@@ -3,7 +3,7 @@
 use crate::device::{Data, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Kind, Value};
-use crate::models::{Config, Tower};
+use crate::models::Tower;
 use crate::weights::tower::Allow;
 use crate::weights::{TowerWeights, WeightFile, init};
 use std::collections::BTreeMap;
@@ -29,14 +29,14 @@ impl Initial {
         self.towers.insert(name.into(), Arc::new(weights));
     }
 
-    /// Lets each tower be fed as its weights were trained: the file's preprocessing replaces the published one.
-    pub fn adopt_preprocessing(&self, config: &mut Config) -> Result<()> {
-        for t in &mut config.towers {
-            if let Some(w) = self.towers.get(&t.name) {
-                t.preprocess = w.preprocess()?;
-            }
-        }
-        Ok(())
+    /// Names the sources: what a cache of results must depend on. A file is named by its length and time of change.
+    pub fn fingerprint(&self) -> String {
+        let file = |(name, w): (&String, &Arc<TowerWeights>)| {
+            let m = std::fs::metadata(w.file.path());
+            let when = m.as_ref().ok().and_then(|m| m.modified().ok());
+            format!("{name} {} {:?} {when:?}\n", w.file.path().display(), m.map(|m| m.len()).ok())
+        };
+        format!("seed {} {}", self.seed, self.towers.iter().map(file).collect::<String>())
     }
 
     /// Compares every file with what the network wants; one message names everything missing, extra or mis-shaped.

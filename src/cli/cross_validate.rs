@@ -1,0 +1,75 @@
+//! `cross-validate`: one model per fold, judged on the pictures it has not seen.
+
+use super::Compute;
+use super::job::{DataFlags, Job, ModelFlags, TrainFlags};
+use crate::data::folds;
+use crate::error::{Error, Result};
+use crate::train::fit;
+use crate::train::folds::FoldMetrics;
+use crate::train::metrics::Metrics;
+use clap::Args;
+use std::path::PathBuf;
+
+#[derive(Args)]
+pub struct Command {
+    /// Manifest of pictures and ratings (see `import`).
+    manifest: PathBuf,
+    /// Folder for the results.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Number of folds.
+    #[arg(long, default_value_t = 5, value_name = "K")]
+    folds: u32,
+    /// Deal rows out one by one although the manifest has groups: near-duplicates may then be on both sides.
+    #[arg(long)]
+    ungrouped: bool,
+    /// Folds from a file written by an earlier run.
+    #[arg(long, value_name = "FILE")]
+    fold_file: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelFlags,
+    #[command(flatten)]
+    train: TrainFlags,
+    #[command(flatten)]
+    data: DataFlags,
+    #[command(flatten)]
+    compute: Compute,
+}
+
+impl Command {
+    pub fn run(self) -> Result<()> {
+        let mut job = Job::load(&self.manifest, &self.out, &self.model, &self.train, &self.data, &self.compute)?;
+        let groups = job.manifest.groups();
+        let grouped = !self.ungrouped && groups.iter().any(Option::is_some);
+        let fold = match &self.fold_file {
+            Some(f) => folds::read(f, &job.manifest)?,
+            None => folds::folds(&groups, self.folds, self.train.seed, grouped)?,
+        };
+        folds::write(self.out.join("folds.csv"), &job.manifest, &fold)?;
+        let k = fold.iter().max().map_or(0, |m| m + 1);
+        let n = job.config.targets.len();
+        let mut predicted = vec![f32::NAN; fold.len() * n];
+        let mut per_fold = vec![];
+        for f in 0..k {
+            let pick = |inside: bool| (0..fold.len()).filter(|&i| (fold[i] == f) == inside).collect::<Vec<_>>();
+            let (test, rest) = (pick(true), pick(false));
+            if test.is_empty() || rest.is_empty() {
+                return Err(Error::usage(format!("fold {f} is empty or everything")).fix("choose fewer folds"));
+            }
+            let [train, val] = job.hold_out(&rest)?;
+            let (mut net, state) = job.run([&train, &val], &format!("fold {} of {k}", f + 1), None, false)?;
+            let y = fit::predict(&mut net, &job.samples(), &test)?;
+            job.recycle(net);
+            let truth: Vec<f32> = test.iter().flat_map(|&i| job.manifest.rows[i].targets.clone()).collect();
+            let names: Vec<&str> = job.config.targets.iter().map(String::as_str).collect();
+            let metrics = Metrics::of(&names, &truth, &y, &job.means(&rest))?;
+            let mse: Vec<String> = metrics.dimensions.iter().map(|d| format!("{} {:.3}", d.name, d.model.mse)).collect();
+            eprintln!("fold {} of {k}: {} epochs, test MSE {}", f + 1, state.epoch, mse.join(", "));
+            test.iter().zip(y.chunks_exact(n)).for_each(|(&i, y)| predicted[i * n..(i + 1) * n].copy_from_slice(y));
+            per_fold.push(metrics);
+        }
+        let all = FoldMetrics::of(&per_fold)?;
+        println!("{}", all.table());
+        Ok(())
+    }
+}
