@@ -2,7 +2,7 @@
 
 use super::{Bar, Compute, stopped};
 use crate::data::manifest::TARGETS;
-use crate::data::{DecodeOptions, LoadOptions, Manifest, Pictures, folds, hash};
+use crate::data::{Alpha, DecodeOptions, LoadOptions, Manifest, Pictures, folds, hash};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::models::{Architecture, Config, OutAct, TowerOutput};
@@ -338,6 +338,7 @@ impl Job {
             classes: vec![],
             data: self.fingerprint([train, val]),
             made_by: format!("deep-affect {} on {}", env!("CARGO_PKG_VERSION"), self.device_name),
+            alpha: Alpha::Drop,
         };
         let mut best: Best = vec![];
         match checkpoint.filter(|_| resume) {

@@ -2,7 +2,9 @@
 everything else (progress, remarks, errors) to stderr. */
 
 mod job;
+mod output;
 mod progress;
+mod reading;
 
 pub use progress::Bar;
 
@@ -42,6 +44,8 @@ commands! {
     Train => train,
     /// Train one model per fold and judge each on the pictures it has not seen.
     CrossValidate => cross_validate,
+    /// Rate pictures with a trained model.
+    Predict => predict,
 }
 
 /// Where to compute.
