@@ -46,6 +46,14 @@ commands! {
     CrossValidate => cross_validate,
     /// Rate pictures with a trained model.
     Predict => predict,
+    /// Measure a trained model on a manifest.
+    Evaluate => evaluate,
+    /// Make a manifest of a rating table and a folder of pictures.
+    Import => import,
+    /// Show what is inside a weight file or a checkpoint.
+    Inspect => inspect,
+    /// Show what this machine offers.
+    Doctor => doctor,
 }
 
 /// Where to compute.

@@ -48,7 +48,12 @@ impl Model {
             }
         };
         let card = checkpoint::card(&file)?;
-        card.config().map_err(|e| Error::file(file.path(), e.to_string()))?;
+        let config = card.config().map_err(|e| Error::file(file.path(), e.to_string()))?;
+        // What the network is built from comes from the file: these would be asserted, not reported.
+        let sane = (32..=4096).contains(&config.image) && config.image.is_multiple_of(32);
+        if !sane || config.towers.is_empty() || card.train_mean.len() != config.targets.len() {
+            return Err(Error::file(file.path(), "its header contradicts itself").fix("train the model again"));
+        }
         Ok(Self { file, card, name, toy: path.is_none() })
     }
 
@@ -60,10 +65,9 @@ impl Model {
     /// How this model's pictures are made.
     pub fn load_options(&self, flags: &Reading, cache_dir: Option<PathBuf>) -> Result<LoadOptions> {
         let config = self.card.config()?;
-        let tower = config.towers.first().ok_or_else(|| Error::file(self.file.path(), "has no towers"))?;
         Ok(LoadOptions {
             size: config.image as u32,
-            resize: tower.preprocess.resize,
+            resize: config.towers[0].preprocess.resize,
             decode: DecodeOptions {
                 ignore_exif: flags.ignore_exif,
                 alpha: flags.alpha.unwrap_or(self.card.alpha),

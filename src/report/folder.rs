@@ -66,11 +66,9 @@ pub fn write_folder(dir: impl AsRef<Path>, o: &Outcome) -> Result<Metrics> {
     let page = html(&report(o, &metrics)?)?;
     let mut table = vec![];
     predictions(o, &mut table)?;
-    let mut json = serde_json::to_vec_pretty(&metrics_json(o, &metrics))
-        .map_err(|e| Error::job(format!("cannot write the metrics: {e}")))?;
-    json.push(b'\n');
+    let json = metrics_json(o, &metrics);
     prepare(dir)?;
-    for (name, bytes) in FILES.iter().zip([table, page.into_bytes(), json]) {
+    for (name, bytes) in FILES.iter().zip([table, page.into_bytes(), json.into_bytes()]) {
         atomic::write(dir.join(name), |w| w.write_all(&bytes))?;
     }
     Ok(metrics)
@@ -156,7 +154,8 @@ fn measures(m: &DimensionMetrics) -> Map<String, Value> {
     m.fields().iter().map(|f| (key(f.key), json!(f.value))).collect()
 }
 
-fn metrics_json(o: &Outcome, m: &Metrics) -> Value {
+/// The content of `metrics.json`.
+pub fn metrics_json(o: &Outcome, m: &Metrics) -> String {
     let target = |d: &crate::train::metrics::Dimension| {
         let value = json!({
             "train_mean_points": d.train_mean,
@@ -166,7 +165,7 @@ fn metrics_json(o: &Outcome, m: &Metrics) -> Value {
         });
         (d.name.clone(), value)
     };
-    json!({
+    let value = json!({
         "format": "deep-affect-metrics-1",
         "program": concat!("deep-affect ", env!("CARGO_PKG_VERSION")),
         "title": o.title,
@@ -178,7 +177,8 @@ fn metrics_json(o: &Outcome, m: &Metrics) -> Value {
         "cc_flat": m.cc_flat,
         "targets": m.dimensions.iter().map(target).collect::<Map<_, _>>(),
         "notes": o.notes,
-    })
+    });
+    format!("{value:#}\n")
 }
 
 #[cfg(test)]

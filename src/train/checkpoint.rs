@@ -42,7 +42,8 @@ pub struct Card {
 
 /// Version of the file format.
 pub const FORMAT: &str = "deep-affect-checkpoint-1";
-const CARD: &str = "checkpoint";
+/// Metadata key of the header: only checkpoints have it.
+pub const CARD: &str = "checkpoint";
 
 impl Card {
     /// The fused model of this checkpoint.
