@@ -20,6 +20,7 @@ enforces it. */
 pub mod atomic;
 pub mod bundled;
 pub mod cli;
+pub mod conform;
 pub mod data;
 pub mod device;
 pub mod error;

@@ -258,6 +258,10 @@ impl Device for Cpu {
         if self.plans[plan].calls.len() != self.plans[plan].launches.len() {
             self.resolve(plan);
         }
+        if self.plans[plan].plan.options.guard > 0 {
+            // The values of another plan lie where the guard bands of this one are.
+            self.arena.bytes_mut().fill(CANARY);
+        }
         for i in 0..self.plans[plan].launches.len() {
             if self.checks == Checks::Poison {
                 self.poison(plan, i);

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::graph::Value;
 use crate::nn::Net;
 use crate::preprocess::Preprocess;
+use crate::shape::DType;
 use serde::{Deserialize, Serialize};
 
 /// One network for all targets, or one complete network for each.
@@ -106,7 +107,7 @@ impl Tower {
         }
     }
 
-    /// u8 images [N,S,S,3] -> class scores [N, classes] before the softmax.
+    /// u8 images [N,S,S,3], or floats that are already normalised, -> class scores [N, classes] before the softmax.
     pub fn logits(&self, net: &mut Net, image: Value) -> Value {
         net.scope(&self.name, |net| {
             let mut x = self.convolutions(net, image).1;
@@ -119,7 +120,10 @@ impl Tower {
     }
 
     fn convolutions(&self, net: &mut Net, image: Value) -> (Vec<Value>, Value) {
-        let x = net.normalize(image, &self.preprocess);
+        let x = match net.g.ty(image).dtype {
+            DType::U8 => net.normalize(image, &self.preprocess),
+            _ => image,
+        };
         let built = vgg(net, x, self.base.blocks(), self.width);
         if self.l2 > 0.0 {
             for (b, &(_, convs)) in (1..).zip(self.base.blocks()) {
@@ -244,7 +248,7 @@ mod tests {
     use super::*;
     use crate::graph::{Graph, Kind};
     use crate::nn::Mode;
-    use crate::shape::{DType, Type};
+    use crate::shape::Type;
 
     fn count(g: &Graph, prefix: &str) -> usize {
         g.of_kind(Kind::Param).filter(|v| g.name(*v).starts_with(prefix)).map(|v| g.ty(v).numel()).sum()

@@ -3,12 +3,15 @@
 
 use deep_affect::device::{Checks, Cpu, Data, Device, Reference, Session};
 use deep_affect::error::Result;
-use deep_affect::graph::{Graph, Io, Node, Op, Value};
+use deep_affect::graph::{Graph, Io, Kind, Node, Op, Value};
 use deep_affect::kernel::Simd;
-use deep_affect::ops::{Bound, Case, Draw};
+use deep_affect::models::{Architecture, Config};
+use deep_affect::nn::{Mode, Net};
+use deep_affect::ops::{Bound, Case, Draw, arith, dropout, loss, optim};
 use deep_affect::plan::Options;
+use deep_affect::preprocess::Preprocess;
 use deep_affect::rng::{Rng, Stream};
-use deep_affect::shape::Type;
+use deep_affect::shape::{DType, Type};
 use std::sync::Arc;
 
 /// Small integers instead of reals: sums of their products are exact in float32, so every difference is a bug.
@@ -158,4 +161,105 @@ pub fn cases() -> Vec<(String, Case)> {
 /// A shared handle, for graphs that push the op of a case.
 pub fn op_of(case: &Case) -> Arc<dyn Op> {
     case.op.clone()
+}
+
+/// A fused network small enough for float64: towers of `1 / width`, one dense layer each, head 6-5.
+pub fn small(architecture: Architecture, width: usize, keep: f32) -> Config {
+    let names = ["object", "scene", "face"].map(String::from);
+    let mut c = Config::published(architecture, &names, 5).unwrap();
+    for t in &mut c.towers {
+        (t.width, t.dense, t.classes, t.keep, t.l2) = (width, vec![8], 7, 1.0, 0.0);
+        t.preprocess = Preprocess::preset("unit").unwrap();
+    }
+    (c.head, c.keep, c.image) = (vec![6, 5], vec![keep, 1.0], 32);
+    c
+}
+
+/// A graph that trains a model: every member has its own loss on its own targets; `total` is their sum.
+pub struct Training {
+    pub graph: Graph,
+    pub image: Value,
+    pub targets: Vec<Value>,
+    pub rows: Value,
+    pub hyper: Value,
+    /// Dropout: masks of [`Mode::Masked`], or the generator's state.
+    pub masks: Vec<Value>,
+    pub state: Value,
+    pub params: Vec<Value>,
+    pub grads: Vec<Value>,
+    pub total: Value,
+    /// The loss and every weight and velocity after the step.
+    pub step: Vec<Value>,
+    /// Predictions without dropout.
+    pub eval: Vec<Value>,
+}
+
+pub fn training(c: &Config, n: usize, masked: bool) -> Training {
+    let mut g = Graph::default();
+    let image = g.input("image", Type::new(DType::U8, &[n, c.image, c.image, 3]));
+    let (rows, hyper) = (g.input("rows", Type::f32(&[n])), g.input("hyper", optim::hyper_type()));
+    let state = g.input("dropout", dropout::state_type());
+    let mode = if masked { Mode::Masked } else { Mode::Train { state } };
+    let (mut targets, mut losses, mut eval) = (vec![], vec![], vec![]);
+    for m in c.members() {
+        eval.push(c.forward(&mut Net::new(&mut g, Mode::Eval), &m, image));
+        let mut net = Net::new(&mut g, mode);
+        let y = c.forward(&mut net, &m, image);
+        let penalty = net.take_penalty();
+        let t = g.input(&format!("{}targets", m.prefix), Type::f32(&[n, m.targets.len()]));
+        losses.push(g.push1(loss::Mse { reduction: loss::Reduction::Mean }, &[y, t, rows]));
+        losses.extend(penalty);
+        targets.push(t);
+    }
+    let total = losses.into_iter().reduce(|a, b| g.push1(arith::Add, &[a, b])).unwrap();
+    let params: Vec<Value> = g.of_kind(Kind::Param).collect();
+    let grads = g.backward(total, &params).unwrap();
+    let mut step = vec![total];
+    for (&w, &d) in params.iter().zip(&grads) {
+        let v = g.state(&format!("{}.velocity", g.name(w)), g.ty(w));
+        let sgd = optim::Sgd { form: optim::Form::Torch, nesterov: false, dampening: 0.0 };
+        step.extend(g.push(sgd, &[w, v, d, hyper]));
+    }
+    let masks = g.of_kind(Kind::Input).filter(|v| g.name(*v).ends_with(".mask")).collect();
+    Training { graph: g, image, targets, rows, hyper, masks, state, params, grads, total, step, eval }
+}
+
+impl Training {
+    /// Writes pictures, targets of about `scale`, masks and weights of a size that keeps signals alive.
+    pub fn fill(&self, s: &mut Session, seed: u64, scale: f32) {
+        let mut stream = 0;
+        let mut draw = |n: usize, f: &mut dyn FnMut(&mut Rng) -> f32| -> Vec<f32> {
+            stream += 1;
+            let mut rng = Rng::new(seed, Stream::Test(stream), 0);
+            (0..n).map(|_| f(&mut rng)).collect()
+        };
+        let n = |v: Value| self.graph.ty(v).numel();
+        // Each picture has a colour of its own, and grain.
+        let pixels = self.graph.ty(self.image).row();
+        let colours = draw(3 * self.graph.dims(self.image)[0], &mut |r| r.below(192) as f32);
+        let grain = draw(n(self.image), &mut |r| r.below(64) as f32);
+        let bytes: Vec<u8> =
+            grain.iter().enumerate().map(|(i, x)| (x + colours[i / pixels * 3 + i % 3]) as u8).collect();
+        s.write(self.image, Data::U8(&bytes)).unwrap();
+        s.write(self.rows, Data::F32(&vec![1.0; n(self.rows)])).unwrap();
+        for t in &self.targets {
+            s.write(*t, Data::F32(&draw(n(*t), &mut |r| scale * (0.5 + r.uniform())))).unwrap();
+        }
+        for m in &self.masks {
+            s.write(*m, Data::F32(&draw(n(*m), &mut |r| (r.below(4) > 0) as u8 as f32))).unwrap();
+        }
+        for w in &self.params {
+            let t = self.graph.ty(*w);
+            let size = (6.0 / t.row() as f32).sqrt();
+            let mut one = |r: &mut Rng| {
+                if t.dims().len() == 1 { 0.05 + 0.1 * r.uniform() } else { size * (2.0 * r.uniform() - 1.0) }
+            };
+            s.write(*w, Data::F32(&draw(t.numel(), &mut one))).unwrap();
+        }
+    }
+    /// Rate, momentum and the number of the step.
+    pub fn settings(&self, s: &mut Session, lr: f32, momentum: f32, step: u32) {
+        s.write(self.hyper, Data::F32(&[lr, momentum, 0.0, (step == 0) as u8 as f32])).unwrap();
+        s.write(self.state, Data::U32(&[7, 0, step])).unwrap();
+    }
 }

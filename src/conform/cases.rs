@@ -1,0 +1,563 @@
+/*! Single ops. A case becomes a graph whose inputs are the case's tensors and whose gradients are those of the op's own
+adjoint.
+
+# Tolerances of a float32 device
+u = 2^-24. Absolute errors are divided by the largest expected magnitude at the end.
+
+* Selections and copies (relu, max, concatenation, flattening): none.
+* Sums of L products, in any order, with or without fused multiply-add: (L + 2) u times the largest sum of |a||b|, which
+  is the definition evaluated on absolute values.
+* Softmax, relative to the largest probability: rounding x - max by u t (t its size) moves exp(-t) by u t exp(-t) <= u / e;
+  exp is good to two u; the sum of c terms to c - 1 + 2 and the mean of t, which is at most ln c; the division to 1.
+  Together below c + 16.
+* Its gradient y (gy - dot): y is off by (c + 16) u of itself, the dot product by that and c more of S, the sum of y |gy|,
+  the difference and the product by 4 u: y u ((c + 20) |gy - dot| + (2 c + 18) S), at its largest.
+* Losses are summed in float64 and rounded once: 2 u of the loss. Gradients of mse are two products and a difference:
+  4 u of the largest. Those of cross-entropy are (softmax - onehot) times a factor: (c + 20) u times the factor.
+* Dropout: 1 / (1 - p) comes from a rounded attribute and a rounded division, 2 u of the largest.
+* SGD: weights and velocities are polynomials in w, g and the settings. A step passes each of their terms through at most
+  13 roundings (settings 4, g + decay w 2, velocity 4, weight 3), so after k steps the error is at most 13 k u times the
+  polynomial with every term positive, which is the definition run on |w|, |g| and a negative rate. */
+
+use super::golden::{Tensor, broken};
+use super::{Checked, Context, Stop};
+use crate::device::{Data, Reference, Session};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Op, Value};
+use crate::ops::loss::Reduction;
+use crate::ops::optim::{Form, Sgd, hyper_type};
+use crate::ops::{Bound, activation, conv, dense, dropout, layout, loss, pool, softmax};
+use crate::plan::Options;
+use crate::shape::{DType, Type, Window};
+use crate::train::schedule::{Plateau, PlateauRule, Schedule, Threshold};
+use serde_json::{Map, Value as Json};
+use std::sync::Arc;
+
+/// Rounding to float32.
+pub(super) const U: f64 = 1.0 / (1 << 24) as f64;
+/// What two float64 computations may differ by, relative to the largest magnitude: a few thousand roundings.
+pub(super) const EXACT: f64 = 1e-12;
+
+type Answer = Result<Vec<Checked>, Stop>;
+
+fn largest(x: &[f64]) -> f64 {
+    x.iter().fold(0.0, |m, x| x.abs().max(m))
+}
+
+/// A graph of one op and what is expected of it.
+struct Trial {
+    g: Graph,
+    inputs: Vec<Input>,
+    wants: Vec<Want>,
+}
+
+struct Input {
+    value: Value,
+    data: Vec<f64>,
+    /// Decides what is selected: stays as it is where magnitudes are asked for.
+    selects: bool,
+}
+
+struct Want {
+    tensor: String,
+    value: Value,
+    expected: Vec<f64>,
+    bound: Slack,
+}
+
+/// Allowed absolute error on a float32 device.
+enum Slack {
+    Op(Bound),
+    Absolute(f64),
+}
+
+impl Trial {
+    fn new() -> Self {
+        Self { g: Graph::default(), inputs: vec![], wants: vec![] }
+    }
+    fn input_as(&mut self, name: &str, t: &Tensor, dtype: DType, selects: bool) -> Value {
+        let t = t.ours();
+        let value = self.g.state(name, Type::new(dtype, &t.dims));
+        self.inputs.push(Input { value, data: t.data, selects });
+        value
+    }
+    fn input(&mut self, name: &str, t: &Tensor) -> Value {
+        self.input_as(name, t, DType::F32, false)
+    }
+}
+
+impl Context<'_> {
+    pub(super) fn check(&self) -> Answer {
+        match &*self.golden.op {
+            "conv2d" => self.conv2d(),
+            "maxpool2d" => self.maxpool2d(),
+            "linear" => self.linear(),
+            "activations" => self.activation(),
+            "dropout" => self.dropout(),
+            "concat_flatten" => self.concat_flatten(),
+            "softmax" => self.softmax(),
+            "cross_entropy" => self.cross_entropy(),
+            "mse" => self.mse(),
+            "sgd" => self.sgd(),
+            "lr_schedules" => self.lr_schedule(),
+            "tiny_fused" => self.tiny_fused(),
+            other => Err(Stop::Unsupported(other.into())),
+        }
+    }
+
+    fn name(&self, tensor: &str) -> String {
+        format!("{}.{tensor}", self.case)
+    }
+    fn get(&self, tensor: &str) -> Result<&Tensor> {
+        self.golden.get(&self.name(tensor))
+    }
+    fn find(&self, tensor: &str) -> Option<&Tensor> {
+        self.golden.find(&self.name(tensor))
+    }
+    fn wrong(&self, tensor: &str, problem: impl Into<String>) -> Error {
+        broken(&self.golden.path, &self.name(tensor), problem)
+    }
+    /// A tensor with `rank` extents.
+    fn ranked(&self, tensor: &str, rank: usize) -> Result<&Tensor> {
+        let t = self.get(tensor)?;
+        if t.dims.len() == rank {
+            return Ok(t);
+        }
+        Err(self.wrong(tensor, format!("the shape is {:?}, {rank} extents are needed", t.dims)))
+    }
+
+    fn parameters(&self) -> &Map<String, Json> {
+        &self.golden.cases[self.case]
+    }
+    /// Refuses parameters that change the result and are not in `known`.
+    fn knows(&self, known: &[&str]) -> Result<(), Stop> {
+        for (k, v) in self.parameters() {
+            let off = matches!(v, Json::Null | Json::Bool(false)) || v.as_f64() == Some(0.0);
+            if !off && !known.contains(&&**k) && k != "note" && k != "layout" {
+                return Err(Stop::Unsupported(k.clone()));
+            }
+        }
+        Ok(())
+    }
+    fn bad_parameter(&self, key: &str, wanted: &str) -> Error {
+        broken(&self.golden.path, self.case, format!("parameter `{key}` must be {wanted}"))
+    }
+    fn number(&self, key: &str, default: f64) -> Result<f64> {
+        match self.parameters().get(key) {
+            None | Some(Json::Null) => Ok(default),
+            Some(v) => v.as_f64().ok_or_else(|| self.bad_parameter(key, "a number")),
+        }
+    }
+    fn flag(&self, key: &str) -> bool {
+        self.parameters().get(key).and_then(Json::as_bool).unwrap_or(false)
+    }
+    /// One whole number for both axes, or one for each.
+    fn pair(&self, key: &str, default: usize) -> Result<[usize; 2]> {
+        let whole = |v: &Json| v.as_u64().filter(|n| *n < 1 << 16).map(|n| n as usize);
+        let pair = match self.parameters().get(key) {
+            None => Some([default; 2]),
+            Some(Json::Array(a)) if a.len() == 2 => whole(&a[0]).zip(whole(&a[1])).map(|(a, b)| [a, b]),
+            Some(v) => whole(v).map(|n| [n; 2]),
+        };
+        pair.ok_or_else(|| self.bad_parameter(key, "a whole number below 65536 or a pair of them"))
+    }
+
+    /// Pushes `op`, and its adjoint if the case has an upstream gradient: wants the tensor `y` and, for each input, its
+    /// `g<input>`, with the bounds given.
+    fn op(&self, t: &mut Trial, op: impl Op + 'static, ins: &[(&str, Value)], y: Bound, grads: &[Bound]) -> Result<()> {
+        let values: Vec<Value> = ins.iter().map(|i| i.1).collect();
+        let out = t.g.push_arc(Arc::new(op), &values)[0];
+        t.g.check().map_err(|e| broken(&self.golden.path, self.case, e.to_string()))?;
+        self.want(t, "y", out, y)?;
+        let wanted: Vec<String> = ins.iter().map(|(n, _)| format!("g{n}")).collect();
+        if !wanted.iter().any(|w| self.find(w).is_some()) {
+            return Ok(());
+        }
+        let gy = t.input("gy", self.get("gy")?);
+        if t.g.ty(gy) != t.g.ty(out) {
+            return Err(self.wrong("gy", "the shape differs from that of y"));
+        }
+        let node = t.g.nodes().last().expect("just pushed").clone();
+        let d = node.op.grad(&mut t.g, &node, &[Some(gy)])?;
+        for ((name, d), bound) in wanted.iter().zip(d).zip(grads) {
+            if let (Some(d), Some(_)) = (d, self.find(name)) {
+                self.want(t, name, d, *bound)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn want(&self, t: &mut Trial, tensor: &str, value: Value, bound: Bound) -> Result<()> {
+        self.want_within(t, tensor, value, Slack::Op(bound))
+    }
+    fn want_within(&self, t: &mut Trial, tensor: &str, value: Value, bound: Slack) -> Result<()> {
+        let expected = self.get(tensor)?.ours();
+        let dims = t.g.dims(value);
+        if expected.dims != dims && !(expected.dims.is_empty() && dims == [1]) {
+            return Err(
+                self.wrong(tensor, format!("the shape (channels last) is {:?} instead of {dims:?}", expected.dims))
+            );
+        }
+        t.wants.push(Want { tensor: tensor.into(), value, expected: expected.data, bound });
+        Ok(())
+    }
+
+    /// Runs the graph and compares. `attribute` is the relative error of a result because an attribute is a float32.
+    fn compare(&self, t: Trial, attribute: f64) -> Answer {
+        let want: Vec<Value> = t.wants.iter().map(|w| w.value).collect();
+        let mut s = Session::new(t.g.clone(), &[&want], Options::default(), self.open()?)?;
+        for i in &t.inputs {
+            s.write(i.value, Data::F64(&i.data))?;
+        }
+        s.run(0)?;
+        let dots = t.wants.iter().any(|w| matches!(w.bound, Slack::Op(Bound::Dot(_))));
+        let mut magnitudes = None;
+        if dots && !self.exact {
+            let mut s = Session::new(t.g, &[&want], Options::default(), Box::new(Reference::new()))?;
+            for i in &t.inputs {
+                let data: Vec<f64> = i.data.iter().map(|x| if i.selects { *x } else { x.abs() }).collect();
+                s.write(i.value, Data::F64(&data))?;
+            }
+            s.run(0)?;
+            magnitudes = Some(s);
+        }
+        let mut checked = vec![];
+        for mut w in t.wants {
+            if !self.exact {
+                // What float32 cannot hold is expected as zero.
+                w.expected.iter_mut().filter(|y| y.abs() < f32::MIN_POSITIVE as f64).for_each(|y| *y = 0.0);
+            }
+            let scale = largest(&w.expected);
+            let slack = match w.bound {
+                _ if self.exact => (EXACT + attribute) * scale,
+                Slack::Absolute(x) => x,
+                Slack::Op(Bound::Exact) => 0.0,
+                Slack::Op(Bound::Ulps(n)) => n as f64 * U * scale,
+                Slack::Op(Bound::Dot(terms)) => {
+                    let sums = magnitudes.as_ref().expect("run above").read64(w.value)?;
+                    (terms + 2) as f64 * U * largest(&sums)
+                }
+            };
+            checked.push(Checked::new(w.tensor, &s.read64(w.value)?, &w.expected, slack));
+        }
+        Ok(checked)
+    }
+
+    fn conv2d(&self) -> Answer {
+        self.knows(&["stride", "padding", "dilation", "groups", "bias"])?;
+        let mut t = Trial::new();
+        let (x, w) = (t.input("x", self.ranked("x", 4)?), t.input("w", self.ranked("w", 4)?));
+        let mut ins = vec![("x", x), ("w", w)];
+        if self.find("b").is_some() {
+            ins.push(("b", t.input("b", self.ranked("b", 1)?)));
+        }
+        let &[filters, r, s, group_c] = t.g.dims(w) else { unreachable!("four extents") };
+        let ([top, left], [groups, _]) = (self.pair("padding", 0)?, self.pair("groups", 1)?);
+        let (stride, dilation) = (self.pair("stride", 1)?, self.pair("dilation", 1)?);
+        let window = Window { kernel: [r, s], stride, pad: [top, left, top, left], dilation, ceil: false };
+        let op = conv::Fprop { filters, window, groups, bias: ins.len() == 3, relu: false };
+        let gy: usize = self.ranked("y", 4)?.dims.iter().product();
+        let rows = gy / filters;
+        let per_group = filters / groups.max(1);
+        let grads = [Bound::Dot(r * s * per_group), Bound::Dot(rows), Bound::Dot(rows)];
+        self.op(&mut t, op, &ins, Bound::Dot(r * s * group_c + 1), &grads)?;
+        self.compare(t, 0.0)
+    }
+
+    fn linear(&self) -> Answer {
+        self.knows(&["bias"])?;
+        let mut t = Trial::new();
+        let (x, w) = (t.input("x", self.ranked("x", 2)?), t.input("w", self.ranked("w", 2)?));
+        let mut ins = vec![("x", x), ("w", w)];
+        if self.find("b").is_some() {
+            ins.push(("b", t.input("b", self.ranked("b", 1)?)));
+        }
+        let (n, &[out, width]) = (t.g.dims(x)[0], t.g.dims(w)) else { unreachable!("two extents") };
+        let op = dense::Fprop { bias: ins.len() == 3, relu: false };
+        self.op(&mut t, op, &ins, Bound::Dot(width + 1), &[Bound::Dot(out), Bound::Dot(n), Bound::Dot(n)])?;
+        self.compare(t, 0.0)
+    }
+
+    fn maxpool2d(&self) -> Answer {
+        self.knows(&["kernel", "stride", "padding", "ceil_mode", "dilation"])?;
+        let kernel = self.pair("kernel", 1)?;
+        let (stride, [top, left]) = (self.pair("stride", kernel[0])?, self.pair("padding", 0)?);
+        let (dilation, ceil) = (self.pair("dilation", 1)?, self.flag("ceil_mode"));
+        let window = Window { kernel, stride, pad: [top, left, top, left], dilation, ceil };
+        let trial = || -> Result<(Trial, Value)> {
+            let mut t = Trial::new();
+            let x = t.input_as("x", self.ranked("x", 4)?, DType::F32, true);
+            Ok((t, x))
+        };
+        let (mut t, x) = trial()?;
+        let taps = kernel[0].saturating_mul(kernel[1]);
+        self.op(&mut t, pool::MaxPool { window }, &[("x", x)], Bound::Exact, &[Bound::Dot(taps)])?;
+        let out = t.g.ty(t.g.nodes()[0].outs[0]);
+        let mut checked = self.compare(t, 0.0)?;
+        // The engine keeps no indices: with upstream gradients of one, each pixel gets the number of windows it won.
+        if let Some(index) = self.find("index").map(Tensor::ours) {
+            if index.dims != out.dims() {
+                return Err(self.wrong("index", "the shape differs from that of y").into());
+            }
+            let (mut t, x) = trial()?;
+            let ones = Tensor { dims: self.get("y")?.dims.clone(), data: vec![1.0; out.numel()], rounded: false };
+            let ones = t.input("ones", &ones);
+            let value = t.g.push1(pool::MaxPoolGrad { window }, &[x, ones]);
+            let &[_, h, w, c] = t.g.dims(x) else { unreachable!("four extents") };
+            let mut expected = vec![0.0; t.g.ty(x).numel()];
+            for (at, i) in index.data.iter().enumerate() {
+                if !(*i >= 0.0 && *i < (h * w) as f64) {
+                    return Err(self.wrong("index", format!("{i} is not a pixel of x")).into());
+                }
+                expected[(at / out.row() * h * w + *i as usize) * c + at % c] += 1.0;
+            }
+            t.wants.push(Want { tensor: "index".into(), value, expected, bound: Slack::Op(Bound::Exact) });
+            checked.extend(self.compare(t, 0.0)?);
+        }
+        Ok(checked)
+    }
+
+    fn activation(&self) -> Answer {
+        if self.case != "relu" {
+            return Err(Stop::Unsupported(self.case.into()));
+        }
+        let mut t = Trial::new();
+        let x = t.input("x", self.get("x")?);
+        self.op(&mut t, activation::Relu, &[("x", x)], Bound::Exact, &[Bound::Exact])?;
+        for i in &mut t.inputs {
+            i.selects = true;
+        }
+        self.compare(t, 0.0)
+    }
+
+    fn dropout(&self) -> Answer {
+        self.knows(&["p"])?;
+        let p = self.number("p", 0.5)?;
+        if !(0.0..1.0).contains(&p) {
+            return Err(self.bad_parameter("p", "from 0 up and below 1").into());
+        }
+        let mut t = Trial::new();
+        let ins = [("x", t.input("x", self.get("x")?)), ("mask", t.input("mask", self.get("mask")?))];
+        let keep = (1.0 - p) as f32;
+        self.op(&mut t, dropout::Apply { keep }, &ins, Bound::Ulps(2), &[Bound::Ulps(2), Bound::Exact])?;
+        self.compare(t, (keep as f64 / (1.0 - p) - 1.0).abs())
+    }
+
+    fn concat_flatten(&self) -> Answer {
+        let mut t = Trial::new();
+        if let Some(order) = self.case.strip_prefix("flatten_") {
+            let chw = match order {
+                "nchw" => true,
+                "nhwc" => false,
+                _ => return Err(Stop::Unsupported(self.case.into())),
+            };
+            let x = t.input("x", self.ranked("x", 4)?);
+            self.op(&mut t, layout::Flatten { chw }, &[("x", x)], Bound::Exact, &[Bound::Exact])?;
+        } else if self.case == "concat_axis1" {
+            let prefix = self.name("");
+            let names: Vec<&str> = self.golden.names(&prefix).filter(|n| n.len() == 1 && *n != "y").collect();
+            let mut ins = vec![];
+            for n in names {
+                ins.push((n, t.input(n, self.ranked(n, 2)?)));
+            }
+            if ins.is_empty() {
+                return Err(self.wrong("a", "the tensor is missing").into());
+            }
+            let exact = vec![Bound::Exact; ins.len()];
+            self.op(&mut t, layout::Concat, &ins, Bound::Exact, &exact)?;
+        } else {
+            return Err(Stop::Unsupported(self.case.into()));
+        }
+        self.compare(t, 0.0)
+    }
+
+    fn softmax(&self) -> Answer {
+        self.knows(&["dim"])?;
+        if self.number("dim", 1.0)? != 1.0 {
+            return Err(Stop::Unsupported("dim".into()));
+        }
+        let mut t = Trial::new();
+        let x = t.input("x", self.ranked("x", 2)?);
+        let c = t.g.dims(x)[1];
+        self.op(&mut t, softmax::Softmax, &[("x", x)], Bound::Ulps(c + 16), &[Bound::Exact])?;
+        if let Some(gx) = t.wants.iter_mut().find(|w| w.tensor == "gx") {
+            let (y, gy) = (&self.get("y")?.data, &self.get("gy")?.data);
+            let row = |(y, gy): (&[f64], &[f64])| {
+                let dot: f64 = y.iter().zip(gy).map(|(y, gy)| y * gy).sum();
+                let sum: f64 = y.iter().zip(gy).map(|(y, gy)| (y * gy).abs()).sum();
+                let one = |(y, gy): (&f64, &f64)| {
+                    y.abs() * U * ((c + 20) as f64 * (gy - dot).abs() + (2 * c + 18) as f64 * sum)
+                };
+                y.iter().zip(gy).map(one).fold(0.0, f64::max)
+            };
+            gx.bound = Slack::Absolute(y.chunks(c).zip(gy.chunks(c)).map(row).fold(0.0, f64::max));
+        }
+        let mut checked = self.compare(t, 0.0)?;
+        let logs = ["log_y", "log_gx"].into_iter().filter(|t| self.find(t).is_some());
+        checked.extend(logs.map(|t| Checked::unsupported(t, "log_softmax")));
+        Ok(checked)
+    }
+
+    fn reduction(&self) -> Result<Reduction, Stop> {
+        match self.parameters().get("reduction").and_then(Json::as_str) {
+            Some("mean") | None => Ok(Reduction::Mean),
+            Some("sum") => Ok(Reduction::Sum),
+            Some(other) => Err(Stop::Unsupported(format!("reduction {other}"))),
+        }
+    }
+
+    /// Pushes a scalar loss of (x, target, row weights of one) and its gradient.
+    fn loss(&self, mut t: Trial, op: impl Op + 'static, target: Value, slack: f64) -> Answer {
+        let x = t.inputs[0].value;
+        let rows = t.g.dims(x)[0];
+        let ones = Tensor { dims: vec![rows], data: vec![1.0; rows], rounded: false };
+        let w = t.input("rows", &ones);
+        let value = t.g.push1(op, &[x, target, w]);
+        t.g.check().map_err(|e| broken(&self.golden.path, self.case, e.to_string()))?;
+        self.want(&mut t, "loss", value, Bound::Ulps(2))?;
+        if self.find("gx").is_some() {
+            let d = t.g.backward(value, &[x])?[0];
+            self.want_within(&mut t, "gx", d, Slack::Absolute(slack))?;
+        }
+        self.compare(t, 0.0)
+    }
+
+    fn cross_entropy(&self) -> Answer {
+        self.knows(&["reduction"])?;
+        let reduction = self.reduction()?;
+        if self.find("p").is_some() {
+            return Err(Stop::Unsupported("cross-entropy of probabilities".into()));
+        }
+        let labels = self.get("target")?;
+        if labels.dims.len() == 2 {
+            return Err(Stop::Unsupported("soft targets".into()));
+        }
+        let mut t = Trial::new();
+        let x = t.input("x", self.ranked("x", 2)?);
+        let &[n, c] = t.g.dims(x) else { unreachable!("two extents") };
+        if let Some(l) = labels.data.iter().find(|l| !(**l >= 0.0 && **l < c as f64)) {
+            return Err(self.wrong("target", format!("{l} is not one of {c} classes")).into());
+        }
+        let target = t.input_as("target", labels, DType::I32, true);
+        let factor = if reduction == Reduction::Mean { 1.0 / n as f64 } else { 1.0 };
+        self.loss(t, loss::CrossEntropy { reduction }, target, (c + 20) as f64 * U * factor)
+    }
+
+    fn mse(&self) -> Answer {
+        self.knows(&["reduction"])?;
+        let reduction = self.reduction()?;
+        let mut t = Trial::new();
+        t.input("x", self.ranked("x", 2)?);
+        let target = t.input("target", self.ranked("target", 2)?);
+        let slack = self.find("gx").map_or(0.0, |gx| 4.0 * U * largest(&gx.data));
+        self.loss(t, loss::Mse { reduction }, target, slack)
+    }
+
+    fn sgd(&self) -> Answer {
+        self.knows(&["lr", "momentum", "weight_decay", "nesterov", "dampening"])?;
+        let (w0, grads) = (self.get("w")?, self.get("grads")?);
+        let (steps, n) = (grads.dims.first().copied().unwrap_or(0), w0.data.len());
+        if grads.dims.get(1..) != Some(&w0.dims[..]) {
+            return Err(self.wrong("grads", format!("the shape is {:?}, not [steps, ..] of w", grads.dims)).into());
+        }
+        let lr: Vec<f64> = match self.parameters().get("lr") {
+            Some(Json::Array(a)) => a.iter().filter_map(Json::as_f64).collect(),
+            Some(v) => vec![v.as_f64().unwrap_or(f64::NAN); steps],
+            None => vec![],
+        };
+        if lr.len() != steps || lr.iter().any(|r| !r.is_finite()) {
+            return Err(self.bad_parameter("lr", "a number, or one for each step").into());
+        }
+        let (momentum, decay) = (self.number("momentum", 0.0)?, self.number("weight_decay", 0.0)?);
+        let dampening = self.number("dampening", 0.0)?;
+        let form = if self.case.ends_with("_keras") { Form::Keras } else { Form::Torch };
+        let op = Sgd { form, nesterov: self.flag("nesterov"), dampening: dampening as f32 };
+
+        let ty = Type::f32(&[n]);
+        let mut g = Graph::default();
+        let ins = ["w", "v", "g"].map(|name| g.state(name, ty));
+        let hyper = g.state("hyper", hyper_type());
+        let outs = g.push(op, &[ins[0], ins[1], ins[2], hyper]);
+        // (w, v) after each step.
+        let descend = |device, w: Vec<f64>, grads: &[f64], sign: f64| -> Result<[Vec<f64>; 2]> {
+            let mut s = Session::new(g.clone(), &[&outs], Options::default(), device)?;
+            s.write(ins[0], Data::F64(&w))?;
+            s.write(ins[1], Data::F64(&vec![0.0; n]))?;
+            let mut after = [vec![], vec![]];
+            for (i, grad) in grads.chunks(n).enumerate() {
+                s.write(ins[2], Data::F64(grad))?;
+                s.write(hyper, Data::F64(&[sign * lr[i], momentum, decay, (i == 0) as u8 as f64]))?;
+                s.run(0)?;
+                for (a, v) in after.iter_mut().zip(ins) {
+                    a.extend(s.read64(v)?);
+                }
+            }
+            Ok(after)
+        };
+        let got = descend(self.open()?, w0.data.clone(), &grads.data, 1.0)?;
+        let abs = |x: &[f64]| x.iter().map(|x| x.abs()).collect::<Vec<f64>>();
+        let terms = descend(Box::new(Reference::new()), abs(&w0.data), &abs(&grads.data), -1.0)?;
+        let mut dims = vec![steps];
+        dims.extend(&w0.dims);
+        let mut checked = vec![];
+        // The factor 1 - dampening enters a term at most once in a step.
+        let rounded = ((1.0 - op.dampening as f64) / (1.0 - dampening) - 1.0).abs() * steps as f64;
+        for ((tensor, got), terms) in ["w_after", "velocity"].into_iter().zip(got).zip(terms) {
+            if tensor == "velocity" && self.find(tensor).is_none() {
+                continue;
+            }
+            let want = self.golden.shaped(&self.name(tensor), &dims)?;
+            let relative = if self.exact { EXACT + rounded } else { (13 * steps) as f64 * U };
+            checked.push(Checked::new(tensor, &got, &want.data, relative * largest(&terms)));
+        }
+        Ok(checked)
+    }
+
+    /// Schedules are host arithmetic in float64 on every device.
+    fn lr_schedule(&self) -> Answer {
+        let lr0 = self.number("lr0", f64::NAN)?;
+        let want = self.ranked("lr", 1)?;
+        let epochs = want.data.len();
+        let whole = |key| -> Result<u32> { Ok(self.number(key, 0.0)?.clamp(0.0, 1e6) as u32) };
+        let got: Vec<f64> = if self.case == "step" {
+            self.knows(&["lr0", "step_size", "gamma"])?;
+            let schedule = Schedule::Step { lr: lr0, every: whole("step_size")?, gamma: self.number("gamma", 0.1)? };
+            (0..epochs as u32).map(|e| schedule.lr(e, 0)).collect()
+        } else if self.case.starts_with("plateau") {
+            self.knows(&[
+                "lr0",
+                "factor",
+                "patience",
+                "threshold",
+                "threshold_mode",
+                "cooldown",
+                "min_lr",
+                "eps",
+                "mode",
+            ])?;
+            let text = |key| self.parameters().get(key).and_then(Json::as_str);
+            if text("mode").is_some_and(|m| m != "min") {
+                return Err(Stop::Unsupported("mode".into()));
+            }
+            let by = self.number("threshold", 1e-4)?;
+            let rule = PlateauRule {
+                factor: self.number("factor", 0.1)?,
+                wait: whole("patience")? + 1,
+                threshold: if text("threshold_mode") == Some("abs") { Threshold::Abs(by) } else { Threshold::Rel(by) },
+                cooldown: whole("cooldown")?,
+                min_lr: self.number("min_lr", 0.0)?,
+                eps: self.number("eps", 1e-8)?,
+            };
+            let mut plateau = Plateau::new(lr0, rule)?;
+            let losses = &self.golden.shaped(&self.name("loss"), &want.dims)?.data;
+            let report = |l: &f64| {
+                plateau.report(*l);
+                plateau.lr()
+            };
+            losses.iter().map(report).collect()
+        } else {
+            return Err(Stop::Unsupported(self.case.into()));
+        };
+        Ok(vec![Checked::new("lr", &got, &want.data, EXACT * largest(&want.data))])
+    }
+}

@@ -1,0 +1,137 @@
+/*! How far float32 takes a whole network from its float64 definition. A worst-case bound of a deep network with ReLU and
+max-pooling says nothing: it lets every rounding of forty layers point the same way. Their natural size is used instead.
+[`Noisy`] runs the definition and moves every element of every op's output by the size of its rounding error, up or down
+at random; three standard deviations of what comes out, of the worst element of each tensor, are the tolerance.
+
+The size of an error: a sum of L products is L roundings of partial sums, each at most u times the partial sum, and
+independent ones add like the square root (Higham & Mary 2019, "A new approach to probabilistic rounding error
+analysis"). A partial sum is a drift of at most |y| and a walk of about the root of the sum of squared products, which is
+the definition run on squares. So: sqrt(L + 2) u (|y| + sqrt(sum of a^2 b^2)). The variance of one rounding is a third of
+what this takes it for, and routines that add in lanes round less. Everything else is a few u of its own result. */
+
+use super::cases::U;
+use crate::device::{Data, Device, Probe};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Io, Kind, Node, Value};
+use crate::kernel::Buf;
+use crate::plan::{Place, Plan};
+use crate::rng::{Stream, block};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The float64 definition with errors as large as float32 may make them.
+pub(super) struct Noisy {
+    seed: u64,
+    runs: u32,
+    graph: Graph,
+    plans: Vec<Plan>,
+    values: Vec<Vec<f64>>,
+}
+
+impl Noisy {
+    pub fn new(seed: u64) -> Self {
+        Self { seed, runs: 0, graph: Graph::default(), plans: vec![], values: vec![] }
+    }
+    /// Where the plan keeps a value.
+    fn home(&self, plan: usize, v: Value) -> usize {
+        match self.plans[plan].places[v.buf().0 as usize] {
+            Place::Persistent(root) => root.buf().0 as usize,
+            _ => v.buf().0 as usize,
+        }
+    }
+    fn value(&self, plan: usize, v: Value) -> &[f64] {
+        &self.values[self.home(plan, v)]
+    }
+
+    /// The size of the error of each element of each output.
+    fn errors(&self, n: &Node, io: &Io, ins: &[&[f64]], outs: &[Vec<f64>]) -> Result<Vec<Vec<f64>>> {
+        let last = |i: usize| io.ins[i].dims().last().copied().unwrap_or(1);
+        // So many u of the element itself.
+        let own = |n: f64| outs.iter().map(|y| y.iter().map(|y| n * U * y.abs()).collect()).collect();
+        let terms = match n.op.name() {
+            "conv.fprop" | "dense.fprop" => io.ins[1].row() + 1,
+            "conv.dgrad" => io.ins[1].numel() / last(1),
+            "dense.dgrad" => io.ins[1].dims()[0],
+            "conv.wgrad" | "dense.wgrad" => io.ins[1].numel() / last(1),
+            "bias.grad" => io.ins[0].numel() / last(0),
+            "relu.grad" | "maxpool" | "maxpool.grad" | "concat" | "slice" | "fill" => return Ok(own(0.0)),
+            // The exponent's argument (a few units, rounded), exp, the sum, the division.
+            "softmax" => return Ok(own((last(0) as f64).sqrt() + 16.0)),
+            "softmax.grad" => {
+                let largest = ins[1].iter().fold(0.0f64, |m, dy| m.max(dy.abs()));
+                let each = |y: &f64| ((last(0) as f64).sqrt() + 4.0) * U * y * largest;
+                return Ok(vec![ins[0].iter().map(each).collect()]);
+            }
+            "mse" | "dropout" => return Ok(own(2.0)),
+            "mse.grad" => return Ok(own(4.0)),
+            // Rounded settings included: rate, momentum; three products, two sums.
+            "sgd" => {
+                let [lr, momentum, ..] = *ins[3] else { unreachable!("four settings") };
+                let v = |i: usize| 3.0 * U * ((momentum * ins[1][i]).abs() + ins[2][i].abs());
+                let w = |i: usize| U * (ins[0][i].abs() + 3.0 * (lr * outs[1][i]).abs());
+                return Ok(vec![(0..ins[0].len()).map(w).collect(), (0..ins[0].len()).map(v).collect()]);
+            }
+            other => return Err(Error::job(format!("{other} has no model of its rounding errors"))),
+        };
+        let squares: Vec<Vec<f64>> = ins.iter().map(|x| x.iter().map(|x| x * x).collect()).collect();
+        let squares: Vec<&[f64]> = squares.iter().map(Vec::as_slice).collect();
+        let mut sums: Vec<Vec<f64>> = outs.iter().map(|y| vec![f64::NAN; y.len()]).collect();
+        n.op.eval(io, &squares, &mut sums);
+        let size = ((terms + 2) as f64).sqrt() * U;
+        // Behind a ReLU an exact 0 stays 0.
+        let error = |(s, y): (f64, &f64)| if *y == 0.0 { 0.0 } else { size * (y.abs() + s.sqrt()) };
+        Ok(sums.into_iter().zip(outs).map(|(s, y)| s.into_iter().zip(y).map(error).collect()).collect())
+    }
+}
+
+impl Device for Noisy {
+    fn name(&self) -> String {
+        "float64 definition with float32 errors".into()
+    }
+    fn load(&mut self, g: &Graph, plans: &[Plan]) -> Result<()> {
+        let size = |v| if g.kind(v) == Kind::Temp { 0 } else { g.ty(v).numel() };
+        self.values = (0..g.len() as u32).map(|i| vec![0.0; size(Value(i))]).collect();
+        (self.graph, self.plans) = (g.clone(), plans.to_vec());
+        Ok(())
+    }
+    fn write(&mut self, v: Value, data: Data) -> Result<()> {
+        let Buf(i) = v.buf();
+        // Rounded as a float32 device rounds it.
+        self.values[i as usize] = (0..data.len()).map(|i| data.at(i) as f32 as f64).collect();
+        Ok(())
+    }
+    fn bind(&mut self, _: Value, _: Arc<dyn AsRef<[u8]> + Send + Sync>, _: Range<usize>) -> Result<()> {
+        Err(Error::job("not a device to bind weights on"))
+    }
+    fn read(&self, v: Value, into: &mut [f32]) -> Result<()> {
+        into.iter_mut().zip(self.read64(v)?).for_each(|(d, s)| *d = s as f32);
+        Ok(())
+    }
+    fn read64(&self, v: Value) -> Result<Vec<f64>> {
+        Ok(self.values[v.buf().0 as usize].clone())
+    }
+    fn run(&mut self, plan: usize, _: Option<&mut dyn FnMut(Probe)>) -> Result<()> {
+        self.runs += 1;
+        for node in self.plans[plan].steps.clone().into_iter().flatten() {
+            let n = self.graph.nodes()[node].clone();
+            let (ti, to) = self.graph.io(&n);
+            let io = Io { ins: &ti, outs: &to };
+            let ins: Vec<&[f64]> = n.ins.iter().map(|v| self.value(plan, *v)).collect();
+            let mut outs: Vec<Vec<f64>> = to.iter().map(|t| vec![f64::NAN; t.numel()]).collect();
+            n.op.eval(&io, &ins, &mut outs);
+            let errors = self.errors(&n, &io, &ins, &outs)?;
+            for ((v, mut out), errors) in n.outs.iter().zip(outs).zip(errors) {
+                for (i, (y, e)) in out.iter_mut().zip(errors).enumerate() {
+                    let word = block(self.seed, Stream::Test(v.buf().0), self.runs, i as u64 / 128)[i / 32 % 4];
+                    *y += if word >> (i % 32) & 1 == 0 { e } else { -e };
+                }
+                let home = self.home(plan, *v);
+                self.values[home] = out;
+            }
+        }
+        Ok(())
+    }
+    fn memory(&self) -> [usize; 2] {
+        [self.values.iter().map(|v| 8 * v.len()).sum(), 0]
+    }
+}

@@ -1,0 +1,202 @@
+//! Order and storage of whole networks, checked by walking through the plan with a shadow of the memory. The full-size
+//! networks are planned, never run.
+
+mod common;
+use common::*;
+use deep_affect::device::{Device, Session};
+use deep_affect::graph::{Kind, Value};
+use deep_affect::kernel::Simd;
+use deep_affect::models::{Architecture, Config};
+use deep_affect::plan::{Options, Place, Plan};
+use std::collections::{BTreeMap, HashSet};
+use std::time::Instant;
+
+const UNGROUPED: Options = Options { group: false, guard: 0 };
+const GROUPED: Options = Options { group: true, guard: 0 };
+const BOTH: [Architecture; 2] = [Architecture::Shared, Architecture::Split];
+
+/// Who wrote each byte of the arena last: start -> (end, value).
+#[derive(Default)]
+struct Shadow(BTreeMap<usize, (usize, Value)>);
+
+impl Shadow {
+    fn write(&mut self, [from, to]: [usize; 2], v: Value) {
+        self.0.retain(|&start, &mut (end, _)| end <= from || to <= start);
+        self.0.insert(from, (to, v));
+    }
+    fn holds(&self, [from, to]: [usize; 2], v: Value) -> bool {
+        self.0.get(&from) == Some(&(to, v))
+    }
+}
+
+fn apart(a: [usize; 2], b: [usize; 2]) -> bool {
+    a[1] <= b[0] || b[1] <= a[0]
+}
+
+/// Walks through a plan. Nodes of one step may run in any order and at once.
+fn walk(t: &Training, plan: &Plan, want: &[Value]) {
+    let g = &t.graph;
+    let extent = |v: Value| match plan.places[v.buf().0 as usize] {
+        Place::Arena(at) => Some([at, at + g.ty(v).bytes()]),
+        Place::Persistent(_) => None,
+        Place::Nowhere => panic!("{v:?} is used and has no place"),
+    };
+    let (mut shadow, mut updated, mut done) = (Shadow::default(), HashSet::new(), HashSet::new());
+    for step in &plan.steps {
+        let nodes = || step.iter().map(|&i| &g.nodes()[i]);
+        for n in nodes() {
+            for &v in &n.ins {
+                let fresh = extent(v).is_none_or(|e| shadow.holds(e, v));
+                assert!(fresh, "{} of {} reads {v:?}, which is not there", n.op.name(), n.label);
+                assert!(!updated.contains(&v), "{} reads {} after its update", n.op.name(), g.name(v));
+                for m in nodes().filter(|m| !std::ptr::eq(*m, n)) {
+                    let updates = m.op.alias().iter().any(|a| m.ins[a.1] == v);
+                    assert!(!updates, "{} is updated while {} reads it", g.name(v), n.op.name());
+                }
+            }
+        }
+        let outs: Vec<(Value, [usize; 2])> =
+            nodes().flat_map(|n| &n.outs).filter_map(|&v| Some((v, extent(v)?))).collect();
+        let ins: Vec<[usize; 2]> = nodes().flat_map(|n| &n.ins).filter_map(|&v| extent(v)).collect();
+        for (i, &(v, e)) in outs.iter().enumerate() {
+            assert!(e[1] <= plan.arena_bytes, "{v:?} ends behind the arena");
+            assert!(ins.iter().all(|x| apart(*x, e)), "{v:?} overlaps an input of its own step");
+            assert!(outs[..i].iter().all(|o| apart(o.1, e)), "{v:?} overlaps another output of its step");
+            shadow.write(e, v);
+        }
+        for n in nodes() {
+            updated.extend(n.op.alias().iter().map(|a| n.ins[a.1]));
+        }
+        step.iter().for_each(|i| assert!(done.insert(*i), "node {i} runs twice"));
+    }
+    for &v in want {
+        assert!(extent(v).is_none_or(|e| shadow.holds(e, v)), "wanted {v:?} is gone at the end");
+    }
+    // Nothing that leads to a wanted value is left out.
+    let mut needed: HashSet<Value> = want.iter().copied().collect();
+    for (i, n) in g.nodes().iter().enumerate().rev() {
+        let runs = n.outs.iter().any(|o| needed.contains(o));
+        assert_eq!(runs, done.contains(&i), "node {i} {} of {}", n.op.name(), n.label);
+        if runs {
+            needed.extend(&n.ins);
+        }
+    }
+}
+
+fn walked(t: &Training, want: &[Value], options: Options) -> Plan {
+    let plan = Plan::new(&t.graph, want, options).unwrap();
+    walk(t, &plan, want);
+    plan
+}
+
+#[test]
+fn small_plans_keep_live_values_apart() {
+    for architecture in BOTH {
+        let t = training(&small(architecture, 64, 0.5), 3, false);
+        let everything: Vec<Value> = t.step.iter().chain(&t.grads).copied().collect();
+        for options in [UNGROUPED, GROUPED, Options { group: true, guard: 256 }] {
+            for want in [&t.step, &t.eval, &everything] {
+                walked(&t, want, options);
+            }
+        }
+    }
+}
+
+fn full(architecture: Architecture, n: usize) -> Training {
+    let features = ["object", "scene", "face"].map(String::from);
+    training(&Config::published(architecture, &features, 9).unwrap(), n, false)
+}
+
+#[test]
+fn full_size_plans_keep_live_values_apart() {
+    let mib = |bytes: usize| bytes as f64 / (1 << 20) as f64;
+    for architecture in BOTH {
+        let t = full(architecture, 25);
+        for options in [UNGROUPED, GROUPED] {
+            for (name, want) in [("train", &t.step), ("eval", &t.eval)] {
+                let start = Instant::now();
+                let plan = Plan::new(&t.graph, want, options).unwrap();
+                let seconds = start.elapsed().as_secs_f64();
+                walk(&t, &plan, want);
+                println!(
+                    "{architecture:?} {name} batch 25 group {}: {} nodes in {} steps planned in {:.1} ms, arena {:.0} MiB \
+                     of {:.0} MiB without reuse",
+                    options.group,
+                    plan.steps.iter().map(Vec::len).sum::<usize>(),
+                    plan.steps.len(),
+                    1e3 * seconds,
+                    mib(plan.arena_bytes),
+                    mib(plan.naive_bytes)
+                );
+                assert!(plan.arena_bytes <= plan.naive_bytes);
+            }
+        }
+    }
+}
+
+/// What a laptop needs to rate one picture, besides the weights.
+#[test]
+fn evaluation_of_one_picture_fits_in_200_megabytes() {
+    for architecture in BOTH {
+        let t = full(architecture, 1);
+        let plan = walked(&t, &t.eval, UNGROUPED);
+        println!("{architecture:?}: {:.1} MB", plan.arena_bytes as f64 / 1e6);
+        assert!(plan.arena_bytes < 200_000_000);
+    }
+}
+
+/// Equal towers share steps when grouped; otherwise every node is a step of its own.
+#[test]
+fn grouping_joins_equal_towers() {
+    let t = training(&small(Architecture::Split, 64, 0.5), 2, false);
+    let [one, many] = [UNGROUPED, GROUPED].map(|o| Plan::new(&t.graph, &t.step, o).unwrap().steps);
+    assert!(one.iter().all(|s| s.len() == 1));
+    assert_eq!(one.len(), many.iter().map(Vec::len).sum::<usize>());
+    assert!(many.len() * 2 <= one.len(), "{} steps of {} nodes", many.len(), one.len());
+}
+
+/// Loss of each of several training steps and all weights at the end, as bits.
+fn trained(t: &Training, options: Options, device: Box<dyn Device>) -> Vec<u64> {
+    let mut s = Session::new(t.graph.clone(), &[&t.step, &t.eval], options, device).unwrap();
+    t.fill(&mut s, 3, 1.0);
+    let mut bits = vec![];
+    let mut keep = |s: &Session, v: Value| bits.extend(s.read64(v).unwrap().iter().map(|x| x.to_bits()));
+    for step in 0..4 {
+        t.settings(&mut s, 0.01, 0.9, step);
+        s.run(0).unwrap();
+        keep(&s, t.total);
+        // An evaluation between two steps uses the same arena and must not disturb them.
+        s.run(1).unwrap();
+        t.eval.iter().for_each(|v| keep(&s, *v));
+    }
+    let weights = t.graph.of_kind(Kind::Param).chain(t.graph.of_kind(Kind::State));
+    weights.for_each(|v| keep(&s, v));
+    assert!(bits.iter().all(|b| f64::from_bits(*b).is_finite()));
+    bits
+}
+
+#[test]
+fn grouped_and_ungrouped_training_give_the_same_bits() {
+    for architecture in BOTH {
+        let t = training(&small(architecture, 64, 0.5), 2, false);
+        for device in [reference, cpu] {
+            let one = trained(&t, UNGROUPED, device());
+            assert!(one == trained(&t, GROUPED, device()), "{architecture:?} on {}", device().name());
+            // No storage is shared here at all: what sharing does to results.
+            let guarded = Options { group: false, guard: 4096 };
+            assert!(one == trained(&t, guarded, device()), "{architecture:?} on {}, guarded", device().name());
+        }
+    }
+}
+
+/// Poisoned outputs and guard bands on every vector level: no write out of bounds, nothing left unwritten.
+#[test]
+fn guarded_training_is_clean() {
+    let t = training(&small(Architecture::Shared, 32, 0.5), 3, false);
+    for simd in Simd::available() {
+        for group in [false, true] {
+            let plain = trained(&t, Options { group, guard: 0 }, checked(simd, 2));
+            assert!(plain == trained(&t, Options { group, guard: 4096 }, checked(simd, 2)), "{simd:?}");
+        }
+    }
+}
