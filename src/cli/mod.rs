@@ -2,7 +2,9 @@
 everything else (progress, remarks, errors) to stderr. */
 
 mod job;
+mod output;
 mod progress;
+mod reading;
 
 pub use progress::Bar;
 
@@ -42,6 +44,18 @@ commands! {
     Train => train,
     /// Train one model per fold and judge each on the pictures it has not seen.
     CrossValidate => cross_validate,
+    /// Train one tower as a classifier of pictures.
+    Pretrain => pretrain,
+    /// Rate pictures with a trained model.
+    Predict => predict,
+    /// Measure a trained model on a manifest.
+    Evaluate => evaluate,
+    /// Make a manifest of a rating table and a folder of pictures.
+    Import => import,
+    /// Show what is inside a weight file or a checkpoint.
+    Inspect => inspect,
+    /// Show what this machine offers.
+    Doctor => doctor,
 }
 
 /// Where to compute.

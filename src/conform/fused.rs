@@ -256,6 +256,7 @@ impl Context<'_> {
         let config = Config {
             architecture: Architecture::Shared,
             towers: towers.ok_or_else(|| unsupported("towers"))?,
+            standardize: false,
             tower_output: TowerOutput::Softmax,
             head: head.to_vec(),
             keep: (0..head.len()).map(|i| if i == 0 { 0.5 } else { 1.0 }).collect(),

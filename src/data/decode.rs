@@ -10,6 +10,7 @@ use super::{jpeg, sniff};
 use crate::error::{Error, Result};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use serde::{Deserialize, Serialize};
 use std::io::{Cursor, Read};
 use std::path::Path;
 
@@ -23,7 +24,8 @@ pub const MAX_FILE: u64 = 256 << 20;
 pub const MAX_MEMORY: u64 = 1 << 30;
 
 /// What to do with transparency.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum Alpha {
     /// Whatever colour stands under it shows: Pillow's `convert("RGB")`, and what photographs want.
     #[default]

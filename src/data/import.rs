@@ -4,7 +4,7 @@ does not match (a row without a picture, a picture without a row) is listed with
 
 use super::join::Files;
 use super::manifest::{Manifest, Row, TARGETS};
-use super::table::{Table, TableOptions};
+use super::table::{Table, TableOptions, quoted};
 use super::walk::walk;
 use crate::error::{Error, Result};
 use std::collections::HashMap;
@@ -234,8 +234,8 @@ pub fn oasis(dir: impl AsRef<Path>) -> Result<Import> {
 }
 
 impl Import {
-    /// What was matched and, line by line, what was not.
-    pub fn report(&self) -> String {
+    /// What was matched, and how much was not.
+    pub fn summary(&self) -> String {
         let rows = &self.manifest.rows;
         let mut groups: Vec<_> = rows.iter().filter_map(|r| r.group.as_ref()).collect();
         groups.sort();
@@ -251,16 +251,19 @@ impl Import {
         for note in &self.notes {
             let _ = writeln!(out, "note: {note}");
         }
-        for (what, list) in
-            [("rows without a picture", &self.unmatched_rows), ("pictures without a row", &self.unmatched_files)]
-        {
-            let _ = writeln!(out, "{} {what}", list.len());
+        let (rows, files) = (self.unmatched_rows.len(), self.unmatched_files.len());
+        out + &format!("{rows} rows without a picture\n{files} pictures without a row\n")
+    }
+
+    /// `what,name,reason`, one line for each row and each picture that is not in the manifest.
+    pub fn unmatched_csv(&self) -> String {
+        let mut text = String::from("what,name,reason\n");
+        for (what, list) in [("row", &self.unmatched_rows), ("picture", &self.unmatched_files)] {
             for (name, reason) in list {
-                let line: String = format!("  {name}: {reason}").chars().filter(|c| !c.is_control()).collect();
-                let _ = writeln!(out, "{line}");
+                let _ = writeln!(text, "{what},{},{}", quoted(name), quoted(reason));
             }
         }
-        out
+        text
     }
 }
 

@@ -69,7 +69,7 @@ fn everything_unmatched_is_listed() {
         ]
     );
     assert_eq!(import.unmatched_files.len(), 3);
-    let report = import.report();
+    let report = import.summary() + &import.unmatched_csv();
     for part in
         ["2 pictures with ratings, 2 groups", "4 rows without", "3 pictures without", "e.heic", "another ending"]
     {

@@ -1,10 +1,14 @@
-/*! Floor 8: what a run leaves for people. [`html`] makes one page that needs nothing but itself: charts are inline SVG,
+/*! Floor 9: what a run leaves for people. [`html`] makes one page that needs nothing but itself: charts are inline SVG,
 thumbnails are data URIs, there is no script, and the page's own policy forbids loading anything. [`tables`] writes the
-predictions for other programs. */
+predictions for other programs, [`folder`] all of it. */
 
 mod charts;
+pub mod folder;
 mod svg;
 pub mod tables;
+
+pub use crate::train::fit::Epoch;
+pub use folder::{Outcome, prepare, write_folder};
 
 use crate::error::{Error, Result};
 use crate::train::folds::number;
@@ -15,17 +19,6 @@ use serde::Serialize;
 
 /// Pictures shown among the best, and among the worst.
 const SHOWN: usize = 8;
-
-/// One epoch of the training log.
-#[derive(Clone, Debug, Serialize)]
-pub struct Epoch {
-    pub epoch: u32,
-    pub train_loss: f64,
-    /// None where nothing was held out.
-    pub val_loss: Option<f64>,
-    /// The rate used in this epoch.
-    pub lr: f64,
-}
 
 /// One picture; `truth` and `pred` have one value per target, points of the 1 to 9 scale.
 #[derive(Clone, Debug)]

@@ -4,6 +4,7 @@ from which training goes on with the same bits. */
 
 use super::fit::{Best, Settings, State};
 use super::network::{Network, Task};
+use crate::data::Alpha;
 use crate::device::Data;
 use crate::error::{Error, Result};
 use crate::models::Config;
@@ -34,11 +35,15 @@ pub struct Card {
     pub data: String,
     /// For people: the command, the device.
     pub made_by: String,
+    /// What was done with transparency; `predict` does the same.
+    #[serde(default)]
+    pub alpha: Alpha,
 }
 
 /// Version of the file format.
 pub const FORMAT: &str = "deep-affect-checkpoint-1";
-const CARD: &str = "checkpoint";
+/// Metadata key of the header: only checkpoints have it.
+pub const CARD: &str = "checkpoint";
 
 impl Card {
     /// The fused model of this checkpoint.

@@ -25,15 +25,24 @@ const _: () = assert!(cfg!(target_endian = "little"), "weight files are mapped: 
 /// Alignment at which the CPU device can bind a tensor without copying: a cache line, and the widest vector.
 pub const ALIGN: usize = 64;
 
-/// A safetensors file, mapped read-only, its header already validated.
+/// A safetensors file, mapped read-only or part of the program, its header already validated.
 pub struct WeightFile {
     path: PathBuf,
-    file: File,
-    map: Mmap,
-    stamp: (u64, Option<SystemTime>),
+    backing: Backing,
     tensors: Vec<Info>,
     index: HashMap<String, usize>,
     metadata: BTreeMap<String, String>,
+}
+
+/// Where the bytes are.
+enum Backing {
+    /// The stamp is the file's length and time when it was mapped.
+    Mapped {
+        file: File,
+        map: Mmap,
+        stamp: (u64, Option<SystemTime>),
+    },
+    Static(&'static [u8]),
 }
 
 fn stamp(file: &File) -> std::io::Result<(u64, Option<SystemTime>)> {
@@ -66,10 +75,19 @@ impl WeightFile {
         if map.len() as u64 != stamp.0 {
             return Err(changed(path));
         }
-        let header = header::parse(path, &map)?;
+        Self::with(path, Backing::Mapped { file, map, stamp })
+    }
+
+    /// The same for bytes inside the program; `name` stands for the path in messages. Tensors that are not aligned are
+    /// copied where they are used.
+    pub fn from_static(name: &str, bytes: &'static [u8]) -> Result<Arc<Self>> {
+        Self::with(Path::new(name), Backing::Static(bytes))
+    }
+
+    fn with(path: &Path, backing: Backing) -> Result<Arc<Self>> {
+        let header = header::parse(path, backing.bytes())?;
         let index = header.tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
-        let path = path.to_path_buf();
-        Ok(Arc::new(Self { path, file, map, stamp, tensors: header.tensors, index, metadata: header.metadata }))
+        Ok(Arc::new(Self { path: path.into(), backing, tensors: header.tensors, index, metadata: header.metadata }))
     }
 
     /// As it was opened.
@@ -99,19 +117,22 @@ impl WeightFile {
 
     /// The whole file. Read [`WeightFile::unchanged`] first when time has passed since it was opened.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.map
+        self.backing.bytes()
     }
 
     /// Asks the system to read the file ahead, for a network that is about to use all of it. Only a hint.
     pub fn prefetch(&self) {
         #[cfg(unix)]
-        let _ = self.map.advise(memmap2::Advice::WillNeed);
+        if let Backing::Mapped { map, .. } = &self.backing {
+            let _ = map.advise(memmap2::Advice::WillNeed);
+        }
     }
 
     /// Fails if the file was truncated, extended or written to since it was opened.
     pub fn unchanged(&self) -> Result<()> {
-        let now = stamp(&self.file).map_err(|e| Error::io(&self.path, "read the weights", e))?;
-        if now == self.stamp { Ok(()) } else { Err(changed(&self.path)) }
+        let Backing::Mapped { file, stamp: before, .. } = &self.backing else { return Ok(()) };
+        let now = stamp(file).map_err(|e| Error::io(&self.path, "read the weights", e))?;
+        if now == *before { Ok(()) } else { Err(changed(&self.path)) }
     }
 
     /// One tensor, its bytes where they lie in the mapping.
@@ -126,7 +147,7 @@ impl WeightFile {
             name: &t.name,
             dtype: t.dtype,
             shape: t.shape.clone(),
-            bytes: &self.map[t.range.clone()],
+            bytes: &self.as_bytes()[t.range.clone()],
         })
     }
 
@@ -134,8 +155,17 @@ impl WeightFile {
     /// memory. None for any other tensor. The values are not looked at: see [`super::TowerWeights::bind`].
     pub fn aligned_f32(&self, name: &str) -> Option<Range<usize>> {
         let t = self.info(name)?;
-        let at = self.map.as_ptr() as usize + t.range.start;
+        let at = self.as_bytes().as_ptr() as usize + t.range.start;
         (t.dtype == Dtype::F32 && at.is_multiple_of(ALIGN) && !t.range.is_empty()).then(|| t.range.clone())
+    }
+}
+
+impl Backing {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Backing::Mapped { map, .. } => map,
+            Backing::Static(bytes) => bytes,
+        }
     }
 }
 
@@ -289,6 +319,17 @@ mod tests {
         std::fs::OpenOptions::new().write(true).open(&p).unwrap().set_len(10).unwrap();
         let e = w.tensor("a").err().unwrap().to_string();
         assert!(e.contains("changed while it was being read"), "{e}");
+    }
+
+    #[test]
+    fn bytes_of_the_program_wherever_they_lie() {
+        for shift in 0..4 {
+            let bytes: &'static [u8] = [&vec![0; shift][..], &small()].concat().leak();
+            let w = WeightFile::from_static("the toy", &bytes[shift..]).unwrap();
+            assert_eq!(w.tensor("conv1_1.weight").unwrap().to_f32().unwrap()[31], 31.0);
+            let e = WeightFile::from_static("the toy", &bytes[shift..100]).err().unwrap().to_string();
+            assert!(e.starts_with("the toy: "), "{e}");
+        }
     }
 
     #[test]

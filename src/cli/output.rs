@@ -1,0 +1,32 @@
+//! Results on stdout. A reader that has seen enough (`| head`) is no error: the command ends quietly.
+
+use crate::error::{Error, Result};
+use std::io::{ErrorKind, Write, stdout};
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    Listens,
+    /// Nobody reads any more: stop, successfully.
+    Gone,
+}
+
+/// Writes to stdout and flushes, so that a reader sees each result when it is there.
+pub fn write(text: &str) -> Result<Reader> {
+    let mut out = stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(Reader::Listens),
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        Err(e) => Err(Error::io("standard output", "write", e)),
+    }
+}
+
+/// [`write`] for a command's last words.
+pub fn print(text: &str) -> Result<()> {
+    write(text).map(drop)
+}
+
+/// Names of files are not ours: they must not break the line or steer the terminal.
+pub fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

@@ -1,0 +1,92 @@
+//! What the commands that use a trained model share: how pictures are read, and the model itself.
+
+use super::Compute;
+use crate::bundled;
+use crate::data::{Alpha, DecodeOptions, LoadOptions};
+use crate::error::{Error, Result};
+use crate::train::checkpoint::{self, Card};
+use crate::train::predictor::Predictor;
+use crate::weights::WeightFile;
+use clap::Args;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// How pictures are read.
+#[derive(Args, Clone, Debug)]
+pub struct Reading {
+    /// Do not turn pictures upright by their EXIF orientation.
+    #[arg(long)]
+    ignore_exif: bool,
+    /// Use a damaged JPEG as far as it goes.
+    #[arg(long)]
+    allow_damaged: bool,
+    /// Transparency: drop shows whatever colour is stored, white lays the picture over white. By default as in training.
+    #[arg(long, value_enum, value_name = "HOW")]
+    alpha: Option<Alpha>,
+}
+
+/// A checkpoint whose header has been read.
+pub struct Model {
+    file: Arc<WeightFile>,
+    card: Card,
+    /// The file's name, without its folder.
+    pub name: String,
+    /// The model inside the program, which knows drawings only.
+    pub toy: bool,
+}
+
+impl Model {
+    /// A checkpoint, or the bundled toy model.
+    pub fn open(path: Option<&Path>) -> Result<Self> {
+        let (file, name) = match path {
+            Some(p) => (WeightFile::open(p)?, p.file_name().unwrap_or_default().to_string_lossy().into_owned()),
+            None => {
+                let bytes = bundled::toy_model().ok_or_else(|| {
+                    Error::usage("this program has no bundled model").fix("name a checkpoint of `train` with --model")
+                })?;
+                (WeightFile::from_static("bundled toy model", bytes)?, "bundled toy model".to_string())
+            }
+        };
+        let card = checkpoint::card(&file)?;
+        let config = card.config().map_err(|e| Error::file(file.path(), e.to_string()))?;
+        // What the network is built from comes from the file: these would be asserted, not reported.
+        let sane = (32..=4096).contains(&config.image) && config.image.is_multiple_of(32);
+        if !sane || config.towers.is_empty() || card.train_mean.len() != config.targets.len() {
+            return Err(Error::file(file.path(), "its header contradicts itself").fix("train the model again"));
+        }
+        Ok(Self { file, card, name, toy: path.is_none() })
+    }
+
+    /// Names of the outputs.
+    pub fn targets(&self) -> Result<&[String]> {
+        Ok(&self.card.config()?.targets)
+    }
+
+    /// How this model's pictures are made.
+    pub fn load_options(&self, flags: &Reading, cache_dir: Option<PathBuf>) -> Result<LoadOptions> {
+        let config = self.card.config()?;
+        Ok(LoadOptions {
+            size: config.image as u32,
+            resize: config.towers[0].preprocess.resize,
+            decode: DecodeOptions {
+                ignore_exif: flags.ignore_exif,
+                alpha: flags.alpha.unwrap_or(self.card.alpha),
+                allow_damaged: flags.allow_damaged,
+            },
+            cache_dir,
+        })
+    }
+
+    /// Loads the weights.
+    pub fn predictor(&self, batch: usize, compute: &Compute) -> Result<Predictor> {
+        Predictor::new(&self.file, batch, compute.open()?)
+    }
+}
+
+/// `--batch` as a positive number.
+pub fn batch(text: &str) -> std::result::Result<usize, String> {
+    match text.parse() {
+        Ok(n @ 1..=4096) => Ok(n),
+        _ => Err("not a number from 1 to 4096".into()),
+    }
+}

@@ -1,0 +1,236 @@
+/*! What every run leaves: a folder with `predictions.csv` for statistics programs, `report.html` for people and
+`metrics.json` for scripts. Each file is replaced whole, the metrics last: where they are, the rest is too. */
+
+use super::tables::{Prediction, write_predictions};
+use super::{Epoch, Point, Report, extremes, html};
+use crate::atomic;
+use crate::data::{Manifest, Pictures};
+use crate::error::{Error, Result};
+use crate::train::metrics::{DimensionMetrics, Metrics};
+use image::{ImageFormat, RgbImage, imageops};
+use serde_json::{Map, Value, json};
+use std::io::Cursor;
+use std::path::Path;
+
+/// Longest side of a thumbnail, in pixels.
+const THUMBNAIL: u32 = 96;
+
+/// The files of the folder, in the order they are written.
+pub const FILES: [&str; 3] = ["predictions.csv", "report.html", "metrics.json"];
+
+/// A finished evaluation.
+pub struct Outcome<'a> {
+    pub title: String,
+    /// As the user gave it: goes into the report and the metrics.
+    pub command: String,
+    pub device: String,
+    /// Further lines of the run card: name and value.
+    pub facts: Vec<(String, String)>,
+    /// What must be read first: licences, warnings.
+    pub notes: Vec<String>,
+    /// Empty for an evaluation without training.
+    pub history: &'a [Epoch],
+    /// The rows that were predicted; its targets are the ones that are measured.
+    pub manifest: &'a Manifest,
+    /// The squares, and which of them belongs to each row; None when there is one a row, in order.
+    pub pictures: &'a Pictures,
+    pub squares: Option<&'a [usize]>,
+    /// [rows, targets].
+    pub predicted: &'a [f32],
+    /// The fold whose model made the prediction, one a row.
+    pub folds: Option<&'a [u32]>,
+    /// Mean of each target over the training rows: the baseline. One a target.
+    pub train_mean: &'a [f64],
+}
+
+/// Creates the folder and tries to write in it: to be asked before a long job, not after it.
+pub fn prepare(dir: impl AsRef<Path>) -> Result<()> {
+    let dir = dir.as_ref();
+    std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create the folder", e))?;
+    let probe = dir.join(format!(".probe.{}.tmp", std::process::id()));
+    std::fs::write(&probe, b"").map_err(|e| Error::io(dir, "write in the folder", e))?;
+    std::fs::remove_file(&probe).map_err(|e| Error::io(dir, "write in the folder", e))?;
+    // A folder that stands where a file must go would be found only at the end.
+    match FILES.iter().map(|f| dir.join(f)).find(|f| f.is_dir()) {
+        Some(f) => Err(Error::file(f, "is a folder, and a file is to be written there").fix("choose another folder")),
+        None => Ok(()),
+    }
+}
+
+/// Measures the predictions and writes the three files of [`FILES`].
+///
+/// # Errors
+/// Sizes that do not fit, a prediction that is not finite, or a file that cannot be written.
+pub fn write_folder(dir: impl AsRef<Path>, o: &Outcome) -> Result<Metrics> {
+    let dir = dir.as_ref();
+    let metrics = metrics(o)?;
+    let page = html(&report(o, &metrics)?)?;
+    let mut table = vec![];
+    predictions(o, &mut table)?;
+    let json = metrics_json(o, &metrics);
+    prepare(dir)?;
+    for (name, bytes) in FILES.iter().zip([table, page.into_bytes(), json.into_bytes()]) {
+        atomic::write(dir.join(name), |w| w.write_all(&bytes))?;
+    }
+    Ok(metrics)
+}
+
+/// The measures alone.
+pub fn metrics(o: &Outcome) -> Result<Metrics> {
+    let (rows, targets) = (o.manifest.rows.len(), o.manifest.targets.len());
+    let folds = o.folds.map_or(rows, <[u32]>::len);
+    let squares = o.squares.map_or(o.pictures.len(), <[usize]>::len);
+    if squares != rows || o.predicted.len() != rows * targets || folds != rows {
+        return Err(Error::job(format!(
+            "{} pictures, {} predictions and {folds} folds do not fit {rows} rows of {targets} ratings",
+            squares,
+            o.predicted.len()
+        )));
+    }
+    let truth: Vec<f32> = o.manifest.rows.iter().flat_map(|r| r.targets.iter().copied()).collect();
+    let names: Vec<&str> = o.manifest.targets.iter().map(String::as_str).collect();
+    Metrics::of(&names, &truth, o.predicted, o.train_mean)
+}
+
+fn predictions(o: &Outcome, to: &mut Vec<u8>) -> Result<()> {
+    let targets: Vec<&str> = o.manifest.targets.iter().map(String::as_str).collect();
+    let rows = o.manifest.rows.iter().zip(o.predicted.chunks_exact(targets.len())).enumerate();
+    write_predictions(
+        to,
+        &targets,
+        rows.map(|(i, (row, predicted))| Prediction {
+            path: &row.path,
+            dataset: row.dataset.as_deref().unwrap_or_default(),
+            group: row.group.as_deref().unwrap_or_default(),
+            fold: o.folds.map(|f| f[i]),
+            truth: &row.targets,
+            predicted,
+        }),
+    )
+}
+
+fn report(o: &Outcome, metrics: &Metrics) -> Result<Report> {
+    let predicted = o.predicted.chunks_exact(o.manifest.targets.len());
+    let point = |(row, pred): (&crate::data::Row, &[f32])| Point {
+        id: row.path.rsplit('/').next().unwrap_or(&row.path).into(),
+        path: row.path.clone(),
+        truth: row.targets.clone(),
+        pred: pred.into(),
+        thumbnail: None,
+    };
+    let mut points: Vec<Point> = o.manifest.rows.iter().zip(predicted).map(point).collect();
+    let (best, worst) = extremes(&points);
+    for i in best.into_iter().chain(worst) {
+        points[i].thumbnail = Some(thumbnail(o.pictures.image(o.squares.map_or(i, |s| s[i])), o.pictures.size())?);
+    }
+    let own = [("Command", &o.command), ("Device", &o.device)].map(|(k, v)| (k.to_string(), v.clone()));
+    Ok(Report {
+        title: o.title.clone(),
+        subtitle: format!("{} pictures · {} · {}", metrics.n, o.device, o.command),
+        facts: own.into_iter().chain(o.facts.iter().cloned()).collect(),
+        history: o.history.to_vec(),
+        targets: o.manifest.targets.clone(),
+        points,
+        metrics: metrics.clone(),
+        notes: o.notes.clone(),
+    })
+}
+
+/// A square as a small PNG file.
+fn thumbnail(square: &[u8], size: u32) -> Result<Vec<u8>> {
+    let failed = |why: String| Error::job(format!("cannot make a thumbnail: {why}"));
+    let full = RgbImage::from_raw(size, size, square.to_vec()).ok_or_else(|| failed("not a square".into()))?;
+    let small = if size > THUMBNAIL { imageops::thumbnail(&full, THUMBNAIL, THUMBNAIL) } else { full };
+    let mut png = Cursor::new(vec![]);
+    small.write_to(&mut png, ImageFormat::Png).map_err(|e| failed(e.to_string()))?;
+    Ok(png.into_inner())
+}
+
+/// The measures with their units: `points` are points of the 1 to 9 scale, `points2` their squares, the others have none.
+fn measures(m: &DimensionMetrics) -> Map<String, Value> {
+    let key = |key: &str| match key {
+        "mse" => "mse_points2".into(),
+        "rmse" | "mae" | "bias" | "sd_predicted" | "sd_true" => format!("{key}_points"),
+        _ => key.to_string(),
+    };
+    m.fields().iter().map(|f| (key(f.key), json!(f.value))).collect()
+}
+
+/// The content of `metrics.json`.
+pub fn metrics_json(o: &Outcome, m: &Metrics) -> String {
+    let target = |d: &crate::train::metrics::Dimension| {
+        let value = json!({
+            "train_mean_points": d.train_mean,
+            "skill": d.skill(),
+            "model": measures(&d.model),
+            "baseline": measures(&d.baseline),
+        });
+        (d.name.clone(), value)
+    };
+    let value = json!({
+        "format": "deep-affect-metrics-1",
+        "program": concat!("deep-affect ", env!("CARGO_PKG_VERSION")),
+        "title": o.title,
+        "command": o.command,
+        "device": o.device,
+        "scale": "1 to 9",
+        "n_pictures": m.n,
+        "mse_mean_points2": m.mse_mean,
+        "cc_flat": m.cc_flat,
+        "targets": m.dimensions.iter().map(target).collect::<Map<_, _>>(),
+        "notes": o.notes,
+    });
+    format!("{value:#}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{DecodeOptions, LoadOptions, Row};
+    use crate::preprocess::Resize;
+
+    #[test]
+    fn the_three_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let png = thumbnail(&[200; 100 * 100 * 3], 100).unwrap();
+        let items: Vec<(&str, &[u8])> = ["a", "b", "c"].iter().map(|n| (*n, &png[..])).collect();
+        let opts =
+            LoadOptions { size: 100, resize: Resize::SquashNearest, decode: DecodeOptions::default(), cache_dir: None };
+        let pictures = Pictures::from_bytes(&items, &opts, &()).unwrap().accept(false).unwrap();
+        let row = |i: usize| Row { path: format!("x/{i}.png"), targets: vec![i as f32 + 1.0, 5.0], ..Row::default() };
+        let manifest = Manifest::new(dir.path(), &["valence", "arousal"], (0..3).map(row).collect(), vec![]);
+        let mut o = Outcome {
+            title: "a test".into(),
+            command: "deep-affect test".into(),
+            device: "cpu".into(),
+            facts: vec![],
+            notes: vec![],
+            history: &[],
+            manifest: &manifest,
+            pictures: &pictures,
+            squares: None,
+            predicted: &[1.5, 5.0, 2.0, 5.5, 3.0, 5.0],
+            folds: Some(&[0, 1, 2]),
+            train_mean: &[2.5, 5.0],
+        };
+        let out = dir.path().join("run/deep");
+        let m = write_folder(&out, &o).unwrap();
+        assert_eq!((m.n, m.dimensions[0].model.mse), (3, 0.25 / 3.0));
+        let text = |f: &str| std::fs::read_to_string(out.join(f)).unwrap();
+        assert!(text("predictions.csv").contains("x/1.png,,,1,2,2,0,5,5.5,0.5\n"));
+        assert_eq!(text("report.html").matches("data:image/png").count(), 3);
+        let json: Value = serde_json::from_str(&text("metrics.json")).unwrap();
+        assert_eq!(json["targets"]["valence"]["model"]["mse_points2"], json!(0.25 / 3.0));
+        assert_eq!(json["targets"]["arousal"]["baseline"]["mae_points"], json!(0.0));
+        assert_eq!(json["n_pictures"], json!(3));
+        assert_eq!(std::fs::read_dir(&out).unwrap().count(), 3);
+
+        o.folds = Some(&[0]);
+        assert!(write_folder(&out, &o).is_err());
+        std::fs::remove_file(out.join("metrics.json")).unwrap();
+        std::fs::create_dir(out.join("metrics.json")).unwrap();
+        let e = prepare(&out).unwrap_err().to_string();
+        assert!(e.contains("metrics.json") && e.contains("choose another folder"), "{e}");
+        assert!(prepare(out.join("predictions.csv")).is_err());
+    }
+}

@@ -1,0 +1,238 @@
+//! The floors of the crate documentation, enforced: what is outside tests uses only lower floors,
+//! modules left of it on its own floor, and itself.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn source() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+/// Module to (floor, place on it), from the table in `lib.rs`: there is no other list.
+fn floors() -> BTreeMap<String, (u32, usize)> {
+    let lib = fs::read_to_string(source().join("lib.rs")).unwrap();
+    let mut floors = BTreeMap::new();
+    for line in lib.lines().filter(|l| l.starts_with("| ")) {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let Ok(floor) = cells[1].parse() else { continue };
+        for (place, module) in cells[2].split_whitespace().enumerate() {
+            let module = module.trim_matches(['[', ']', '`']);
+            assert!(floors.insert(module.to_string(), (floor, place)).is_none(), "{module} is on two floors");
+        }
+    }
+    let declared = lib.lines().filter_map(|l| l.strip_prefix("pub mod ")?.strip_suffix(';'));
+    let (mut declared, mut listed): (Vec<_>, Vec<_>) =
+        (declared.collect(), floors.keys().map(String::as_str).collect());
+    declared.sort();
+    listed.sort();
+    assert_eq!(declared, listed, "the modules of lib.rs and its table");
+    floors
+}
+
+fn files(dir: &Path, to: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files(&path, to);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            to.push(path);
+        }
+    }
+    to.sort();
+}
+
+/// The text with comments, strings, character literals and `#[cfg(test)]` items blanked; line breaks stay.
+fn code(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = bytes.to_vec();
+    let mut blank = |from: usize, to: usize| out[from..to].iter_mut().filter(|b| **b != b'\n').for_each(|b| *b = b' ');
+    let mut i = 0;
+    while i < bytes.len() {
+        let rest = &text[i..];
+        let length = if rest.starts_with("//") {
+            rest.find('\n').unwrap_or(rest.len())
+        } else if rest.starts_with("/*") {
+            comment(rest)
+        } else if let Some(n) = raw_string(rest, i.checked_sub(1).map(|p| bytes[p])) {
+            n
+        } else if bytes[i] == b'"' {
+            string(rest)
+        } else if bytes[i] == b'\'' {
+            character(rest)
+        } else {
+            i += rest.chars().next().map_or(1, char::len_utf8);
+            continue;
+        };
+        blank(i, i + length.max(1));
+        i += length.max(1);
+    }
+    without_tests(String::from_utf8(out).expect("only whole literals were blanked"))
+}
+
+/// Length of a block comment, which may hold others.
+fn comment(text: &str) -> usize {
+    let (mut depth, mut i) = (0, 0);
+    let bytes = text.as_bytes();
+    while i < bytes.len() {
+        match bytes.get(i..i + 2) {
+            Some(b"/*") => (depth, i) = (depth + 1, i + 2),
+            Some(b"*/") => (depth, i) = (depth - 1, i + 2),
+            _ => i += 1,
+        }
+        if depth == 0 {
+            return i;
+        }
+    }
+    i
+}
+
+fn string(text: &str) -> usize {
+    let bytes = text.as_bytes();
+    let mut i = 1;
+    while i < bytes.len() && bytes[i] != b'"' {
+        i += if bytes[i] == b'\\' { 2 } else { 1 };
+    }
+    i + 1
+}
+
+/// Length of `r"…"`, `r#"…"#`, `br#"…"#` from its `r`; None if there is none here.
+fn raw_string(text: &str, before: Option<u8>) -> Option<usize> {
+    if before.is_some_and(|b| b.is_ascii_alphanumeric() && b != b'b' || b == b'_') {
+        return None;
+    }
+    let rest = text.strip_prefix('r')?;
+    let hashes = rest.bytes().take_while(|&b| b == b'#').count();
+    rest[hashes..].strip_prefix('"')?;
+    let end = format!("\"{}", "#".repeat(hashes));
+    let body = 1 + hashes + 1;
+    Some(text[body..].find(&end).map_or(text.len(), |n| body + n + end.len()))
+}
+
+/// Length of a character literal; 1 for a lifetime.
+fn character(text: &str) -> usize {
+    let mut chars = text.char_indices().skip(1);
+    match chars.next() {
+        Some((_, '\\')) => text[3..].find('\'').map_or(1, |n| n + 4),
+        Some(_) => match chars.next() {
+            Some((at, '\'')) => at + 1,
+            _ => 1,
+        },
+        None => 1,
+    }
+}
+
+/// Blanks every item under `#[cfg(test)]`: up to its closing brace, or its semicolon.
+fn without_tests(mut text: String) -> String {
+    const MARK: &str = "#[cfg(test)]";
+    while let Some(start) = text.find(MARK) {
+        let (mut depth, mut end) = (0, text.len());
+        for (i, c) in text[start + MARK.len()..].char_indices() {
+            match c {
+                '{' | '(' | '[' => depth += 1,
+                '}' | ')' | ']' => depth -= 1,
+                _ => {}
+            }
+            if depth == 0 && (c == ';' || c == '}') {
+                end = start + MARK.len() + i + 1;
+                break;
+            }
+        }
+        let blank: String = text[start..end].chars().map(|c| if c == '\n' { '\n' } else { ' ' }).collect();
+        text.replace_range(start..end, &blank);
+    }
+    text
+}
+
+/// Modules named after `crate::`, with their line; braces (`use crate::{a, b::c}`) included.
+fn references(code: &str) -> Vec<(usize, String)> {
+    let mut found = vec![];
+    for (at, _) in code.match_indices("crate::") {
+        if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$') && !code[..at].ends_with('$') {
+            continue;
+        }
+        let line = |at: usize| code[..at].matches('\n').count() + 1;
+        let from = at + "crate::".len();
+        let word = |at: usize| {
+            let name: String = code[at..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            (line(at), name)
+        };
+        if !code[from..].starts_with('{') {
+            found.push(word(from));
+            continue;
+        }
+        let mut depth = 0;
+        let mut fresh = false;
+        for (i, c) in code[from..].char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            if depth == 1 && (c == '{' || c == ',') {
+                fresh = true;
+            } else if fresh && (c.is_alphabetic() || c == '_') {
+                found.push(word(from + i));
+                fresh = false;
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+    }
+    found
+}
+
+/// Files that a `#[path = …] mod` under `#[cfg(test)]` or a `mod tests;` includes.
+fn is_test_file(path: &Path) -> bool {
+    let stem = path.file_stem().unwrap().to_str().unwrap();
+    stem == "tests" || stem.ends_with("_tests") || path.components().any(|c| c.as_os_str() == "tests")
+}
+
+#[test]
+fn modules_use_what_is_below_or_left_of_them() {
+    let floors = floors();
+    let mut all = vec![];
+    files(&source(), &mut all);
+    let mut wrong = vec![];
+    let mut seen = 0;
+    for path in all {
+        let inner = path.strip_prefix(source()).unwrap();
+        let first = inner.components().next().unwrap().as_os_str().to_str().unwrap();
+        let module = first.trim_end_matches(".rs");
+        if ["lib", "main"].contains(&module) || is_test_file(inner) {
+            continue;
+        }
+        let own = floors[module];
+        for (line, name) in references(&code(&fs::read_to_string(&path).unwrap())) {
+            let Some(&floor) = floors.get(&name) else { continue };
+            seen += 1;
+            if name != module && floor >= own {
+                let place = format!("src/{}:{line}", inner.display());
+                wrong.push(format!("{place}: `{module}` (floor {}) uses `{name}` (floor {})", own.0, floor.0));
+            }
+        }
+    }
+    assert!(seen > 200, "only {seen} references found: has the test gone blind?");
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+#[test]
+fn what_counts_as_a_reference() {
+    let text = r##"
+use crate::{alpha, beta::{x, y}, gamma as g};
+// crate::comment
+/* crate::block /* crate::nested */ crate::block */
+fn f<'a>(c: char) -> &'a str { if c == '"' || c == '\'' { crate::delta::f() } else { "crate::string" } }
+const R: &str = r#"crate::raw " crate::raw"#;
+#[cfg(test)]
+#[path = "x.rs"]
+mod tests;
+#[cfg(test)]
+mod more { use crate::omega; fn g() { if true { crate::omega::h() } } }
+fn last() { crate::epsilon::f(); mycrate::no(); }
+"##;
+    let found = references(&code(text));
+    let expected = [(2, "alpha"), (2, "beta"), (2, "gamma"), (5, "delta"), (12, "epsilon")];
+    assert_eq!(found, expected.map(|(l, n)| (l, n.to_string())));
+}
