@@ -103,6 +103,14 @@ impl<'g> Net<'g> {
         if let [x] = xs { *x } else { self.g.push1(layout::Concat, xs) }
     }
 
+    /// x [N,C] -> (x - mean) / deviation, by statistics that are stored as parameters and never trained.
+    pub fn standardize(&mut self, name: &str, x: Value) -> Value {
+        let layer = self.layer(name);
+        let t = Type::f32(&[self.g.ty(x).row()]);
+        let [mean, inverse] = ["mean", "inverse"].map(|p| self.g.param(&format!("{layer}.{p}"), t));
+        self.g.push1(arith::Standardize, &[x, mean, inverse])
+    }
+
     /// Keeps each element with probability `keep` while training; does nothing in evaluation.
     pub fn dropout(&mut self, name: &str, x: Value, keep: f32) -> Value {
         if self.mode == Mode::Eval || keep >= 1.0 {

@@ -76,7 +76,7 @@ fn model() -> &'static [u8] {
         };
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m.safetensors");
-        checkpoint::save(&path, &card, &net, &vec![], &vec![]).unwrap();
+        checkpoint::save(&path, &card, &net, &vec![], &[]).unwrap();
         fs::read(path).unwrap()
     })
 }

@@ -3,9 +3,9 @@
 use super::{Bar, Compute, stopped};
 use crate::data::manifest::TARGETS;
 use crate::data::{Alpha, DecodeOptions, LoadOptions, Manifest, Pictures, folds, hash};
-use crate::device::Device;
+use crate::device::{Data, Device};
 use crate::error::{Error, Result};
-use crate::models::{Architecture, Config, OutAct, TowerOutput};
+use crate::models::{Architecture, Config, OutAct, STATISTICS, TowerOutput};
 use crate::ops::optim::Sgd;
 use crate::plan::Options;
 use crate::preprocess::Preprocess;
@@ -152,6 +152,7 @@ impl ModelFlags {
         }
         let mut config = Config::published(self.architecture, &self.features, self.face_classes)?;
         config.tower_output = self.tower_output;
+        config.standardize = self.tower_output == TowerOutput::Pooled;
         (config.head, config.keep) = (self.head.clone(), vec![self.keep; self.head.len()]);
         (config.out_act, config.image, config.targets) = (self.out_act, self.image, targets.to_vec());
         for t in &mut config.towers {
@@ -373,6 +374,9 @@ impl Job {
                     let means: Vec<f32> = part.targets.iter().map(|&t| means[t] as f32).collect();
                     self.initial.fill(&mut net.session, &params, &part.prefix, &means)?;
                 }
+                if self.config.standardize {
+                    self.standardize(&mut net, train)?;
+                }
             }
         }
         let samples = self.samples();
@@ -393,6 +397,31 @@ impl Job {
             checkpoint::save(path, &keeper.card, &net, &best, keeper.extra)?;
         }
         Ok((net, state))
+    }
+
+    /// Writes the statistics of the features over the training rows. Towers that are trained have no features yet: those
+    /// of a sample of pictures, through the initial weights, stand for them.
+    fn standardize(&self, net: &mut Network, train: &[usize]) -> Result<()> {
+        /// Pictures that stand for all of them.
+        const SAMPLE: usize = 64;
+        let sampled;
+        let (members, rows): (&[(usize, Vec<f32>)], Vec<usize>) = match &self.extracted {
+            Some(e) => (&e.members, train.to_vec()),
+            None => {
+                let rows: Vec<usize> = train.iter().copied().step_by(train.len().div_ceil(SAMPLE)).collect();
+                let device = crate::device::open("cpu", None)?;
+                let e = features::extract(&self.config, &self.initial, &self.pictures, &rows, 4, device, &Bar::new())?;
+                sampled = e.0.members;
+                (&sampled, (0..rows.len()).collect())
+            }
+        };
+        for (part, features) in self.config.members().iter().zip(members) {
+            for (name, x) in STATISTICS.iter().zip(features::statistics(features, &rows)) {
+                let v = net.session.graph.find(&format!("{}{name}", part.prefix)).expect("the head asked for it");
+                net.session.write(v, Data::F32(&x))?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes the device back from a network that is done.

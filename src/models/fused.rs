@@ -149,6 +149,9 @@ pub struct Config {
     pub architecture: Architecture,
     pub towers: Vec<Tower>,
     pub tower_output: TowerOutput,
+    /// Features are standardised by their mean and deviation over the training pictures before the head. Probabilities
+    /// are used as they are (the paper's "normalised to [0,1]"); averaged activations need it.
+    pub standardize: bool,
     /// Hidden layers of the head.
     pub head: Vec<usize>,
     /// Probability to KEEP each hidden unit of the head (the paper's "retained with p = 0.5"), one per hidden layer.
@@ -159,6 +162,9 @@ pub struct Config {
     /// What is predicted, in the order of the outputs.
     pub targets: Vec<String>,
 }
+
+/// Names, within a member, of the statistics that [`Config::standardize`] needs.
+pub const STATISTICS: [&str; 2] = ["head.features.mean", "head.features.inverse"];
 
 /// An independently trained part of the model: everything for `shared`, one target for `split`.
 #[derive(Clone, Debug, PartialEq)]
@@ -180,6 +186,7 @@ impl Config {
             architecture,
             towers,
             tower_output: TowerOutput::Softmax,
+            standardize: false,
             head: vec![3000, 1000, 500],
             keep: vec![0.5; 3],
             out_act: OutAct::Linear,
@@ -226,7 +233,7 @@ impl Config {
     pub fn predict(&self, net: &mut Net, m: &Member, features: Value) -> Value {
         Self::within(net, m, |net| {
             net.scope("head", |net| {
-                let mut x = features;
+                let mut x = if self.standardize { net.standardize("features", features) } else { features };
                 for (i, (&k, &keep)) in (1..).zip(self.head.iter().zip(&self.keep)) {
                     x = net.dense(&format!("fc{i}"), x, k, true);
                     x = net.dropout(&format!("drop{i}"), x, keep);

@@ -3,5 +3,5 @@
 mod fused;
 mod vgg;
 
-pub use fused::{Architecture, Base, Config, Member, OutAct, Tower, TowerOutput};
+pub use fused::{Architecture, Base, Config, Member, OutAct, STATISTICS, Tower, TowerOutput};
 pub use vgg::{Blocks, VGG16, VGG19, vgg};

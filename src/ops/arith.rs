@@ -1,6 +1,6 @@
 /*! Constants, sums and scaling: elementwise linear ops. */
 
-use super::{Bound, Case, Family};
+use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches};
 use crate::kernel::{Arch, Cost, Launch};
@@ -67,12 +67,85 @@ impl Op for Add {
     }
 }
 
-pub const FAMILY: Family = Family { name: "arith", ops: &["fill", "add"], cases };
+/// y[n][c] = (x[n][c] - mean[c]) inverse[c]; inputs x [N,C], mean [C], inverse [C]. Mean and inverse are statistics of the
+/// training set, not trained: they have no gradient.
+#[derive(Debug, Clone)]
+pub struct Standardize;
+
+impl Op for Standardize {
+    fn name(&self) -> &'static str {
+        "standardize"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        match ins {
+            [x, mean, inverse] if mean.dims() == [x.row()] && inverse == mean => Ok(vec![*x]),
+            _ => Err(Error::job("x [N,C], mean [C] and inverse [C] are needed")),
+        }
+    }
+    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let c = io.ins[0].row();
+        for (i, y) in outs[0].iter_mut().enumerate() {
+            *y = (ins[0][i] - ins[1][i % c]) * ins[2][i % c];
+        }
+    }
+    fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        Ok(vec![dy[0].map(|dy| g.push1(StandardizeGrad, &[dy, n.ins[2]])), None, None])
+    }
+    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+        let (rows, c) = (io.ins[0].dims()[0], io.ins[0].row());
+        host_launches(self, io, group, 0, move |h| {
+            let (x, mean, inverse) = (h.input::<f32>(0), h.input::<f32>(1), h.input::<f32>(2));
+            par::rows_mut(h.output::<f32>(0), c, rows, |n, y| {
+                for (i, y) in y.iter_mut().enumerate() {
+                    *y = (x[n * c + i] - mean[i]) * inverse[i];
+                }
+            })
+        })
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        Cost { flops: 2.0 * io.outs[0].numel() as f64, ..crate::graph::traffic(io) }
+    }
+}
+
+/// dx[n][c] = dy[n][c] inverse[c]; inputs dy, inverse.
+#[derive(Debug, Clone)]
+pub struct StandardizeGrad;
+
+impl Op for StandardizeGrad {
+    fn name(&self) -> &'static str {
+        "standardize.grad"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        Ok(vec![ins[0]])
+    }
+    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let c = io.ins[0].row();
+        for (i, dx) in outs[0].iter_mut().enumerate() {
+            *dx = ins[0][i] * ins[1][i % c];
+        }
+    }
+    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+        let (rows, c) = (io.ins[0].dims()[0], io.ins[0].row());
+        host_launches(self, io, group, 0, move |h| {
+            let (dy, inverse) = (h.input::<f32>(0), h.input::<f32>(1));
+            par::rows_mut(h.output::<f32>(0), c, rows, |n, dx| {
+                for (i, dx) in dx.iter_mut().enumerate() {
+                    *dx = dy[n * c + i] * inverse[i];
+                }
+            })
+        })
+    }
+}
+
+pub const FAMILY: Family = Family { name: "arith", ops: &["fill", "add", "standardize", "standardize.grad"], cases };
 
 fn cases() -> Vec<Case> {
-    let t = Type::f32(&[2, 3, 5, 7]);
+    let (t, x, c) = (Type::f32(&[2, 3, 5, 7]), Type::f32(&[3, 41]), Type::f32(&[41]));
     vec![
         Case::new("2x3", Fill { value: -0.5, ty: Type::f32(&[2, 3]) }, &[], &[], Bound::Exact),
         Case::new("2x3x5x7", Add, &[t, t], &[0, 1], Bound::Ulps(1)),
+        // The difference is rounded at up to 2 and scaled by at most 1.25: twice its own ulp at worst.
+        Case::new("3x41", Standardize, &[x, c, c], &[0], Bound::Ulps(4)).draw(2, Draw::Positive),
+        Case::new("3x41", StandardizeGrad, &[x, c], &[], Bound::Ulps(1)).draw(1, Draw::Positive),
     ]
 }

@@ -24,11 +24,12 @@ pub struct Extracted {
     pub towers: Vec<Stored>,
 }
 
-/// Runs the towers of `config` over `pictures`.
+/// Runs the towers of `config` over some of the pictures.
 pub fn extract(
     config: &Config,
     initial: &Initial,
     pictures: &Pictures,
+    rows: &[usize],
     batch: usize,
     device: Box<dyn Device>,
     progress: &dyn Progress,
@@ -48,9 +49,8 @@ pub fn extract(
         initial.fill(&mut session, &params, prefix, &[])?;
     }
     let mut all: Vec<(usize, Vec<f32>)> = features.iter().map(|f| (session.graph.ty(*f).row(), vec![])).collect();
-    let rows: Vec<usize> = (0..pictures.len()).collect();
     let mut squares = vec![0; batch * side * side * 3];
-    progress.start("features", pictures.len() as u64);
+    progress.start("features", rows.len() as u64);
     for chunk in rows.chunks(batch) {
         if progress.stopped() {
             progress.done();
@@ -87,7 +87,8 @@ pub fn cached(
     if let Some(found) = read(&path, &key, config) {
         return Ok((found, device));
     }
-    let (extracted, device) = extract(config, initial, pictures, batch, device, progress)?;
+    let all: Vec<usize> = (0..pictures.len()).collect();
+    let (extracted, device) = extract(config, initial, pictures, &all, batch, device, progress)?;
     let rows = pictures.len();
     let mut entries: Vec<Entry> = extracted.towers.iter().map(|(n, s, x)| Entry::f32(n, s, x)).collect();
     for (i, (width, x)) in extracted.members.iter().enumerate() {
@@ -125,4 +126,19 @@ fn read(path: &Path, key: &str, config: &Config) -> Option<Extracted> {
     };
     let towers = stored.into_iter().map(tower).collect::<Option<_>>()?;
     Some(Extracted { members, towers })
+}
+
+/// Mean and 1 / standard deviation of each feature over some rows; a feature that does not vary is left at its scale.
+pub fn statistics(features: &(usize, Vec<f32>), rows: &[usize]) -> [Vec<f32>; 2] {
+    let (width, x) = features;
+    let (mut mean, mut square) = (vec![0f64; *width], vec![0f64; *width]);
+    for &i in rows {
+        x[i * width..(i + 1) * width].iter().zip(&mut mean).for_each(|(x, m)| *m += *x as f64 / rows.len() as f64);
+    }
+    for &i in rows {
+        let row = x[i * width..(i + 1) * width].iter().zip(&mean);
+        row.zip(&mut square).for_each(|((x, m), s)| *s += (*x as f64 - m).powi(2) / rows.len() as f64);
+    }
+    let inverse = square.iter().map(|s| if *s > 1e-12 { (1.0 / s.sqrt()) as f32 } else { 1.0 }).collect();
+    [mean.into_iter().map(|m| m as f32).collect(), inverse]
 }

@@ -4,7 +4,7 @@ where weights are penalised, the penalty. */
 use crate::device::{Device, Session};
 use crate::error::Result;
 use crate::graph::{Graph, Kind, Value};
-use crate::models::{Config, Tower};
+use crate::models::{Config, STATISTICS, Tower};
 use crate::nn::{Mode, Net};
 use crate::ops::loss::{CrossEntropy, Mse, Reduction};
 use crate::ops::optim::{self, Sgd};
@@ -99,6 +99,7 @@ impl Task {
     fn trains(&self, prefix: &str, name: &str) -> bool {
         let Some(name) = name.strip_prefix(prefix) else { return false };
         match self {
+            _ if STATISTICS.contains(&name) => false,
             Task::EndToEnd { frozen, .. } => !frozen.iter().any(|t| name.split('.').next() == Some(t)),
             _ => true,
         }

@@ -3,7 +3,7 @@
 use crate::device::{Data, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Kind, Value};
-use crate::models::Tower;
+use crate::models::{STATISTICS, Tower};
 use crate::weights::tower::Allow;
 use crate::weights::{TowerWeights, WeightFile, init};
 use std::collections::BTreeMap;
@@ -69,6 +69,9 @@ impl Initial {
             let name = session.graph.name(v).to_string();
             let Some(own) = name.strip_prefix(prefix) else { continue };
             let (tower, rest) = own.split_once('.').unwrap_or(("", own));
+            if STATISTICS.contains(&own) {
+                continue; // Written by whoever has the features.
+            }
             let shape = session.graph.dims(v).to_vec();
             match self.towers.get(tower) {
                 Some(w) if w.map.contains_key(rest) => match w.bind(rest)? {
