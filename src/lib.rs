@@ -10,7 +10,7 @@
 | 5 | [`device`] | reference (float64), cpu (float32), session |
 | 6 | [`nn`] | layers over the graph |
 | 7 | [`models`] | networks as tables |
-| 8 | [`train`] | the loop, checkpoints, metrics, the predictor |
+| 8 | [`train`] [`conform`] | the loop, checkpoints, metrics, the predictor; golden files of another framework |
 | 9 | [`report`] | pages and tables for people |
 | 10 | [`cli`] | commands |
 

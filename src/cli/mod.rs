@@ -54,6 +54,8 @@ commands! {
     Import => import,
     /// Show what is inside a weight file or a checkpoint.
     Inspect => inspect,
+    /// Hold a device against golden files that another framework computed.
+    Conform => conform,
     /// Show what this machine offers.
     Doctor => doctor,
 }

@@ -46,6 +46,9 @@ pub struct Outcome<'a> {
 /// Creates the folder and tries to write in it: to be asked before a long job, not after it.
 pub fn prepare(dir: impl AsRef<Path>) -> Result<()> {
     let dir = dir.as_ref();
+    if dir.exists() && !dir.is_dir() {
+        return Err(Error::file(dir, "is a file, and a folder is to be written there").fix("name a folder"));
+    }
     std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create the folder", e))?;
     let probe = dir.join(format!(".probe.{}.tmp", std::process::id()));
     std::fs::write(&probe, b"").map_err(|e| Error::io(dir, "write in the folder", e))?;

@@ -1,0 +1,380 @@
+//! The program as people and scripts meet it: what it prints where, exit codes, one line for every bad input.
+
+use deep_affect::data::Alpha;
+use deep_affect::device;
+use deep_affect::models::{Architecture, Config};
+use deep_affect::ops::optim::{Form, Sgd};
+use deep_affect::plan::Options;
+use deep_affect::train::checkpoint::{self, Card};
+use deep_affect::train::fit::{Settings, State};
+use deep_affect::train::network::{Network, Task};
+use deep_affect::train::params::Initial;
+use std::fs;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use tempfile::TempDir;
+
+fn program() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_deep-affect"))
+}
+
+fn run(dir: &Path, args: &[&str]) -> Output {
+    program().args(args).current_dir(dir).stdin(Stdio::null()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// The run succeeds; what it printed.
+fn good(dir: &Path, args: &[&str]) -> String {
+    let out = run(dir, args);
+    assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));
+    text(&out.stdout).to_string()
+}
+
+/// The run fails with this code and one line that has all `parts`.
+fn bad(dir: &Path, args: &[&str], code: i32, parts: &[&str]) {
+    let out = run(dir, args);
+    let err = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(code), "{args:?}: {err}");
+    assert_eq!(err.lines().count(), 1, "{args:?}: {err}");
+    assert!(err.starts_with("error: ") && !err.contains("panicked"), "{args:?}: {err}");
+    for part in parts {
+        assert!(err.contains(part), "{args:?}: no `{part}` in {err}");
+    }
+}
+
+/// A network of a few thousand random weights.
+fn model() -> &'static [u8] {
+    static MODEL: OnceLock<Vec<u8>> = OnceLock::new();
+    MODEL.get_or_init(|| {
+        let mut config = Config::published(Architecture::Shared, &["object".into()], 5).unwrap();
+        (config.head, config.keep, config.image) = (vec![4, 3, 2], vec![1.0; 3], 32);
+        for t in &mut config.towers {
+            (t.width, t.dense, t.classes) = (64, vec![8], 6);
+        }
+        let task = Task::EndToEnd { config, frozen: vec![] };
+        let settings = Settings::default();
+        let sgd = Sgd { form: Form::Keras, nesterov: false, dampening: 0.0 };
+        let cpu = device::open("cpu", Some(1)).unwrap();
+        let mut net = Network::new(&task, 1, sgd, Options::default(), cpu).unwrap();
+        let params = net.params();
+        Initial::new(3, true).fill(&mut net.session, &params, "", &[5.0, 4.0]).unwrap();
+        let card = Card {
+            format: checkpoint::FORMAT.into(),
+            task,
+            state: State { finished: true, ..State::new(&settings, 1).unwrap() },
+            settings,
+            train_mean: vec![5.0, 4.0],
+            classes: vec![],
+            data: String::new(),
+            made_by: "a test".into(),
+            alpha: Alpha::Drop,
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.safetensors");
+        checkpoint::save(&path, &card, &net, &vec![], &[]).unwrap();
+        fs::read(path).unwrap()
+    })
+}
+
+/// A folder with a model `m.safetensors` and `pictures/`: 0.png … 9.png, one of them in a folder of its own.
+fn folder() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("m.safetensors"), model()).unwrap();
+    fs::create_dir_all(dir.path().join("pictures/inner")).unwrap();
+    for i in 0..10u8 {
+        fs::write(dir.path().join(picture(i)), png(i)).unwrap();
+    }
+    dir
+}
+
+fn picture(i: u8) -> String {
+    if i == 4 { format!("pictures/inner/{i}.png") } else { format!("pictures/{i}.png") }
+}
+
+fn png(i: u8) -> Vec<u8> {
+    let pixel = |x: u32, y: u32| image::Rgb([25 * i, (x * 5) as u8, (y * (i as u32 + 1)) as u8]);
+    let mut out = std::io::Cursor::new(vec![]);
+    image::RgbImage::from_fn(40 + i as u32, 30, pixel).write_to(&mut out, image::ImageFormat::Png).unwrap();
+    out.into_inner()
+}
+
+fn put(dir: &TempDir, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+    let path = dir.path().join(name);
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+fn ratings(rows: &[u8]) -> String {
+    let row =
+        |&i: &u8| format!("{},{},{},g{},{}\n", picture(i), 2.0 + 0.5 * i as f32, 7.5 - 0.25 * i as f32, i / 2, i % 2);
+    "path,valence,arousal,group,fold\n".to_string() + &rows.iter().map(row).collect::<String>()
+}
+
+fn rows(jsonl: &str) -> Vec<serde_json::Value> {
+    jsonl.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+#[test]
+fn predict_answers_alike_for_a_file_a_folder_and_stdin() {
+    let dir = folder();
+    let p = dir.path();
+    let all = good(p, &["predict", "--model", "m.safetensors", "pictures"]);
+    let parsed = rows(&all);
+    let paths: Vec<&str> = parsed.iter().map(|r| r["path"].as_str().unwrap()).collect();
+    assert_eq!(paths.len(), 10);
+    assert!(paths.is_sorted() && paths.contains(&"pictures/inner/4.png"), "{paths:?}");
+    let keys: Vec<&String> = parsed[0].as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["path", "valence_1to9", "arousal_1to9", "error", "note", "model", "toy"]);
+    assert!(parsed.iter().all(|r| r["error"].is_null() && r["model"] == "m.safetensors" && r["toy"] == false));
+    assert_ne!(parsed[0]["valence_1to9"], parsed[1]["valence_1to9"]);
+
+    let one = good(p, &["predict", "--model", "m.safetensors", "pictures/3.png"]);
+    assert!(all.contains(&one), "{one} is not in {all}");
+    for batch in ["1", "3", "7"] {
+        assert_eq!(good(p, &["predict", "--model", "m.safetensors", "--batch", batch, "pictures"]), all, "{batch}");
+    }
+    let mut child = program()
+        .args(["predict", "--model", "m.safetensors", "-"])
+        .current_dir(p)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&png(3)).unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(text(&out.stdout).replace("\"-\"", "\"pictures/3.png\""), one);
+}
+
+#[test]
+fn predict_in_every_form() {
+    let dir = folder();
+    let p = dir.path();
+    let args = |form| ["predict", "--model", "m.safetensors", "--format", form, "pictures/1.png", "pictures/2.png"];
+    let json = rows(&good(p, &args("jsonl")));
+    let csv_text = good(p, &args("csv"));
+    let mut csv = csv::Reader::from_reader(csv_text.as_bytes());
+    assert_eq!(csv.headers().unwrap(), vec!["path", "valence_1to9", "arousal_1to9", "error", "note", "model", "toy"]);
+    for (a, b) in csv.records().map(Result::unwrap).zip(&json) {
+        assert_eq!(&a[0], b["path"].as_str().unwrap());
+        assert_eq!(a[1].parse::<f64>().unwrap(), b["valence_1to9"].as_f64().unwrap());
+    }
+    let table = good(p, &args("table"));
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines.len(), 3);
+    assert!(lines[0].contains("scale 1 to 9; m.safetensors") && lines[1].ends_with("pictures/1.png"), "{table}");
+}
+
+#[test]
+fn bad_pictures_among_good_ones() {
+    let dir = folder();
+    let p = dir.path();
+    put(&dir, "pictures/2b.png", &png(2)[..200]);
+    put(&dir, "pictures/3b.heic", "x");
+    let bomb = [&b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\x75\x30\0\0\x75\x30\x08\x02\0\0\0"[..], &[0; 40]].concat();
+    put(&dir, "pictures/5b.png", bomb);
+    for batch in ["1", "7"] {
+        let out = run(p, &["predict", "--model", "m.safetensors", "--batch", batch, "pictures", "no\nne.png"]);
+        assert_eq!(out.status.code(), Some(1));
+        let answers = rows(text(&out.stdout));
+        assert_eq!(answers.len(), 14);
+        let failed: Vec<_> = answers.iter().filter(|r| !r["error"].is_null()).collect();
+        assert_eq!(failed.len(), 4, "{failed:#?}");
+        assert!(failed.iter().all(|r| r["valence_1to9"].is_null() && r.as_object().unwrap().len() == 7));
+        assert!(failed[3]["error"].as_str().unwrap().contains("check the path"));
+        let err = text(&out.stderr);
+        assert!(err.starts_with("error: 4 of 14 pictures cannot be used, the first is pictures/2b.png: "), "{err}");
+        assert_eq!(err.lines().count(), 1, "{err}");
+    }
+    let alone = ["predict", "--model", "m.safetensors"];
+    let with = |x: &'static str| [&alone[..], &[x]].concat();
+    bad(p, &with("pictures/2b.png"), 1, &["pictures/2b.png: ", "; "]);
+    bad(p, &with("none.png"), 1, &["none.png: cannot read", "check the path"]);
+    bad(p, &with("-"), 1, &["nothing came on stdin; pipe"]);
+    fs::create_dir(p.join("empty")).unwrap();
+    bad(p, &with("empty"), 1, &["empty: no pictures in this folder"]);
+    bad(p, &["predict", "--model", "m.safetensors", "-", "-"], 2, &["- is named twice"]);
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_failure() {
+    let dir = folder();
+    let args = ["predict", "--model", "m.safetensors", "--batch", "1"];
+    let many: Vec<&str> = std::iter::repeat_n("pictures", 30).collect();
+    let mut child = program()
+        .args(args)
+        .args(many)
+        .current_dir(dir.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 10];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    // The pipe is closed here, with most of the rows to come.
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.success() && out.stderr.is_empty(), "{:?} {}", out.status, text(&out.stderr));
+}
+
+#[test]
+fn bad_models() {
+    let dir = folder();
+    let p = dir.path();
+    put(&dir, "cut.safetensors", &model()[..model().len() - 100]);
+    put(&dir, "tiny.safetensors", "abc");
+    put(&dir, "text.safetensors", "hello, these are no weights at all");
+    for command in ["predict", "evaluate", "inspect"] {
+        let with = |file: &'static str| match command {
+            "inspect" => vec![command, file],
+            "predict" => vec![command, "--model", file, "pictures"],
+            _ => vec![command, "--model", file, "set.csv"],
+        };
+        for file in ["cut.safetensors", "tiny.safetensors", "text.safetensors"] {
+            bad(p, &with(file), 1, &[file, "; "]);
+        }
+        bad(p, &with("pictures"), 1, &["pictures: ", "it is a folder; name a .safetensors file"]);
+        bad(p, &with("none.safetensors"), 1, &["none.safetensors: ", "check the path"]);
+    }
+    // Weights, but not of a whole model.
+    let w = deep_affect::weights::write::Entry::f32("fc3.weight", &[2, 2], &[0.0; 4]);
+    deep_affect::weights::write::write(p.join("w.safetensors"), &Default::default(), &[w]).unwrap();
+    bad(p, &["predict", "--model", "w.safetensors", "pictures"], 1, &["is not a checkpoint", "inspect"]);
+    bad(p, &["predict", "--model", "m.safetensors", "--device", "tpu", "pictures"], 2, &["`tpu`", "choose one of"]);
+    if deep_affect::bundled::toy_model().is_none() {
+        bad(p, &["predict", "pictures"], 2, &["no bundled model", "--model"]);
+    } else {
+        let out = run(p, &["predict", "pictures/1.png"]);
+        assert!(out.status.success() && text(&out.stderr).contains("a toy"));
+        assert_eq!(rows(text(&out.stdout))[0]["toy"], true);
+    }
+}
+
+#[test]
+fn evaluate_measures_and_leaves_a_folder() {
+    let dir = folder();
+    let p = dir.path();
+    put(&dir, "set.csv", ratings(&[0, 1, 2, 3, 4, 5, 6, 7]));
+    let base = ["evaluate", "--model", "m.safetensors", "set.csv"];
+    let with = |more: &[&'static str]| [&base[..], more].concat();
+    let table = good(p, &with(&["--out", "run"]));
+    assert!(table.starts_with("n = 8") && table.contains("train mean"), "{table}");
+    let metrics: serde_json::Value = serde_json::from_slice(&fs::read(p.join("run/metrics.json")).unwrap()).unwrap();
+    assert_eq!(metrics["n_pictures"], 8);
+    assert_eq!(metrics["targets"]["arousal"]["train_mean_points"], 4.0);
+    assert!(metrics["targets"]["valence"]["baseline"]["mse_points2"].is_number());
+    let predictions = fs::read_to_string(p.join("run/predictions.csv")).unwrap();
+    assert_eq!(predictions.lines().count(), 9);
+    // The same numbers as `predict` gives.
+    let alone = rows(&good(p, &["predict", "--model", "m.safetensors", "pictures/3.png"]));
+    assert!(predictions.contains(&format!("pictures/3.png,,g1,,3.5,{},", alone[0]["valence_1to9"])), "{predictions}");
+    assert!(fs::read_to_string(p.join("run/report.html")).unwrap().contains("data:image/png"));
+
+    for batch in ["1", "7"] {
+        let json = good(p, &with(&["--json", "--batch", batch, "--cache", "cache"]));
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap(), metrics);
+    }
+    assert!(good(p, &with(&["--fold", "1", "--targets", "arousal"])).starts_with("n = 4"));
+    bad(p, &with(&["--fold", "7"]), 2, &["set.csv: column fold: no row is in fold 7"]);
+    bad(p, &with(&["--targets", "dominance"]), 2, &["does not predict `dominance`", "valence, arousal"]);
+}
+
+#[test]
+fn bad_manifests_and_outputs() {
+    let dir = folder();
+    let p = dir.path();
+    put(&dir, "set.csv", ratings(&[0, 1, 2]));
+    put(&dir, "gone.csv", ratings(&[0, 1]) + "pictures/none.png,5,5,,\n");
+    put(&dir, "scale.csv", ratings(&[0, 1]) + "pictures/2.png,5,9.5,,\n");
+    put(&dir, "column.csv", ratings(&[0, 1]).replace("arousal", "excitement"));
+    let with = |file: &'static str| ["evaluate", "--model", "m.safetensors", file];
+    bad(p, &with("gone.csv"), 1, &["gone.csv: line 4: 1 of 3 pictures", "none.png", "--skip-bad"]);
+    bad(p, &with("scale.csv"), 1, &["scale.csv: line 4, column arousal: `9.5`", "; "]);
+    bad(p, &with("column.csv"), 2, &["column.csv: no column `arousal`; choose one of"]);
+    bad(p, &with("pictures"), 1, &["pictures: is a folder, not a table; name"]);
+    let out = run(p, &[&with("gone.csv")[..], &["--skip-bad", "--out", "run"]].concat());
+    assert!(out.status.success() && text(&out.stderr).contains("left out: "), "{}", text(&out.stderr));
+    assert!(fs::read_to_string(p.join("run/metrics.json")).unwrap().contains("1 of 3 pictures could not be read"));
+
+    // An output that cannot be written is found before the work, and leaves nothing.
+    let out = |file: &'static str, to: &'static str| [&with(file)[..], &["--out", to]].concat();
+    bad(p, &out("set.csv", "set.csv"), 1, &["set.csv: ", "; "]);
+    bad(p, &out("set.csv", "set.csv/run"), 1, &["set.csv/run: ", "; "]);
+    fs::create_dir_all(p.join("taken/report.html")).unwrap();
+    bad(p, &out("set.csv", "taken"), 1, &["report.html", "choose another folder"]);
+    assert_eq!(fs::read_dir(p.join("taken")).unwrap().count(), 1);
+}
+
+#[test]
+fn import_lists_what_does_not_match() {
+    let dir = folder();
+    let p = dir.path();
+    put(
+        &dir,
+        "t.tsv",
+        "made by hand\nfile\tv\ta\ttheme\n0\t1\t7\tsea\n1.png\t4\t4\tsea\nnone\t2\t2\tsky\n2\t\t3\tsky\n",
+    );
+    let base = ["import", "csv", "t.tsv", "--root", "pictures", "--path-col", "file", "--valence-col", "v"];
+    let rest = ["--arousal-col", "a", "--skip-rows", "1", "--delim", "tab", "--group-col", "theme", "--dataset", "toy"];
+    let with = |scale: &'static str, out: &'static str| [&base[..], &rest, &["--scale", scale, "--out", out]].concat();
+    let said = good(p, &with("1:7", "set.csv"));
+    for part in ["2 pictures with ratings, 1 groups", "valence: 1.00 to 5.00", "2 rows without", "8 pictures without"] {
+        assert!(said.contains(part), "{said}");
+    }
+    let manifest = fs::read_to_string(p.join("set.csv")).unwrap();
+    assert!(manifest.contains("pictures/0.png,1,9,sea,toy,1,"), "{manifest}");
+    let list = fs::read_to_string(p.join("set.unmatched.csv")).unwrap();
+    assert_eq!(list.lines().count(), 11, "{list}");
+    assert!(list.contains("row,line 5 `none`,no such file\n") && list.contains("row,line 6 `2`,"), "{list}");
+    good(p, &["evaluate", "--model", "m.safetensors", "set.csv"]);
+
+    bad(p, &with("1:6", "new.csv"), 1, &["t.tsv: line 3, column a: `7` is outside the scale 1:6", "; "]);
+    bad(p, &with("7", "new.csv"), 2, &["`7` is not a scale", "1:7"]);
+    bad(p, &with("1:7", "pictures"), 1, &["pictures: is a folder", "--out"]);
+    bad(p, &with("1:7", "no/new.csv"), 1, &["no/new.csv: ", "check the path"]);
+    let wrong =
+        [&base[..8], &["--valence-col", "x", "--skip-rows", "1", "--scale", "1:7", "--out", "new.csv"]].concat();
+    let wrong: Vec<&str> = wrong.into_iter().enumerate().filter(|(i, _)| *i != 7).map(|(_, a)| a).collect();
+    bad(p, &wrong, 2, &["t.tsv: no column `x`; choose one of: file, v, a, theme"]);
+    bad(p, &["import", "oasis", "pictures", "--out", "new.csv"], 1, &["pictures: holds no OASIS.csv", "; "]);
+    assert!(!p.join("new.csv").exists() && !p.join("new.unmatched.csv").exists());
+
+    fs::create_dir(p.join("oasis")).unwrap();
+    fs::rename(p.join("pictures"), p.join("oasis/images")).unwrap();
+    let oasis = ",Theme,Category,Source,Valence_mean,Valence_SD,Valence_N,Arousal_mean,Arousal_SD,Arousal_N\n\
+        I1,0,Animal,x,4,1,9,1,1,9\nI2,1,Object,x,7,1,9,4,1,9\n";
+    put(&dir, "oasis/OASIS.csv", oasis);
+    let said = good(p, &["import", "oasis", "oasis", "--out", "oasis/set.csv"]);
+    assert!(said.contains("2 pictures with ratings") && said.contains("8 pictures without a row"), "{said}");
+    assert!(fs::read_to_string(p.join("oasis/set.csv")).unwrap().contains("images/1.png,9,5,"));
+}
+
+#[test]
+fn inspect_reads_the_card_aloud() {
+    let dir = folder();
+    let p = dir.path();
+    let said = good(p, &["inspect", "m.safetensors"]);
+    for part in
+        ["object.conv1_1.weight", "targets", "valence, arousal (1 to 9)", "hidden 4-3-2", "arousal 4.000", "finished"]
+    {
+        assert!(said.contains(part), "no `{part}` in {said}");
+    }
+    assert!(!said.contains("metadata checkpoint"));
+    let json: serde_json::Value = serde_json::from_str(&good(p, &["inspect", "--json", "m.safetensors"])).unwrap();
+    assert_eq!(json["checkpoint"]["train_mean"], serde_json::json!([5.0, 4.0]));
+    assert!(json["tensors"].as_array().unwrap().len() > 10);
+}
+
+#[test]
+fn conform_and_doctor() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let said = good(&golden, &["conform", "mse.safetensors"]);
+    assert!(said.contains(" passed, 0 failed"), "{said}");
+    assert!(!rows(&good(&golden, &["conform", "--device", "cpu", "--json", "mse.safetensors"])).is_empty());
+    bad(&golden, &["conform", "none.safetensors"], 2, &["none.safetensors", "check the path"]);
+    let said = good(&golden, &["doctor"]);
+    assert!(said.contains("--device cpu") && said.contains(" threads)"), "{said}");
+}
