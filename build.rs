@@ -1,4 +1,4 @@
-//! Embeds the drawings of `src/bundled/emoji` (the table in `OUT_DIR/drawings.rs`) and, if there is one, the toy model.
+//! Embeds the drawings of `src/bundled/emoji` (the table in `OUT_DIR/drawings.rs`) and the weights beside them.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -7,24 +7,28 @@ use std::{env, fs};
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     embed_drawings();
-    embed_toy();
+    embed_weights();
 }
 
-/// Writes `TOY`, the bytes of `src/bundled/toy.safetensors` or None, aligned so that tensors need no copy.
-fn embed_toy() {
-    let path = Path::new(&env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("src/bundled/toy.safetensors");
-    // The folder: naming a file that does not exist would run this at every build.
+/// Writes `WEIGHTS`, every file of `src/bundled/weights` as (stem, bytes), aligned so that tensors need no copy. The
+/// folder may be missing: the files in it are made by this very program.
+fn embed_weights() {
+    let folder = Path::new(&env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("src/bundled/weights");
+    // The folder above: naming one that does not exist would run this at every build.
     println!("cargo:rerun-if-changed=src/bundled");
-    let table = if path.is_file() {
-        format!(
-            "#[repr(C, align(64))]\nstruct Aligned<T: ?Sized>(T);\n\
-            static ALIGNED: &Aligned<[u8]> = &Aligned(*include_bytes!({path:?}));\n\
-            static TOY: Option<&[u8]> = Some(&ALIGNED.0);\n"
-        )
-    } else {
-        "static TOY: Option<&[u8]> = None;\n".to_string()
-    };
-    write("toy.rs", &table);
+    let mut table = String::from(
+        "#[repr(C, align(64))]\nstruct Aligned<T: ?Sized>(T);\npub static WEIGHTS: &[(&str, &[u8])] = &[\n",
+    );
+    let mut files: Vec<_> = fs::read_dir(&folder).into_iter().flatten().map(|e| e.unwrap().path()).collect();
+    files.retain(|p| p.extension().is_some_and(|e| e == "safetensors"));
+    files.sort();
+    for path in files {
+        let (name, path) = (path.file_stem().unwrap().to_str().unwrap(), path.to_str().expect("a path in UTF-8"));
+        writeln!(table, "({name:?}, {{ static A: &Aligned<[u8]> = &Aligned(*include_bytes!({path:?})); &A.0 }}),")
+            .unwrap();
+    }
+    table.push_str("];\n");
+    write("weights.rs", &table);
 }
 
 fn write(name: &str, text: &str) {

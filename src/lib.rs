@@ -14,8 +14,7 @@
 | 9 | [`report`] | pages and tables for people |
 | 10 | [`cli`] | commands |
 
-A module imports only from lower floors, from modules left of it on its own floor, and from itself; `tests/floors.rs`
-enforces it. */
+A module imports only from lower floors and from its own; `tests/floors.rs` enforces it. */
 
 pub mod atomic;
 pub mod bundled;

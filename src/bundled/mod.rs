@@ -15,12 +15,21 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 include!(concat!(env!("OUT_DIR"), "/drawings.rs"));
-include!(concat!(env!("OUT_DIR"), "/toy.rs"));
+include!(concat!(env!("OUT_DIR"), "/weights.rs"));
+
+fn weights(name: &str) -> Option<&'static [u8]> {
+    WEIGHTS.iter().find(|w| w.0 == name).map(|w| w.1)
+}
 
 /// A checkpoint of a tiny network trained on the set, so that `predict` answers without any file. It knows drawings and
 /// nothing about photographs. None in a program that was built before there was one.
 pub fn toy_model() -> Option<&'static [u8]> {
-    TOY
+    weights("toy")
+}
+
+/// Three tiny pretrained towers, by name: weight files of `pretrain` on the set's own classes.
+pub fn towers() -> impl Iterator<Item = (&'static str, &'static [u8])> {
+    ["object", "scene", "face"].into_iter().filter_map(|name| Some((name, weights(name)?)))
 }
 
 /// The labels, one line per drawing, sorted by path. No cell is quoted.

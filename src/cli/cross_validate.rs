@@ -1,9 +1,11 @@
 //! `cross-validate`: one model per fold, judged on the pictures it has not seen.
 
-use super::Compute;
+use super::{Compute, output};
+use crate::atomic;
 use super::job::{DataFlags, Job, ModelFlags, TrainFlags};
 use crate::data::folds;
 use crate::error::{Error, Result};
+use crate::report::folder::{Outcome, write_folder};
 use crate::train::fit;
 use crate::train::folds::FoldMetrics;
 use crate::train::metrics::Metrics;
@@ -38,7 +40,8 @@ pub struct Command {
 
 impl Command {
     pub fn run(self) -> Result<()> {
-        let mut job = Job::load(&self.manifest, &self.out, &self.model, &self.train, &self.data, &self.compute)?;
+        let model = self.model.model(&self.data.targets, self.train.seed)?;
+        let mut job = Job::load(&self.manifest, &self.out, model, &self.train, &self.data, &self.compute)?;
         let groups = job.manifest.groups();
         let grouped = !self.ungrouped && groups.iter().any(Option::is_some);
         let fold = match &self.fold_file {
@@ -69,7 +72,30 @@ impl Command {
             per_fold.push(metrics);
         }
         let all = FoldMetrics::of(&per_fold)?;
-        println!("{}", all.table());
+        let rows: Vec<usize> = (0..fold.len()).collect();
+        let kind = if grouped { "groups kept together" } else { "random" };
+        let outcome = Outcome {
+            title: format!("{k}-fold cross-validation, {kind}"),
+            command: std::env::args().skip(1).fold("deep-affect".into(), |c, a| format!("{c} {a}")),
+            device: job.device_name.clone(),
+            facts: vec![("Seed".into(), self.train.seed.to_string())],
+            notes: vec![format!(
+                "Every picture was predicted by the model of a fold that had not seen it ({kind}). The measures below \
+                 are over all pictures; means over folds are in folds.json."
+            )],
+            history: &[],
+            manifest: &job.manifest,
+            pictures: &job.pictures,
+            squares: None,
+            predicted: &predicted,
+            folds: Some(&fold),
+            train_mean: &job.means(&rows),
+        };
+        write_folder(&self.out, &outcome)?;
+        let json = serde_json::to_string_pretty(&all).expect("plain data");
+        atomic::write(self.out.join("folds.json"), |w| w.write_all(json.as_bytes()))?;
+        output::print(&all.table())?;
+        eprintln!("wrote folds.csv, folds.json, predictions.csv, metrics.json and report.html to {}", self.out.display());
         Ok(())
     }
 }

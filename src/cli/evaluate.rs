@@ -87,6 +87,7 @@ impl Command {
             history: &predictor.state().history,
             manifest: &manifest,
             pictures: &pictures,
+            squares: None,
             predicted: &predicted,
             folds: folds.as_deref(),
             train_mean: &train_mean,

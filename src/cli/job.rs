@@ -5,11 +5,12 @@ use crate::data::manifest::TARGETS;
 use crate::data::{Alpha, DecodeOptions, LoadOptions, Manifest, Pictures, folds, hash};
 use crate::device::{Data, Device};
 use crate::error::{Error, Result};
-use crate::models::{Architecture, Config, OutAct, STATISTICS, TowerOutput};
+use crate::models::{Architecture, Config, OutAct, STATISTICS, Tower, TowerOutput};
 use crate::ops::optim::Sgd;
 use crate::plan::Options;
 use crate::preprocess::Preprocess;
 use crate::progress::Progress;
+use crate::report::folder::prepare;
 use crate::train::checkpoint::{self, Card, Stored};
 use crate::train::features::{self, Extracted};
 use crate::train::fit::{self, Best, Inputs, Samples, Settings, SgdForm, State, Targets, Watch};
@@ -92,6 +93,10 @@ pub struct TrainFlags {
     /// Epochs without a decrease of the monitored loss after which training stops; 0 never stops early.
     #[arg(long, default_value_t = 6, value_name = "N")]
     pub patience: u32,
+    /// Part of the pictures that is set apart before anything else, never trained on and never monitored; groups stay
+    /// together. The report then shows these.
+    #[arg(long, default_value_t = 0.0, value_name = "PART")]
+    pub test: f64,
     /// Part of the training pictures that is held out and monitored; 0 monitors the training loss.
     #[arg(long, default_value_t = 0.1, value_name = "PART")]
     pub val: f64,
@@ -112,6 +117,9 @@ pub struct DataFlags {
     /// Do not turn pictures upright by their EXIF orientation.
     #[arg(long)]
     pub ignore_exif: bool,
+    /// What to do with transparency: drop it (as the published networks' pipelines do), or lay drawings over white.
+    #[arg(long, value_enum, default_value_t = Alpha::Drop)]
+    pub alpha: Alpha,
     /// Folder for resized pictures and features of frozen towers; by default `cache` in the output folder.
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
@@ -122,8 +130,10 @@ impl TrainFlags {
         if self.batch == 0 || self.epochs == 0 {
             return Err(Error::usage("--batch and --epochs must be at least 1"));
         }
-        if !(0.0..1.0).contains(&self.val) {
-            return Err(Error::usage(format!("--val {} is not a part from 0 to below 1", self.val)));
+        for (name, part) in [("val", self.val), ("test", self.test)] {
+            if !(0.0..1.0).contains(&part) {
+                return Err(Error::usage(format!("--{name} {part} is not a part from 0 to below 1")));
+            }
         }
         Ok(Settings {
             epochs: self.epochs,
@@ -141,8 +151,8 @@ impl TrainFlags {
 }
 
 impl ModelFlags {
-    /// The model and where its first weights come from.
-    pub fn model(&self, targets: &[String], seed: u64) -> Result<(Config, Initial)> {
+    /// The model, where its first weights come from, and the towers that are not trained.
+    pub fn model(&self, targets: &[String], seed: u64) -> Result<(Config, Initial, Vec<String>)> {
         if self.image == 0 || !self.image.is_multiple_of(32) {
             return Err(Error::usage(format!("--image {} is not a multiple of 32", self.image))
                 .fix("five 2x2 pools halve the image five times"));
@@ -173,6 +183,9 @@ impl ModelFlags {
                     .fix(format!("choose from {}", self.features.join(", "))));
             };
             let weights = TowerWeights::open(file)?;
+            if let Some(described) = described_tower(&weights)? {
+                *t = Tower { name: t.name.clone(), ..described };
+            }
             match (weights.preprocess(), &self.preprocess) {
                 (Ok(p), _) => t.preprocess = p,
                 (Err(_), Some(_)) => {}
@@ -180,11 +193,11 @@ impl ModelFlags {
             }
             initial.tower(tower, weights);
         }
-        Ok((config, initial))
+        Ok((config, initial, self.frozen()?))
     }
 
     /// Names of the towers that are not trained.
-    pub fn frozen(&self) -> Result<Vec<String>> {
+    fn frozen(&self) -> Result<Vec<String>> {
         if self.freeze == ["all"] {
             return Ok(self.features.clone());
         }
@@ -196,6 +209,28 @@ impl ModelFlags {
     }
 }
 
+/// The tower that a file of `pretrain` describes in its header.
+pub fn described_tower(weights: &TowerWeights) -> Result<Option<Tower>> {
+    let Some(text) = weights.file.metadata().get(TOWER) else { return Ok(None) };
+    serde_json::from_str(text).map(Some).map_err(|e| {
+        Error::file(weights.file.path(), format!("its description of the tower cannot be read: {e}")).at("header")
+    })
+}
+
+/// Metadata key of a tower file: JSON of [`Tower`].
+pub const TOWER: &str = "tower";
+
+/// Splits rows by a part, groups kept together: [rest, part]. A row without a group is its own.
+pub fn split(manifest: &Manifest, rows: &[usize], part: f64, seed: u64) -> Result<[Vec<usize>; 2]> {
+    if part == 0.0 {
+        return Ok([rows.to_vec(), vec![]]);
+    }
+    let groups: Vec<Option<String>> = rows.iter().map(|&i| manifest.rows[i].group.clone()).collect();
+    let taken = folds::split(&groups, part, seed, groups.iter().any(Option::is_some))?;
+    let pick = |which| rows.iter().zip(&taken).filter(|(_, t)| **t == which).map(|(r, _)| *r).collect();
+    Ok([pick(false), pick(true)])
+}
+
 /// Everything that is loaded before the first step.
 pub struct Job {
     pub config: Config,
@@ -203,6 +238,7 @@ pub struct Job {
     pub frozen: Vec<String>,
     pub settings: Settings,
     pub val: f64,
+    pub alpha: Alpha,
     pub manifest: Manifest,
     pub pictures: Pictures,
     pub extracted: Option<Extracted>,
@@ -216,23 +252,21 @@ impl Job {
     pub fn load(
         manifest: &Path,
         out: &Path,
-        model: &ModelFlags,
+        (config, initial, frozen): (Config, Initial, Vec<String>),
         train: &TrainFlags,
         data: &DataFlags,
         compute: &Compute,
     ) -> Result<Self> {
         let settings = train.settings()?;
-        let frozen = model.frozen()?;
         let targets: Vec<&str> = data.targets.iter().map(String::as_str).collect();
         let manifest = Manifest::read(manifest, &targets)?;
-        let (config, initial) = model.model(&data.targets, train.seed)?;
-        std::fs::create_dir_all(out).map_err(|e| Error::io(out, "make the output folder", e))?;
+        prepare(out)?;
         let cache = data.cache.clone().unwrap_or_else(|| out.join("cache"));
         let bar = Bar::new();
         let options = LoadOptions {
             size: config.image as u32,
             resize: config.towers[0].preprocess.resize,
-            decode: DecodeOptions { ignore_exif: data.ignore_exif, ..DecodeOptions::default() },
+            decode: DecodeOptions { ignore_exif: data.ignore_exif, alpha: data.alpha, ..DecodeOptions::default() },
             cache_dir: Some(cache.clone()),
         };
         let (manifest, pictures) = load_pictures(&manifest, &options, data.skip_bad, out, &bar)?;
@@ -245,6 +279,7 @@ impl Job {
             frozen,
             settings,
             val: train.val,
+            alpha: data.alpha,
             manifest,
             pictures,
             extracted: None,
@@ -284,15 +319,9 @@ impl Job {
         Samples { inputs, targets: Targets::Ratings(self.config.targets.len(), ratings), weight }
     }
 
-    /// Splits rows into those that are trained on and those that are monitored, groups kept together.
+    /// Splits rows into those that are trained on and those that are monitored.
     pub fn hold_out(&self, rows: &[usize]) -> Result<[Vec<usize>; 2]> {
-        if self.val == 0.0 {
-            return Ok([rows.to_vec(), vec![]]);
-        }
-        let groups: Vec<Option<String>> = rows.iter().map(|&i| self.manifest.rows[i].group.clone()).collect();
-        let held = folds::split(&groups, self.val, self.settings.seed, groups.iter().any(Option::is_some))?;
-        let pick = |which| rows.iter().zip(&held).filter(|(_, h)| **h == which).map(|(r, _)| *r).collect();
-        Ok([pick(false), pick(true)])
+        split(&self.manifest, rows, self.val, self.settings.seed)
     }
 
     /// Means of the targets over some rows.
@@ -339,7 +368,7 @@ impl Job {
             classes: vec![],
             data: self.fingerprint([train, val]),
             made_by: format!("deep-affect {} on {}", env!("CARGO_PKG_VERSION"), self.device_name),
-            alpha: Alpha::Drop,
+            alpha: self.alpha,
         };
         let mut best: Best = vec![];
         match checkpoint.filter(|_| resume) {

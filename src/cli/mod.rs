@@ -44,6 +44,8 @@ commands! {
     Train => train,
     /// Train one model per fold and judge each on the pictures it has not seen.
     CrossValidate => cross_validate,
+    /// Train one tower as a classifier of pictures.
+    Pretrain => pretrain,
     /// Rate pictures with a trained model.
     Predict => predict,
     /// Measure a trained model on a manifest.

@@ -1,13 +1,99 @@
-//! `train`: the fused network on a manifest.
+//! `train`: the fused model on a manifest, from the first step to the report.
 
+use super::job::{DataFlags, Job, ModelFlags, TrainFlags, split};
+use super::{Compute, output};
 use crate::error::Result;
+use crate::report::folder::{Outcome, write_folder};
+use crate::train::fit;
 use clap::Args;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 #[derive(Args)]
-pub struct Command {}
+pub struct Command {
+    /// Manifest of pictures and ratings (see `import`).
+    manifest: PathBuf,
+    /// Folder for the checkpoint, predictions.csv, metrics.json and report.html.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Go on from the checkpoint in the output folder.
+    #[arg(long)]
+    resume: bool,
+    #[command(flatten)]
+    model: ModelFlags,
+    #[command(flatten)]
+    train: TrainFlags,
+    #[command(flatten)]
+    data: DataFlags,
+    #[command(flatten)]
+    compute: Compute,
+}
 
 impl Command {
     pub fn run(self) -> Result<()> {
-        Ok(())
+        let model = self.model.model(&self.data.targets, self.train.seed)?;
+        let mut job = Job::load(&self.manifest, &self.out, model, &self.train, &self.data, &self.compute)?;
+        let title = format!("Training on {}", self.manifest.file_name().unwrap_or_default().to_string_lossy());
+        train(&mut job, &self.out, self.train.test, self.resume, title, vec![])
     }
+}
+
+/// Name of the checkpoint in an output folder.
+pub const CHECKPOINT: &str = "checkpoint.safetensors";
+
+/// Trains, judges and reports: the whole of `train`, and the end of `demo`.
+pub fn train(job: &mut Job, out: &Path, test: f64, resume: bool, title: String, mut notes: Vec<String>) -> Result<()> {
+    let all: Vec<usize> = (0..job.manifest.rows.len()).collect();
+    let [rest, test] = split(&job.manifest, &all, test, job.settings.seed)?;
+    let [train, val] = job.hold_out(&rest)?;
+    eprintln!("{} pictures to train on, {} to monitor, {} to test", train.len(), val.len(), test.len());
+    let start = Instant::now();
+    let (mut net, state) = job.run([&train, &val], "train", Some(&out.join(CHECKPOINT)), resume)?;
+    let seconds = start.elapsed().as_secs_f64();
+    let (rows, what) = match (test.is_empty(), val.is_empty()) {
+        (false, _) => (test, "test pictures, never trained on"),
+        (true, false) => (val, "monitored pictures: never trained on, but the best epoch was chosen by them"),
+        (true, true) => (train.clone(), "training pictures: nothing was held out"),
+    };
+    let predicted = fit::predict(&mut net, &job.samples(), &rows)?;
+    job.recycle(net);
+    notes.insert(0, format!("Measured on the {} {what}.", rows.len()));
+    let best = state.parts.iter().filter_map(|p| p.stop.best_epoch).max().map_or(0, |e| e + 1);
+    let steps = state.step as f64;
+    let facts = [
+        ("Epochs", format!("{} run, the weights of epoch {best} kept", state.epoch)),
+        ("Updates", format!("{steps}, {:.3} s each in this session", seconds / steps)),
+        ("Pictures", format!("{} trained on, side {} pixels", train.len(), job.config.image)),
+        ("Seed", job.settings.seed.to_string()),
+        ("Peak memory", peak_memory().map_or("unknown".into(), |m| format!("{m:.0} MiB"))),
+    ];
+    let outcome = Outcome {
+        title,
+        command: std::env::args().skip(1).fold("deep-affect".into(), |c, a| format!("{c} {a}")),
+        device: job.device_name.clone(),
+        facts: facts.into_iter().map(|(k, v)| (k.to_string(), v)).collect(),
+        notes,
+        history: &state.history,
+        manifest: &job.manifest.select(&rows),
+        pictures: &job.pictures,
+        squares: Some(&rows),
+        predicted: &predicted,
+        folds: None,
+        train_mean: &job.means(&train),
+    };
+    let metrics = write_folder(out, &outcome)?;
+    for (name, value) in &outcome.facts {
+        eprintln!("{name}: {value}");
+    }
+    eprintln!("{}", outcome.notes[0]);
+    output::print(&metrics.table())?;
+    eprintln!("wrote {CHECKPOINT}, predictions.csv, metrics.json and report.html to {}", out.display());
+    Ok(())
+}
+
+/// Largest resident set of this process so far, MiB; None where the system does not tell.
+pub fn peak_memory() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kib = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?.trim().strip_suffix("kB")?.trim().parse::<f64>();
+    Some(kib.ok()? / 1024.0)
 }

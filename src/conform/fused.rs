@@ -256,6 +256,7 @@ impl Context<'_> {
         let config = Config {
             architecture: Architecture::Shared,
             towers: towers.ok_or_else(|| unsupported("towers"))?,
+            standardize: false,
             tower_output: TowerOutput::Softmax,
             standardize: false,
             head: head.to_vec(),

@@ -32,8 +32,9 @@ pub struct Outcome<'a> {
     pub history: &'a [Epoch],
     /// The rows that were predicted; its targets are the ones that are measured.
     pub manifest: &'a Manifest,
-    /// One square a row.
+    /// The squares, and which of them belongs to each row; None when there is one a row, in order.
     pub pictures: &'a Pictures,
+    pub squares: Option<&'a [usize]>,
     /// [rows, targets].
     pub predicted: &'a [f32],
     /// The fold whose model made the prediction, one a row.
@@ -81,10 +82,11 @@ pub fn write_folder(dir: impl AsRef<Path>, o: &Outcome) -> Result<Metrics> {
 pub fn metrics(o: &Outcome) -> Result<Metrics> {
     let (rows, targets) = (o.manifest.rows.len(), o.manifest.targets.len());
     let folds = o.folds.map_or(rows, <[u32]>::len);
-    if o.pictures.len() != rows || o.predicted.len() != rows * targets || folds != rows {
+    let squares = o.squares.map_or(o.pictures.len(), <[usize]>::len);
+    if squares != rows || o.predicted.len() != rows * targets || folds != rows {
         return Err(Error::job(format!(
             "{} pictures, {} predictions and {folds} folds do not fit {rows} rows of {targets} ratings",
-            o.pictures.len(),
+            squares,
             o.predicted.len()
         )));
     }
@@ -122,7 +124,7 @@ fn report(o: &Outcome, metrics: &Metrics) -> Result<Report> {
     let mut points: Vec<Point> = o.manifest.rows.iter().zip(predicted).map(point).collect();
     let (best, worst) = extremes(&points);
     for i in best.into_iter().chain(worst) {
-        points[i].thumbnail = Some(thumbnail(o.pictures.image(i), o.pictures.size())?);
+        points[i].thumbnail = Some(thumbnail(o.pictures.image(o.squares.map_or(i, |s| s[i])), o.pictures.size())?);
     }
     let own = [("Command", &o.command), ("Device", &o.device)].map(|(k, v)| (k.to_string(), v.clone()));
     Ok(Report {
@@ -209,6 +211,7 @@ mod tests {
             history: &[],
             manifest: &manifest,
             pictures: &pictures,
+            squares: None,
             predicted: &[1.5, 5.0, 2.0, 5.5, 3.0, 5.0],
             folds: Some(&[0, 1, 2]),
             train_mean: &[2.5, 5.0],
