@@ -56,6 +56,8 @@ commands! {
     Inspect => inspect,
     /// Hold a device against golden files that another framework computed.
     Conform => conform,
+    /// Measure where the time of an inference or of a training step goes.
+    Profile => profile,
     /// Show what this machine offers.
     Doctor => doctor,
 }

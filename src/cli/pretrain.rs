@@ -14,6 +14,7 @@ use crate::train::fit::{self, Inputs, Samples, Settings, State, Targets, Watch};
 use crate::train::network::{Network, Task};
 use crate::train::params::Initial;
 use crate::train::schedule::PlateauRule;
+use crate::weights::init::Rule;
 use crate::weights::write::{Entry, write};
 use crate::weights::{LAYOUT, PREPROCESS, TowerWeights};
 use clap::Args;
@@ -54,6 +55,9 @@ pub struct Command {
     /// Preprocessing: keras, torch, caffe-places, unit.
     #[arg(long, default_value = "unit", value_name = "NAME")]
     preprocess: String,
+    /// How the first weights are drawn.
+    #[arg(long, value_enum, default_value_t = Rule::He)]
+    init: Rule,
     /// Begin from these weights; what the file lacks is drawn.
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
@@ -139,6 +143,7 @@ impl Command {
         tower.dense = self.dense.clone().unwrap_or(tower.dense);
         tower.keep = self.keep.unwrap_or(tower.keep);
         let mut initial = Initial::new(self.seed, true);
+        initial.rule = self.init;
         if let Some(file) = &self.weights {
             initial.tower(&self.tower, TowerWeights::open(file)?);
         }

@@ -4,6 +4,7 @@ use crate::device::{Data, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Kind, Value};
 use crate::models::{STATISTICS, Tower};
+use crate::weights::init::Rule;
 use crate::weights::tower::Allow;
 use crate::weights::{TowerWeights, WeightFile, init};
 use std::collections::BTreeMap;
@@ -16,12 +17,13 @@ pub struct Initial {
     towers: BTreeMap<String, Arc<TowerWeights>>,
     /// Draw what no file gives; otherwise that is an error.
     pub init_missing: bool,
+    pub rule: Rule,
     pub seed: u64,
 }
 
 impl Initial {
     pub fn new(seed: u64, init_missing: bool) -> Self {
-        Self { towers: BTreeMap::new(), init_missing, seed }
+        Self { towers: BTreeMap::new(), init_missing, rule: Rule::default(), seed }
     }
 
     /// Takes a tower's weights from a file.
@@ -80,7 +82,7 @@ impl Initial {
                 },
                 _ if own == "head.out.bias" && means.len() == shape[0] => session.write(v, Data::F32(means))?,
                 // The whole name chooses the stream: members of a split model are drawn apart.
-                _ => session.write(v, Data::F32(&init::glorot_uniform(&name, &shape, self.seed)?))?,
+                _ => session.write(v, Data::F32(&init::draw(&name, &shape, self.seed, self.rule)?))?,
             }
         }
         Ok(())

@@ -1,11 +1,22 @@
-/*! First values of parameters that no file gives: Glorot & Bengio 2010 ("Understanding the difficulty of training deep
-feedforward neural networks"), uniform in +-sqrt(6 / (fan_in + fan_out)), biases zero. What a parameter gets depends on
+/*! First values of parameters that no file gives, biases zero. What a parameter gets depends on
 the seed and its own name and shape, never on the order of parameters or the number of threads. */
 
 use super::header::shape as show;
 use crate::error::{Error, Result};
 use crate::rng::{self, Stream, name_hash};
 use rayon::prelude::*;
+
+/// The limits between which weights are drawn uniformly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Rule {
+    /// Glorot & Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks":
+    /// sqrt(6 / (fan_in + fan_out)).
+    #[default]
+    Glorot,
+    /// He et al. 2015, "Delving deep into rectifiers": sqrt(6 / fan_in). Sixteen rectified layers drawn by Glorot's rule
+    /// pass on a hundredth of their input and do not begin to learn.
+    He,
+}
 
 /// Inputs and outputs of one unit: filters [K,R,S,C/groups] count every tap, dense weights are [out, in].
 pub fn fans(shape: &[usize]) -> Option<[usize; 2]> {
@@ -18,7 +29,7 @@ pub fn fans(shape: &[usize]) -> Option<[usize; 2]> {
 
 /// The parameter `name` (with its tower, or two towers would begin alike) of `shape` in our layout.
 /// One extent is a bias: zeros. Other shapes are an error.
-pub fn glorot_uniform(name: &str, shape: &[usize], seed: u64) -> Result<Vec<f32>> {
+pub fn draw(name: &str, shape: &[usize], seed: u64, rule: Rule) -> Result<Vec<f32>> {
     let n = shape.iter().product();
     if shape.len() == 1 {
         return Ok(vec![0.0; n]);
@@ -27,7 +38,11 @@ pub fn glorot_uniform(name: &str, shape: &[usize], seed: u64) -> Result<Vec<f32>
         return Err(Error::job(format!("cannot draw `{name}` of shape {}: neither filters nor dense", show(shape)))
             .fix("give it in a weight file"));
     };
-    let limit = (6.0 / (fan_in + fan_out) as f64).sqrt() as f32;
+    let fan = match rule {
+        Rule::Glorot => fan_in + fan_out,
+        Rule::He => fan_in,
+    };
+    let limit = (6.0 / fan as f64).sqrt() as f32;
     let stream = Stream::Init(name_hash(name));
     let mut out = vec![0.0; n];
     // Four words come at once; element i is word i % 4 of block i / 4, as rng::Rng would give them one after another.
@@ -48,7 +63,7 @@ mod tests {
     #[test]
     fn limits_mean_and_variance() {
         let shape = [64, 3, 3, 32];
-        let w = glorot_uniform("scene.conv1_2.weight", &shape, 7).unwrap();
+        let w = draw("scene.conv1_2.weight", &shape, 7, Rule::Glorot).unwrap();
         let limit = (6.0f64 / (9.0 * 96.0)).sqrt();
         let n = w.len() as f64;
         let mean = w.iter().map(|x| *x as f64).sum::<f64>() / n;
@@ -61,14 +76,14 @@ mod tests {
 
     #[test]
     fn depends_on_seed_and_name_only() {
-        let a = glorot_uniform("a.weight", &[7, 9], 1).unwrap();
-        assert_eq!(a, glorot_uniform("a.weight", &[7, 9], 1).unwrap());
-        assert_ne!(a, glorot_uniform("a.weight", &[7, 9], 2).unwrap());
-        assert_ne!(a, glorot_uniform("b.weight", &[7, 9], 1).unwrap());
+        let a = draw("a.weight", &[7, 9], 1, Rule::Glorot).unwrap();
+        assert_eq!(a, draw("a.weight", &[7, 9], 1, Rule::Glorot).unwrap());
+        assert_ne!(a, draw("a.weight", &[7, 9], 2, Rule::Glorot).unwrap());
+        assert_ne!(a, draw("b.weight", &[7, 9], 1, Rule::Glorot).unwrap());
         let mut r = Rng::new(1, Stream::Init(name_hash("a.weight")), 0);
         let limit = (6.0f64 / 16.0).sqrt() as f32;
         assert!(a.iter().all(|x| *x == (2.0 * r.uniform() - 1.0) * limit));
-        assert_eq!(glorot_uniform("a.bias", &[5], 1).unwrap(), [0.0; 5]);
-        assert!(glorot_uniform("a.odd", &[1, 2, 3], 1).is_err());
+        assert_eq!(draw("a.bias", &[5], 1, Rule::Glorot).unwrap(), [0.0; 5]);
+        assert!(draw("a.odd", &[1, 2, 3], 1, Rule::Glorot).is_err());
     }
 }

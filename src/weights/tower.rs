@@ -136,7 +136,7 @@ pub struct Matched<'a> {
     weights: &'a TowerWeights,
     /// In the order they were wanted.
     pub found: Vec<&'a Source>,
-    /// Name and shape, ours: to be drawn ([`super::init::glorot_uniform`]) or refused.
+    /// Name and shape, ours: to be drawn ([`super::init::draw`]) or refused.
     pub missing: Vec<(String, Vec<usize>)>,
     /// In the file and not wanted, by the file's name.
     pub extra: Vec<String>,
