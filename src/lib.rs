@@ -39,6 +39,9 @@ assert_eq!(s.read(dw)?, [3.0, 4.0]);
 ```
 */
 
+// Shapes are written as [N,H,W,C], which rustdoc takes for links; module pages name their private parts.
+#![allow(rustdoc::broken_intra_doc_links, rustdoc::private_intra_doc_links)]
+
 pub mod atomic;
 pub mod bundled;
 pub mod cli;
