@@ -16,12 +16,14 @@ fn embed_weights() {
     let folder = Path::new(&env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("src/bundled/weights");
     // The folder above: naming one that does not exist would run this at every build.
     println!("cargo:rerun-if-changed=src/bundled");
-    let mut table = String::from(
-        "#[repr(C, align(64))]\nstruct Aligned<T: ?Sized>(T);\npub static WEIGHTS: &[(&str, &[u8])] = &[\n",
-    );
     let mut files: Vec<_> = fs::read_dir(&folder).into_iter().flatten().map(|e| e.unwrap().path()).collect();
     files.retain(|p| p.extension().is_some_and(|e| e == "safetensors"));
     files.sort();
+    let mut table = String::new();
+    if !files.is_empty() {
+        table.push_str("#[repr(C, align(64))]\nstruct Aligned<T: ?Sized>(T);\n");
+    }
+    table.push_str("pub static WEIGHTS: &[(&str, &[u8])] = &[\n");
     for path in files {
         let (name, path) = (path.file_stem().unwrap().to_str().unwrap(), path.to_str().expect("a path in UTF-8"));
         writeln!(table, "({name:?}, {{ static A: &Aligned<[u8]> = &Aligned(*include_bytes!({path:?})); &A.0 }}),")

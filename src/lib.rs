@@ -14,7 +14,33 @@
 | 9 | [`report`] | pages and tables for people |
 | 10 | [`cli`] | commands |
 
-A module imports only from lower floors and from its own; `tests/floors.rs` enforces it. */
+A module imports only from lower floors and from its own; `tests/floors.rs` enforces it.
+
+```
+use deep_affect::device::{self, Data, Session};
+use deep_affect::graph::Graph;
+use deep_affect::nn::{Mode, Net};
+use deep_affect::plan::Options;
+use deep_affect::shape::Type;
+
+// y = relu(x w^T + b), and its gradient with respect to w, planned and run on the CPU.
+let mut g = Graph::default();
+let x = g.input("x", Type::f32(&[1, 2]));
+let y = Net::new(&mut g, Mode::Eval).dense("layer", x, 1, true);
+let w = g.find("layer.weight").unwrap();
+let dw = g.backward(y, &[w])?[0];
+let mut s = Session::new(g, &[&[y, dw]], Options::default(), device::open("cpu", None)?)?;
+s.write(x, Data::F32(&[3.0, 4.0]))?;
+s.write(w, Data::F32(&[2.0, 1.0]))?;
+s.run(0)?;
+assert_eq!(s.read(y)?, [10.0]);
+assert_eq!(s.read(dw)?, [3.0, 4.0]);
+# Ok::<(), deep_affect::error::Error>(())
+```
+*/
+
+// Shapes are written as [N,H,W,C], which rustdoc takes for links; module pages name their private parts.
+#![allow(rustdoc::broken_intra_doc_links, rustdoc::private_intra_doc_links)]
 
 pub mod atomic;
 pub mod bundled;

@@ -163,8 +163,9 @@ impl Command {
 
         let mut report = format!("{} classes, {} epochs\n", classes.len(), state.epoch);
         for (name, rows) in [("training", &train), ("monitored", &val), ("test", &test)] {
-            if let Some(a) = accuracy(&mut net, &samples, rows, &y)? {
-                report.push_str(&format!("{name:>10}: {:4} pictures, {a:.1} % right\n", rows.len()));
+            if let Some([all, mean]) = accuracy(&mut net, &samples, rows, &y)? {
+                let n = rows.len();
+                report.push_str(&format!("{name:>10}: {n:4} pictures, {all:.1} % right, {mean:.1} % over classes\n"));
             }
         }
         save(&self.out, &net, &tower, &classes)?;
@@ -174,16 +175,23 @@ impl Command {
     }
 }
 
-/// Part of some rows whose largest score is their class, in percent; None for no rows.
-fn accuracy(net: &mut Network, samples: &Samples, rows: &[usize], y: &[i32]) -> Result<Option<f64>> {
+/// Rows whose largest score is their class, in percent: of all rows, and the mean over classes; None for no rows.
+fn accuracy(net: &mut Network, samples: &Samples, rows: &[usize], y: &[i32]) -> Result<Option<[f64; 2]>> {
     if rows.is_empty() {
         return Ok(None);
     }
     let scores = fit::outputs(net, samples, rows)?.remove(0);
     let classes = scores.len() / rows.len();
-    let best = |s: &[f32]| (0..s.len()).max_by(|&a, &b| s[a].total_cmp(&s[b])).unwrap_or(0) as i32;
-    let right = rows.iter().zip(scores.chunks_exact(classes)).filter(|(i, s)| best(s) == y[**i]).count();
-    Ok(Some(100.0 * right as f64 / rows.len() as f64))
+    let best = |s: &[f32]| (0..s.len()).max_by(|&a, &b| s[a].total_cmp(&s[b])).unwrap_or(0);
+    let mut counts = vec![[0.0; 2]; classes];
+    for (&i, s) in rows.iter().zip(scores.chunks_exact(classes)) {
+        let class = y[i] as usize;
+        counts[class][0] += 1.0;
+        counts[class][1] += f64::from(u8::from(best(s) == class));
+    }
+    let right: f64 = counts.iter().map(|c| c[1]).sum();
+    let seen: Vec<f64> = counts.iter().filter(|c| c[0] > 0.0).map(|c| c[1] / c[0]).collect();
+    Ok(Some([100.0 * right / rows.len() as f64, 100.0 * seen.iter().sum::<f64>() / seen.len() as f64]))
 }
 
 /// Writes the tower under its own names.

@@ -258,7 +258,6 @@ impl Context<'_> {
             towers: towers.ok_or_else(|| unsupported("towers"))?,
             standardize: false,
             tower_output: TowerOutput::Softmax,
-            standardize: false,
             head: head.to_vec(),
             keep: (0..head.len()).map(|i| if i == 0 { 0.5 } else { 1.0 }).collect(),
             out_act: OutAct::Linear,

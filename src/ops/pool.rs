@@ -128,26 +128,30 @@ impl Op for MaxPoolGrad {
         }
     }
     fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
-        let (win, [n, h, w, c], [_, p, q, _]) = (self.window, nhwc(&io.ins[0]).unwrap(), nhwc(&io.ins[1]).unwrap());
+        let g = Geometry { win: self.window, x: nhwc(&io.ins[0]).unwrap(), y: nhwc(&io.ins[1]).unwrap() };
+        let [n, h, w, c] = g.x;
+        let rows = self.window.kernel[0];
+        // Windows that tile the image (all of VGG's): each is looked at once, by the task that owns its rows.
+        let tiles = self.window == Window::square(rows, rows, 0) && h % rows == 0;
         host_launches(self, io, group, 0, move |call| {
             let (x, dy) = (call.input::<f32>(0), call.input::<f32>(1));
+            let dx = call.output::<f32>(0);
+            if tiles {
+                return par::rows_mut(dx, rows * w * c, n * h / rows, |band, dx| {
+                    dx.fill(0.0);
+                    g.row(x, dy, [band / g.y[1], band % g.y[1]], 0..rows, dx);
+                });
+            }
             // One task per input row: it finds the winners of every window that covers it and keeps those in its row,
             // so no two tasks write the same element and the order of additions is fixed.
-            par::rows_mut(call.output::<f32>(0), w * c, n * h, |row, dx| {
-                let (img, a) = (row / h, row % h);
+            par::rows_mut(dx, w * c, n * h, |row, dx| {
                 dx.fill(0.0);
-                for r in 0..win.kernel[0] {
-                    let reach = a + win.pad[0];
-                    let Some(from) = reach.checked_sub(r * win.dilation[0]) else { continue };
-                    if from % win.stride[0] != 0 || from / win.stride[0] >= p {
-                        continue;
-                    }
-                    let i = from / win.stride[0];
-                    for j in 0..q {
-                        let dy = &dy[((img * p + i) * q + j) * c..][..c];
-                        for c0 in (0..c).step_by(LANES) {
-                            scatter(&win, [h, w, c], img, [i, j], r, c0, x, &dy[c0..], dx);
-                        }
+                for r in 0..rows {
+                    let reach = row % h + g.win.pad[0];
+                    let Some(from) = reach.checked_sub(r * g.win.dilation[0]) else { continue };
+                    let p = from / g.win.stride[0];
+                    if from % g.win.stride[0] == 0 && p < g.y[1] {
+                        g.row(x, dy, [row / h, p], r..r + 1, dx);
                     }
                 }
             })
@@ -159,39 +163,71 @@ impl Op for MaxPoolGrad {
     }
 }
 
-/// Adds dy of window (i, j), channels c0.., to the taps of window row `r` that won.
-#[allow(clippy::too_many_arguments)] // One inner loop, named apart so that it stays readable.
-#[inline(always)]
-fn scatter(
-    win: &Window,
-    [h, w, c]: [usize; 3],
-    img: usize,
-    [i, j]: [usize; 2],
-    row: usize,
-    c0: usize,
-    x: &[f32],
-    dy: &[f32],
-    dx: &mut [f32],
-) {
-    let lanes = LANES.min(c - c0);
-    let (mut best, mut at) = ([f32::NEG_INFINITY; LANES], [u32::MAX; LANES]);
-    for r in 0..win.kernel[0] {
-        for s in 0..win.kernel[1] {
-            let (Some(a), Some(b)) = (win.input(0, i, r, h), win.input(1, j, s, w)) else { continue };
-            let (tap, x) = ((r * win.kernel[1] + s) as u32, &x[((img * h + a) * w + b) * c + c0..][..lanes]);
-            for l in 0..lanes {
-                let wins = x[l] > best[l] || at[l] == u32::MAX || (x[l].is_nan() && !best[l].is_nan());
-                best[l] = if wins { x[l] } else { best[l] };
-                at[l] = if wins { tap } else { at[l] };
+/// What the routine of [`MaxPoolGrad`] knows of its operands.
+#[derive(Clone, Copy)]
+struct Geometry {
+    win: Window,
+    /// N, H, W, C
+    x: [usize; 4],
+    /// N, P, Q, C
+    y: [usize; 4],
+}
+
+impl Geometry {
+    /// Adds dy of one row of windows to the taps that won among window rows `own`; `dx` holds the input rows under them.
+    fn row(&self, x: &[f32], dy: &[f32], [img, p]: [usize; 2], own: std::ops::Range<usize>, dx: &mut [f32]) {
+        let [_, _, q, c] = self.y;
+        for j in 0..q {
+            let dy = &dy[((img * self.y[1] + p) * q + j) * c..][..c];
+            let mut c0 = 0;
+            while c0 < c {
+                // Fixed widths, so that the loops over channels become vector instructions.
+                c0 += match c - c0 {
+                    LANES.. => self.scatter::<LANES>(x, &dy[c0..], [img, p, j, c0], own.clone(), dx),
+                    8.. => self.scatter::<8>(x, &dy[c0..], [img, p, j, c0], own.clone(), dx),
+                    _ => self.scatter::<1>(x, &dy[c0..], [img, p, j, c0], own.clone(), dx),
+                };
             }
         }
     }
-    for s in 0..win.kernel[1] {
-        let Some(b) = win.input(1, j, s, w) else { continue };
-        let (tap, dx) = ((row * win.kernel[1] + s) as u32, &mut dx[b * c + c0..][..lanes]);
-        for l in 0..lanes {
-            dx[l] += if at[l] == tap { dy[l] } else { 0.0 };
+
+    /// One window, `L` channels from `c0` on; returns `L`.
+    #[inline(always)]
+    fn scatter<const L: usize>(
+        &self,
+        x: &[f32],
+        dy: &[f32],
+        [img, p, q, c0]: [usize; 4],
+        own: std::ops::Range<usize>,
+        dx: &mut [f32],
+    ) -> usize {
+        let (win, [_, h, w, c]) = (&self.win, self.x);
+        let (mut best, mut at) = ([f32::NEG_INFINITY; L], [u32::MAX; L]);
+        for r in 0..win.kernel[0] {
+            for s in 0..win.kernel[1] {
+                let (Some(a), Some(b)) = (win.input(0, p, r, h), win.input(1, q, s, w)) else { continue };
+                let tap = (r * win.kernel[1] + s) as u32;
+                let x: &[f32; L] = x[((img * h + a) * w + b) * c + c0..][..L].try_into().expect("L channels");
+                for l in 0..L {
+                    // The first value wins even if it is -infinity; a NaN wins over everything but an earlier one.
+                    let wins = (x[l] > best[l]) | (at[l] == u32::MAX) | (x[l].is_nan() & !best[l].is_nan());
+                    best[l] = if wins { x[l] } else { best[l] };
+                    at[l] = if wins { tap } else { at[l] };
+                }
+            }
         }
+        let dy: &[f32; L] = dy[..L].try_into().expect("L channels");
+        for r in own.clone() {
+            for s in 0..win.kernel[1] {
+                let Some(b) = win.input(1, q, s, w) else { continue };
+                let tap = (r * win.kernel[1] + s) as u32;
+                let dx: &mut [f32] = &mut dx[((r - own.start) * w + b) * c + c0..][..L];
+                for l in 0..L {
+                    dx[l] += if at[l] == tap { dy[l] } else { 0.0 };
+                }
+            }
+        }
+        L
     }
 }
 
