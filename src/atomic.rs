@@ -1,7 +1,7 @@
 /*! Replacing a file so that a crash leaves the old one or the new one, never a mixture: a temporary file in the same
-folder, written, fsynced, renamed over the target, and the folder fsynced. Weight files, checkpoints, manifests and
-reports all go through [`write()`]; it is also what makes it safe to save over a file that is mapped, because the mapping
-keeps the old file alive. */
+folder, written, fsynced, renamed over the target, and the folder fsynced. Weight files, checkpoints, manifests, reports
+and the cache of pictures all go through [`write()`] or [`write_file`]; it is also what makes it safe to save over a file
+that is mapped, because the mapping keeps the old file alive. */
 
 use crate::error::{Error, Result};
 use std::fs::{self, File};
@@ -20,6 +20,17 @@ const BUFFER: usize = 1 << 20;
 /// left for the same target are removed on the way.
 pub fn write(path: impl AsRef<Path>, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let path = path.as_ref();
+    write_file(path, |file| {
+        let mut w = BufWriter::with_capacity(BUFFER, file);
+        fill(&mut w).and_then(|()| w.flush()).map_err(|e| Error::io(path, "write", e))
+    })
+}
+
+/// [`write()`] for content whose beginning is known last: `fill` gets the empty file itself, may go back in it, and may
+/// fail for reasons of its own.
+pub fn write_file<T>(path: impl AsRef<Path>, fill: impl FnOnce(&mut File) -> Result<T>) -> Result<T> {
+    let path = path.as_ref();
+    let failed = |e| Error::io(path, "write", e);
     // A rename would replace the link, not the file behind it.
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     let old = fs::metadata(&target).ok();
@@ -27,8 +38,7 @@ pub fn write(path: impl AsRef<Path>, fill: impl FnOnce(&mut dyn Write) -> io::Re
         return Err(Error::file(path, "cannot write: it is a folder").fix("name a file inside it"));
     }
     if old.as_ref().is_some_and(|m| !m.is_file()) {
-        let direct = fs::OpenOptions::new().write(true).open(&target).and_then(|f| pour(f, fill).map(drop));
-        return direct.map_err(|e| Error::io(path, "write", e));
+        return fill(&mut fs::OpenOptions::new().write(true).open(&target).map_err(failed)?);
     }
     let Some(name) = target.file_name().and_then(|n| n.to_str()) else {
         return Err(Error::file(path, "cannot write: the path names no file").fix("name a file"));
@@ -40,32 +50,22 @@ pub fn write(path: impl AsRef<Path>, fill: impl FnOnce(&mut dyn Write) -> io::Re
     let prefix = format!(".{name}.");
     remove_stale(folder, &prefix);
 
-    let (file, temp) = create(folder, &prefix).map_err(|e| Error::io(path, "create a file beside it", e))?;
+    let (mut file, temp) = create(folder, &prefix).map_err(|e| Error::io(path, "create a file beside it", e))?;
     let temp = Temporary { path: temp, renamed: false };
-    let done = (|| {
-        if let Some(m) = old {
-            file.set_permissions(m.permissions())?;
-        }
-        let file = pour(file, fill)?;
-        file.sync_all()?;
-        temp.rename(&target)?;
-        // `file` stays open, and with it locked, until the temporary name is gone.
-        drop(file);
-        Ok(())
-    })();
-    done.map_err(|e| Error::io(path, "write", e))?;
+    if let Some(m) = old {
+        file.set_permissions(m.permissions()).map_err(failed)?;
+    }
+    let made = fill(&mut file)?;
+    file.sync_all().map_err(failed)?;
+    temp.rename(&target).map_err(failed)?;
+    // `file` stays open, and with it locked, until the temporary name is gone: also on the ways out above.
+    drop(file);
     // Without this the rename itself may be lost in a power failure. Windows cannot open folders and needs no such call.
     #[cfg(unix)]
     File::open(folder)
         .and_then(|d| d.sync_all())
         .map_err(|e| Error::io(path, "make the new file durable (it is complete and in place)", e))?;
-    Ok(())
-}
-
-fn pour(file: File, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<File> {
-    let mut w = BufWriter::with_capacity(BUFFER, file);
-    fill(&mut w)?;
-    w.into_inner().map_err(|e| e.into_error())
+    Ok(made)
 }
 
 /// Removes its file unless it was renamed: also when `fill` panics.
@@ -165,6 +165,29 @@ mod tests {
             assert_eq!(fs::read(&p).unwrap(), b"old");
             assert_eq!(names(dir.path()), ["a.bin"]);
         }
+    }
+
+    #[test]
+    fn the_beginning_may_come_last() {
+        use std::io::Seek;
+        let dir = tempfile::tempdir().unwrap();
+        let p = dir.path().join("a.txt");
+        write(&p, |w| w.write_all(b"old")).unwrap();
+        let half = write_file(&p, |f| {
+            f.write_all(b"new, but not fin").unwrap();
+            assert_eq!(fs::read(&p).unwrap(), b"old");
+            Err::<(), _>(Error::interrupted("stopped here"))
+        });
+        assert_eq!(half.unwrap_err().to_string(), "stopped here");
+        assert_eq!((fs::read(&p).unwrap(), names(dir.path())), (b"old".to_vec(), vec!["a.txt".to_string()]));
+        let made = write_file(&p, |f| {
+            f.write_all(b"01234").unwrap();
+            f.rewind().unwrap();
+            f.write_all(b"x").unwrap();
+            Ok(7)
+        });
+        assert_eq!((made.unwrap(), fs::read(&p).unwrap()), (7, b"x1234".to_vec()));
+        assert_eq!(names(dir.path()), ["a.txt"]);
     }
 
     #[test]

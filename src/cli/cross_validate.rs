@@ -60,7 +60,7 @@ impl Command {
                 return Err(Error::usage(format!("fold {f} is empty or everything")).fix("choose fewer folds"));
             }
             let [train, val] = job.hold_out(&rest)?;
-            let (mut net, state) = job.run([&train, &val], &format!("fold {} of {k}", f + 1), None, false)?;
+            let (mut net, state, _) = job.run([&train, &val], &format!("fold {} of {k}", f + 1), None, false)?;
             let y = fit::predict(&mut net, &job.samples(), &test)?;
             job.recycle(net);
             let truth: Vec<f32> = test.iter().flat_map(|&i| job.manifest.rows[i].targets.clone()).collect();

@@ -335,24 +335,23 @@ impl Job {
         let mut text = String::new();
         for (which, rows) in [("train", train), ("val", val)] {
             for &i in rows {
-                let r = &self.manifest.rows[i];
-                text.push_str(&format!("{which} {} {:?} {}\n", r.path, r.targets, r.weight));
+                let (r, pixels) = (&self.manifest.rows[i], hash::checksum(self.pictures.image(i)));
+                text.push_str(&format!("{which} {} {:?} {} {pixels:x}\n", r.path, r.targets, r.weight));
             }
         }
-        let mut pixels = hash::Fnv::default();
-        pixels.update(text.as_bytes()).update(&(self.pictures.bytes().len() as u64).to_le_bytes());
-        format!("{:032x}", pixels.finish())
+        format!("{:032x}", hash::content(text.as_bytes()))
     }
 
     /// Trains on some rows, monitoring others. With `checkpoint` the run is kept there; with `resume` it goes on from
-    /// there. Afterwards the network holds the best weights.
+    /// there; of a finished run only the weights are read. Afterwards the network holds the best weights. Also returns
+    /// the number of updates that were made here.
     pub fn run(
         &mut self,
         [train, val]: [&[usize]; 2],
         label: &str,
         checkpoint: Option<&Path>,
         resume: bool,
-    ) -> Result<(Network, State)> {
+    ) -> Result<(Network, State, u32)> {
         let s = self.settings.clone();
         let sgd = Sgd { form: s.form.into(), nesterov: s.nesterov, dampening: 0.0 };
         let device = self.device.take().expect("a device between runs");
@@ -385,11 +384,16 @@ impl Job {
                 if (Settings { epochs: s.epochs, ..old.settings.clone() }) != s || old.task != card.task {
                     return wrong("with other settings");
                 }
-                card.state = old.state;
-                if card.state.finished && card.state.epoch >= s.epochs {
-                    return Err(Error::file(path, "is finished").fix("nothing is left to do; raise --epochs for more"));
+                if old.state.finished && s.epochs > old.settings.epochs {
+                    return Err(Error::file(
+                        path,
+                        "is of a finished run, which cannot go on: only its weights were kept",
+                    )
+                    .fix("train anew with more --epochs, or resume with those of that run to write its report"));
                 }
+                card.state = old.state;
                 best = checkpoint::restore(&file, &mut net)?;
+                card.state.finished |= card.state.epoch >= s.epochs;
             }
             None => {
                 if self.extracted.is_none() {
@@ -415,9 +419,10 @@ impl Job {
             checkpoint,
             card,
             extra: self.extracted.as_ref().map_or(&[], |e| e.towers.as_slice()),
-            saved: Instant::now(),
+            saved: None,
         };
-        keeper.bar.start(label, (s.epochs - state.epoch) as u64 * train.len().div_ceil(s.batch) as u64);
+        keeper.bar.start(label, s.epochs.saturating_sub(state.epoch) as u64 * train.len().div_ceil(s.batch) as u64);
+        let before = state.step;
         let result = fit::fit(&mut net, &samples, [train, val], &s, &mut state, &mut best, &mut keeper);
         keeper.bar.done();
         result?;
@@ -425,7 +430,8 @@ impl Job {
             keeper.card.state = state.clone();
             checkpoint::save(path, &keeper.card, &net, &best, keeper.extra)?;
         }
-        Ok((net, state))
+        let updates = state.step - before;
+        Ok((net, state, updates))
     }
 
     /// Writes the statistics of the features over the training rows. Towers that are trained have no features yet: those
@@ -495,7 +501,8 @@ struct Keeper<'a> {
     checkpoint: Option<&'a Path>,
     card: Card,
     extra: &'a [Stored],
-    saved: Instant,
+    /// When this run last wrote one.
+    saved: Option<Instant>,
 }
 
 impl Watch for Keeper<'_> {
@@ -510,12 +517,12 @@ impl Watch for Keeper<'_> {
     }
     fn keep(&mut self, net: &Network, state: &State, best: &Best) -> Result<()> {
         let Some(path) = self.checkpoint else { return Ok(()) };
-        if state.finished || !(stopped() || self.saved.elapsed() >= SAVE_EVERY || !path.exists()) {
+        if state.finished || !(stopped() || self.saved.is_none_or(|t| t.elapsed() >= SAVE_EVERY)) {
             return Ok(());
         }
         self.card.state = state.clone();
         checkpoint::save(path, &self.card, net, best, self.extra)?;
-        self.saved = Instant::now();
+        self.saved = Some(Instant::now());
         Ok(())
     }
 }

@@ -48,7 +48,7 @@ pub fn train(job: &mut Job, out: &Path, test: f64, resume: bool, title: String, 
     let [train, val] = job.hold_out(&rest)?;
     eprintln!("{} pictures to train on, {} to monitor, {} to test", train.len(), val.len(), test.len());
     let start = Instant::now();
-    let (mut net, state) = job.run([&train, &val], "train", Some(&out.join(CHECKPOINT)), resume)?;
+    let (mut net, state, updates) = job.run([&train, &val], "train", Some(&out.join(CHECKPOINT)), resume)?;
     let seconds = start.elapsed().as_secs_f64();
     let (rows, what) = match (test.is_empty(), val.is_empty()) {
         (false, _) => (test, "test pictures, never trained on"),
@@ -59,10 +59,13 @@ pub fn train(job: &mut Job, out: &Path, test: f64, resume: bool, title: String, 
     job.recycle(net);
     notes.insert(0, format!("Measured on the {} {what}.", rows.len()));
     let best = state.parts.iter().filter_map(|p| p.stop.best_epoch).max().map_or(0, |e| e + 1);
-    let steps = state.step as f64;
+    let pace = match updates {
+        0 => "none in this session".to_string(),
+        n => format!("{:.3} s each in this session", seconds / n as f64),
+    };
     let facts = [
         ("Epochs", format!("{} run, the weights of epoch {best} kept", state.epoch)),
-        ("Updates", format!("{steps}, {:.3} s each in this session", seconds / steps)),
+        ("Updates", format!("{}, {pace}", state.step)),
         ("Pictures", format!("{} trained on, side {} pixels", train.len(), job.config.image)),
         ("Seed", job.settings.seed.to_string()),
         ("Peak memory", peak_memory().map_or("unknown".into(), |m| format!("{m:.0} MiB"))),

@@ -8,16 +8,17 @@ happened to the rest. */
 
 pub use super::pictures::Source;
 
-use super::atomic::Atomic;
 use super::decode::DecodeOptions;
 use super::hash;
 use super::pictures::{Outcome, fingerprints, squares};
+use crate::atomic;
 use crate::error::{Error, Result};
 use crate::preprocess::Resize;
 use crate::progress::Progress;
 use memmap2::Mmap;
 use rayon::prelude::*;
 use std::fs::File;
+use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -194,20 +195,21 @@ fn from_cache(sources: &[Source], opts: &LoadOptions, dir: &Path, progress: &dyn
         Err(why) => Some(format!("{}: {why}; it was made again", path.display())),
     };
     remove_leftovers(dir);
-    let mut file = Atomic::create(&path)?;
-    file.write(&[0; HEADER])?;
-    let mut checksums = Vec::with_capacity(sources.len());
-    let sink = &mut |square: &[u8]| {
-        checksums.push(hash::checksum(square));
-        file.write(square)
-    };
-    let outcome = squares(sources, (opts.size, opts.resize), &opts.decode, Some(&names), progress, sink)?;
-    let n = outcome.rows.len();
-    let tail = Tail { outcome, checksums };
-    let tail = serde_json::to_vec(&tail).map_err(|e| Error::file(&path, format!("cannot write: {e}")))?;
-    file.write(&tail)?;
-    file.write_at(0, &header(key, opts.size, n, &tail))?;
-    file.commit()?;
+    atomic::write_file(&path, |file| {
+        let failed = |e| Error::io(&path, "write", e);
+        file.write_all(&[0; HEADER]).map_err(failed)?;
+        let mut checksums = Vec::with_capacity(sources.len());
+        let sink = &mut |square: &[u8]| {
+            checksums.push(hash::checksum(square));
+            file.write_all(square).map_err(failed)
+        };
+        let outcome = squares(sources, (opts.size, opts.resize), &opts.decode, Some(&names), progress, sink)?;
+        let n = outcome.rows.len();
+        let tail = Tail { outcome, checksums };
+        let tail = serde_json::to_vec(&tail).map_err(|e| Error::file(&path, format!("cannot write: {e}")))?;
+        let header = header(key, opts.size, n, &tail);
+        file.write_all(&tail).and_then(|()| file.rewind()).and_then(|()| file.write_all(&header)).map_err(failed)
+    })?;
     let (map, outcome) = open(&path, key, opts.size, sources.len())
         .and_then(|found| found.ok_or_else(|| "it vanished".into()))
         .map_err(|why| Error::file(&path, format!("cannot read back what was written: {why}")).fix("check the disk"))?;
@@ -271,7 +273,8 @@ fn open(path: &Path, key: u128, size: u32, sources: usize) -> Result<Option<(Mma
     Ok(Some((map, outcome)))
 }
 
-/// Removes what a killed run left half-written. A running one touches its file all the time.
+/// Removes what killed runs left half-written, for other sets of pictures too. A running one touches its file all the
+/// time.
 fn remove_leftovers(dir: &Path) {
     let old = SystemTime::now() - Duration::from_secs(3600);
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {

@@ -2,9 +2,9 @@
 a network is praised for remembering (on OASIS, 0.38 of valence MSE). So whole groups move together, unless asked
 otherwise. The deal is a function of the rows and the seed. */
 
-use super::atomic;
 use super::manifest::Manifest;
 use super::table::{Table, TableOptions, quoted};
+use crate::atomic;
 use crate::error::{Error, Result};
 use crate::rng::{Rng, Stream};
 use std::collections::{BTreeMap, HashMap};
@@ -88,7 +88,7 @@ pub fn write(file: impl AsRef<Path>, manifest: &Manifest, folds: &[u32]) -> Resu
     for (row, fold) in manifest.rows.iter().zip(folds) {
         text.push_str(&format!("{},{fold}\n", quoted(&row.path)));
     }
-    atomic::write(file, text.as_bytes())
+    atomic::write(file, |w| w.write_all(text.as_bytes()))
 }
 
 /// The folds of a manifest's rows, from a file of [`write`] or of any other program. Matched by path; a row without a

@@ -4,7 +4,8 @@ importer has mapped them. */
 
 use super::cache::Source;
 use super::table::{Table, TableOptions, quoted};
-use super::{atomic, walk};
+use super::walk;
+use crate::atomic;
 use crate::error::{Error, Result};
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
@@ -205,7 +206,7 @@ impl Manifest {
             }
             text.push('\n');
         }
-        atomic::write(path, text.as_bytes())
+        atomic::write(path, |w| w.write_all(text.as_bytes()))
     }
 
     /// A manifest of a folder's pictures without ratings, for prediction.

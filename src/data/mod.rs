@@ -3,7 +3,6 @@
 [`cache`] keeps the squares in one mapped file; [`folds`] deals the rows out without separating near-duplicates. Everything
 here reads files that others made, so every function answers bad input with one line and none of them panics. */
 
-pub mod atomic;
 pub mod cache;
 pub mod decode;
 pub mod folds;

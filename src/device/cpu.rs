@@ -262,6 +262,17 @@ impl Device for Cpu {
             // The values of another plan lie where the guard bands of this one are.
             self.arena.bytes_mut().fill(CANARY);
         }
+        if probe.is_none() && self.checks == Checks::None && self.guard() == 0 {
+            // One hand-over to the threads for all launches.
+            let p = &self.plans[plan];
+            self.pool.install(|| {
+                for (Scheduled { launch, .. }, call) in p.launches.iter().zip(&p.calls) {
+                    let (Code::Host(routine) | Code::Definition(routine)) = &launch.code;
+                    routine(call);
+                }
+            });
+            return Ok(());
+        }
         for i in 0..self.plans[plan].launches.len() {
             if self.checks == Checks::Poison {
                 self.poison(plan, i);

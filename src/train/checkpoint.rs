@@ -103,7 +103,7 @@ pub fn card(file: &WeightFile) -> Result<Card> {
     Ok(card)
 }
 
-/// Puts weights, velocities and the best weights of an unfinished run back.
+/// Puts the weights back, and the velocities and best weights of an unfinished run.
 pub fn restore(file: &Arc<WeightFile>, net: &mut Network) -> Result<Best> {
     let graph = net.session.graph.clone();
     let read = |name: &str, shape: &[usize]| -> Result<Vec<f32>> {
@@ -118,6 +118,9 @@ pub fn restore(file: &Arc<WeightFile>, net: &mut Network) -> Result<Best> {
         net.session.write(v, Data::F32(&read(graph.name(v), graph.dims(v))?))?;
     }
     let mut best = vec![];
+    if card(file)?.state.finished {
+        return Ok(best);
+    }
     for part in &net.parts {
         let mut weights = vec![];
         for (&w, &v) in part.params.iter().zip(&part.velocity) {

@@ -168,6 +168,29 @@ struct Batch {
 }
 
 impl Samples<'_> {
+    /// Refuses what would end in NaN: one bad number spoils every weight in one step.
+    fn check(&self, rows: [&[usize]; 2]) -> Result<()> {
+        let bad = |i: usize, what: &str, x: f32, fix: &str| {
+            Err(Error::job(format!("picture {} has the {what} {x}", i + 1)).fix(fix))
+        };
+        for &i in rows.into_iter().flatten() {
+            if !(self.weight[i].is_finite() && self.weight[i] >= 0.0) {
+                return bad(i, "weight", self.weight[i], "weights are numbers from 0 up");
+            }
+            if let Targets::Ratings(d, all) = &self.targets
+                && let Some(x) = all[i * d..(i + 1) * d].iter().find(|x| !x.is_finite())
+            {
+                return bad(i, "rating", *x, "ratings are numbers");
+            }
+        }
+        for (rows, what) in rows.into_iter().zip(["train on", "monitor"]) {
+            if !rows.is_empty() && rows.iter().all(|&i| self.weight[i] == 0.0) {
+                return Err(Error::job(format!("all pictures to {what} have weight 0")).fix("check the weights"));
+            }
+        }
+        Ok(())
+    }
+
     /// The rows of a batch, padded to `n` with the first row at weight 0.
     fn batch(&self, rows: &[usize], n: usize) -> Batch {
         let mut weight: Vec<f32> = rows.iter().map(|&i| self.weight[i]).collect();
@@ -240,6 +263,7 @@ pub fn fit(
     if train.is_empty() {
         return Err(Error::usage("no pictures to train on").fix("check the manifest and the folds"));
     }
+    data.check([train, val])?;
     best.resize(net.parts.len(), vec![]);
     let total = train.len().div_ceil(net.batch) as u32;
     while !state.finished {
@@ -272,37 +296,44 @@ pub fn fit(
     restore(net, best)
 }
 
-/// One update of every part that still learns; returns the mean loss over the parts.
+/// One update of every part that still learns; returns the mean loss over the parts. On an error `state` is as it was.
 fn step(net: &mut Network, data: &Samples, b: &Batch, s: &Settings, state: &mut State) -> Result<f64> {
+    let rows: f64 = b.weight.iter().map(|w| *w as f64).sum();
+    let mut losses = vec![0.0; net.parts.len()];
+    // Rows that do not count have no mean, and so no gradient.
+    if rows > 0.0 {
+        update(net, data, b, s, state)?;
+        for (part, loss) in net.parts.iter().zip(&mut losses) {
+            *loss = net.session.read(part.loss)?[0] as f64;
+        }
+    }
+    if let Some(l) = losses.iter().find(|l| !l.is_finite()) {
+        return Err(diverged(*l, &format!("in epoch {} at batch {}", state.epoch + 1, state.batches + 1)));
+    }
+    state.loss_sum.iter_mut().zip(&losses).for_each(|(sum, loss)| *sum += loss * rows);
+    state.weight_sum += rows;
+    state.batches += 1;
+    state.step += 1;
+    Ok(losses.iter().sum::<f64>() / losses.len() as f64)
+}
+
+fn diverged(loss: f64, place: &str) -> Error {
+    Error::job(format!("the loss is {loss} {place}"))
+        .fix("lower --lr, or look at the ratings and weights; the last checkpoint is as it was")
+}
+
+/// Runs the training plan on a batch.
+fn update(net: &mut Network, data: &Samples, b: &Batch, s: &Settings, state: &State) -> Result<()> {
     data.feed(net, b)?;
     data.feed_targets(net, b)?;
     net.session.write(net.state, Data::U32(&[s.seed as u32, (s.seed >> 32) as u32, state.step]))?;
     for (part, p) in net.parts.iter().zip(&state.parts) {
-        // A part that has stopped takes steps of length zero: its weights stay as they are.
-        let lr = if p.stopped { 0.0 } else { p.schedule.lr(state.epoch, state.step as u64) as f32 };
-        let first = if state.step == 0 { 1.0 } else { 0.0 };
-        net.session.write(part.hyper, Data::F32(&[lr, s.momentum, s.weight_decay, first]))?;
+        let (lr, first) = (p.schedule.lr(state.epoch, state.step as u64) as f32, (state.step == 0) as u8 as f32);
+        // A part that has stopped stays where it is: without a momentum of zero its velocity would carry it on.
+        let hyper = if p.stopped { [0.0; 4] } else { [lr, s.momentum, s.weight_decay, first] };
+        net.session.write(part.hyper, Data::F32(&hyper))?;
     }
-    net.session.run(TRAIN)?;
-    let rows: f64 = b.weight.iter().map(|w| *w as f64).sum();
-    let mut mean = 0.0;
-    for (i, part) in net.parts.iter().enumerate() {
-        let loss = net.session.read(part.loss)?[0] as f64;
-        if !loss.is_finite() && rows > 0.0 {
-            return Err(Error::job(format!(
-                "the loss is {loss} in epoch {} at batch {}",
-                state.epoch + 1,
-                state.batches + 1
-            ))
-            .fix("lower --lr, or look at the ratings and weights; the last checkpoint is as it was"));
-        }
-        state.loss_sum[i] += loss * rows;
-        mean += loss / net.parts.len() as f64;
-    }
-    state.weight_sum += rows;
-    state.batches += 1;
-    state.step += 1;
-    Ok(mean)
+    net.session.run(TRAIN)
 }
 
 /// Measures, lowers rates, remembers the best weights, and decides whether to go on.
@@ -316,6 +347,9 @@ fn end_epoch(
 ) -> Result<()> {
     let train_loss: Vec<f64> = state.loss_sum.iter().map(|l| l / state.weight_sum).collect();
     let val_loss = if val.is_empty() { None } else { Some(losses(net, data, val)?) };
+    if let Some(l) = val_loss.iter().flatten().find(|l| !l.is_finite()) {
+        return Err(diverged(*l, &format!("on the monitored pictures after epoch {}", state.epoch + 1)));
+    }
     let mean = |l: &[f64]| l.iter().sum::<f64>() / l.len() as f64;
     state.history.push(Epoch {
         epoch: state.epoch + 1,

@@ -1,0 +1,371 @@
+//! Runs that are stopped, killed or run out of disk, as people do it to the program: afterwards everything there is
+//! is whole, and the run that goes on ends as if nothing had happened. And the long commands, once each, in miniature.
+#![cfg(unix)]
+
+use deep_affect::bundled;
+use deep_affect::rng::{Rng, Stream};
+use deep_affect::train::checkpoint;
+use deep_affect::weights::WeightFile;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const CHECKPOINT: &str = "run/checkpoint.safetensors";
+
+/// A folder with `set.csv` and 24 pictures.
+fn folder() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("pictures")).unwrap();
+    let mut table = String::from("path,valence,arousal,group,kind\n");
+    for i in 0..24u32 {
+        let path = format!("pictures/{i}.png");
+        let pixel = |x: u32, y: u32| image::Rgb([(11 * i) as u8, (x * 5) as u8, (y * (i + 1)) as u8]);
+        image::RgbImage::from_fn(40 + i, 30, pixel).save(dir.path().join(&path)).unwrap();
+        let kind = ["sea", "sky"][i as usize % 2];
+        table.push_str(&format!("{path},{},{},g{},{kind}\n", 1.0 + (i % 9) as f32, 8.5 - 0.25 * i as f32, i / 2));
+    }
+    fs::write(dir.path().join("set.csv"), table).unwrap();
+    dir
+}
+
+const MODEL: [&str; 9] =
+    ["--image", "32", "--width", "32", "--init-missing", "--head", "12,6", "--features", "object,scene"];
+const TRAIN: [&str; 12] =
+    ["train", "set.csv", "--out", "run", "--batch", "4", "--patience", "0", "--plateau", "20", "--threads", "1"];
+
+fn program(dir: &Path, args: &[&str]) -> Command {
+    let mut c = Command::new(env!("CARGO_BIN_EXE_deep-affect"));
+    c.args(args).current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    c
+}
+
+fn train<'a>(epochs: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&TRAIN[..], &MODEL, &["--val", "0.2", "--epochs", epochs], more].concat()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+fn good(dir: &Path, args: &[&str]) -> String {
+    let out = program(dir, args).output().unwrap();
+    assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));
+    text(&out.stdout).to_string()
+}
+
+/// The last line on stderr, which is the only one that says `error: `.
+fn complaint(out: &Output) -> &str {
+    let err = text(&out.stderr);
+    assert!(!err.contains("panicked"), "{err}");
+    assert_eq!(err.lines().filter(|l| l.starts_with("error: ")).count(), 1, "{err}");
+    let last = err.lines().last().unwrap();
+    assert!(last.starts_with("error: "), "{err}");
+    last
+}
+
+/// Every file below a folder.
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut all = vec![];
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { all.extend(files(&path)) } else { all.push(path) }
+    }
+    all.sort();
+    all
+}
+
+/// Files that no finished run leaves.
+fn strays(dir: &Path) -> Vec<PathBuf> {
+    let stray = |p: &PathBuf| p.file_name().unwrap().to_str().unwrap().starts_with('.');
+    files(dir).into_iter().filter(stray).collect()
+}
+
+/// What a run is worth: the checkpoint and the predictions, byte for byte.
+fn results(dir: &Path) -> [Vec<u8>; 2] {
+    ["checkpoint.safetensors", "predictions.csv"].map(|f| fs::read(dir.join("run").join(f)).unwrap())
+}
+
+fn same(dir: &Path, want: &[Vec<u8>; 2]) {
+    let got = results(dir);
+    assert!(got[0] == want[0], "another checkpoint");
+    assert!(got[1] == want[1], "other predictions");
+    assert_eq!(strays(dir), [] as [PathBuf; 0]);
+}
+
+fn signal(child: &Child, name: &str) {
+    assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+}
+
+/// An uninterrupted run of about two seconds: its epochs, its results and how long it took.
+fn uninterrupted() -> (String, [Vec<u8>; 2], Duration) {
+    let dir = folder();
+    let start = Instant::now();
+    good(dir.path(), &train("20", &[]));
+    let each = start.elapsed().as_secs_f64() / 20.0;
+    fs::remove_dir_all(dir.path().join("run")).unwrap();
+    let epochs = ((2.0 / each) as u32).clamp(20, 3000).to_string();
+    let start = Instant::now();
+    good(dir.path(), &train(&epochs, &[]));
+    let time = start.elapsed();
+    println!("{epochs} epochs in {time:.1?}");
+    same(dir.path(), &results(dir.path()));
+    (epochs, results(dir.path()), time)
+}
+
+/// Starts a run, waits until it has written its first checkpoint and a little more, and sends a signal.
+fn stopped(dir: &Path, args: &[&str], name: &str, wait: Duration) -> (ExitStatus, String) {
+    let mut child = program(dir, args).spawn().unwrap();
+    let start = Instant::now();
+    while !dir.join(CHECKPOINT).exists() && child.try_wait().unwrap().is_none() {
+        assert!(start.elapsed() < Duration::from_secs(60), "no checkpoint after a minute");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    std::thread::sleep(wait);
+    signal(&child, name);
+    let out = child.wait_with_output().unwrap();
+    (out.status, text(&out.stderr).to_string())
+}
+
+fn state(dir: &Path) -> deep_affect::train::fit::State {
+    checkpoint::card(&WeightFile::open(dir.join(CHECKPOINT)).unwrap()).unwrap().state
+}
+
+#[test]
+fn stopped_and_killed_runs_end_like_others() {
+    let (epochs, want, time) = uninterrupted();
+    let (first, again) = (train(&epochs, &[]), train(&epochs, &["--resume"]));
+
+    for name in ["-INT", "-TERM"] {
+        let dir = folder();
+        let (status, err) = stopped(dir.path(), &first, name, time / 4);
+        assert_eq!(status.code(), Some(130), "{name}: {err}");
+        assert!(err.lines().last().unwrap().starts_with("error: stopped "), "{err}");
+        assert!(err.contains("stopping after this step"), "{err}");
+        let half = state(dir.path());
+        assert!(!half.finished && half.step > 0 && half.epoch < epochs.parse().unwrap());
+        assert!(!dir.path().join("run/predictions.csv").exists());
+        // What there is can be used.
+        let picture = ["predict", "--model", CHECKPOINT, "pictures/3.png"];
+        assert!(good(dir.path(), &picture).contains("valence_1to9"));
+        // And stopped once more.
+        let (status, err) = stopped(dir.path(), &again, name, time / 8);
+        assert!(status.code() == Some(130) || status.success(), "{name}: {err}");
+        good(dir.path(), &again);
+        same(dir.path(), &want);
+        // A finished run is not continued: its report is written again, and more epochs are refused.
+        fs::remove_file(dir.path().join("run/predictions.csv")).unwrap();
+        good(dir.path(), &again);
+        same(dir.path(), &want);
+        let out = program(dir.path(), &train("9999", &["--resume"])).output().unwrap();
+        assert!(complaint(&out).contains("finished run") && out.status.code() == Some(1), "{}", complaint(&out));
+    }
+
+    let (dir, mut rng, mut alive) = (folder(), Rng::new(3, Stream::Test(0), 0), 0);
+    for _ in 0..5 {
+        let args = if dir.path().join(CHECKPOINT).exists() { &again } else { &first };
+        let mut child = program(dir.path(), args).spawn().unwrap();
+        std::thread::sleep(time.mul_f32(rng.uniform()));
+        alive += child.try_wait().unwrap().is_none() as u32;
+        child.kill().unwrap();
+        let out = child.wait_with_output().unwrap();
+        assert!(out.status.success() || out.status.signal() == Some(9), "{}", text(&out.stderr));
+        if dir.path().join(CHECKPOINT).exists() {
+            state(dir.path());
+        }
+    }
+    println!("{alive} of 5 were killed at work");
+    assert!(alive >= 1);
+    let args = if dir.path().join(CHECKPOINT).exists() { &again } else { &first };
+    good(dir.path(), args);
+    same(dir.path(), &want);
+}
+
+#[test]
+fn a_run_resumes_only_on_its_own_data_and_settings() {
+    let dir = folder();
+    let p = dir.path();
+    let out = program(p, &train("2", &["--resume"])).output().unwrap();
+    assert!(complaint(&out).contains("checkpoint.safetensors: "), "{}", complaint(&out));
+    let (status, _) = stopped(p, &train("3000", &[]), "-INT", Duration::ZERO);
+    assert_eq!(status.code(), Some(130));
+    let refused = |more: &[&str], part: &str| {
+        let out = program(p, &train("3000", &[&["--resume"], more].concat())).output().unwrap();
+        assert!(out.status.code() == Some(1) && complaint(&out).contains(part), "{}", complaint(&out));
+    };
+    refused(&["--lr", "0.1"], "with other settings");
+    refused(&["--keep", "0.9"], "with other settings");
+    refused(&["--seed", "4"], "on other data");
+    // Another picture of the same name and size.
+    let picture = p.join("pictures/5.png");
+    let old = fs::read(&picture).unwrap();
+    image::RgbImage::from_pixel(45, 30, image::Rgb([1, 2, 3])).save(&picture).unwrap();
+    refused(&[], "on other data");
+    fs::write(&picture, old).unwrap();
+    // Fewer epochs than were run: the best weights so far.
+    good(p, &train("1", &["--resume"]));
+    assert!(state(p).finished);
+}
+
+#[test]
+fn a_full_disk_leaves_whole_files() {
+    // The limit on the size of files stands for the disk: 160 blocks hold the pictures and no checkpoint.
+    let dir = folder();
+    let mut sh = Command::new("sh");
+    sh.args(["-c", "trap '' XFSZ; ulimit -f 160; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_deep-affect")]);
+    let out = sh.args(train("5", &[])).current_dir(dir.path()).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(out.status.code(), Some(1), "{}", text(&out.stderr));
+    assert!(complaint(&out).contains(": cannot write: "), "{}", complaint(&out));
+    assert!(complaint(&out).contains("run/checkpoint.safetensors"), "{}", complaint(&out));
+    assert_eq!(strays(dir.path()), [] as [PathBuf; 0]);
+    assert!(!dir.path().join(CHECKPOINT).exists() && !dir.path().join("run/predictions.csv").exists());
+
+    // With an old checkpoint in place, the old one stays.
+    good(dir.path(), &train("2", &[]));
+    let old = results(dir.path());
+    let mut sh = Command::new("sh");
+    sh.args(["-c", "trap '' XFSZ; ulimit -f 160; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_deep-affect")]);
+    let out = sh.args(train("5", &[])).current_dir(dir.path()).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(out.status.code(), Some(1), "{}", text(&out.stderr));
+    same(dir.path(), &old);
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_one_line() {
+    let dir = folder();
+    fs::write(dir.path().join("file"), "").unwrap();
+    fs::create_dir(dir.path().join("closed")).unwrap();
+    let mode = |m| fs::set_permissions(dir.path().join("closed"), std::os::unix::fs::PermissionsExt::from_mode(m));
+    mode(0o555).unwrap();
+    let all = fs::write(dir.path().join("closed/probe"), "").is_ok(); // The superuser may write anywhere.
+    let _ = fs::remove_file(dir.path().join("closed/probe"));
+    let before = files(dir.path());
+    for out in ["file", "file/run", "closed/run", "closed"] {
+        if all && out.starts_with("closed") {
+            println!("not tried: {out}, for the superuser");
+            continue;
+        }
+        let args: Vec<&str> = train("2", &[]).into_iter().map(|a| if a == "run" { out } else { a }).collect();
+        let got = program(dir.path(), &args).output().unwrap();
+        assert_eq!((got.status.code(), text(&got.stderr).lines().count()), (Some(1), 1), "{}", text(&got.stderr));
+        assert!(complaint(&got).contains(out) && complaint(&got).contains("; "), "{}", complaint(&got));
+        assert_eq!(files(dir.path()), before);
+    }
+    mode(0o755).unwrap();
+}
+
+#[test]
+fn cross_validate_in_miniature() {
+    let dir = folder();
+    let p = dir.path();
+    let of = |out, more: &[&'static str]| {
+        let args = [&["cross-validate", "set.csv", "--out", out, "--folds", "2", "--epochs", "2"], &MODEL[..], more];
+        good(p, &args.concat())
+    };
+    let said = of("cv", &["--threads", "2"]);
+    assert!(said.contains("valence") && said.contains("arousal"), "{said}");
+    let read = |f: &str| fs::read_to_string(p.join(f)).unwrap();
+    let (folds, predictions) = (read("cv/folds.csv"), read("cv/predictions.csv"));
+    assert_eq!((folds.lines().count(), predictions.lines().count()), (25, 25));
+    // Groups stay together: g0 is rows 0 and 1.
+    let fold: Vec<&str> = folds.lines().skip(1).map(|l| l.rsplit_once(',').unwrap().1).collect();
+    assert!(fold.chunks(2).all(|g| g[0] == g[1]) && fold.contains(&"0") && fold.contains(&"1"), "{folds}");
+    let _: serde_json::Value = serde_json::from_str(&read("cv/folds.json")).unwrap();
+    // The same folds from the file, on another number of threads: the same predictions.
+    of("again", &["--threads", "1", "--fold-file", "cv/folds.csv"]);
+    assert_eq!(read("again/predictions.csv"), predictions);
+    assert_eq!(strays(p), [] as [PathBuf; 0]);
+
+    let child = program(p, &[&["cross-validate", "set.csv", "--out", "no", "--epochs", "9999"], &MODEL[..]].concat());
+    let mut child = { child }.spawn().unwrap();
+    while !p.join("no/folds.csv").exists() {
+        assert!(child.try_wait().unwrap().is_none());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    signal(&child, "-INT");
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(130), "{}", text(&out.stderr));
+    assert!(!p.join("no/predictions.csv").exists());
+}
+
+#[test]
+fn frozen_towers_run_once() {
+    let dir = folder();
+    let p = dir.path();
+    good(p, &train("3", &["--freeze", "all"]));
+    let first = results(p);
+    let cached = |p: &Path| {
+        let name = |f: &PathBuf| f.file_name().unwrap().to_str().unwrap().to_string();
+        files(&p.join("run/cache")).iter().map(name).filter(|f| f.starts_with("features-")).collect::<Vec<_>>()
+    };
+    assert_eq!(cached(p).len(), 1);
+    for f in ["run/checkpoint.safetensors", "run/predictions.csv"] {
+        fs::remove_file(p.join(f)).unwrap();
+    }
+    good(p, &train("3", &["--freeze", "all"]));
+    same(p, &first);
+    // What the head was trained to say of a picture, the whole model says.
+    let row = text(&first[1]).lines().nth(1).unwrap();
+    let path = row.split(',').next().unwrap();
+    let said: serde_json::Value = serde_json::from_str(&good(p, &["predict", "--model", CHECKPOINT, path])).unwrap();
+    let valence = said["valence_1to9"].as_f64().unwrap() as f32;
+    assert!(row.split(',').any(|c| c.parse() == Ok(valence)), "{valence} is not in {row}");
+}
+
+#[test]
+fn pretrain_on_the_bundled_drawings_and_train_on_it() {
+    let dir = folder();
+    let p = dir.path();
+    let csv = bundled::unpack(&p.join("emoji")).unwrap();
+    let tiny = ["--epochs", "1", "--width", "64", "--dense", "8", "--image", "32", "--out", "tower.safetensors"];
+    let args = [&["pretrain", csv.to_str().unwrap(), "--label", "face", "--tower", "object"][..], &tiny].concat();
+    let said = good(p, &args);
+    assert!(said.contains("5 classes, 1 epochs") && said.contains("% right"), "{said}");
+    let said = good(p, &["inspect", "tower.safetensors"]);
+    assert!(said.contains("conv1_1.weight") && said.contains("happiness"), "{said}");
+    let weights = ["--features", "object", "--weights", "object=tower.safetensors", "--image", "32", "--head", "6"];
+    good(p, &[&TRAIN[..], &weights, &["--epochs", "2"]].concat());
+    let out = program(p, &[&args[..], &["--min-count", "5000"]].concat()).output().unwrap();
+    assert!(complaint(&out).contains("fewer than two classes"), "{}", complaint(&out));
+}
+
+#[test]
+fn profile_as_table_and_as_json() {
+    let dir = tempfile::tempdir().unwrap();
+    let tiny = ["--width", "64", "--image", "32", "--head", "8", "--repeat", "2", "--threads", "2"];
+    for pass in ["infer", "train"] {
+        let args = [&["profile", "--pass", pass, "--batch", "2"], &tiny[..]].concat();
+        let table = good(dir.path(), &args);
+        for part in ["object.conv1_1", "conv.fprop", "GFLOP", "median"] {
+            assert!(table.contains(part), "{table}");
+        }
+        assert!(!table.contains("definition: no routine"), "{table}");
+        let json: serde_json::Value =
+            serde_json::from_str(&good(dir.path(), &[&args[..], &["--json"]].concat())).unwrap();
+        let launches = json["launches"].as_array().unwrap();
+        assert_eq!((json["pass"].as_str(), json["batch"].as_u64()), (Some(pass), Some(2)));
+        assert!(launches.len() > 40 && json["median_s"].as_f64().unwrap() > 0.0);
+        assert!(launches.iter().all(|l| l["definition"] == false && l["median_ms"].as_f64().unwrap() >= 0.0));
+        assert!(launches.iter().all(|l| l["share_percent"].as_f64().unwrap() >= 0.0));
+        assert_eq!(launches.iter().any(|l| l["op"] == "sgd"), pass == "train");
+    }
+}
+
+#[test]
+fn demo_where_the_towers_are_bundled() {
+    let towers = bundled::towers().count();
+    if towers == 0 {
+        println!("skipped: 1 test, this program was built without bundled towers");
+        return;
+    }
+    assert_eq!(towers, 3);
+    let dir = tempfile::tempdir().unwrap();
+    let said = good(dir.path(), &["demo", "--epochs", "1", "--out", "demo"]);
+    assert!(said.contains("valence") && said.contains("intensity"), "{said}");
+    for f in ["checkpoint.safetensors", "predictions.csv", "metrics.json", "report.html", "emoji/NOTICE"] {
+        assert!(dir.path().join("demo").join(f).exists(), "{f}");
+    }
+    assert_eq!(strays(dir.path()), [] as [PathBuf; 0]);
+}

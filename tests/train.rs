@@ -1,0 +1,567 @@
+//! Training: resumed runs, thread counts, batches and padding change no bit; bad numbers end it with one line.
+
+mod common;
+use common::{reference, small};
+use deep_affect::data::{Alpha, DecodeOptions, LoadOptions, Pictures};
+use deep_affect::device::{Cpu, Data, Device, Session};
+use deep_affect::error::{Kind, Result};
+use deep_affect::graph::Kind as Role;
+use deep_affect::models::{Architecture, Config};
+use deep_affect::ops::optim::Sgd;
+use deep_affect::plan::Options;
+use deep_affect::preprocess::Resize;
+use deep_affect::train::checkpoint::{self, Card, Stored};
+use deep_affect::train::features::{self, Extracted};
+use deep_affect::train::fit::{self, Best, Inputs, Samples, Settings, SgdForm, State, Targets, Watch};
+use deep_affect::train::network::{EVAL, Network, PENALTY, TRAIN, Task};
+use deep_affect::train::params::{Initial, MappedFile};
+use deep_affect::train::predictor::{self, Predictor};
+use deep_affect::train::schedule::{PlateauRule, Threshold};
+use deep_affect::weights::WeightFile;
+use deep_affect::weights::init::Rule;
+use std::path::Path;
+use std::sync::Arc;
+
+fn cpu(threads: usize) -> Box<dyn Device> {
+    Box::new(Cpu::new(Some(threads)).unwrap())
+}
+
+/// Pictures of 32 x 32, each with a colour and a gradient of its own.
+fn pictures(n: u32) -> Pictures {
+    let png = |i: u32| {
+        let pixel = |x: u32, y: u32| image::Rgb([(i * 37) as u8, (x * (i % 7 + 1)) as u8, (y * 8) as u8 ^ i as u8]);
+        let mut out = std::io::Cursor::new(vec![]);
+        image::RgbImage::from_fn(32, 32, pixel).write_to(&mut out, image::ImageFormat::Png).unwrap();
+        (i.to_string(), out.into_inner())
+    };
+    let files: Vec<_> = (0..n).map(png).collect();
+    let items: Vec<(&str, &[u8])> = files.iter().map(|(n, b)| (n.as_str(), b.as_slice())).collect();
+    let options =
+        LoadOptions { size: 32, resize: Resize::SquashNearest, decode: DecodeOptions::default(), cache_dir: None };
+    Pictures::from_bytes(&items, &options, &()).unwrap().accept(false).unwrap()
+}
+
+/// Two ratings a picture, and weights of 1 and 2.
+fn samples(pictures: &Pictures) -> Samples<'_> {
+    let n = pictures.len();
+    let ratings = (0..2 * n).map(|i| 1.0 + (i * i % 17) as f32 / 4.0).collect();
+    let weight = (0..n).map(|i| 1.0 + (i % 2) as f32).collect();
+    Samples { inputs: Inputs::Pictures(pictures), targets: Targets::Ratings(2, ratings), weight }
+}
+
+fn config(architecture: Architecture) -> Config {
+    let mut c = small(architecture, 64, 0.5);
+    (c.head, c.keep) = (vec![12, 7], vec![0.5, 0.75]);
+    c.towers[1].keep = 0.5;
+    c.towers[1].l2 = 2e-4;
+    c
+}
+
+fn end_to_end(config: &Config) -> Task {
+    Task::EndToEnd { config: config.clone(), frozen: vec![] }
+}
+
+fn initial() -> Initial {
+    let mut initial = Initial::new(5, true);
+    initial.rule = Rule::He;
+    initial
+}
+
+/// A network that has not begun: its weights are all zero.
+fn empty(task: &Task, batch: usize, form: SgdForm, device: Box<dyn Device>) -> Network {
+    let sgd = Sgd { form: form.into(), nesterov: false, dampening: 0.0 };
+    Network::new(task, batch, sgd, Options::default(), device).unwrap()
+}
+
+fn network(task: &Task, batch: usize, form: SgdForm, device: Box<dyn Device>) -> Network {
+    let mut net = empty(task, batch, form, device);
+    let params = net.params();
+    for part in &net.parts {
+        initial().fill(&mut net.session, &params, &part.prefix, &[]).unwrap();
+    }
+    net
+}
+
+fn settings(epochs: u32) -> Settings {
+    // Nearly every epoch lowers the rate.
+    let plateau = Some(PlateauRule { wait: 1, threshold: Threshold::Abs(1.0), ..PlateauRule::keras() });
+    Settings { epochs, batch: 4, lr: 2e-3, plateau, patience: 0, seed: 11, ..Settings::default() }
+}
+
+fn card(task: &Task, s: &Settings, state: &State) -> Card {
+    Card {
+        format: checkpoint::FORMAT.into(),
+        task: task.clone(),
+        settings: s.clone(),
+        state: state.clone(),
+        train_mean: vec![0.0; 2],
+        classes: vec![],
+        data: String::new(),
+        made_by: "a test".into(),
+        alpha: Alpha::Drop,
+    }
+}
+
+/// Parameters and velocities, bit for bit.
+fn bits(net: &Network) -> Vec<Vec<u32>> {
+    let all = net.params().into_iter().chain(net.parts.iter().flat_map(|p| p.velocity.clone()));
+    all.map(|v| net.session.read(v).unwrap().iter().map(|x| x.to_bits()).collect()).collect()
+}
+
+/// Asks to stop after some updates, and then writes a checkpoint.
+struct Stopper<'a> {
+    left: u32,
+    path: &'a Path,
+    task: &'a Task,
+    settings: &'a Settings,
+}
+
+impl Watch for Stopper<'_> {
+    fn step(&mut self, _: &State, _: u32, _: f64) -> bool {
+        self.left -= 1;
+        self.left == 0
+    }
+    fn keep(&mut self, net: &Network, state: &State, best: &Best) -> Result<()> {
+        match self.left {
+            0 => checkpoint::save(self.path, &card(self.task, self.settings, state), net, best, &[]),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a run comes to: parameters and velocities, the state with its history, the best weights.
+type End = (Vec<Vec<u32>>, State, Best);
+
+fn whole(task: &Task, data: &Samples, rows: [&[usize]; 2], s: &Settings) -> End {
+    let mut net = network(task, s.batch, s.form, cpu(2));
+    let (mut state, mut best) = (State::new(s, net.parts.len()).unwrap(), vec![]);
+    fit::fit(&mut net, data, rows, s, &mut state, &mut best, &mut ()).unwrap();
+    (bits(&net), state, best)
+}
+
+/// The same in sessions of `every` updates, each in a network of its own; looks at each state it resumes from.
+fn pieces(
+    task: &Task,
+    data: &Samples,
+    rows: [&[usize]; 2],
+    s: &Settings,
+    every: u32,
+    look: &mut dyn FnMut(&State),
+) -> End {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.safetensors");
+    let mut net = network(task, s.batch, s.form, cpu(2));
+    let (mut state, mut best) = (State::new(s, net.parts.len()).unwrap(), vec![]);
+    loop {
+        let mut watch = Stopper { left: every, path: &path, task, settings: s };
+        match fit::fit(&mut net, data, rows, s, &mut state, &mut best, &mut watch) {
+            Ok(()) => return (bits(&net), state, best),
+            Err(e) => assert_eq!(e.kind(), Kind::Interrupted, "{e}"),
+        }
+        let file = WeightFile::open(&path).unwrap();
+        let stopped = checkpoint::card(&file).unwrap();
+        assert_eq!(stopped, card(task, s, &state));
+        net = empty(task, s.batch, s.form, cpu(2));
+        (state, best) = (stopped.state, checkpoint::restore(&file, &mut net).unwrap());
+        look(&state);
+    }
+}
+
+/// 11 rows in batches of 4: epochs of 3 updates, the last batch padded.
+const TRAINED: [usize; 11] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10];
+const MONITORED: [usize; 5] = [11, 12, 13, 14, 15];
+
+fn resumes(task: &Task, data: &Samples, s: &Settings, look: &mut dyn FnMut(&State)) {
+    let rows: [&[usize]; 2] = [&TRAINED, &MONITORED];
+    let want = whole(task, data, rows, s);
+    assert!(want.0.iter().flatten().any(|x| *x != 0) && want.1.history.iter().all(|e| e.val_loss.is_some()));
+    let lowered = want.1.parts.iter().filter(|p| p.schedule.lr(0, 0) < s.lr).count();
+    assert!(lowered > 0, "the rate should fall on the way: {:?}", want.1.history);
+    // In the middle of epochs, at their ends, and everywhere.
+    for every in [2, 3, 1, 7] {
+        let got = pieces(task, data, rows, s, every, look);
+        assert_eq!(got.1, want.1, "stopped every {every} updates");
+        assert_eq!(got.2, want.2, "stopped every {every} updates");
+        assert!(got.0 == want.0, "stopped every {every} updates: other weights or velocities");
+    }
+}
+
+#[test]
+fn a_resumed_run_has_the_same_bits() {
+    let pictures = pictures(16);
+    for form in [SgdForm::Keras, SgdForm::Torch] {
+        let s = Settings { form, weight_decay: 1e-3, ..settings(6) };
+        resumes(&end_to_end(&config(Architecture::Shared)), &samples(&pictures), &s, &mut |_| ());
+    }
+}
+
+/// The second target of the monitored pictures is far from what the others teach: its part stops early.
+fn one_part_stops<'a>(pictures: &'a Pictures) -> Samples<'a> {
+    let mut data = samples(pictures);
+    let Targets::Ratings(_, ratings) = &mut data.targets else { unreachable!() };
+    for (i, r) in ratings.chunks_exact_mut(2).enumerate() {
+        (r[0], r[1]) = (3.0, if MONITORED.contains(&i) { -9.0 } else { 9.0 });
+    }
+    data
+}
+
+#[test]
+fn a_resumed_split_run_has_the_same_bits_with_one_part_stopped() {
+    let pictures = pictures(16);
+    let (task, data) = (end_to_end(&config(Architecture::Split)), one_part_stops(&pictures));
+    let s = Settings { patience: 2, lr: 1e-3, ..settings(8) };
+    let mut half = 0;
+    resumes(&task, &data, &s, &mut |state| half += (state.parts[1].stopped && !state.parts[0].stopped) as u32);
+    assert!(half > 3, "{half} times resumed with one part stopped");
+}
+
+#[test]
+fn a_part_that_has_stopped_stays_where_it_is() {
+    struct Seen(Vec<Vec<f32>>, u32);
+    impl Watch for Seen {
+        fn keep(&mut self, net: &Network, state: &State, _: &Best) -> Result<()> {
+            if state.parts[1].stopped && !state.parts[0].stopped {
+                let now: Vec<_> = net.parts[1].params.iter().map(|v| net.session.read(*v).unwrap()).collect();
+                assert!(self.1 == 0 || self.0 == now, "weights moved after the part had stopped");
+                (self.0, self.1) = (now, self.1 + 1);
+            }
+            Ok(())
+        }
+    }
+    let pictures = pictures(16);
+    let data = one_part_stops(&pictures);
+    for form in [SgdForm::Keras, SgdForm::Torch] {
+        let s = Settings { patience: 2, lr: 1e-3, form, weight_decay: 0.1, ..settings(8) };
+        let mut net = network(&end_to_end(&config(Architecture::Split)), 4, form, cpu(1));
+        let (mut state, mut seen) = (State::new(&s, 2).unwrap(), Seen(vec![], 0));
+        fit::fit(&mut net, &data, [&TRAINED, &MONITORED], &s, &mut state, &mut vec![], &mut seen).unwrap();
+        assert!(seen.1 >= 2, "{} epochs with one part stopped", seen.1);
+    }
+}
+
+fn extract(c: &Config, pictures: &Pictures) -> Extracted {
+    let all: Vec<usize> = (0..pictures.len()).collect();
+    features::extract(c, &initial(), pictures, &all, 3, cpu(2), &()).unwrap().0
+}
+
+#[test]
+fn a_resumed_head_has_the_same_bits() {
+    let (pictures, c) = (pictures(16), config(Architecture::Split));
+    let data = Samples { inputs: Inputs::Features(extract(&c, &pictures).members), ..samples(&pictures) };
+    resumes(&Task::Head { config: c }, &data, &Settings { lr: 2e-2, ..settings(6) }, &mut |_| ());
+}
+
+/// Large enough that every routine cuts its work into pieces.
+fn wide(architecture: Architecture) -> Config {
+    let mut c = small(architecture, 8, 0.5);
+    for t in &mut c.towers {
+        t.dense = vec![64];
+    }
+    (c.head, c.keep) = (vec![300, 60], vec![0.5, 0.5]);
+    c
+}
+
+#[test]
+fn training_has_the_same_bits_on_any_number_of_threads() {
+    let pictures = pictures(16);
+    let (task, data) = (end_to_end(&wide(Architecture::Shared)), samples(&pictures));
+    let s = Settings { batch: 5, ..settings(2) };
+    let ends: Vec<End> = [1, 2, 4, 2]
+        .into_iter()
+        .map(|threads| {
+            let mut net = network(&task, s.batch, s.form, cpu(threads));
+            let (mut state, mut best) = (State::new(&s, 1).unwrap(), vec![]);
+            fit::fit(&mut net, &data, [&TRAINED, &MONITORED], &s, &mut state, &mut best, &mut ()).unwrap();
+            (bits(&net), state, best)
+        })
+        .collect();
+    for (i, end) in ends.iter().enumerate() {
+        assert_eq!(end.1, ends[0].1, "run {i}");
+        assert!(end.0 == ends[0].0 && end.2 == ends[0].2, "run {i}");
+    }
+}
+
+/// A finished checkpoint of a network.
+fn saved(dir: &Path, task: &Task, net: &Network, extra: &[Stored]) -> Arc<WeightFile> {
+    let s = settings(1);
+    let state = State { finished: true, ..State::new(&s, net.parts.len()).unwrap() };
+    let path = dir.join("m.safetensors");
+    checkpoint::save(&path, &card(task, &s, &state), net, &vec![], extra).unwrap();
+    WeightFile::open(path).unwrap()
+}
+
+#[test]
+fn predictions_depend_neither_on_batch_nor_place_nor_threads() {
+    let (dir, pictures) = (tempfile::tempdir().unwrap(), pictures(33));
+    let square = pictures.bytes().len() / 33;
+    for architecture in [Architecture::Shared, Architecture::Split] {
+        let task = end_to_end(&wide(architecture));
+        let file = saved(dir.path(), &task, &network(&task, 1, SgdForm::Keras, cpu(1)), &[]);
+        let mut want: Vec<f32> = vec![];
+        for (batch, threads) in [(1, 1), (1, 2), (2, 4), (7, 1), (7, 2), (32, 4), (32, 1)] {
+            let mut p = Predictor::new(&file, batch, cpu(threads)).unwrap();
+            let got = p.predict(pictures.bytes()).unwrap();
+            if want.is_empty() {
+                want = got.clone();
+                assert!(want.chunks(2).skip(1).all(|y| y != &want[..2]) && want.iter().all(|y| y.is_finite()));
+            }
+            assert_eq!(got, want, "batch {batch}, {threads} threads");
+            // Every place: the same pictures, beginning elsewhere.
+            for shift in [1, 5, 20] {
+                let mut squares = pictures.bytes().to_vec();
+                squares.rotate_left(shift * square);
+                let mut got = p.predict(&squares).unwrap();
+                got.rotate_right(2 * shift);
+                assert_eq!(got, want, "batch {batch}, {threads} threads, shifted by {shift}");
+            }
+        }
+        assert!(Predictor::new(&file, 2, cpu(1)).unwrap().predict(&pictures.bytes()[1..]).is_err());
+    }
+}
+
+#[test]
+fn mapped_weights_are_as_good_as_copied_ones() {
+    let (dir, pictures) = (tempfile::tempdir().unwrap(), pictures(3));
+    let c = wide(Architecture::Split);
+    let file = saved(dir.path(), &end_to_end(&c), &network(&end_to_end(&c), 1, SgdForm::Keras, cpu(1)), &[]);
+    let (mut answers, mut memory) = (vec![], vec![]);
+    for mapped in [true, false] {
+        let (g, image, outputs) = predictor::build(&c, 3);
+        let want: Vec<_> = outputs.iter().map(|o| o.1).collect();
+        let mut s = Session::new(g, &[&want], Options::default(), cpu(2)).unwrap();
+        for v in s.graph.of_kind(Role::Param).collect::<Vec<_>>() {
+            let name = s.graph.name(v).to_string();
+            match file.aligned_f32(&name) {
+                Some(range) if mapped => s.bind(v, Arc::new(MappedFile(file.clone())), range).unwrap(),
+                _ => s.write(v, Data::F32(&file.tensor(&name).unwrap().to_f32().unwrap())).unwrap(),
+            }
+        }
+        s.write(image, Data::U8(pictures.bytes())).unwrap();
+        s.run(0).unwrap();
+        memory.push(s.device().memory()[0]);
+        answers.push(want.iter().map(|v| s.read(*v).unwrap()).collect::<Vec<_>>());
+    }
+    assert_eq!(answers[0], answers[1]);
+    assert!(memory[0] * 10 < memory[1], "{memory:?}: hardly anything was mapped");
+    let predicted = Predictor::new(&file, 3, cpu(2)).unwrap().predict(pictures.bytes()).unwrap();
+    let valence: Vec<f32> = predicted.chunks(2).map(|y| y[0]).collect();
+    assert_eq!(valence, answers[0][0]);
+}
+
+/// Loss and gradients of one update over some rows: with PyTorch's form the first velocity is the gradient.
+fn gradients(task: &Task, data: &Samples, rows: &[usize], batch: usize) -> (f64, Vec<Vec<f64>>) {
+    let s = Settings { epochs: 1, batch, plateau: None, form: SgdForm::Torch, ..settings(1) };
+    let mut net = network(task, batch, s.form, reference());
+    let mut state = State::new(&s, net.parts.len()).unwrap();
+    let mut loss = Losses(vec![]);
+    fit::fit(&mut net, data, [rows, &[]], &s, &mut state, &mut vec![], &mut loss).unwrap();
+    assert_eq!((state.step, loss.0.len()), (1, net.parts.len()));
+    let velocity = net.parts.iter().flat_map(|p| &p.velocity);
+    (loss.0.iter().sum(), velocity.map(|v| net.session.read64(*v).unwrap()).collect())
+}
+
+/// The exact losses of the last update.
+struct Losses(Vec<f64>);
+impl Watch for Losses {
+    fn keep(&mut self, net: &Network, _: &State, _: &Best) -> Result<()> {
+        self.0 = net.parts.iter().map(|p| net.session.read64(p.loss).unwrap()[0]).collect();
+        Ok(())
+    }
+}
+
+fn close(a: &[Vec<f64>], b: &[Vec<f64>]) {
+    assert_eq!(a.len(), b.len());
+    for (i, (a, b)) in a.iter().zip(b).enumerate() {
+        let scale = b.iter().fold(1.0f64, |m, x| m.max(x.abs()));
+        assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-12 * scale), "tensor {i}");
+    }
+}
+
+#[test]
+fn a_padded_batch_has_the_loss_and_the_gradient_of_its_rows() {
+    let pictures = pictures(16);
+    let (task, data) = (end_to_end(&config(Architecture::Shared)), samples(&pictures));
+    for rows in [&[3usize, 8, 14][..], &[6], &[1, 2]] {
+        let (loss, grads) = gradients(&task, &data, rows, rows.len());
+        let (padded_loss, padded) = gradients(&task, &data, rows, 4);
+        assert!((loss - padded_loss).abs() <= 1e-12 * loss, "{loss} {padded_loss}");
+        close(&padded, &grads);
+        assert!(grads.iter().filter(|g| g.iter().any(|x| x.abs() > 1e-6)).count() * 3 > grads.len());
+    }
+}
+
+#[test]
+fn rows_of_weight_zero_change_nothing() {
+    let pictures = pictures(16);
+    let (task, mut data) = (end_to_end(&config(Architecture::Shared)), samples(&pictures));
+    data.weight[2..9].fill(0.0);
+    // In batches of one whole batches do not count.
+    let s = Settings { batch: 1, ..settings(2) };
+    let (weights, state, _) = whole(&task, &data, [&TRAINED, &MONITORED], &s);
+    assert!(weights.iter().flatten().all(|x| f32::from_bits(*x).is_finite()));
+    assert!(state.history.iter().all(|e| e.train_loss.is_finite()) && state.step == 22);
+}
+
+#[test]
+fn frozen_towers_do_not_change_and_the_rest_does() {
+    let pictures = pictures(16);
+    let c = config(Architecture::Shared);
+    let frozen = vec!["object".to_string(), "face".to_string()];
+    let task = Task::EndToEnd { config: c, frozen };
+    let mut net = network(&task, 4, SgdForm::Keras, cpu(2));
+    let all = |net: &Network| -> Vec<(String, Vec<f32>)> {
+        net.params().iter().map(|v| (net.session.graph.name(*v).into(), net.session.read(*v).unwrap())).collect()
+    };
+    let before = all(&net);
+    let s = Settings { weight_decay: 0.1, ..settings(2) };
+    let mut state = State::new(&s, 1).unwrap();
+    fit::fit(&mut net, &samples(&pictures), [&TRAINED, &[]], &s, &mut state, &mut vec![], &mut ()).unwrap();
+    let (mut same, mut moved) = (0, 0);
+    for ((name, old), (_, new)) in before.iter().zip(all(&net)) {
+        let free = name.starts_with("scene.") || name.starts_with("head.");
+        if free {
+            moved += (*old != new) as usize;
+        } else {
+            same += 1;
+            assert_eq!(*old, new, "{name}");
+        }
+    }
+    assert!(same > 40 && moved > 30, "{same} kept, {moved} moved");
+}
+
+#[test]
+fn a_head_on_features_is_the_whole_model_with_frozen_towers() {
+    let (dir, pictures) = (tempfile::tempdir().unwrap(), pictures(16));
+    for architecture in [Architecture::Shared, Architecture::Split] {
+        let mut c = config(architecture);
+        c.towers[1].keep = 1.0; // A tower that is trained has dropout, a frozen one has not.
+        let data = samples(&pictures);
+        let made = |made: u32| {
+            let cache = dir.path().join(format!("{architecture:?}"));
+            std::fs::create_dir_all(&cache).unwrap();
+            let (e, _) = features::cached(&c, &initial(), &pictures, 3, cpu(2), &cache, &()).unwrap();
+            let files: Vec<_> = std::fs::read_dir(&cache).unwrap().map(|f| f.unwrap().path()).collect();
+            assert_eq!(files.len(), 1);
+            if made == 1 {
+                // A damaged file is made again.
+                std::fs::write(&files[0], b"damaged").unwrap();
+            }
+            e
+        };
+        let e = made(0);
+        for i in [1, 2, 3] {
+            let again = made(i);
+            assert!(again.members == e.members, "features, time {i}");
+            let sorted = |e: &Extracted| {
+                let mut t = e.towers.clone();
+                t.sort_by(|a, b| a.0.cmp(&b.0));
+                t
+            };
+            assert!(sorted(&again) == sorted(&e), "towers, time {i}");
+        }
+
+        let s = Settings { lr: 2e-2, ..settings(3) };
+        let train = |task: &Task, data: &Samples| {
+            let mut net = network(task, s.batch, s.form, cpu(2));
+            let mut state = State::new(&s, net.parts.len()).unwrap();
+            fit::fit(&mut net, data, [&TRAINED, &MONITORED], &s, &mut state, &mut vec![], &mut ()).unwrap();
+            (net, state)
+        };
+        let head = Task::Head { config: c.clone() };
+        let cached = Samples { inputs: Inputs::Features(e.members.clone()), ..samples(&pictures) };
+        let (mut net, _) = train(&head, &cached);
+        let rows: Vec<usize> = (0..16).collect();
+        let by_head = fit::predict(&mut net, &cached, &rows).unwrap();
+        let file = saved(dir.path(), &head, &net, &e.towers);
+        let by_model = Predictor::new(&file, 5, cpu(1)).unwrap().predict(pictures.bytes()).unwrap();
+        assert_eq!(by_head, by_model, "{architecture:?}");
+        // The slow way round gives the same bits.
+        let frozen = c.towers.iter().map(|t| t.name.clone()).collect();
+        let (mut slow, _) = train(&Task::EndToEnd { config: c.clone(), frozen }, &data);
+        assert_eq!(fit::predict(&mut slow, &data, &rows).unwrap(), by_head, "{architecture:?}");
+    }
+}
+
+/// The run ends with one line that has all parts, before anything was kept; the state is the one before the step.
+fn refused(data: &Samples, s: &Settings, parts: &[&str]) {
+    struct Last(State);
+    impl Watch for Last {
+        fn step(&mut self, state: &State, _: u32, _: f64) -> bool {
+            self.0 = state.clone();
+            false
+        }
+        fn keep(&mut self, _: &Network, state: &State, _: &Best) -> Result<()> {
+            self.0 = state.clone();
+            Ok(())
+        }
+    }
+    let mut net = network(&end_to_end(&config(Architecture::Shared)), s.batch, s.form, cpu(1));
+    let mut state = State::new(s, 1).unwrap();
+    let mut last = Last(state.clone());
+    let e = fit::fit(&mut net, data, [&TRAINED, &MONITORED], s, &mut state, &mut vec![], &mut last).unwrap_err();
+    let text = e.to_string();
+    assert_eq!((e.kind(), text.lines().count()), (Kind::Job, 1));
+    assert!(parts.iter().all(|p| text.contains(p)), "{text}");
+    assert_eq!(state, last.0, "{text}");
+    // What is kept can be read again: no NaN has come into it.
+    assert_eq!(serde_json::from_str::<State>(&serde_json::to_string(&state).unwrap()).unwrap(), state);
+}
+
+#[test]
+fn bad_numbers_end_a_run_with_one_line() {
+    let pictures = pictures(16);
+    for (row, x) in [(4, f32::NAN), (10, f32::INFINITY), (12, f32::NAN)] {
+        let mut data = samples(&pictures);
+        let Targets::Ratings(_, ratings) = &mut data.targets else { unreachable!() };
+        ratings[2 * row + 1] = x;
+        refused(&data, &settings(2), &[&format!("picture {} has the rating {x}", row + 1)]);
+        let mut data = samples(&pictures);
+        data.weight[row] = -x;
+        refused(&data, &settings(2), &[&format!("picture {} has the weight {}", row + 1, -x), "from 0 up"]);
+    }
+    let mut data = samples(&pictures);
+    data.weight[..11].fill(0.0);
+    refused(&data, &settings(2), &["all pictures to train on have weight 0"]);
+    let mut data = samples(&pictures);
+    data.weight[11..].fill(0.0);
+    refused(&data, &settings(2), &["all pictures to monitor have weight 0"]);
+    // In the second step, and in the first epoch's last one: then only the monitored pictures show it.
+    refused(&samples(&pictures), &Settings { lr: 1e30, ..settings(2) }, &["the loss is ", "in epoch 1", "--lr"]);
+    let once = Settings { lr: 1e30, batch: 11, ..settings(2) };
+    refused(&samples(&pictures), &once, &["the loss is ", "monitored pictures after epoch 1", "--lr"]);
+}
+
+#[test]
+fn the_penalty_is_in_the_loss_and_in_the_gradient() {
+    let pictures = pictures(16);
+    let data = samples(&pictures);
+    let mut with = small(Architecture::Shared, 64, 1.0);
+    let without = with.clone();
+    with.towers[1].l2 = 2e-4;
+    let rows = [0usize, 5, 9, 13];
+    let (loss, grads) = gradients(&end_to_end(&with), &data, &rows, 4);
+    let (plain_loss, plain) = gradients(&end_to_end(&without), &data, &rows, 4);
+
+    let mut net = network(&end_to_end(&with), 4, SgdForm::Torch, reference());
+    let lambda = 2e-4f32 as f64;
+    let (mut by_hand, mut penalised, mut want) = (0.0, 0, plain.clone());
+    for (i, &v) in net.parts[0].params.iter().enumerate() {
+        let name = net.session.graph.name(v);
+        if name.starts_with("scene.conv") && name.ends_with(".weight") {
+            let w = net.session.read64(v).unwrap();
+            by_hand += lambda * w.iter().map(|w| w * w).sum::<f64>();
+            want[i].iter_mut().zip(&w).for_each(|(g, w)| *g += 2.0 * lambda * w);
+            penalised += 1;
+        }
+    }
+    assert_eq!(penalised, 13);
+    assert!(by_hand > 1e-4 && (loss - plain_loss - by_hand).abs() <= 1e-12 * loss, "{loss} {plain_loss} {by_hand}");
+    close(&grads, &want);
+    // The monitored loss has it too, from a plan of its own.
+    net.session.run(PENALTY).unwrap();
+    let penalty = net.session.read64(net.parts[0].penalty.unwrap()).unwrap()[0];
+    assert!((penalty - by_hand).abs() <= 1e-12 * by_hand);
+    let monitored = fit::losses(&mut net, &data, &rows).unwrap()[0];
+    assert!((monitored - loss).abs() <= 1e-6 * loss, "{monitored} {loss}");
+    assert_eq!((TRAIN, EVAL), (0, 1));
+}
