@@ -2,7 +2,7 @@
 
 | floor | modules | what |
 |---|---|---|
-| 0 | [`error`] [`shape`] [`rng`] [`par`] [`preprocess`] [`atomic`] [`progress`] | vocabulary |
+| 0 | [`error`] [`shape`] [`rng`] [`par`] [`preprocess`] [`atomic`] [`progress`] [`table`] | vocabulary |
 | 1 | [`kernel`] [`host`] | what a launch is; vector routines of the CPU |
 | 2 | [`graph`] [`weights`] [`data`] [`bundled`] | static graph; mapped weight files; ratings and pictures |
 | 3 | [`ops`] | definition, adjoint and lowering of every op |
@@ -62,5 +62,6 @@ pub mod progress;
 pub mod report;
 pub mod rng;
 pub mod shape;
+pub mod table;
 pub mod train;
 pub mod weights;

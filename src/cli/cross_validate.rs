@@ -2,7 +2,8 @@
 
 use super::{Compute, output};
 use crate::atomic;
-use super::job::{DataFlags, Job, ModelFlags, TrainFlags};
+use super::flags::{DataFlags, ModelFlags, TrainFlags};
+use super::job::{Job};
 use crate::data::folds;
 use crate::error::{Error, Result};
 use crate::report::folder::{Outcome, write_folder};

@@ -1,7 +1,8 @@
 //! `demo`: the main job on the bundled set.
 
 use super::Compute;
-use super::job::{DataFlags, Job, TrainFlags, described_tower};
+use super::flags::{DataFlags, TrainFlags, described_tower};
+use super::job::{Job};
 use super::train::train;
 use crate::bundled;
 use crate::data::Alpha;

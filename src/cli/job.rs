@@ -1,224 +1,23 @@
-//! What `train`, `cross-validate` and `demo` share: flags, pictures, towers, one training run.
+//! What `train`, `cross-validate` and `demo` share: pictures, towers, one training run.
 
+use super::flags::{DataFlags, TrainFlags};
 use super::{Bar, Compute, stopped};
-use crate::data::manifest::TARGETS;
 use crate::data::{Alpha, DecodeOptions, LoadOptions, Manifest, Pictures, folds, hash};
 use crate::device::{Data, Device};
 use crate::error::{Error, Result};
-use crate::models::{Architecture, Config, OutAct, STATISTICS, Tower, TowerOutput};
+use crate::models::{Config, STATISTICS, TowerOutput};
 use crate::ops::optim::Sgd;
 use crate::plan::Options;
-use crate::preprocess::Preprocess;
 use crate::progress::Progress;
 use crate::report::folder::prepare;
 use crate::train::checkpoint::{self, Card, Stored};
 use crate::train::features::{self, Extracted};
-use crate::train::fit::{self, Best, Inputs, Samples, Settings, SgdForm, State, Targets, Watch};
+use crate::train::fit::{self, Best, Inputs, Samples, Settings, State, Targets, Watch};
 use crate::train::network::{Network, Task};
 use crate::train::params::Initial;
-use crate::train::schedule::PlateauRule;
-use crate::weights::{TowerWeights, WeightFile};
-use clap::Args;
-use std::path::{Path, PathBuf};
+use crate::weights::WeightFile;
+use std::path::Path;
 use std::time::{Duration, Instant};
-
-/// The model.
-#[derive(Args, Clone, Debug)]
-pub struct ModelFlags {
-    /// One network for all targets, or one complete network for each.
-    #[arg(long, value_enum, default_value_t = Architecture::Shared)]
-    pub architecture: Architecture,
-    /// Towers to use.
-    #[arg(long, value_delimiter = ',', default_value = "object,scene,face", value_name = "NAMES")]
-    pub features: Vec<String>,
-    /// Expression classes of the face tower: 5, or 9 with surprise, disgust, contempt and neutral.
-    #[arg(long, default_value_t = 5, value_name = "N")]
-    pub face_classes: usize,
-    /// What a tower hands to the head: class probabilities, or its last convolution averaged over the image (for towers
-    /// without dense layers).
-    #[arg(long, value_enum, default_value_t = TowerOutput::Softmax)]
-    pub tower_output: TowerOutput,
-    /// Hidden layers of the head.
-    #[arg(long, value_delimiter = ',', default_value = "3000,1000,500", value_name = "WIDTHS")]
-    pub head: Vec<usize>,
-    /// Probability to KEEP a hidden unit of the head while training; 1 is no dropout.
-    #[arg(long, default_value_t = 0.5, value_name = "P")]
-    pub keep: f32,
-    /// Activation of the output layer.
-    #[arg(long, value_enum, default_value_t = OutAct::Linear)]
-    pub out_act: OutAct,
-    /// Side of the square image in pixels, a multiple of 32.
-    #[arg(long, default_value_t = 224, value_name = "PIXELS")]
-    pub image: usize,
-    /// Divides the channels of every convolution and the hidden dense layers of the towers: for small experiments.
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    pub width: usize,
-    /// Weights of a tower; repeatable: `--weights object=vgg16.safetensors`.
-    #[arg(long = "weights", value_name = "TOWER=FILE")]
-    pub weights: Vec<String>,
-    /// Draw parameters that no file gives (Glorot uniform, seeded).
-    #[arg(long)]
-    pub init_missing: bool,
-    /// Towers that are not trained: names, or `all`. When all are frozen their features are computed once.
-    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
-    pub freeze: Vec<String>,
-    /// Preprocessing of towers whose weight file does not state one: keras, torch, caffe-places, unit.
-    #[arg(long, value_name = "NAME")]
-    pub preprocess: Option<String>,
-}
-
-/// The training.
-#[derive(Args, Clone, Debug)]
-pub struct TrainFlags {
-    /// Most epochs.
-    #[arg(long, default_value_t = 200, value_name = "N")]
-    pub epochs: u32,
-    #[arg(long, default_value_t = 25, value_name = "N")]
-    pub batch: usize,
-    /// Learning rate.
-    #[arg(long, default_value_t = 4e-4, value_name = "RATE")]
-    pub lr: f64,
-    #[arg(long, default_value_t = 0.9, value_name = "M")]
-    pub momentum: f32,
-    #[arg(long)]
-    pub nesterov: bool,
-    /// Whose SGD: the two differ once the rate changes.
-    #[arg(long, value_enum, default_value_t = SgdForm::Keras)]
-    pub sgd: SgdForm,
-    #[arg(long, default_value_t = 0.0, value_name = "D")]
-    pub weight_decay: f32,
-    /// Epochs without a decrease of the monitored loss after which the rate is divided by ten (not below 6e-6); 0 keeps it.
-    #[arg(long, default_value_t = 4, value_name = "N")]
-    pub plateau: u32,
-    /// Epochs without a decrease of the monitored loss after which training stops; 0 never stops early.
-    #[arg(long, default_value_t = 6, value_name = "N")]
-    pub patience: u32,
-    /// Part of the pictures that is set apart before anything else, never trained on and never monitored; groups stay
-    /// together. The report then shows these.
-    #[arg(long, default_value_t = 0.0, value_name = "PART")]
-    pub test: f64,
-    /// Part of the training pictures that is held out and monitored; 0 monitors the training loss.
-    #[arg(long, default_value_t = 0.1, value_name = "PART")]
-    pub val: f64,
-    /// Decides every random choice: initial weights, order, masks, folds.
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    pub seed: u64,
-}
-
-/// The data.
-#[derive(Args, Clone, Debug)]
-pub struct DataFlags {
-    /// Columns of the manifest to predict.
-    #[arg(long, value_delimiter = ',', default_values_t = TARGETS.map(String::from), value_name = "COLUMNS")]
-    pub targets: Vec<String>,
-    /// Leave out pictures that cannot be read instead of stopping before the first step.
-    #[arg(long)]
-    pub skip_bad: bool,
-    /// Do not turn pictures upright by their EXIF orientation.
-    #[arg(long)]
-    pub ignore_exif: bool,
-    /// What to do with transparency: drop it (as the published networks' pipelines do), or lay drawings over white.
-    #[arg(long, value_enum, default_value_t = Alpha::Drop)]
-    pub alpha: Alpha,
-    /// Folder for resized pictures and features of frozen towers; by default `cache` in the output folder.
-    #[arg(long, value_name = "DIR")]
-    pub cache: Option<PathBuf>,
-}
-
-impl TrainFlags {
-    pub fn settings(&self) -> Result<Settings> {
-        if self.batch == 0 || self.epochs == 0 {
-            return Err(Error::usage("--batch and --epochs must be at least 1"));
-        }
-        for (name, part) in [("val", self.val), ("test", self.test)] {
-            if !(0.0..1.0).contains(&part) {
-                return Err(Error::usage(format!("--{name} {part} is not a part from 0 to below 1")));
-            }
-        }
-        Ok(Settings {
-            epochs: self.epochs,
-            batch: self.batch,
-            lr: self.lr,
-            plateau: (self.plateau > 0).then(|| PlateauRule { wait: self.plateau, ..PlateauRule::keras() }),
-            momentum: self.momentum,
-            nesterov: self.nesterov,
-            form: self.sgd,
-            weight_decay: self.weight_decay,
-            patience: self.patience,
-            seed: self.seed,
-        })
-    }
-}
-
-impl ModelFlags {
-    /// The model, where its first weights come from, and the towers that are not trained.
-    pub fn model(&self, targets: &[String], seed: u64) -> Result<(Config, Initial, Vec<String>)> {
-        if self.image == 0 || !self.image.is_multiple_of(32) {
-            return Err(Error::usage(format!("--image {} is not a multiple of 32", self.image))
-                .fix("five 2x2 pools halve the image five times"));
-        }
-        if self.width == 0 || !(self.keep > 0.0 && self.keep <= 1.0) {
-            return Err(Error::usage("--width must be at least 1 and --keep in (0, 1]"));
-        }
-        let mut config = Config::published(self.architecture, &self.features, self.face_classes)?;
-        config.tower_output = self.tower_output;
-        config.standardize = self.tower_output == TowerOutput::Pooled;
-        (config.head, config.keep) = (self.head.clone(), vec![self.keep; self.head.len()]);
-        (config.out_act, config.image, config.targets) = (self.out_act, self.image, targets.to_vec());
-        for t in &mut config.towers {
-            t.width = self.width;
-            t.dense.iter_mut().for_each(|d| *d = (*d / self.width).max(1));
-            if let Some(p) = &self.preprocess {
-                t.preprocess = Preprocess::preset(p)?;
-            }
-        }
-        let mut initial = Initial::new(seed, self.init_missing);
-        for spec in &self.weights {
-            let Some((tower, file)) = spec.split_once('=') else {
-                return Err(Error::usage(format!("--weights {spec}"))
-                    .fix("write TOWER=FILE, for example object=vgg16.safetensors"));
-            };
-            let Some(t) = config.towers.iter_mut().find(|t| t.name == tower) else {
-                return Err(Error::usage(format!("--weights {spec}: there is no tower `{tower}`"))
-                    .fix(format!("choose from {}", self.features.join(", "))));
-            };
-            let weights = TowerWeights::open(file)?;
-            if let Some(described) = described_tower(&weights)? {
-                *t = Tower { name: t.name.clone(), ..described };
-            }
-            match (weights.preprocess(), &self.preprocess) {
-                (Ok(p), _) => t.preprocess = p,
-                (Err(_), Some(_)) => {}
-                (Err(e), None) => return Err(e),
-            }
-            initial.tower(tower, weights);
-        }
-        Ok((config, initial, self.frozen()?))
-    }
-
-    /// Names of the towers that are not trained.
-    fn frozen(&self) -> Result<Vec<String>> {
-        if self.freeze == ["all"] {
-            return Ok(self.features.clone());
-        }
-        match self.freeze.iter().find(|f| !self.features.contains(f)) {
-            Some(f) => Err(Error::usage(format!("--freeze {f}: there is no such tower"))
-                .fix(format!("choose from {}, or all", self.features.join(", ")))),
-            None => Ok(self.freeze.clone()),
-        }
-    }
-}
-
-/// The tower that a file of `pretrain` describes in its header.
-pub fn described_tower(weights: &TowerWeights) -> Result<Option<Tower>> {
-    let Some(text) = weights.file.metadata().get(TOWER) else { return Ok(None) };
-    serde_json::from_str(text).map(Some).map_err(|e| {
-        Error::file(weights.file.path(), format!("its description of the tower cannot be read: {e}")).at("header")
-    })
-}
-
-/// Metadata key of a tower file: JSON of [`Tower`].
-pub const TOWER: &str = "tower";
 
 /// Splits rows by a part, groups kept together: [rest, part]. A row without a group is its own.
 pub fn split(manifest: &Manifest, rows: &[usize], part: f64, seed: u64) -> Result<[Vec<usize>; 2]> {

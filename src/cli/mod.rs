@@ -1,6 +1,7 @@
 /*! Floor 10: the commands. One file each: its flags, what it does with the library, what it prints. Results go to stdout,
 everything else (progress, remarks, errors) to stderr. */
 
+mod flags;
 mod job;
 mod output;
 mod progress;

@@ -7,7 +7,7 @@ use crate::data::decode::MAX_FILE;
 use crate::data::{LoadOptions, Pictures, Source, walk};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
-use crate::train::folds::number;
+use crate::table::number;
 use crate::train::predictor::Predictor;
 use clap::{Args, ValueEnum};
 use std::io::{IsTerminal, Read, stdin, stdout};

@@ -1,6 +1,7 @@
 //! `pretrain`: one tower as a classifier, saved as a weight file for `train --weights`.
 
-use super::job::{TOWER, load_pictures, split};
+use super::flags::{TOWER};
+use super::job::{load_pictures, split};
 use super::{Bar, Compute, output, stopped};
 use crate::data::{Alpha, DecodeOptions, LoadOptions, Manifest};
 use crate::error::{Error, Result};

@@ -1,6 +1,6 @@
 //! `profile`: where the time of an inference or of a training step goes, launch by launch.
 
-use super::job::ModelFlags;
+use super::flags::{ModelFlags};
 use super::train::peak_memory;
 use super::{Compute, output};
 use crate::data::manifest::TARGETS;
@@ -11,7 +11,7 @@ use crate::kernel::Cost;
 use crate::ops::optim::{Form, Sgd};
 use crate::plan::Options;
 use crate::rng::{Rng, Stream};
-use crate::train::folds::text_table;
+use crate::table::text_table;
 use crate::train::network::{Network, TRAIN, Task};
 use crate::train::params::Initial;
 use crate::train::predictor;

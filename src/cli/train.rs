@@ -1,6 +1,7 @@
 //! `train`: the fused model on a manifest, from the first step to the report.
 
-use super::job::{DataFlags, Job, ModelFlags, TrainFlags, split};
+use super::flags::{DataFlags, ModelFlags, TrainFlags};
+use super::job::{Job, split};
 use super::{Compute, output};
 use crate::error::Result;
 use crate::report::folder::{Outcome, write_folder};

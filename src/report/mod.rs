@@ -11,7 +11,7 @@ pub use crate::train::fit::Epoch;
 pub use folder::{Outcome, prepare, write_folder};
 
 use crate::error::{Error, Result};
-use crate::train::folds::number;
+use crate::table::number;
 use crate::train::metrics::{Dimension, Metrics};
 use minijinja::value::Serde;
 use minijinja::{Environment, context};

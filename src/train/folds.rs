@@ -1,7 +1,8 @@
-/*! Means and sample SDs over the folds of a cross-validation, and the aligned text tables that metrics are printed in. */
+//! Means and sample SDs over the folds of a cross-validation.
 
 use super::metrics::{Field, Metrics};
 use crate::error::{Error, Result};
+use crate::table::{number, text_table};
 use serde::{Deserialize, Serialize};
 
 /// Mean and sample SD (n-1) over folds. Both are None where a fold has no value; the SD also for a single fold.
@@ -97,39 +98,6 @@ impl FoldMetrics {
     }
 }
 
-/// A number with `decimals` digits after the point; a dash where there is none.
-pub fn number(value: Option<f64>, decimals: usize) -> String {
-    match value {
-        Some(v) => {
-            let text = format!("{v:.decimals$}");
-            // -0.0001 to three digits is 0, without a sign.
-            if text.bytes().all(|b| b"-0.".contains(&b)) { text.trim_start_matches('-').into() } else { text }
-        }
-        None => "-".into(),
-    }
-}
-
-/// Lays out a table for a terminal: the first column to the left, the others to the right, a rule under the header.
-pub fn text_table(header: &[String], rows: &[Vec<String>]) -> String {
-    let width = |c: usize| {
-        let cells = std::iter::once(header).chain(rows.iter().map(Vec::as_slice)).filter_map(|r| r.get(c));
-        cells.map(|s| s.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    let mut out = String::new();
-    let mut line = |row: &[String]| {
-        for (c, &w) in widths.iter().enumerate() {
-            let cell = row.get(c).map_or("", String::as_str);
-            out += &if c == 0 { format!("{cell:<w$}") } else { format!("  {cell:>w$}") };
-        }
-        out.push('\n');
-    };
-    line(header);
-    line(&widths.iter().map(|&w| "-".repeat(w)).collect::<Vec<_>>());
-    rows.iter().for_each(|r| line(r));
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,12 +125,5 @@ mod tests {
         let other = Metrics::of(&["arousal"], &[2.0], &[2.0], &[5.0]).unwrap();
         assert!(FoldMetrics::of(&[folds[0].clone(), other]).is_err());
         assert!(FoldMetrics::of(&[]).is_err());
-    }
-
-    #[test]
-    fn zero_has_no_sign() {
-        assert_eq!(number(Some(-0.0004), 3), "0.000");
-        assert_eq!(number(Some(-0.0006), 3), "-0.001");
-        assert_eq!(number(None, 3), "-");
     }
 }

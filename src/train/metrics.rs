@@ -2,8 +2,8 @@
 A measure that has no value (the correlation of a constant) is None, hence null in JSON and a dash in tables: never NaN.
 NaN or infinity among the inputs is an error, because an average would hide it. */
 
-use super::folds::{number, text_table};
 use crate::error::{Error, Result};
+use crate::table::{number, text_table};
 use serde::{Deserialize, Serialize};
 
 /// The middle of the 1 to 9 scale: above it is pleasant or aroused, below it is not.
