@@ -1,7 +1,7 @@
 //! Embeds the drawings of `src/bundled/emoji` (the table in `OUT_DIR/drawings.rs`) and the weights beside them.
 
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 fn main() {
@@ -10,27 +10,25 @@ fn main() {
     embed_weights();
 }
 
-/// Writes `WEIGHTS`, every file of `src/bundled/weights` as (stem, bytes), aligned so that tensors need no copy. The
-/// folder may be missing: the files in it are made by this very program.
+/// Writes `WEIGHTS`, every file of `src/bundled/weights` as (stem, bytes). The folder may be missing: the files in it are
+/// made by this very program. (An aligned copy would save a small copy at start, and cost the compiler two minutes.)
 fn embed_weights() {
     let folder = Path::new(&env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("src/bundled/weights");
     // The folder above: naming one that does not exist would run this at every build.
     println!("cargo:rerun-if-changed=src/bundled");
     let mut files: Vec<_> = fs::read_dir(&folder).into_iter().flatten().map(|e| e.unwrap().path()).collect();
     files.retain(|p| p.extension().is_some_and(|e| e == "safetensors"));
+    write("weights.rs", &table("WEIGHTS", files, |p| p.file_stem().unwrap().to_str().unwrap()));
+}
+
+/// The source of a static table of files: (name, bytes), sorted.
+fn table(table: &str, mut files: Vec<PathBuf>, name: impl Fn(&Path) -> &str) -> String {
     files.sort();
-    let mut table = String::new();
-    if !files.is_empty() {
-        table.push_str("#[repr(C, align(64))]\nstruct Aligned<T: ?Sized>(T);\n");
+    let mut text = format!("pub static {table}: &[(&str, &[u8])] = &[\n");
+    for path in &files {
+        writeln!(text, "({:?}, include_bytes!({:?})),", name(path), path.to_str().expect("a path in UTF-8")).unwrap();
     }
-    table.push_str("pub static WEIGHTS: &[(&str, &[u8])] = &[\n");
-    for path in files {
-        let (name, path) = (path.file_stem().unwrap().to_str().unwrap(), path.to_str().expect("a path in UTF-8"));
-        writeln!(table, "({name:?}, {{ static A: &Aligned<[u8]> = &Aligned(*include_bytes!({path:?})); &A.0 }}),")
-            .unwrap();
-    }
-    table.push_str("];\n");
-    write("weights.rs", &table);
+    text + "];\n"
 }
 
 fn write(name: &str, text: &str) {
@@ -41,17 +39,10 @@ fn write(name: &str, text: &str) {
 /// Writes `DRAWINGS`, every PNG of the folder as (file name, bytes), sorted by name.
 fn embed_drawings() {
     let folder = Path::new(&env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("src/bundled/emoji");
-    let mut files: Vec<_> = fs::read_dir(&folder)
+    let files: Vec<_> = fs::read_dir(&folder)
         .unwrap_or_else(|e| panic!("cannot read {}: {e}", folder.display()))
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|e| e == "png"))
         .collect();
-    files.sort();
-    let mut table = String::from("pub static DRAWINGS: &[(&str, &[u8])] = &[\n");
-    for path in files {
-        let (name, path) = (path.file_name().unwrap().to_str().unwrap(), path.to_str().expect("a path in UTF-8"));
-        writeln!(table, "({name:?}, include_bytes!({path:?})),").unwrap();
-    }
-    table.push_str("];\n");
-    write("drawings.rs", &table);
+    write("drawings.rs", &table("DRAWINGS", files, |p| p.file_name().unwrap().to_str().unwrap()));
 }

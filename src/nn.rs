@@ -4,6 +4,7 @@ files. */
 use crate::graph::{Graph, Value};
 use crate::ops::{activation, arith, conv, dense, dropout, image, layout, loss, pool, softmax};
 use crate::preprocess::Preprocess;
+use crate::rng::name_hash;
 use crate::shape::{Type, Window};
 
 /// What a network is built for.
@@ -22,13 +23,12 @@ pub struct Net<'g> {
     pub g: &'g mut Graph,
     mode: Mode,
     scope: String,
-    dropouts: u32,
     penalties: Vec<Value>,
 }
 
 impl<'g> Net<'g> {
     pub fn new(g: &'g mut Graph, mode: Mode) -> Self {
-        Self { g, mode, scope: String::new(), dropouts: 0, penalties: vec![] }
+        Self { g, mode, scope: String::new(), penalties: vec![] }
     }
 
     /// Builds a part whose parameter names begin with `name.`.
@@ -120,8 +120,8 @@ impl<'g> Net<'g> {
         let ty = self.g.ty(x);
         let mask = match self.mode {
             Mode::Train { state } => {
-                self.dropouts += 1;
-                self.g.push1(dropout::Mask { keep, layer: self.dropouts, ty }, &[state])
+                // The name makes the stream: members of a split model draw apart.
+                self.g.push1(dropout::Mask { keep, layer: name_hash(&layer), ty }, &[state])
             }
             Mode::Masked => self.g.input(&format!("{layer}.mask"), ty),
             Mode::Eval => unreachable!("returned above"),

@@ -5,7 +5,7 @@ threads, and a resumed run draws what the uninterrupted one would have drawn. */
 /// What a stream of numbers is for; part of the counter, so that no two uses ever share numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stream {
-    /// Dropout mask of one layer: the layer's number within the graph.
+    /// Dropout mask of one layer: a hash of its name.
     Dropout(u32),
     /// Initial value of one parameter: a hash of its name.
     Init(u32),

@@ -40,7 +40,7 @@ impl Command {
         let flags = TrainFlags {
             epochs: self.epochs,
             batch: 25,
-            lr: 0.02,
+            lr: 0.03,
             momentum: 0.9,
             nesterov: false,
             sgd: crate::train::fit::SgdForm::Keras,
@@ -94,7 +94,7 @@ pub fn model(seed: u64) -> Result<(Config, Initial)> {
         tower_output: TowerOutput::Softmax,
         standardize: false,
         head: vec![256, 128, 64],
-        keep: vec![0.5; 3],
+        keep: vec![0.9; 3],
         out_act: OutAct::Linear,
         image: 64,
         targets: vec!["valence".into(), "intensity".into()],

@@ -43,6 +43,7 @@ pub struct Job {
     pub extracted: Option<Extracted>,
     device: Option<Box<dyn Device>>,
     pub device_name: String,
+    compute: Compute,
 }
 
 impl Job {
@@ -84,6 +85,7 @@ impl Job {
             extracted: None,
             device: Some(device),
             device_name,
+            compute: compute.clone(),
         };
         if job.config.towers.iter().all(|t| job.frozen.contains(&t.name)) {
             job.extract(&cache, &bar)?;
@@ -243,7 +245,7 @@ impl Job {
             Some(e) => (&e.members, train.to_vec()),
             None => {
                 let rows: Vec<usize> = train.iter().copied().step_by(train.len().div_ceil(SAMPLE)).collect();
-                let device = crate::device::open("cpu", None)?;
+                let device = self.compute.open()?;
                 let e = features::extract(&self.config, &self.initial, &self.pictures, &rows, 4, device, &Bar::new())?;
                 sampled = e.0.members;
                 (&sampled, (0..rows.len()).collect())

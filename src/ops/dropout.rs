@@ -13,7 +13,7 @@ use crate::shape::{DType, Type};
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Mask {
     pub keep: f32,
-    /// Number of the dropout layer within the graph: layers draw different masks.
+    /// Which dropout layer (28 bits count): layers draw different masks.
     pub layer: u32,
     pub ty: Type,
 }

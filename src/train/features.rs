@@ -82,7 +82,7 @@ pub fn cached(
     cache: &Path,
     progress: &dyn Progress,
 ) -> Result<(Extracted, Box<dyn Device>)> {
-    let key = key(config, initial, pictures);
+    let key = key(config, initial, pictures, &device.name());
     let path = cache.join(format!("features-{}.safetensors", &key[..16]));
     if let Some(found) = read(&path, &key, config) {
         return Ok((found, device));
@@ -100,10 +100,12 @@ pub fn cached(
 }
 
 /// Everything the features depend on.
-fn key(config: &Config, initial: &Initial, pictures: &Pictures) -> String {
+fn key(config: &Config, initial: &Initial, pictures: &Pictures, device: &str) -> String {
     let mut h = Fnv::default();
     let towers = serde_json::to_vec(&(&config.towers, config.architecture, config.tower_output)).expect("plain data");
-    h.field(&towers).field(initial.fingerprint().as_bytes());
+    // The device without its number of threads: those change no bit.
+    let device = device.split(',').next().unwrap_or(device);
+    h.field(&towers).field(initial.fingerprint().as_bytes()).field(device.as_bytes());
     h.field(&(config.image as u64).to_le_bytes()).field(pictures.bytes());
     format!("{:032x}", h.finish())
 }
