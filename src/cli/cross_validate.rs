@@ -1,8 +1,8 @@
 //! `cross-validate`: one model per fold, judged on the pictures it has not seen.
 
-use super::{Compute, output};
+use super::{command_line, output};
 use crate::atomic;
-use super::flags::{DataFlags, ModelFlags, TrainFlags};
+use super::flags::RunFlags;
 use super::job::{Job};
 use crate::data::folds;
 use crate::error::{Error, Result};
@@ -30,24 +30,17 @@ pub struct Command {
     #[arg(long, value_name = "FILE")]
     fold_file: Option<PathBuf>,
     #[command(flatten)]
-    model: ModelFlags,
-    #[command(flatten)]
-    train: TrainFlags,
-    #[command(flatten)]
-    data: DataFlags,
-    #[command(flatten)]
-    compute: Compute,
+    flags: RunFlags,
 }
 
 impl Command {
     pub fn run(self) -> Result<()> {
-        let model = self.model.model(&self.data.targets, self.train.seed)?;
-        let mut job = Job::load(&self.manifest, &self.out, model, &self.train, &self.data, &self.compute)?;
+        let mut job = Job::of_flags(&self.manifest, &self.out, &self.flags)?;
         let groups = job.manifest.groups();
         let grouped = !self.ungrouped && groups.iter().any(Option::is_some);
         let fold = match &self.fold_file {
             Some(f) => folds::read(f, &job.manifest)?,
-            None => folds::folds(&groups, self.folds, self.train.seed, grouped)?,
+            None => folds::folds(&groups, self.folds, self.flags.train.seed, grouped)?,
         };
         folds::write(self.out.join("folds.csv"), &job.manifest, &fold)?;
         let k = fold.iter().max().map_or(0, |m| m + 1);
@@ -77,9 +70,9 @@ impl Command {
         let kind = if grouped { "groups kept together" } else { "random" };
         let outcome = Outcome {
             title: format!("{k}-fold cross-validation, {kind}"),
-            command: std::env::args().skip(1).fold("deep-affect".into(), |c, a| format!("{c} {a}")),
+            command: command_line(),
             device: job.device_name.clone(),
-            facts: vec![("Seed".into(), self.train.seed.to_string())],
+            facts: vec![("Seed".into(), self.flags.train.seed.to_string())],
             notes: vec![format!(
                 "Every picture was predicted by the model of a fold that had not seen it ({kind}). The measures below \
                  are over all pictures; means over folds are in folds.json."

@@ -1,5 +1,6 @@
 //! Flags of the commands that train: the model, the training, the data.
 
+use super::Compute;
 use crate::data::Alpha;
 use crate::data::manifest::TARGETS;
 use crate::error::{Error, Result};
@@ -11,6 +12,19 @@ use crate::train::schedule::PlateauRule;
 use crate::weights::TowerWeights;
 use clap::Args;
 use std::path::PathBuf;
+
+/// Everything that a run of the fused model is made of.
+#[derive(Args, Clone, Debug)]
+pub struct RunFlags {
+    #[command(flatten)]
+    pub model: ModelFlags,
+    #[command(flatten)]
+    pub train: TrainFlags,
+    #[command(flatten)]
+    pub data: DataFlags,
+    #[command(flatten)]
+    pub compute: Compute,
+}
 
 /// The model.
 #[derive(Args, Clone, Debug)]

@@ -1,6 +1,6 @@
 //! What `train`, `cross-validate` and `demo` share: pictures, towers, one training run.
 
-use super::flags::{DataFlags, TrainFlags};
+use super::flags::{DataFlags, RunFlags, TrainFlags};
 use super::{Bar, Compute, stopped};
 use crate::data::{Alpha, DecodeOptions, LoadOptions, Manifest, Pictures, folds, hash};
 use crate::device::{Data, Device};
@@ -47,6 +47,12 @@ pub struct Job {
 }
 
 impl Job {
+    /// [`Job::load`] with the model that the flags describe.
+    pub fn of_flags(manifest: &Path, out: &Path, f: &RunFlags) -> Result<Self> {
+        let model = f.model.model(&f.data.targets, f.train.seed)?;
+        Self::load(manifest, out, model, &f.train, &f.data, &f.compute)
+    }
+
     /// Reads the manifest, decodes the pictures, runs frozen towers. Every bad picture is listed in
     /// `bad-pictures.csv` of the output folder.
     pub fn load(

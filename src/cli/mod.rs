@@ -80,6 +80,11 @@ impl Compute {
     }
 }
 
+/// The command as the user gave it, for reports.
+fn command_line() -> String {
+    std::env::args().skip(1).fold("deep-affect".into(), |line, word| format!("{line} {word}"))
+}
+
 static STOP: AtomicBool = AtomicBool::new(false);
 
 /// Whether the user asked to stop.

@@ -1,8 +1,8 @@
 //! `train`: the fused model on a manifest, from the first step to the report.
 
-use super::flags::{DataFlags, ModelFlags, TrainFlags};
+use super::flags::RunFlags;
 use super::job::{Job, split};
-use super::{Compute, output};
+use super::{command_line, output};
 use crate::error::Result;
 use crate::report::folder::{Outcome, write_folder};
 use crate::train::fit;
@@ -21,21 +21,14 @@ pub struct Command {
     #[arg(long)]
     resume: bool,
     #[command(flatten)]
-    model: ModelFlags,
-    #[command(flatten)]
-    train: TrainFlags,
-    #[command(flatten)]
-    data: DataFlags,
-    #[command(flatten)]
-    compute: Compute,
+    flags: RunFlags,
 }
 
 impl Command {
     pub fn run(self) -> Result<()> {
-        let model = self.model.model(&self.data.targets, self.train.seed)?;
-        let mut job = Job::load(&self.manifest, &self.out, model, &self.train, &self.data, &self.compute)?;
+        let mut job = Job::of_flags(&self.manifest, &self.out, &self.flags)?;
         let title = format!("Training on {}", self.manifest.file_name().unwrap_or_default().to_string_lossy());
-        train(&mut job, &self.out, self.train.test, self.resume, title, vec![])
+        train(&mut job, &self.out, self.flags.train.test, self.resume, title, vec![])
     }
 }
 
@@ -73,7 +66,7 @@ pub fn train(job: &mut Job, out: &Path, test: f64, resume: bool, title: String, 
     ];
     let outcome = Outcome {
         title,
-        command: std::env::args().skip(1).fold("deep-affect".into(), |c, a| format!("{c} {a}")),
+        command: command_line(),
         device: job.device_name.clone(),
         facts: facts.into_iter().map(|(k, v)| (k.to_string(), v)).collect(),
         notes,

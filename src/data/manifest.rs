@@ -4,7 +4,6 @@ importer has mapped them. */
 
 use super::cache::Source;
 use super::table::{Table, TableOptions, quoted};
-use super::walk;
 use crate::atomic;
 use crate::error::{Error, Result};
 use std::collections::HashMap;
@@ -207,16 +206,6 @@ impl Manifest {
             text.push('\n');
         }
         atomic::write(path, |w| w.write_all(text.as_bytes()))
-    }
-
-    /// A manifest of a folder's pictures without ratings, for prediction.
-    pub fn of_folder(dir: impl AsRef<Path>) -> Result<(Self, walk::Walk)> {
-        let dir = dir.as_ref();
-        let found = walk::walk(dir)?;
-        let name = |p: &PathBuf| p.to_str().map(|p| Row { path: p.to_string(), ..Row::default() });
-        let rows: Option<Vec<Row>> = found.files.iter().map(name).collect();
-        let rows = rows.ok_or_else(|| Error::file(dir, "holds names that are not Unicode").fix("rename them"))?;
-        Ok((Self::new(dir, &[], rows, Vec::new()), found))
     }
 }
 

@@ -50,11 +50,6 @@ impl PlateauRule {
     pub fn keras() -> Self {
         Self { factor: 0.1, wait: 4, threshold: Threshold::Abs(0.0), cooldown: 0, min_lr: 6e-6, eps: 0.0 }
     }
-
-    /// PyTorch's `ReduceLROnPlateau` with its defaults: patience 10, relative threshold 1e-4.
-    pub fn pytorch() -> Self {
-        Self { factor: 0.1, wait: 11, threshold: Threshold::Rel(1e-4), cooldown: 0, min_lr: 0.0, eps: 1e-8 }
-    }
 }
 
 /// Lowers the rate when the loss stops falling; covers Keras's and PyTorch's `ReduceLROnPlateau` (mode `min`).
