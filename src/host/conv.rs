@@ -10,6 +10,7 @@ start at zero and are added to a running sum: more accurate than one chain of a 
 
 use super::simd::{self, Kernel, V16};
 use super::tile::{ROWS, Stretch, Tile, extent, tile};
+use super::winograd::{self, Winograd};
 use super::{LANES, Out, add_parts, cut};
 use crate::kernel::Simd;
 use crate::par;
@@ -39,14 +40,17 @@ pub fn fprop(
     y: &mut [f32],
     scratch: &mut [f32],
 ) {
-    let packed = &mut scratch[..fprop_scratch(shape)];
+    if winograd::suits(shape) {
+        return Winograd::forward(shape).run(simd, x, w, bias, relu, y, scratch);
+    }
+    let packed = &mut scratch[..Gather::forward(shape).packed()];
     fprop_pack(simd, shape, w, packed);
     fprop_packed(simd, shape, x, packed, bias, relu, y);
 }
 
 /// Scratch of [`fprop`], and the size of packed weights, in elements.
 pub fn fprop_scratch(shape: &ConvShape) -> usize {
-    Gather::forward(shape).packed()
+    if winograd::suits(shape) { Winograd::forward(shape).scratch() } else { Gather::forward(shape).packed() }
 }
 
 /// Weights in the order that [`fprop_packed`] reads them; for weights that do not change between launches.
@@ -76,6 +80,9 @@ pub fn fprop_packed(
 
 /// dx = the gradient of the input: dy [N,P,Q,K], w [K,R,S,C/groups], dx [N,H,W,C].
 pub fn dgrad(simd: Simd, shape: &ConvShape, dy: &[f32], w: &[f32], dx: &mut [f32], scratch: &mut [f32]) {
+    if winograd::suits(shape) {
+        return Winograd::backward(shape).run(simd, dy, w, None, false, dx, scratch);
+    }
     let g = Gather::backward(shape);
     assert_eq!(w.len(), shape.k * shape.taps()[0] * shape.taps()[1] * shape.group_c());
     let packed = &mut scratch[..g.packed()];
@@ -94,7 +101,7 @@ pub fn dgrad(simd: Simd, shape: &ConvShape, dy: &[f32], w: &[f32], dx: &mut [f32
 
 /// Scratch of [`dgrad`] in elements.
 pub fn dgrad_scratch(shape: &ConvShape) -> usize {
-    Gather::backward(shape).packed()
+    if winograd::suits(shape) { Winograd::backward(shape).scratch() } else { Gather::backward(shape).packed() }
 }
 
 /// A correlation over a source image: which source pixel lies under tap t of output o, per axis.

@@ -19,6 +19,7 @@ pub trait V16: Copy {
     /// self * b + c, rounded once where the target has such an instruction.
     fn fma(self, b: Self, c: Self) -> Self;
     fn add(self, b: Self) -> Self;
+    fn sub(self, b: Self) -> Self;
     /// The greater of the two; `b` if either is NaN.
     fn max(self, b: Self) -> Self;
 
@@ -186,6 +187,10 @@ impl V16 for Portable {
         Self(std::array::from_fn(|i| self.0[i] + b.0[i]))
     }
     #[inline(always)]
+    fn sub(self, b: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] - b.0[i]))
+    }
+    #[inline(always)]
     fn max(self, b: Self) -> Self {
         Self(std::array::from_fn(|i| if self.0[i] > b.0[i] { self.0[i] } else { b.0[i] }))
     }
@@ -235,6 +240,11 @@ mod x86 {
         fn add(self, b: Self) -> Self {
             // SAFETY: see above.
             Self(unsafe { _mm512_add_ps(self.0, b.0) })
+        }
+        #[inline(always)]
+        fn sub(self, b: Self) -> Self {
+            // SAFETY: see above.
+            Self(unsafe { _mm512_sub_ps(self.0, b.0) })
         }
         #[inline(always)]
         fn max(self, b: Self) -> Self {
@@ -362,6 +372,11 @@ mod x86 {
         fn add(self, b: Self) -> Self {
             // SAFETY: see above.
             unsafe { Self(_mm256_add_ps(self.0, b.0), _mm256_add_ps(self.1, b.1)) }
+        }
+        #[inline(always)]
+        fn sub(self, b: Self) -> Self {
+            // SAFETY: see above.
+            unsafe { Self(_mm256_sub_ps(self.0, b.0), _mm256_sub_ps(self.1, b.1)) }
         }
         #[inline(always)]
         fn max(self, b: Self) -> Self {

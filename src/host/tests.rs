@@ -131,6 +131,12 @@ fn conv_shapes() -> Vec<ConvShape> {
     add([2, 5, 41, 64], 192, same, 1);
     add([1, 9, 43, 128], 12, window([3, 3], [2, 2], [1, 2, 0, 1], [1, 2]), 2);
     add([1, 3, 24, 64], 3, window([1, 5], [1, 1], [0, 30, 0, 28], [1, 3]), 1);
+    // Transformed: even and odd sides, padding of every width, channels that fill no vector, more than one panel and block.
+    add([1, 10, 10, 32], 32, same, 1);
+    add([2, 11, 13, 40], 50, same, 1);
+    add([1, 12, 13, 33], 70, window([3, 3], [1, 1], [0; 4], [1, 1]), 1);
+    add([1, 9, 14, 64], 130, window([3, 3], [1, 1], [2, 0, 3, 4], [1, 1]), 1);
+    add([3, 14, 15, 48], 36, same, 1);
     // Strided past taps, so that input pixels exist that no output sees.
     add([1, 10, 10, 3], 4, window([1, 2], [3, 4], [0; 4], [1, 1]), 1);
     // Padding wider than the image.
@@ -288,8 +294,9 @@ fn bits_depend_on_neither_threads_nor_vector_level() {
         ConvShape::new(&[3, 29, 31, 24], 70, Window::square(3, 1, 1), 1).unwrap(),
         ConvShape::new(&[2, 15, 14, 36], 54, Window { stride: [2, 1], ..Window::square(3, 1, 1) }, 3).unwrap(),
         ConvShape::new(&[2, 60, 60, 3], 64, Window::square(3, 1, 1), 1).unwrap(),
+        ConvShape::new(&[3, 29, 31, 40], 70, Window::square(3, 1, 1), 1).unwrap(),
     ];
-    for (s, dims) in shapes.iter().zip([(7, 5000, 150), (1, 3000, 77), (13, 2100, 40)]) {
+    for (s, dims) in shapes.iter().zip([(7, 5000, 150), (1, 3000, 77), (13, 2100, 40), (1, 1, 1)]) {
         let fused = |l: &Simd| *l != Simd::Portable || super::simd::PORTABLE_FMA;
         let mut first = None;
         for simd in Simd::available().into_iter().filter(fused) {
@@ -308,8 +315,9 @@ fn bits_depend_on_neither_threads_nor_vector_level() {
 #[test]
 fn bits_do_not_depend_on_the_batch() {
     for simd in Simd::available() {
-        for window in [Window::square(3, 1, 1), Window { stride: [1, 2], ..Window::square(3, 1, 1) }] {
-            let all = ConvShape::new(&[7, 13, 11, 20], 40, window, 1).unwrap();
+        let strided = Window { stride: [1, 2], ..Window::square(3, 1, 1) };
+        for (c, window) in [(20, Window::square(3, 1, 1)), (20, strided), (36, Window::square(3, 1, 1))] {
+            let all = ConvShape::new(&[7, 13, 11, c], 40, window, 1).unwrap();
             let one = ConvShape { n: 1, ..all };
             let x = values(1, all.n * all.h * all.w * all.c, false);
             let w = values(2, all.k * 9 * all.c, false);
