@@ -82,10 +82,22 @@ impl<'g> Net<'g> {
         self.g.push1(pool::MaxPool { window }, &[x])
     }
 
+    /// Means over windows; `count_pad`: whether padding counts as zeros, as it does in PyTorch unless told otherwise.
+    pub fn avgpool(&mut self, name: &str, x: Value, window: Window, count_pad: bool) -> Value {
+        self.layer(name);
+        self.g.push1(pool::AvgPool { over: pool::Over::Window { window, count_pad } }, &[x])
+    }
+
+    /// [N,H,W,C] -> [N,P,Q,C] of given extents.
+    pub fn adaptive_avgpool(&mut self, name: &str, x: Value, out: [usize; 2]) -> Value {
+        self.layer(name);
+        self.g.push1(pool::AvgPool { over: pool::Over::Adaptive { out } }, &[x])
+    }
+
     /// [N,H,W,C] -> [N,C].
     pub fn global_avgpool(&mut self, name: &str, x: Value) -> Value {
         self.layer(name);
-        self.g.push1(pool::GlobalAvgPool, &[x])
+        self.g.push1(pool::AvgPool { over: pool::Over::Image }, &[x])
     }
 
     pub fn relu(&mut self, x: Value) -> Value {
