@@ -18,6 +18,9 @@ pub enum Mode {
     Masked,
 }
 
+/// What a convolution layer is: K filters of a window, in groups, with or without bias and ReLU.
+pub use conv::Fprop as Conv;
+
 /// A builder of layers.
 pub struct Net<'g> {
     pub g: &'g mut Graph,
@@ -48,11 +51,13 @@ impl<'g> Net<'g> {
         label
     }
 
-    fn weights(&mut self, layer: &str, w: &[usize], k: usize) -> [Value; 2] {
-        [
-            self.g.param(&format!("{layer}.weight"), Type::f32(w)),
-            self.g.param(&format!("{layer}.bias"), Type::f32(&[k])),
-        ]
+    /// The inputs of a layer: x, its weight and, with `bias`, its bias [K].
+    fn weights(&mut self, layer: &str, x: Value, w: &[usize], bias: bool) -> Vec<Value> {
+        let mut ins = vec![x, self.g.param(&format!("{layer}.weight"), Type::f32(w))];
+        if bias {
+            ins.push(self.g.param(&format!("{layer}.bias"), Type::f32(&w[..1])));
+        }
+        ins
     }
 
     /// u8 RGB images [N,H,W,3] -> what a network was trained on.
@@ -61,20 +66,25 @@ impl<'g> Net<'g> {
         self.g.push1(image::Normalize::from(p), &[x])
     }
 
-    /// x [N,H,W,C] -> relu(conv) [N,P,Q,k].
-    pub fn conv_relu(&mut self, name: &str, x: Value, k: usize, window: Window) -> Value {
+    /// x [N,H,W,C] -> [N,P,Q,K].
+    pub fn conv(&mut self, name: &str, x: Value, conv: Conv) -> Value {
         let layer = self.layer(name);
-        let c = *self.g.dims(x).last().unwrap_or(&0);
-        let [w, b] = self.weights(&layer, &[k, window.kernel[0], window.kernel[1], c], k);
-        self.g.push1(conv::Fprop { filters: k, window, groups: 1, bias: true, relu: true }, &[x, w, b])
+        let c = self.g.dims(x).last().unwrap_or(&0) / conv.groups.max(1);
+        let ins = self.weights(&layer, x, &[conv.filters, conv.window.kernel[0], conv.window.kernel[1], c], conv.bias);
+        self.g.push1(conv, &ins)
+    }
+
+    /// x [N,H,W,C] -> relu(x * w + b) [N,P,Q,k].
+    pub fn conv_relu(&mut self, name: &str, x: Value, k: usize, window: Window) -> Value {
+        self.conv(name, x, Conv { filters: k, window, groups: 1, bias: true, relu: true })
     }
 
     /// x [N,...] -> x w^T + b [N,out], through ReLU if asked.
     pub fn dense(&mut self, name: &str, x: Value, out: usize, relu: bool) -> Value {
         let layer = self.layer(name);
         let width = self.g.ty(x).row();
-        let [w, b] = self.weights(&layer, &[out, width], out);
-        self.g.push1(dense::Fprop { bias: true, relu }, &[x, w, b])
+        let ins = self.weights(&layer, x, &[out, width], true);
+        self.g.push1(dense::Fprop { bias: true, relu }, &ins)
     }
 
     pub fn maxpool(&mut self, name: &str, x: Value, window: Window) -> Value {
@@ -82,10 +92,22 @@ impl<'g> Net<'g> {
         self.g.push1(pool::MaxPool { window }, &[x])
     }
 
+    /// Means over windows; `count_pad`: whether padding counts as zeros, as it does in PyTorch unless told otherwise.
+    pub fn avgpool(&mut self, name: &str, x: Value, window: Window, count_pad: bool) -> Value {
+        self.layer(name);
+        self.g.push1(pool::AvgPool { over: pool::Over::Window { window, count_pad } }, &[x])
+    }
+
+    /// [N,H,W,C] -> [N,P,Q,C] of given extents.
+    pub fn adaptive_avgpool(&mut self, name: &str, x: Value, out: [usize; 2]) -> Value {
+        self.layer(name);
+        self.g.push1(pool::AvgPool { over: pool::Over::Adaptive { out } }, &[x])
+    }
+
     /// [N,H,W,C] -> [N,C].
     pub fn global_avgpool(&mut self, name: &str, x: Value) -> Value {
         self.layer(name);
-        self.g.push1(pool::GlobalAvgPool, &[x])
+        self.g.push1(pool::AvgPool { over: pool::Over::Image }, &[x])
     }
 
     pub fn relu(&mut self, x: Value) -> Value {

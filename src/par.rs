@@ -34,11 +34,22 @@ pub fn tasks(n: usize, f: impl Fn(usize) + Send + Sync) {
 
 /// Calls `f(row, elements)` for each of `rows` rows of `width` elements of `y`, a few rows per piece of work.
 pub fn rows_mut<T: Send>(y: &mut [T], width: usize, rows: usize, f: impl Fn(usize, &mut [T]) + Send + Sync) {
+    heavy_rows_mut(y, width, rows, width, f);
+}
+
+/// [`rows_mut`] where a row takes the work of `work` elements, not of its own few.
+pub fn heavy_rows_mut<T: Send>(
+    y: &mut [T],
+    width: usize,
+    rows: usize,
+    work: usize,
+    f: impl Fn(usize, &mut [T]) + Send + Sync,
+) {
     assert_eq!(y.len(), width * rows, "whole rows");
     if width == 0 {
         return;
     }
-    let per_piece = (GRAIN / width).max(1);
+    let per_piece = (GRAIN / work.max(1)).max(1);
     let piece = |i: usize, piece: &mut [T]| {
         piece.chunks_exact_mut(width).enumerate().for_each(|(j, row)| f(i * per_piece + j, row))
     };

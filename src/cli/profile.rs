@@ -40,6 +40,10 @@ pub struct Command {
     /// One JSON object instead of a table.
     #[arg(long)]
     json: bool,
+    /// Wait for a line on standard input before each measured run, and print its seconds at once as {"seconds":…}: to
+    /// take turns with another program. The end of the input ends the measurement.
+    #[arg(long)]
+    paced: bool,
     #[command(flatten)]
     model: ModelFlags,
     #[command(flatten)]
@@ -95,7 +99,11 @@ impl Command {
         let mut seen: Vec<(String, &'static str, bool, Cost)> = vec![];
         let mut times: Vec<Vec<f64>> = vec![];
         let mut totals = vec![];
-        for run in 0..=self.repeat {
+        let mut turns = std::io::stdin().lines();
+        for run in 0.. {
+            if run > 0 && if self.paced { !matches!(turns.next(), Some(Ok(_))) } else { run > self.repeat } {
+                break;
+            }
             let (mut i, start) = (0, Instant::now());
             subject.session.profile(subject.plan, &mut |p: Probe| {
                 if run == 0 {
@@ -106,12 +114,19 @@ impl Command {
                 }
                 i += 1;
             })?;
+            let seconds = start.elapsed().as_secs_f64();
             if run > 0 {
-                totals.push(start.elapsed().as_secs_f64());
+                totals.push(seconds);
+            }
+            if self.paced {
+                output::print(&format!("{{\"seconds\":{seconds}}}\n"))?;
             }
             if super::stopped() {
                 return Err(Error::interrupted("stopped while measuring"));
             }
+        }
+        if totals.is_empty() {
+            return Err(Error::usage("--paced: the input ended before the first run").fix("send a line for each run"));
         }
         let total = median(&mut totals);
         let launches = seen.into_iter().zip(&mut times).map(|((layer, op, definition, cost), t)| {
@@ -134,7 +149,7 @@ impl Command {
             device,
             pass: self.pass,
             batch: self.batch,
-            runs: self.repeat,
+            runs: totals.len(),
             median_s: total,
             fastest_s: totals[0],
             slowest_s: *totals.last().expect("at least one run"),

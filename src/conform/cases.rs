@@ -91,6 +91,8 @@ impl Context<'_> {
         match &*self.golden.op {
             "conv2d" => self.conv2d(),
             "maxpool2d" => self.maxpool2d(),
+            "avgpool2d" => self.avgpool2d(),
+            "adaptive_avgpool2d" => self.adaptive_avgpool2d(),
             "linear" => self.linear(),
             "activations" => self.activation(),
             "dropout" => self.dropout(),
@@ -315,6 +317,31 @@ impl Context<'_> {
             checked.extend(self.compare(t, 0.0)?);
         }
         Ok(checked)
+    }
+
+    fn avgpool2d(&self) -> Answer {
+        self.knows(&["kernel", "stride", "padding", "ceil_mode", "count_include_pad"])?;
+        let kernel = self.pair("kernel", 1)?;
+        let (stride, [top, left]) = (self.pair("stride", kernel[0])?, self.pair("padding", 0)?);
+        let pad = [top, left, top, left];
+        let window = Window { kernel, stride, pad, dilation: [1; 2], ceil: self.flag("ceil_mode") };
+        let count_pad = !matches!(self.parameters().get("count_include_pad"), Some(Json::Bool(false)));
+        self.means(pool::Over::Window { window, count_pad })
+    }
+
+    fn adaptive_avgpool2d(&self) -> Answer {
+        self.knows(&["output_size"])?;
+        self.means(pool::Over::Adaptive { out: self.pair("output_size", 1)? })
+    }
+
+    fn means(&self, over: pool::Over) -> Answer {
+        let mut t = Trial::new();
+        let x = t.input("x", self.ranked("x", 4)?);
+        // No output is the mean of more pixels, and no pixel is under more outputs, than there are.
+        let &[_, h, w, _] = t.g.dims(x) else { unreachable!("four extents") };
+        let &[_, _, p, q] = &self.ranked("y", 4)?.dims[..] else { unreachable!("four extents") };
+        self.op(&mut t, pool::AvgPool { over }, &[("x", x)], Bound::Dot(h * w), &[Bound::Dot(p * q)])?;
+        self.compare(t, 0.0)
     }
 
     fn activation(&self) -> Answer {
