@@ -263,9 +263,9 @@ impl Op for Update {
     }
     fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         let factors = self.factors(ins[4].iter().filter(|w| **w > 0.0).count());
-        for s in 0..2 {
+        for (s, factor) in factors.into_iter().enumerate() {
             for (c, y) in outs[s].iter_mut().enumerate() {
-                *y = (1.0 - self.convention.momentum) * ins[s][c] + factors[s] * ins[s + 2][c];
+                *y = (1.0 - self.convention.momentum) * ins[s][c] + factor * ins[s + 2][c];
             }
         }
     }
@@ -273,10 +273,10 @@ impl Op for Update {
         let op = *self;
         host_launches(self, io, group, 0, move |h| {
             let factors = op.factors(h.input::<f32>(4).iter().filter(|w| **w > 0.0).count());
-            for s in 0..2 {
+            for (s, factor) in factors.into_iter().enumerate() {
                 let batch = h.input::<f32>(s + 2);
                 for (y, x) in h.output::<f32>(s).iter_mut().zip(batch) {
-                    *y = ((1.0 - op.convention.momentum) * *y as f64 + factors[s] * *x as f64) as f32;
+                    *y = ((1.0 - op.convention.momentum) * *y as f64 + factor * *x as f64) as f32;
                 }
             }
         })
