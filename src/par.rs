@@ -24,6 +24,14 @@ pub fn chunks2_mut<T: Send>(a: &mut [T], b: &mut [T], f: impl Fn(usize, &mut [T]
     pieces.for_each(|(i, (a, b))| f(i * GRAIN, a, b));
 }
 
+/// Calls `f(i, piece)` for consecutive pieces of `size` elements of `y`, one piece of work each.
+pub fn pieces_mut<T: Send>(y: &mut [T], size: usize, f: impl Fn(usize, &mut [T]) + Send + Sync) {
+    if y.len() <= size {
+        return y.chunks_mut(size.max(1)).enumerate().for_each(|(i, piece)| f(i, piece));
+    }
+    y.par_chunks_mut(size).with_max_len(1).enumerate().for_each(|(i, piece)| f(i, piece));
+}
+
 /// Calls `f(i)` for `0..n`, one piece of work each.
 pub fn tasks(n: usize, f: impl Fn(usize) + Send + Sync) {
     if n <= 1 {
@@ -34,11 +42,22 @@ pub fn tasks(n: usize, f: impl Fn(usize) + Send + Sync) {
 
 /// Calls `f(row, elements)` for each of `rows` rows of `width` elements of `y`, a few rows per piece of work.
 pub fn rows_mut<T: Send>(y: &mut [T], width: usize, rows: usize, f: impl Fn(usize, &mut [T]) + Send + Sync) {
+    heavy_rows_mut(y, width, rows, width, f);
+}
+
+/// [`rows_mut`] where a row takes the work of `work` elements, not of its own few.
+pub fn heavy_rows_mut<T: Send>(
+    y: &mut [T],
+    width: usize,
+    rows: usize,
+    work: usize,
+    f: impl Fn(usize, &mut [T]) + Send + Sync,
+) {
     assert_eq!(y.len(), width * rows, "whole rows");
     if width == 0 {
         return;
     }
-    let per_piece = (GRAIN / width).max(1);
+    let per_piece = (GRAIN / work.max(1)).max(1);
     let piece = |i: usize, piece: &mut [T]| {
         piece.chunks_exact_mut(width).enumerate().for_each(|(j, row)| f(i * per_piece + j, row))
     };

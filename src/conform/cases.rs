@@ -12,6 +12,10 @@ u = 2^-24. Absolute errors are divided by the largest expected magnitude at the 
   Together below c + 16.
 * Its gradient y (gy - dot): y is off by (c + 16) u of itself, the dot product by that and c more of S, the sum of y |gy|,
   the difference and the product by 4 u: y u ((c + 20) |gy - dot| + (2 c + 18) S), at its largest.
+* Batch norm: a routine's sums are good to L = [`norm::CHAIN`] + 2 u of their magnitudes. The mean is then off by L u of a
+  deviation, and the variance by L u of itself: L (1 + z / 2) u of y, z at most 5 deviations. Sums of gradients over n
+  pixels have terms of both signs, and their magnitudes add up to about sqrt(n) of the sum: L sqrt(n) u. The running
+  statistics are off by what the batch's are.
 * Losses are summed in float64 and rounded once: 2 u of the loss. Gradients of mse are two products and a difference:
   4 u of the largest. Those of cross-entropy are (softmax - onehot) times a factor: (c + 20) u times the factor.
 * Dropout: 1 / (1 - p) comes from a rounded attribute and a rounded division, 2 u of the largest.
@@ -25,8 +29,9 @@ use crate::device::{Data, Reference, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Op, Value};
 use crate::ops::loss::Reduction;
+use crate::ops::norm::Convention;
 use crate::ops::optim::{Form, Sgd, hyper_type};
-use crate::ops::{Bound, activation, conv, dense, dropout, layout, loss, pool, softmax};
+use crate::ops::{Bound, activation, conv, dense, dropout, layout, loss, norm, pool, softmax};
 use crate::plan::Options;
 use crate::shape::{DType, Type, Window};
 use crate::train::schedule::{Plateau, PlateauRule, Schedule, Threshold};
@@ -91,8 +96,11 @@ impl Context<'_> {
         match &*self.golden.op {
             "conv2d" => self.conv2d(),
             "maxpool2d" => self.maxpool2d(),
+            "avgpool2d" => self.avgpool2d(),
+            "adaptive_avgpool2d" => self.adaptive_avgpool2d(),
             "linear" => self.linear(),
             "activations" => self.activation(),
+            "batchnorm2d" => self.batchnorm2d(),
             "dropout" => self.dropout(),
             "concat_flatten" => self.concat_flatten(),
             "softmax" => self.softmax(),
@@ -178,7 +186,9 @@ impl Context<'_> {
             return Err(self.wrong("gy", "the shape differs from that of y"));
         }
         let node = t.g.nodes().last().expect("just pushed").clone();
-        let d = node.op.grad(&mut t.g, &node, &[Some(gy)])?;
+        let mut dy = vec![None; node.outs.len()];
+        dy[0] = Some(gy);
+        let d = node.op.grad(&mut t.g, &node, &dy)?;
         for ((name, d), bound) in wanted.iter().zip(d).zip(grads) {
             if let (Some(d), Some(_)) = (d, self.find(name)) {
                 self.want(t, name, d, *bound)?;
@@ -264,6 +274,38 @@ impl Context<'_> {
         self.compare(t, 0.0)
     }
 
+    fn batchnorm2d(&self) -> Answer {
+        self.knows(&["training", "momentum", "eps"])?;
+        let (eps, momentum) = (self.number("eps", 1e-5)?, self.number("momentum", 0.1)?);
+        let mut t = Trial::new();
+        let x = t.input("x", self.ranked("x", 4)?);
+        let mut ins = vec![("x", x)];
+        for name in ["w", "b", "running_mean", "running_var"] {
+            ins.push((name, t.input(name, self.ranked(name, 1)?)));
+        }
+        let &[n, h, w, _] = t.g.dims(x) else { unreachable!("four extents") };
+        let l = norm::CHAIN + 2;
+        let (y, sums) = (Bound::Ulps(4 * l), Bound::Ulps(l * ((n * h * w) as f64).sqrt() as usize));
+        let mut after = [ins[3].1, ins[4].1];
+        if self.flag("training") {
+            let ones = Tensor { dims: vec![n], data: vec![1.0; n], rounded: false };
+            let rows = t.input("rows", &ones);
+            ins.truncate(3);
+            ins.push(("rows", rows));
+            self.op(&mut t, norm::Train { eps, relu: false }, &ins, y, &[sums; 3])?;
+            let batch = t.g.nodes()[0].outs.clone();
+            let convention = Convention { eps, momentum, unbiased: true };
+            let update = norm::Update { convention, pixels: h * w };
+            let new = t.g.push(update, &[after[0], after[1], batch[1], batch[2], rows]);
+            after = [new[0], new[1]];
+        } else {
+            self.op(&mut t, norm::Eval { eps, relu: false }, &ins, y, &[sums; 3])?;
+        }
+        self.want(&mut t, "running_mean_after", after[0], Bound::Ulps(l))?;
+        self.want(&mut t, "running_var_after", after[1], Bound::Ulps(l))?;
+        self.compare(t, 0.0)
+    }
+
     fn linear(&self) -> Answer {
         self.knows(&["bias"])?;
         let mut t = Trial::new();
@@ -315,6 +357,31 @@ impl Context<'_> {
             checked.extend(self.compare(t, 0.0)?);
         }
         Ok(checked)
+    }
+
+    fn avgpool2d(&self) -> Answer {
+        self.knows(&["kernel", "stride", "padding", "ceil_mode", "count_include_pad"])?;
+        let kernel = self.pair("kernel", 1)?;
+        let (stride, [top, left]) = (self.pair("stride", kernel[0])?, self.pair("padding", 0)?);
+        let pad = [top, left, top, left];
+        let window = Window { kernel, stride, pad, dilation: [1; 2], ceil: self.flag("ceil_mode") };
+        let count_pad = !matches!(self.parameters().get("count_include_pad"), Some(Json::Bool(false)));
+        self.means(pool::Over::Window { window, count_pad })
+    }
+
+    fn adaptive_avgpool2d(&self) -> Answer {
+        self.knows(&["output_size"])?;
+        self.means(pool::Over::Adaptive { out: self.pair("output_size", 1)? })
+    }
+
+    fn means(&self, over: pool::Over) -> Answer {
+        let mut t = Trial::new();
+        let x = t.input("x", self.ranked("x", 4)?);
+        // No output is the mean of more pixels, and no pixel is under more outputs, than there are.
+        let &[_, h, w, _] = t.g.dims(x) else { unreachable!("four extents") };
+        let &[_, _, p, q] = &self.ranked("y", 4)?.dims[..] else { unreachable!("four extents") };
+        self.op(&mut t, pool::AvgPool { over }, &[("x", x)], Bound::Dot(h * w), &[Bound::Dot(p * q)])?;
+        self.compare(t, 0.0)
     }
 
     fn activation(&self) -> Answer {

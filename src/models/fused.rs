@@ -1,7 +1,8 @@
 /*! Parry & Vuong 2021, *Deep Affect*: up to three VGG towers on one photograph, their outputs concatenated, and a dense
 network that predicts the affect ratings. */
 
-use super::vgg::{Blocks, VGG16, VGG19, vgg};
+use super::Size;
+use super::vgg::{Blocks, VGG16, VGG19, classifier, vgg};
 use crate::error::{Error, Result};
 use crate::graph::Value;
 use crate::nn::Net;
@@ -110,12 +111,8 @@ impl Tower {
     /// u8 images [N,S,S,3], or floats that are already normalised, -> class scores [N, classes] before the softmax.
     pub fn logits(&self, net: &mut Net, image: Value) -> Value {
         net.scope(&self.name, |net| {
-            let mut x = self.convolutions(net, image).1;
-            for (i, &k) in (1..).zip(&self.dense) {
-                x = net.dense(&format!("fc{i}"), x, k, true);
-                x = net.dropout(&format!("drop{i}"), x, self.keep);
-            }
-            net.dense(&format!("fc{}", self.dense.len() + 1), x, self.classes, false)
+            let x = self.convolutions(net, image).1;
+            classifier(net, x, &self.dense, self.keep, self.classes)
         })
     }
 
@@ -248,6 +245,20 @@ impl Config {
         let features = self.extract(net, m, image);
         self.predict(net, m, features)
     }
+}
+
+/// The published network with five face classes and one head, every layer but the output divided by the width. One
+/// image goes to all towers, so it must be normalised as all of them expect.
+pub(super) fn build(net: &mut Net, image: Value, size: Size) -> Value {
+    let features = ["object", "scene", "face"].map(String::from);
+    let mut c = Config::published(Architecture::Shared, &features, 5).expect("features of ours");
+    for t in &mut c.towers {
+        t.width = size.width;
+        t.dense.iter_mut().chain([&mut t.classes]).for_each(|k| *k = size.channels(*k));
+    }
+    c.head.iter_mut().for_each(|k| *k = size.channels(*k));
+    c.targets = (0..size.outputs).map(|i| format!("target{i}")).collect();
+    c.forward(net, &c.members()[0], image)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Simonyan & Zisserman 2014, "Very deep convolutional networks for large-scale image recognition", Table 1.
 
+use super::Size;
 use crate::graph::Value;
 use crate::nn::Net;
 use crate::shape::Window;
@@ -7,10 +8,16 @@ use crate::shape::Window;
 /// (channels, convolutions) per block; every block ends in a 2x2 max-pool of stride 2.
 pub type Blocks = [(usize, usize); 5];
 
+/// Configuration A.
+pub const VGG11: Blocks = [(64, 1), (128, 1), (256, 2), (512, 2), (512, 2)];
+/// Configuration B.
+pub const VGG13: Blocks = [(64, 2), (128, 2), (256, 2), (512, 2), (512, 2)];
 /// Configuration D.
 pub const VGG16: Blocks = [(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)];
 /// Configuration E.
 pub const VGG19: Blocks = [(64, 2), (128, 2), (256, 4), (512, 4), (512, 4)];
+/// Hidden dense layers of all of them.
+const HIDDEN: [usize; 2] = [4096, 4096];
 
 /// x [N,S,S,3] -> the output of every block before its pool, and of the last pool: [N,S/32,S/32,512] at full width.
 /// Channels are divided by `width` (1 is the published network).
@@ -24,4 +31,19 @@ pub fn vgg(net: &mut Net, mut x: Value, blocks: &Blocks, width: usize) -> (Vec<V
         x = net.maxpool(&format!("pool{b}"), x, Window::square(2, 2, 0));
     }
     (stages, x)
+}
+
+/// Dense layers `fc1`, `fc2`, ...: a ReLU and dropout after each hidden one. x [N,...] -> class scores [N,outputs].
+pub fn classifier(net: &mut Net, mut x: Value, hidden: &[usize], keep: f32, outputs: usize) -> Value {
+    for (i, &k) in (1..).zip(hidden) {
+        x = net.dense(&format!("fc{i}"), x, k, true);
+        x = net.dropout(&format!("drop{i}"), x, keep);
+    }
+    net.dense(&format!("fc{}", hidden.len() + 1), x, outputs, false)
+}
+
+/// The whole network, dropout 0.5 between the dense layers.
+pub(super) fn build(net: &mut Net, x: Value, blocks: &Blocks, size: Size) -> Value {
+    let x = vgg(net, x, blocks, size.width).1;
+    classifier(net, x, &HIDDEN.map(|k| size.channels(k)), 0.5, size.outputs)
 }

@@ -1,15 +1,12 @@
-/*! Pooling over H x W of x [N,H,W,C]. */
+//! The largest value of each window, and where its gradient goes.
 
-use super::{Bound, Case, Draw, Family};
+use super::super::{Bound, Case, Draw};
+use super::{nhwc, pooled};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::kernel::{Arch, Cost, Launch};
 use crate::par;
 use crate::shape::{Type, Window};
-
-fn nhwc(t: &Type) -> Result<[usize; 4]> {
-    t.dims().try_into().map_err(|_| Error::job(format!("x must be [N,H,W,C], got {:?}", t.shape)))
-}
 
 /// The winning input index of one window and channel: the first maximum in row-major order; a NaN wins over everything.
 /// None when the whole window lies in the padding.
@@ -39,23 +36,12 @@ pub struct MaxPool {
     pub window: Window,
 }
 
-impl MaxPool {
-    fn out(&self, x: &Type) -> Result<Type> {
-        let [n, h, w, c] = nhwc(x)?;
-        if (0..2).any(|a| self.window.pad[a].max(self.window.pad[a + 2]) * 2 > self.window.kernel[a]) {
-            return Err(Error::job("padding must not exceed half of the window"));
-        }
-        let [p, q] = self.window.out([h, w])?;
-        Ok(Type::f32(&[n, p, q, c]))
-    }
-}
-
 impl Op for MaxPool {
     fn name(&self) -> &'static str {
         "maxpool"
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
-        Ok(vec![self.out(&ins[0])?])
+        Ok(vec![pooled(&self.window, &ins[0])?])
     }
     fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         let ([_, h, w, c], [_, p, q, _]) = (nhwc(&io.ins[0]).unwrap(), nhwc(&io.outs[0]).unwrap());
@@ -110,7 +96,7 @@ impl Op for MaxPoolGrad {
         "maxpool.grad"
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
-        let y = MaxPool { window: self.window }.out(&ins[0])?;
+        let y = pooled(&self.window, &ins[0])?;
         if ins[1] != y {
             return Err(Error::job(format!("dy must be {:?}", y.shape)));
         }
@@ -231,85 +217,7 @@ impl Geometry {
     }
 }
 
-/// y [N,C] = mean over H x W.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct GlobalAvgPool;
-
-impl Op for GlobalAvgPool {
-    fn name(&self) -> &'static str {
-        "avgpool.global"
-    }
-    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
-        let [n, _, _, c] = nhwc(&ins[0])?;
-        Ok(vec![Type::f32(&[n, c])])
-    }
-    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
-        let [_, h, w, c] = nhwc(&io.ins[0]).unwrap();
-        for (at, y) in outs[0].iter_mut().enumerate() {
-            let (n, ch) = (at / c, at % c);
-            *y = (0..h * w).map(|i| ins[0][(n * h * w + i) * c + ch]).sum::<f64>() / (h * w) as f64;
-        }
-    }
-    fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
-        let x = g.ty(n.ins[0]);
-        Ok(vec![dy[0].map(|dy| g.push1(GlobalAvgPoolGrad { x }, &[dy]))])
-    }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
-        let [n, h, w, c] = nhwc(&io.ins[0]).unwrap();
-        host_launches(self, io, group, 0, move |call| {
-            let x = call.input::<f32>(0);
-            par::rows_mut(call.output::<f32>(0), c, n, |img, y| {
-                y.fill(0.0);
-                for x in x[img * h * w * c..][..h * w * c].chunks_exact(c) {
-                    y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
-                }
-                let inverse = 1.0 / (h * w) as f32;
-                y.iter_mut().for_each(|y| *y *= inverse);
-            })
-        })
-    }
-    fn cost(&self, io: &Io) -> Cost {
-        Cost { flops: io.ins[0].numel() as f64, ..traffic(io) }
-    }
-}
-
-/// dx = dy / (H W) everywhere; `x` is the type of the pooled input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct GlobalAvgPoolGrad {
-    pub x: Type,
-}
-
-impl Op for GlobalAvgPoolGrad {
-    fn name(&self) -> &'static str {
-        "avgpool.global.grad"
-    }
-    fn infer(&self, _: &[Type]) -> Result<Vec<Type>> {
-        Ok(vec![self.x])
-    }
-    fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
-        let [_, h, w, c] = nhwc(&self.x).unwrap();
-        for (at, dx) in outs[0].iter_mut().enumerate() {
-            *dx = ins[0][at / (h * w * c) * c + at % c] / (h * w) as f64;
-        }
-    }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
-        let [n, h, w, c] = nhwc(&self.x).unwrap();
-        host_launches(self, io, group, 0, move |call| {
-            let dy = call.input::<f32>(0);
-            par::rows_mut(call.output::<f32>(0), h * w * c, n, |img, dx| {
-                let (dy, inverse) = (&dy[img * c..][..c], 1.0 / (h * w) as f32);
-                for dx in dx.chunks_exact_mut(c) {
-                    dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx = dy * inverse);
-                }
-            })
-        })
-    }
-}
-
-pub const FAMILY: Family =
-    Family { name: "pool", ops: &["maxpool", "maxpool.grad", "avgpool.global", "avgpool.global.grad"], cases };
-
-fn cases() -> Vec<Case> {
+pub(super) fn cases() -> Vec<Case> {
     let ceil = Window { ceil: true, ..Window::square(3, 2, 0) };
     let odd = Window { kernel: [2, 3], stride: [2, 1], pad: [1, 0, 0, 1], dilation: [1, 2], ceil: false };
     let mut cases = vec![];
@@ -322,7 +230,7 @@ fn cases() -> Vec<Case> {
         ([2, 7, 9, 5], odd),
     ] {
         let x_ = Type::f32(&x);
-        let y = MaxPool { window }.out(&x_).expect("a case fits");
+        let y = pooled(&window, &x_).expect("a case fits");
         let label = format!("{:?} stride {:?} x {x:?}", window.kernel, window.stride);
         cases.push(Case::new(&label, MaxPool { window }, &[x_], &[0], Bound::Exact).draw(0, Draw::Distinct));
         let taps = window.kernel[0] * window.kernel[1];
@@ -332,8 +240,5 @@ fn cases() -> Vec<Case> {
             cases.push(case.draw(0, draw));
         }
     }
-    let x = Type::f32(&[3, 4, 5, 21]);
-    cases.push(Case::new("3x4x5x21", GlobalAvgPool, &[x], &[0], Bound::Dot(20)));
-    cases.push(Case::new("3x4x5x21", GlobalAvgPoolGrad { x }, &[Type::f32(&[3, 21])], &[], Bound::Dot(1)));
     cases
 }

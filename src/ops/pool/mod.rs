@@ -1,0 +1,31 @@
+/*! Pooling over H x W of x [N,H,W,C]. */
+
+mod avg;
+mod max;
+
+pub use avg::{AvgPool, AvgPoolGrad, Over};
+pub use max::{MaxPool, MaxPoolGrad};
+
+use super::Family;
+use crate::error::{Error, Result};
+use crate::shape::{Type, Window};
+
+fn nhwc(t: &Type) -> Result<[usize; 4]> {
+    t.dims().try_into().map_err(|_| Error::job(format!("x must be [N,H,W,C], got {:?}", t.shape)))
+}
+
+/// [N,H,W,C] -> [N,P,Q,C]. Padding is at most half of a window, as in PyTorch: every window holds a pixel.
+fn pooled(window: &Window, x: &Type) -> Result<Type> {
+    let [n, h, w, c] = nhwc(x)?;
+    if (0..2).any(|a| window.pad[a].max(window.pad[a + 2]) * 2 > window.kernel[a]) {
+        return Err(Error::job("padding must not exceed half of the window"));
+    }
+    let [p, q] = window.out([h, w])?;
+    Ok(Type::f32(&[n, p, q, c]))
+}
+
+pub const FAMILY: Family = Family {
+    name: "pool",
+    ops: &["maxpool", "maxpool.grad", "avgpool", "avgpool.grad"],
+    cases: || max::cases().into_iter().chain(avg::cases()).collect(),
+};
