@@ -14,6 +14,7 @@ level of plain x86-64) rounds differently. */
 
 pub mod conv;
 pub mod dense;
+mod depthwise;
 mod simd;
 #[cfg(test)]
 mod tests;
