@@ -119,7 +119,7 @@ impl<'g> Net<'g> {
         self.g.push1(softmax::Softmax, &[x])
     }
 
-    /// [N,F] side by side; one alone is itself.
+    /// Rows [N,F], or the channels of images [N,H,W,C], side by side; one alone is itself.
     pub fn concat(&mut self, name: &str, xs: &[Value]) -> Value {
         self.layer(name);
         if let [x] = xs { *x } else { self.g.push1(layout::Concat, xs) }

@@ -80,6 +80,14 @@ impl Type {
     pub fn bytes(&self) -> usize {
         self.numel() * self.dtype.bytes()
     }
+    /// The innermost extent: C of [N,H,W,C], F of [N,F].
+    pub fn channels(&self) -> usize {
+        *self.dims().last().unwrap_or(&1)
+    }
+    /// Everything but the innermost extent: the pixels of all images.
+    pub fn pixels(&self) -> usize {
+        self.dims().iter().rev().skip(1).product()
+    }
     /// Elements of one image (or one row): everything but the first extent.
     pub fn row(&self) -> usize {
         self.dims().iter().skip(1).product()

@@ -7,27 +7,34 @@ use crate::kernel::{Arch, Launch};
 use crate::par;
 use crate::shape::Type;
 
-/// y [N, sum of F] = inputs [N,F] side by side.
+/// y [.., sum of C] = inputs [.., C] side by side: rows [N,F], or images [N,H,W,C] of one size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Concat;
+
+/// `t` with another innermost extent.
+fn widened(t: &Type, channels: usize) -> Type {
+    let mut dims = t.dims().to_vec();
+    *dims.last_mut().expect("checked by infer") = channels;
+    Type::f32(&dims)
+}
 
 impl Op for Concat {
     fn name(&self) -> &'static str {
         "concat"
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
-        let n = ins.first().map_or(0, |t| t.dims()[0]);
-        if ins.is_empty() || ins.iter().any(|t| t.dims().len() != 2 || t.dims()[0] != n) {
-            return Err(Error::job("inputs must be [N,F] with one N"));
+        let first = ins.first().ok_or_else(|| Error::job("at least one input is needed"))?;
+        if first.dims().len() < 2 || ins.iter().any(|t| widened(t, 1) != widened(first, 1)) {
+            return Err(Error::job("inputs may differ in their last extent only"));
         }
-        Ok(vec![Type::f32(&[n, ins.iter().map(Type::row).sum()])])
+        Ok(vec![widened(first, ins.iter().map(Type::channels).sum())])
     }
     fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         let mut at = 0;
-        for n in 0..io.outs[0].dims()[0] {
-            for (x, t) in ins.iter().zip(io.ins) {
-                outs[0][at..at + t.row()].copy_from_slice(&x[n * t.row()..][..t.row()]);
-                at += t.row();
+        for pixel in 0..io.outs[0].pixels() {
+            for (x, c) in ins.iter().zip(io.ins.iter().map(Type::channels)) {
+                outs[0][at..at + c].copy_from_slice(&x[pixel * c..][..c]);
+                at += c;
             }
         }
     }
@@ -35,20 +42,20 @@ impl Op for Concat {
         let Some(dy) = dy[0] else { return Ok(vec![None; n.ins.len()]) };
         let mut from = 0;
         let slice = |v: &Value| {
-            let width = g.ty(*v).row();
+            let width = g.ty(*v).channels();
             from += width;
             Some(g.push1(Slice { from: from - width, width }, &[dy]))
         };
         Ok(n.ins.iter().map(slice).collect())
     }
     fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
-        let widths: Vec<usize> = io.ins.iter().map(Type::row).collect();
-        let (rows, width) = (io.outs[0].dims()[0], io.outs[0].row());
+        let widths: Vec<usize> = io.ins.iter().map(Type::channels).collect();
+        let (pixels, width) = (io.outs[0].pixels(), io.outs[0].channels());
         host_launches(self, io, group, 0, move |h| {
-            par::rows_mut(h.output::<f32>(0), width, rows, |n, mut y| {
+            par::rows_mut(h.output::<f32>(0), width, pixels, |pixel, mut y| {
                 for (i, &w) in widths.iter().enumerate() {
                     let (head, rest) = y.split_at_mut(w);
-                    head.copy_from_slice(&h.input::<f32>(i)[n * w..][..w]);
+                    head.copy_from_slice(&h.input::<f32>(i)[pixel * w..][..w]);
                     y = rest;
                 }
             })
@@ -56,7 +63,7 @@ impl Op for Concat {
     }
 }
 
-/// y [N,width] = x [N,F] from column `from` on.
+/// y [.., width] = x [.., C] from channel `from` on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Slice {
     pub from: usize,
@@ -68,23 +75,23 @@ impl Op for Slice {
         "slice"
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
-        match ins[0].dims() {
-            [n, f] if self.from + self.width <= *f => Ok(vec![Type::f32(&[*n, self.width])]),
-            _ => Err(Error::job(format!("columns {}..{} do not exist", self.from, self.from + self.width))),
+        if ins[0].dims().len() < 2 || self.from + self.width > ins[0].channels() {
+            return Err(Error::job(format!("columns {}..{} do not exist", self.from, self.from + self.width)));
         }
+        Ok(vec![widened(&ins[0], self.width)])
     }
     fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
-        let f = io.ins[0].row();
+        let c = io.ins[0].channels();
         for (at, y) in outs[0].iter_mut().enumerate() {
-            *y = ins[0][at / self.width * f + self.from + at % self.width];
+            *y = ins[0][at / self.width * c + self.from + at % self.width];
         }
     }
     fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
-        let (op, f, rows) = (*self, io.ins[0].row(), io.outs[0].dims()[0]);
+        let (op, c, pixels) = (*self, io.ins[0].channels(), io.outs[0].pixels());
         host_launches(self, io, group, 0, move |h| {
             let x = h.input::<f32>(0);
-            par::rows_mut(h.output::<f32>(0), op.width, rows, |n, y| {
-                y.copy_from_slice(&x[n * f + op.from..][..op.width])
+            par::rows_mut(h.output::<f32>(0), op.width, pixels, |pixel, y| {
+                y.copy_from_slice(&x[pixel * c + op.from..][..op.width])
             })
         })
     }
@@ -173,9 +180,12 @@ pub const FAMILY: Family = Family { name: "layout", ops: &["concat", "slice", "f
 
 fn cases() -> Vec<Case> {
     let f = |w| Type::f32(&[3, w]);
+    let image = |c| Type::f32(&[2, 3, 5, c]);
     let x = Type::f32(&[2, 3, 2, 4]);
     let mut cases = vec![
         Case::new("5+2+4", Concat, &[f(5), f(2), f(4)], &[0, 1, 2], Bound::Exact),
+        Case::new("NHWC 16+3+9", Concat, &[image(16), image(3), image(9)], &[0, 1, 2], Bound::Exact),
+        Case::new("channels 4..9", Slice { from: 4, width: 5 }, &[image(17)], &[], Bound::Exact),
         Case::new("1 of 3..7", Slice { from: 3, width: 4 }, &[f(9)], &[], Bound::Exact),
     ];
     for chw in [false, true] {
