@@ -2,7 +2,7 @@
 files. */
 
 use crate::graph::{Graph, Value};
-use crate::ops::{activation, arith, conv, dense, dropout, image, layout, loss, pool, softmax};
+use crate::ops::{activation, arith, conv, dense, dropout, image, layout, loss, pool, softmax, upsample};
 use crate::preprocess::Preprocess;
 use crate::rng::name_hash;
 use crate::shape::{Type, Window};
@@ -77,6 +77,23 @@ impl<'g> Net<'g> {
     /// x [N,H,W,C] -> relu(x * w + b) [N,P,Q,k].
     pub fn conv_relu(&mut self, name: &str, x: Value, k: usize, window: Window) -> Value {
         self.conv(name, x, Conv { filters: k, window, groups: 1, bias: true, relu: true })
+    }
+
+    /// A filter for each channel over `conv.window`, without a bias (`<name>.depthwise`), and a 1x1 convolution of what
+    /// comes out to `conv.filters`, with the bias and ReLU asked for (`<name>.pointwise`).
+    pub fn separable(&mut self, name: &str, x: Value, conv: Conv) -> Value {
+        let c = *self.g.dims(x).last().unwrap_or(&0);
+        self.scope(name, |net| {
+            let depthwise = Conv { filters: c, groups: c, bias: false, relu: false, ..conv };
+            let x = net.conv("depthwise", x, depthwise);
+            net.conv("pointwise", x, Conv { window: Window::square(1, 1, 0), groups: 1, ..conv })
+        })
+    }
+
+    /// Bilinear resampling [N,H,W,C] -> [N,P,Q,C].
+    pub fn upsample(&mut self, name: &str, x: Value, grid: upsample::Grid) -> Value {
+        self.layer(name);
+        self.g.push1(upsample::Bilinear { grid }, &[x])
     }
 
     /// x [N,...] -> x w^T + b [N,out], through ReLU if asked.

@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Op, Value};
 use crate::ops::loss::Reduction;
 use crate::ops::optim::{Form, Sgd, hyper_type};
-use crate::ops::{Bound, activation, conv, dense, dropout, layout, loss, pool, softmax};
+use crate::ops::{Bound, activation, conv, dense, dropout, layout, loss, pool, softmax, upsample};
 use crate::plan::Options;
 use crate::shape::{DType, Type, Window};
 use crate::train::schedule::{Plateau, PlateauRule, Schedule, Threshold};
@@ -89,7 +89,9 @@ impl Trial {
 impl Context<'_> {
     pub(super) fn check(&self) -> Answer {
         match &*self.golden.op {
-            "conv2d" => self.conv2d(),
+            "conv2d" | "conv2d_depthwise" => self.conv2d(),
+            "conv_transpose2d" => self.conv_transpose2d(),
+            "upsample_bilinear2d" => self.upsample_bilinear2d(),
             "maxpool2d" => self.maxpool2d(),
             "avgpool2d" => self.avgpool2d(),
             "adaptive_avgpool2d" => self.adaptive_avgpool2d(),
@@ -263,6 +265,37 @@ impl Context<'_> {
         let per_group = filters / groups.max(1);
         let grads = [Bound::Dot(r * s * per_group), Bound::Dot(rows), Bound::Dot(rows)];
         self.op(&mut t, op, &ins, Bound::Dot(r * s * group_c + 1), &grads)?;
+        self.compare(t, 0.0)
+    }
+
+    fn conv_transpose2d(&self) -> Answer {
+        self.knows(&["stride", "padding", "output_padding", "dilation", "groups", "bias"])?;
+        let mut t = Trial::new();
+        let (x, w) = (t.input("x", self.ranked("x", 4)?), t.input("w", self.ranked("w", 4)?));
+        let mut ins = vec![("x", x), ("w", w)];
+        if self.find("b").is_some() {
+            ins.push(("b", t.input("b", self.ranked("b", 1)?)));
+        }
+        let &[k, r, s, group_c] = t.g.dims(w) else { unreachable!("four extents") };
+        let ([top, left], [groups, _]) = (self.pair("padding", 0)?, self.pair("groups", 1)?);
+        let (stride, dilation) = (self.pair("stride", 1)?, self.pair("dilation", 1)?);
+        let window = Window { kernel: [r, s], stride, pad: [top, left, top, left], dilation, ceil: false };
+        let (channels, output_pad) = (group_c.saturating_mul(groups), self.pair("output_padding", 0)?);
+        let op = conv::Transposed { channels, window, output_pad, groups, bias: ins.len() == 3, relu: false };
+        let (pixels, per_group) = (self.ranked("y", 4)?.data.len() / channels.max(1), k / groups.max(1));
+        let grads = [r * s * group_c, t.g.ty(x).numel() / k, pixels].map(Bound::Dot);
+        self.op(&mut t, op, &ins, Bound::Dot(r * s * per_group + 1), &grads)?;
+        self.compare(t, 0.0)
+    }
+
+    fn upsample_bilinear2d(&self) -> Answer {
+        self.knows(&["output_size", "align_corners"])?;
+        let mut t = Trial::new();
+        let x = t.input("x", self.ranked("x", 4)?);
+        let out = self.pair("output_size", 1)?;
+        let grid = upsample::Grid { out, align_corners: self.flag("align_corners") };
+        // No pixel is under more outputs than there are.
+        self.op(&mut t, upsample::Bilinear { grid }, &[("x", x)], Bound::Dot(4), &[Bound::Dot(out[0] * out[1])])?;
         self.compare(t, 0.0)
     }
 

@@ -64,10 +64,26 @@ pub fn fprop_scratch(shape: &ConvShape) -> usize {
 
 /// dx = the gradient of the input: dy [N,P,Q,K], w [K,R,S,C/groups], dx [N,H,W,C].
 pub fn dgrad(simd: Simd, shape: &ConvShape, dy: &[f32], w: &[f32], dx: &mut [f32], scratch: &mut [f32]) {
+    transposed(simd, shape, dy, w, None, false, dx, scratch);
+}
+
+/// x = act(bias + the transpose of the convolution applied to y), a bias for each of C channels; scratch as [`dgrad`].
+#[allow(clippy::too_many_arguments)] // The operands of a convolution.
+pub fn transposed(
+    simd: Simd,
+    shape: &ConvShape,
+    y: &[f32],
+    w: &[f32],
+    bias: Option<&[f32]>,
+    relu: bool,
+    x: &mut [f32],
+    scratch: &mut [f32],
+) {
+    assert!(bias.is_none_or(|b| b.len() == shape.c));
     let (taps, kg, cg) = (shape.taps()[0] * shape.taps()[1], shape.group_k(), shape.group_c());
     assert_eq!(w.len(), shape.k * taps * cg);
     if depthwise::takes(shape) {
-        return depthwise::dgrad(simd, shape, dy, w, dx, scratch);
+        return depthwise::transposed(simd, shape, y, w, bias, relu, x, scratch);
     }
     for phase in phases(shape) {
         let g = &phase.gather;
@@ -81,7 +97,7 @@ pub fn dgrad(simd: Simd, shape: &ConvShape, dy: &[f32], w: &[f32], dx: &mut [f32
                 out[panel.exist..].fill(0.0);
             }
         });
-        gather(simd, g, dy, packed, None, false, dx);
+        gather(simd, g, y, packed, bias, relu, x);
     }
 }
 
@@ -131,7 +147,7 @@ impl Phase {
     }
 }
 
-/// All phases with pixels; those without taps are there, too: their gradient is zero.
+/// All phases with pixels; those without taps are there, too: nothing is added to their bias.
 pub(super) fn phases(s: &ConvShape) -> impl Iterator<Item = Phase> {
     let s = *s;
     let w = s.window;
@@ -343,7 +359,9 @@ fn gather(simd: Simd, g: &Gather, src: &[f32], packed: &[f32], bias: Option<&[f3
         if g.depth() == 0 {
             for p in &at[..count] {
                 // SAFETY: this task owns these pixels' channels.
-                unsafe { dst.slice(p.to + channel, panel.exist) }.fill(0.0);
+                let y = unsafe { dst.slice(p.to + channel, panel.exist) };
+                let bias = |i| bias.map_or(0.0, |b| if relu && b[channel + i] < 0.0 { 0.0 } else { b[channel + i] });
+                y.iter_mut().enumerate().for_each(|(i, y)| *y = bias(i));
             }
         }
         let width = panel.exist.next_multiple_of(LANES);

@@ -82,8 +82,18 @@ pub fn fprop_scratch(s: &ConvShape) -> usize {
     s.k * s.taps()[0] * s.taps()[1]
 }
 
-/// [`super::conv::dgrad`] where [`takes`] says so.
-pub fn dgrad(simd: Simd, s: &ConvShape, dy: &[f32], w: &[f32], dx: &mut [f32], scratch: &mut [f32]) {
+/// [`super::conv::transposed`] where [`takes`] says so.
+#[allow(clippy::too_many_arguments)] // The operands of a convolution.
+pub fn transposed(
+    simd: Simd,
+    s: &ConvShape,
+    y: &[f32],
+    w: &[f32],
+    bias: Option<&[f32]>,
+    relu: bool,
+    x: &mut [f32],
+    scratch: &mut [f32],
+) {
     let (m, taps) = (s.group_k(), s.taps()[0] * s.taps()[1]);
     for phase in phases(s) {
         let g = &phase.gather;
@@ -93,7 +103,7 @@ pub fn dgrad(simd: Simd, s: &ConvShape, dy: &[f32], w: &[f32], dx: &mut [f32], s
             packed.iter_mut().zip(w.iter().step_by(m * taps)).for_each(|(p, w)| *p = *w);
         }
         let spread = Spread { mul: m, div: 1, terms: m };
-        correlate(simd, g, spread, dy, packed, None, false, dx);
+        correlate(simd, g, spread, y, packed, bias, relu, x);
     }
 }
 
@@ -315,7 +325,7 @@ struct Filters<'a> {
     sums: &'a mut [f32],
 }
 
-/// Up to 3 x 3 taps on a run of output pixels.
+/// R x S taps on a run of output pixels.
 struct Taps {
     /// First row and column.
     r: usize,
@@ -341,8 +351,13 @@ impl Kernel for Filters<'_> {
             let h = p as isize * g.mul[0] + g.off[0];
             let taps = inside(h, g.step[0], g.taps[0], g.src[0]);
             for q in (0..g.out[1]).step_by(RUN) {
-                for r in taps.clone().step_by(3) {
-                    for s in (0..g.taps[1]).step_by(3) {
+                // Threes while there are as many, then one by one: the sums of taps do not touch each other.
+                let mut r = taps.start;
+                while r < taps.end {
+                    let high = if taps.end - r >= 3 { 3 } else { 1 };
+                    let mut s = 0;
+                    while s < g.taps[1] {
+                        let wide = if g.taps[1] - s >= 3 { 3 } else { 1 };
                         let t = Taps {
                             r,
                             s,
@@ -352,17 +367,18 @@ impl Kernel for Filters<'_> {
                             w: q as isize * g.mul[1] + g.off[1],
                             run: RUN.min(g.out[1] - q),
                         };
-                        macro_rules! pick {
-                            ($($r:literal $s:literal),*) => {
-                                match (3.min(taps.end - r), 3.min(g.taps[1] - s)) {
-                                    // SAFETY: these rows of taps are inside the image, the run inside dY.
-                                    $(($r, $s) => unsafe { self.taps::<V, $r, $s>(&t, whole) },)*
-                                    _ => unreachable!("1 to 3 each way"),
-                                }
-                            };
+                        // SAFETY: these rows of taps are inside the image, the run inside dY.
+                        unsafe {
+                            match (high, wide) {
+                                (3, 3) => self.taps::<V, 3, 3>(&t, whole),
+                                (3, _) => self.taps::<V, 3, 1>(&t, whole),
+                                (_, 3) => self.taps::<V, 1, 3>(&t, whole),
+                                _ => self.taps::<V, 1, 1>(&t, whole),
+                            }
                         }
-                        pick!(1 1, 1 2, 1 3, 2 1, 2 2, 2 3, 3 1, 3 2, 3 3);
+                        s += wide;
                     }
+                    r += high;
                 }
             }
         }
@@ -388,27 +404,19 @@ impl Filters<'_> {
                 let n = LANES.min(k - ch);
                 let mut acc = [[V::splat(0.0); S]; R];
                 let dy = self.dy.as_ptr().add(t.dy * k + ch);
-                for i in 0..first {
-                    self.edge(t, i, ch, &mut acc);
-                }
-                if ch < whole {
-                    for i in first..last {
-                        let dy = V::load(dy.add(i * k));
-                        let x = self.x.as_ptr().add((t.line + under(i, 0) as usize) * c + ch);
-                        for r in 0..R {
-                            for s in 0..S {
-                                let x = x.add((r * t.line_step + s * g.step[1] as usize) * c);
-                                acc[r][s] = V::load(x).fma(dy, acc[r][s]);
-                            }
+                for i in 0..t.run {
+                    if ch >= whole || i < first || i >= last {
+                        self.edge(t, i, ch, &mut acc);
+                        continue;
+                    }
+                    let dy = V::load(dy.add(i * k));
+                    let x = self.x.as_ptr().add((t.line + under(i, 0) as usize) * c + ch);
+                    for r in 0..R {
+                        for s in 0..S {
+                            let x = x.add((r * t.line_step + s * g.step[1] as usize) * c);
+                            acc[r][s] = V::load(x).fma(dy, acc[r][s]);
                         }
                     }
-                } else {
-                    for i in first..last {
-                        self.edge(t, i, ch, &mut acc);
-                    }
-                }
-                for i in last..t.run {
-                    self.edge(t, i, ch, &mut acc);
                 }
                 for (r, acc) in acc.iter().enumerate() {
                     for (s, &acc) in acc.iter().enumerate() {

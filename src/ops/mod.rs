@@ -14,6 +14,7 @@ pub mod loss;
 pub mod optim;
 pub mod pool;
 pub mod softmax;
+pub mod upsample;
 
 use crate::graph::Op;
 use crate::shape::{DType, Type};
@@ -94,4 +95,5 @@ pub const ALL: &[Family] = &[
     optim::FAMILY,
     pool::FAMILY,
     softmax::FAMILY,
+    upsample::FAMILY,
 ];
