@@ -28,7 +28,9 @@ pub enum Kind {
     Input,
     /// A weight: persistent, saved, differentiated.
     Param,
-    /// Persistent and not differentiated: momentum.
+    /// Measured, not trained: persistent, saved with the weights, not differentiated. Running means, for example.
+    Statistic,
+    /// Persistent, not saved with the weights, not differentiated: momentum, folded filters.
     State,
     /// Lives between the op that writes it and the last op that reads it.
     Temp,
@@ -121,6 +123,7 @@ pub struct Graph {
     nodes: Vec<Node>,
     by_name: HashMap<String, Value>,
     label: String,
+    prepared: Vec<(Value, Value)>,
     error: Option<Error>,
 }
 
@@ -152,6 +155,10 @@ impl Graph {
     /// A weight. The same name gives the same value, so training and evaluation share it.
     pub fn param(&mut self, name: &str, t: Type) -> Value {
         self.named(Kind::Param, name, t)
+    }
+    /// What is measured and stored beside the weights. The same name gives the same value.
+    pub fn statistic(&mut self, name: &str, t: Type) -> Value {
+        self.named(Kind::Statistic, name, t)
     }
     /// Persistent and not differentiated.
     pub fn state(&mut self, name: &str, t: Type) -> Value {
@@ -186,6 +193,21 @@ impl Graph {
     /// All values of one kind, in the order they were made.
     pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = Value> + '_ {
         (0..self.len()).filter(move |&i| self.kinds[i] == kind).map(|i| Value(i as u32))
+    }
+    /// What a weight file holds, weights and statistics, in the order they were made.
+    pub fn stored(&self) -> impl Iterator<Item = Value> + '_ {
+        let kept = |v: &Value| matches!(self.kind(*v), Kind::Param | Kind::Statistic);
+        (0..self.len()).map(|i| Value(i as u32)).filter(kept)
+    }
+    /// Declares that `out`, an op's output, fills `state` in place from weights alone: folded or packed filters. A session
+    /// computes it before it runs a plan that reads `state`, and again when a weight has changed since. An op that builds on
+    /// prepared state takes `out`, not `state`.
+    pub fn prepare(&mut self, state: Value, out: Value) {
+        self.prepared.push((state, out));
+    }
+    /// (state, output) of every such op.
+    pub fn prepared(&self) -> &[(Value, Value)] {
+        &self.prepared
     }
     /// Input and output types of a node.
     pub fn io(&self, n: &Node) -> (Vec<Type>, Vec<Type>) {

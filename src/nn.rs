@@ -2,7 +2,8 @@
 files. */
 
 use crate::graph::{Graph, Value};
-use crate::ops::{activation, arith, conv, dense, dropout, image, layout, loss, pool, softmax, upsample};
+use crate::ops::norm::{self, Convention};
+use crate::ops::{activation, arith, conv, dense, dropout, image, layout, loss, lrn, pool, softmax, upsample};
 use crate::preprocess::Preprocess;
 use crate::rng::name_hash;
 use crate::shape::{Type, Window};
@@ -10,12 +11,14 @@ use crate::shape::{Type, Window};
 /// What a network is built for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mode {
-    /// No dropout.
+    /// No dropout; running statistics.
     Eval,
-    /// Dropout masks from the generator whose state (seed, step) is this input.
-    Train { state: Value },
-    /// Dropout masks are inputs called `<layer>.mask`: for comparison with another framework.
-    Masked,
+    /// Dropout masks from the generator whose state (seed, step) is this input; statistics of the rows [N] with a positive
+    /// weight.
+    Train { state: Value, rows: Value },
+    /// Like [`Mode::Train`], with dropout masks that are inputs called `<layer>.mask`: for comparison with another
+    /// framework.
+    Masked { rows: Value },
 }
 
 /// What a convolution layer is: K filters of a window, in groups, with or without bias and ReLU.
@@ -27,11 +30,27 @@ pub struct Net<'g> {
     mode: Mode,
     scope: String,
     penalties: Vec<Value>,
+    updates: Vec<(Value, Value)>,
+    fold: bool,
+    frozen: Vec<String>,
 }
 
 impl<'g> Net<'g> {
     pub fn new(g: &'g mut Graph, mode: Mode) -> Self {
-        Self { g, mode, scope: String::new(), penalties: vec![] }
+        Self { g, mode, scope: String::new(), penalties: vec![], updates: vec![], fold: true, frozen: vec![] }
+    }
+
+    /// Leaves convolutions and their batch norms apart in evaluation, so that it can be differentiated.
+    pub fn unfolded(mut self) -> Self {
+        self.fold = false;
+        self
+    }
+
+    /// Names scopes (`object.`) whose statistics stay as they are: their batch norms use the running ones in training
+    /// too, as in Keras where a layer is not trainable.
+    pub fn freeze(mut self, scopes: Vec<String>) -> Self {
+        self.frozen = scopes;
+        self
     }
 
     /// Builds a part whose parameter names begin with `name.`.
@@ -69,9 +88,14 @@ impl<'g> Net<'g> {
     /// x [N,H,W,C] -> [N,P,Q,K].
     pub fn conv(&mut self, name: &str, x: Value, conv: Conv) -> Value {
         let layer = self.layer(name);
-        let c = self.g.dims(x).last().unwrap_or(&0) / conv.groups.max(1);
-        let ins = self.weights(&layer, x, &[conv.filters, conv.window.kernel[0], conv.window.kernel[1], c], conv.bias);
+        let ins = self.conv_weights(&layer, x, &conv);
         self.g.push1(conv, &ins)
+    }
+
+    fn conv_weights(&mut self, layer: &str, x: Value, conv: &Conv) -> Vec<Value> {
+        let c = self.g.dims(x).last().unwrap_or(&0) / conv.groups.max(1);
+        let w = [conv.filters, conv.window.kernel[0], conv.window.kernel[1], c];
+        self.weights(layer, x, &w, conv.bias)
     }
 
     /// x [N,H,W,C] -> relu(x * w + b) [N,P,Q,k].
@@ -94,6 +118,71 @@ impl<'g> Net<'g> {
     pub fn upsample(&mut self, name: &str, x: Value, grid: upsample::Grid) -> Value {
         self.layer(name);
         self.g.push1(upsample::Bilinear { grid }, &[x])
+    }
+
+    /// x [N,..,C] -> gamma (x - mean) / deviation + beta, through ReLU if asked; parameters `weight` and `bias`, statistics
+    /// `running_mean` and `running_var`.
+    pub fn batchnorm(&mut self, name: &str, x: Value, convention: Convention, relu: bool) -> Value {
+        let layer = self.layer(name);
+        let x_ = self.g.ty(x);
+        let [gamma, beta, mean, var] = self.norm(&layer, x_.channels());
+        let eps = convention.eps;
+        let Some(rows) = self.rows(&layer) else {
+            return self.g.push1(norm::Eval { eps, relu }, &[x, gamma, beta, mean, var]);
+        };
+        let y = self.g.push(norm::Train { eps, relu }, &[x, gamma, beta, rows]);
+        let update = norm::Update { convention, pixels: x_.row() / x_.channels() };
+        let new = self.g.push(update, &[mean, var, y[1], y[2], rows]);
+        self.updates.extend([mean, var].into_iter().zip(new));
+        y[0]
+    }
+
+    /// gamma, beta, mean and variance of a batch norm.
+    fn norm(&mut self, layer: &str, channels: usize) -> [Value; 4] {
+        let t = Type::f32(&[channels]);
+        let [gamma, beta] = ["weight", "bias"].map(|p| self.g.param(&format!("{layer}.{p}"), t));
+        let [mean, var] = ["running_mean", "running_var"].map(|p| self.g.statistic(&format!("{layer}.{p}"), t));
+        [gamma, beta, mean, var]
+    }
+
+    /// The weights of the rows of a batch, where a layer uses the statistics of the batch.
+    fn rows(&self, layer: &str) -> Option<Value> {
+        match self.mode {
+            Mode::Eval => None,
+            _ if self.frozen.iter().any(|f| layer.starts_with(f)) => None,
+            Mode::Train { rows, .. } | Mode::Masked { rows } => Some(rows),
+        }
+    }
+
+    /// A convolution and the batch norm `bn` behind it, then ReLU if `conv` says so. In evaluation one convolution, by
+    /// filters that are folded when the weights are loaded.
+    pub fn conv_bn(&mut self, name: &str, bn: &str, x: Value, conv: Conv, convention: Convention) -> Value {
+        if self.mode != Mode::Eval || !self.fold {
+            let y = self.conv(name, x, Conv { relu: false, ..conv });
+            return self.batchnorm(bn, y, convention, conv.relu);
+        }
+        let layer = self.layer(bn);
+        let [gamma, beta, mean, var] = self.norm(&layer, conv.filters);
+        let layer = self.layer(name);
+        let mut ins = self.conv_weights(&layer, x, &conv);
+        let (b, w) = (if conv.bias { ins.pop() } else { None }, ins[1]);
+        let name = format!("{layer}.folded");
+        let known = self.g.find(&format!("{name}.weight")).is_some();
+        let w_ = self.g.state(&format!("{name}.weight"), self.g.ty(w));
+        let b_ = self.g.state(&format!("{name}.bias"), self.g.ty(beta));
+        if !known {
+            let mut from = vec![w_, b_, w, gamma, beta, mean, var];
+            from.extend(b);
+            let outs = self.g.push(norm::Fold { eps: convention.eps, bias: conv.bias }, &from);
+            [w_, b_].into_iter().zip(outs).for_each(|(state, out)| self.g.prepare(state, out));
+        }
+        self.g.push1(Conv { bias: true, ..conv }, &[x, w_, b_])
+    }
+
+    /// Local response normalisation across channels.
+    pub fn lrn(&mut self, name: &str, x: Value, lrn: lrn::Lrn) -> Value {
+        self.layer(name);
+        self.g.push1(lrn, &[x])
     }
 
     /// x [N,...] -> x w^T + b [N,out], through ReLU if asked.
@@ -142,11 +231,11 @@ impl<'g> Net<'g> {
         if let [x] = xs { *x } else { self.g.push1(layout::Concat, xs) }
     }
 
-    /// x [N,C] -> (x - mean) / deviation, by statistics that are stored as parameters and never trained.
+    /// x [N,C] -> (x - mean) / deviation, by statistics of the training set that are stored with the weights.
     pub fn standardize(&mut self, name: &str, x: Value) -> Value {
         let layer = self.layer(name);
         let t = Type::f32(&[self.g.ty(x).row()]);
-        let [mean, inverse] = ["mean", "inverse"].map(|p| self.g.param(&format!("{layer}.{p}"), t));
+        let [mean, inverse] = ["mean", "inverse"].map(|p| self.g.statistic(&format!("{layer}.{p}"), t));
         self.g.push1(arith::Standardize, &[x, mean, inverse])
     }
 
@@ -158,11 +247,11 @@ impl<'g> Net<'g> {
         let layer = self.layer(name);
         let ty = self.g.ty(x);
         let mask = match self.mode {
-            Mode::Train { state } => {
+            Mode::Train { state, .. } => {
                 // The name makes the stream: members of a split model draw apart.
                 self.g.push1(dropout::Mask { keep, layer: name_hash(&layer), ty }, &[state])
             }
-            Mode::Masked => self.g.input(&format!("{layer}.mask"), ty),
+            Mode::Masked { .. } => self.g.input(&format!("{layer}.mask"), ty),
             Mode::Eval => unreachable!("returned above"),
         };
         self.g.push1(dropout::Apply { keep }, &[x, mask])
@@ -175,6 +264,11 @@ impl<'g> Net<'g> {
             let p = self.g.push1(loss::L2 { lambda }, &[w]);
             self.penalties.push(p);
         }
+    }
+
+    /// (statistic, new value) of every batch norm so far, and forgets them: a training step has to want the new values.
+    pub fn take_updates(&mut self) -> Vec<(Value, Value)> {
+        std::mem::take(&mut self.updates)
     }
 
     /// The sum of all penalties so far [1], and forgets them.

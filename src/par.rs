@@ -24,6 +24,14 @@ pub fn chunks2_mut<T: Send>(a: &mut [T], b: &mut [T], f: impl Fn(usize, &mut [T]
     pieces.for_each(|(i, (a, b))| f(i * GRAIN, a, b));
 }
 
+/// Calls `f(i, piece)` for consecutive pieces of `size` elements of `y`, one piece of work each.
+pub fn pieces_mut<T: Send>(y: &mut [T], size: usize, f: impl Fn(usize, &mut [T]) + Send + Sync) {
+    if y.len() <= size {
+        return y.chunks_mut(size.max(1)).enumerate().for_each(|(i, piece)| f(i, piece));
+    }
+    y.par_chunks_mut(size).with_max_len(1).enumerate().for_each(|(i, piece)| f(i, piece));
+}
+
 /// Calls `f(i)` for `0..n`, one piece of work each.
 pub fn tasks(n: usize, f: impl Fn(usize) + Send + Sync) {
     if n <= 1 {

@@ -57,7 +57,7 @@ fn measure(architecture: Architecture, width: usize, threads: usize) -> Vec<[u64
     let sgd = Sgd { form: Form::Keras, nesterov: false, dampening: 0.0 };
     let cpu = Box::new(Cpu::new(Some(threads)).unwrap());
     let mut net = Network::new(&task, 3, sgd, Options::default(), cpu).unwrap();
-    let params = net.params();
+    let params = net.stored();
     for part in &net.parts {
         Initial::new(1, true).fill(&mut net.session, &params, &part.prefix, &[]).unwrap();
         net.session.write(part.hyper, Data::F32(&[1e-3, 0.9, 0.0, 0.0])).unwrap();

@@ -61,7 +61,7 @@ fn model() -> &'static [u8] {
         let sgd = Sgd { form: Form::Keras, nesterov: false, dampening: 0.0 };
         let cpu = device::open("cpu", Some(1)).unwrap();
         let mut net = Network::new(&task, 1, sgd, Options::default(), cpu).unwrap();
-        let params = net.params();
+        let params = net.stored();
         Initial::new(3, true).fill(&mut net.session, &params, "", &[5.0, 4.0]).unwrap();
         let card = Card {
             format: checkpoint::FORMAT.into(),

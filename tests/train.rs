@@ -75,7 +75,7 @@ fn empty(task: &Task, batch: usize, form: SgdForm, device: Box<dyn Device>) -> N
 
 fn network(task: &Task, batch: usize, form: SgdForm, device: Box<dyn Device>) -> Network {
     let mut net = empty(task, batch, form, device);
-    let params = net.params();
+    let params = net.stored();
     for part in &net.parts {
         initial().fill(&mut net.session, &params, &part.prefix, &[]).unwrap();
     }
@@ -104,7 +104,7 @@ fn card(task: &Task, s: &Settings, state: &State) -> Card {
 
 /// Parameters and velocities, bit for bit.
 fn bits(net: &Network) -> Vec<Vec<u32>> {
-    let all = net.params().into_iter().chain(net.parts.iter().flat_map(|p| p.velocity.clone()));
+    let all = net.stored().into_iter().chain(net.parts.iter().flat_map(|p| p.velocity.clone()));
     all.map(|v| net.session.read(v).unwrap().iter().map(|x| x.to_bits()).collect()).collect()
 }
 
@@ -410,7 +410,7 @@ fn frozen_towers_do_not_change_and_the_rest_does() {
     let task = Task::EndToEnd { config: c, frozen };
     let mut net = network(&task, 4, SgdForm::Keras, cpu(2));
     let all = |net: &Network| -> Vec<(String, Vec<f32>)> {
-        net.params().iter().map(|v| (net.session.graph.name(*v).into(), net.session.read(*v).unwrap())).collect()
+        net.stored().iter().map(|v| (net.session.graph.name(*v).into(), net.session.read(*v).unwrap())).collect()
     };
     let before = all(&net);
     let s = Settings { weight_decay: 0.1, ..settings(2) };

@@ -209,7 +209,7 @@ impl Job {
                     let pooled = self.config.tower_output == TowerOutput::Pooled;
                     self.initial.check(&net.session, &prefixes, &self.config.towers, pooled)?;
                 }
-                let params = net.params();
+                let params = net.stored();
                 for part in &net.parts {
                     let means: Vec<f32> = part.targets.iter().map(|&t| means[t] as f32).collect();
                     self.initial.fill(&mut net.session, &params, &part.prefix, &means)?;

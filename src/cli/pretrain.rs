@@ -152,7 +152,7 @@ impl Command {
         let sgd = Sgd { form: settings.form.into(), nesterov: false, dampening: 0.0 };
         let mut net = Network::new(&task, settings.batch, sgd, Options::default(), self.compute.open()?)?;
         initial.check(&net.session, &[""], &[tower.clone()], true)?;
-        let params = net.params();
+        let params = net.stored();
         initial.fill(&mut net.session, &params, "", &[])?;
         let mut state = State::new(&settings, 1)?;
         bar.start("pretrain", settings.epochs as u64 * train.len().div_ceil(settings.batch) as u64);
@@ -199,7 +199,7 @@ fn accuracy(net: &mut Network, samples: &Samples, rows: &[usize], y: &[i32]) -> 
 fn save(path: &std::path::Path, net: &Network, tower: &Tower, classes: &[&str]) -> Result<()> {
     let prefix = format!("{}.", tower.name);
     let mut tensors = vec![];
-    for v in net.params() {
+    for v in net.stored() {
         let g = &net.session.graph;
         let name = g.name(v).strip_prefix(&prefix).expect("a parameter of the tower");
         tensors.push((name.to_string(), g.dims(v).to_vec(), net.session.read(v)?));

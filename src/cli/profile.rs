@@ -6,7 +6,7 @@ use super::{Compute, output};
 use crate::data::manifest::TARGETS;
 use crate::device::{Data, Probe, Session};
 use crate::error::{Error, Result};
-use crate::graph::{Kind, Value};
+use crate::graph::Value;
 use crate::kernel::Cost;
 use crate::ops::optim::{Form, Sgd};
 use crate::plan::Options;
@@ -201,7 +201,7 @@ impl Command {
 }
 
 fn fill(session: &mut Session, initial: &Initial, prefixes: &[String]) -> Result<()> {
-    let params: Vec<Value> = session.graph.of_kind(Kind::Param).collect();
+    let params: Vec<Value> = session.graph.stored().collect();
     for prefix in prefixes {
         initial.fill(session, &params, prefix, &[])?;
     }

@@ -12,6 +12,10 @@ u = 2^-24. Absolute errors are divided by the largest expected magnitude at the 
   Together below c + 16.
 * Its gradient y (gy - dot): y is off by (c + 16) u of itself, the dot product by that and c more of S, the sum of y |gy|,
   the difference and the product by 4 u: y u ((c + 20) |gy - dot| + (2 c + 18) S), at its largest.
+* Batch norm: a routine's sums are good to L = [`norm::CHAIN`] + 2 u of their magnitudes. The mean is then off by L u of a
+  deviation, and the variance by L u of itself: L (1 + z / 2) u of y, z at most 5 deviations. Sums of gradients over n
+  pixels have terms of both signs, and their magnitudes add up to about sqrt(n) of the sum: L sqrt(n) u. The running
+  statistics are off by what the batch's are.
 * Losses are summed in float64 and rounded once: 2 u of the loss. Gradients of mse are two products and a difference:
   4 u of the largest. Those of cross-entropy are (softmax - onehot) times a factor: (c + 20) u times the factor.
 * Dropout: 1 / (1 - p) comes from a rounded attribute and a rounded division, 2 u of the largest.
@@ -25,8 +29,9 @@ use crate::device::{Data, Reference, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Op, Value};
 use crate::ops::loss::Reduction;
+use crate::ops::norm::Convention;
 use crate::ops::optim::{Form, Sgd, hyper_type};
-use crate::ops::{Bound, activation, conv, dense, dropout, layout, loss, pool, softmax, upsample};
+use crate::ops::{Bound, activation, conv, dense, dropout, layout, loss, lrn, norm, pool, softmax, upsample};
 use crate::plan::Options;
 use crate::shape::{DType, Type, Window};
 use crate::train::schedule::{Plateau, PlateauRule, Schedule, Threshold};
@@ -91,12 +96,14 @@ impl Context<'_> {
         match &*self.golden.op {
             "conv2d" | "conv2d_depthwise" => self.conv2d(),
             "conv_transpose2d" => self.conv_transpose2d(),
+            "local_response_norm" => self.local_response_norm(),
             "upsample_bilinear2d" => self.upsample_bilinear2d(),
             "maxpool2d" => self.maxpool2d(),
             "avgpool2d" => self.avgpool2d(),
             "adaptive_avgpool2d" => self.adaptive_avgpool2d(),
             "linear" => self.linear(),
             "activations" => self.activation(),
+            "batchnorm2d" => self.batchnorm2d(),
             "dropout" => self.dropout(),
             "concat_flatten" => self.concat_flatten(),
             "softmax" => self.softmax(),
@@ -182,7 +189,9 @@ impl Context<'_> {
             return Err(self.wrong("gy", "the shape differs from that of y"));
         }
         let node = t.g.nodes().last().expect("just pushed").clone();
-        let d = node.op.grad(&mut t.g, &node, &[Some(gy)])?;
+        let mut dy = vec![None; node.outs.len()];
+        dy[0] = Some(gy);
+        let d = node.op.grad(&mut t.g, &node, &dy)?;
         for ((name, d), bound) in wanted.iter().zip(d).zip(grads) {
             if let (Some(d), Some(_)) = (d, self.find(name)) {
                 self.want(t, name, d, *bound)?;
@@ -288,6 +297,18 @@ impl Context<'_> {
         self.compare(t, 0.0)
     }
 
+    fn local_response_norm(&self) -> Answer {
+        self.knows(&["size", "alpha", "beta", "k"])?;
+        let mut t = Trial::new();
+        let x = t.input("x", self.ranked("x", 4)?);
+        let ([size, _], alpha) = (self.pair("size", 5)?, self.number("alpha", 1e-4)?);
+        let op = lrn::Lrn { size, alpha, beta: self.number("beta", 0.75)?, k: self.number("k", 1.0)? };
+        // As in the op's own cases.
+        let bound = |n: usize| Bound::Ulps(n * (size + 8));
+        self.op(&mut t, op, &[("x", x)], bound(1), &[bound(4)])?;
+        self.compare(t, 0.0)
+    }
+
     fn upsample_bilinear2d(&self) -> Answer {
         self.knows(&["output_size", "align_corners"])?;
         let mut t = Trial::new();
@@ -296,6 +317,38 @@ impl Context<'_> {
         let grid = upsample::Grid { out, align_corners: self.flag("align_corners") };
         // No pixel is under more outputs than there are.
         self.op(&mut t, upsample::Bilinear { grid }, &[("x", x)], Bound::Dot(4), &[Bound::Dot(out[0] * out[1])])?;
+        self.compare(t, 0.0)
+    }
+
+    fn batchnorm2d(&self) -> Answer {
+        self.knows(&["training", "momentum", "eps"])?;
+        let (eps, momentum) = (self.number("eps", 1e-5)?, self.number("momentum", 0.1)?);
+        let mut t = Trial::new();
+        let x = t.input("x", self.ranked("x", 4)?);
+        let mut ins = vec![("x", x)];
+        for name in ["w", "b", "running_mean", "running_var"] {
+            ins.push((name, t.input(name, self.ranked(name, 1)?)));
+        }
+        let &[n, h, w, _] = t.g.dims(x) else { unreachable!("four extents") };
+        let l = norm::CHAIN + 2;
+        let (y, sums) = (Bound::Ulps(4 * l), Bound::Ulps(l * ((n * h * w) as f64).sqrt() as usize));
+        let mut after = [ins[3].1, ins[4].1];
+        if self.flag("training") {
+            let ones = Tensor { dims: vec![n], data: vec![1.0; n], rounded: false };
+            let rows = t.input("rows", &ones);
+            ins.truncate(3);
+            ins.push(("rows", rows));
+            self.op(&mut t, norm::Train { eps, relu: false }, &ins, y, &[sums; 3])?;
+            let batch = t.g.nodes()[0].outs.clone();
+            let convention = Convention { eps, momentum, unbiased: true };
+            let update = norm::Update { convention, pixels: h * w };
+            let new = t.g.push(update, &[after[0], after[1], batch[1], batch[2], rows]);
+            after = [new[0], new[1]];
+        } else {
+            self.op(&mut t, norm::Eval { eps, relu: false }, &ins, y, &[sums; 3])?;
+        }
+        self.want(&mut t, "running_mean_after", after[0], Bound::Ulps(l))?;
+        self.want(&mut t, "running_var_after", after[1], Bound::Ulps(l))?;
         self.compare(t, 0.0)
     }
 

@@ -125,7 +125,7 @@ impl Fused {
         (features, self.config.predict(net, member, features))
     }
 
-    fn build(&self, context: &Context, mode: Mode, device: Box<dyn Device>) -> Result<Built> {
+    fn build(&self, context: &Context, masked: bool, device: Box<dyn Device>) -> Result<Built> {
         let (n, s, outputs) = (self.batch, self.config.image, self.config.targets.len());
         let mut g = Graph::default();
         let x = g.input("x", Type::f32(&[n, s, s, 3]));
@@ -133,7 +133,7 @@ impl Fused {
         let rows = g.input("rows", Type::f32(&[n]));
         let hyper = g.input("hyper", hyper_type());
         let (features, out) = self.model(&mut Net::new(&mut g, Mode::Eval), x);
-        let trained = if mode == Mode::Eval { out } else { self.model(&mut Net::new(&mut g, mode), x).1 };
+        let trained = if masked { self.model(&mut Net::new(&mut g, Mode::Masked { rows }), x).1 } else { out };
         let mask = g.find("head.drop1.mask");
         let loss = g.push1(Mse { reduction: Reduction::Mean }, &[trained, y, rows]);
         let params: Vec<Value> = g.of_kind(Kind::Param).collect();
@@ -186,7 +186,7 @@ impl Fused {
 
     /// Evaluation, then three momentum steps with the given masks.
     fn train(&self, context: &Context, [lr, momentum]: [f64; 2], device: Box<dyn Device>) -> Result<Results> {
-        let mut b = self.build(context, Mode::Masked, device)?;
+        let mut b = self.build(context, true, device)?;
         self.feed(context, &mut b, 0)?;
         b.session.run(1)?;
         let mut results = vec![
@@ -222,7 +222,7 @@ impl Fused {
     /// The loss before each of several steps on the first batch, without dropout.
     fn curve(&self, context: &Context, c: &Curve, device: impl Fn() -> Result<Box<dyn Device>>) -> Result<Results> {
         let one = |(name, lr): (&str, f64)| -> Result<(String, Vec<f64>)> {
-            let mut b = self.build(context, Mode::Eval, device()?)?;
+            let mut b = self.build(context, false, device()?)?;
             self.feed(context, &mut b, 0)?;
             let mut losses = vec![];
             for s in 0..c.steps {

@@ -9,16 +9,41 @@ use std::sync::Arc;
 
 pub struct Session {
     pub graph: Graph,
+    /// Those asked for; the last one may be the session's own, which fills prepared state.
     pub plans: Vec<Plan>,
     device: Box<dyn Device>,
+    prepare: Option<Prepare>,
+}
+
+/// State that is computed from weights ([`Graph::prepare`]).
+struct Prepare {
+    plan: usize,
+    /// Whether the state belongs to the present weights.
+    done: bool,
+    /// By plan: reads the state; changes what the state is made from.
+    roles: Vec<[bool; 2]>,
 }
 
 impl Session {
     /// One plan per list of wanted values, in order.
     pub fn new(graph: Graph, want: &[&[Value]], options: Options, mut device: Box<dyn Device>) -> Result<Self> {
-        let plans = want.iter().map(|w| Plan::new(&graph, w, options)).collect::<Result<Vec<_>>>()?;
+        let mut plans = want.iter().map(|w| Plan::new(&graph, w, options)).collect::<Result<Vec<_>>>()?;
+        let read = |plan: &Plan, state: Value| plan.live[state.i()].is_some();
+        let (states, outs): (Vec<Value>, Vec<Value>) =
+            graph.prepared().iter().filter(|(state, _)| plans.iter().any(|p| read(p, *state))).copied().unzip();
+        let mut prepare = None;
+        if !outs.is_empty() {
+            let own = Plan::new(&graph, &outs, options)?;
+            let role = |p: &Plan| {
+                let updates = p.updates(&graph);
+                [states.iter().any(|s| read(p, *s)), updates.iter().any(|v| read(&own, *v))]
+            };
+            let roles = plans.iter().map(role).chain([[false; 2]]).collect();
+            prepare = Some(Prepare { plan: plans.len(), done: false, roles });
+            plans.push(own);
+        }
         device.load(&graph, &plans)?;
-        Ok(Self { graph, plans, device })
+        Ok(Self { graph, plans, device, prepare })
     }
     pub fn device(&self) -> &dyn Device {
         &*self.device
@@ -30,12 +55,31 @@ impl Session {
     /// Sets an input, weight or state.
     pub fn write(&mut self, v: Value, data: Data) -> Result<()> {
         self.expect(v, data.len())?;
+        self.changed(v);
         self.device.write(v, data)
     }
     /// Sets a weight from a mapping, without a copy where the device can do that.
     pub fn bind(&mut self, v: Value, bytes: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Result<()> {
         self.expect(v, range.len() / 4)?;
+        self.changed(v);
         self.device.bind(v, bytes, range)
+    }
+    /// Prepared state has to be made again if it is made from `v`.
+    fn changed(&mut self, v: Value) {
+        if let Some(p) = &mut self.prepare {
+            p.done &= self.plans[p.plan].live[v.i()].is_none();
+        }
+    }
+    /// Makes prepared state that `plan` reads and that is not of the present weights.
+    fn prepare_for(&mut self, plan: usize) -> Result<()> {
+        let Some(p) = &mut self.prepare else { return Ok(()) };
+        let [reads, changes] = p.roles[plan];
+        if reads && !p.done {
+            self.device.run(p.plan, None)?;
+            p.done = true;
+        }
+        p.done &= !changes;
+        Ok(())
     }
     fn expect(&self, v: Value, got: usize) -> Result<()> {
         let t = self.graph.ty(v);
@@ -56,10 +100,12 @@ impl Session {
     }
     /// Runs a plan.
     pub fn run(&mut self, plan: usize) -> Result<()> {
+        self.prepare_for(plan)?;
         self.device.run(plan, None)
     }
     /// Runs a plan and hears about every launch.
     pub fn profile(&mut self, plan: usize, probe: &mut dyn FnMut(Probe)) -> Result<()> {
+        self.prepare_for(plan)?;
         self.device.run(plan, Some(probe))
     }
 }

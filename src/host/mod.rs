@@ -15,6 +15,7 @@ level of plain x86-64) rounds differently. */
 pub mod conv;
 pub mod dense;
 mod depthwise;
+pub mod norm;
 mod simd;
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,8 @@ pub mod dropout;
 pub mod image;
 pub mod layout;
 pub mod loss;
+pub mod lrn;
+pub mod norm;
 pub mod optim;
 pub mod pool;
 pub mod softmax;
@@ -92,6 +94,8 @@ pub const ALL: &[Family] = &[
     image::FAMILY,
     layout::FAMILY,
     loss::FAMILY,
+    lrn::FAMILY,
+    norm::FAMILY,
     optim::FAMILY,
     pool::FAMILY,
     softmax::FAMILY,

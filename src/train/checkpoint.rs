@@ -64,14 +64,17 @@ pub fn save(path: &Path, card: &Card, net: &Network, best: &Best, extra: &[Store
     let mut tensors: Vec<(String, Vec<usize>, Cow<[f32]>)> =
         extra.iter().map(|(n, s, x)| (n.clone(), s.clone(), Cow::Borrowed(&**x))).collect();
     let graph = &net.session.graph;
-    for v in net.params() {
+    for v in net.stored() {
         tensors.push((graph.name(v).into(), graph.dims(v).into(), Cow::Owned(net.session.read(v)?)));
     }
     if !card.state.finished {
         for (i, part) in net.parts.iter().enumerate() {
-            for (j, (&w, &v)) in part.params.iter().zip(&part.velocity).enumerate() {
-                let (name, dims) = (graph.name(w), graph.dims(w));
-                tensors.push((format!("{VELOCITY}{name}"), dims.into(), Cow::Owned(net.session.read(v)?)));
+            for (&w, &v) in part.params.iter().zip(&part.velocity) {
+                let name = format!("{VELOCITY}{}", graph.name(w));
+                tensors.push((name, graph.dims(w).into(), Cow::Owned(net.session.read(v)?)));
+            }
+            for (j, v) in part.learned().enumerate() {
+                let (name, dims) = (graph.name(v), graph.dims(v));
                 if let Some(best) = best.get(i).and_then(|b| b.get(j)) {
                     tensors.push((format!("{BEST}{name}"), dims.into(), Cow::Borrowed(best)));
                 }
@@ -114,7 +117,7 @@ pub fn restore(file: &Arc<WeightFile>, net: &mut Network) -> Result<Best> {
         }
         Ok(t.to_f32()?.into_owned())
     };
-    for v in net.params() {
+    for v in net.stored() {
         net.session.write(v, Data::F32(&read(graph.name(v), graph.dims(v))?))?;
     }
     let mut best = vec![];
@@ -126,6 +129,9 @@ pub fn restore(file: &Arc<WeightFile>, net: &mut Network) -> Result<Best> {
         for (&w, &v) in part.params.iter().zip(&part.velocity) {
             let (name, dims) = (graph.name(w), graph.dims(w));
             net.session.write(v, Data::F32(&read(&format!("{VELOCITY}{name}"), dims)?))?;
+        }
+        for v in part.learned() {
+            let (name, dims) = (graph.name(v), graph.dims(v));
             let name = format!("{BEST}{name}");
             if file.info(&name).is_some() {
                 weights.push(read(&name, dims)?);

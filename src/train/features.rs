@@ -5,7 +5,7 @@ use crate::data::Pictures;
 use crate::data::hash::Fnv;
 use crate::device::{Data, Device, Session};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Kind, Value};
+use crate::graph::{Graph, Value};
 use crate::models::Config;
 use crate::nn::{Mode, Net};
 use crate::plan::Options;
@@ -41,7 +41,7 @@ pub fn extract(
     let features: Vec<Value> = config.members().iter().map(|m| config.extract(&mut net, m, image)).collect();
     net.take_penalty();
     let mut session = Session::new(g, &[&features], Options::default(), device)?;
-    let params: Vec<Value> = session.graph.of_kind(Kind::Param).collect();
+    let params: Vec<Value> = session.graph.stored().collect();
     let members = config.members();
     let prefixes: Vec<&str> = members.iter().map(|m| m.prefix.as_str()).collect();
     initial.check(&session, &prefixes, &config.towers, true)?;

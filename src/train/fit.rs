@@ -142,7 +142,7 @@ impl State {
     }
 }
 
-/// The weights of the best epoch so far: per part, per parameter. Empty before the first epoch has ended.
+/// The weights and running statistics of the best epoch so far: per part, per value. Empty before the first epoch has ended.
 pub type Best = Vec<Vec<Vec<f32>>>;
 
 /// Who watches a run.
@@ -329,7 +329,8 @@ fn update(net: &mut Network, data: &Samples, b: &Batch, s: &Settings, state: &St
     net.session.write(net.state, Data::U32(&[s.seed as u32, (s.seed >> 32) as u32, state.step]))?;
     for (part, p) in net.parts.iter().zip(&state.parts) {
         let (lr, first) = (p.schedule.lr(state.epoch, state.step as u64) as f32, (state.step == 0) as u8 as f32);
-        // A part that has stopped stays where it is: without a momentum of zero its velocity would carry it on.
+        // A part that has stopped stays where it is: without a momentum of zero its velocity would carry it on. Its running
+        // statistics go on until the best are put back.
         let hyper = if p.stopped { [0.0; 4] } else { [lr, s.momentum, s.weight_decay, first] };
         net.session.write(part.hyper, Data::F32(&hyper))?;
     }
@@ -373,15 +374,15 @@ fn end_epoch(
     Ok(())
 }
 
-/// The trained parameters of one part.
+/// What one part has learned.
 fn read(net: &Network, part: usize) -> Result<Vec<Vec<f32>>> {
-    net.parts[part].params.iter().map(|v| net.session.read(*v)).collect()
+    net.parts[part].learned().map(|v| net.session.read(v)).collect()
 }
 
 /// Puts the best weights of each part back.
 pub fn restore(net: &mut Network, best: &Best) -> Result<()> {
     for (part, weights) in net.parts.iter().zip(best) {
-        for (&v, w) in part.params.iter().zip(weights) {
+        for (v, w) in part.learned().zip(weights) {
             net.session.write(v, Data::F32(w))?;
         }
     }

@@ -4,7 +4,7 @@ where weights are penalised, the penalty. */
 use crate::device::{Device, Session};
 use crate::error::Result;
 use crate::graph::{Graph, Kind, Value};
-use crate::models::{Config, STATISTICS, Tower};
+use crate::models::{Config, Tower};
 use crate::nn::{Mode, Net};
 use crate::ops::loss::{CrossEntropy, Mse, Reduction};
 use crate::ops::optim::{self, Sgd};
@@ -44,6 +44,15 @@ pub struct Part {
     /// Trained parameters and their velocities, in one order.
     pub params: Vec<Value>,
     pub velocity: Vec<Value>,
+    /// Running statistics that the training plan updates.
+    pub statistics: Vec<Value>,
+}
+
+impl Part {
+    /// Everything that training changes and that evaluation depends on.
+    pub fn learned(&self) -> impl Iterator<Item = Value> + '_ {
+        self.params.iter().chain(&self.statistics).copied()
+    }
 }
 
 /// A session with everything a training loop touches.
@@ -95,14 +104,17 @@ impl Task {
         }
     }
 
+    /// Scopes of a part that are not trained.
+    fn frozen(&self, prefix: &str) -> Vec<String> {
+        match self {
+            Task::EndToEnd { frozen, .. } => frozen.iter().map(|t| format!("{prefix}{t}.")).collect(),
+            _ => vec![],
+        }
+    }
+
     /// Whether a parameter of this name is updated.
     fn trains(&self, prefix: &str, name: &str) -> bool {
-        let Some(name) = name.strip_prefix(prefix) else { return false };
-        match self {
-            _ if STATISTICS.contains(&name) => false,
-            Task::EndToEnd { frozen, .. } => !frozen.iter().any(|t| name.split('.').next() == Some(t)),
-            _ => true,
-        }
+        name.starts_with(prefix) && !self.frozen(prefix).iter().any(|f| name.starts_with(f))
     }
 }
 
@@ -119,9 +131,11 @@ impl Network {
             let mut net = Net::new(&mut g, Mode::Eval);
             let output = task.forward(&mut net, &x, p);
             let penalty = net.take_penalty();
-            let mut net = Net::new(&mut g, Mode::Train { state });
+            let mut net = Net::new(&mut g, Mode::Train { state, rows: weight }).freeze(task.frozen(&prefix));
             let prediction = task.forward(&mut net, &x, p);
             let train_penalty = net.take_penalty();
+            let (statistics, new): (Vec<Value>, Vec<Value>) = net.take_updates().into_iter().unzip();
+            updates.extend(new);
             g.set_label("loss");
             let (y, error) = if targets.is_empty() {
                 let y = g.input(&format!("{prefix}label"), Type::new(DType::I32, &[batch]));
@@ -149,7 +163,7 @@ impl Network {
             updates.push(loss);
             outputs.push(output);
             penalties.extend(penalty);
-            parts.push(Part { prefix, targets, y, hyper, loss, penalty, output, params, velocity });
+            parts.push(Part { prefix, targets, y, hyper, loss, penalty, output, params, velocity, statistics });
         }
         let mut want: Vec<&[Value]> = vec![&updates, &outputs];
         if !penalties.is_empty() {
@@ -159,8 +173,8 @@ impl Network {
         Ok(Self { session, batch, x, weight, state, parts })
     }
 
-    /// Every parameter of the graph, trained or not.
-    pub fn params(&self) -> Vec<Value> {
-        self.session.graph.of_kind(Kind::Param).collect()
+    /// Every weight and statistic of the graph, trained or not.
+    pub fn stored(&self) -> Vec<Value> {
+        self.session.graph.stored().collect()
     }
 }

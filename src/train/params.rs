@@ -2,8 +2,8 @@
 
 use crate::device::{Data, Session};
 use crate::error::{Error, Result};
-use crate::graph::{Kind, Value};
-use crate::models::{STATISTICS, Tower};
+use crate::graph::Value;
+use crate::models::Tower;
 use crate::weights::init::Rule;
 use crate::weights::tower::Allow;
 use crate::weights::{TowerWeights, WeightFile, init};
@@ -48,7 +48,7 @@ impl Initial {
         for t in towers {
             let scope = format!("{}{}.", prefixes[0], t.name);
             let wanted: Vec<(String, Vec<usize>)> = g
-                .of_kind(Kind::Param)
+                .stored()
                 .filter_map(|v| Some((g.name(v).strip_prefix(&scope)?.to_string(), g.dims(v).to_vec())))
                 .collect();
             match self.towers.get(&t.name) {
@@ -63,7 +63,7 @@ impl Initial {
         Ok(())
     }
 
-    /// Writes the first values of `params` into a session. Mapped files are bound without a copy where nothing updates
+    /// Writes the first values of weights and statistics into a session. Mapped files are bound without a copy where nothing updates
     /// the value. `means` are the training means of the member's targets: the last layer begins there, so that nothing
     /// has to be unlearned first.
     pub fn fill(&self, session: &mut Session, params: &[Value], prefix: &str, means: &[f32]) -> Result<()> {
@@ -71,9 +71,6 @@ impl Initial {
             let name = session.graph.name(v).to_string();
             let Some(own) = name.strip_prefix(prefix) else { continue };
             let (tower, rest) = own.split_once('.').unwrap_or(("", own));
-            if STATISTICS.contains(&own) {
-                continue; // Written by whoever has the features.
-            }
             let shape = session.graph.dims(v).to_vec();
             match self.towers.get(tower) {
                 Some(w) if w.map.contains_key(rest) => match w.bind(rest)? {

@@ -5,7 +5,7 @@ use super::fit::State;
 use super::params::MappedFile;
 use crate::device::{Data, Device, Probe, Session};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Kind, Value};
+use crate::graph::{Graph, Value};
 use crate::models::Config;
 use crate::nn::{Mode, Net};
 use crate::plan::Options;
@@ -48,7 +48,7 @@ impl Predictor {
         let (g, image, outputs) = build(&config, batch);
         let want: Vec<Value> = outputs.iter().map(|o| o.1).collect();
         let mut session = Session::new(g, &[&want], Options::default(), device)?;
-        for v in session.graph.of_kind(Kind::Param).collect::<Vec<_>>() {
+        for v in session.graph.stored().collect::<Vec<_>>() {
             let (name, shape) = (session.graph.name(v).to_string(), session.graph.dims(v).to_vec());
             // An unfinished run is judged by its best epoch so far.
             let best = format!("best.{name}");

@@ -1,4 +1,4 @@
-/*! First values of parameters that no file gives, biases zero. What a parameter gets depends on
+/*! First values of what no file gives: weights drawn, scales one, biases zero. What a parameter gets depends on
 the seed and its own name and shape, never on the order of parameters or the number of threads. */
 
 use super::header::shape as show;
@@ -28,11 +28,13 @@ pub fn fans(shape: &[usize]) -> Option<[usize; 2]> {
 }
 
 /// The parameter `name` (with its tower, or two towers would begin alike) of `shape` in our layout.
-/// One extent is a bias: zeros. Other shapes are an error.
+/// One extent: ones for what scales (the weight of a batch norm, a variance, an inverse deviation), zeros for what is added.
+/// Other shapes are an error.
 pub fn draw(name: &str, shape: &[usize], seed: u64, rule: Rule) -> Result<Vec<f32>> {
     let n = shape.iter().product();
     if shape.len() == 1 {
-        return Ok(vec![0.0; n]);
+        let scales = ["weight", "running_var", "inverse"].contains(&name.rsplit('.').next().unwrap_or(name));
+        return Ok(vec![scales as u8 as f32; n]);
     }
     let Some([fan_in, fan_out]) = fans(shape) else {
         return Err(Error::job(format!("cannot draw `{name}` of shape {}: neither filters nor dense", show(shape)))
@@ -84,6 +86,7 @@ mod tests {
         let limit = (6.0f64 / 16.0).sqrt() as f32;
         assert!(a.iter().all(|x| *x == (2.0 * r.uniform() - 1.0) * limit));
         assert_eq!(draw("a.bias", &[5], 1, Rule::Glorot).unwrap(), [0.0; 5]);
+        assert_eq!(draw("a.running_var", &[2], 1, Rule::Glorot).unwrap(), [1.0; 2]);
         assert!(draw("a.odd", &[1, 2, 3], 1, Rule::Glorot).is_err());
     }
 }

@@ -199,7 +199,7 @@ pub fn training(c: &Config, n: usize, masked: bool) -> Training {
     let image = g.input("image", Type::new(DType::U8, &[n, c.image, c.image, 3]));
     let (rows, hyper) = (g.input("rows", Type::f32(&[n])), g.input("hyper", optim::hyper_type()));
     let state = g.input("dropout", dropout::state_type());
-    let mode = if masked { Mode::Masked } else { Mode::Train { state } };
+    let mode = if masked { Mode::Masked { rows } } else { Mode::Train { state, rows } };
     let (mut targets, mut losses, mut eval) = (vec![], vec![], vec![]);
     for m in c.members() {
         eval.push(c.forward(&mut Net::new(&mut g, Mode::Eval), &m, image));
