@@ -305,7 +305,7 @@ fn cases() -> Vec<Case> {
         cases.push(Case::new(label(""), Wgrad { shape }, &[xt, yt], &[], Bound::Dot(shape.n * shape.p * shape.q)));
     }
     // x [N,P,Q,K], C, window, output padding, groups
-    let transposed: [([usize; 4], usize, Window, [usize; 2], usize); 6] = [
+    let transposed = [
         ([2, 4, 5, 6], 5, square(3, 2, 1), [1, 1], 1),
         ([1, 5, 4, 17], 19, square(4, 2, 1), [0, 0], 1),
         ([2, 3, 3, 4], 6, square(2, 2, 0), [0, 0], 2),
