@@ -220,9 +220,28 @@ impl<'g> Net<'g> {
         self.g.push1(activation::Relu, &[x])
     }
 
+    pub fn activate(&mut self, x: Value, act: activation::Act) -> Value {
+        self.g.push1(activation::Activate { act }, &[x])
+    }
+
+    /// a b, element by element.
+    pub fn mul(&mut self, a: Value, b: Value) -> Value {
+        self.g.push1(arith::Mul, &[a, b])
+    }
+
+    /// by x.
+    pub fn scale(&mut self, x: Value, by: f32) -> Value {
+        self.g.push1(arith::Scale { by }, &[x])
+    }
+
     pub fn softmax(&mut self, name: &str, x: Value) -> Value {
         self.layer(name);
         self.g.push1(softmax::Softmax, &[x])
+    }
+
+    pub fn log_softmax(&mut self, name: &str, x: Value) -> Value {
+        self.layer(name);
+        self.g.push1(softmax::LogSoftmax, &[x])
     }
 
     /// Rows [N,F], or the channels of images [N,H,W,C], side by side; one alone is itself.

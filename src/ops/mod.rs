@@ -41,6 +41,8 @@ pub struct Case {
 pub enum Draw {
     /// Uniform in [-1, 1).
     Uniform,
+    /// Uniform in [-x, x).
+    Within(f32),
     /// A shuffled ramp: no two values closer than 1/n of the range, so that a small step changes no maximum.
     Distinct,
     /// Integers in 0..n.
