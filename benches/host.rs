@@ -1,4 +1,4 @@
-/*! Speed of the CPU routines on VGG16's layers against the machine's own ceilings, measured in the same run.
+/*! Speed of the CPU routines on layers of VGG16, ResNet-50, AlexNet and Xception against the machine's own ceilings, measured in the same run.
 
 `cargo bench --bench host -- [filter] [--rounds N] [--threads 1|all] [--level portable|avx2|avx512]`
 
@@ -89,8 +89,12 @@ fn value(i: usize) -> f32 {
     ((i as u32).wrapping_mul(2654435761) >> 8) as f32 / (1u32 << 24) as f32 - 0.5
 }
 
-fn conv_cases(simd: Simd, batch: usize, all: &mut Vec<Case>) {
-    let layers = [
+/// (name, pixels each way, channels, filters, window, groups)
+type Layer = (&'static str, usize, usize, usize, Window, usize);
+
+fn layers() -> Vec<Layer> {
+    let square = Window::square;
+    let vgg = [
         ("conv1_1", 224, 3, 64),
         ("conv1_2", 224, 64, 64),
         ("conv2_1", 112, 64, 128),
@@ -101,15 +105,44 @@ fn conv_cases(simd: Simd, batch: usize, all: &mut Vec<Case>) {
         ("conv4_2", 28, 512, 512),
         ("conv5_1", 14, 512, 512),
     ];
-    for (name, hw, c, k) in layers {
-        let s = ConvShape::new(&[batch, hw, hw, c], k, Window::square(3, 1, 1), 1).unwrap();
-        let (nx, nw, ny) = (batch * hw * hw * c, k * 9 * c, batch * hw * hw * k);
+    let resnet = [
+        ("res 7x7/2 3", 224, 3, 64, square(7, 2, 3)),
+        ("res 1x1 64", 56, 64, 256, square(1, 1, 0)),
+        ("res 1x1 256", 56, 256, 64, square(1, 1, 0)),
+        ("res 3x3/2 128", 56, 128, 128, square(3, 2, 1)),
+        ("res 1x1/2 256", 56, 256, 512, square(1, 2, 0)),
+        ("res 1x1 512", 28, 512, 128, square(1, 1, 0)),
+        ("res 3x3/2 256", 28, 256, 256, square(3, 2, 1)),
+        ("res 1x1 1024", 14, 1024, 256, square(1, 1, 0)),
+        ("res 1x1 2048", 7, 2048, 512, square(1, 1, 0)),
+        ("res 3x3 512", 7, 512, 512, square(3, 1, 1)),
+    ];
+    let depthwise = [
+        ("dw 147 128", 147, 128, 1),
+        ("dw 74 256", 74, 256, 1),
+        ("dw 37 728", 37, 728, 1),
+        ("dw 19 728", 19, 728, 1),
+        ("dw/2 56 128", 56, 128, 2),
+    ];
+    let mut all = vec![("alex groups 96", 27, 96, 256, square(5, 1, 2), 2)];
+    all.extend(vgg.map(|(name, hw, c, k)| (name, hw, c, k, square(3, 1, 1), 1)));
+    all.extend(resnet.map(|(name, hw, c, k, window)| (name, hw, c, k, window, 1)));
+    all.extend(depthwise.map(|(name, hw, c, stride)| (name, hw, c, c, square(3, stride, 1), c)));
+    all
+}
+
+fn conv_cases(simd: Simd, batch: usize, all: &mut Vec<Case>) {
+    for (name, hw, c, k, window, groups) in layers() {
+        let s = ConvShape::new(&[batch, hw, hw, c], k, window, groups).unwrap();
+        let [taps, strides] = [window.kernel[0] * window.kernel[1], window.stride[0] * window.stride[1]];
+        let (nx, nw, ny) = (batch * hw * hw * c, k * taps * c / groups, batch * s.p * s.q * k);
         let mut add = |pass: &str, run: Box<dyn FnMut() + Send>| {
-            let bytes = 4.0 * (nx + nw + ny) as f64;
+            // A strided 1x1 filter does not see every pixel.
+            let seen = if pass == "dgrad" { nx } else { nx / strides.div_ceil(taps) };
             all.push(Case {
                 name: format!("{name} b{batch} {pass}"),
                 flops: s.flops(),
-                bytes,
+                bytes: 4.0 * (seen + nw + ny) as f64,
                 run,
                 wall: vec![],
                 cpu: vec![],
@@ -281,7 +314,7 @@ fn main() {
             median(&mut read)
         );
         println!(
-            "{:<18} {:>9} {:>9} {:>7} {:>9} {:>9} {:>8} {:>6} {:>7}",
+            "{:<26} {:>9} {:>9} {:>7} {:>9} {:>9} {:>8} {:>6} {:>7}",
             "case", "wall ms", "median", "spread", "cpu ms", "median", "GFLOP/s", "%peak", "GB/s"
         );
         for c in &mut cases {
@@ -289,7 +322,7 @@ fn main() {
             let (best, worst) = (c.wall[0], c.wall[c.wall.len() - 1]);
             let rate = c.flops / c.cpu[0] / 1e9;
             println!(
-                "{:<18} {:>9.3} {:>9.3} {:>6.2}x {:>9.3} {:>9.3} {:>8.1} {:>5.0}% {:>7.1}",
+                "{:<26} {:>9.3} {:>9.3} {:>6.2}x {:>9.3} {:>9.3} {:>8.1} {:>5.0}% {:>7.1}",
                 c.name,
                 best * 1e3,
                 wall * 1e3,

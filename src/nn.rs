@@ -3,7 +3,7 @@ files. */
 
 use crate::graph::{Graph, Value};
 use crate::ops::norm::{self, Convention};
-use crate::ops::{activation, arith, conv, dense, dropout, image, layout, loss, lrn, pool, softmax};
+use crate::ops::{activation, arith, conv, dense, dropout, image, layout, loss, lrn, pool, softmax, upsample};
 use crate::preprocess::Preprocess;
 use crate::rng::name_hash;
 use crate::shape::{Type, Window};
@@ -101,6 +101,23 @@ impl<'g> Net<'g> {
     /// x [N,H,W,C] -> relu(x * w + b) [N,P,Q,k].
     pub fn conv_relu(&mut self, name: &str, x: Value, k: usize, window: Window) -> Value {
         self.conv(name, x, Conv { filters: k, window, groups: 1, bias: true, relu: true })
+    }
+
+    /// A filter for each channel over `conv.window`, without a bias (`<name>.depthwise`), and a 1x1 convolution of what
+    /// comes out to `conv.filters`, with the bias and ReLU asked for (`<name>.pointwise`).
+    pub fn separable(&mut self, name: &str, x: Value, conv: Conv) -> Value {
+        let c = *self.g.dims(x).last().unwrap_or(&0);
+        self.scope(name, |net| {
+            let depthwise = Conv { filters: c, groups: c, bias: false, relu: false, ..conv };
+            let x = net.conv("depthwise", x, depthwise);
+            net.conv("pointwise", x, Conv { window: Window::square(1, 1, 0), groups: 1, ..conv })
+        })
+    }
+
+    /// Bilinear resampling [N,H,W,C] -> [N,P,Q,C].
+    pub fn upsample(&mut self, name: &str, x: Value, grid: upsample::Grid) -> Value {
+        self.layer(name);
+        self.g.push1(upsample::Bilinear { grid }, &[x])
     }
 
     /// x [N,..,C] -> gamma (x - mean) / deviation + beta, through ReLU if asked; parameters `weight` and `bias`, statistics
@@ -203,9 +220,28 @@ impl<'g> Net<'g> {
         self.g.push1(activation::Relu, &[x])
     }
 
+    pub fn activate(&mut self, x: Value, act: activation::Act) -> Value {
+        self.g.push1(activation::Activate { act }, &[x])
+    }
+
+    /// a b, element by element.
+    pub fn mul(&mut self, a: Value, b: Value) -> Value {
+        self.g.push1(arith::Mul, &[a, b])
+    }
+
+    /// by x.
+    pub fn scale(&mut self, x: Value, by: f32) -> Value {
+        self.g.push1(arith::Scale { by }, &[x])
+    }
+
     pub fn softmax(&mut self, name: &str, x: Value) -> Value {
         self.layer(name);
         self.g.push1(softmax::Softmax, &[x])
+    }
+
+    pub fn log_softmax(&mut self, name: &str, x: Value) -> Value {
+        self.layer(name);
+        self.g.push1(softmax::LogSoftmax, &[x])
     }
 
     /// Rows [N,F], or the channels of images [N,H,W,C], side by side; one alone is itself.

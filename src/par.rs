@@ -66,3 +66,14 @@ pub fn heavy_rows_mut<T: Send>(
     }
     y.par_chunks_mut(per_piece * width).enumerate().for_each(|(i, y)| piece(i, y));
 }
+
+/// Calls `f(image, offset in it, elements)` for consecutive bands of each image, images of `image` elements.
+pub fn bands_mut<T: Send>(y: &mut [T], image: usize, band: usize, f: impl Fn(usize, usize, &mut [T]) + Send + Sync) {
+    if image == 0 {
+        return;
+    }
+    let each = |(n, y): (usize, &mut [T])| {
+        y.par_chunks_mut(band).enumerate().for_each(|(i, y)| f(n, i * band, y));
+    };
+    y.par_chunks_mut(image).enumerate().for_each(each);
+}

@@ -16,7 +16,7 @@ use deep_affect::train::fit::{self, Best, Inputs, Samples, Settings, SgdForm, St
 use deep_affect::train::network::{EVAL, Network, PENALTY, TRAIN, Task};
 use deep_affect::train::params::{Initial, MappedFile};
 use deep_affect::train::predictor::{self, Predictor};
-use deep_affect::train::schedule::{PlateauRule, Threshold};
+use deep_affect::train::schedule::{Decay, PlateauRule, Threshold};
 use deep_affect::weights::WeightFile;
 use deep_affect::weights::init::Rule;
 use std::path::Path;
@@ -175,7 +175,7 @@ fn resumes(task: &Task, data: &Samples, s: &Settings, look: &mut dyn FnMut(&Stat
     let rows: [&[usize]; 2] = [&TRAINED, &MONITORED];
     let want = whole(task, data, rows, s);
     assert!(want.0.iter().flatten().any(|x| *x != 0) && want.1.history.iter().all(|e| e.val_loss.is_some()));
-    let lowered = want.1.parts.iter().filter(|p| p.schedule.lr(0, 0) < s.lr).count();
+    let lowered = want.1.parts.iter().filter(|p| p.schedule.lr(want.1.epoch, 0) < s.lr).count();
     assert!(lowered > 0, "the rate should fall on the way: {:?}", want.1.history);
     // In the middle of epochs, at their ends, and everywhere.
     for every in [2, 3, 1, 7] {
@@ -193,6 +193,23 @@ fn a_resumed_run_has_the_same_bits() {
         let s = Settings { form, weight_decay: 1e-3, ..settings(6) };
         resumes(&end_to_end(&config(Architecture::Shared)), &samples(&pictures), &s, &mut |_| ());
     }
+}
+
+#[test]
+fn a_resumed_decay_has_the_same_bits() {
+    let pictures = pictures(16);
+    let decay = Some(Decay::Steps { after: vec![2, 3], gamma: 0.5 });
+    let s = Settings { plateau: None, decay, warmup: 6, ..settings(4) };
+    // Of the run that was stopped last.
+    let mut rates: Vec<f64> = vec![];
+    resumes(&end_to_end(&config(Architecture::Shared)), &samples(&pictures), &s, &mut |state| {
+        if state.history.len() >= rates.len() {
+            rates = state.history.iter().map(|e| e.lr / s.lr).collect();
+        }
+    });
+    assert_eq!(rates, [0.5, 1.0, 0.5]);
+    let both = Settings { plateau: settings(4).plateau, ..s };
+    assert!(State::new(&both, 1).unwrap_err().to_string().contains("not both"));
 }
 
 /// The second target of the monitored pictures is far from what the others teach: its part stops early.

@@ -46,6 +46,8 @@ impl Command {
             sgd: crate::train::fit::SgdForm::Keras,
             weight_decay: 0.0,
             plateau: 4,
+            decay: None,
+            warmup: 0,
             patience: 6,
             test: TEST,
             val: 0.1,

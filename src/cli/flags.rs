@@ -8,7 +8,7 @@ use crate::models::{Architecture, Config, OutAct, Tower, TowerOutput};
 use crate::preprocess::Preprocess;
 use crate::train::fit::{Settings, SgdForm};
 use crate::train::params::Initial;
-use crate::train::schedule::PlateauRule;
+use crate::train::schedule::{Decay, PlateauRule};
 use crate::weights::TowerWeights;
 use clap::Args;
 use std::path::PathBuf;
@@ -94,6 +94,13 @@ pub struct TrainFlags {
     /// Epochs without a decrease of the monitored loss after which the rate is divided by ten (not below 6e-6); 0 keeps it.
     #[arg(long, default_value_t = 4, value_name = "N")]
     pub plateau: u32,
+    /// Lowers the rate by itself instead: step:EVERY:FACTOR or steps:EPOCH,EPOCH,..:FACTOR multiply it by FACTOR every so
+    /// many epochs or after those, cosine[:MIN] ends at MIN (or 0) after --epochs, inverse:D divides by 1 + D x updates.
+    #[arg(long, value_name = "DECAY", conflicts_with = "plateau")]
+    pub decay: Option<String>,
+    /// Updates over which the rate rises in a line to its first value.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub warmup: u32,
     /// Epochs without a decrease of the monitored loss after which training stops; 0 never stops early.
     #[arg(long, default_value_t = 6, value_name = "N")]
     pub patience: u32,
@@ -139,11 +146,15 @@ impl TrainFlags {
                 return Err(Error::usage(format!("--{name} {part} is not a part from 0 to below 1")));
             }
         }
+        let decay = self.decay.as_deref().map(|text| Decay::parse(text, self.epochs)).transpose()?;
+        let plateau = self.plateau > 0 && decay.is_none();
         Ok(Settings {
             epochs: self.epochs,
             batch: self.batch,
             lr: self.lr,
-            plateau: (self.plateau > 0).then(|| PlateauRule { wait: self.plateau, ..PlateauRule::keras() }),
+            plateau: plateau.then(|| PlateauRule { wait: self.plateau, ..PlateauRule::keras() }),
+            decay,
+            warmup: self.warmup,
             momentum: self.momentum,
             nesterov: self.nesterov,
             form: self.sgd,

@@ -12,12 +12,15 @@ u = 2^-24. Absolute errors are divided by the largest expected magnitude at the 
   Together below c + 16.
 * Its gradient y (gy - dot): y is off by (c + 16) u of itself, the dot product by that and c more of S, the sum of y |gy|,
   the difference and the product by 4 u: y u ((c + 20) |gy - dot| + (2 c + 18) S), at its largest.
+* Log-softmax is computed in float64 and rounded once: u. Its gradient gy - exp(y) sum(gy) sees y rounded: |y| exp(y) is at
+  most 1 / e, so u (|sum(gy)| / e + its own size), at its largest.
+* Other activations: [`Act::bounds`], except that the gradient of silu is compared with gy: 18 u of the largest.
 * Batch norm: a routine's sums are good to L = [`norm::CHAIN`] + 2 u of their magnitudes. The mean is then off by L u of a
   deviation, and the variance by L u of itself: L (1 + z / 2) u of y, z at most 5 deviations. Sums of gradients over n
   pixels have terms of both signs, and their magnitudes add up to about sqrt(n) of the sum: L sqrt(n) u. The running
   statistics are off by what the batch's are.
 * Losses are summed in float64 and rounded once: 2 u of the loss. Gradients of mse are two products and a difference:
-  4 u of the largest. Those of cross-entropy are (softmax - onehot) times a factor: (c + 20) u times the factor.
+  4 u of the largest. Those of cross-entropy are computed in float64 and rounded once: 2 u of the largest.
 * Dropout: 1 / (1 - p) comes from a rounded attribute and a rounded division, 2 u of the largest.
 * SGD: weights and velocities are polynomials in w, g and the settings. A step passes each of their terms through at most
   13 roundings (settings 4, g + decay w 2, velocity 4, weight 3), so after k steps the error is at most 13 k u times the
@@ -28,13 +31,14 @@ use super::{Checked, Context, Stop};
 use crate::device::{Data, Reference, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Op, Value};
-use crate::ops::loss::Reduction;
+use crate::ops::activation::Act;
+use crate::ops::loss::{CrossEntropy, Of, Reduction};
 use crate::ops::norm::Convention;
 use crate::ops::optim::{Form, Sgd, hyper_type};
-use crate::ops::{Bound, activation, conv, dense, dropout, layout, loss, norm, pool, softmax};
+use crate::ops::{Bound, activation, conv, dense, dropout, layout, loss, lrn, norm, pool, softmax, upsample};
 use crate::plan::Options;
 use crate::shape::{DType, Type, Window};
-use crate::train::schedule::{Plateau, PlateauRule, Schedule, Threshold};
+use crate::train::schedule::{Decay, Plateau, PlateauRule, Schedule, Threshold};
 use serde_json::{Map, Value as Json};
 use std::sync::Arc;
 
@@ -94,7 +98,10 @@ impl Trial {
 impl Context<'_> {
     pub(super) fn check(&self) -> Answer {
         match &*self.golden.op {
-            "conv2d" => self.conv2d(),
+            "conv2d" | "conv2d_depthwise" => self.conv2d(),
+            "conv_transpose2d" => self.conv_transpose2d(),
+            "local_response_norm" => self.local_response_norm(),
+            "upsample_bilinear2d" => self.upsample_bilinear2d(),
             "maxpool2d" => self.maxpool2d(),
             "avgpool2d" => self.avgpool2d(),
             "adaptive_avgpool2d" => self.adaptive_avgpool2d(),
@@ -274,6 +281,49 @@ impl Context<'_> {
         self.compare(t, 0.0)
     }
 
+    fn conv_transpose2d(&self) -> Answer {
+        self.knows(&["stride", "padding", "output_padding", "dilation", "groups", "bias"])?;
+        let mut t = Trial::new();
+        let (x, w) = (t.input("x", self.ranked("x", 4)?), t.input("w", self.ranked("w", 4)?));
+        let mut ins = vec![("x", x), ("w", w)];
+        if self.find("b").is_some() {
+            ins.push(("b", t.input("b", self.ranked("b", 1)?)));
+        }
+        let &[k, r, s, group_c] = t.g.dims(w) else { unreachable!("four extents") };
+        let ([top, left], [groups, _]) = (self.pair("padding", 0)?, self.pair("groups", 1)?);
+        let (stride, dilation) = (self.pair("stride", 1)?, self.pair("dilation", 1)?);
+        let window = Window { kernel: [r, s], stride, pad: [top, left, top, left], dilation, ceil: false };
+        let (channels, output_pad) = (group_c.saturating_mul(groups), self.pair("output_padding", 0)?);
+        let op = conv::Transposed { channels, window, output_pad, groups, bias: ins.len() == 3, relu: false };
+        let (pixels, per_group) = (self.ranked("y", 4)?.data.len() / channels.max(1), k / groups.max(1));
+        let grads = [r * s * group_c, t.g.ty(x).numel() / k, pixels].map(Bound::Dot);
+        self.op(&mut t, op, &ins, Bound::Dot(r * s * per_group + 1), &grads)?;
+        self.compare(t, 0.0)
+    }
+
+    fn local_response_norm(&self) -> Answer {
+        self.knows(&["size", "alpha", "beta", "k"])?;
+        let mut t = Trial::new();
+        let x = t.input("x", self.ranked("x", 4)?);
+        let ([size, _], alpha) = (self.pair("size", 5)?, self.number("alpha", 1e-4)?);
+        let op = lrn::Lrn { size, alpha, beta: self.number("beta", 0.75)?, k: self.number("k", 1.0)? };
+        // As in the op's own cases.
+        let bound = |n: usize| Bound::Ulps(n * (size + 8));
+        self.op(&mut t, op, &[("x", x)], bound(1), &[bound(4)])?;
+        self.compare(t, 0.0)
+    }
+
+    fn upsample_bilinear2d(&self) -> Answer {
+        self.knows(&["output_size", "align_corners"])?;
+        let mut t = Trial::new();
+        let x = t.input("x", self.ranked("x", 4)?);
+        let out = self.pair("output_size", 1)?;
+        let grid = upsample::Grid { out, align_corners: self.flag("align_corners") };
+        // No pixel is under more outputs than there are.
+        self.op(&mut t, upsample::Bilinear { grid }, &[("x", x)], Bound::Dot(4), &[Bound::Dot(out[0] * out[1])])?;
+        self.compare(t, 0.0)
+    }
+
     fn batchnorm2d(&self) -> Answer {
         self.knows(&["training", "momentum", "eps"])?;
         let (eps, momentum) = (self.number("eps", 1e-5)?, self.number("momentum", 0.1)?);
@@ -385,14 +435,35 @@ impl Context<'_> {
     }
 
     fn activation(&self) -> Answer {
-        if self.case != "relu" {
-            return Err(Stop::Unsupported(self.case.into()));
-        }
+        self.knows(&["negative_slope", "alpha", "beta", "threshold", "approximate"])?;
         let mut t = Trial::new();
         let x = t.input("x", self.get("x")?);
-        self.op(&mut t, activation::Relu, &[("x", x)], Bound::Exact, &[Bound::Exact])?;
-        for i in &mut t.inputs {
-            i.selects = true;
+        let act = match self.case {
+            "relu" => {
+                self.op(&mut t, activation::Relu, &[("x", x)], Bound::Exact, &[Bound::Exact])?;
+                return self.compare(t, 0.0);
+            }
+            "leaky_relu" => Act::LeakyRelu { slope: self.number("negative_slope", 0.01)? },
+            "elu" => Act::Elu { alpha: self.number("alpha", 1.0)? },
+            "sigmoid" => Act::Sigmoid,
+            "tanh" => Act::Tanh,
+            "gelu" => match self.parameters().get("approximate").and_then(Json::as_str) {
+                None | Some("none") => Act::Gelu,
+                Some("tanh") => Act::GeluTanh,
+                Some(other) => return Err(Stop::Unsupported(format!("gelu by {other}"))),
+            },
+            "silu" => Act::Silu,
+            "softplus" => {
+                let (beta, threshold) = (self.number("beta", 1.0)?, self.number("threshold", 20.0)?);
+                Act::Softplus { beta, threshold }
+            }
+            "relu6" => Act::Relu6,
+            other => return Err(Stop::Unsupported(other.into())),
+        };
+        let [y, gx] = act.bounds();
+        self.op(&mut t, activation::Activate { act }, &[("x", x)], y, &[gx])?;
+        if let (Act::Silu, Some(gx)) = (act, t.wants.iter_mut().find(|w| w.tensor == "gx")) {
+            gx.bound = Slack::Absolute(18.0 * U * largest(&self.get("gy")?.data));
         }
         self.compare(t, 0.0)
     }
@@ -459,10 +530,19 @@ impl Context<'_> {
             };
             gx.bound = Slack::Absolute(y.chunks(c).zip(gy.chunks(c)).map(row).fold(0.0, f64::max));
         }
-        let mut checked = self.compare(t, 0.0)?;
-        let logs = ["log_y", "log_gx"].into_iter().filter(|t| self.find(t).is_some());
-        checked.extend(logs.map(|t| Checked::unsupported(t, "log_softmax")));
-        Ok(checked)
+        if self.find("log_y").is_some() {
+            let y = t.g.push1(softmax::LogSoftmax, &[x]);
+            self.want(&mut t, "log_y", y, Bound::Ulps(1))?;
+            if self.find("log_gx").is_some() {
+                let upstream = self.get("gy")?;
+                let gy = t.input("log_gy", upstream);
+                let d = t.g.push1(softmax::LogSoftmaxGrad, &[y, gy]);
+                let sum = upstream.data.chunks(c).map(|gy| gy.iter().sum::<f64>().abs()).fold(0.0, f64::max);
+                let slack = U * (sum / std::f64::consts::E + largest(&self.get("log_gx")?.data));
+                self.want_within(&mut t, "log_gx", d, Slack::Absolute(slack))?;
+            }
+        }
+        self.compare(t, 0.0)
     }
 
     fn reduction(&self) -> Result<Reduction, Stop> {
@@ -473,41 +553,50 @@ impl Context<'_> {
         }
     }
 
-    /// Pushes a scalar loss of (x, target, row weights of one) and its gradient.
-    fn loss(&self, mut t: Trial, op: impl Op + 'static, target: Value, slack: f64) -> Answer {
+    /// Pushes a scalar loss of (x, target, row weights of one, others) and its gradient `gx`, or what x is called.
+    fn loss(&self, mut t: Trial, op: impl Op + 'static, target: Value, others: &[Value], gx: (&str, Slack)) -> Answer {
         let x = t.inputs[0].value;
         let rows = t.g.dims(x)[0];
         let ones = Tensor { dims: vec![rows], data: vec![1.0; rows], rounded: false };
         let w = t.input("rows", &ones);
-        let value = t.g.push1(op, &[x, target, w]);
+        let value = t.g.push1(op, &[&[x, target, w], others].concat());
         t.g.check().map_err(|e| broken(&self.golden.path, self.case, e.to_string()))?;
         self.want(&mut t, "loss", value, Bound::Ulps(2))?;
-        if self.find("gx").is_some() {
+        if self.find(gx.0).is_some() {
             let d = t.g.backward(value, &[x])?[0];
-            self.want_within(&mut t, "gx", d, Slack::Absolute(slack))?;
+            self.want_within(&mut t, gx.0, d, gx.1)?;
         }
         self.compare(t, 0.0)
     }
 
     fn cross_entropy(&self) -> Answer {
-        self.knows(&["reduction"])?;
-        let reduction = self.reduction()?;
-        if self.find("p").is_some() {
-            return Err(Stop::Unsupported("cross-entropy of probabilities".into()));
-        }
-        let labels = self.get("target")?;
-        if labels.dims.len() == 2 {
-            return Err(Stop::Unsupported("soft targets".into()));
-        }
+        self.knows(&["reduction", "label_smoothing", "ignore_index", "weighted"])?;
+        let whole = |i: f64| i.fract() == 0.0 && i.abs() < (1u64 << 31) as f64;
+        let ignore = match self.parameters().get("ignore_index") {
+            None | Some(Json::Null) => None,
+            Some(v) => {
+                let i = v.as_f64().filter(|i| whole(*i));
+                Some(i.ok_or_else(|| self.bad_parameter("ignore_index", "a whole number"))? as i32)
+            }
+        };
+        let (x_name, of) = if self.find("p").is_some() { ("p", Of::Probabilities) } else { ("x", Of::Logits) };
+        let smoothing = self.number("label_smoothing", 0.0)?;
+        let op = CrossEntropy { of, reduction: self.reduction()?, smoothing, ignore };
         let mut t = Trial::new();
-        let x = t.input("x", self.ranked("x", 2)?);
-        let &[n, c] = t.g.dims(x) else { unreachable!("two extents") };
-        if let Some(l) = labels.data.iter().find(|l| !(**l >= 0.0 && **l < c as f64)) {
+        let x = t.input(x_name, self.ranked(x_name, 2)?);
+        let c = t.g.dims(x)[1];
+        let to = self.get("target")?;
+        let soft = to.dims.len() == 2;
+        let class = |l: &f64| whole(*l) && (0.0..c as f64).contains(l) || ignore.is_some_and(|i| *l == i as f64);
+        if let Some(l) = to.data.iter().find(|l| !soft && !class(l)) {
             return Err(self.wrong("target", format!("{l} is not one of {c} classes")).into());
         }
-        let target = t.input_as("target", labels, DType::I32, true);
-        let factor = if reduction == Reduction::Mean { 1.0 / n as f64 } else { 1.0 };
-        self.loss(t, loss::CrossEntropy { reduction }, target, (c + 20) as f64 * U * factor)
+        let target = t.input_as("target", to, if soft { DType::F32 } else { DType::I32 }, true);
+        let mut others = vec![];
+        if self.flag("weighted") {
+            others.push(t.input("weight", self.ranked("weight", 1)?));
+        }
+        self.loss(t, op, target, &others, (&format!("g{x_name}"), Slack::Op(Bound::Ulps(2))))
     }
 
     fn mse(&self) -> Answer {
@@ -517,7 +606,7 @@ impl Context<'_> {
         t.input("x", self.ranked("x", 2)?);
         let target = t.input("target", self.ranked("target", 2)?);
         let slack = self.find("gx").map_or(0.0, |gx| 4.0 * U * largest(&gx.data));
-        self.loss(t, loss::Mse { reduction }, target, slack)
+        self.loss(t, loss::Mse { reduction }, target, &[], ("gx", Slack::Absolute(slack)))
     }
 
     fn sgd(&self) -> Answer {
@@ -588,7 +677,9 @@ impl Context<'_> {
         let whole = |key| -> Result<u32> { Ok(self.number(key, 0.0)?.clamp(0.0, 1e6) as u32) };
         let got: Vec<f64> = if self.case == "step" {
             self.knows(&["lr0", "step_size", "gamma"])?;
-            let schedule = Schedule::Step { lr: lr0, every: whole("step_size")?, gamma: self.number("gamma", 0.1)? };
+            let by = Decay::Step { every: whole("step_size")?, gamma: self.number("gamma", 0.1)? };
+            let schedule = Schedule::Decay { lr: lr0, by };
+            schedule.check()?;
             (0..epochs as u32).map(|e| schedule.lr(e, 0)).collect()
         } else if self.case.starts_with("plateau") {
             self.knows(&[

@@ -2,16 +2,19 @@
 
 Forward and input gradient are one routine, [`gather`]: every output element is a single chain of multiply-adds over
 (r, s, c), begun at the bias, whose operands lie in the source image under the filter's taps. For the input gradient
-the source is dY, the filter is turned by 180 degrees, and a stride of the convolution becomes gaps in dY; the order
-of the chain is that of the turned filter.
+the source is dY and the filter is turned by 180 degrees; the order of the chain is that of the turned filter. Of a
+strided filter, a pixel meets only every stride-th tap: pixels that meet the same taps form a [`Phase`], and each phase
+is an ordinary correlation with those taps.
+
+Filters that see one channel go to [`super::depthwise`].
 
 The weight gradient is a chain over pixels instead. Pixels are taken in fixed tiles of [`PIXELS`], a tile's chains
 start at zero and are added to a running sum: more accurate than one chain of a hundred thousand terms. */
 
 use super::simd::{self, Kernel, V16};
-use super::tile::{ROWS, Stretch, Tile, extent, tile};
+use super::tile::{self, Begin, ROWS, Stretch, Tile, extent, tile};
 use super::winograd::{self, Winograd};
-use super::{LANES, Out, add_parts, cut};
+use super::{LANES, Out, add_parts, cut, depthwise};
 use crate::kernel::Simd;
 use crate::par;
 use crate::shape::ConvShape;
@@ -40,85 +43,162 @@ pub fn fprop(
     y: &mut [f32],
     scratch: &mut [f32],
 ) {
+    assert!(bias.is_none_or(|b| b.len() == shape.k));
+    if depthwise::takes(shape) {
+        return depthwise::fprop(simd, shape, x, w, bias, relu, y, scratch);
+    }
     if winograd::suits(shape) {
         return Winograd::forward(shape).run(simd, x, w, bias, relu, y, scratch);
     }
-    let packed = &mut scratch[..Gather::forward(shape).packed()];
-    fprop_pack(simd, shape, w, packed);
-    fprop_packed(simd, shape, x, packed, bias, relu, y);
-}
-
-/// Scratch of [`fprop`], and the size of packed weights, in elements.
-pub fn fprop_scratch(shape: &ConvShape) -> usize {
-    if winograd::suits(shape) { Winograd::forward(shape).scratch() } else { Gather::forward(shape).packed() }
-}
-
-/// Weights in the order that [`fprop_packed`] reads them; for weights that do not change between launches.
-pub fn fprop_pack(simd: Simd, shape: &ConvShape, w: &[f32], packed: &mut [f32]) {
     let g = Gather::forward(shape);
+    let packed = &mut scratch[..g.packed()];
     assert_eq!(w.len(), shape.k * g.depth());
     let depth = g.depth();
     g.pack(simd, packed, |panel, rows, width, out| {
         let k = panel.group * g.dst_c + panel.first;
         simd::run(simd, Turn { w: &w[k * depth..(k + panel.exist) * depth], depth, rows, width, out });
     });
+    gather(simd, &g, x, packed, bias, relu, y);
 }
 
-/// [`fprop`] with weights from [`fprop_pack`] of the same level.
-pub fn fprop_packed(
-    simd: Simd,
-    shape: &ConvShape,
-    x: &[f32],
-    packed: &[f32],
-    bias: Option<&[f32]>,
-    relu: bool,
-    y: &mut [f32],
-) {
-    assert!(bias.is_none_or(|b| b.len() == shape.k));
-    gather(simd, &Gather::forward(shape), x, packed, bias, relu, y);
+/// Scratch of [`fprop`] in elements.
+pub fn fprop_scratch(shape: &ConvShape) -> usize {
+    if depthwise::takes(shape) {
+        return depthwise::fprop_scratch(shape);
+    }
+    if winograd::suits(shape) { Winograd::forward(shape).scratch() } else { Gather::forward(shape).packed() }
 }
 
 /// dx = the gradient of the input: dy [N,P,Q,K], w [K,R,S,C/groups], dx [N,H,W,C].
 pub fn dgrad(simd: Simd, shape: &ConvShape, dy: &[f32], w: &[f32], dx: &mut [f32], scratch: &mut [f32]) {
-    if winograd::suits(shape) {
-        return Winograd::backward(shape).run(simd, dy, w, None, false, dx, scratch);
-    }
-    let g = Gather::backward(shape);
-    assert_eq!(w.len(), shape.k * shape.taps()[0] * shape.taps()[1] * shape.group_c());
-    let packed = &mut scratch[..g.packed()];
+    transposed(simd, shape, dy, w, None, false, dx, scratch);
+}
+
+/// x = act(bias + the transpose of the convolution applied to y), a bias for each of C channels; scratch as [`dgrad`].
+#[allow(clippy::too_many_arguments)] // The operands of a convolution.
+pub fn transposed(
+    simd: Simd,
+    shape: &ConvShape,
+    y: &[f32],
+    w: &[f32],
+    bias: Option<&[f32]>,
+    relu: bool,
+    x: &mut [f32],
+    scratch: &mut [f32],
+) {
+    assert!(bias.is_none_or(|b| b.len() == shape.c));
     let (taps, kg, cg) = (shape.taps()[0] * shape.taps()[1], shape.group_k(), shape.group_c());
-    g.pack(simd, packed, |panel, rows, width, out| {
-        // Row (r, s, k) of the turned filter is a run of c in w.
-        for (row, out) in rows.zip(out.chunks_exact_mut(width)) {
-            let (tap, k) = (taps - 1 - row / kg, panel.group * kg + row % kg);
-            let at = (k * taps + tap) * cg + panel.first;
-            out[..panel.exist].copy_from_slice(&w[at..at + panel.exist]);
-            out[panel.exist..].fill(0.0);
-        }
-    });
-    gather(simd, &g, dy, packed, None, false, dx);
+    assert_eq!(w.len(), shape.k * taps * cg);
+    if depthwise::takes(shape) {
+        return depthwise::transposed(simd, shape, y, w, bias, relu, x, scratch);
+    }
+    if winograd::suits(shape) {
+        return Winograd::backward(shape).run(simd, y, w, bias, relu, x, scratch);
+    }
+    for phase in phases(shape) {
+        let g = &phase.gather;
+        let packed = &mut scratch[..g.packed()];
+        g.pack(simd, packed, |panel, rows, width, out| {
+            // Row (r, s, k) of the turned filter is a run of c in w.
+            for (row, out) in rows.zip(out.chunks_exact_mut(width)) {
+                let (tap, k) = (phase.tap(row / kg), panel.group * kg + row % kg);
+                let at = (k * taps + tap) * cg + panel.first;
+                out[..panel.exist].copy_from_slice(&w[at..at + panel.exist]);
+                out[panel.exist..].fill(0.0);
+            }
+        });
+        gather(simd, g, y, packed, bias, relu, x);
+    }
 }
 
 /// Scratch of [`dgrad`] in elements.
 pub fn dgrad_scratch(shape: &ConvShape) -> usize {
-    if winograd::suits(shape) { Winograd::backward(shape).scratch() } else { Gather::backward(shape).packed() }
+    if depthwise::takes(shape) {
+        return depthwise::dgrad_scratch(shape);
+    }
+    if winograd::suits(shape) {
+        return Winograd::backward(shape).scratch();
+    }
+    phases(shape).map(|p| p.gather.packed()).max().unwrap_or(0)
 }
 
-/// A correlation over a source image: which source pixel lies under tap t of output o, per axis.
-/// at = o * mul + off + t * step; the pixel is at / div if that is whole and inside.
-struct Gather {
-    n: usize,
-    out: [usize; 2],
-    src: [usize; 2],
-    groups: usize,
+/// A correlation over a source image: under tap t of output o lies source pixel o * mul + off + t * step, per axis.
+pub(super) struct Gather {
+    pub n: usize,
+    pub out: [usize; 2],
+    pub src: [usize; 2],
+    pub groups: usize,
     /// Channels of one group.
-    src_c: usize,
-    dst_c: usize,
-    taps: [usize; 2],
-    mul: [isize; 2],
-    off: [isize; 2],
-    step: [isize; 2],
-    div: [isize; 2],
+    pub src_c: usize,
+    pub dst_c: usize,
+    pub taps: [usize; 2],
+    pub mul: [isize; 2],
+    pub off: [isize; 2],
+    pub step: [isize; 2],
+    /// Output o is pixel first + o * every of an image of `dst` pixels.
+    pub dst: [usize; 2],
+    pub first: [usize; 2],
+    pub every: [usize; 2],
+}
+
+/// The pixels of the input gradient that are equal modulo the stride, and the taps of the turned filter that they meet.
+pub(super) struct Phase {
+    pub gather: Gather,
+    /// S
+    columns: usize,
+    /// Row and column in the filter of this phase's first tap, and how far back the next one lies.
+    last: [usize; 2],
+    back: [usize; 2],
+}
+
+impl Phase {
+    /// The filter's index of tap (r, s) of the phase.
+    pub fn tap(&self, i: usize) -> usize {
+        let at = [i / self.gather.taps[1], i % self.gather.taps[1]];
+        let [r, s] = [0, 1].map(|a| self.last[a] - at[a] * self.back[a]);
+        r * self.columns + s
+    }
+}
+
+/// All phases with pixels; those without taps are there, too: nothing is added to their bias.
+pub(super) fn phases(s: &ConvShape) -> impl Iterator<Item = Phase> {
+    let s = *s;
+    let w = s.window;
+    let count = [w.stride[0].min(s.h), w.stride[1].min(s.w)];
+    (0..count[0] * count[1]).map(move |i| {
+        let first = [i / count[1], i % count[1]];
+        let mut gather = Gather {
+            n: s.n,
+            out: [0, 1].map(|a| ([s.h, s.w][a] - first[a]).div_ceil(w.stride[a])),
+            src: [s.p, s.q],
+            groups: s.groups,
+            src_c: s.group_k(),
+            dst_c: s.group_c(),
+            taps: [0; 2],
+            mul: [1; 2],
+            off: [0; 2],
+            step: [1; 2],
+            dst: [s.h, s.w],
+            first,
+            every: w.stride,
+        };
+        let (mut last, mut back) = ([0; 2], [1; 2]);
+        for a in 0..2 {
+            // Under turned tap t of pixel h lies dY at (h + pad - (taps - 1 - t) * dilation) / stride, if that is whole.
+            let at = |t: usize| {
+                (first[a] + w.pad[a] + t * w.dilation[a]) as isize - (w.dilation[a] * (w.kernel[a] - 1)) as isize
+            };
+            let stride = w.stride[a] as isize;
+            let mut met = (0..w.kernel[a]).filter(|t| at(*t) % stride == 0);
+            let Some(t) = met.next() else { continue };
+            (gather.taps[a], gather.off[a], last[a]) = (1, at(t) / stride, w.kernel[a] - 1 - t);
+            if let Some(next) = met.next() {
+                (gather.step[a], back[a]) = ((at(next) - at(t)) / stride, next - t);
+                gather.taps[a] = 2 + met.count();
+            }
+        }
+        Phase { gather, columns: w.kernel[1], last, back }
+    })
 }
 
 /// Up to 16 * vectors neighbouring output channels of one group.
@@ -132,7 +212,7 @@ struct Panel {
 }
 
 impl Gather {
-    fn forward(s: &ConvShape) -> Self {
+    pub fn forward(s: &ConvShape) -> Self {
         let w = &s.window;
         Self {
             n: s.n,
@@ -145,23 +225,9 @@ impl Gather {
             mul: [0, 1].map(|a| w.stride[a] as isize),
             off: [0, 1].map(|a| -(w.pad[a] as isize)),
             step: [0, 1].map(|a| w.dilation[a] as isize),
-            div: [1; 2],
-        }
-    }
-    fn backward(s: &ConvShape) -> Self {
-        let w = &s.window;
-        Self {
-            n: s.n,
-            out: [s.h, s.w],
-            src: [s.p, s.q],
-            groups: s.groups,
-            src_c: s.group_k(),
-            dst_c: s.group_c(),
-            taps: w.kernel,
-            mul: [1; 2],
-            off: [0, 1].map(|a| w.pad[a] as isize - (w.dilation[a] * (w.kernel[a] - 1)) as isize),
-            step: [0, 1].map(|a| w.dilation[a] as isize),
-            div: [0, 1].map(|a| w.stride[a] as isize),
+            dst: [s.p, s.q],
+            first: [0; 2],
+            every: [1; 2],
         }
     }
     /// Length of a chain.
@@ -193,11 +259,12 @@ impl Gather {
     }
     /// Whether the taps of one filter row are neighbours in memory under this pixel: one run instead of S.
     fn inner(&self, p: &Pixel) -> bool {
-        self.groups == 1
-            && self.step[1] == 1
-            && self.div[1] == 1
-            && p.w >= 0
-            && p.w + self.taps[1] as isize <= self.src[1] as isize
+        self.groups == 1 && self.step[1] == 1 && p.w >= 0 && p.w + self.taps[1] as isize <= self.src[1] as isize
+    }
+    /// Where the channels of output (p, q) of image n begin.
+    pub fn to(&self, n: usize, p: usize, q: usize) -> usize {
+        let [h, w] = [self.first[0] + p * self.every[0], self.first[1] + q * self.every[1]];
+        ((n * self.dst[0] + h) * self.dst[1] + w) * self.groups * self.dst_c
     }
     /// The output pixels from `first` on.
     fn pixels(&self, first: usize, group: usize, at: &mut [Pixel]) {
@@ -209,6 +276,7 @@ impl Gather {
                 h: p as isize * self.mul[0] + self.off[0],
                 w: q as isize * self.mul[1] + self.off[1],
                 image: n * image + group * self.src_c,
+                to: self.to(n, p, q),
             };
             q += 1;
             if q == self.out[1] {
@@ -274,12 +342,13 @@ impl Kernel for Turn<'_> {
     }
 }
 
-/// An output pixel: the source coordinates under tap (0, 0), before division, and where its image begins.
+/// An output pixel: the source coordinates under tap (0, 0), where its image begins, and where the output goes.
 #[derive(Clone, Copy, Default)]
 struct Pixel {
     h: isize,
     w: isize,
     image: usize,
+    to: usize,
 }
 
 /// dst = act(bias + source * packed weights).
@@ -287,7 +356,7 @@ fn gather(simd: Simd, g: &Gather, src: &[f32], packed: &[f32], bias: Option<&[f3
     let pixels = g.n * g.out[0] * g.out[1];
     let (src_c, dst_c) = (g.groups * g.src_c, g.groups * g.dst_c);
     assert_eq!(src.len(), g.n * g.src[0] * g.src[1] * src_c);
-    assert_eq!(dst.len(), pixels * dst_c);
+    assert_eq!(dst.len(), g.n * g.dst[0] * g.dst[1] * dst_c);
     assert_eq!(packed.len(), g.packed());
     let (rows, vectors) = extent(simd);
     let panels = g.groups * g.panels(vectors);
@@ -299,12 +368,21 @@ fn gather(simd: Simd, g: &Gather, src: &[f32], packed: &[f32], bias: Option<&[f3
         let count = block.min(pixels - first);
         let mut at = [Pixel::default(); BLOCK];
         g.pixels(first, panel.group, &mut at[..count]);
+        let channel = panel.group * g.dst_c + panel.first;
+        if g.depth() == 0 {
+            for p in &at[..count] {
+                // SAFETY: this task owns these pixels' channels.
+                let y = unsafe { dst.slice(p.to + channel, panel.exist) };
+                let bias = |i| bias.map_or(0.0, |b| if relu && b[channel + i] < 0.0 { 0.0 } else { b[channel + i] });
+                y.iter_mut().enumerate().for_each(|(i, y)| *y = bias(i));
+            }
+        }
         let width = panel.exist.next_multiple_of(LANES);
         let mut stretches = [EMPTY; TAPS];
         let mut from = 0;
         while from < g.depth() {
             let to = (from + piece).min(g.depth());
-            for (t, at) in at[..count].chunks(rows).enumerate() {
+            for at in at[..count].chunks(rows) {
                 let inner = at.iter().all(|p| g.inner(p));
                 let mut used = 0;
                 let mut row = from;
@@ -317,12 +395,6 @@ fn gather(simd: Simd, g: &Gather, src: &[f32], packed: &[f32], bias: Option<&[f3
                     stretch.b = packed[panel.at + row * width..].as_ptr();
                     for (a, p) in stretch.a.iter_mut().zip(at) {
                         let (h, w) = (p.h + r * g.step[0], p.w + s * g.step[1]);
-                        let (h, w) = match g.div {
-                            [1, 1] => (h, w),
-                            // What lies between two source pixels is padding.
-                            d if h % d[0] != 0 || w % d[1] != 0 => (-1, -1),
-                            d => (h / d[0], w / d[1]),
-                        };
                         let inside = h >= 0 && w >= 0 && h < g.src[0] as isize && w < g.src[1] as isize;
                         *a = if inside {
                             // SAFETY: the pixel is inside the source; its group's channels from c on are the stretch.
@@ -334,11 +406,11 @@ fn gather(simd: Simd, g: &Gather, src: &[f32], packed: &[f32], bias: Option<&[f3
                     row += stretch.len;
                     used += 1;
                 }
-                let channel = panel.group * g.dst_c + panel.first;
                 // SAFETY: stretches stay inside the source or ZEROS (a piece is at most DEPTH long); the packed panel
                 // has `width` columns; this task owns these pixels' channels.
                 unsafe {
-                    let y = dst.at((first + t * rows) * dst_c + channel);
+                    let mut y = [std::ptr::null_mut(); ROWS];
+                    y.iter_mut().zip(at).for_each(|(y, p)| *y = dst.at(p.to + channel));
                     tile(
                         simd,
                         at.len(),
@@ -347,14 +419,12 @@ fn gather(simd: Simd, g: &Gather, src: &[f32], packed: &[f32], bias: Option<&[f3
                             stretches: &stretches[..used],
                             a_step: 1,
                             b_step: width,
-                            init: match bias {
-                                _ if from > 0 => y,
-                                Some(b) => b.as_ptr().add(channel),
-                                None => std::ptr::null(),
+                            begin: match bias {
+                                _ if from > 0 => Begin::Dst,
+                                Some(b) => Begin::Row(b.as_ptr().add(channel)),
+                                None => Begin::Zero,
                             },
-                            init_step: if from > 0 { dst_c } else { 0 },
                             dst: y,
-                            dst_step: dst_c,
                             last: panel.exist - (width - LANES),
                             add: false,
                             relu: relu && to == g.depth(),
@@ -397,6 +467,9 @@ fn cuts(s: &ConvShape) -> Cuts {
 /// dw = the gradient of the weights: x [N,H,W,C], dy [N,P,Q,K], dw [K,R,S,C/groups].
 pub fn wgrad(simd: Simd, shape: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32], scratch: &mut [f32]) {
     let s = shape;
+    if depthwise::takes(s) {
+        return depthwise::wgrad(simd, s, x, dy, dw, scratch);
+    }
     let g = Gather::forward(s);
     let (pixels, depth) = (s.n * s.p * s.q, g.depth());
     assert_eq!(x.len(), s.n * s.h * s.w * s.c);
@@ -463,10 +536,8 @@ pub fn wgrad(simd: Simd, shape: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32
                                 stretches: &stretches[..used],
                                 a_step: rows,
                                 b_step: if direct { s.window.stride[1] * s.c } else { width },
-                                init: std::ptr::null(),
-                                init_step: 0,
-                                dst: sum.at(at + k * depth + column),
-                                dst_step: depth,
+                                begin: Begin::Zero,
+                                dst: tile::rows(sum.at(at + k * depth + column), depth),
                                 last: exist - (width - LANES),
                                 add: !fresh,
                                 relu: false,
@@ -485,6 +556,9 @@ pub fn wgrad(simd: Simd, shape: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32
 
 /// Scratch of [`wgrad`] in elements.
 pub fn wgrad_scratch(shape: &ConvShape) -> usize {
+    if depthwise::takes(shape) {
+        return depthwise::wgrad_scratch(shape);
+    }
     (cuts(shape).parts.0 - 1) * shape.k * shape.taps()[0] * shape.taps()[1] * shape.group_c()
 }
 
@@ -497,7 +571,7 @@ struct PixelRun {
 }
 
 impl Gather {
-    /// The pixels of `at` whose tap of column (r, s, c) is inside the image, row by row. Only where `div` is 1.
+    /// The pixels of `at` whose tap of column (r, s, c) is inside the image, row by row.
     fn rows_under(&self, x: &[f32], at: &[Pixel], column: usize, runs: &mut [PixelRun; PIXELS]) -> usize {
         let (tap, c) = (column / self.src_c, column % self.src_c);
         let (r, s) = ((tap / self.taps[1]) as isize, (tap % self.taps[1]) as isize);

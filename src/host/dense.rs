@@ -5,7 +5,7 @@ partial sums added up in one order. The two gradients are register tiles. With f
 the speed of memory, and every weight is touched once. */
 
 use super::simd::{self, Kernel, V16};
-use super::tile::{ROWS, Stretch, Tile, extent, tile};
+use super::tile::{self, Begin, ROWS, Stretch, Tile, extent, tile};
 use super::{LANES, Out};
 use crate::kernel::Simd;
 use crate::par;
@@ -219,10 +219,8 @@ pub fn dgrad(simd: Simd, n: usize, inputs: usize, outputs: usize, dy: &[f32], w:
                                 stretches: &[stretch],
                                 a_step: 1,
                                 b_step,
-                                init: if o == 0 { std::ptr::null() } else { y },
-                                init_step: inputs,
-                                dst: y,
-                                dst_step: inputs,
+                                begin: if o == 0 { Begin::Zero } else { Begin::Dst },
+                                dst: tile::rows(y, inputs),
                                 last: exist - (width - LANES),
                                 add: false,
                                 relu: false,
@@ -283,10 +281,8 @@ pub fn wgrad(simd: Simd, n: usize, inputs: usize, outputs: usize, x: &[f32], dy:
                                 stretches: &[stretch],
                                 a_step: outputs,
                                 b_step: width,
-                                init: if n0 == 0 { std::ptr::null() } else { y },
-                                init_step: inputs,
-                                dst: y,
-                                dst_step: inputs,
+                                begin: if n0 == 0 { Begin::Zero } else { Begin::Dst },
+                                dst: tile::rows(y, inputs),
                                 last: exist - (width - LANES),
                                 add: false,
                                 relu: false,

@@ -1,4 +1,4 @@
-/*! Vector routines of the CPU: convolution and dense layers, forward and backward.
+/*! Vector routines of the CPU: convolution and dense layers, forward and backward, and pointwise functions.
 
 One register tile ([`tile`]) does nearly all the arithmetic: up to 6 rows times 4 vectors of 16 lanes, the row operand
 broadcast from wherever it lies. Convolution is implicit: the tile is pointed at NHWC pixels (or at a row of zeros in
@@ -15,7 +15,9 @@ level of plain x86-64) rounds differently. */
 
 pub mod conv;
 pub mod dense;
+mod depthwise;
 pub mod norm;
+pub mod pointwise;
 mod simd;
 #[cfg(test)]
 mod tests;

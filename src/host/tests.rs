@@ -117,6 +117,17 @@ fn conv_shapes() -> Vec<ConvShape> {
     add([2, 6, 7, 9], 12, same, 3);
     add([1, 6, 6, 34], 40, same, 2);
     add([2, 7, 5, 21], 21, same, 21);
+    // One channel under each filter: whole vectors of them and a rest, several filters on one, windows of every kind.
+    add([2, 9, 23, 37], 37, same, 37);
+    add([1, 10, 19, 32], 32, Window::square(3, 2, 1), 32);
+    add([2, 9, 8, 19], 19, window([3, 2], [2, 1], [1, 0, 2, 1], [1, 1]), 19);
+    add([1, 12, 11, 17], 17, window([5, 7], [1, 2], [2, 3, 2, 3], [2, 1]), 17);
+    add([1, 11, 13, 16], 16, window([2, 4], [3, 2], [0, 3, 4, 0], [2, 3]), 16);
+    add([2, 9, 8, 20], 40, same, 20);
+    add([1, 9, 7, 6], 90, Window::square(3, 2, 1), 6);
+    add([1, 9, 7, 2], 32, same, 2);
+    add([1, 10, 10, 18], 18, window([1, 2], [3, 4], [0; 4], [1, 1]), 18);
+    add([1, 2, 3, 20], 20, window([3, 3], [1, 1], [5, 4, 3, 6], [1, 1]), 20);
     add([1, 7, 5, 4], 12, window([5, 3], [2, 1], [2, 1, 2, 1], [1, 1]), 4);
     add([1, 20, 21, 3], 64, window([11, 11], [4, 4], [2, 2, 2, 2], [1, 1]), 1);
     add([1, 14, 15, 1], 6, window([11, 11], [1, 1], [0, 0, 0, 0], [1, 1]), 1);
@@ -295,8 +306,9 @@ fn bits_depend_on_neither_threads_nor_vector_level() {
         ConvShape::new(&[2, 15, 14, 36], 54, Window { stride: [2, 1], ..Window::square(3, 1, 1) }, 3).unwrap(),
         ConvShape::new(&[2, 60, 60, 3], 64, Window::square(3, 1, 1), 1).unwrap(),
         ConvShape::new(&[3, 29, 31, 40], 70, Window::square(3, 1, 1), 1).unwrap(),
+        ConvShape::new(&[3, 29, 31, 70], 70, Window::square(3, 1, 1), 70).unwrap(),
     ];
-    for (s, dims) in shapes.iter().zip([(7, 5000, 150), (1, 3000, 77), (13, 2100, 40), (1, 1, 1)]) {
+    for (s, dims) in shapes.iter().zip([(7, 5000, 150), (1, 3000, 77), (13, 2100, 40), (1, 1, 1), (1, 1, 1)]) {
         let fused = |l: &Simd| *l != Simd::Portable || super::simd::PORTABLE_FMA;
         let mut first = None;
         for simd in Simd::available().into_iter().filter(fused) {
@@ -316,11 +328,12 @@ fn bits_depend_on_neither_threads_nor_vector_level() {
 fn bits_do_not_depend_on_the_batch() {
     for simd in Simd::available() {
         let strided = Window { stride: [1, 2], ..Window::square(3, 1, 1) };
-        for (c, window) in [(20, Window::square(3, 1, 1)), (20, strided), (36, Window::square(3, 1, 1))] {
-            let all = ConvShape::new(&[7, 13, 11, c], 40, window, 1).unwrap();
+        let same = Window::square(3, 1, 1);
+        for (c, window, groups) in [(20, same, 1), (20, strided, 1), (20, strided, 20), (36, same, 1)] {
+            let all = ConvShape::new(&[7, 13, 11, c], 40, window, groups).unwrap();
             let one = ConvShape { n: 1, ..all };
             let x = values(1, all.n * all.h * all.w * all.c, false);
-            let w = values(2, all.k * 9 * all.c, false);
+            let w = values(2, all.k * 9 * all.group_c(), false);
             let dy = values(3, all.n * all.p * all.q * all.k, false);
             let fprop = |s: &ConvShape, x: &[f32]| {
                 guarded(s.n * s.p * s.q * s.k, conv::fprop_scratch(s), |y, t| {

@@ -19,19 +19,31 @@ pub struct Stretch {
     pub len: usize,
 }
 
+/// What the chains of a tile begin with.
+#[derive(Clone, Copy)]
+pub enum Begin {
+    Zero,
+    /// One row for all: a bias.
+    Row(*const f32),
+    /// What `dst` holds.
+    Dst,
+}
+
+/// Rows of `dst` one step apart.
+#[inline(always)]
+pub fn rows(first: *mut f32, step: usize) -> [*mut f32; ROWS] {
+    std::array::from_fn(|i| first.wrapping_add(i * step))
+}
+
 /// One tile's work.
 pub struct Tile<'a> {
     pub stretches: &'a [Stretch],
     /// From one reduction index to the next in a, in elements.
     pub a_step: usize,
     pub b_step: usize,
-    /// Where the chains begin: one row per tile row, or null for zero.
-    pub init: *const f32,
-    /// From row to row: 0 when they share one row (a bias).
-    pub init_step: usize,
-    pub dst: *mut f32,
-    pub dst_step: usize,
-    /// Lanes of the last vector that exist in `init` and `dst`.
+    pub begin: Begin,
+    pub dst: [*mut f32; ROWS],
+    /// Lanes of the last vector that exist in `begin` and `dst`.
     pub last: usize,
     /// Add the finished chains to `dst` instead of replacing it.
     pub add: bool,
@@ -57,8 +69,8 @@ pub fn extent(simd: Simd) -> (usize, usize) {
 ///
 /// # Safety
 /// For t in each stretch a[i][t * a_step] must be readable for i < rows; b rows (16 * vectors elements each) likewise;
-/// `init` (unless null) and `dst` must be valid for `rows` rows of 16 * (vectors - 1) + last elements, and nothing else
-/// may access `dst` meanwhile.
+/// `begin`'s row and the first `rows` of `dst` must be valid for 16 * (vectors - 1) + last elements, and nothing else may
+/// access `dst` meanwhile.
 #[inline]
 pub unsafe fn tile(simd: Simd, rows: usize, vectors: usize, t: &Tile) {
     macro_rules! pick {
@@ -86,11 +98,14 @@ impl<const R: usize, const N: usize> Kernel for Fixed<'_, R, N> {
         // SAFETY: `tile`'s caller promised every address.
         unsafe {
             let mut acc = [[V::splat(0.0); N]; R];
-            if !t.init.is_null() {
-                for (i, acc) in acc.iter_mut().enumerate() {
-                    for (j, acc) in acc.iter_mut().enumerate() {
-                        *acc = V::load_part(t.init.add(i * t.init_step + j * LANES), lanes(j));
-                    }
+            for (i, acc) in acc.iter_mut().enumerate() {
+                let from = match t.begin {
+                    Begin::Zero => break,
+                    Begin::Row(row) => row,
+                    Begin::Dst => t.dst[i],
+                };
+                for (j, acc) in acc.iter_mut().enumerate() {
+                    *acc = V::load_part(from.add(j * LANES), lanes(j));
                 }
             }
             for s in t.stretches {
@@ -111,7 +126,7 @@ impl<const R: usize, const N: usize> Kernel for Fixed<'_, R, N> {
             }
             for (i, acc) in acc.iter().enumerate() {
                 for (j, &acc) in acc.iter().enumerate() {
-                    let y = t.dst.add(i * t.dst_step + j * LANES);
+                    let y = t.dst[i].add(j * LANES);
                     let mut v = acc;
                     if t.add {
                         v = V::load_part(y, lanes(j)).add(v);

@@ -20,7 +20,7 @@ only the 3x3 window of the output. A NaN or infinity therefore reaches all four 
 which shapes come here ([`suits`]) does not depend on the batch. */
 
 use super::simd::{self, Kernel, V16};
-use super::tile::{ROWS, Stretch, Tile, extent, tile};
+use super::tile::{self, Begin, ROWS, Stretch, Tile, extent, tile};
 use super::{LANES, Out, cut};
 use crate::kernel::Simd;
 use crate::par;
@@ -369,10 +369,8 @@ impl Task<'_> {
                                 stretches: &[stretch],
                                 a_step: 1,
                                 b_step: width,
-                                init: std::ptr::null(),
-                                init_step: 0,
-                                dst: products.add(e * PRODUCT_STEP + t * width),
-                                dst_step: width,
+                                begin: Begin::Zero,
+                                dst: tile::rows(products.add(e * PRODUCT_STEP + t * width), width),
                                 last: LANES,
                                 add: false,
                                 relu: false,

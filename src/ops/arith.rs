@@ -1,4 +1,4 @@
-/*! Constants, sums and scaling: elementwise linear ops. */
+/*! Constants, sums, products and scaling, element by element. */
 
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
@@ -59,6 +59,74 @@ impl Op for Add {
                 for ((y, a), b) in y.iter_mut().zip(&a[at..]).zip(&b[at..]) {
                     *y = a + b;
                 }
+            })
+        })
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        Cost { flops: io.outs[0].numel() as f64, ..crate::graph::traffic(io) }
+    }
+}
+
+/// y = a b elementwise, equal shapes.
+#[derive(Debug, Clone)]
+pub struct Mul;
+
+impl Op for Mul {
+    fn name(&self) -> &'static str {
+        "mul"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        Add.infer(ins)
+    }
+    fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        for (i, y) in outs[0].iter_mut().enumerate() {
+            *y = ins[0][i] * ins[1][i];
+        }
+    }
+    fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        let mut by = |factor: usize| dy[0].map(|dy| g.push1(Mul, &[dy, n.ins[factor]]));
+        Ok(vec![by(1), by(0)])
+    }
+    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+        host_launches(self, io, group, 0, |h| {
+            let (a, b) = (h.input::<f32>(0), h.input::<f32>(1));
+            par::chunks_mut(h.output::<f32>(0), |at, y| {
+                for ((y, a), b) in y.iter_mut().zip(&a[at..]).zip(&b[at..]) {
+                    *y = a * b;
+                }
+            })
+        })
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        Cost { flops: io.outs[0].numel() as f64, ..crate::graph::traffic(io) }
+    }
+}
+
+/// y = by x.
+#[derive(Debug, Clone)]
+pub struct Scale {
+    pub by: f32,
+}
+
+impl Op for Scale {
+    fn name(&self) -> &'static str {
+        "scale"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        Ok(vec![ins[0]])
+    }
+    fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        outs[0].iter_mut().zip(ins[0]).for_each(|(y, x)| *y = self.by as f64 * x);
+    }
+    fn grad(&self, g: &mut Graph, _: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        Ok(vec![dy[0].map(|dy| g.push1(self.clone(), &[dy]))])
+    }
+    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+        let by = self.by;
+        host_launches(self, io, group, 0, move |h| {
+            let x = h.input::<f32>(0);
+            par::chunks_mut(h.output::<f32>(0), |at, y| {
+                y.iter_mut().zip(&x[at..]).for_each(|(y, x)| *y = by * x);
             })
         })
     }
@@ -137,13 +205,16 @@ impl Op for StandardizeGrad {
     }
 }
 
-pub const FAMILY: Family = Family { name: "arith", ops: &["fill", "add", "standardize", "standardize.grad"], cases };
+pub const FAMILY: Family =
+    Family { name: "arith", ops: &["fill", "add", "mul", "scale", "standardize", "standardize.grad"], cases };
 
 fn cases() -> Vec<Case> {
     let (t, x, c) = (Type::f32(&[2, 3, 5, 7]), Type::f32(&[3, 41]), Type::f32(&[41]));
     vec![
         Case::new("2x3", Fill { value: -0.5, ty: Type::f32(&[2, 3]) }, &[], &[], Bound::Exact),
         Case::new("2x3x5x7", Add, &[t, t], &[0, 1], Bound::Ulps(1)),
+        Case::new("2x3x5x7", Mul, &[t, t], &[0, 1], Bound::Ulps(1)),
+        Case::new("2x3x5x7", Scale { by: -0.3 }, &[t], &[0], Bound::Ulps(1)),
         // The difference is rounded at up to 2 and scaled by at most 1.25: twice its own ulp at worst.
         Case::new("3x41", Standardize, &[x, c, c], &[0], Bound::Ulps(4)).draw(2, Draw::Positive),
         Case::new("3x41", StandardizeGrad, &[x, c], &[], Bound::Ulps(1)).draw(1, Draw::Positive),

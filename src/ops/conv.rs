@@ -1,5 +1,6 @@
 /*! Convolution, x [N,H,W,C] * w [K,R,S,C/groups] -> y [N,P,Q,K], as three ops in the field's own terms: fprop, dgrad
-(gradient of the data) and wgrad (gradient of the filters). One index function defines all three. */
+(gradient of the data) and wgrad (gradient of the filters); and the transposed convolution, which is dgrad as a layer.
+One index function defines all four. */
 
 use super::activation::ReluGrad;
 use super::dense::BiasGrad;
@@ -174,14 +175,104 @@ impl Op for Wgrad {
     }
 }
 
-pub const FAMILY: Family = Family { name: "conv", ops: &["conv.fprop", "conv.dgrad", "conv.wgrad"], cases };
+/// y [N,H,W,C] = act(the transpose of a convolution of y's shape, applied to x [N,P,Q,K], + b [C]); inputs x, w
+/// [K,R,S,C/groups] and, with `bias`, b. This is PyTorch's ConvTranspose2d: its weight [K,C/groups,R,S] permuted as any
+/// other, and H = (P - 1) stride - padding at both ends + dilation (R - 1) + 1 + output_pad. Its gradients are a
+/// convolution's fprop (of dy) and wgrad (x and dy in each other's places).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Transposed {
+    /// C, the channels of y.
+    pub channels: usize,
+    /// The convolution's; `ceil` means nothing here.
+    pub window: Window,
+    /// Rows and columns added at the bottom and the right, fewer than the stride: of all images that the convolution
+    /// takes to x's extents, how far y is from the smallest.
+    pub output_pad: [usize; 2],
+    pub groups: usize,
+    pub bias: bool,
+    pub relu: bool,
+}
+
+impl Transposed {
+    /// The convolution that leads from y to x.
+    fn shape(&self, x: &Type) -> Result<ConvShape> {
+        let (&[n, p, q, k], w) = (x.dims(), &self.window) else {
+            return Err(Error::job(format!("x must be [N,P,Q,K], got {:?}", x.shape)));
+        };
+        let mut hw = [0; 2];
+        for a in 0..2 {
+            if w.kernel[a] == 0 || [p, q][a] == 0 || self.output_pad[a] >= w.stride[a] {
+                return Err(Error::job("extents must be positive and the output padding below the stride"));
+            }
+            let full = ([p, q][a] - 1) * w.stride[a] + w.dilation[a] * (w.kernel[a] - 1) + 1 + self.output_pad[a];
+            let inside = full.checked_sub(w.pad[a] + w.pad[a + 2]);
+            hw[a] = inside.ok_or_else(|| Error::job(format!("padding {:?} leaves nothing of {full} pixels", w.pad)))?;
+        }
+        let s = ConvShape::new(&[n, hw[0], hw[1], self.channels], k, Window { ceil: false, ..*w }, self.groups)?;
+        debug_assert_eq!([s.p, s.q], [p, q]);
+        Ok(s)
+    }
+}
+
+impl Op for Transposed {
+    fn name(&self) -> &'static str {
+        "conv.transposed"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        let s = self.shape(&ins[0])?;
+        if ins.len() != 2 + self.bias as usize {
+            return Err(Error::job("x, w and (with a bias) b are needed"));
+        }
+        expect("w (KRSC)", &ins[1], &[s.k, s.taps()[0], s.taps()[1], s.group_c()])?;
+        if self.bias {
+            expect("b", &ins[2], &[s.c])?;
+        }
+        Ok(vec![Type::f32(&[s.n, s.h, s.w, s.c])])
+    }
+    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let (s, y) = (self.shape(&io.ins[0]).expect("checked by infer"), &mut outs[0]);
+        for (i, y) in y.iter_mut().enumerate() {
+            *y = if self.bias { ins[2][i % s.c] } else { 0.0 };
+        }
+        each(&s, |o, w, x| y[o] += ins[0][x] * ins[1][w]);
+        if self.relu {
+            y.iter_mut().filter(|y| **y < 0.0).for_each(|y| *y = 0.0);
+        }
+    }
+    fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        let Some(mut dy) = dy[0] else { return Ok(vec![None; n.ins.len()]) };
+        if self.relu {
+            dy = g.push1(ReluGrad, &[n.outs[0], dy]);
+        }
+        let shape = self.shape(&g.ty(n.ins[0]))?;
+        let fprop = Fprop { filters: shape.k, window: shape.window, groups: shape.groups, bias: false, relu: false };
+        let mut grads = vec![Some(g.push1(fprop, &[dy, n.ins[1]])), Some(g.push1(Wgrad { shape }, &[dy, n.ins[0]]))];
+        if self.bias {
+            grads.push(Some(g.push1(BiasGrad, &[dy])));
+        }
+        Ok(grads)
+    }
+    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+        let (op, s) = (*self, self.shape(&io.ins[0]).expect("checked by infer"));
+        host_launches(self, io, group, 4 * host::conv::dgrad_scratch(&s), move |h| {
+            let bias = op.bias.then(|| h.input(2));
+            host::conv::transposed(simd, &s, h.input(0), h.input(1), bias, op.relu, h.output(0), h.scratch())
+        })
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        Cost { flops: self.shape(&io.ins[0]).map_or(0.0, |s| s.flops()), ..traffic(io) }
+    }
+}
+
+pub const FAMILY: Family =
+    Family { name: "conv", ops: &["conv.fprop", "conv.dgrad", "conv.wgrad", "conv.transposed"], cases };
 
 fn cases() -> Vec<Case> {
     let square = Window::square;
     let odd = Window { kernel: [3, 5], stride: [2, 1], pad: [1, 2, 0, 1], dilation: [1, 1], ceil: false };
     let dilated = Window { dilation: [2, 3], ..square(3, 1, 2) };
     // x [N,H,W,C], K, window, groups
-    let shapes: [([usize; 4], usize, Window, usize); 13] = [
+    let shapes: [([usize; 4], usize, Window, usize); 15] = [
         ([2, 9, 11, 3], 5, square(3, 1, 1), 1),
         ([1, 6, 6, 16], 32, square(3, 1, 1), 1),
         ([3, 7, 5, 17], 19, square(3, 1, 1), 1),
@@ -194,6 +285,8 @@ fn cases() -> Vec<Case> {
         ([2, 9, 10, 3], 4, odd, 1),
         ([2, 9, 10, 4], 6, dilated, 2),
         ([2, 8, 8, 6], 6, square(3, 1, 1), 6),
+        ([2, 7, 9, 19], 19, square(3, 2, 1), 19),
+        ([2, 6, 5, 5], 15, square(3, 1, 1), 5),
         ([2, 11, 10, 33], 36, square(3, 1, 1), 1),
     ];
     let mut cases = vec![];
@@ -212,6 +305,25 @@ fn cases() -> Vec<Case> {
         cases.push(Case::new(label(""), fprop, &ins, &diff, Bound::Dot(terms)));
         cases.push(Case::new(label(""), Dgrad { shape }, &[yt, wt], &[], Bound::Dot(r * s * shape.group_k())));
         cases.push(Case::new(label(""), Wgrad { shape }, &[xt, yt], &[], Bound::Dot(shape.n * shape.p * shape.q)));
+    }
+    // x [N,P,Q,K], C, window, output padding, groups
+    let transposed = [
+        ([2, 4, 5, 6], 5, square(3, 2, 1), [1, 1], 1),
+        ([1, 5, 4, 17], 19, square(4, 2, 1), [0, 0], 1),
+        ([2, 3, 3, 4], 6, square(2, 2, 0), [0, 0], 2),
+        // Pixels that no tap reaches: the bias alone.
+        ([1, 4, 3, 3], 4, square(1, 3, 0), [2, 0], 1),
+        ([2, 4, 4, 3], 4, odd, [1, 0], 1),
+        ([2, 4, 3, 7], 7, square(3, 2, 1), [0, 1], 7),
+    ];
+    for (i, (x, channels, window, output_pad, groups)) in transposed.into_iter().enumerate() {
+        let op = Transposed { channels, window, output_pad, groups, bias: i != 1, relu: i % 2 == 0 };
+        let (xt, [r, s]) = (Type::f32(&x), window.kernel);
+        let (wt, bt) = (Type::f32(&[x[3], r, s, channels / groups]), Type::f32(&[channels]));
+        let ins: Vec<Type> = [xt, wt].into_iter().chain(op.bias.then_some(bt)).collect();
+        let diff: Vec<usize> = (0..ins.len()).collect();
+        let label = format!("c{channels} {r}x{s} stride {:?} groups {groups} x {x:?}", window.stride);
+        cases.push(Case::new(label, op, &ins, &diff, Bound::Dot(r * s * x[3] / groups + 1)));
     }
     cases
 }

@@ -16,6 +16,7 @@ pub mod norm;
 pub mod optim;
 pub mod pool;
 pub mod softmax;
+pub mod upsample;
 
 use crate::graph::Op;
 use crate::shape::{DType, Type};
@@ -40,6 +41,8 @@ pub struct Case {
 pub enum Draw {
     /// Uniform in [-1, 1).
     Uniform,
+    /// Uniform in [-x, x).
+    Within(f32),
     /// A shuffled ramp: no two values closer than 1/n of the range, so that a small step changes no maximum.
     Distinct,
     /// Integers in 0..n.
@@ -98,4 +101,5 @@ pub const ALL: &[Family] = &[
     optim::FAMILY,
     pool::FAMILY,
     softmax::FAMILY,
+    upsample::FAMILY,
 ];

@@ -1,6 +1,6 @@
-/*! Softmax over the last extent. */
+/*! Softmax over the last extent, and its logarithm. */
 
-use super::{Bound, Case, Family};
+use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::kernel::{Arch, Cost, Launch};
@@ -30,15 +30,25 @@ pub(super) fn row64(x: &[f64]) -> Vec<f64> {
     e.iter().map(|e| e / sum).collect()
 }
 
+/// log of the sum of exp(x) over one row, without overflow. In float64 on every device: sums over classes are short.
+pub(super) fn log_sum<T: Copy + Into<f64>>(x: &[T]) -> f64 {
+    let max = x.iter().fold(f64::NEG_INFINITY, |m, &x| m.max(x.into()));
+    max + x.iter().map(|&x| (x.into() - max).exp()).sum::<f64>().ln()
+}
+
+fn rows(x: &Type) -> Result<Vec<Type>> {
+    match x.dims() {
+        [_, c] if *c > 0 => Ok(vec![*x]),
+        _ => Err(Error::job("x must be [N,C]")),
+    }
+}
+
 impl Op for Softmax {
     fn name(&self) -> &'static str {
         "softmax"
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
-        match ins[0].dims() {
-            [_, c] if *c > 0 => Ok(vec![ins[0]]),
-            _ => Err(Error::job("x must be [N,C]")),
-        }
+        rows(&ins[0])
     }
     fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         let c = io.ins[0].row();
@@ -96,7 +106,82 @@ impl Op for SoftmaxGrad {
     }
 }
 
-pub const FAMILY: Family = Family { name: "softmax", ops: &["softmax", "softmax.grad"], cases };
+/// y[n][c] = x[n][c] - log of the sum of exp(x[n]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LogSoftmax;
+
+impl Op for LogSoftmax {
+    fn name(&self) -> &'static str {
+        "log_softmax"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        rows(&ins[0])
+    }
+    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let c = io.ins[0].row();
+        for (x, y) in ins[0].chunks(c).zip(outs[0].chunks_mut(c)) {
+            let log_sum = log_sum(x);
+            y.iter_mut().zip(x).for_each(|(y, x)| *y = x - log_sum);
+        }
+    }
+    fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        Ok(vec![dy[0].map(|dy| g.push1(LogSoftmaxGrad, &[n.outs[0], dy]))])
+    }
+    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+        let (n, c) = (io.ins[0].dims()[0], io.ins[0].row());
+        host_launches(self, io, group, 0, move |h| {
+            let x = h.input::<f32>(0);
+            par::rows_mut(h.output::<f32>(0), c, n, |i, y| {
+                let x = &x[i * c..][..c];
+                let log_sum = log_sum(x);
+                y.iter_mut().zip(x).for_each(|(y, &x)| *y = (x as f64 - log_sum) as f32);
+            })
+        })
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        Cost { flops: 3.0 * io.ins[0].numel() as f64, ..traffic(io) }
+    }
+}
+
+/// dx = dy - exp(y) (sum of dy over the row); inputs y, dy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LogSoftmaxGrad;
+
+impl Op for LogSoftmaxGrad {
+    fn name(&self) -> &'static str {
+        "log_softmax.grad"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        if ins[0] == ins[1] { rows(&ins[0]) } else { Err(Error::job("y and dy must have one shape")) }
+    }
+    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let c = io.ins[0].row();
+        for (i, dx) in outs[0].chunks_mut(c).enumerate() {
+            let (y, dy) = (&ins[0][i * c..][..c], &ins[1][i * c..][..c]);
+            let sum: f64 = dy.iter().sum();
+            dx.iter_mut().enumerate().for_each(|(j, dx)| *dx = dy[j] - y[j].exp() * sum);
+        }
+    }
+    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+        let (n, c) = (io.ins[0].dims()[0], io.ins[0].row());
+        host_launches(self, io, group, 0, move |h| {
+            let (y, dy) = (h.input::<f32>(0), h.input::<f32>(1));
+            par::rows_mut(h.output::<f32>(0), c, n, |i, dx| {
+                let (y, dy) = (&y[i * c..][..c], &dy[i * c..][..c]);
+                let sum: f64 = dy.iter().map(|dy| *dy as f64).sum();
+                for (j, dx) in dx.iter_mut().enumerate() {
+                    *dx = (dy[j] as f64 - (y[j] as f64).exp() * sum) as f32;
+                }
+            })
+        })
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        Cost { flops: 4.0 * io.ins[0].numel() as f64, ..traffic(io) }
+    }
+}
+
+pub const FAMILY: Family =
+    Family { name: "softmax", ops: &["softmax", "softmax.grad", "log_softmax", "log_softmax.grad"], cases };
 
 fn cases() -> Vec<Case> {
     let mut cases = vec![];
@@ -106,6 +191,12 @@ fn cases() -> Vec<Case> {
         // exp is good to a few ulps, the sum of c terms to c: relative to the largest probability.
         cases.push(Case::new(&label, Softmax, &[t], &[0], Bound::Ulps(c + 16)));
         cases.push(Case::new(&label, SoftmaxGrad, &[t, t], &[], Bound::Ulps(2 * c + 8)));
+        // In float64, rounded once.
+        cases.push(Case::new(&label, LogSoftmax, &[t], &[0], Bound::Ulps(1)));
+        cases.push(Case::new(&label, LogSoftmaxGrad, &[t, t], &[], Bound::Ulps(1)));
     }
+    cases.push(
+        Case::new("far out", LogSoftmax, &[Type::f32(&[4, 7])], &[], Bound::Ulps(1)).draw(0, Draw::Within(500.0)),
+    );
     cases
 }

@@ -2,7 +2,7 @@
 [`State`]: a run that was stopped anywhere goes on with the same bits. */
 
 use super::network::{EVAL, Network, PENALTY, TRAIN};
-use super::schedule::{EarlyStop, Plateau, PlateauRule, Schedule, Verdict};
+use super::schedule::{Decay, EarlyStop, Plateau, PlateauRule, Schedule, Verdict};
 use crate::data::Pictures;
 use crate::device::Data;
 use crate::error::{Error, Result};
@@ -20,6 +20,12 @@ pub struct Settings {
     pub lr: f64,
     /// Lowers the rate when the monitored loss stands still; None keeps it.
     pub plateau: Option<PlateauRule>,
+    /// Lowers the rate by itself, instead of `plateau`.
+    #[serde(default)]
+    pub decay: Option<Decay>,
+    /// Updates over which the rate rises in a line to that of the schedule; 0 begins with it.
+    #[serde(default)]
+    pub warmup: u32,
     pub momentum: f32,
     pub nesterov: bool,
     /// `keras` or `torch`: what the velocity holds when the rate changes.
@@ -54,6 +60,8 @@ impl Default for Settings {
             batch: 25,
             lr: 4e-4,
             plateau: Some(PlateauRule::keras()),
+            decay: None,
+            warmup: 0,
             momentum: 0.9,
             nesterov: false,
             form: SgdForm::Keras,
@@ -93,7 +101,7 @@ pub struct Epoch {
     pub train_loss: f64,
     /// None where nothing was held out.
     pub val_loss: Option<f64>,
-    /// The rate used in this epoch.
+    /// The rate of the last update of this epoch.
     pub lr: f64,
 }
 
@@ -121,11 +129,21 @@ pub struct State {
     pub finished: bool,
 }
 
+impl Settings {
+    /// The rate of update `step` in epoch `epoch`.
+    fn rate(&self, schedule: &Schedule, epoch: u32, step: u32) -> f64 {
+        let risen = if step < self.warmup { (step + 1) as f64 / self.warmup as f64 } else { 1.0 };
+        risen * schedule.lr(epoch, step as u64)
+    }
+}
+
 impl State {
     pub fn new(s: &Settings, parts: usize) -> Result<Self> {
-        let schedule = match s.plateau {
-            Some(rule) => Schedule::Plateau(Plateau::new(s.lr, rule)?),
-            None => Schedule::Constant { lr: s.lr },
+        let schedule = match (s.plateau, &s.decay) {
+            (Some(rule), None) => Schedule::Plateau(Plateau::new(s.lr, rule)?),
+            (None, Some(by)) => Schedule::Decay { lr: s.lr, by: by.clone() },
+            (None, None) => Schedule::Constant { lr: s.lr },
+            (Some(_), Some(_)) => return Err(Error::usage("the rate can follow a plateau or a decay, not both")),
         };
         schedule.check()?;
         let part = PartState { schedule, stop: EarlyStop::new(s.patience), stopped: false };
@@ -328,7 +346,7 @@ fn update(net: &mut Network, data: &Samples, b: &Batch, s: &Settings, state: &St
     data.feed_targets(net, b)?;
     net.session.write(net.state, Data::U32(&[s.seed as u32, (s.seed >> 32) as u32, state.step]))?;
     for (part, p) in net.parts.iter().zip(&state.parts) {
-        let (lr, first) = (p.schedule.lr(state.epoch, state.step as u64) as f32, (state.step == 0) as u8 as f32);
+        let (lr, first) = (s.rate(&p.schedule, state.epoch, state.step) as f32, (state.step == 0) as u8 as f32);
         // A part that has stopped stays where it is: without a momentum of zero its velocity would carry it on. Its running
         // statistics go on until the best are put back.
         let hyper = if p.stopped { [0.0; 4] } else { [lr, s.momentum, s.weight_decay, first] };
@@ -352,11 +370,12 @@ fn end_epoch(
         return Err(diverged(*l, &format!("on the monitored pictures after epoch {}", state.epoch + 1)));
     }
     let mean = |l: &[f64]| l.iter().sum::<f64>() / l.len() as f64;
+    let last = state.step.saturating_sub(1);
     state.history.push(Epoch {
         epoch: state.epoch + 1,
         train_loss: mean(&train_loss),
         val_loss: val_loss.as_deref().map(mean),
-        lr: state.parts.iter().map(|p| p.schedule.lr(state.epoch, state.step as u64)).fold(0.0, f64::max),
+        lr: state.parts.iter().map(|p| s.rate(&p.schedule, state.epoch, last)).fold(0.0, f64::max),
     });
     let monitored = val_loss.unwrap_or(train_loss);
     for (i, p) in state.parts.iter_mut().enumerate().filter(|(_, p)| !p.stopped) {

@@ -139,7 +139,7 @@ impl Network {
             g.set_label("loss");
             let (y, error) = if targets.is_empty() {
                 let y = g.input(&format!("{prefix}label"), Type::new(DType::I32, &[batch]));
-                (y, g.push1(CrossEntropy { reduction: Reduction::Mean }, &[prediction, y, weight]))
+                (y, g.push1(CrossEntropy::default(), &[prediction, y, weight]))
             } else {
                 let y = g.input(&format!("{prefix}rating"), Type::f32(&[batch, targets.len()]));
                 (y, g.push1(Mse { reduction: Reduction::Mean }, &[prediction, y, weight]))

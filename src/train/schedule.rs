@@ -108,24 +108,78 @@ impl Plateau {
     }
 }
 
+/// A rate that falls by itself, whatever the loss does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Decay {
+    /// Multiplied by `gamma` after every `every` epochs: PyTorch's `StepLR`.
+    Step { every: u32, gamma: f64 },
+    /// Multiplied by `gamma` after each of these numbers of epochs, which rise: PyTorch's `MultiStepLR`.
+    Steps { after: Vec<u32>, gamma: f64 },
+    /// Half a cosine from the first rate to `min`, which is reached after `epochs`: PyTorch's `CosineAnnealingLR`.
+    Cosine { epochs: u32, min: f64 },
+    /// `lr / (1 + decay * iteration)`: the `decay` of Keras's SGD, an iteration being one batch (Noguera 2018).
+    InverseTime { decay: f64 },
+}
+
+impl Decay {
+    /// Reads `step:EVERY:GAMMA`, `steps:AFTER,AFTER,..:GAMMA`, `cosine[:MIN]` over `epochs`, or `inverse:DECAY`.
+    pub fn parse(text: &str, epochs: u32) -> Result<Self> {
+        let bad = || {
+            Error::usage(format!("`{text}` is not a decay of the learning rate"))
+                .fix("write step:30:0.1, steps:30,60:0.1, cosine, cosine:1e-6 or inverse:1e-6")
+        };
+        let number = |t: &str| t.parse::<f64>().map_err(|_| bad());
+        let whole = |t: &str| t.parse::<u32>().map_err(|_| bad());
+        match text.split(':').collect::<Vec<_>>()[..] {
+            ["step", every, gamma] => Ok(Decay::Step { every: whole(every)?, gamma: number(gamma)? }),
+            ["steps", after, gamma] => {
+                let after = after.split(',').map(whole).collect::<Result<_>>()?;
+                Ok(Decay::Steps { after, gamma: number(gamma)? })
+            }
+            ["cosine"] => Ok(Decay::Cosine { epochs, min: 0.0 }),
+            ["cosine", min] => Ok(Decay::Cosine { epochs, min: number(min)? }),
+            ["inverse", decay] => Ok(Decay::InverseTime { decay: number(decay)? }),
+            _ => Err(bad()),
+        }
+    }
+
+    fn lr(&self, lr: f64, epoch: u32, iteration: u64) -> f64 {
+        // Multiplied one step at a time, as PyTorch does: a power rounds differently.
+        let drops = |n: usize, gamma: &f64| (0..n).fold(lr, |lr, _| lr * gamma);
+        match self {
+            Decay::Step { every, gamma } => drops((epoch / every) as usize, gamma),
+            Decay::Steps { after, gamma } => drops(after.iter().filter(|a| **a <= epoch).count(), gamma),
+            Decay::Cosine { epochs, min } => {
+                let part = epoch.min(*epochs) as f64 / *epochs as f64;
+                min + (lr - min) * (1.0 + (std::f64::consts::PI * part).cos()) / 2.0
+            }
+            Decay::InverseTime { decay } => lr / (1.0 + decay * iteration as f64),
+        }
+    }
+
+    fn check(&self, lr: f64) -> Result<()> {
+        let gamma_of = |gamma: f64| positive("step factor", gamma);
+        match self {
+            Decay::Step { every, gamma } => positive("step length", *every as f64).and(gamma_of(*gamma)),
+            Decay::Steps { after, gamma } if after.is_sorted() => gamma_of(*gamma),
+            Decay::Steps { .. } => Err(Error::usage("the epochs of the steps must rise")),
+            Decay::Cosine { epochs, min } if (0.0..=lr).contains(min) => {
+                positive("length of the cosine", *epochs as f64)
+            }
+            Decay::Cosine { min, .. } => Err(Error::usage(format!("smallest rate {min} is not from 0 to {lr}"))),
+            Decay::InverseTime { decay } if decay.is_finite() && *decay >= 0.0 => Ok(()),
+            Decay::InverseTime { decay } => Err(Error::usage(format!("decay {decay} is not a number from 0 up"))),
+        }
+    }
+}
+
 /// How the learning rate moves over a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Schedule {
-    Constant {
-        lr: f64,
-    },
-    /// Multiplied by `gamma` after every `every` epochs: PyTorch's `StepLR`.
-    Step {
-        lr: f64,
-        every: u32,
-        gamma: f64,
-    },
-    /// `lr / (1 + decay * iteration)`: the `decay` of Keras's SGD, an iteration being one batch (Noguera 2018).
-    InverseTime {
-        lr: f64,
-        decay: f64,
-    },
+    Constant { lr: f64 },
+    Decay { lr: f64, by: Decay },
     Plateau(Plateau),
 }
 
@@ -134,9 +188,7 @@ impl Schedule {
     pub fn lr(&self, epoch: u32, iteration: u64) -> f64 {
         match self {
             Schedule::Constant { lr } => *lr,
-            // Multiplied one step at a time, as StepLR does: a power rounds differently.
-            Schedule::Step { lr, every, gamma } => (0..epoch / (*every).max(1)).fold(*lr, |lr, _| lr * gamma),
-            Schedule::InverseTime { lr, decay } => lr / (1.0 + decay * iteration as f64),
+            Schedule::Decay { lr, by } => by.lr(*lr, epoch, iteration),
             Schedule::Plateau(p) => p.lr(),
         }
     }
@@ -153,17 +205,7 @@ impl Schedule {
     pub fn check(&self) -> Result<()> {
         match self {
             Schedule::Constant { lr } => positive("learning rate", *lr),
-            Schedule::Step { lr, every, gamma } => {
-                positive("step length", *every as f64)?;
-                positive("step factor", *gamma)?;
-                positive("learning rate", *lr)
-            }
-            Schedule::InverseTime { lr, decay } => {
-                if !(decay.is_finite() && *decay >= 0.0) {
-                    return Err(Error::usage(format!("decay {decay} is not a number from 0 up")));
-                }
-                positive("learning rate", *lr)
-            }
+            Schedule::Decay { lr, by } => positive("learning rate", *lr).and(by.check(*lr)),
             Schedule::Plateau(p) => Plateau::new(p.lr, p.rule).map(|_| ()),
         }
     }
@@ -242,7 +284,7 @@ mod tests {
             let expected = column(&format!("{case}.lr"));
             if case == "step" {
                 let every = number("step_size") as u32;
-                let s = Schedule::Step { lr: number("lr0"), every, gamma: number("gamma") };
+                let s = Schedule::Decay { lr: number("lr0"), by: Decay::Step { every, gamma: number("gamma") } };
                 let got: Vec<f64> = (0..expected.len() as u32).map(|e| s.lr(e, 0)).collect();
                 assert_eq!(got, expected);
                 continue;
@@ -312,8 +354,31 @@ mod tests {
         assert!(Plateau::new(0.0, keras).is_err());
         assert!(Plateau::new(1e-3, PlateauRule { factor: 1.5, ..keras }).is_err());
         assert!(Plateau::new(1e-3, PlateauRule { min_lr: f64::NAN, ..keras }).is_err());
-        assert!(Schedule::Step { lr: 1.0, every: 0, gamma: 0.5 }.check().is_err());
-        assert!(Schedule::InverseTime { lr: 1e-5, decay: 1e-6 }.check().is_ok());
-        assert_eq!(Schedule::InverseTime { lr: 1.0, decay: 0.5 }.lr(0, 2), 0.5);
+        let decay = |text: &str| Schedule::Decay { lr: 1.0, by: Decay::parse(text, 8).unwrap() };
+        for text in ["step:0:0.5", "step:3:0", "steps:4,2:0.1", "cosine:2", "cosine:nan", "inverse:-1"] {
+            assert!(decay(text).check().is_err(), "{text}");
+        }
+        for text in ["", "step", "step:1", "step:-1:0.5", "steps::0.1", "cosine:x", "linear:3"] {
+            assert!(Decay::parse(text, 8).is_err(), "{text}");
+        }
+        assert!(Schedule::Decay { lr: 1.0, by: Decay::Cosine { epochs: 0, min: 0.0 } }.check().is_err());
+    }
+
+    #[test]
+    fn decays_fall_as_they_say() {
+        let rates = |text: &str| -> Vec<f64> {
+            let s = Schedule::Decay { lr: 1.0, by: Decay::parse(text, 4).unwrap() };
+            s.check().unwrap();
+            // A checkpoint changes nothing.
+            assert_eq!(serde_json::from_str::<Schedule>(&serde_json::to_string(&s).unwrap()).unwrap(), s);
+            (0..6).map(|epoch| s.lr(epoch, 2 * epoch as u64)).collect()
+        };
+        assert_eq!(rates("step:2:0.5"), [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]);
+        assert_eq!(rates("steps:1,4:0.5"), [1.0, 0.5, 0.5, 0.5, 0.25, 0.25]);
+        assert_eq!(rates("inverse:0.5"), [1.0, 0.5, 1.0 / 3.0, 0.25, 0.2, 1.0 / 6.0]);
+        let (cosine, half) = (rates("cosine:0.2"), 0.5f64.sqrt());
+        for (got, want) in cosine.iter().zip([1.0, 0.6 + 0.4 * half, 0.6, 0.6 - 0.4 * half, 0.2, 0.2]) {
+            assert!((got - want).abs() <= 1e-15, "{cosine:?}");
+        }
     }
 }

@@ -29,6 +29,11 @@ pub fn draw(case: &Case, seed: u64, numbers: Numbers) -> Vec<Vec<f64>> {
         match *draw {
             Draw::Uniform if numbers == Numbers::Integers => (0..n).map(|_| rng.below(7) as f64 - 3.0).collect(),
             Draw::Uniform => (0..n).map(|_| (rng.uniform() * 2.0 - 1.0) as f64).collect(),
+            // Whole numbers hit the kinks.
+            Draw::Within(x) if numbers == Numbers::Integers => {
+                (0..n).map(|_| rng.below(2 * x as usize + 1) as f64 - x as f64).collect()
+            }
+            Draw::Within(x) => (0..n).map(|_| (x * (rng.uniform() * 2.0 - 1.0)) as f64).collect(),
             Draw::Distinct => {
                 let mut x: Vec<f64> = (0..n).map(|j| (j as f64 - n as f64 / 2.0) / 64.0).collect();
                 rng.shuffle(&mut x);

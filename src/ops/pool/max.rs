@@ -7,6 +7,7 @@ use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::kernel::{Arch, Cost, Launch};
 use crate::par;
 use crate::shape::{Type, Window};
+use std::ops::Range;
 
 /// The winning input index of one window and channel: the first maximum in row-major order; a NaN wins over everything.
 /// None when the whole window lies in the padding.
@@ -90,6 +91,8 @@ pub struct MaxPoolGrad {
 
 /// Channels handled at once by the host routine: winners are kept in registers.
 const LANES: usize = 16;
+/// Input rows of one task.
+const BAND: usize = 16;
 
 impl Op for MaxPoolGrad {
     fn name(&self) -> &'static str {
@@ -115,30 +118,20 @@ impl Op for MaxPoolGrad {
     }
     fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
         let g = Geometry { win: self.window, x: nhwc(&io.ins[0]).unwrap(), y: nhwc(&io.ins[1]).unwrap() };
-        let [n, h, w, c] = g.x;
-        let rows = self.window.kernel[0];
-        // Windows that tile the image (all of VGG's): each is looked at once, by the task that owns its rows.
-        let tiles = self.window == Window::square(rows, rows, 0) && h % rows == 0;
+        let ([_, h, w, c], row) = (g.x, g.x[2] * g.x[3]);
+        let (stride, span) = (self.window.stride[0], self.window.dilation[0] * (self.window.kernel[0] - 1) + 1);
+        // A task owns a band of input rows, finds the winners of every window that reaches into it and keeps those in
+        // its rows: no two tasks write the same element, and the order of additions is fixed. A window reaches into
+        // two bands at most, and into one where windows tile the image.
+        let band = BAND.max(span).next_multiple_of(stride);
         host_launches(self, io, group, 0, move |call| {
             let (x, dy) = (call.input::<f32>(0), call.input::<f32>(1));
-            let dx = call.output::<f32>(0);
-            if tiles {
-                return par::rows_mut(dx, rows * w * c, n * h / rows, |band, dx| {
-                    dx.fill(0.0);
-                    g.row(x, dy, [band / g.y[1], band % g.y[1]], 0..rows, dx);
-                });
-            }
-            // One task per input row: it finds the winners of every window that covers it and keeps those in its row,
-            // so no two tasks write the same element and the order of additions is fixed.
-            par::rows_mut(dx, w * c, n * h, |row, dx| {
+            par::bands_mut(call.output::<f32>(0), h * w * c, band * row, |img, at, dx| {
                 dx.fill(0.0);
-                for r in 0..rows {
-                    let reach = row % h + g.win.pad[0];
-                    let Some(from) = reach.checked_sub(r * g.win.dilation[0]) else { continue };
-                    let p = from / g.win.stride[0];
-                    if from % g.win.stride[0] == 0 && p < g.y[1] {
-                        g.row(x, dy, [row / h, p], r..r + 1, dx);
-                    }
+                let own = at / row..(at + dx.len()) / row;
+                let first = (own.start + g.win.pad[0] + 1).saturating_sub(span).div_ceil(stride);
+                for p in first..(own.end + g.win.pad[0]).div_ceil(stride).min(g.y[1]) {
+                    g.row(x, dy, [img, p], own.clone(), dx);
                 }
             })
         })
@@ -160,8 +153,8 @@ struct Geometry {
 }
 
 impl Geometry {
-    /// Adds dy of one row of windows to the taps that won among window rows `own`; `dx` holds the input rows under them.
-    fn row(&self, x: &[f32], dy: &[f32], [img, p]: [usize; 2], own: std::ops::Range<usize>, dx: &mut [f32]) {
+    /// Adds dy of one row of windows to the pixels that won, where they are in input rows `own`, which `dx` holds.
+    fn row(&self, x: &[f32], dy: &[f32], [img, p]: [usize; 2], own: Range<usize>, dx: &mut [f32]) {
         let [_, _, q, c] = self.y;
         for j in 0..q {
             let dy = &dy[((img * self.y[1] + p) * q + j) * c..][..c];
@@ -184,7 +177,7 @@ impl Geometry {
         x: &[f32],
         dy: &[f32],
         [img, p, q, c0]: [usize; 4],
-        own: std::ops::Range<usize>,
+        own: Range<usize>,
         dx: &mut [f32],
     ) -> usize {
         let (win, [_, h, w, c]) = (&self.win, self.x);
@@ -203,11 +196,12 @@ impl Geometry {
             }
         }
         let dy: &[f32; L] = dy[..L].try_into().expect("L channels");
-        for r in own.clone() {
+        for r in 0..win.kernel[0] {
+            let Some(a) = win.input(0, p, r, h).filter(|a| own.contains(a)) else { continue };
             for s in 0..win.kernel[1] {
                 let Some(b) = win.input(1, q, s, w) else { continue };
                 let tap = (r * win.kernel[1] + s) as u32;
-                let dx: &mut [f32] = &mut dx[((r - own.start) * w + b) * c + c0..][..L];
+                let dx: &mut [f32] = &mut dx[((a - own.start) * w + b) * c + c0..][..L];
                 for l in 0..L {
                     dx[l] += if at[l] == tap { dy[l] } else { 0.0 };
                 }
@@ -226,6 +220,8 @@ pub(super) fn cases() -> Vec<Case> {
         ([2, 7, 9, 19], Window::square(2, 2, 0)),
         ([2, 8, 8, 3], Window::square(3, 2, 1)),
         ([1, 6, 6, 33], Window::square(3, 1, 1)),
+        // More rows than one task of the gradient owns.
+        ([1, 37, 5, 3], Window::square(3, 2, 0)),
         ([1, 8, 8, 3], ceil),
         ([2, 7, 9, 5], odd),
     ] {

@@ -1,6 +1,12 @@
-/*! Pointwise nonlinearities. Convolution and dense layers can apply ReLU themselves; its adjoint is always this one. */
+/*! Pointwise nonlinearities. Convolution and dense layers can apply ReLU themselves; its adjoint is always this one. The
+others are one family, [`Act`]. */
 
-use super::{Bound, Case, Family};
+mod act;
+mod erf;
+
+pub use act::{Act, Activate, ActivateGrad};
+
+use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::kernel::{Arch, Cost, Launch};
@@ -75,13 +81,37 @@ impl Op for ReluGrad {
     }
 }
 
-pub const FAMILY: Family = Family { name: "activation", ops: &["relu", "relu.grad"], cases };
+pub const FAMILY: Family = Family { name: "activation", ops: &OPS, cases };
+
+const OPS: [&str; 2 + 2 * Act::NAMES.len()] = {
+    let mut ops = ["relu"; 2 + 2 * Act::NAMES.len()];
+    ops[1] = "relu.grad";
+    let mut i = 0;
+    while i < Act::NAMES.len() {
+        (ops[2 + 2 * i], ops[3 + 2 * i]) = Act::NAMES[i];
+        i += 1;
+    }
+    ops
+};
 
 fn cases() -> Vec<Case> {
     let t = Type::f32(&[2, 3, 5, 7]);
-    vec![
+    let mut cases = vec![
         Case::new("2x3x5x7", Relu, &[t], &[0], Bound::Exact),
         Case::new("2x3x5x7", ReluGrad, &[t, t], &[], Bound::Exact),
         Case::new("larger than one piece", Relu, &[Type::f32(&[5, 7919])], &[], Bound::Exact),
-    ]
+    ];
+    for act in Act::EACH {
+        let [y, dx] = act.bounds();
+        cases.push(Case::new("2x3x5x7", Activate { act }, &[t], &[0], y).draw(0, Draw::Within(8.0)));
+        cases.push(Case::new("2x3x5x7", ActivateGrad { act }, &[t, t], &[], dx).draw(0, Draw::Within(8.0)));
+        // Where exponentials overflow and vanish.
+        cases.push(Case::new("far out", Activate { act }, &[t], &[], y).draw(0, Draw::Within(200.0)));
+        cases.push(Case::new("far out", ActivateGrad { act }, &[t, t], &[], dx).draw(0, Draw::Within(200.0)));
+    }
+    let (act, large) = (Act::Silu, Type::f32(&[5, 7919]));
+    let [y, dx] = act.bounds();
+    cases.push(Case::new("larger than one piece", Activate { act }, &[large], &[], y));
+    cases.push(Case::new("larger than one piece", ActivateGrad { act }, &[large, large], &[], dx));
+    cases
 }

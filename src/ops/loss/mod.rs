@@ -1,0 +1,65 @@
+/*! Scalar losses. Rows carry weights, so a last batch that is not full is padded with rows of weight 0 and the mean is
+still the mean over the real ones. */
+
+mod cross_entropy;
+mod l2;
+mod mse;
+
+pub use cross_entropy::{CrossEntropy, CrossEntropyGrad, Of};
+pub use l2::{L2, L2Grad};
+pub use mse::{Mse, MseGrad};
+
+use super::{Bound, Case, Draw, Family};
+use crate::error::{Error, Result};
+use crate::shape::Type;
+
+/// What a loss does with the errors of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Reduction {
+    /// Weighted mean over all elements: rows x outputs.
+    #[default]
+    Mean,
+    /// Weighted sum.
+    Sum,
+}
+
+impl Reduction {
+    /// Factor of each row's error, given the sum of the row weights and the outputs per row.
+    fn factor(self, weights: f64, outputs: usize) -> f64 {
+        match self {
+            Reduction::Mean => 1.0 / (weights * outputs as f64),
+            Reduction::Sum => 1.0,
+        }
+    }
+}
+
+fn sum64(w: &[f32]) -> f64 {
+    w.iter().map(|w| *w as f64).sum()
+}
+
+fn rows(x: &Type, w: &Type) -> Result<()> {
+    if x.dims().len() == 2 && w.dims() == [x.dims()[0]] {
+        Ok(())
+    } else {
+        Err(Error::job("x [N,D] and row weights [N] are needed"))
+    }
+}
+
+pub const FAMILY: Family =
+    Family { name: "loss", ops: &["mse", "mse.grad", "cross_entropy", "cross_entropy.grad", "l2", "l2.grad"], cases };
+
+fn cases() -> Vec<Case> {
+    let (x, w, one) = (Type::f32(&[5, 3]), Type::f32(&[5]), Type::f32(&[1]));
+    let mut cases = vec![];
+    for reduction in [Reduction::Mean, Reduction::Sum] {
+        let label = format!("{reduction:?}");
+        let weighted = |c: Case| c.draw(2, Draw::Positive);
+        cases.push(weighted(Case::new(&label, Mse { reduction }, &[x, x, w], &[0], Bound::Ulps(4))));
+        cases.push(weighted(Case::new(&label, MseGrad { reduction }, &[x, x, w, one], &[], Bound::Ulps(16))));
+    }
+    cases.extend(cross_entropy::cases());
+    let p = Type::f32(&[3, 3, 2, 5]);
+    cases.push(Case::new("3x3x2x5", L2 { lambda: 2e-4 }, &[p], &[0], Bound::Ulps(4)));
+    cases.push(Case::new("3x3x2x5", L2Grad { lambda: 2e-4 }, &[p, one], &[], Bound::Ulps(4)));
+    cases
+}

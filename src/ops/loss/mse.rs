@@ -1,0 +1,81 @@
+//! Mean squared error.
+
+use super::{Reduction, rows, sum64};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::kernel::{Arch, Cost, Launch};
+use crate::shape::Type;
+
+/// loss = factor * sum over n of w[n] * sum over d of (x[n][d] - t[n][d])^2; inputs x [N,D], t [N,D], w [N].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Mse {
+    pub reduction: Reduction,
+}
+
+impl Op for Mse {
+    fn name(&self) -> &'static str {
+        "mse"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        rows(&ins[0], &ins[2])?;
+        if ins[0] != ins[1] {
+            return Err(Error::job("predictions and targets must have one shape"));
+        }
+        Ok(vec![Type::f32(&[1])])
+    }
+    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let d = io.ins[0].row();
+        let factor = self.reduction.factor(ins[2].iter().sum(), d);
+        let sum: f64 = (0..ins[0].len()).map(|i| ins[2][i / d] * (ins[0][i] - ins[1][i]).powi(2)).sum();
+        outs[0][0] = factor * sum;
+    }
+    fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        let [x, t, w] = n.ins[..] else { unreachable!("checked by infer") };
+        Ok(vec![dy[0].map(|dy| g.push1(MseGrad { reduction: self.reduction }, &[x, t, w, dy])), None, None])
+    }
+    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+        let (op, d) = (*self, io.ins[0].row());
+        host_launches(self, io, group, 0, move |h| {
+            let (x, t, w) = (h.input::<f32>(0), h.input::<f32>(1), h.input::<f32>(2));
+            // A batch has a handful of numbers: summed in float64, the loss is good to the last bit of its f32.
+            let sum: f64 = (0..x.len()).map(|i| w[i / d] as f64 * (x[i] as f64 - t[i] as f64).powi(2)).sum();
+            h.output::<f32>(0)[0] = (op.reduction.factor(sum64(w), d) * sum) as f32;
+        })
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        Cost { flops: 3.0 * io.ins[0].numel() as f64, ..traffic(io) }
+    }
+}
+
+/// dx = 2 factor w (x - t) dy; inputs x, t, w, dy [1].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MseGrad {
+    pub reduction: Reduction,
+}
+
+impl Op for MseGrad {
+    fn name(&self) -> &'static str {
+        "mse.grad"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        rows(&ins[0], &ins[2])?;
+        Ok(vec![ins[0]])
+    }
+    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let d = io.ins[0].row();
+        let factor = 2.0 * self.reduction.factor(ins[2].iter().sum(), d) * ins[3][0];
+        for (i, dx) in outs[0].iter_mut().enumerate() {
+            *dx = factor * ins[2][i / d] * (ins[0][i] - ins[1][i]);
+        }
+    }
+    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+        let (op, d) = (*self, io.ins[0].row());
+        host_launches(self, io, group, 0, move |h| {
+            let (x, t, w) = (h.input::<f32>(0), h.input::<f32>(1), h.input::<f32>(2));
+            let factor = (2.0 * op.reduction.factor(sum64(w), d) * h.input::<f32>(3)[0] as f64) as f32;
+            for (i, dx) in h.output::<f32>(0).iter_mut().enumerate() {
+                *dx = factor * w[i / d] * (x[i] - t[i]);
+            }
+        })
+    }
+}
