@@ -4,12 +4,14 @@ the input, which is the same with the filter turned by 180 degrees.
 
 A tile of 2x2 outputs needs 4x4 inputs d and one 3x3 filter g per channel pair:
 
-    Y = Aᵀ [ Σ over c of (G g Gᵀ) ⊙ (Bᵀ d B) ] A
+```text
+Y = Aᵀ [ Σ over c of (G g Gᵀ) ⊙ (Bᵀ d B) ] A
 
-    Bᵀ = | 1  0 -1  0 |   G = | 1    0    0  |   Aᵀ = | 1  1  1  0 |
-         | 0  1  1  0 |       | 1/2  1/2  1/2|        | 0  1 -1 -1 |
-         | 0 -1  1  0 |       | 1/2 -1/2  1/2|
-         | 0  1  0 -1 |       | 0    0    1  |
+Bᵀ = | 1  0 -1  0 |   G = | 1    0    0  |   Aᵀ = | 1  1  1  0 |
+     | 0  1  1  0 |       | 1/2  1/2  1/2|        | 0  1 -1 -1 |
+     | 0 -1  1  0 |       | 1/2 -1/2  1/2|
+     | 0  1  0 -1 |       | 0    0    1  |
+```
 
 so that the sum over channels is sixteen matrix products, done by the one register tile.
 
