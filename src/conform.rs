@@ -8,6 +8,7 @@ its arithmetic: see [`cases`] for single ops and [`noise`] for a whole network. 
 mod cases;
 mod fused;
 mod golden;
+mod network;
 mod noise;
 
 use crate::device;

@@ -125,7 +125,7 @@ impl<'g> Net<'g> {
     pub fn batchnorm(&mut self, name: &str, x: Value, convention: Convention, relu: bool) -> Value {
         let layer = self.layer(name);
         let x_ = self.g.ty(x);
-        let [gamma, beta, mean, var] = self.norm(&layer, x_.channels());
+        let [gamma, beta, mean, var] = self.norm(&layer, x_.channels(), convention.scale);
         let eps = convention.eps;
         let Some(rows) = self.rows(&layer) else {
             return self.g.push1(norm::Eval { eps, relu }, &[x, gamma, beta, mean, var]);
@@ -138,9 +138,13 @@ impl<'g> Net<'g> {
     }
 
     /// gamma, beta, mean and variance of a batch norm.
-    fn norm(&mut self, layer: &str, channels: usize) -> [Value; 4] {
+    fn norm(&mut self, layer: &str, channels: usize, scale: bool) -> [Value; 4] {
         let t = Type::f32(&[channels]);
-        let [gamma, beta] = ["weight", "bias"].map(|p| self.g.param(&format!("{layer}.{p}"), t));
+        let gamma = match scale {
+            true => self.g.param(&format!("{layer}.weight"), t),
+            false => self.g.push1(arith::Fill { value: 1.0, ty: t }, &[]),
+        };
+        let beta = self.g.param(&format!("{layer}.bias"), t);
         let [mean, var] = ["running_mean", "running_var"].map(|p| self.g.statistic(&format!("{layer}.{p}"), t));
         [gamma, beta, mean, var]
     }
@@ -162,7 +166,7 @@ impl<'g> Net<'g> {
             return self.batchnorm(bn, y, convention, conv.relu);
         }
         let layer = self.layer(bn);
-        let [gamma, beta, mean, var] = self.norm(&layer, conv.filters);
+        let [gamma, beta, mean, var] = self.norm(&layer, conv.filters, convention.scale);
         let layer = self.layer(name);
         let mut ins = self.conv_weights(&layer, x, &conv);
         let (b, w) = (if conv.bias { ins.pop() } else { None }, ins[1]);
@@ -214,6 +218,12 @@ impl<'g> Net<'g> {
     pub fn global_avgpool(&mut self, name: &str, x: Value) -> Value {
         self.layer(name);
         self.g.push1(pool::AvgPool { over: pool::Over::Image }, &[x])
+    }
+
+    /// a + b, equal shapes.
+    pub fn add(&mut self, name: &str, a: Value, b: Value) -> Value {
+        self.layer(name);
+        self.g.push1(arith::Add, &[a, b])
     }
 
     pub fn relu(&mut self, x: Value) -> Value {

@@ -114,6 +114,17 @@ impl Window {
         Self { kernel: [kernel; 2], stride: [stride; 2], pad: [pad; 4], dilation: [1; 2], ceil: false }
     }
 
+    /// A square window with Keras's and TensorFlow's "same" padding: ceil(extent / stride) outputs of x [N,H,W,C], and
+    /// an odd pixel of padding goes below and to the right.
+    pub fn same(kernel: usize, stride: usize, x: &[usize]) -> Self {
+        let total = |axis: usize| {
+            let extent = x.get(axis).copied().unwrap_or(1);
+            ((extent.div_ceil(stride) - 1) * stride + kernel).saturating_sub(extent)
+        };
+        let [h, w] = [total(1), total(2)];
+        Self { pad: [h / 2, w / 2, h.div_ceil(2), w.div_ceil(2)], ..Self::square(kernel, stride, 0) }
+    }
+
     /// [H, W] -> [P, Q]. Fails when the window does not fit the padded image.
     pub fn out(&self, hw: [usize; 2]) -> Result<[usize; 2]> {
         let mut pq = [0; 2];
@@ -210,5 +221,16 @@ mod tests {
         // ceil would add a window that begins at 6 + 1 = in the trailing padding: dropped
         assert_eq!(out(2, 3, 1, true, 5), 2);
         assert!(Window::square(3, 1, 0).out([2, 9]).is_err());
+    }
+
+    #[test]
+    fn same_padding_follows_tensorflow() {
+        for (kernel, stride, n, pad) in
+            [(3, 2, 147, [1, 1]), (3, 2, 74, [0, 1]), (1, 2, 147, [0, 0]), (3, 1, 8, [1, 1])]
+        {
+            let same = Window::same(kernel, stride, &[1, n, n, 3]);
+            assert_eq!([same.pad[0], same.pad[2]], pad, "{kernel} {stride} {n}");
+            assert_eq!(same.out([n, n]).unwrap(), [n.div_ceil(stride); 2]);
+        }
     }
 }

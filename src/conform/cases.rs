@@ -116,6 +116,7 @@ impl Context<'_> {
             "sgd" => self.sgd(),
             "lr_schedules" => self.lr_schedule(),
             "tiny_fused" => self.tiny_fused(),
+            "network" => self.network(),
             other => Err(Stop::Unsupported(other.into())),
         }
     }
@@ -126,14 +127,14 @@ impl Context<'_> {
     fn get(&self, tensor: &str) -> Result<&Tensor> {
         self.golden.get(&self.name(tensor))
     }
-    fn find(&self, tensor: &str) -> Option<&Tensor> {
+    pub(super) fn find(&self, tensor: &str) -> Option<&Tensor> {
         self.golden.find(&self.name(tensor))
     }
-    fn wrong(&self, tensor: &str, problem: impl Into<String>) -> Error {
+    pub(super) fn wrong(&self, tensor: &str, problem: impl Into<String>) -> Error {
         broken(&self.golden.path, &self.name(tensor), problem)
     }
     /// A tensor with `rank` extents.
-    fn ranked(&self, tensor: &str, rank: usize) -> Result<&Tensor> {
+    pub(super) fn ranked(&self, tensor: &str, rank: usize) -> Result<&Tensor> {
         let t = self.get(tensor)?;
         if t.dims.len() == rank {
             return Ok(t);
@@ -344,7 +345,7 @@ impl Context<'_> {
             ins.push(("rows", rows));
             self.op(&mut t, norm::Train { eps, relu: false }, &ins, y, &[sums; 3])?;
             let batch = t.g.nodes()[0].outs.clone();
-            let convention = Convention { eps, momentum, unbiased: true };
+            let convention = Convention { eps, momentum, unbiased: true, scale: true };
             let update = norm::Update { convention, pixels: h * w };
             let new = t.g.push(update, &[after[0], after[1], batch[1], batch[2], rows]);
             after = [new[0], new[1]];

@@ -237,7 +237,7 @@ impl Fused {
 }
 
 impl Context<'_> {
-    fn spec<T: for<'a> Deserialize<'a>>(&self, case: &str) -> Result<T> {
+    pub(super) fn spec<T: for<'a> Deserialize<'a>>(&self, case: &str) -> Result<T> {
         let path = &self.golden.path;
         let p = self.golden.cases.get(case).ok_or_else(|| broken(path, case, "the parameters are missing"))?;
         serde_json::from_value(Json::Object(p.clone())).map_err(|e| broken(path, case, e.to_string()))

@@ -1,19 +1,26 @@
-/*! Floor 7: networks as tables. A model names layers and widths; it never sees a kernel or a device. [`ALL`] lists them;
-each file holds one family as a table that can be held against its paper, and a short builder.
+/*! Floor 7: networks as tables. A model names layers and widths; it never sees a kernel or a device. [`ALL`] lists
+them; each file holds one family as a table that can be held against its paper, and a short builder.
 
 Parameters are called as in torchvision, so that its state dicts map by name, and as Keras's layers where Keras is the
-source. VGG's are `conv1_1 ... conv5_4`, `fc1 ... fc3`, after the table of the paper: [`crate::weights::names`] knows the
-others'. */
+source. VGG's are `conv1_1 ... conv5_4`, `fc1 ... fc3`, after the table of the paper: [`crate::weights::names`] knows
+torchvision's. */
 
+mod alexnet;
+mod densenet;
+mod emosepar;
 mod fused;
+mod inception;
+mod resnet;
 mod vgg;
+mod xception;
 
 pub use fused::{Architecture, Base, Config, Member, OutAct, STATISTICS, Tower, TowerOutput};
 pub use vgg::{Blocks, VGG11, VGG13, VGG16, VGG19, classifier, vgg};
 
 use crate::error::{Error, Result};
 use crate::graph::Value;
-use crate::nn::Net;
+use crate::nn::{Conv, Net};
+use crate::shape::Window;
 
 /// A published network.
 pub struct Network {
@@ -57,9 +64,35 @@ impl Network {
 }
 
 const SIMONYAN: &str = "Simonyan & Zisserman 2014, Very deep convolutional networks for large-scale image recognition";
+const HE: &str =
+    "He, Zhang, Ren & Sun 2015, Deep residual learning for image recognition: stride at the 3x3 convolutions";
+const HUANG: &str = "Huang, Liu, van der Maaten & Weinberger 2017, Densely connected convolutional networks";
+const SZEGEDY: &str = "Szegedy, Vanhoucke, Ioffe, Shlens & Wojna 2016, Rethinking the Inception architecture for \
+                       computer vision: v3 without the auxiliary head";
 
 /// Every network, once.
 pub const ALL: &[Network] = &[
+    Network {
+        name: "alexnet",
+        about: "Krizhevsky, Sutskever & Hinton 2012, ImageNet classification with deep convolutional neural networks: \
+                two groups, local response norms",
+        image: 227,
+        smallest: 67,
+        outputs: 1000,
+        parameters: 60_965_224,
+        statistics: 0,
+        build: |net, x, size| alexnet::build(net, x, &alexnet::TWO_GROUPS, size),
+    },
+    Network {
+        name: "alexnet-torchvision",
+        about: "Krizhevsky 2014, One weird trick for parallelizing convolutional neural networks: one column, no norms",
+        image: 224,
+        smallest: 63,
+        outputs: 1000,
+        parameters: 61_100_840,
+        statistics: 0,
+        build: |net, x, size| alexnet::build(net, x, &alexnet::ONE_COLUMN, size),
+    },
     Network {
         name: "vgg11",
         about: SIMONYAN,
@@ -101,6 +134,96 @@ pub const ALL: &[Network] = &[
         build: |net, x, size| vgg::build(net, x, &VGG19, size),
     },
     Network {
+        name: "resnet18",
+        about: HE,
+        image: 224,
+        smallest: 1,
+        outputs: 1000,
+        parameters: 11_689_512,
+        statistics: 9_600,
+        build: |net, x, size| resnet::build(net, x, resnet::BASIC, [2, 2, 2, 2], size),
+    },
+    Network {
+        name: "resnet50",
+        about: HE,
+        image: 224,
+        smallest: 1,
+        outputs: 1000,
+        parameters: 25_557_032,
+        statistics: 53_120,
+        build: |net, x, size| resnet::build(net, x, resnet::BOTTLENECK, [3, 4, 6, 3], size),
+    },
+    Network {
+        name: "resnet101",
+        about: HE,
+        image: 224,
+        smallest: 1,
+        outputs: 1000,
+        parameters: 44_549_160,
+        statistics: 105_344,
+        build: |net, x, size| resnet::build(net, x, resnet::BOTTLENECK, [3, 4, 23, 3], size),
+    },
+    Network {
+        name: "densenet121",
+        about: HUANG,
+        image: 224,
+        smallest: 29,
+        outputs: 1000,
+        parameters: 7_978_856,
+        statistics: 83_648,
+        build: |net, x, size| densenet::build(net, x, [6, 12, 24, 16], size),
+    },
+    Network {
+        name: "densenet201",
+        about: HUANG,
+        image: 224,
+        smallest: 29,
+        outputs: 1000,
+        parameters: 20_013_928,
+        statistics: 229_056,
+        build: |net, x, size| densenet::build(net, x, [6, 12, 48, 32], size),
+    },
+    Network {
+        name: "inception-v3",
+        about: SZEGEDY,
+        image: 299,
+        smallest: 75,
+        outputs: 1000,
+        parameters: 23_834_568,
+        statistics: 34_432,
+        build: |net, x, size| inception::build(net, x, inception::TORCHVISION, size),
+    },
+    Network {
+        name: "inception-v3-keras",
+        about: SZEGEDY,
+        image: 299,
+        smallest: 75,
+        outputs: 1000,
+        parameters: 23_817_352,
+        statistics: 34_432,
+        build: |net, x, size| inception::build(net, x, inception::KERAS, size),
+    },
+    Network {
+        name: "xception",
+        about: "Chollet 2017, Xception: deep learning with depthwise separable convolutions",
+        image: 299,
+        smallest: 7,
+        outputs: 1000,
+        parameters: 22_855_952,
+        statistics: 54_528,
+        build: xception::build,
+    },
+    Network {
+        name: "emosepar",
+        about: "Noguera 2018, a small network of separable convolutions for valence and arousal",
+        image: 150,
+        smallest: 73,
+        outputs: 2,
+        parameters: 531_138,
+        statistics: 3_648,
+        build: emosepar::build,
+    },
+    Network {
         name: "deep-affect",
         about: "Parry & Vuong 2021, Deep Affect: object and scene (VGG16), face (VGG19, five classes), one shared head",
         image: 224,
@@ -118,4 +241,15 @@ pub fn find(name: &str) -> Result<&'static Network> {
         let names: Vec<&str> = ALL.iter().map(|n| n.name).collect();
         Error::usage(format!("unknown network `{name}`")).fix(format!("choose one of {}", names.join(", ")))
     })
+}
+
+/// A 3x3 depthwise convolution, then a 1x1 to `filters` channels: Keras's separable convolution, whose bias is that of
+/// the second.
+fn separable(net: &mut Net, name: &str, x: Value, filters: usize, pad: usize, bias: bool) -> Value {
+    let c = net.g.ty(x).channels();
+    let window = Window::square(3, 1, pad);
+    let depthwise = Conv { filters: c, window, groups: c, bias: false, relu: false };
+    let x = net.conv(&format!("{name}.depthwise"), x, depthwise);
+    let pointwise = Conv { filters, window: Window::square(1, 1, 0), groups: 1, bias, relu: false };
+    net.conv(&format!("{name}.pointwise"), x, pointwise)
 }

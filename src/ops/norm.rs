@@ -26,14 +26,16 @@ pub struct Convention {
     /// The running variance takes the batch's variance with n - 1 in the denominator. The batch itself is always
     /// normalised with n.
     pub unbiased: bool,
+    /// Whether there is a gamma to learn; otherwise it is 1.
+    pub scale: bool,
 }
 
 impl Convention {
     /// `torch.nn.BatchNorm2d`.
-    pub const TORCH: Self = Self { eps: 1e-5, momentum: 0.1, unbiased: true };
+    pub const TORCH: Self = Self { eps: 1e-5, momentum: 0.1, unbiased: true, scale: true };
     /// `keras.layers.BatchNormalization`: its own code takes the biased variance. TensorFlow's fused kernel, which Keras 2
     /// uses for [N,H,W,C] there, takes the unbiased one (tensorflow issue 55545): `Self { unbiased: true, ..KERAS }`.
-    pub const KERAS: Self = Self { eps: 1e-3, momentum: 0.01, unbiased: false };
+    pub const KERAS: Self = Self { eps: 1e-3, momentum: 0.01, unbiased: false, scale: true };
 }
 
 /// Whether image `i` of `rows` counts, and how many pixels do.

@@ -45,16 +45,21 @@ pub fn draw(name: &str, shape: &[usize], seed: u64, rule: Rule) -> Result<Vec<f3
         Rule::He => fan_in,
     };
     let limit = (6.0 / fan as f64).sqrt() as f32;
+    Ok(uniform(name, n, seed, |x| x * limit))
+}
+
+/// `n` numbers of the stream called `name`: `f` of numbers uniform in [-1, 1).
+pub fn uniform(name: &str, n: usize, seed: u64, f: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
     let stream = Stream::Init(name_hash(name));
     let mut out = vec![0.0; n];
     // Four words come at once; element i is word i % 4 of block i / 4, as rng::Rng would give them one after another.
     out.par_chunks_mut(4).with_min_len(4096).enumerate().for_each(|(i, to)| {
         let words = rng::block(seed, stream, 0, i as u64);
         for (y, word) in to.iter_mut().zip(words) {
-            *y = (2.0 * rng::uniform(word) - 1.0) * limit;
+            *y = f(2.0 * rng::uniform(word) - 1.0);
         }
     });
-    Ok(out)
+    out
 }
 
 #[cfg(test)]
