@@ -6,7 +6,7 @@ Other work on the machine makes single timings worthless: every row is the best 
 cases in turn, and the ceiling (a loop of multiply-adds that touches no memory) is measured in every round, too. On Linux
 rates are per second of CPU time and thread, which a busy machine disturbs least; elsewhere of wall time. */
 
-use deep_affect::host::{conv, dense};
+use deep_affect::host::{ceiling, conv, dense};
 use deep_affect::kernel::Simd;
 use deep_affect::shape::{ConvShape, Window};
 use std::ops::{Deref, DerefMut};
@@ -191,69 +191,17 @@ fn on_all(threads: usize, f: impl Fn() + Sync) -> f64 {
 }
 
 /// GFLOP/s of multiply-adds on registers.
-fn ceiling(simd: Simd, threads: usize) -> f64 {
+fn arithmetic(simd: Simd, threads: usize) -> f64 {
     const N: usize = 2_000_000;
-    let seconds = on_all(threads, || match simd {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the level was found on this machine.
-        Simd::Avx512 => unsafe { fma::avx512(N) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Simd::Avx2 => unsafe { fma::avx2(N) },
-        _ => fma::portable(N),
-    });
-    threads as f64 * N as f64 * fma::FLOPS / seconds / 1e9
-}
-
-mod fma {
-    use std::hint::black_box;
-    /// Of one turn of each loop below.
-    pub const FLOPS: f64 = 2.0 * 12.0 * 16.0;
-    #[cfg(target_arch = "x86_64")]
-    use std::arch::x86_64::*;
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f")]
-    pub fn avx512(n: usize) {
-        let (a, b) = (_mm512_set1_ps(black_box(0.999)), _mm512_set1_ps(black_box(1e-3)));
-        let mut x = [_mm512_set1_ps(black_box(1.0)); 12];
-        for _ in 0..n {
-            x.iter_mut().for_each(|x| *x = _mm512_fmadd_ps(*x, a, b));
-        }
-        black_box(x.map(|x| _mm512_cvtss_f32(x)));
-    }
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma")]
-    pub fn avx2(n: usize) {
-        let (a, b) = (_mm256_set1_ps(black_box(0.999)), _mm256_set1_ps(black_box(1e-3)));
-        let mut x = [_mm256_set1_ps(black_box(1.0)); 12];
-        for _ in 0..2 * n {
-            x.iter_mut().for_each(|x| *x = _mm256_fmadd_ps(*x, a, b));
-        }
-        black_box(x.map(|x| _mm256_cvtss_f32(x)));
-    }
-    pub fn portable(n: usize) {
-        let (a, b) = (black_box(0.999), black_box(1e-3));
-        let mut x = [[black_box(1.0f32); 16]; 3];
-        for _ in 0..4 * n {
-            x.iter_mut().flatten().for_each(|x| *x = *x * a + b);
-        }
-        black_box(x);
-    }
+    let seconds = on_all(threads, || ceiling::multiply_add(simd, N));
+    threads as f64 * N as f64 * ceiling::FLOPS_PER_TURN / seconds / 1e9
 }
 
 /// GB/s of reading an array far larger than the caches, in consecutive parts.
-fn bandwidth(data: &[f32], threads: usize) -> f64 {
-    let part = data.len() / threads;
+fn bandwidth(simd: Simd, data: &[f32], threads: usize) -> f64 {
     let t = Stamp::now();
-    rayon::broadcast(|c| {
-        let mut sums = [0.0f32; 64];
-        for x in data[c.index() * part..][..part].chunks_exact(64) {
-            sums.iter_mut().zip(x).for_each(|(s, x)| *s += x);
-        }
-        std::hint::black_box(sums);
-    });
-    (threads * part * 4) as f64 / t.elapsed(threads).1 / 1e9
+    ceiling::read(simd, data);
+    (data.len() * 4) as f64 / t.elapsed(threads).1 / 1e9
 }
 
 fn median(v: &mut [f64]) -> f64 {
@@ -292,8 +240,8 @@ fn main() {
         let (mut peak, mut read) = (Vec::new(), Vec::new());
         pool.install(|| {
             for round in 0..=rounds {
-                peak.push(ceiling(simd, threads));
-                read.push(bandwidth(&data, threads));
+                peak.push(arithmetic(simd, threads));
+                read.push(bandwidth(simd, &data, threads));
                 for c in &mut cases {
                     let t = Stamp::now();
                     (c.run)();

@@ -112,6 +112,8 @@ pub struct Node {
     pub outs: Vec<Value>,
     /// The layer it belongs to, for people: `object.conv1_1`. Adjoints carry the label of the op they come from.
     pub label: String,
+    /// Appended by differentiation.
+    pub adjoint: bool,
 }
 
 /// Values and nodes in the order they were built, which is a valid order of evaluation.
@@ -123,6 +125,7 @@ pub struct Graph {
     nodes: Vec<Node>,
     by_name: HashMap<String, Value>,
     label: String,
+    adjoint: bool,
     prepared: Vec<(Value, Value)>,
     error: Option<Error>,
 }
@@ -218,6 +221,11 @@ impl Graph {
         self.label = label.into();
     }
 
+    /// Whether the next nodes are adjoints.
+    pub(crate) fn set_adjoint(&mut self, adjoint: bool) {
+        self.adjoint = adjoint;
+    }
+
     fn fail(&mut self, e: Error) {
         self.error.get_or_insert(e);
     }
@@ -248,7 +256,8 @@ impl Graph {
             }
         };
         let outs: Vec<Value> = types.into_iter().map(|t| self.value(Kind::Temp, "", t)).collect();
-        self.nodes.push(Node { op, ins: ins.to_vec(), outs: outs.clone(), label: self.label.clone() });
+        let (label, adjoint) = (self.label.clone(), self.adjoint);
+        self.nodes.push(Node { op, ins: ins.to_vec(), outs: outs.clone(), label, adjoint });
         outs
     }
 

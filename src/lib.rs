@@ -6,7 +6,7 @@
 | 1 | [`kernel`] [`host`] | what a launch is; vector routines of the CPU |
 | 2 | [`graph`] [`weights`] [`data`] [`bundled`] | static graph; mapped weight files; ratings and pictures |
 | 3 | [`ops`] | definition, adjoint and lowering of every op |
-| 4 | [`plan`] | order, grouping, one arena |
+| 4 | [`plan`] | order, grouping, one arena, what lives when |
 | 5 | [`device`] | reference (float64), cpu (float32), session |
 | 6 | [`nn`] | layers over the graph |
 | 7 | [`models`] | networks as tables |

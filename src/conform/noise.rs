@@ -10,7 +10,7 @@ the definition run on squares. So: sqrt(L + 2) u (|y| + sqrt(sum of a^2 b^2)). T
 what this takes it for, and routines that add in lanes round less. Everything else is a few u of its own result. */
 
 use super::cases::U;
-use crate::device::{Data, Device, Probe};
+use crate::device::{Data, Demand, Device, Probe};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Kind, Node, Value};
 use crate::kernel::Buf;
@@ -133,5 +133,8 @@ impl Device for Noisy {
     }
     fn memory(&self) -> [usize; 2] {
         [self.values.iter().map(|v| 8 * v.len()).sum(), 0]
+    }
+    fn demand(&self, g: &Graph, plans: &[Plan]) -> Demand {
+        Demand::float64(g, plans)
     }
 }

@@ -2,9 +2,10 @@
 allocated during a step. */
 
 use super::memory::Memory;
-use super::{Data, Device, Probe};
+use super::{Checks, Data, Demand, Device, Probe, finite};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Value};
+use crate::host::ceiling::{self, Ceilings};
 use crate::kernel::{Arch, Code, Host, Simd, Slot};
 use crate::plan::{Place, Plan, Scheduled};
 use crate::shape::DType;
@@ -15,14 +16,6 @@ use std::time::Instant;
 
 /// Byte that fills guard bands; as a float32 it is neither NaN nor a number a network computes.
 const CANARY: u8 = 0xA5;
-
-/// What a run checks besides computing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Checks {
-    None,
-    /// Outputs are filled with NaN before each launch and guard bands are looked at after it. For tests: slow.
-    Poison,
-}
 
 type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
@@ -73,6 +66,19 @@ impl Cpu {
             mapped: HashMap::new(),
             arena: Memory::zeroed(0)?,
             last: 0,
+        })
+    }
+
+    /// Lowers plans. Lowering asks for scratch memory, which may depend on the number of threads: it runs in the pool.
+    fn lower(&self, g: &Graph, plans: &[Plan]) -> Vec<Ready> {
+        let arch = Arch::Host(self.simd);
+        self.pool.install(|| {
+            let ready = |p: &Plan| {
+                let launches = p.lower(g, arch);
+                let scratch = launches.iter().map(|s| s.launch.scratch).max().unwrap_or(0);
+                Ready { plan: p.clone(), launches, scratch, calls: vec![] }
+            };
+            plans.iter().map(ready).collect()
         })
     }
 
@@ -174,16 +180,7 @@ impl Device for Cpu {
     fn load(&mut self, g: &Graph, plans: &[Plan]) -> Result<()> {
         self.graph = g.clone();
         self.mapped.clear();
-        let arch = Arch::Host(self.simd);
-        // Lowering asks for scratch memory, which may depend on the number of threads: ask inside the pool.
-        self.plans = self.pool.install(|| {
-            let ready = |p: &Plan| {
-                let launches = p.lower(g, arch);
-                let scratch = launches.iter().map(|s| s.launch.scratch).max().unwrap_or(0);
-                Ready { plan: p.clone(), launches, scratch, calls: vec![] }
-            };
-            plans.iter().map(ready).collect()
-        });
+        self.plans = self.lower(g, plans);
         let guard = self.guard();
         let (mut at, mut offset) = (0, vec![usize::MAX; g.len()]);
         for v in (0..g.len()).filter(|&v| g.kind(Value(v as u32)) != Kind::Temp) {
@@ -286,7 +283,10 @@ impl Device for Cpu {
             if let Some(probe) = &mut probe {
                 let definition = matches!(launch.code, Code::Definition(_));
                 let label = &self.graph.nodes()[*node].label;
-                probe(Probe { label, name: launch.name, cost: launch.cost, definition, seconds });
+                probe(Probe { node: *node, label, name: launch.name, cost: launch.cost, definition, seconds });
+            }
+            if self.checks == Checks::Finite {
+                finite::check(&self.graph, *node, &launch.outs, |v| finite::first(self.bytes_of(v).ok()?))?;
             }
             if p.plan.options.guard > 0
                 && let Some(place) = self.overrun(plan)
@@ -300,6 +300,25 @@ impl Device for Cpu {
     fn memory(&self) -> [usize; 2] {
         let mapped: usize = self.mapped.keys().map(|v| self.graph.ty(*v).bytes()).sum();
         [self.persistent.bytes().len() - mapped, self.arena.bytes().len()]
+    }
+
+    fn launches(&self, g: &Graph, plan: &Plan) -> Vec<Scheduled> {
+        self.lower(g, std::slice::from_ref(plan)).remove(0).launches
+    }
+
+    fn demand(&self, g: &Graph, plans: &[Plan]) -> Demand {
+        let ready = self.lower(g, plans);
+        // The largest of them has the memory that the others share.
+        let largest = ready.iter().max_by_key(|p| p.plan.arena_bytes + p.scratch);
+        let [arena, scratch] = largest.map_or([0; 2], |p| [p.plan.arena_bytes, p.scratch]);
+        Demand { arena, scratch, ..Demand::persistent(g, 1) }
+    }
+
+    fn ceilings(&self) -> Result<Option<Ceilings>> {
+        /// Far larger than any cache.
+        const BYTES: usize = 192 << 20;
+        let mut buffer = Memory::zeroed(BYTES)?;
+        Ok(Some(self.pool.install(|| ceiling::measure(self.simd, bytemuck::cast_slice_mut(buffer.bytes_mut())))))
     }
 }
 

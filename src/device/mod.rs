@@ -2,19 +2,35 @@
 over anything; dispatch of ops is not in it. */
 
 mod cpu;
+mod finite;
 mod memory;
 mod reference;
+mod room;
 mod session;
 
-pub use cpu::{Checks, Cpu};
+pub use cpu::Cpu;
 pub use reference::Reference;
+pub use room::{Demand, Room, available};
 pub use session::Session;
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
-use crate::plan::Plan;
+use crate::host::ceiling::Ceilings;
+use crate::kernel::Simd;
+use crate::plan::{Plan, Scheduled};
 use std::ops::Range;
 use std::sync::Arc;
+
+/// What a run checks besides computing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Checks {
+    #[default]
+    None,
+    /// After each launch its outputs are looked through; the first NaN or infinity ends the run.
+    Finite,
+    /// Outputs are filled with NaN before each launch and guard bands are looked at after it. For tests: slow.
+    Poison,
+}
 
 /// Values from outside, in their own element type.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +70,8 @@ impl Data<'_> {
 
 /// One launch as it was measured.
 pub struct Probe<'a> {
+    /// Of the graph: the first one, when a launch computes several.
+    pub node: usize,
     /// The layer: `object.conv1_1`.
     pub label: &'a str,
     /// The op: `conv.fprop`.
@@ -83,6 +101,16 @@ pub trait Device: Send {
     fn run(&mut self, plan: usize, probe: Option<&mut dyn FnMut(Probe)>) -> Result<()>;
     /// Bytes allocated for persistent values and for temporaries with scratch.
     fn memory(&self) -> [usize; 2];
+    /// The launches that a plan becomes; none where it runs op by op.
+    fn launches(&self, _g: &Graph, _plan: &Plan) -> Vec<Scheduled> {
+        vec![]
+    }
+    /// Bytes that [`Device::load`] would allocate.
+    fn demand(&self, g: &Graph, plans: &[Plan]) -> Demand;
+    /// Measures what the device can do at most; None where that means nothing.
+    fn ceilings(&self) -> Result<Option<Ceilings>> {
+        Ok(None)
+    }
 }
 
 /// Names that [`open`] understands, for help texts.
@@ -90,9 +118,14 @@ pub const NAMES: &str = "auto, cpu, reference";
 
 /// A device by name; `threads` is None for all cores. `auto` is the best device there is.
 pub fn open(name: &str, threads: Option<usize>) -> Result<Box<dyn Device>> {
+    open_with(name, threads, Checks::None)
+}
+
+/// [`open`], with checks besides the computation.
+pub fn open_with(name: &str, threads: Option<usize>, checks: Checks) -> Result<Box<dyn Device>> {
     match name {
-        "auto" | "cpu" => Ok(Box::new(Cpu::new(threads)?)),
-        "reference" => Ok(Box::new(Reference::new())),
+        "auto" | "cpu" => Ok(Box::new(Cpu::with(Simd::detect(), threads, checks)?)),
+        "reference" => Ok(Box::new(Reference::with(checks))),
         _ => Err(Error::usage(format!("unknown device `{name}`")).fix(format!("choose one of {NAMES}"))),
     }
 }

@@ -1,7 +1,7 @@
 /*! The definition as a device: float64, one op at a time, inside the very arena that the plan laid out, so a mistake of
 the plan is a wrong number and not a latent one. */
 
-use super::{Data, Device, Probe};
+use super::{Checks, Data, Demand, Device, Probe, finite};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Value};
 use crate::plan::{Place, Plan};
@@ -16,12 +16,17 @@ pub struct Reference {
     /// One slot per four bytes of the plan's arena: temporaries are all float32.
     arena: Vec<f64>,
     persistent: Vec<Vec<f64>>,
+    checks: Checks,
     last: usize,
 }
 
 impl Reference {
     pub fn new() -> Self {
         Self::default()
+    }
+    /// Chosen checks; outputs are poisoned whatever they are.
+    pub fn with(checks: Checks) -> Self {
+        Self { checks, ..Self::default() }
     }
     fn get(&self, plan: usize, v: Value) -> Option<&[f64]> {
         let n = self.graph.ty(v).numel();
@@ -82,15 +87,23 @@ impl Device for Reference {
                     Place::Nowhere => unreachable!("a plan places every operand of its nodes"),
                 }
             }
+            if self.checks == Checks::Finite {
+                let outs: Vec<_> = n.outs.iter().map(|v| v.buf()).collect();
+                let bad = |v| self.get(plan, v)?.iter().enumerate().find(|(_, x)| !x.is_finite()).map(|(i, x)| (i, *x));
+                finite::check(&self.graph, node, &outs, bad)?;
+            }
             if let Some(probe) = &mut probe {
                 let seconds = start.elapsed().as_secs_f64();
                 let cost = n.op.cost(&io);
-                probe(Probe { label: &n.label, name: n.op.name(), cost, definition: true, seconds });
+                probe(Probe { node, label: &n.label, name: n.op.name(), cost, definition: true, seconds });
             }
         }
         Ok(())
     }
     fn memory(&self) -> [usize; 2] {
         [self.persistent.iter().map(|p| p.len() * 8).sum(), self.arena.len() * 8]
+    }
+    fn demand(&self, g: &Graph, plans: &[Plan]) -> Demand {
+        Demand::float64(g, plans)
     }
 }

@@ -1,5 +1,6 @@
 //! A graph, its plans and the device that holds their storage.
 
+use super::room::{self, Room};
 use super::{Data, Device, Probe};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
@@ -26,7 +27,17 @@ struct Prepare {
 
 impl Session {
     /// One plan per list of wanted values, in order.
-    pub fn new(graph: Graph, want: &[&[Value]], options: Options, mut device: Box<dyn Device>) -> Result<Self> {
+    pub fn new(graph: Graph, want: &[&[Value]], options: Options, device: Box<dyn Device>) -> Result<Self> {
+        Self::within(Room::default(), graph, want, options, device)
+    }
+    /// [`Session::new`] for a caller who knows more about memory.
+    pub fn within(
+        room: Room,
+        graph: Graph,
+        want: &[&[Value]],
+        options: Options,
+        mut device: Box<dyn Device>,
+    ) -> Result<Self> {
         let mut plans = want.iter().map(|w| Plan::new(&graph, w, options)).collect::<Result<Vec<_>>>()?;
         let read = |plan: &Plan, state: Value| plan.live[state.i()].is_some();
         let (states, outs): (Vec<Value>, Vec<Value>) =
@@ -42,6 +53,7 @@ impl Session {
             prepare = Some(Prepare { plan: plans.len(), done: false, roles });
             plans.push(own);
         }
+        room::check(&device.demand(&graph, &plans), room, device.memory().iter().sum())?;
         device.load(&graph, &plans)?;
         Ok(Self { graph, plans, device, prepare })
     }

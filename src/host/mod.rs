@@ -13,6 +13,7 @@ level of plain x86-64) rounds differently. */
 
 #![allow(clippy::needless_range_loop)] // Register blocks are indexed by constants; iterators hide the block.
 
+pub mod ceiling;
 pub mod conv;
 pub mod dense;
 mod depthwise;

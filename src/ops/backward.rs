@@ -19,6 +19,7 @@ impl Graph {
             }
         }
         let mut d: HashMap<Value, Value> = HashMap::new();
+        self.set_adjoint(true);
         self.set_label("loss");
         d.insert(loss, self.push1(Fill { value: 1.0, ty: self.ty(loss) }, &[]));
         for n in forward.iter().rev() {
@@ -39,6 +40,7 @@ impl Graph {
             }
         }
         self.set_label("");
+        self.set_adjoint(false);
         let grads = wrt
             .iter()
             .map(|w| {

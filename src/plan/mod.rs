@@ -3,6 +3,9 @@ values somebody wants; several plans of one graph (training, evaluation) share t
 
 mod arena;
 mod order;
+mod usage;
+
+pub use usage::{Life, Pass, parts};
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Kind, Member, Value};
