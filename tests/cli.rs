@@ -378,3 +378,96 @@ fn conform_and_doctor() {
     let said = good(&golden, &["doctor"]);
     assert!(said.contains("--device cpu") && said.contains(" threads)"), "{said}");
 }
+
+fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap()
+}
+
+#[test]
+fn plan_says_what_lives_when() {
+    let dir = tempfile::tempdir().unwrap();
+    for pass in ["infer", "train"] {
+        let args = ["plan", "--pass", pass, "--batch", "2"];
+        let svg = dir.path().join(format!("deep-affect-{pass}-batch2.svg"));
+        let p = json(&good(dir.path(), &[&args[..], &["--json", "--out", "."]].concat()));
+        let n = |key: &str| p[key].as_u64().unwrap();
+        // The published model.
+        assert_eq!(n("weight_bytes"), 4 * 355_761_192);
+        assert!(n("lower_bound_bytes") <= n("arena_bytes") && n("arena_bytes") <= n("without_reuse_bytes"));
+        let live = p["by_step"].as_array().unwrap().iter().map(|s| s["live_bytes"].as_u64().unwrap());
+        assert_eq!(live.max().unwrap(), n("lower_bound_bytes"));
+        let ends = |v: &serde_json::Value| v["arena_offset_bytes"].as_u64().unwrap() + v["bytes"].as_u64().unwrap();
+        let values = p["values"].as_array().unwrap();
+        assert_eq!(values.iter().map(ends).max().unwrap(), n("arena_bytes"));
+        let drawing = fs::read_to_string(svg).unwrap();
+        assert!(drawing.starts_with("<svg") && drawing.trim_end().ends_with("</svg>"));
+        assert_eq!(drawing.matches("MiB at ").count(), values.len());
+        let table = good(dir.path(), &args);
+        assert!(table.contains("arena of temporaries") && table.contains("object.conv1_2"), "{table}");
+    }
+    bad(dir.path(), &["plan", "vgg17"], 2, &["no network and no file `vgg17`", "vgg16"]);
+    bad(dir.path(), &["plan", "vgg16", "--image", "8"], 2, &["32 pixels", "--image"]);
+    bad(dir.path(), &["plan", "none.safetensors"], 1, &["none.safetensors"]);
+    assert!(good(dir.path(), &["plan", "vgg16", "--pass", "train"]).starts_with("vgg16, a training step"));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_does_not_fit_is_refused_before_it_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["profile", "--pass", "train", "--batch", "4096", "--image", "2048"];
+    bad(dir.path(), &args, 1, &["MiB of memory are needed", "are available", "--batch"]);
+}
+
+#[test]
+fn profile_holds_launches_against_ceilings() {
+    let dir = tempfile::tempdir().unwrap();
+    let tiny = ["--width", "64", "--image", "32", "--head", "8", "--features", "object"];
+    let args = [&["profile", "--pass", "train", "--repeat", "2", "--json"], &tiny[..]].concat();
+    let p = json(&good(dir.path(), &args));
+    let number = |v: &serde_json::Value| v.as_f64().filter(|x| *x > 0.0).unwrap();
+    for key in ["multiply_add_gflop_per_s", "multiply_add_one_thread_gflop_per_s", "read_gb_per_s", "triad_gb_per_s"] {
+        number(&p["ceilings"][key]);
+    }
+    let launches = p["launches"].as_array().unwrap();
+    let ms = |rows: &serde_json::Value| rows.as_array().unwrap().iter().map(|r| number(&r["median_ms"])).sum::<f64>();
+    let passes: Vec<&str> = p["by_pass"].as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap()).collect();
+    assert_eq!(passes, ["fprop", "dgrad", "wgrad", "update"]);
+    for sums in [&p["by_pass"], &p["by_part"]] {
+        assert!((ms(sums) - ms(&p["launches"])).abs() < 1e-6 * ms(sums));
+    }
+    assert!(launches.iter().all(|l| l["ceiling_percent"].is_f64() && l["definition"] == false));
+    let reference = ["profile", "--device", "reference", "--repeat", "1"];
+    let table = good(dir.path(), &[&reference, &tiny[..]].concat());
+    assert!(table.contains("definition: no routine") && !table.contains("ceilings"), "{table}");
+}
+
+#[test]
+fn gradcheck_compares_every_tensor() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["gradcheck", "--features", "object", "--elements", "2", "--json"];
+    let g = json(&good(dir.path(), &args));
+    let results = g["results"].as_array().unwrap();
+    // 13 convolutions, 3 dense layers of the tower, 4 of the head: weight and bias.
+    assert_eq!((results.len(), &g["passed"], &g["wrong"]), (40, &true.into(), &0.into()));
+    assert!(good(dir.path(), &["gradcheck", "vgg11", "--elements", "1"]).contains("0 wrong"));
+    let full = ["gradcheck", "--full", "--features", "object", "--width", "32", "--directions", "1"];
+    assert!(good(dir.path(), &full).contains("0 wrong"));
+}
+
+/// A weight that is no number is traced to the first op that met it.
+#[test]
+fn check_finite_names_the_first_op() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bytes = model().to_vec();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let tensors = json(text(&bytes[8..8 + header]));
+    let start = tensors["object.conv3_2.bias"]["data_offsets"][0].as_u64().unwrap() as usize + 8 + header;
+    bytes[start..start + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(dir.path().join("m.safetensors"), bytes).unwrap();
+    image::RgbImage::from_pixel(32, 32, image::Rgb([9, 99, 199])).save(dir.path().join("a.png")).unwrap();
+    let args = ["predict", "--model", "m.safetensors", "a.png"];
+    bad(dir.path(), &args, 1, &["no finite rating"]);
+    let parts = ["object.conv3_2", "conv.fprop", "first op", "`object.conv3_2.bias`", "NaN in element 0"];
+    bad(dir.path(), &[&args[..], &["--check-finite"]].concat(), 1, &parts);
+}

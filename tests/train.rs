@@ -15,7 +15,7 @@ use deep_affect::train::features::{self, Extracted};
 use deep_affect::train::fit::{self, Best, Inputs, Samples, Settings, SgdForm, State, Targets, Watch};
 use deep_affect::train::network::{EVAL, Network, PENALTY, TRAIN, Task};
 use deep_affect::train::params::{Initial, MappedFile};
-use deep_affect::train::predictor::{self, Predictor};
+use deep_affect::train::predictor::Predictor;
 use deep_affect::train::schedule::{Decay, PlateauRule, Threshold};
 use deep_affect::weights::WeightFile;
 use deep_affect::weights::init::Rule;
@@ -343,8 +343,7 @@ fn mapped_weights_are_as_good_as_copied_ones() {
     let file = saved(dir.path(), &end_to_end(&c), &network(&end_to_end(&c), 1, SgdForm::Keras, cpu(1)), &[]);
     let (mut answers, mut memory) = (vec![], vec![]);
     for mapped in [true, false] {
-        let (g, image, outputs) = predictor::build(&c, 3);
-        let want: Vec<_> = outputs.iter().map(|o| o.1).collect();
+        let (g, image, want) = end_to_end(&c).evaluation(3).unwrap();
         let mut s = Session::new(g, &[&want], Options::default(), cpu(2)).unwrap();
         for v in s.graph.of_kind(Role::Param).collect::<Vec<_>>() {
             let name = s.graph.name(v).to_string();
@@ -353,7 +352,7 @@ fn mapped_weights_are_as_good_as_copied_ones() {
                 _ => s.write(v, Data::F32(&file.tensor(&name).unwrap().to_f32().unwrap())).unwrap(),
             }
         }
-        s.write(image, Data::U8(pictures.bytes())).unwrap();
+        s.write(image[0], Data::U8(pictures.bytes())).unwrap();
         s.run(0).unwrap();
         memory.push(s.device().memory()[0]);
         answers.push(want.iter().map(|v| s.read(*v).unwrap()).collect::<Vec<_>>());

@@ -46,6 +46,7 @@ pub struct Command {
 
 impl Command {
     pub fn run(self) -> Result<()> {
+        self.compute.bind_threads();
         let model = Model::open(Some(&self.model))?;
         let all = model.targets()?;
         let which = self.which(all)?;

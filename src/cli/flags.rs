@@ -51,12 +51,13 @@ pub struct ModelFlags {
     /// Activation of the output layer.
     #[arg(long, value_enum, default_value_t = OutAct::Linear)]
     pub out_act: OutAct,
-    /// Side of the square image in pixels, a multiple of 32.
-    #[arg(long, default_value_t = 224, value_name = "PIXELS")]
-    pub image: usize,
+    /// Side of the square image in pixels, a multiple of 32; 224 by default.
+    #[arg(long, value_name = "PIXELS")]
+    pub image: Option<usize>,
     /// Divides the channels of every convolution and the hidden dense layers of the towers: for small experiments.
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    pub width: usize,
+    /// 1 by default.
+    #[arg(long, value_name = "N")]
+    pub width: Option<usize>,
     /// Weights of a tower; repeatable: `--weights object=vgg16.safetensors`.
     #[arg(long = "weights", value_name = "TOWER=FILE")]
     pub weights: Vec<String>,
@@ -168,21 +169,23 @@ impl TrainFlags {
 impl ModelFlags {
     /// The model, where its first weights come from, and the towers that are not trained.
     pub fn model(&self, targets: &[String], seed: u64) -> Result<(Config, Initial, Vec<String>)> {
-        if self.image == 0 || !self.image.is_multiple_of(32) {
-            return Err(Error::usage(format!("--image {} is not a multiple of 32", self.image))
+        let image = self.image.unwrap_or(224);
+        if image == 0 || !image.is_multiple_of(32) {
+            return Err(Error::usage(format!("--image {image} is not a multiple of 32"))
                 .fix("five 2x2 pools halve the image five times"));
         }
-        if self.width == 0 || !(self.keep > 0.0 && self.keep <= 1.0) {
+        let width = self.width.unwrap_or(1);
+        if width == 0 || !(self.keep > 0.0 && self.keep <= 1.0) {
             return Err(Error::usage("--width must be at least 1 and --keep in (0, 1]"));
         }
         let mut config = Config::published(self.architecture, &self.features, self.face_classes)?;
         config.tower_output = self.tower_output;
         config.standardize = self.tower_output == TowerOutput::Pooled;
         (config.head, config.keep) = (self.head.clone(), vec![self.keep; self.head.len()]);
-        (config.out_act, config.image, config.targets) = (self.out_act, self.image, targets.to_vec());
+        (config.out_act, config.image, config.targets) = (self.out_act, image, targets.to_vec());
         for t in &mut config.towers {
-            t.width = self.width;
-            t.dense.iter_mut().for_each(|d| *d = (*d / self.width).max(1));
+            t.width = width;
+            t.dense.iter_mut().for_each(|d| *d = (*d / width).max(1));
             if let Some(p) = &self.preprocess {
                 t.preprocess = Preprocess::preset(p)?;
             }

@@ -64,6 +64,12 @@ fn describe(card: &Card) -> String {
             line("classes", card.classes.join(", "));
             None
         }
+        Task::Classifier { network, width, classes, image } => {
+            let width = if *width == 1 { String::new() } else { format!(" at 1/{width} width") };
+            line("task", format!("{network}{width}: pictures of {image} pixels to {classes} classes"));
+            line("classes", card.classes.join(", "));
+            None
+        }
     };
     if let Some((task, config, frozen)) = model {
         line("task", task.into());

@@ -63,6 +63,7 @@ impl Job {
         data: &DataFlags,
         compute: &Compute,
     ) -> Result<Self> {
+        compute.bind_threads();
         let settings = train.settings()?;
         let targets: Vec<&str> = data.targets.iter().map(String::as_str).collect();
         let manifest = Manifest::read(manifest, &targets)?;

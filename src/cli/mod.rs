@@ -6,10 +6,11 @@ mod job;
 mod output;
 mod progress;
 mod reading;
+mod subject;
 
 pub use progress::Bar;
 
-use crate::device::{self, Device};
+use crate::device::{self, Checks, Device};
 use crate::error::Result;
 use clap::{Args, Parser, Subcommand};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,6 +60,10 @@ commands! {
     Conform => conform,
     /// Measure where the time of an inference or of a training step goes.
     Profile => profile,
+    /// Compare a network's gradient with differences of its loss, in float64.
+    Gradcheck => gradcheck,
+    /// Show what a network keeps in memory, when and where, before it runs.
+    Plan => plan,
     /// Show what this machine offers.
     Doctor => doctor,
 }
@@ -69,14 +74,29 @@ pub struct Compute {
     /// Device: auto, cpu, or reference (the float64 definition: slow).
     #[arg(long, default_value = "auto", value_name = "NAME")]
     pub device: String,
-    /// Threads; all cores by default.
+    /// Threads that compute and that decode; all cores by default.
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+    /// Look for NaN and infinity after every op, and stop at the first one: slower.
+    #[arg(long)]
+    pub check_finite: bool,
 }
 
 impl Compute {
+    /// Lets whatever is parallel beside the device, such as decoding, keep to `--threads`. To be called before it begins.
+    pub fn bind_threads(&self) {
+        let Some(n) = self.threads else { return };
+        // A pool that is there already (in a test) stays.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(n).build_global();
+        let cores = std::thread::available_parallelism().map_or(n, usize::from);
+        if n > cores {
+            eprintln!("note: {n} threads share {cores} cores: results are the same, and later");
+        }
+    }
+
     pub fn open(&self) -> Result<Box<dyn Device>> {
-        device::open(&self.device, self.threads)
+        let checks = if self.check_finite { Checks::Finite } else { Checks::None };
+        device::open_with(&self.device, self.threads, checks)
     }
 }
 

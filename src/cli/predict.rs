@@ -72,6 +72,7 @@ struct Answer {
 
 impl Command {
     pub fn run(self) -> Result<()> {
+        self.compute.bind_threads();
         let model = Model::open(self.model.as_deref())?;
         let options = model.load_options(&self.reading, None)?;
         let inputs = list(&self.inputs)?;

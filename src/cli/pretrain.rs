@@ -89,6 +89,7 @@ pub struct Command {
 
 impl Command {
     pub fn run(self) -> Result<()> {
+        self.compute.bind_threads();
         let settings = Settings {
             epochs: self.epochs,
             batch: self.batch.max(1),

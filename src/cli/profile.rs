@@ -1,37 +1,25 @@
 //! `profile`: where the time of an inference or of a training step goes, launch by launch.
 
-use super::flags::{ModelFlags};
+use super::subject::{Chosen, Run, Scale, Subject};
 use super::train::peak_memory;
 use super::{Compute, output};
-use crate::data::manifest::TARGETS;
-use crate::device::{Data, Probe, Session};
+use crate::device::{Data, Device, Probe, Session};
 use crate::error::{Error, Result};
-use crate::graph::Value;
+use crate::graph::{Graph, Value};
+use crate::host::ceiling::Ceilings;
 use crate::kernel::Cost;
-use crate::ops::optim::{Form, Sgd};
-use crate::plan::Options;
+use crate::plan::{Pass, parts};
 use crate::rng::{Rng, Stream};
 use crate::table::text_table;
-use crate::train::network::{Network, TRAIN, Task};
-use crate::train::params::Initial;
-use crate::train::predictor;
-use clap::{Args, ValueEnum};
+use crate::train::network::TRAIN;
+use clap::Args;
 use serde::Serialize;
 use std::time::Instant;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Pass {
-    /// Pictures to ratings.
-    Infer,
-    /// Forward, adjoint and update of everything that is trained.
-    Train,
-}
-
 #[derive(Args)]
 pub struct Command {
-    #[arg(long, value_enum, default_value_t = Pass::Infer)]
-    pass: Pass,
+    #[arg(long, value_enum, default_value_t = Run::Infer)]
+    pass: Run,
     #[arg(long, default_value_t = 1, value_name = "N")]
     batch: usize,
     /// Measured runs after one that is not; the median counts.
@@ -45,29 +33,92 @@ pub struct Command {
     #[arg(long)]
     paced: bool,
     #[command(flatten)]
-    model: ModelFlags,
+    model: Subject,
     #[command(flatten)]
     compute: Compute,
 }
+
+/// What was measured of a launch, or of several together.
+#[derive(Serialize, Clone, Default)]
+struct Figures {
+    median_ms: f64,
+    share_percent: f64,
+    gflop: f64,
+    gflop_per_s: f64,
+    /// The least traffic: every operand once.
+    gb: f64,
+    gb_per_s: f64,
+    /// The time that the ceilings allow, in percent of the time it took.
+    ceiling_percent: Option<f64>,
+}
+
+impl Figures {
+    fn new(ms: f64, total_ms: f64, cost: &Cost, least_ms: Option<f64>) -> Self {
+        let (gflop, gb) = (cost.flops / 1e9, (cost.read + cost.write) / 1e9);
+        Self {
+            median_ms: ms,
+            share_percent: 100.0 * ms / total_ms,
+            gflop,
+            gflop_per_s: gflop / ms * 1e3,
+            gb,
+            gb_per_s: gb / ms * 1e3,
+            ceiling_percent: least_ms.map(|least| 100.0 * least / ms),
+        }
+    }
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            format!("{:.2}", self.median_ms),
+            format!("{:.1}", self.share_percent),
+            format!("{:.2}", self.gflop),
+            format!("{:.0}", self.gflop_per_s),
+            format!("{:.1}", self.gb_per_s),
+            self.ceiling_percent.map_or("-".into(), |c| format!("{c:.0}")),
+        ]
+    }
+}
+
+const FIGURES: [&str; 6] = ["ms", "share %", "GFLOP", "GFLOP/s", "GB/s", "% of ceiling"];
 
 /// One launch, over all runs.
 #[derive(Serialize)]
 struct Row {
     layer: String,
     op: &'static str,
+    pass: &'static str,
+    part: String,
     /// No routine for this device: the float64 definition ran.
     definition: bool,
-    median_ms: f64,
-    gflop: f64,
-    gflop_per_s: f64,
-    gb_per_s: f64,
-    share_percent: f64,
+    /// Which ceiling is nearer: `compute` or `memory`.
+    bound: Option<&'static str>,
+    #[serde(flatten)]
+    figures: Figures,
+}
+
+/// Several launches together.
+#[derive(Serialize)]
+struct Sum {
+    name: String,
+    launches: usize,
+    #[serde(flatten)]
+    figures: Figures,
+}
+
+/// The machine's ceilings in this very run.
+#[derive(Serialize)]
+struct Roof {
+    threads: usize,
+    multiply_add_one_thread_gflop_per_s: f64,
+    multiply_add_gflop_per_s: f64,
+    read_gb_per_s: f64,
+    triad_gb_per_s: f64,
 }
 
 #[derive(Serialize)]
 struct Profile {
+    model: String,
     device: String,
-    pass: Pass,
+    pass: Run,
     batch: usize,
     runs: usize,
     median_s: f64,
@@ -75,15 +126,19 @@ struct Profile {
     slowest_s: f64,
     gflop: f64,
     gflop_per_s: f64,
+    ceiling_percent: Option<f64>,
     /// Weights, velocities and inputs; temporaries and scratch.
     persistent_mib: f64,
     arena_mib: f64,
     peak_memory_mib: Option<f64>,
+    ceilings: Option<Roof>,
+    by_pass: Vec<Sum>,
+    by_part: Vec<Sum>,
     launches: Vec<Row>,
 }
 
 /// What is measured: a session and the plan to run.
-struct Subject {
+struct Measured {
     session: Session,
     plan: usize,
 }
@@ -93,10 +148,16 @@ impl Command {
         if self.batch == 0 || self.repeat == 0 {
             return Err(Error::usage("--batch and --repeat must be at least 1"));
         }
-        let mut subject = self.subject()?;
+        self.compute.bind_threads();
+        let chosen = self.model.choose(1, Scale::Full)?;
+        let device = self.compute.open()?;
+        // Before and after, because another program's turn must not pass for the machine's ceiling; and both times while
+        // the network's memory is not there or has been looked at, because this takes memory, too.
+        let before = device.ceilings()?;
+        let mut subject = self.subject(&chosen, device)?;
         let device = subject.session.device().name();
         eprintln!("device: {device}");
-        let mut seen: Vec<(String, &'static str, bool, Cost)> = vec![];
+        let mut seen: Vec<(usize, &'static str, bool, Cost)> = vec![];
         let mut times: Vec<Vec<f64>> = vec![];
         let mut totals = vec![];
         let mut turns = std::io::stdin().lines();
@@ -107,7 +168,7 @@ impl Command {
             let (mut i, start) = (0, Instant::now());
             subject.session.profile(subject.plan, &mut |p: Probe| {
                 if run == 0 {
-                    seen.push((p.label.to_string(), p.name, p.definition, p.cost));
+                    seen.push((p.node, p.name, p.definition, p.cost));
                     times.push(vec![]);
                 } else {
                     times[i].push(p.seconds);
@@ -128,24 +189,44 @@ impl Command {
         if totals.is_empty() {
             return Err(Error::usage("--paced: the input ended before the first run").fix("send a line for each run"));
         }
+        let peak_memory_mib = peak_memory();
+        let after = subject.session.device().ceilings()?;
+        let roof = before.zip(after).map(|(a, b)| a.max(b));
         let total = median(&mut totals);
-        let launches = seen.into_iter().zip(&mut times).map(|((layer, op, definition, cost), t)| {
-            let s = median(t);
-            Row {
-                layer,
+        let g = &subject.session.graph;
+        let parts = parts(g, &seen.iter().map(|s| s.0).collect::<Vec<_>>(), PARTS);
+        let least = |c: &Cost| roof.map(|r| 1e3 * r.seconds(c.flops, c.read + c.write));
+        let mut launches = vec![];
+        for (((node, op, definition, cost), t), part) in seen.iter().zip(&mut times).zip(parts) {
+            let compute = |r: Ceilings| cost.flops / r.gflops >= (cost.read + cost.write) / r.bandwidth();
+            launches.push(Row {
+                layer: g.nodes()[*node].label.clone(),
                 op,
-                definition,
-                median_ms: s * 1e3,
-                gflop: cost.flops / 1e9,
-                gflop_per_s: cost.flops / s / 1e9,
-                gb_per_s: (cost.read + cost.write) / s / 1e9,
-                share_percent: 100.0 * s / total,
+                pass: Pass::of(g, *node).name(),
+                part,
+                definition: *definition,
+                bound: roof.map(|r| if compute(r) { "compute" } else { "memory" }),
+                figures: Figures::new(median(t) * 1e3, total * 1e3, cost, least(cost)),
+            });
+        }
+        let sum = |name: String, of: &dyn Fn(&Row) -> bool| {
+            let (mut cost, mut ms, mut least_ms, mut n) = (Cost::default(), 0.0, roof.map(|_| 0.0), 0);
+            for (row, seen) in launches.iter().zip(&seen).filter(|(r, _)| of(r)) {
+                cost += seen.3;
+                ms += row.figures.median_ms;
+                least_ms = least_ms.zip(least(&seen.3)).map(|(a, b)| a + b);
+                n += 1;
             }
-        });
-        let launches: Vec<Row> = launches.collect();
-        let gflop = launches.iter().map(|l| l.gflop).sum();
+            Sum { name, launches: n, figures: Figures::new(ms, total * 1e3, &cost, least_ms) }
+        };
+        let by_pass = Pass::ALL.iter().map(|p| sum(p.name().into(), &|r| r.pass == p.name()));
+        let mut names: Vec<&String> = vec![];
+        launches.iter().for_each(|r| if !names.contains(&&r.part) { names.push(&r.part) });
+        let by_part = names.iter().map(|n| sum(n.to_string(), &|r| r.part == **n)).collect();
+        let all = sum(String::new(), &|_| true).figures;
         let [persistent, arena] = subject.session.device().memory().map(|b| b as f64 / (1 << 20) as f64);
         let profile = Profile {
+            model: chosen.name.clone(),
             device,
             pass: self.pass,
             batch: self.batch,
@@ -153,60 +234,57 @@ impl Command {
             median_s: total,
             fastest_s: totals[0],
             slowest_s: *totals.last().expect("at least one run"),
-            gflop,
-            gflop_per_s: gflop / total,
+            gflop: all.gflop,
+            gflop_per_s: all.gflop / total,
+            ceiling_percent: all.ceiling_percent.map(|c| c * all.median_ms / (total * 1e3)),
             persistent_mib: persistent,
             arena_mib: arena,
-            peak_memory_mib: peak_memory(),
+            peak_memory_mib,
+            ceilings: roof.map(|r| Roof {
+                threads: r.threads,
+                multiply_add_one_thread_gflop_per_s: r.gflops_one,
+                multiply_add_gflop_per_s: r.gflops,
+                read_gb_per_s: r.read,
+                triad_gb_per_s: r.triad,
+            }),
+            by_pass: by_pass.filter(|s| s.launches > 0).collect(),
+            by_part,
             launches,
         };
         let json = || serde_json::to_string_pretty(&profile).expect("plain data") + "\n";
         output::print(&if self.json { json() } else { profile.table() })
     }
 
-    /// The network with drawn weights (or those of `--weights`) and random pictures.
-    fn subject(&self) -> Result<Subject> {
-        let targets = TARGETS.map(String::from);
-        let (config, mut initial, frozen) = self.model.model(&targets, 1)?;
-        initial.init_missing = true;
-        let device = self.compute.open()?;
-        let pixels = config.image * config.image * 3 * self.batch;
-        let mut rng = Rng::new(1, Stream::Test(0), 0);
-        let pixels: Vec<u8> = (0..pixels).map(|_| rng.below(256) as u8).collect();
-        let prefixes: Vec<String> = config.members().into_iter().map(|m| m.prefix).collect();
+    /// The network with its weights (or drawn ones) and random pictures.
+    fn subject(&self, chosen: &Chosen, device: Box<dyn Device>) -> Result<Measured> {
+        let pixels = |g: &Graph, x: Value| -> Vec<u8> {
+            let mut rng = Rng::new(1, Stream::Test(0), 0);
+            (0..g.ty(x).numel()).map(|_| rng.below(256) as u8).collect()
+        };
         match self.pass {
-            Pass::Infer => {
-                let (g, image, outputs) = predictor::build(&config, self.batch);
-                let want: Vec<Value> = outputs.iter().map(|o| o.1).collect();
-                let mut session = Session::new(g, &[&want], Options::default(), device)?;
-                fill(&mut session, &initial, &prefixes)?;
-                session.write(image, Data::U8(&pixels))?;
-                Ok(Subject { session, plan: 0 })
+            Run::Infer => {
+                let (mut session, x) = chosen.evaluation(self.batch, device)?;
+                session.write(x[0], Data::U8(&pixels(&session.graph, x[0])))?;
+                Ok(Measured { session, plan: 0 })
             }
-            Pass::Train => {
-                let task = Task::EndToEnd { config, frozen };
-                let sgd = Sgd { form: Form::Keras, nesterov: false, dampening: 0.0 };
-                let mut net = Network::new(&task, self.batch, sgd, Options::default(), device)?;
-                fill(&mut net.session, &initial, &prefixes)?;
-                net.session.write(net.x[0], Data::U8(&pixels))?;
+            Run::Train => {
+                let mut net = chosen.network(self.batch, device)?;
+                for &x in &net.x {
+                    net.session.write(x, Data::U8(&pixels(&net.session.graph, x)))?;
+                }
                 net.session.write(net.weight, Data::F32(&vec![1.0; self.batch]))?;
                 for part in &net.parts {
                     // A rate of zero: the arithmetic and the traffic of an update, and the same numbers every run.
                     net.session.write(part.hyper, Data::F32(&[0.0, 0.9, 0.0, 0.0]))?;
                 }
-                Ok(Subject { session: net.session, plan: TRAIN })
+                Ok(Measured { session: net.session, plan: TRAIN })
             }
         }
     }
 }
 
-fn fill(session: &mut Session, initial: &Initial, prefixes: &[String]) -> Result<()> {
-    let params: Vec<Value> = session.graph.stored().collect();
-    for prefix in prefixes {
-        initial.fill(session, &params, prefix, &[])?;
-    }
-    Ok(())
-}
+/// Most parts that a network is summed up in.
+const PARTS: usize = 24;
 
 /// Sorts, and returns the middle.
 fn median(x: &mut [f64]) -> f64 {
@@ -216,23 +294,38 @@ fn median(x: &mut [f64]) -> f64 {
 
 impl Profile {
     fn table(&self) -> String {
-        let header = ["layer", "op", "ms", "share %", "GFLOP", "GFLOP/s", "GB/s", ""].map(String::from);
-        let row = |l: &Row| {
-            vec![
-                l.layer.clone(),
-                l.op.to_string(),
-                format!("{:.2}", l.median_ms),
-                format!("{:.1}", l.share_percent),
-                format!("{:.2}", l.gflop),
-                format!("{:.0}", l.gflop_per_s),
-                format!("{:.1}", l.gb_per_s),
-                if l.definition { "definition: no routine".into() } else { String::new() },
-            ]
+        let header = |names: &[&str], last: &[&str]| -> Vec<String> {
+            names.iter().chain(&FIGURES).chain(last).map(|s| s.to_string()).collect()
         };
-        let mut text = text_table(&header, &self.launches.iter().map(row).collect::<Vec<_>>());
+        let row = |l: &Row| {
+            let mut cells = vec![l.layer.clone(), l.op.to_string()];
+            cells.extend(l.figures.cells());
+            cells.push(l.bound.unwrap_or("").into());
+            cells.push(if l.definition { "definition: no routine".into() } else { String::new() });
+            cells
+        };
+        let rows: Vec<_> = self.launches.iter().map(row).collect();
+        let mut text = text_table(&header(&["layer", "op"], &["bound", ""]), &rows);
+        for (name, sums) in [("pass", &self.by_pass), ("part", &self.by_part)] {
+            let row = |s: &Sum| [vec![s.name.clone(), s.launches.to_string()], s.figures.cells()].concat();
+            text.push('\n');
+            text += &text_table(&header(&[name, "launches"], &[]), &sums.iter().map(row).collect::<Vec<_>>());
+        }
+        if let Some(r) = &self.ceilings {
+            text += &format!(
+                "\nceilings, measured before and after, the better of the two: multiply-adds {:.0} GFLOP/s ({:.0} on one \
+                 thread),\nreading {:.1} GB/s, a = b + 3c {:.1} GB/s. Work is that of the \
+                 definition,\ntraffic the least there could be: above 100 % a transform saved work, or a cache traffic.\n",
+                r.multiply_add_gflop_per_s,
+                r.multiply_add_one_thread_gflop_per_s,
+                r.read_gb_per_s,
+                r.triad_gb_per_s
+            );
+        }
         text.push_str(&format!(
-            "\n{:?} at batch {} on {}: median {:.3} s of {} (fastest {:.3}, slowest {:.3}), {:.3} s per picture\n\
-             {:.1} GFLOP, {:.0} GFLOP/s; memory: persistent {:.0} MiB, arena {:.0} MiB, peak of the process {} MiB\n",
+            "\n{}, {:?} at batch {} on {}: median {:.3} s of {} (fastest {:.3}, slowest {:.3}), {:.3} s per picture\n\
+             {:.1} GFLOP, {:.0} GFLOP/s{}; memory: persistent {:.0} MiB, arena {:.0} MiB, peak of the process {} MiB\n",
+            self.model,
             self.pass,
             self.batch,
             self.device,
@@ -243,6 +336,7 @@ impl Profile {
             self.median_s / self.batch as f64,
             self.gflop,
             self.gflop_per_s,
+            self.ceiling_percent.map_or(String::new(), |c| format!(", {c:.0} % of the ceilings")),
             self.persistent_mib,
             self.arena_mib,
             self.peak_memory_mib.map_or("?".into(), |m| format!("{m:.0}")),

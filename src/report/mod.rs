@@ -1,9 +1,10 @@
 /*! Floor 9: what a run leaves for people. [`html`] makes one page that needs nothing but itself: charts are inline SVG,
 thumbnails are data URIs, there is no script, and the page's own policy forbids loading anything. [`tables`] writes the
-predictions for other programs, [`folder`] all of it. */
+predictions for other programs, [`folder`] all of it; [`memory`] draws a plan. */
 
 mod charts;
 pub mod folder;
+pub mod memory;
 mod svg;
 pub mod tables;
 

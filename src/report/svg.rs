@@ -194,6 +194,37 @@ impl Plot {
         let _ = write!(self.body, r#"<circle class="{class}" cx="{x:.1}" cy="{y:.1}" r="{r}">{tip}</circle>"#);
     }
 
+    /// A rectangle between two corners; `tip`, if any, is shown on hovering.
+    pub fn rect(&mut self, class: &str, from: (f64, f64), to: (f64, f64), tip: &str) {
+        let (x, y) = (self.px(from.0), self.py(to.1));
+        let (w, h) = (self.px(to.0) - x, self.py(from.1) - y);
+        let tip = if tip.is_empty() { String::new() } else { format!("<title>{}</title>", escape(tip)) };
+        let _ = write!(
+            self.body,
+            r#"<rect class="{class}" x="{x:.2}" y="{y:.2}" width="{w:.2}" height="{h:.2}">{tip}</rect>"#
+        );
+    }
+
+    /// Text in the middle between two corners, if there is room for it.
+    pub fn label(&mut self, class: &str, from: (f64, f64), to: (f64, f64), text: &str) {
+        let (w, h) = (self.px(to.0) - self.px(from.0), self.py(from.1) - self.py(to.1));
+        if w > 7.0 * text.chars().count() as f64 + 6.0 && h > 15.0 {
+            self.text(class, ((from.0 + to.0) / 2.0, (from.1 + to.1) / 2.0), (0.0, 4.0), text);
+        }
+    }
+
+    /// Text above the plot, in the middle between two positions, if there is room for it.
+    pub fn heading(&mut self, class: &str, from: f64, to: f64, text: &str) {
+        if self.px(to) - self.px(from) > 7.0 * text.chars().count() as f64 {
+            self.text(class, ((from + to) / 2.0, self.y.hi), (0.0, -4.0), text);
+        }
+    }
+
+    /// What was drawn, for a drawing that has more than one part.
+    pub fn body(self) -> String {
+        self.body
+    }
+
     /// Text `dx`, `dy` pixels from a position.
     pub fn text(&mut self, class: &str, (x, y): (f64, f64), (dx, dy): (f64, f64), text: &str) {
         let (x, y) = (self.px(x) + dx, self.py(y) + dy);

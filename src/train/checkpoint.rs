@@ -4,8 +4,9 @@ from which training goes on with the same bits. */
 
 use super::fit::{Best, Settings, State};
 use super::network::{Network, Task};
+use super::params::MappedFile;
 use crate::data::Alpha;
-use crate::device::Data;
+use crate::device::{Data, Session};
 use crate::error::{Error, Result};
 use crate::models::Config;
 use crate::weights::write::Entry;
@@ -50,8 +51,10 @@ impl Card {
     pub fn config(&self) -> Result<&Config> {
         match &self.task {
             Task::EndToEnd { config, .. } | Task::Head { config } => Ok(config),
-            Task::Tower { .. } => Err(Error::job("is a tower, not a model that predicts ratings")
-                .fix("give it to `train --weights`, or name a checkpoint of `train`")),
+            Task::Tower { .. } | Task::Classifier { .. } => {
+                Err(Error::job("is a classifier, not a model that predicts ratings")
+                    .fix("give it to `train --weights`, or name a checkpoint of `train`"))
+            }
         }
     }
 }
@@ -104,6 +107,26 @@ pub fn card(file: &WeightFile) -> Result<Card> {
             .fix("use the version of the program that wrote it"));
     }
     Ok(card)
+}
+
+/// Puts the weights into a session that only evaluates, without a copy where the device can do that. An unfinished run is
+/// judged by its best epoch so far.
+pub fn bind(file: &Arc<WeightFile>, session: &mut Session) -> Result<()> {
+    for v in session.graph.stored().collect::<Vec<_>>() {
+        let (name, shape) = (session.graph.name(v).to_string(), session.graph.dims(v).to_vec());
+        let best = format!("{BEST}{name}");
+        let name = if file.info(&best).is_some() { best } else { name };
+        let t = file.tensor(&name)?;
+        if t.shape != shape {
+            let problem = format!("tensor `{name}` is {:?} instead of {shape:?}", t.shape);
+            return Err(Error::file(file.path(), problem).fix("train the model again"));
+        }
+        match file.aligned_f32(&name) {
+            Some(range) => session.bind(v, Arc::new(MappedFile(file.clone())), range)?,
+            None => session.write(v, Data::F32(&t.to_f32()?))?,
+        }
+    }
+    Ok(())
 }
 
 /// Puts the weights back, and the velocities and best weights of an unfinished run.

@@ -320,7 +320,8 @@ fn step(net: &mut Network, data: &Samples, b: &Batch, s: &Settings, state: &mut 
     let mut losses = vec![0.0; net.parts.len()];
     // Rows that do not count have no mean, and so no gradient.
     if rows > 0.0 {
-        update(net, data, b, s, state)?;
+        let place = || format!("epoch {}, batch {}", state.epoch + 1, state.batches + 1);
+        update(net, data, b, s, state).map_err(|e| e.at(place()))?;
         for (part, loss) in net.parts.iter().zip(&mut losses) {
             *loss = net.session.read(part.loss)?[0] as f64;
         }

@@ -1,15 +1,16 @@
 /*! A model as the plans of a training run: one graph with a training step (forward, adjoint, update), an evaluation and,
 where weights are penalised, the penalty. */
 
-use crate::device::{Device, Session};
-use crate::error::Result;
+use crate::device::{Device, Room, Session};
+use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Value};
-use crate::models::{Config, Tower};
+use crate::models::{self, Config, Size, Tower};
 use crate::nn::{Mode, Net};
 use crate::ops::loss::{CrossEntropy, Mse, Reduction};
 use crate::ops::optim::{self, Sgd};
 use crate::ops::{arith, dropout};
 use crate::plan::Options;
+use crate::preprocess::Preprocess;
 use crate::shape::{DType, Type};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,8 @@ pub enum Task {
     Head { config: Config },
     /// One tower as a classifier of pictures.
     Tower { tower: Tower, image: usize },
+    /// A network of [`models::ALL`] as a classifier of pictures.
+    Classifier { network: String, width: usize, classes: usize, image: usize },
 }
 
 /// An independently trained part of the network.
@@ -68,6 +71,18 @@ pub struct Network {
     pub parts: Vec<Part>,
 }
 
+/// The graph of a network before anything is planned or allocated.
+pub struct Blueprint {
+    pub graph: Graph,
+    /// What each plan is for, by [`TRAIN`], [`EVAL`] and, if weights are penalised, [`PENALTY`].
+    pub want: Vec<Vec<Value>>,
+    pub batch: usize,
+    pub x: Vec<Value>,
+    pub weight: Value,
+    pub state: Value,
+    pub parts: Vec<Part>,
+}
+
 /// Plans by index.
 pub const TRAIN: usize = 0;
 pub const EVAL: usize = 1;
@@ -79,8 +94,13 @@ impl Task {
             Task::EndToEnd { config, .. } | Task::Head { config } => {
                 config.members().into_iter().map(|m| (m.prefix, m.targets)).collect()
             }
-            Task::Tower { .. } => vec![(String::new(), vec![])],
+            Task::Tower { .. } | Task::Classifier { .. } => vec![(String::new(), vec![])],
         }
+    }
+
+    /// Prefixes of the parameter names of each part.
+    pub fn prefixes(&self) -> Vec<String> {
+        self.parts().into_iter().map(|p| p.0).collect()
     }
 
     /// The inputs: one of pictures, or features for each part.
@@ -88,7 +108,7 @@ impl Task {
         let pictures = |s| Type::new(DType::U8, &[batch, s, s, 3]);
         match self {
             Task::EndToEnd { config, .. } => vec![g.input("image", pictures(config.image))],
-            Task::Tower { image, .. } => vec![g.input("image", pictures(*image))],
+            Task::Tower { image, .. } | Task::Classifier { image, .. } => vec![g.input("image", pictures(*image))],
             Task::Head { config } => {
                 let t = Type::f32(&[batch, config.features()]);
                 config.members().iter().map(|m| g.input(&format!("{}features", m.prefix), t)).collect()
@@ -96,12 +116,32 @@ impl Task {
         }
     }
 
-    fn forward(&self, net: &mut Net, x: &[Value], part: usize) -> Value {
-        match self {
+    fn forward(&self, net: &mut Net, x: &[Value], part: usize) -> Result<Value> {
+        Ok(match self {
             Task::EndToEnd { config, .. } => config.forward(net, &config.members()[part], x[0]),
             Task::Head { config } => config.predict(net, &config.members()[part], x[part]),
             Task::Tower { tower, .. } => tower.logits(net, x[0]),
-        }
+            Task::Classifier { network, width, classes, image } => {
+                let table = models::find(network)?;
+                if *image < table.smallest || *width == 0 || *classes == 0 {
+                    let sides = format!("{network} takes images of {} pixels and more, not {image}", table.smallest);
+                    return Err(Error::usage(sides).fix("raise --image"));
+                }
+                let x = net.normalize(x[0], &Preprocess::preset("torch")?);
+                (table.build)(net, x, Size { width: *width, outputs: *classes })
+            }
+        })
+    }
+
+    /// The evaluation alone: its graph, inputs, and the output of each part.
+    pub fn evaluation(&self, batch: usize) -> Result<(Graph, Vec<Value>, Vec<Value>)> {
+        let mut g = Graph::default();
+        let x = self.inputs(&mut g, batch);
+        let mut net = Net::new(&mut g, Mode::Eval);
+        let outputs = (0..self.parts().len()).map(|p| self.forward(&mut net, &x, p)).collect::<Result<_>>()?;
+        net.take_penalty();
+        g.check()?;
+        Ok((g, x, outputs))
     }
 
     /// Scopes of a part that are not trained.
@@ -118,9 +158,9 @@ impl Task {
     }
 }
 
-impl Network {
-    /// Builds, differentiates, plans and allocates.
-    pub fn new(task: &Task, batch: usize, sgd: Sgd, options: Options, device: Box<dyn Device>) -> Result<Self> {
+impl Blueprint {
+    /// Builds and differentiates.
+    pub fn new(task: &Task, batch: usize, sgd: Sgd) -> Result<Self> {
         let mut g = Graph::default();
         let x = task.inputs(&mut g, batch);
         let weight = g.input("weight", Type::f32(&[batch]));
@@ -129,10 +169,10 @@ impl Network {
         for (p, (prefix, targets)) in task.parts().into_iter().enumerate() {
             // Penalties are computed twice: inside the step, where they are differentiated, and on their own.
             let mut net = Net::new(&mut g, Mode::Eval);
-            let output = task.forward(&mut net, &x, p);
+            let output = task.forward(&mut net, &x, p)?;
             let penalty = net.take_penalty();
             let mut net = Net::new(&mut g, Mode::Train { state, rows: weight }).freeze(task.frozen(&prefix));
-            let prediction = task.forward(&mut net, &x, p);
+            let prediction = task.forward(&mut net, &x, p)?;
             let train_penalty = net.take_penalty();
             let (statistics, new): (Vec<Value>, Vec<Value>) = net.take_updates().into_iter().unzip();
             updates.extend(new);
@@ -165,12 +205,28 @@ impl Network {
             penalties.extend(penalty);
             parts.push(Part { prefix, targets, y, hyper, loss, penalty, output, params, velocity, statistics });
         }
-        let mut want: Vec<&[Value]> = vec![&updates, &outputs];
+        let mut want = vec![updates, outputs];
         if !penalties.is_empty() {
-            want.push(&penalties);
+            want.push(penalties);
         }
-        let session = Session::new(g, &want, options, device)?;
-        Ok(Self { session, batch, x, weight, state, parts })
+        Ok(Self { graph: g, want, batch, x, weight, state, parts })
+    }
+
+    /// Bytes of the weights of the best epoch, which a training run keeps beside the network.
+    pub fn best_bytes(&self) -> usize {
+        self.parts.iter().flat_map(|p| p.params.iter().chain(&p.statistics)).map(|v| self.graph.ty(*v).bytes()).sum()
+    }
+}
+
+impl Network {
+    /// Builds, differentiates, plans and allocates.
+    pub fn new(task: &Task, batch: usize, sgd: Sgd, options: Options, device: Box<dyn Device>) -> Result<Self> {
+        let b = Blueprint::new(task, batch, sgd)?;
+        let want: Vec<&[Value]> = b.want.iter().map(Vec::as_slice).collect();
+        let room = Room { mapped: false, beside: b.best_bytes() };
+        let Blueprint { batch, x, weight, state, .. } = b;
+        let session = Session::within(room, b.graph, &want, options, device)?;
+        Ok(Self { session, batch, x, weight, state, parts: b.parts })
     }
 
     /// Every weight and statistic of the graph, trained or not.

@@ -2,14 +2,12 @@
 
 use super::checkpoint::{self, Card};
 use super::fit::State;
-use super::params::MappedFile;
-use crate::device::{Data, Device, Probe, Session};
+use super::network::Task;
+use crate::device::{Data, Device, Probe, Room, Session};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Value};
+use crate::graph::Value;
 use crate::models::Config;
-use crate::nn::{Mode, Net};
 use crate::plan::Options;
-use crate::shape::{DType, Type};
 use crate::weights::WeightFile;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,17 +22,6 @@ pub struct Predictor {
     outputs: Vec<(Vec<usize>, Value)>,
 }
 
-/// Builds the evaluation of a whole model: image, and per member its targets and outputs.
-pub fn build(config: &Config, batch: usize) -> (Graph, Value, Vec<(Vec<usize>, Value)>) {
-    let mut g = Graph::default();
-    let image = g.input("image", Type::new(DType::U8, &[batch, config.image, config.image, 3]));
-    let mut net = Net::new(&mut g, Mode::Eval);
-    let outputs =
-        config.members().into_iter().map(|m| (m.targets.clone(), config.forward(&mut net, &m, image))).collect();
-    net.take_penalty();
-    (g, image, outputs)
-}
-
 impl Predictor {
     /// Opens a checkpoint; `batch` pictures go through at once.
     pub fn open(path: impl AsRef<Path>, batch: usize, device: Box<dyn Device>) -> Result<Self> {
@@ -45,24 +32,13 @@ impl Predictor {
     pub fn new(file: &Arc<WeightFile>, batch: usize, device: Box<dyn Device>) -> Result<Self> {
         let card = checkpoint::card(file)?;
         let config = card.config().map_err(|e| Error::file(file.path(), e.to_string()))?.clone();
-        let (g, image, outputs) = build(&config, batch);
-        let want: Vec<Value> = outputs.iter().map(|o| o.1).collect();
-        let mut session = Session::new(g, &[&want], Options::default(), device)?;
-        for v in session.graph.stored().collect::<Vec<_>>() {
-            let (name, shape) = (session.graph.name(v).to_string(), session.graph.dims(v).to_vec());
-            // An unfinished run is judged by its best epoch so far.
-            let best = format!("best.{name}");
-            let name = if file.info(&best).is_some() { best } else { name };
-            let t = file.tensor(&name)?;
-            if t.shape != shape {
-                let problem = format!("tensor `{name}` is {:?} instead of {shape:?}", t.shape);
-                return Err(Error::file(file.path(), problem).fix("train the model again"));
-            }
-            match file.aligned_f32(&name) {
-                Some(range) => session.bind(v, Arc::new(MappedFile(file.clone())), range)?,
-                None => session.write(v, Data::F32(&t.to_f32()?))?,
-            }
-        }
+        let members = config.members();
+        let (g, x, want) = Task::EndToEnd { config: config.clone(), frozen: vec![] }.evaluation(batch)?;
+        let outputs = members.into_iter().map(|m| m.targets).zip(want.iter().copied()).collect();
+        let image = x[0];
+        let room = Room { mapped: true, beside: 0 };
+        let mut session = Session::within(room, g, &[&want], Options::default(), device)?;
+        checkpoint::bind(file, &mut session)?;
         Ok(Self { card, config, session, batch, image, outputs })
     }
 

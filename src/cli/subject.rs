@@ -1,0 +1,178 @@
+//! The model that `plan`, `profile` and `gradcheck` are about: the fused model, a network by name, or a file.
+
+use super::flags::ModelFlags;
+use crate::data::manifest::TARGETS;
+use crate::device::{Device, Session};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Value};
+use crate::models;
+use crate::ops::optim::{Form, Sgd};
+use crate::plan::Options;
+use crate::preprocess::Preprocess;
+use crate::train::checkpoint;
+use crate::train::network::{Blueprint, Network, Task};
+use crate::train::params::Initial;
+use crate::weights::WeightFile;
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What a network is run for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Run {
+    /// Pictures to outputs.
+    Infer,
+    /// Forward, adjoint and update of everything that is trained.
+    Train,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct Subject {
+    /// `deep-affect`, shaped by the flags below; another network by name (`--image` and `--width` apply); or a model file
+    /// of `train` or `pretrain`.
+    #[arg(default_value = "deep-affect", value_name = "MODEL")]
+    name: String,
+    #[command(flatten)]
+    flags: ModelFlags,
+}
+
+/// The plain update that `train` uses by default.
+pub const SGD: Sgd = Sgd { form: Form::Keras, nesterov: false, dampening: 0.0 };
+
+/// A model and where its weights come from.
+pub struct Chosen {
+    pub name: String,
+    pub task: Task,
+    initial: Initial,
+    file: Option<Arc<WeightFile>>,
+}
+
+/// How small a model is made where the flags do not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// As published.
+    Full,
+    /// Full width on the smallest image.
+    SmallImage,
+    /// A few channels on the smallest image, and no more of everything else than it takes.
+    Tiny,
+}
+
+impl Subject {
+    pub fn choose(&self, seed: u64, scale: Scale) -> Result<Chosen> {
+        let initial = Initial::new(seed, true);
+        if self.name == "deep-affect" {
+            return self.fused(seed, scale);
+        }
+        let path = Path::new(&self.name);
+        if let (false, Ok(n)) = (path.exists(), models::find(&self.name)) {
+            let (image, width) = match scale {
+                Scale::Full => (n.image, 1),
+                Scale::SmallImage => (n.smallest, 1),
+                Scale::Tiny => (n.smallest, TINY),
+            };
+            let task = Task::Classifier {
+                network: self.name.clone(),
+                width: self.flags.width.unwrap_or(width),
+                classes: if scale == Scale::Tiny { n.outputs.min(5) } else { n.outputs },
+                image: self.flags.image.unwrap_or(image),
+            };
+            return Ok(Chosen { name: self.name.clone(), task, initial, file: None });
+        }
+        if !path.exists() && path.extension().is_none() {
+            let names: Vec<&str> = models::ALL.iter().map(|n| n.name).collect();
+            return Err(Error::usage(format!("there is no network and no file `{}`", self.name))
+                .fix(format!("name a file or one of {}", names.join(", "))));
+        }
+        let file = WeightFile::open(path)?;
+        let task = checkpoint::card(&file)?.task;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Chosen { name, task, initial, file: Some(file) })
+    }
+
+    fn fused(&self, seed: u64, scale: Scale) -> Result<Chosen> {
+        let mut flags = self.flags.clone();
+        if scale != Scale::Full {
+            flags.image.get_or_insert(32);
+        }
+        if scale == Scale::Tiny {
+            flags.width.get_or_insert(4 * TINY);
+            flags.head.iter_mut().for_each(|w| *w = (*w / 200).max(4));
+        }
+        let (mut config, mut initial, frozen) = flags.model(&TARGETS.map(String::from), seed)?;
+        if scale == Scale::Tiny {
+            for t in &mut config.towers {
+                t.dense.iter_mut().for_each(|d| *d = 8);
+                t.classes = 7;
+                // Drawn weights on pixels of up to 255 saturate the softmax, and no gradient is left.
+                t.preprocess = Preprocess::preset("unit")?;
+            }
+        }
+        initial.init_missing = true;
+        Ok(Chosen { name: self.name.clone(), task: Task::EndToEnd { config, frozen }, initial, file: None })
+    }
+}
+
+/// Divides the channels of a network that is to be tiny.
+const TINY: usize = 16;
+
+impl Chosen {
+    /// The task that starts from pictures: a head alone is never used without its towers.
+    fn whole(&self) -> Task {
+        match &self.task {
+            Task::Head { config } => Task::EndToEnd { config: config.clone(), frozen: vec![] },
+            task => task.clone(),
+        }
+    }
+
+    /// Whether the weights are those of a file, and not drawn.
+    pub fn trained(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// The training step, neither planned nor allocated.
+    pub fn blueprint(&self, batch: usize) -> Result<Blueprint> {
+        Blueprint::new(&self.task, batch, SGD)
+    }
+
+    /// Graph and wanted values of the evaluation, or of the training step and all that goes with it.
+    pub fn graph(&self, run: Run, batch: usize) -> Result<(Graph, Vec<Vec<Value>>, usize)> {
+        match run {
+            Run::Infer => {
+                let (g, _, outputs) = self.whole().evaluation(batch)?;
+                Ok((g, vec![outputs], 0))
+            }
+            Run::Train => {
+                let b = self.blueprint(batch)?;
+                let best = b.best_bytes();
+                Ok((b.graph, b.want, best))
+            }
+        }
+    }
+
+    /// The evaluation with its weights, and its inputs.
+    pub fn evaluation(&self, batch: usize, device: Box<dyn Device>) -> Result<(Session, Vec<Value>)> {
+        let (g, x, outputs) = self.whole().evaluation(batch)?;
+        let mut session = Session::new(g, &[&outputs], Options::default(), device)?;
+        self.fill(&mut session)?;
+        Ok((session, x))
+    }
+
+    /// The training network with its weights.
+    pub fn network(&self, batch: usize, device: Box<dyn Device>) -> Result<Network> {
+        let mut net = Network::new(&self.task, batch, SGD, Options::default(), device)?;
+        self.fill(&mut net.session)?;
+        Ok(net)
+    }
+
+    /// The first values of the parameters.
+    pub fn fill(&self, session: &mut Session) -> Result<()> {
+        if let Some(file) = &self.file {
+            return checkpoint::bind(file, session);
+        }
+        let params: Vec<Value> = session.graph.stored().collect();
+        self.task.prefixes().iter().try_for_each(|p| self.initial.fill(session, &params, p, &[]))
+    }
+}
