@@ -120,14 +120,6 @@ impl WeightFile {
         self.backing.bytes()
     }
 
-    /// Asks the system to read the file ahead, for a network that is about to use all of it. Only a hint.
-    pub fn prefetch(&self) {
-        #[cfg(unix)]
-        if let Backing::Mapped { map, .. } = &self.backing {
-            let _ = map.advise(memmap2::Advice::WillNeed);
-        }
-    }
-
     /// Fails if the file was truncated, extended or written to since it was opened.
     pub fn unchanged(&self) -> Result<()> {
         let Backing::Mapped { file, stamp: before, .. } = &self.backing else { return Ok(()) };
