@@ -82,9 +82,8 @@ impl Subject {
             return Ok(Chosen { name: self.name.clone(), task, initial, file: None });
         }
         if !path.exists() && path.extension().is_none() {
-            let names: Vec<&str> = models::ALL.iter().map(|n| n.name).collect();
             return Err(Error::usage(format!("there is no network and no file `{}`", self.name))
-                .fix(format!("name a file or one of {}", names.join(", "))));
+                .fix(format!("name a file or one of {}", models::names())));
         }
         let file = WeightFile::open(path)?;
         let task = checkpoint::card(&file)?.task;

@@ -1,7 +1,7 @@
 /*! Noguera 2018, a network for valence and arousal: section 6.2.1 and the listing in the appendix. Its text names no
 activation behind the second separable convolution of a block, and neither does the listing have one. */
 
-use super::{Size, separable};
+use super::Size;
 use crate::graph::Value;
 use crate::nn::{Conv, Net};
 use crate::ops::norm::Convention;
@@ -20,7 +20,7 @@ pub(super) fn build(net: &mut Net, x: Value, size: Size) -> Value {
         x = net.maxpool(&format!("pool{block}"), x, Window::square(3, 2, 0));
         for (i, relu) in [(1, true), (2, false)] {
             let name = format!("block{block}_sepconv{i}");
-            x = separable(net, &name, x, size.channels(filters), 0, true);
+            x = net.separable(&name, x, Conv { filters: size.channels(filters), bias: true, relu: false, ..first });
             x = net.batchnorm(&format!("{name}_bn"), x, Convention::KERAS, relu);
         }
     }

@@ -19,8 +19,7 @@ pub use vgg::{Blocks, VGG11, VGG13, VGG16, VGG19, classifier, vgg};
 
 use crate::error::{Error, Result};
 use crate::graph::Value;
-use crate::nn::{Conv, Net};
-use crate::shape::Window;
+use crate::nn::Net;
 
 /// A published network.
 pub struct Network {
@@ -235,21 +234,14 @@ pub const ALL: &[Network] = &[
     },
 ];
 
-/// A network of [`ALL`] by its name.
-pub fn find(name: &str) -> Result<&'static Network> {
-    ALL.iter().find(|n| n.name == name).ok_or_else(|| {
-        let names: Vec<&str> = ALL.iter().map(|n| n.name).collect();
-        Error::usage(format!("unknown network `{name}`")).fix(format!("choose one of {}", names.join(", ")))
-    })
+/// The names of [`ALL`], for messages.
+pub fn names() -> String {
+    ALL.iter().map(|n| n.name).collect::<Vec<_>>().join(", ")
 }
 
-/// A 3x3 depthwise convolution, then a 1x1 to `filters` channels: Keras's separable convolution, whose bias is that of
-/// the second.
-fn separable(net: &mut Net, name: &str, x: Value, filters: usize, pad: usize, bias: bool) -> Value {
-    let c = net.g.ty(x).channels();
-    let window = Window::square(3, 1, pad);
-    let depthwise = Conv { filters: c, window, groups: c, bias: false, relu: false };
-    let x = net.conv(&format!("{name}.depthwise"), x, depthwise);
-    let pointwise = Conv { filters, window: Window::square(1, 1, 0), groups: 1, bias, relu: false };
-    net.conv(&format!("{name}.pointwise"), x, pointwise)
+/// A network of [`ALL`] by its name.
+pub fn find(name: &str) -> Result<&'static Network> {
+    ALL.iter()
+        .find(|n| n.name == name)
+        .ok_or_else(|| Error::usage(format!("unknown network `{name}`")).fix(format!("choose one of {}", names())))
 }

@@ -1,7 +1,7 @@
 /*! Chollet 2017, "Xception: deep learning with depthwise separable convolutions", Figure 5, as Keras builds it. Names
 are those of Keras's layers; its shortcut convolutions, which have none, are `blockN_residual`. */
 
-use super::{Size, separable};
+use super::Size;
 use crate::graph::Value;
 use crate::nn::{Conv, Net};
 use crate::ops::norm::Convention;
@@ -43,7 +43,8 @@ pub(super) fn build(net: &mut Net, x: Value, size: Size) -> Value {
 }
 
 fn sepconv(net: &mut Net, name: &str, x: Value, filters: usize, relu: bool) -> Value {
-    let y = separable(net, name, x, filters, 1, false);
+    let separable = Conv { filters, window: Window::square(3, 1, 1), groups: 1, bias: false, relu: false };
+    let y = net.separable(name, x, separable);
     net.batchnorm(&format!("{name}_bn"), y, Convention::KERAS, relu)
 }
 
