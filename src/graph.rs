@@ -261,17 +261,26 @@ impl Graph {
         outs
     }
 
-    /// Drops nodes from `first` on that do not lead to `keep`.
-    pub(crate) fn prune(&mut self, first: usize, keep: &[Value]) {
+    /// Nodes that lead to one of `want`, in the order they were built.
+    pub fn needed(&self, want: &[Value]) -> Vec<usize> {
         let mut live = vec![false; self.len()];
-        keep.iter().for_each(|k| live[k.i()] = true);
-        let mut used = vec![true; self.nodes.len()];
-        for i in (first..self.nodes.len()).rev() {
-            used[i] = self.nodes[i].outs.iter().any(|o| live[o.i()]);
-            if used[i] {
-                self.nodes[i].ins.iter().for_each(|v| live[v.i()] = true);
+        want.iter().for_each(|v| live[v.i()] = true);
+        let mut nodes = vec![];
+        for (i, n) in self.nodes.iter().enumerate().rev() {
+            if n.outs.iter().any(|o| live[o.i()]) {
+                n.ins.iter().for_each(|v| live[v.i()] = true);
+                nodes.push(i);
             }
         }
+        nodes.reverse();
+        nodes
+    }
+
+    /// Drops nodes from `first` on that do not lead to `keep`.
+    pub(crate) fn prune(&mut self, first: usize, keep: &[Value]) {
+        let mut used = vec![false; self.nodes.len()];
+        used[..first].fill(true);
+        self.needed(keep).into_iter().for_each(|i| used[i] = true);
         let mut used = used.into_iter();
         self.nodes.retain(|_| used.next().expect("one flag per node"));
     }

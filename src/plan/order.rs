@@ -8,24 +8,9 @@ use std::collections::HashMap;
 
 /// Groups of nodes in the order they run.
 pub(super) fn order(g: &Graph, want: &[Value], group: bool) -> Result<Vec<Vec<usize>>> {
-    let nodes = needed(g, want);
+    let nodes = g.needed(want);
     let before = constraints(g, &nodes)?;
     Ok(if group { by_depth(g, &nodes, &before) } else { as_built(g, &nodes, &before) })
-}
-
-/// Nodes that lead to a wanted value, in the order they were built.
-fn needed(g: &Graph, want: &[Value]) -> Vec<usize> {
-    let mut live = vec![false; g.len()];
-    want.iter().for_each(|v| live[v.i()] = true);
-    let mut nodes = vec![];
-    for (i, n) in g.nodes().iter().enumerate().rev() {
-        if n.outs.iter().any(|o| live[o.i()]) {
-            n.ins.iter().for_each(|v| live[v.i()] = true);
-            nodes.push(i);
-        }
-    }
-    nodes.reverse();
-    nodes
 }
 
 /// For each node, the nodes that must run before it: the writers of what it reads, and, if it updates a value in place,

@@ -317,19 +317,12 @@ struct Evaluator<'a> {
 impl<'a> Evaluator<'a> {
     /// Takes what is persistent from a session whose plan computed the same loss.
     fn new(g: &'a Graph, loss: Value, s: &Session) -> Result<Self> {
-        let mut needed = vec![false; g.len()];
-        needed[loss.i()] = true;
-        let mut nodes = vec![];
-        for (i, n) in g.nodes().iter().enumerate().rev() {
-            if n.outs.iter().any(|o| needed[o.i()]) {
-                n.ins.iter().for_each(|v| needed[v.i()] = true);
-                nodes.push(i);
-            }
-        }
-        nodes.reverse();
+        let nodes = g.needed(&[loss]);
         let mut base = vec![vec![]; g.len()];
-        for v in (0..g.len()).map(|i| Value(i as u32)).filter(|v| g.kind(*v) != Kind::Temp && needed[v.i()]) {
-            base[v.i()] = s.read64(v)?;
+        for &v in nodes.iter().flat_map(|&i| &g.nodes()[i].ins) {
+            if g.kind(v) != Kind::Temp && base[v.i()].is_empty() {
+                base[v.i()] = s.read64(v)?;
+            }
         }
         let mut e = Self { g, loss, nodes, base, centre: 0.0 };
         for k in 0..e.nodes.len() {
