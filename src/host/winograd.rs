@@ -353,33 +353,31 @@ impl Task<'_> {
         let exist = (self.what.dst_c - self.channel).min(width);
         // Vectors that hold channels: the last panel may need fewer.
         let vectors = exist.div_ceil(LANES);
+        let (most, _) = extent(simd);
         for e in 0..POINTS {
-            for t in (0..self.tiles).step_by(ROWS) {
-                let (rows, _) = extent(simd);
-                for t in (t..(t + ROWS).min(self.tiles)).step_by(rows) {
-                    let rows = rows.min(self.tiles - t);
-                    let row = |i: usize| self.input[e * input_step + (t + i.min(rows - 1)) * c..][..c].as_ptr();
-                    let a = std::array::from_fn(row);
-                    let stretch = Stretch { a, b: self.filter[e * filter_step..][..c * width].as_ptr(), len: c };
-                    // SAFETY: rows of c elements, c rows of `width` elements, and a part of `products` of that many rows.
-                    unsafe {
-                        tile(
-                            simd,
-                            rows,
-                            vectors,
-                            &Tile {
-                                stretches: &[stretch],
-                                a_step: 1,
-                                b_step: width,
-                                begin: Begin::Zero,
-                                dst: tile::rows(products.add(e * PRODUCT_STEP + t * width), width),
-                                last: LANES,
-                                add: false,
-                                relu: false,
-                                stream: false,
-                            },
-                        );
-                    }
+            for t in (0..self.tiles).step_by(most) {
+                let rows = most.min(self.tiles - t);
+                let row = |i: usize| self.input[e * input_step + (t + i.min(rows - 1)) * c..][..c].as_ptr();
+                let a = std::array::from_fn(row);
+                let stretch = Stretch { a, b: self.filter[e * filter_step..][..c * width].as_ptr(), len: c };
+                // SAFETY: rows of c elements, c rows of `width` elements, and a part of `products` of that many rows.
+                unsafe {
+                    tile(
+                        simd,
+                        rows,
+                        vectors,
+                        &Tile {
+                            stretches: &[stretch],
+                            a_step: 1,
+                            b_step: width,
+                            begin: Begin::Zero,
+                            dst: tile::rows(products.add(e * PRODUCT_STEP + t * width), width),
+                            last: LANES,
+                            add: false,
+                            relu: false,
+                            stream: false,
+                        },
+                    );
                 }
             }
         }
