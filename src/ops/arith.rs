@@ -3,6 +3,7 @@
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches};
+use crate::host::pointwise;
 use crate::kernel::{Arch, Cost, Launch};
 use crate::par;
 use crate::shape::Type;
@@ -52,14 +53,9 @@ impl Op for Add {
     fn grad(&self, _: &mut Graph, _: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0], dy[0]])
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
-        host_launches(self, io, group, 0, |h| {
-            let (a, b) = (h.input::<f32>(0), h.input::<f32>(1));
-            par::chunks_mut(h.output::<f32>(0), |at, y| {
-                for ((y, a), b) in y.iter_mut().zip(&a[at..]).zip(&b[at..]) {
-                    *y = a + b;
-                }
-            })
+    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+        host_launches(self, io, group, 0, move |h| {
+            pointwise::map2(simd, h.input(0), h.input(1), h.output(0), |a, b| a + b)
         })
     }
     fn cost(&self, io: &Io) -> Cost {
@@ -87,14 +83,9 @@ impl Op for Mul {
         let mut by = |factor: usize| dy[0].map(|dy| g.push1(Mul, &[dy, n.ins[factor]]));
         Ok(vec![by(1), by(0)])
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
-        host_launches(self, io, group, 0, |h| {
-            let (a, b) = (h.input::<f32>(0), h.input::<f32>(1));
-            par::chunks_mut(h.output::<f32>(0), |at, y| {
-                for ((y, a), b) in y.iter_mut().zip(&a[at..]).zip(&b[at..]) {
-                    *y = a * b;
-                }
-            })
+    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+        host_launches(self, io, group, 0, move |h| {
+            pointwise::map2(simd, h.input(0), h.input(1), h.output(0), |a, b| a * b)
         })
     }
     fn cost(&self, io: &Io) -> Cost {
@@ -121,14 +112,9 @@ impl Op for Scale {
     fn grad(&self, g: &mut Graph, _: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0].map(|dy| g.push1(self.clone(), &[dy]))])
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
         let by = self.by;
-        host_launches(self, io, group, 0, move |h| {
-            let x = h.input::<f32>(0);
-            par::chunks_mut(h.output::<f32>(0), |at, y| {
-                y.iter_mut().zip(&x[at..]).for_each(|(y, x)| *y = by * x);
-            })
-        })
+        host_launches(self, io, group, 0, move |h| pointwise::map(simd, h.input(0), h.output(0), |x| by * x))
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.outs[0].numel() as f64, ..crate::graph::traffic(io) }

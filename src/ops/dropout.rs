@@ -4,6 +4,7 @@
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::host::pointwise;
 use crate::kernel::{Arch, Cost, Launch};
 use crate::par;
 use crate::rng::{Stream, block, uniform};
@@ -89,15 +90,10 @@ impl Op for Apply {
     fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0].map(|dy| g.push1(*self, &[dy, n.ins[1]])), None])
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
         let keep = self.keep;
         host_launches(self, io, group, 0, move |h| {
-            let (x, mask) = (h.input::<f32>(0), h.input::<f32>(1));
-            par::chunks_mut(h.output::<f32>(0), |at, y| {
-                for ((y, x), mask) in y.iter_mut().zip(&x[at..]).zip(&mask[at..]) {
-                    *y = x * mask / keep;
-                }
-            })
+            pointwise::map2(simd, h.input(0), h.input(1), h.output(0), |x, mask| x * mask / keep)
         })
     }
     fn cost(&self, io: &Io) -> Cost {

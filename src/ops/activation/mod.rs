@@ -9,8 +9,8 @@ pub use act::{Act, Activate, ActivateGrad};
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::host::pointwise;
 use crate::kernel::{Arch, Cost, Launch};
-use crate::par;
 use crate::shape::Type;
 
 /// y = max(x, 0). NaN stays NaN.
@@ -32,14 +32,9 @@ impl Op for Relu {
     fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0].map(|dy| g.push1(ReluGrad, &[n.outs[0], dy]))])
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
-        host_launches(self, io, group, 0, |h| {
-            let x = h.input::<f32>(0);
-            par::chunks_mut(h.output::<f32>(0), |at, y| {
-                for (y, &x) in y.iter_mut().zip(&x[at..]) {
-                    *y = if x < 0.0 { 0.0 } else { x };
-                }
-            })
+    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+        host_launches(self, io, group, 0, move |h| {
+            pointwise::map(simd, h.input(0), h.output(0), |x| if x < 0.0 { 0.0 } else { x })
         })
     }
     fn cost(&self, io: &Io) -> Cost {
@@ -66,14 +61,10 @@ impl Op for ReluGrad {
             *dx = if ins[0][i] > 0.0 { ins[1][i] } else { 0.0 };
         }
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
-        host_launches(self, io, group, 0, |h| {
-            let (y, dy) = (h.input::<f32>(0), h.input::<f32>(1));
-            par::chunks_mut(h.output::<f32>(0), |at, dx| {
-                for ((dx, &y), &dy) in dx.iter_mut().zip(&y[at..]).zip(&dy[at..]) {
-                    *dx = if y > 0.0 { dy } else { 0.0 };
-                }
-            })
+    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+        host_launches(self, io, group, 0, move |h| {
+            let masked = |y, dy| if y > 0.0 { dy } else { 0.0 };
+            pointwise::map2(simd, h.input(0), h.input(1), h.output(0), masked)
         })
     }
     fn cost(&self, io: &Io) -> Cost {

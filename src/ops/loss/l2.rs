@@ -2,8 +2,8 @@
 
 use crate::error::Result;
 use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::host::pointwise;
 use crate::kernel::{Arch, Cost, Launch};
-use crate::par;
 use crate::shape::Type;
 
 /// loss = lambda * sum of w^2 over the elements of one parameter (Keras's `l2(lambda)`: no factor 1/2).
@@ -58,13 +58,11 @@ impl Op for L2Grad {
         let factor = 2.0 * self.lambda as f64 * ins[1][0];
         outs[0].iter_mut().zip(ins[0]).for_each(|(dw, w)| *dw = factor * w);
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
         let lambda = self.lambda;
         host_launches(self, io, group, 0, move |h| {
-            let (w, factor) = (h.input::<f32>(0), 2.0 * lambda * h.input::<f32>(1)[0]);
-            par::chunks_mut(h.output::<f32>(0), |at, dw| {
-                dw.iter_mut().zip(&w[at..]).for_each(|(dw, w)| *dw = factor * w);
-            })
+            let factor = 2.0 * lambda * h.input::<f32>(1)[0];
+            pointwise::map(simd, h.input(0), h.output(0), |w| factor * w)
         })
     }
 }
