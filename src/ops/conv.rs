@@ -43,6 +43,33 @@ fn expect(name: &str, got: &Type, want: &[usize]) -> Result<()> {
     if got.dims() == want { Ok(()) } else { Err(Error::job(format!("{name} must be {want:?}, got {:?}", got.shape))) }
 }
 
+fn expect_w(w: &Type, s: &ConvShape) -> Result<()> {
+    expect("w (KRSC)", w, &[s.k, s.taps()[0], s.taps()[1], s.group_c()])
+}
+
+/// Checks x, w and, for `bias` channels, b.
+fn operands(ins: &[Type], s: &ConvShape, bias: Option<usize>) -> Result<()> {
+    if ins.len() != 2 + bias.is_some() as usize {
+        return Err(Error::job("x, w and (with a bias) b are needed"));
+    }
+    expect_w(&ins[1], s)?;
+    bias.map_or(Ok(()), |channels| expect("b", &ins[2], &[channels]))
+}
+
+/// Where sums of products begin: at the bias of their channel, or at zero.
+fn begin(y: &mut [f64], bias: Option<&[f64]>) {
+    for (i, y) in y.iter_mut().enumerate() {
+        *y = bias.map_or(0.0, |b| b[i % b.len()]);
+    }
+}
+
+/// act. NaN stays NaN.
+fn end(y: &mut [f64], relu: bool) {
+    if relu {
+        y.iter_mut().filter(|y| **y < 0.0).for_each(|y| *y = 0.0);
+    }
+}
+
 /// y = act(x * w + b); inputs x, w and, with `bias`, b [K].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fprop {
@@ -58,9 +85,6 @@ impl Fprop {
     fn shape(&self, x: &Type) -> Result<ConvShape> {
         ConvShape::new(x.dims(), self.filters, self.window, self.groups)
     }
-    fn w_dims(&self, s: &ConvShape) -> [usize; 4] {
-        [s.k, s.taps()[0], s.taps()[1], s.group_c()]
-    }
 }
 
 impl Op for Fprop {
@@ -69,24 +93,14 @@ impl Op for Fprop {
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let s = self.shape(&ins[0])?;
-        if ins.len() != 2 + self.bias as usize {
-            return Err(Error::job("x, w and (with a bias) b are needed"));
-        }
-        expect("w (KRSC)", &ins[1], &self.w_dims(&s))?;
-        if self.bias {
-            expect("b", &ins[2], &[s.k])?;
-        }
+        operands(ins, &s, self.bias.then_some(s.k))?;
         Ok(vec![Type::f32(&[s.n, s.p, s.q, s.k])])
     }
     fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         let (s, y) = (self.shape(&io.ins[0]).expect("checked by infer"), &mut outs[0]);
-        for (i, y) in y.iter_mut().enumerate() {
-            *y = if self.bias { ins[2][i % s.k] } else { 0.0 };
-        }
+        begin(y, self.bias.then(|| ins[2]));
         each(&s, |x, w, o| y[o] += ins[0][x] * ins[1][w]);
-        if self.relu {
-            y.iter_mut().filter(|y| **y < 0.0).for_each(|y| *y = 0.0);
-        }
+        end(y, self.relu);
     }
     fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         let Some(mut dy) = dy[0] else { return Ok(vec![None; n.ins.len()]) };
@@ -126,7 +140,7 @@ impl Op for Dgrad {
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let s = &self.shape;
         expect("dy", &ins[0], &[s.n, s.p, s.q, s.k])?;
-        expect("w (KRSC)", &ins[1], &[s.k, s.taps()[0], s.taps()[1], s.group_c()])?;
+        expect_w(&ins[1], s)?;
         Ok(vec![Type::f32(&[s.n, s.h, s.w, s.c])])
     }
     fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
@@ -220,24 +234,14 @@ impl Op for Transposed {
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let s = self.shape(&ins[0])?;
-        if ins.len() != 2 + self.bias as usize {
-            return Err(Error::job("x, w and (with a bias) b are needed"));
-        }
-        expect("w (KRSC)", &ins[1], &[s.k, s.taps()[0], s.taps()[1], s.group_c()])?;
-        if self.bias {
-            expect("b", &ins[2], &[s.c])?;
-        }
+        operands(ins, &s, self.bias.then_some(s.c))?;
         Ok(vec![Type::f32(&[s.n, s.h, s.w, s.c])])
     }
     fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         let (s, y) = (self.shape(&io.ins[0]).expect("checked by infer"), &mut outs[0]);
-        for (i, y) in y.iter_mut().enumerate() {
-            *y = if self.bias { ins[2][i % s.c] } else { 0.0 };
-        }
+        begin(y, self.bias.then(|| ins[2]));
         each(&s, |o, w, x| y[o] += ins[0][x] * ins[1][w]);
-        if self.relu {
-            y.iter_mut().filter(|y| **y < 0.0).for_each(|y| *y = 0.0);
-        }
+        end(y, self.relu);
     }
     fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         let Some(mut dy) = dy[0] else { return Ok(vec![None; n.ins.len()]) };
