@@ -6,7 +6,7 @@ use super::{Checks, Data, Demand, Device, Probe, finite};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Value};
 use crate::host::ceiling::{self, Ceilings};
-use crate::kernel::{Arch, Code, Host, Simd, Slot};
+use crate::kernel::{Arch, Code, Host, Launch, Routine, Simd, Slot};
 use crate::plan::{Place, Plan, Scheduled};
 use crate::shape::DType;
 use std::collections::HashMap;
@@ -264,8 +264,7 @@ impl Device for Cpu {
             let p = &self.plans[plan];
             self.pool.install(|| {
                 for (Scheduled { launch, .. }, call) in p.launches.iter().zip(&p.calls) {
-                    let (Code::Host(routine) | Code::Definition(routine)) = &launch.code;
-                    routine(call);
+                    routine(launch)(call);
                 }
             });
             return Ok(());
@@ -277,8 +276,7 @@ impl Device for Cpu {
             let start = Instant::now();
             let p = &self.plans[plan];
             let (Scheduled { node, launch }, call) = (&p.launches[i], &p.calls[i]);
-            let (Code::Host(routine) | Code::Definition(routine)) = &launch.code;
-            self.pool.install(|| routine(call));
+            self.pool.install(|| routine(launch)(call));
             let seconds = start.elapsed().as_secs_f64();
             if let Some(probe) = &mut probe {
                 let definition = matches!(launch.code, Code::Definition(_));
@@ -319,6 +317,13 @@ impl Device for Cpu {
         const BYTES: usize = 192 << 20;
         let mut buffer = Memory::zeroed(BYTES)?;
         Ok(Some(self.pool.install(|| ceiling::measure(self.simd, bytemuck::cast_slice_mut(buffer.bytes_mut())))))
+    }
+}
+
+fn routine(launch: &Launch) -> &Routine {
+    match &launch.code {
+        Code::Host(routine) | Code::Definition(routine) => routine,
+        Code::Kernel(_) => unreachable!("lowered for the host"),
     }
 }
 

@@ -2,11 +2,19 @@
 
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches};
+use crate::graph::Operand::{In, Out};
+use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches};
 use crate::host::pointwise;
-use crate::kernel::{Arch, Cost, Launch};
+use crate::kernel::gpu::{Count, CudaStruct, Kernel, PLAIN};
+use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::Type;
+
+const fn elementwise(entry: &'static str, operands: usize) -> Kernel {
+    Kernel { entry, source: "arith.cu", threads: 256, operands, args: Count::TEXT, consts: &[], variants: PLAIN }
+}
+
+static ADD: Kernel = elementwise("add", 3);
 
 /// y = value everywhere; no inputs.
 #[derive(Debug, Clone)]
@@ -25,7 +33,7 @@ impl Op for Fill {
     fn eval(&self, _: &Io, _: &[&[f64]], outs: &mut [Vec<f64>]) {
         outs[0].fill(self.value)
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let value = self.value as f32;
         host_launches(self, io, group, 0, move |h| h.output::<f32>(0).fill(value))
     }
@@ -53,10 +61,16 @@ impl Op for Add {
     fn grad(&self, _: &mut Graph, _: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0], dy[0]])
     }
-    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         host_launches(self, io, group, 0, move |h| {
             pointwise::map2(simd, h.input(0), h.input(1), h.output(0), |a, b| a + b)
         })
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let n = io.outs[0].numel();
+        Gpu::new(self, io, group)
+            .call(&ADD, &[], [n.div_ceil(256), 1], &[In(0), In(1), Out(0)], Count { n: n as u32 })
+            .done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.outs[0].numel() as f64, ..crate::graph::traffic(io) }
@@ -83,7 +97,7 @@ impl Op for Mul {
         let mut by = |factor: usize| dy[0].map(|dy| g.push1(Mul, &[dy, n.ins[factor]]));
         Ok(vec![by(1), by(0)])
     }
-    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         host_launches(self, io, group, 0, move |h| {
             pointwise::map2(simd, h.input(0), h.input(1), h.output(0), |a, b| a * b)
         })
@@ -112,7 +126,7 @@ impl Op for Scale {
     fn grad(&self, g: &mut Graph, _: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0].map(|dy| g.push1(self.clone(), &[dy]))])
     }
-    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         let by = self.by;
         host_launches(self, io, group, 0, move |h| pointwise::map(simd, h.input(0), h.output(0), |x| by * x))
     }
@@ -145,7 +159,7 @@ impl Op for Standardize {
     fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0].map(|dy| g.push1(StandardizeGrad, &[dy, n.ins[2]])), None, None])
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let (rows, c) = (io.ins[0].dims()[0], io.ins[0].row());
         host_launches(self, io, group, 0, move |h| {
             let (x, mean, inverse) = (h.input::<f32>(0), h.input::<f32>(1), h.input::<f32>(2));
@@ -178,7 +192,7 @@ impl Op for StandardizeGrad {
             *dx = ins[0][i] * ins[1][i % c];
         }
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let (rows, c) = (io.ins[0].dims()[0], io.ins[0].row());
         host_launches(self, io, group, 0, move |h| {
             let (dy, inverse) = (h.input::<f32>(0), h.input::<f32>(1));
@@ -191,8 +205,12 @@ impl Op for StandardizeGrad {
     }
 }
 
-pub const FAMILY: Family =
-    Family { name: "arith", ops: &["fill", "add", "mul", "scale", "standardize", "standardize.grad"], cases };
+pub const FAMILY: Family = Family {
+    name: "arith",
+    ops: &["fill", "add", "mul", "scale", "standardize", "standardize.grad"],
+    kernels: &[&ADD],
+    cases,
+};
 
 fn cases() -> Vec<Case> {
     let (t, x, c) = (Type::f32(&[2, 3, 5, 7]), Type::f32(&[3, 41]), Type::f32(&[41]));

@@ -4,7 +4,7 @@ use super::erf::erfc;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host::pointwise::{exp, map, map2};
-use crate::kernel::{Arch, Cost, Launch};
+use crate::kernel::{Cost, Launch, Simd};
 use crate::ops::Bound;
 use crate::shape::Type;
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
@@ -210,8 +210,8 @@ impl Op for Activate {
     fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0].map(|dy| g.push1(ActivateGrad { act: self.act }, &[n.ins[0], dy]))])
     }
-    fn lower(&self, io: &Io, group: &[Member], arch: Arch) -> Vec<Launch> {
-        let (act, Arch::Host(simd)) = (self.act, arch);
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+        let act = self.act;
         host_launches(self, io, group, 0, move |h| {
             let (x, y) = (h.input::<f32>(0), h.output::<f32>(0));
             match act {
@@ -252,8 +252,8 @@ impl Op for ActivateGrad {
             *dx = self.act.slope(ins[0][i]) * ins[1][i];
         }
     }
-    fn lower(&self, io: &Io, group: &[Member], arch: Arch) -> Vec<Launch> {
-        let (act, Arch::Host(simd)) = (self.act, arch);
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+        let act = self.act;
         host_launches(self, io, group, 0, move |h| {
             let (x, dy, dx) = (h.input::<f32>(0), h.input::<f32>(1), h.output::<f32>(0));
             match act {

@@ -10,7 +10,7 @@ use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host::pointwise;
-use crate::kernel::{Arch, Cost, Launch};
+use crate::kernel::{Cost, Launch, Simd};
 use crate::shape::Type;
 
 /// y = max(x, 0). NaN stays NaN.
@@ -32,7 +32,7 @@ impl Op for Relu {
     fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0].map(|dy| g.push1(ReluGrad, &[n.outs[0], dy]))])
     }
-    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         host_launches(self, io, group, 0, move |h| {
             pointwise::map(simd, h.input(0), h.output(0), |x| if x < 0.0 { 0.0 } else { x })
         })
@@ -61,7 +61,7 @@ impl Op for ReluGrad {
             *dx = if ins[0][i] > 0.0 { ins[1][i] } else { 0.0 };
         }
     }
-    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         host_launches(self, io, group, 0, move |h| {
             let masked = |y, dy| if y > 0.0 { dy } else { 0.0 };
             pointwise::map2(simd, h.input(0), h.input(1), h.output(0), masked)
@@ -72,7 +72,7 @@ impl Op for ReluGrad {
     }
 }
 
-pub const FAMILY: Family = Family { name: "activation", ops: &OPS, cases };
+pub const FAMILY: Family = Family { name: "activation", ops: &OPS, kernels: &[], cases };
 
 const OPS: [&str; 2 + 2 * Act::NAMES.len()] = {
     let mut ops = ["relu"; 2 + 2 * Act::NAMES.len()];
