@@ -2,8 +2,8 @@
 
 | floor | modules | what |
 |---|---|---|
-| 0 | [`error`] [`shape`] [`rng`] [`par`] [`preprocess`] [`atomic`] [`progress`] [`table`] | vocabulary |
-| 1 | [`kernel`] [`host`] | what a launch is; vector routines of the CPU |
+| 0 | [`error`] [`shape`] [`rng`] [`hash`] [`par`] [`preprocess`] [`atomic`] [`progress`] [`table`] | vocabulary |
+| 1 | [`kernel`] [`nvrtc`] [`host`] | what a launch is; the compiler of kernels; vector routines of the CPU |
 | 2 | [`graph`] [`weights`] [`data`] [`bundled`] | static graph; mapped weight files; ratings and pictures |
 | 3 | [`ops`] | definition, adjoint and lowering of every op |
 | 4 | [`plan`] | order, grouping, one arena, what lives when |
@@ -50,10 +50,12 @@ pub mod data;
 pub mod device;
 pub mod error;
 pub mod graph;
+pub mod hash;
 pub mod host;
 pub mod kernel;
 pub mod models;
 pub mod nn;
+pub mod nvrtc;
 pub mod ops;
 pub mod par;
 pub mod plan;
