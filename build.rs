@@ -8,6 +8,26 @@ fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     embed_drawings();
     embed_weights();
+    embed_kernels();
+}
+
+/// Writes `SOURCES`, every file under `kernels/` as (path, text), sorted by path.
+fn embed_kernels() {
+    let folder = Path::new(&env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("kernels");
+    println!("cargo:rerun-if-changed=kernels");
+    let mut all = vec![];
+    let mut folders = vec![folder.clone()];
+    while let Some(dir) = folders.pop() {
+        let entries = fs::read_dir(&dir).unwrap_or_else(|e| panic!("cannot read {}: {e}", dir.display()));
+        for path in entries.map(|e| e.unwrap().path()) {
+            match path.is_dir() {
+                true => folders.push(path),
+                false => all.push(path),
+            }
+        }
+    }
+    let name = |p: &Path| p.strip_prefix(&folder).unwrap().to_str().expect("a path in UTF-8").to_string();
+    write("kernels.rs", &table("SOURCES: &[(&str, &str)]", "include_str", all, name));
 }
 
 /// Writes `WEIGHTS`, every file of `src/bundled/weights` as (stem, bytes). The folder may be missing: the files in it are
@@ -18,17 +38,25 @@ fn embed_weights() {
     println!("cargo:rerun-if-changed=src/bundled");
     let mut files: Vec<_> = fs::read_dir(&folder).into_iter().flatten().map(|e| e.unwrap().path()).collect();
     files.retain(|p| p.extension().is_some_and(|e| e == "safetensors"));
-    write("weights.rs", &table("WEIGHTS", files, |p| p.file_stem().unwrap().to_str().unwrap()));
+    write("weights.rs", &table("WEIGHTS: &[(&str, &[u8])]", "include_bytes", files, |p| text(p.file_stem())));
 }
 
-/// The source of a static table of files: (name, bytes), sorted.
-fn table(table: &str, mut files: Vec<PathBuf>, name: impl Fn(&Path) -> &str) -> String {
+/// The source of a static table of files, sorted: (name, contents). Paths are told relative to the package, which may
+/// have moved when the table is compiled again.
+fn table(declared: &str, include: &str, mut files: Vec<PathBuf>, name: impl Fn(&Path) -> String) -> String {
     files.sort();
-    let mut text = format!("pub static {table}: &[(&str, &[u8])] = &[\n");
+    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap());
+    let mut text = format!("pub static {declared} = &[\n");
     for path in &files {
-        writeln!(text, "({:?}, include_bytes!({:?})),", name(path), path.to_str().expect("a path in UTF-8")).unwrap();
+        let inner = Path::new("/").join(path.strip_prefix(&root).expect("a file of the package"));
+        let inner = inner.to_str().expect("a path in UTF-8");
+        writeln!(text, "({:?}, {include}!(concat!(env!(\"CARGO_MANIFEST_DIR\"), {inner:?}))),", name(path)).unwrap();
     }
     text + "];\n"
+}
+
+fn text(name: Option<&std::ffi::OsStr>) -> String {
+    name.and_then(|n| n.to_str()).expect("a name in UTF-8").to_string()
 }
 
 fn write(name: &str, text: &str) {
@@ -44,5 +72,5 @@ fn embed_drawings() {
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|e| e == "png"))
         .collect();
-    write("drawings.rs", &table("DRAWINGS", files, |p| p.file_name().unwrap().to_str().unwrap()));
+    write("drawings.rs", &table("DRAWINGS: &[(&str, &[u8])]", "include_bytes", files, |p| text(p.file_name())));
 }

@@ -2,8 +2,8 @@
 
 | floor | modules | what |
 |---|---|---|
-| 0 | [`error`] [`shape`] [`rng`] [`par`] [`preprocess`] [`atomic`] [`progress`] [`table`] | vocabulary |
-| 1 | [`kernel`] [`host`] [`sim`] | what a launch is; vector routines of the CPU; a GPU in software |
+| 0 | [`error`] [`shape`] [`rng`] [`hash`] [`par`] [`preprocess`] [`atomic`] [`progress`] [`table`] | vocabulary |
+| 1 | [`kernel`] [`nvrtc`] [`host`] [`sim`] | what a launch is; the compiler of kernels; CPU vector routines; a GPU in software |
 | 2 | [`graph`] [`weights`] [`data`] [`bundled`] | static graph; mapped weight files; ratings and pictures |
 | 3 | [`ops`] | definition, adjoint and lowering of every op |
 | 4 | [`plan`] | order, grouping, one arena, what lives when |
@@ -50,10 +50,12 @@ pub mod data;
 pub mod device;
 pub mod error;
 pub mod graph;
+pub mod hash;
 pub mod host;
 pub mod kernel;
 pub mod models;
 pub mod nn;
+pub mod nvrtc;
 pub mod ops;
 pub mod par;
 pub mod plan;

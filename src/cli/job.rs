@@ -2,9 +2,10 @@
 
 use super::flags::{DataFlags, RunFlags, TrainFlags};
 use super::{Bar, Compute, stopped};
-use crate::data::{Alpha, DecodeOptions, LoadOptions, Manifest, Pictures, folds, hash};
+use crate::data::{Alpha, DecodeOptions, LoadOptions, Manifest, Pictures, folds};
 use crate::device::{Data, Device};
 use crate::error::{Error, Result};
+use crate::hash;
 use crate::models::{Config, STATISTICS, TowerOutput};
 use crate::ops::optim::Sgd;
 use crate::plan::Options;

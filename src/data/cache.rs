@@ -9,10 +9,10 @@ happened to the rest. */
 pub use super::pictures::Source;
 
 use super::decode::DecodeOptions;
-use super::hash;
 use super::pictures::{Outcome, fingerprints, squares};
 use crate::atomic;
 use crate::error::{Error, Result};
+use crate::hash;
 use crate::preprocess::Resize;
 use crate::progress::Progress;
 use memmap2::Mmap;

@@ -6,7 +6,6 @@ here reads files that others made, so every function answers bad input with one 
 pub mod cache;
 pub mod decode;
 pub mod folds;
-pub mod hash;
 pub mod import;
 mod join;
 mod jpeg;

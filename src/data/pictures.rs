@@ -2,8 +2,9 @@
 pictures wait for each other. A picture that cannot be used is recorded with its reason and the others go on. */
 
 use super::decode::{DecodeOptions, MAX_MEMORY, decode_within, read};
-use super::{hash, resize};
+use super::resize;
 use crate::error::{Error, Result};
+use crate::hash;
 use crate::preprocess::Resize;
 use crate::progress::Progress;
 use rayon::prelude::*;

@@ -1,21 +1,18 @@
 /*! The product path on the host: float32 in the planned arena, fast routines where an op has one, all cores. Nothing is
 allocated during a step. */
 
+use super::layout::{CANARY, Layout, decode, encode};
 use super::memory::Memory;
 use super::{Checks, Data, Demand, Device, Probe, finite};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Value};
 use crate::host::ceiling::{self, Ceilings};
-use crate::kernel::{Arch, Code, Host, Simd, Slot};
+use crate::kernel::{Arch, Code, Host, Launch, Routine, Simd, Slot};
 use crate::plan::{Place, Plan, Scheduled};
-use crate::shape::DType;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
-
-/// Byte that fills guard bands; as a float32 it is neither NaN nor a number a network computes.
-const CANARY: u8 = 0xA5;
 
 type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
@@ -27,8 +24,7 @@ pub struct Cpu {
     graph: Graph,
     plans: Vec<Ready>,
     persistent: Memory,
-    /// Offset of each persistent value; usize::MAX for temporaries.
-    offset: Vec<usize>,
+    layout: Layout,
     /// Values that live in a read-only mapping.
     mapped: HashMap<Value, (Bytes, Range<usize>)>,
     arena: Memory,
@@ -62,7 +58,7 @@ impl Cpu {
             graph: Graph::default(),
             plans: vec![],
             persistent: Memory::zeroed(0)?,
-            offset: vec![],
+            layout: Layout::default(),
             mapped: HashMap::new(),
             arena: Memory::zeroed(0)?,
             last: 0,
@@ -82,10 +78,6 @@ impl Cpu {
         })
     }
 
-    fn guard(&self) -> usize {
-        self.plans.iter().map(|p| p.plan.options.guard).max().unwrap_or(0)
-    }
-
     fn slot(&mut self, plan: usize, v: Value) -> Slot {
         let bytes = self.graph.ty(v).bytes();
         let at = match self.plans[plan].plan.places[v.i()] {
@@ -93,7 +85,7 @@ impl Cpu {
             Place::Persistent(root) => match self.mapped.get(&root) {
                 // Mapped values are never outputs: `bind` copies what a plan updates.
                 Some((map, range)) => (**map).as_ref()[range.clone()].as_ptr() as *mut u8,
-                None => self.persistent.base().wrapping_add(self.offset[root.i()]),
+                None => self.persistent.base().wrapping_add(self.layout.offset[root.i()]),
             },
             Place::Nowhere => unreachable!("a plan places every operand of its nodes"),
         };
@@ -132,7 +124,7 @@ impl Cpu {
             (Kind::Temp, Place::Persistent(root)) => self.bytes_of(root),
             _ => match self.mapped.get(&v) {
                 Some((map, range)) => Ok(&(**map).as_ref()[range.clone()]),
-                None => Ok(&self.persistent.bytes()[self.offset[v.i()]..][..n]),
+                None => Ok(&self.persistent.bytes()[self.layout.offset[v.i()]..][..n]),
             },
         }
     }
@@ -151,20 +143,15 @@ impl Cpu {
 
     /// The first byte of a guard band that is not a canary.
     fn overrun(&self, plan: usize) -> Option<String> {
-        let p = &self.plans[plan].plan;
-        let guard = p.options.guard;
-        let bands = (0..self.graph.len()).filter_map(|i| {
-            let (v, n) = (Value(i as u32), self.graph.ty(Value(i as u32)).bytes());
-            match p.places[i] {
-                Place::Arena(at) if self.graph.kind(v) == Kind::Temp => Some((i, self.arena.bytes(), at, n)),
-                Place::Persistent(root) if root == v => Some((i, self.persistent.bytes(), self.offset[i], n)),
-                _ => None,
-            }
-        });
-        for (i, memory, at, n) in bands {
+        let guard = self.layout.guard;
+        for (v, place, n) in self.layout.guarded(&self.graph, &self.plans[plan].plan) {
+            let (memory, at) = match place {
+                Place::Arena(at) => (self.arena.bytes(), at),
+                _ => (self.persistent.bytes(), self.layout.offset[v.i()]),
+            };
             let around = memory[at - guard..at].iter().chain(&memory[at + n..at + n + guard]);
             if let Some(k) = around.enumerate().find(|(_, b)| **b != CANARY).map(|(k, _)| k) {
-                return Some(format!("guard byte {k} around value {i} ({})", self.graph.name(Value(i as u32))));
+                return Some(format!("guard byte {k} around value {} ({})", v.i(), self.graph.name(v)));
             }
         }
         None
@@ -181,22 +168,16 @@ impl Device for Cpu {
         self.graph = g.clone();
         self.mapped.clear();
         self.plans = self.lower(g, plans);
-        let guard = self.guard();
-        let (mut at, mut offset) = (0, vec![usize::MAX; g.len()]);
-        for v in (0..g.len()).filter(|&v| g.kind(Value(v as u32)) != Kind::Temp) {
-            offset[v] = at + guard;
-            at += (g.ty(Value(v as u32)).bytes() + 2 * guard).next_multiple_of(256);
-        }
-        self.offset = offset;
-        self.persistent = Memory::zeroed(at)?;
+        self.layout = Layout::new(g, plans);
+        self.persistent = Memory::zeroed(self.layout.bytes)?;
         let needed = |p: &Ready| p.plan.arena_bytes + p.scratch.next_multiple_of(64);
         self.arena = Memory::zeroed(self.plans.iter().map(needed).max().unwrap_or(0))?;
-        if guard > 0 {
+        if self.layout.guard > 0 {
             self.arena.bytes_mut().fill(CANARY);
             self.persistent.bytes_mut().fill(CANARY);
-            for v in (0..g.len()).filter(|&v| self.offset[v] != usize::MAX) {
+            for v in (0..g.len()).filter(|&v| self.layout.offset[v] != usize::MAX) {
                 let n = g.ty(Value(v as u32)).bytes();
-                self.persistent.bytes_mut()[self.offset[v]..][..n].fill(0);
+                self.persistent.bytes_mut()[self.layout.offset[v]..][..n].fill(0);
             }
         }
         Ok(())
@@ -207,26 +188,17 @@ impl Device for Cpu {
         if self.mapped.remove(&v).is_some() {
             self.plans.iter_mut().for_each(|p| p.calls.clear());
         }
-        let to = &mut self.persistent.bytes_mut()[self.offset[v.i()]..][..t.bytes()];
-        match (t.dtype, data) {
-            (DType::F32, Data::F32(x)) => bytemuck::cast_slice_mut(to).copy_from_slice(x),
-            (DType::U8, Data::U8(x)) => to.copy_from_slice(x),
-            (DType::I32, Data::I32(x)) => bytemuck::cast_slice_mut(to).copy_from_slice(x),
-            (DType::U32, Data::U32(x)) => bytemuck::cast_slice_mut(to).copy_from_slice(x),
-            (DType::F32, x) => fill::<f32>(to, |i| x.at(i) as f32),
-            (DType::U8, x) => fill::<u8>(to, |i| x.at(i) as u8),
-            (DType::I32, x) => fill::<i32>(to, |i| x.at(i) as i32),
-            (DType::U32, x) => fill::<u32>(to, |i| x.at(i) as u32),
-        }
+        let to = &mut self.persistent.bytes_mut()[self.layout.offset[v.i()]..][..t.bytes()];
+        encode(t.dtype, data, to);
         Ok(())
     }
 
     fn bind(&mut self, v: Value, bytes: Bytes, range: Range<usize>) -> Result<()> {
         let slice = &(*bytes).as_ref()[range.clone()];
         let updated = self.plans.iter().any(|p| p.plan.updates(&self.graph).contains(&v));
-        if updated || self.guard() > 0 || !(slice.as_ptr() as usize).is_multiple_of(4) {
+        if updated || self.layout.guard > 0 || !(slice.as_ptr() as usize).is_multiple_of(4) {
             let t = self.graph.ty(v);
-            self.persistent.bytes_mut()[self.offset[v.i()]..][..t.bytes()].copy_from_slice(slice);
+            self.persistent.bytes_mut()[self.layout.offset[v.i()]..][..t.bytes()].copy_from_slice(slice);
             self.mapped.remove(&v);
         } else {
             self.mapped.insert(v, (bytes, range));
@@ -241,13 +213,7 @@ impl Device for Cpu {
     }
 
     fn read64(&self, v: Value) -> Result<Vec<f64>> {
-        let bytes = self.bytes_of(v)?;
-        Ok(match self.graph.ty(v).dtype {
-            DType::F32 => bytemuck::cast_slice::<u8, f32>(bytes).iter().map(|x| *x as f64).collect(),
-            DType::U8 => bytes.iter().map(|x| *x as f64).collect(),
-            DType::I32 => bytemuck::cast_slice::<u8, i32>(bytes).iter().map(|x| *x as f64).collect(),
-            DType::U32 => bytemuck::cast_slice::<u8, u32>(bytes).iter().map(|x| *x as f64).collect(),
-        })
+        Ok(decode(self.graph.ty(v).dtype, self.bytes_of(v)?))
     }
 
     fn run(&mut self, plan: usize, mut probe: Option<&mut dyn FnMut(Probe)>) -> Result<()> {
@@ -259,13 +225,12 @@ impl Device for Cpu {
             // The values of another plan lie where the guard bands of this one are.
             self.arena.bytes_mut().fill(CANARY);
         }
-        if probe.is_none() && self.checks == Checks::None && self.guard() == 0 {
+        if probe.is_none() && self.checks == Checks::None && self.layout.guard == 0 {
             // One hand-over to the threads for all launches.
             let p = &self.plans[plan];
             self.pool.install(|| {
                 for (Scheduled { launch, .. }, call) in p.launches.iter().zip(&p.calls) {
-                    let (Code::Host(routine) | Code::Definition(routine)) = &launch.code;
-                    routine(call);
+                    routine(launch)(call);
                 }
             });
             return Ok(());
@@ -277,8 +242,7 @@ impl Device for Cpu {
             let start = Instant::now();
             let p = &self.plans[plan];
             let (Scheduled { node, launch }, call) = (&p.launches[i], &p.calls[i]);
-            let (Code::Host(routine) | Code::Definition(routine)) = &launch.code;
-            self.pool.install(|| routine(call));
+            self.pool.install(|| routine(launch)(call));
             let seconds = start.elapsed().as_secs_f64();
             if let Some(probe) = &mut probe {
                 let definition = matches!(launch.code, Code::Definition(_));
@@ -322,6 +286,9 @@ impl Device for Cpu {
     }
 }
 
-fn fill<T: bytemuck::Pod>(to: &mut [u8], f: impl Fn(usize) -> T) {
-    bytemuck::cast_slice_mut::<u8, T>(to).iter_mut().enumerate().for_each(|(i, x)| *x = f(i));
+fn routine(launch: &Launch) -> &Routine {
+    match &launch.code {
+        Code::Host(routine) | Code::Definition(routine) => routine,
+        Code::Kernel(_) => unreachable!("lowered for the host"),
+    }
 }

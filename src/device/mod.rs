@@ -3,6 +3,8 @@ over anything; dispatch of ops is not in it. */
 
 mod cpu;
 mod finite;
+pub mod gpu;
+mod layout;
 mod memory;
 mod reference;
 mod room;
@@ -107,6 +109,10 @@ pub trait Device: Send {
     }
     /// Bytes that [`Device::load`] would allocate.
     fn demand(&self, g: &Graph, plans: &[Plan]) -> Demand;
+    /// Bytes that can still be allocated; None where nobody knows.
+    fn available(&self) -> Option<usize> {
+        room::available()
+    }
     /// Measures what the device can do at most; None where that means nothing.
     fn ceilings(&self) -> Result<Option<Ceilings>> {
         Ok(None)

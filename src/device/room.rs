@@ -46,15 +46,8 @@ pub struct Room {
     pub beside: usize,
 }
 
-/// Refuses what does not fit. `held` bytes are given back when the demand is met.
-pub fn check(d: &Demand, room: Room, held: usize) -> Result<()> {
-    match available() {
-        Some(available) => fits(d, room, available + held),
-        None => Ok(()),
-    }
-}
-
-fn fits(d: &Demand, room: Room, available: usize) -> Result<()> {
+/// Refuses what does not fit into `available` bytes.
+pub fn check(d: &Demand, room: Room, available: usize) -> Result<()> {
     let weights = if room.mapped { 0 } else { d.weights };
     let needed = d.total() - d.weights + weights + room.beside;
     if needed <= available {
@@ -169,9 +162,9 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_said_in_one_line() {
         let d = Demand { weights: 300 << 20, state: 0, inputs: 0, arena: 100 << 20, scratch: 0 };
-        assert!(fits(&d, Room::default(), 400 << 20).is_ok());
-        let e = fits(&d, Room { beside: 1, ..Room::default() }, 400 << 20).unwrap_err().to_string();
+        assert!(check(&d, Room::default(), 400 << 20).is_ok());
+        let e = check(&d, Room { beside: 1, ..Room::default() }, 400 << 20).unwrap_err().to_string();
         assert!(e.contains("401 MiB of memory are needed") && e.contains("400 MiB are available"), "{e}");
-        assert!(fits(&d, Room { mapped: true, beside: 0 }, 100 << 20).is_ok());
+        assert!(check(&d, Room { mapped: true, beside: 0 }, 100 << 20).is_ok());
     }
 }

@@ -53,7 +53,11 @@ impl Session {
             prepare = Some(Prepare { plan: plans.len(), done: false, roles });
             plans.push(own);
         }
-        room::check(&device.demand(&graph, &plans), room, device.memory().iter().sum())?;
+        if let Some(available) = device.available() {
+            // What the device holds, it gives back.
+            let held = device.memory().iter().sum::<usize>();
+            room::check(&device.demand(&graph, &plans), room, available + held)?;
+        }
         device.load(&graph, &plans)?;
         Ok(Self { graph, plans, device, prepare })
     }

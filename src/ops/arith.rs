@@ -2,11 +2,36 @@
 
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches};
+use crate::graph::Operand::{In, Out};
+use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches};
 use crate::host::pointwise;
-use crate::kernel::{Arch, Cost, Launch};
+use crate::kernel::gpu::{Count, CudaStruct, Divisor, Kernel, count};
+use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::Type;
+
+crate::cuda_struct! {
+    /// Elements, and the number that all of them take part in.
+    pub struct Scalar { n: u32, by: f32 }
+}
+
+crate::cuda_struct! {
+    /// Elements of [N,C], and C.
+    pub struct Channels { n: u32, c: Divisor }
+}
+
+impl Channels {
+    fn of(x: &Type) -> Self {
+        Self { n: count(x.numel()), c: Divisor::new(x.row()) }
+    }
+}
+
+static FILL: Kernel = Kernel::new("arith.cu", "fill", 1, Scalar::TEXT);
+static ADD: Kernel = Kernel::new("arith.cu", "add", 3, Count::TEXT);
+static MUL: Kernel = Kernel::new("arith.cu", "mul", 3, Count::TEXT);
+static SCALE: Kernel = Kernel::new("arith.cu", "scale", 2, Scalar::TEXT);
+static STANDARDIZE: Kernel = Kernel::new("arith.cu", "standardize", 4, Channels::TEXT);
+static STANDARDIZE_GRAD: Kernel = Kernel::new("arith.cu", "standardize_grad", 3, Channels::TEXT);
 
 /// y = value everywhere; no inputs.
 #[derive(Debug, Clone)]
@@ -25,9 +50,12 @@ impl Op for Fill {
     fn eval(&self, _: &Io, _: &[&[f64]], outs: &mut [Vec<f64>]) {
         outs[0].fill(self.value)
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let value = self.value as f32;
         host_launches(self, io, group, 0, move |h| h.output::<f32>(0).fill(value))
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        Gpu::new(self, io, group).map(&FILL, &[], &[Out(0)], |n| Scalar { n, by: self.value as f32 }).done()
     }
 }
 
@@ -53,10 +81,13 @@ impl Op for Add {
     fn grad(&self, _: &mut Graph, _: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0], dy[0]])
     }
-    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         host_launches(self, io, group, 0, move |h| {
             pointwise::map2(simd, h.input(0), h.input(1), h.output(0), |a, b| a + b)
         })
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        Gpu::new(self, io, group).map(&ADD, &[], &[In(0), In(1), Out(0)], |n| Count { n }).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.outs[0].numel() as f64, ..crate::graph::traffic(io) }
@@ -83,10 +114,13 @@ impl Op for Mul {
         let mut by = |factor: usize| dy[0].map(|dy| g.push1(Mul, &[dy, n.ins[factor]]));
         Ok(vec![by(1), by(0)])
     }
-    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         host_launches(self, io, group, 0, move |h| {
             pointwise::map2(simd, h.input(0), h.input(1), h.output(0), |a, b| a * b)
         })
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        Gpu::new(self, io, group).map(&MUL, &[], &[In(0), In(1), Out(0)], |n| Count { n }).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.outs[0].numel() as f64, ..crate::graph::traffic(io) }
@@ -112,9 +146,12 @@ impl Op for Scale {
     fn grad(&self, g: &mut Graph, _: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0].map(|dy| g.push1(self.clone(), &[dy]))])
     }
-    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         let by = self.by;
         host_launches(self, io, group, 0, move |h| pointwise::map(simd, h.input(0), h.output(0), |x| by * x))
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        Gpu::new(self, io, group).map(&SCALE, &[], &[In(0), Out(0)], |n| Scalar { n, by: self.by }).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.outs[0].numel() as f64, ..crate::graph::traffic(io) }
@@ -145,7 +182,7 @@ impl Op for Standardize {
     fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0].map(|dy| g.push1(StandardizeGrad, &[dy, n.ins[2]])), None, None])
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let (rows, c) = (io.ins[0].dims()[0], io.ins[0].row());
         host_launches(self, io, group, 0, move |h| {
             let (x, mean, inverse) = (h.input::<f32>(0), h.input::<f32>(1), h.input::<f32>(2));
@@ -155,6 +192,10 @@ impl Op for Standardize {
                 }
             })
         })
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let args = Channels::of(&io.ins[0]);
+        Gpu::new(self, io, group).each(&STANDARDIZE, &[], args.n as usize, &[In(0), In(1), In(2), Out(0)], args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 2.0 * io.outs[0].numel() as f64, ..crate::graph::traffic(io) }
@@ -178,7 +219,7 @@ impl Op for StandardizeGrad {
             *dx = ins[0][i] * ins[1][i % c];
         }
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let (rows, c) = (io.ins[0].dims()[0], io.ins[0].row());
         host_launches(self, io, group, 0, move |h| {
             let (dy, inverse) = (h.input::<f32>(0), h.input::<f32>(1));
@@ -189,10 +230,18 @@ impl Op for StandardizeGrad {
             })
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let args = Channels::of(&io.ins[0]);
+        Gpu::new(self, io, group).each(&STANDARDIZE_GRAD, &[], args.n as usize, &[In(0), In(1), Out(0)], args).done()
+    }
 }
 
-pub const FAMILY: Family =
-    Family { name: "arith", ops: &["fill", "add", "mul", "scale", "standardize", "standardize.grad"], cases };
+pub const FAMILY: Family = Family {
+    name: "arith",
+    ops: &["fill", "add", "mul", "scale", "standardize", "standardize.grad"],
+    kernels: &[&FILL, &ADD, &MUL, &SCALE, &STANDARDIZE, &STANDARDIZE_GRAD],
+    cases,
+};
 
 fn cases() -> Vec<Case> {
     let (t, x, c) = (Type::f32(&[2, 3, 5, 7]), Type::f32(&[3, 41]), Type::f32(&[41]));

@@ -8,7 +8,7 @@ use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host;
-use crate::kernel::{Arch, Cost, Launch};
+use crate::kernel::{Cost, Launch, Simd};
 use crate::shape::{ConvShape, Type, Window};
 
 /// Calls `f(x_index, w_index, y_index)` once per multiply-add of the convolution: the definition.
@@ -115,7 +115,7 @@ impl Op for Fprop {
         }
         Ok(grads)
     }
-    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         let (op, s) = (*self, self.shape(&io.ins[0]).expect("checked by infer"));
         host_launches(self, io, group, 4 * host::conv::fprop_scratch(&s), move |h| {
             let bias = op.bias.then(|| h.input(2));
@@ -147,7 +147,7 @@ impl Op for Dgrad {
         outs[0].fill(0.0);
         each(&self.shape, |x, w, o| outs[0][x] += ins[0][o] * ins[1][w]);
     }
-    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         let s = self.shape;
         host_launches(self, io, group, 4 * host::conv::dgrad_scratch(&s), move |h| {
             host::conv::dgrad(simd, &s, h.input(0), h.input(1), h.output(0), h.scratch())
@@ -178,7 +178,7 @@ impl Op for Wgrad {
         outs[0].fill(0.0);
         each(&self.shape, |x, w, o| outs[0][w] += ins[0][x] * ins[1][o]);
     }
-    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         let s = self.shape;
         host_launches(self, io, group, 4 * host::conv::wgrad_scratch(&s), move |h| {
             host::conv::wgrad(simd, &s, h.input(0), h.input(1), h.output(0), h.scratch())
@@ -256,7 +256,7 @@ impl Op for Transposed {
         }
         Ok(grads)
     }
-    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         let (op, s) = (*self, self.shape(&io.ins[0]).expect("checked by infer"));
         host_launches(self, io, group, 4 * host::conv::dgrad_scratch(&s), move |h| {
             let bias = op.bias.then(|| h.input(2));
@@ -269,7 +269,7 @@ impl Op for Transposed {
 }
 
 pub const FAMILY: Family =
-    Family { name: "conv", ops: &["conv.fprop", "conv.dgrad", "conv.wgrad", "conv.transposed"], cases };
+    Family { name: "conv", ops: &["conv.fprop", "conv.dgrad", "conv.wgrad", "conv.transposed"], kernels: &[], cases };
 
 fn cases() -> Vec<Case> {
     let square = Window::square;

@@ -6,7 +6,7 @@ use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host;
-use crate::kernel::{Arch, Cost, Launch};
+use crate::kernel::{Cost, Launch, Simd};
 use crate::shape::Type;
 
 fn flops(n: usize, i: usize, o: usize) -> f64 {
@@ -56,7 +56,7 @@ impl Op for Fprop {
         }
         Ok(grads)
     }
-    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         let (op, n, i, o) = (*self, io.outs[0].dims()[0], io.ins[0].row(), io.outs[0].row());
         host_launches(self, io, group, 0, move |h| {
             let bias = op.bias.then(|| h.input(2));
@@ -91,7 +91,7 @@ impl Op for Dgrad {
             *dx = (0..out).map(|o| ins[0][n * out + o] * ins[1][o * width + i]).sum();
         }
     }
-    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         let (n, i, o) = (self.x.dims()[0], self.x.row(), io.ins[0].row());
         host_launches(self, io, group, 0, move |h| {
             host::dense::dgrad(simd, n, i, o, h.input(0), h.input(1), h.output(0))
@@ -123,7 +123,7 @@ impl Op for Wgrad {
             *dw = (0..rows).map(|n| ins[1][n * out + o] * ins[0][n * width + i]).sum();
         }
     }
-    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         let (n, i, o) = (io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row());
         host_launches(self, io, group, 0, move |h| {
             host::dense::wgrad(simd, n, i, o, h.input(0), h.input(1), h.output(0))
@@ -151,7 +151,7 @@ impl Op for BiasGrad {
         outs[0].fill(0.0);
         ins[0].iter().enumerate().for_each(|(i, dy)| outs[0][i % k] += dy);
     }
-    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         let k = io.outs[0].numel();
         let rows = io.ins[0].numel() / k;
         host_launches(self, io, group, 4 * host::column_sums_scratch(rows, k), move |h| {
@@ -164,7 +164,7 @@ impl Op for BiasGrad {
 }
 
 pub const FAMILY: Family =
-    Family { name: "dense", ops: &["dense.fprop", "dense.dgrad", "dense.wgrad", "bias.grad"], cases };
+    Family { name: "dense", ops: &["dense.fprop", "dense.dgrad", "dense.wgrad", "bias.grad"], kernels: &[], cases };
 
 fn cases() -> Vec<Case> {
     let mut cases = vec![];

@@ -5,7 +5,7 @@ use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host::pointwise;
-use crate::kernel::{Arch, Cost, Launch};
+use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
 use crate::rng::{Stream, block, uniform};
 use crate::shape::{DType, Type};
@@ -52,7 +52,7 @@ impl Op for Mask {
     fn grad(&self, _: &mut Graph, _: &Node, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![None])
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let op = *self;
         host_launches(self, io, group, 0, move |h| {
             let state: [u32; 3] = h.input(0).try_into().expect("three words");
@@ -90,7 +90,7 @@ impl Op for Apply {
     fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0].map(|dy| g.push1(*self, &[dy, n.ins[1]])), None])
     }
-    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         let keep = self.keep;
         host_launches(self, io, group, 0, move |h| {
             pointwise::map2(simd, h.input(0), h.input(1), h.output(0), |x, mask| x * mask / keep)
@@ -101,7 +101,7 @@ impl Op for Apply {
     }
 }
 
-pub const FAMILY: Family = Family { name: "dropout", ops: &["dropout.mask", "dropout"], cases };
+pub const FAMILY: Family = Family { name: "dropout", ops: &["dropout.mask", "dropout"], kernels: &[], cases };
 
 fn cases() -> Vec<Case> {
     let ty = Type::f32(&[3, 41]);

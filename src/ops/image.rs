@@ -3,7 +3,7 @@
 use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
-use crate::kernel::{Arch, Cost, Launch};
+use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
 use crate::preprocess::{Order, Preprocess};
 use crate::shape::{DType, Type};
@@ -53,7 +53,7 @@ impl Op for Normalize {
     fn grad(&self, _: &mut Graph, _: &Node, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![None])
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let op = *self;
         // There are only 256 bytes: one table per channel, computed once.
         let table: Vec<[f32; 3]> =
@@ -75,7 +75,7 @@ impl Op for Normalize {
     }
 }
 
-pub const FAMILY: Family = Family { name: "image", ops: &["image.normalize"], cases };
+pub const FAMILY: Family = Family { name: "image", ops: &["image.normalize"], kernels: &[], cases };
 
 fn cases() -> Vec<Case> {
     let x = Type::new(DType::U8, &[2, 5, 7, 3]);

@@ -3,7 +3,7 @@
 use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches};
-use crate::kernel::{Arch, Launch};
+use crate::kernel::{Launch, Simd};
 use crate::par;
 use crate::shape::Type;
 
@@ -48,7 +48,7 @@ impl Op for Concat {
         };
         Ok(n.ins.iter().map(slice).collect())
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let widths: Vec<usize> = io.ins.iter().map(Type::channels).collect();
         let (pixels, width) = (io.outs[0].pixels(), io.outs[0].channels());
         host_launches(self, io, group, 0, move |h| {
@@ -86,7 +86,7 @@ impl Op for Slice {
             *y = ins[0][at / self.width * c + self.from + at % self.width];
         }
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let (op, c, pixels) = (*self, io.ins[0].channels(), io.outs[0].pixels());
         host_launches(self, io, group, 0, move |h| {
             let x = h.input::<f32>(0);
@@ -129,7 +129,7 @@ impl Op for Flatten {
         let x = g.ty(n.ins[0]);
         Ok(vec![dy[0].map(|dy| g.push1(Unflatten { chw: self.chw, x }, &[dy]))])
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let (chw, t) = (self.chw, io.ins[0]);
         host_launches(self, io, group, 0, move |h| {
             let (x, f) = (h.input::<f32>(0), t.row());
@@ -165,7 +165,7 @@ impl Op for Unflatten {
             outs[0][at / f * f + source(self.chw, self.x.dims(), at % f)] = *x;
         }
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let (chw, t) = (self.chw, self.x);
         host_launches(self, io, group, 0, move |h| {
             let (x, f) = (h.input::<f32>(0), t.row());
@@ -176,7 +176,8 @@ impl Op for Unflatten {
     }
 }
 
-pub const FAMILY: Family = Family { name: "layout", ops: &["concat", "slice", "flatten", "unflatten"], cases };
+pub const FAMILY: Family =
+    Family { name: "layout", ops: &["concat", "slice", "flatten", "unflatten"], kernels: &[], cases };
 
 fn cases() -> Vec<Case> {
     let f = |w| Type::f32(&[3, w]);

@@ -3,7 +3,7 @@
 use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
-use crate::kernel::{Arch, Cost, Launch};
+use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::Type;
 
@@ -87,7 +87,7 @@ impl Op for Lrn {
     fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0].map(|dy| g.push1(LrnGrad { of: *self }, &[n.ins[0], dy]))])
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let (op, c, pixels) = (*self, io.ins[0].channels(), io.ins[0].pixels());
         host_launches(self, io, group, 0, move |h| {
             let x = h.input::<f32>(0);
@@ -130,7 +130,7 @@ impl Op for LrnGrad {
             }
         }
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let (op, c, pixels, n) = (self.of, io.ins[0].channels(), io.ins[0].pixels(), io.ins[0].numel());
         let factor = (2.0 * op.alpha * op.beta / op.size as f64) as f32;
         host_launches(self, io, group, 8 * n, move |h| {
@@ -163,7 +163,7 @@ impl Op for LrnGrad {
     }
 }
 
-pub const FAMILY: Family = Family { name: "lrn", ops: &["lrn", "lrn.grad"], cases };
+pub const FAMILY: Family = Family { name: "lrn", ops: &["lrn", "lrn.grad"], kernels: &[], cases };
 
 fn cases() -> Vec<Case> {
     let alexnet = Lrn { size: 5, alpha: 1e-4, beta: 0.75, k: 2.0 };

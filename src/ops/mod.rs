@@ -19,7 +19,9 @@ pub mod softmax;
 pub mod upsample;
 
 use crate::graph::Op;
+use crate::kernel::gpu::{CudaStruct, Divisor, GROUP, Kernel};
 use crate::shape::{DType, Type};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// One instance of an op that every check runs on.
@@ -83,6 +85,8 @@ pub struct Family {
     pub name: &'static str,
     /// Every op name of the family; a test demands a case for each.
     pub ops: &'static [&'static str],
+    /// Its GPU kernels; tests compile every variant and demand that a case launches each.
+    pub kernels: &'static [&'static Kernel],
     pub cases: fn() -> Vec<Case>,
 }
 
@@ -103,3 +107,16 @@ pub const ALL: &[Family] = &[
     softmax::FAMILY,
     upsample::FAMILY,
 ];
+
+/// Every kernel of every family.
+pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
+    ALL.iter().flat_map(|f| f.kernels).copied()
+}
+
+/// The text of `kernels/args.cuh`: the structs of numbers that kernels take, as this crate declares them.
+pub fn args() -> String {
+    let structs: BTreeSet<&str> = kernels().map(|k| k.args).collect();
+    let head = "// The structs that kernels take, made from the Rust declarations by `BLESS=1 cargo test --test kernels`.\n#pragma once\n\n";
+    let group = format!("constexpr int GROUP = {GROUP};\n\n{}", Divisor::TEXT);
+    std::iter::once(head.to_string()).chain([group]).chain(structs.into_iter().map(|s| format!("\n{s}"))).collect()
+}

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 pub use crate::host::norm::CHAIN;
 use crate::host::norm::{self, Channels, Extents};
-use crate::kernel::{Arch, Cost, Launch};
+use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::Type;
 
@@ -114,7 +114,7 @@ impl Op for Train {
         let op = Grad { eps: self.eps, through: if moments { Through::Moments } else { Through::Batch } };
         Ok(g.push(op, &ins).into_iter().map(Some).chain([None]).collect())
     }
-    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         let (op, e) = (*self, Extents::new(&io.ins[0]));
         host_launches(self, io, group, 8 * e.scratch(), move |h| {
             let (x, mean, var) = (h.input(0), h.output(1), h.output(2));
@@ -156,7 +156,7 @@ impl Op for Eval {
         let grads = g.push(op, &[n.ins[0], n.ins[1], n.ins[3], n.ins[4], dy]);
         Ok(grads.into_iter().map(Some).chain([None, None]).collect())
     }
-    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         let (op, e) = (*self, Extents::new(&io.ins[0]));
         host_launches(self, io, group, 8 * e.scratch(), move |h| {
             let ch = Channels { mean: h.input(3), var: h.input(4), gamma: h.input(1), eps: op.eps };
@@ -221,7 +221,7 @@ impl Op for Grad {
             outs[0][i] += (rest - own) / n;
         }
     }
-    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         let (op, e) = (*self, Extents::new(&io.ins[0]));
         host_launches(self, io, group, 8 * e.scratch(), move |h| {
             let ch = Channels { mean: h.input(2), var: h.input(3), gamma: h.input(1), eps: op.eps };
@@ -271,7 +271,7 @@ impl Op for Update {
             }
         }
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let op = *self;
         host_launches(self, io, group, 0, move |h| {
             let factors = op.factors(h.input::<f32>(4).iter().filter(|w| **w > 0.0).count());
@@ -319,7 +319,7 @@ impl Op for Fold {
             *y = (b - mean[k]) * scale(k) + beta[k];
         }
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let (op, row, filters) = (*self, io.ins[2].row(), io.ins[1].numel());
         host_launches(self, io, group, 0, move |h| {
             let [w, gamma, beta, mean, var] = [2, 3, 4, 5, 6].map(|i| h.input::<f32>(i));
@@ -343,6 +343,7 @@ impl Op for Fold {
 pub const FAMILY: Family = Family {
     name: "norm",
     ops: &["batchnorm.train", "batchnorm.eval", "batchnorm.grad", "batchnorm.update", "batchnorm.fold"],
+    kernels: &[],
     cases,
 };
 

@@ -4,7 +4,7 @@ the same list of launches from first to last. */
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::{Io, Member, Op, host_launches, traffic};
-use crate::kernel::{Arch, Cost, Launch};
+use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::Type;
 
@@ -66,7 +66,7 @@ impl Op for Sgd {
             (outs[0][i], outs[1][i]) = update!(self, f64, ins[0][i], ins[1][i], ins[2][i], hyper);
         }
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let op = *self;
         host_launches(self, io, group, 0, move |h| {
             let hyper: [f32; 4] = h.input(3).try_into().expect("checked by infer");
@@ -86,7 +86,7 @@ impl Op for Sgd {
     }
 }
 
-pub const FAMILY: Family = Family { name: "optim", ops: &["sgd"], cases };
+pub const FAMILY: Family = Family { name: "optim", ops: &["sgd"], kernels: &[], cases };
 
 fn cases() -> Vec<Case> {
     let mut cases = vec![];

@@ -3,7 +3,7 @@
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
-use crate::kernel::{Arch, Cost, Launch};
+use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::Type;
 
@@ -59,7 +59,7 @@ impl Op for Softmax {
     fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0].map(|dy| g.push1(SoftmaxGrad, &[n.outs[0], dy]))])
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let (n, c) = (io.ins[0].dims()[0], io.ins[0].row());
         host_launches(self, io, group, 0, move |h| {
             let x = h.input::<f32>(0);
@@ -90,7 +90,7 @@ impl Op for SoftmaxGrad {
             dx.iter_mut().enumerate().for_each(|(j, dx)| *dx = y[j] * (dy[j] - dot));
         }
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let (n, c) = (io.ins[0].dims()[0], io.ins[0].row());
         host_launches(self, io, group, 0, move |h| {
             let (y, dy) = (h.input::<f32>(0), h.input::<f32>(1));
@@ -127,7 +127,7 @@ impl Op for LogSoftmax {
     fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0].map(|dy| g.push1(LogSoftmaxGrad, &[n.outs[0], dy]))])
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let (n, c) = (io.ins[0].dims()[0], io.ins[0].row());
         host_launches(self, io, group, 0, move |h| {
             let x = h.input::<f32>(0);
@@ -162,7 +162,7 @@ impl Op for LogSoftmaxGrad {
             dx.iter_mut().enumerate().for_each(|(j, dx)| *dx = dy[j] - y[j].exp() * sum);
         }
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let (n, c) = (io.ins[0].dims()[0], io.ins[0].row());
         host_launches(self, io, group, 0, move |h| {
             let (y, dy) = (h.input::<f32>(0), h.input::<f32>(1));
@@ -180,8 +180,12 @@ impl Op for LogSoftmaxGrad {
     }
 }
 
-pub const FAMILY: Family =
-    Family { name: "softmax", ops: &["softmax", "softmax.grad", "log_softmax", "log_softmax.grad"], cases };
+pub const FAMILY: Family = Family {
+    name: "softmax",
+    ops: &["softmax", "softmax.grad", "log_softmax", "log_softmax.grad"],
+    kernels: &[],
+    cases,
+};
 
 fn cases() -> Vec<Case> {
     let mut cases = vec![];

@@ -4,7 +4,7 @@ nearness. Nothing is smoothed before an image shrinks. */
 use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
-use crate::kernel::{Arch, Cost, Launch};
+use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::Type;
 use std::ops::Range;
@@ -88,7 +88,7 @@ impl Op for Bilinear {
         let x = g.ty(n.ins[0]);
         Ok(vec![dy[0].map(|dy| g.push1(BilinearGrad { grid: self.grid, x }, &[dy]))])
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let (grid, [_, h, w, c], [n, p, q, _]) = (self.grid, four(&io.ins[0]), four(&io.outs[0]));
         host_launches(self, io, group, 0, move |call| {
             let x = call.input::<f32>(0);
@@ -146,7 +146,7 @@ impl Op for BilinearGrad {
             }
         }
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let (grid, [n, h, w, c], [_, p, q, _]) = (self.grid, four(&self.x), four(&io.ins[0]));
         host_launches(self, io, group, 0, move |call| {
             let dy = call.input::<f32>(0);
@@ -178,7 +178,7 @@ impl Op for BilinearGrad {
     }
 }
 
-pub const FAMILY: Family = Family { name: "upsample", ops: &["upsample", "upsample.grad"], cases };
+pub const FAMILY: Family = Family { name: "upsample", ops: &["upsample", "upsample.grad"], kernels: &[], cases };
 
 fn cases() -> Vec<Case> {
     let mut cases = vec![];

@@ -9,7 +9,7 @@ pub use usage::{Life, Pass, parts};
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Kind, Member, Value};
-use crate::kernel::{Arch, Code, Host, Launch};
+use crate::kernel::{Arch, Code, Host, Launch, gpu};
 use crate::shape::{DType, Type};
 use std::sync::Arc;
 
@@ -75,15 +75,16 @@ impl Plan {
             let bufs = |v: &[Value]| v.iter().map(|v| v.buf()).collect::<Vec<_>>();
             let member = |&i: &usize| Member { ins: bufs(&g.nodes()[i].ins), outs: bufs(&g.nodes()[i].outs) };
             let group: Vec<Member> = step.iter().map(member).collect();
-            let launches = n.op.lower(&io, &group, arch);
-            if launches.is_empty() {
-                for (&node, m) in step.iter().zip(&group) {
-                    all.push(Scheduled { node, launch: definition(g, node, m) });
+            let chunk = if arch == Arch::Gpu { gpu::GROUP } else { group.len() };
+            for (nodes, group) in step.chunks(chunk).zip(group.chunks(chunk)) {
+                let mut launches = match arch {
+                    Arch::Host(simd) => n.op.host(&io, group, simd),
+                    Arch::Gpu => n.op.gpu(&io, group),
+                };
+                if launches.is_empty() {
+                    launches = nodes.iter().zip(group).enumerate().map(|(i, (&n, m))| definition(g, n, i, m)).collect();
                 }
-            } else if launches.len() == step.len() {
-                all.extend(step.iter().zip(launches).map(|(&node, launch)| Scheduled { node, launch }));
-            } else {
-                all.extend(launches.into_iter().map(|launch| Scheduled { node: step[0], launch }));
+                all.extend(launches.into_iter().map(|launch| Scheduled { node: nodes[launch.member], launch }));
             }
         }
         all
@@ -108,7 +109,7 @@ impl Plan {
 }
 
 /// Runs the float64 definition on float32 storage: right, slow, and shown as such by the profiler.
-fn definition(g: &Graph, node: usize, m: &Member) -> Launch {
+fn definition(g: &Graph, node: usize, member: usize, m: &Member) -> Launch {
     let n = &g.nodes()[node];
     let (ins, outs) = g.io(n);
     let (op, alias) = (n.op.clone(), n.op.alias());
@@ -130,7 +131,7 @@ fn definition(g: &Graph, node: usize, m: &Member) -> Launch {
         }
     };
     let (ins, outs) = (m.ins.clone(), m.outs.clone());
-    Launch { name: n.op.name(), code: Code::Definition(Arc::new(routine)), ins, outs, scratch: 0, cost }
+    Launch { name: n.op.name(), member, code: Code::Definition(Arc::new(routine)), ins, outs, scratch: 0, cost }
 }
 
 fn widen(h: &Host, i: usize, t: &Type) -> Vec<f64> {

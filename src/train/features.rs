@@ -2,10 +2,10 @@
 
 use super::params::Initial;
 use crate::data::Pictures;
-use crate::data::hash::Fnv;
 use crate::device::{Data, Device, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
+use crate::hash::Fnv;
 use crate::models::Config;
 use crate::nn::{Mode, Net};
 use crate::plan::Options;

@@ -4,13 +4,15 @@ others are one family, [`Act`]. */
 mod act;
 mod erf;
 
+use act::{ACTIVATE, ACTIVATE_GRAD, Pointwise, RELU};
 pub use act::{Act, Activate, ActivateGrad};
 
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::Operand::{In, Out};
+use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host::pointwise;
-use crate::kernel::{Arch, Cost, Launch};
+use crate::kernel::{Cost, Launch, Simd};
 use crate::shape::Type;
 
 /// y = max(x, 0). NaN stays NaN.
@@ -32,10 +34,13 @@ impl Op for Relu {
     fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0].map(|dy| g.push1(ReluGrad, &[n.outs[0], dy]))])
     }
-    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         host_launches(self, io, group, 0, move |h| {
             pointwise::map(simd, h.input(0), h.output(0), |x| if x < 0.0 { 0.0 } else { x })
         })
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        Gpu::new(self, io, group).map(&ACTIVATE, &[RELU], &[In(0), Out(0)], Pointwise::plain).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.outs[0].numel() as f64, ..traffic(io) }
@@ -61,18 +66,21 @@ impl Op for ReluGrad {
             *dx = if ins[0][i] > 0.0 { ins[1][i] } else { 0.0 };
         }
     }
-    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         host_launches(self, io, group, 0, move |h| {
             let masked = |y, dy| if y > 0.0 { dy } else { 0.0 };
             pointwise::map2(simd, h.input(0), h.input(1), h.output(0), masked)
         })
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        Gpu::new(self, io, group).map(&ACTIVATE_GRAD, &[RELU], &[In(0), In(1), Out(0)], Pointwise::plain).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.outs[0].numel() as f64, ..traffic(io) }
     }
 }
 
-pub const FAMILY: Family = Family { name: "activation", ops: &OPS, cases };
+pub const FAMILY: Family = Family { name: "activation", ops: &OPS, kernels: &[&ACTIVATE, &ACTIVATE_GRAD], cases };
 
 const OPS: [&str; 2 + 2 * Act::NAMES.len()] = {
     let mut ops = ["relu"; 2 + 2 * Act::NAMES.len()];

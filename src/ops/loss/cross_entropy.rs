@@ -3,7 +3,7 @@
 use super::{Reduction, rows};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
-use crate::kernel::{Arch, Cost, Launch};
+use crate::kernel::{Cost, Launch, Simd};
 use crate::ops::{Bound, Case, Draw, softmax};
 use crate::par;
 use crate::shape::{DType, Type};
@@ -151,7 +151,7 @@ impl Op for CrossEntropy {
         });
         Ok(d)
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let (op, classes, soft, weighted) = (*self, io.ins[0].row(), io.ins[1] == io.ins[0], io.ins.len() == 4);
         host_launches(self, io, group, 0, move |h| {
             let (x, w, class) = (h.input::<f32>(0), h.input::<f32>(2), weighted.then(|| h.input::<f32>(3)));
@@ -196,7 +196,7 @@ impl Op for CrossEntropyGrad {
             batch.slopes(n, factor, |k, d| dx[k] = d);
         }
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let (op, classes, soft, weighted) = (self.forward, io.ins[0].row(), io.ins[1] == io.ins[0], io.ins.len() == 5);
         host_launches(self, io, group, 0, move |h| {
             let (x, w, class) = (h.input::<f32>(0), h.input::<f32>(2), weighted.then(|| h.input::<f32>(4)));

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host::pointwise;
-use crate::kernel::{Arch, Cost, Launch};
+use crate::kernel::{Cost, Launch, Simd};
 use crate::shape::Type;
 
 /// loss = lambda * sum of w^2 over the elements of one parameter (Keras's `l2(lambda)`: no factor 1/2).
@@ -25,7 +25,7 @@ impl Op for L2 {
     fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0].map(|dy| g.push1(L2Grad { lambda: self.lambda }, &[n.ins[0], dy]))])
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let lambda = self.lambda as f64;
         host_launches(self, io, group, 0, move |h| {
             // Sixteen running sums in float64, element i in sum i % 16: vectorisable, and one order for everybody.
@@ -58,7 +58,7 @@ impl Op for L2Grad {
         let factor = 2.0 * self.lambda as f64 * ins[1][0];
         outs[0].iter_mut().zip(ins[0]).for_each(|(dw, w)| *dw = factor * w);
     }
-    fn lower(&self, io: &Io, group: &[Member], Arch::Host(simd): Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         let lambda = self.lambda;
         host_launches(self, io, group, 0, move |h| {
             let factor = 2.0 * lambda * h.input::<f32>(1)[0];

@@ -3,7 +3,7 @@
 use super::{Reduction, rows, sum64};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
-use crate::kernel::{Arch, Cost, Launch};
+use crate::kernel::{Cost, Launch, Simd};
 use crate::shape::Type;
 
 /// loss = factor * sum over n of w[n] * sum over d of (x[n][d] - t[n][d])^2; inputs x [N,D], t [N,D], w [N].
@@ -33,7 +33,7 @@ impl Op for Mse {
         let [x, t, w] = n.ins[..] else { unreachable!("checked by infer") };
         Ok(vec![dy[0].map(|dy| g.push1(MseGrad { reduction: self.reduction }, &[x, t, w, dy])), None, None])
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let (op, d) = (*self, io.ins[0].row());
         host_launches(self, io, group, 0, move |h| {
             let (x, t, w) = (h.input::<f32>(0), h.input::<f32>(1), h.input::<f32>(2));
@@ -68,7 +68,7 @@ impl Op for MseGrad {
             *dx = factor * ins[2][i / d] * (ins[0][i] - ins[1][i]);
         }
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let (op, d) = (*self, io.ins[0].row());
         host_launches(self, io, group, 0, move |h| {
             let (x, t, w) = (h.input::<f32>(0), h.input::<f32>(1), h.input::<f32>(2));

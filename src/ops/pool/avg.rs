@@ -4,7 +4,7 @@ use super::super::{Bound, Case};
 use super::{nhwc, pooled};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
-use crate::kernel::{Arch, Cost, Launch};
+use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::{Type, Window};
 use std::ops::Range;
@@ -93,7 +93,7 @@ impl Op for AvgPool {
         let x = g.ty(n.ins[0]);
         Ok(vec![dy[0].map(|dy| g.push1(AvgPoolGrad { over: self.over, x }, &[dy]))])
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let (over, [_, h, w, c], [n, p, q, _]) = (self.over, nhwc(&io.ins[0]).unwrap(), self.over.npqc(&io.ins[0]));
         let work = io.ins[0].row() / p + q * c;
         host_launches(self, io, group, 0, move |call| {
@@ -154,7 +154,7 @@ impl Op for AvgPoolGrad {
             }
         }
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let (over, [n, h, w, c], [_, p, q, _]) = (self.over, nhwc(&self.x).unwrap(), self.over.npqc(&self.x));
         host_launches(self, io, group, 0, move |call| {
             let dy = call.input::<f32>(0);

@@ -4,7 +4,7 @@ use super::super::{Bound, Case, Draw};
 use super::{nhwc, pooled};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
-use crate::kernel::{Arch, Cost, Launch};
+use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::{Type, Window};
 use std::ops::Range;
@@ -55,7 +55,7 @@ impl Op for MaxPool {
     fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0].map(|dy| g.push1(MaxPoolGrad { window: self.window }, &[n.ins[0], dy]))])
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let (win, [n, h, w, c], [_, p, q, _]) = (self.window, nhwc(&io.ins[0]).unwrap(), nhwc(&io.outs[0]).unwrap());
         host_launches(self, io, group, 0, move |call| {
             let x = call.input::<f32>(0);
@@ -116,7 +116,7 @@ impl Op for MaxPoolGrad {
             }
         }
     }
-    fn lower(&self, io: &Io, group: &[Member], _: Arch) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let g = Geometry { win: self.window, x: nhwc(&io.ins[0]).unwrap(), y: nhwc(&io.ins[1]).unwrap() };
         let ([_, h, w, c], row) = (g.x, g.x[2] * g.x[3]);
         let (stride, span) = (self.window.stride[0], self.window.dilation[0] * (self.window.kernel[0] - 1) + 1);

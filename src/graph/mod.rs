@@ -1,8 +1,12 @@
 /*! Floor 2: a static dataflow graph of ops on typed values. [`crate::ops::backward`] differentiates it by
 appending more of the same. */
 
+mod lower;
+
+pub use lower::{Gpu, Operand, host_launches};
+
 use crate::error::{Error, Result};
-use crate::kernel::{Arch, Buf, Code, Cost, Host, Launch};
+use crate::kernel::{Buf, Cost, Launch, Simd};
 use crate::shape::Type;
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -63,9 +67,13 @@ pub trait Op: Debug + Send + Sync {
     fn grad(&self, _g: &mut Graph, _n: &Node, _dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Err(Error::job(format!("{} has no gradient", self.name())))
     }
-    /// The launches that compute `group`, a list of instances with equal attributes and types. Empty: no routine for
-    /// this arch, run the definition.
-    fn lower(&self, _io: &Io, _group: &[Member], _arch: Arch) -> Vec<Launch> {
+    /// The host routines that compute `group`, a list of instances with equal attributes and types. Empty: there is
+    /// none, run the definition.
+    fn host(&self, _io: &Io, _group: &[Member], _simd: Simd) -> Vec<Launch> {
+        Vec::new()
+    }
+    /// The kernel launches that compute `group`, at most [`crate::kernel::gpu::GROUP`] instances. Empty: a GPU cannot run this op.
+    fn gpu(&self, _io: &Io, _group: &[Member]) -> Vec<Launch> {
         Vec::new()
     }
     /// Work and least traffic of one instance.
@@ -82,26 +90,6 @@ pub trait Op: Debug + Send + Sync {
 pub fn traffic(io: &Io) -> Cost {
     let sum = |t: &[Type]| t.iter().map(|t| t.bytes() as f64).sum();
     Cost { flops: 0.0, read: sum(io.ins), write: sum(io.outs) }
-}
-
-/// One host launch per member of a group, all running `routine`.
-pub fn host_launches(
-    op: &dyn Op,
-    io: &Io,
-    group: &[Member],
-    scratch: usize,
-    routine: impl Fn(&Host) + Send + Sync + 'static,
-) -> Vec<Launch> {
-    let code = Code::Host(Arc::new(routine));
-    let launch = |m: &Member| Launch {
-        name: op.name(),
-        code: code.clone(),
-        ins: m.ins.clone(),
-        outs: m.outs.clone(),
-        scratch,
-        cost: op.cost(io),
-    };
-    group.iter().map(launch).collect()
 }
 
 /// One use of an op.

@@ -1,7 +1,9 @@
 /*! Floor 1: what a launch is. Plain data about one piece of work on a device: which code, which buffers, what it costs.
 
-An op is lowered to launches for one [`Arch`]. On the host the code is a Rust closure over slices of the planned arena;
-a GPU will add its own kind of [`Code`] beside it, and plan, profiler and tests keep seeing one kind of list. */
+An op is lowered to launches for one [`Arch`]. On the host the code is a Rust closure over slices of the planned arena, on a
+GPU the call of a kernel; plan, profiler and tests see one kind of list. */
+
+pub mod gpu;
 
 use bytemuck::Pod;
 use std::sync::Arc;
@@ -43,6 +45,7 @@ impl Simd {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Arch {
     Host(Simd),
+    Gpu,
 }
 
 /// Work and least possible memory traffic of one launch: the roofline model.
@@ -73,6 +76,8 @@ pub struct Buf(pub u32);
 pub struct Launch {
     /// The op's name: `conv.fprop`.
     pub name: &'static str,
+    /// The first op instance it computes, of those that were lowered together.
+    pub member: usize,
     pub code: Code,
     pub ins: Vec<Buf>,
     pub outs: Vec<Buf>,
@@ -88,6 +93,8 @@ pub enum Code {
     Host(Routine),
     /// The op's float64 definition, because there is no routine for this arch. The profiler says so.
     Definition(Routine),
+    /// A kernel of a GPU.
+    Kernel(gpu::Call),
 }
 
 /// A host routine: reads and writes only what its [`Host`] hands out.

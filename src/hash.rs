@@ -1,7 +1,7 @@
-/*! Fingerprints of files and of cached bytes. FNV-1a with 128 bits names contents: it is published with test vectors, has
-no tables, and at 128 bits an accidental collision among 2^40 pictures has a chance of 2^-49. It is not meant against an
-adversary: whoever can write into the cache folder can already choose its contents. The 64-bit checksum is the same idea
-by words, because it is taken over every cached byte on every start. */
+/*! Fingerprints of files, of kernels and of cached bytes. FNV-1a with 128 bits names contents: it is published with test
+vectors, has no tables, and at 128 bits an accidental collision among 2^40 pictures has a chance of 2^-49. It is not meant
+against an adversary: whoever can write into the cache folder can already choose its contents. The 64-bit checksum is the
+same idea by words, because it is taken over every cached byte on every start. */
 
 /// FNV-1a, 128 bits (Fowler, Noll & Vo; draft-eastlake-fnv).
 #[derive(Clone, Copy)]

@@ -1,0 +1,301 @@
+/*! A GPU as a device: one allocation for everything, plans as lists of resolved launches. What executes them is a
+[`Driver`]: CUDA, or the simulator, which therefore runs exactly what a GPU would be sent. */
+
+use super::layout::{CANARY, Layout, decode, encode};
+use super::{Checks, Data, Demand, Device, Probe, finite};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Kind, Value};
+use crate::kernel::gpu::{self, Access, Call};
+use crate::kernel::{Arch, Buf, Code};
+use crate::plan::{Place, Plan, Scheduled};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Where an operand lies in the allocation, in bytes, and what the launch does with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    pub at: usize,
+    pub bytes: usize,
+    pub access: Access,
+    /// A value of the graph, not scratch memory: a launch that writes it writes all of it.
+    pub value: bool,
+}
+
+/// One launch, resolved.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The op and its layer, for errors: `conv.fprop of object.conv1_1`.
+    pub label: String,
+    pub call: Call,
+    /// By instance, then operand.
+    pub windows: Vec<Vec<Window>>,
+}
+
+impl Step {
+    /// The block of parameters, for an allocation that begins at `base`.
+    pub fn params(&self, base: u64) -> Vec<u8> {
+        self.call.params(|instance, operand| base + self.windows[instance][operand].at as u64)
+    }
+    /// Blocks along x, y and z.
+    pub fn grid(&self) -> [u32; 3] {
+        [self.call.grid[0], self.call.grid[1], self.windows.len() as u32]
+    }
+}
+
+/// One launch as a driver measured it.
+pub struct Measured {
+    pub seconds: f64,
+}
+
+/// Executes launches.
+pub trait Driver: Send {
+    /// For people: `cuda:0 (NVIDIA H100 80GB HBM3, sm_90)`.
+    fn name(&self) -> String;
+    /// Bytes that can be allocated besides those held; None where nobody knows.
+    fn free(&self) -> Option<usize>;
+    /// Compiles what the steps call, and allocates `bytes` zeroed bytes instead of what was allocated before.
+    fn load(&mut self, bytes: usize, plans: Vec<Vec<Step>>) -> Result<()>;
+    fn write(&mut self, at: usize, bytes: &[u8]) -> Result<()>;
+    /// Waits for everything that was asked for before.
+    fn read(&self, at: usize, into: &mut [u8]) -> Result<()>;
+    /// Runs a plan, and may return before it is done.
+    fn run(&mut self, plan: usize) -> Result<()>;
+    /// Runs one launch of a plan and waits for it.
+    fn step(&mut self, plan: usize, step: usize) -> Result<Measured>;
+}
+
+/// A graph on a driver.
+pub struct Gpu<D> {
+    driver: D,
+    checks: Checks,
+    graph: Graph,
+    plans: Vec<Ready>,
+    layout: Layout,
+    arena_bytes: usize,
+    last: usize,
+}
+
+/// A plan and the launches it became; a driver has the same list, resolved.
+struct Ready {
+    plan: Plan,
+    launches: Vec<Scheduled>,
+}
+
+impl Ready {
+    fn new(g: &Graph, plan: &Plan) -> Self {
+        Self { plan: plan.clone(), launches: plan.lower(g, Arch::Gpu) }
+    }
+    fn scratch(&self) -> usize {
+        self.launches.iter().map(|s| s.launch.scratch).max().unwrap_or(0)
+    }
+    fn arena(&self) -> usize {
+        self.plan.arena_bytes.next_multiple_of(256)
+    }
+}
+
+impl<D: Driver> Gpu<D> {
+    pub fn new(driver: D, checks: Checks) -> Self {
+        let (graph, layout) = (Graph::default(), Layout::default());
+        Self { driver, checks, graph, plans: vec![], layout, arena_bytes: 0, last: 0 }
+    }
+
+    fn place(&self, place: Place) -> usize {
+        match place {
+            Place::Arena(at) => self.layout.bytes + at,
+            Place::Persistent(root) => self.layout.offset[root.i()],
+            Place::Nowhere => unreachable!("a plan places every operand of its nodes"),
+        }
+    }
+
+    /// The steps of a plan; scratch memory lies behind its temporaries.
+    fn resolve(&self, ready: &Ready) -> Result<Vec<Step>> {
+        let scratch = self.layout.bytes + ready.arena();
+        let mut steps = vec![];
+        for Scheduled { node, launch } in &ready.launches {
+            let Code::Kernel(call) = &launch.code else {
+                return Err(Error::job(format!("{} has no GPU kernel", launch.name)));
+            };
+            let window = |o: &gpu::Operand| {
+                let at = match o.place {
+                    gpu::Place::Value(Buf(v)) => self.place(ready.plan.places[v as usize]),
+                    gpu::Place::Scratch(at) => scratch + at,
+                };
+                let value = matches!(o.place, gpu::Place::Value(_));
+                Window { at, bytes: o.bytes, access: o.access, value }
+            };
+            let windows = call.operands.iter().map(|i| i.iter().map(window).collect()).collect();
+            let label = match &*self.graph.nodes()[*node].label {
+                "" => launch.name.to_string(),
+                layer => format!("{} of {layer}", launch.name),
+            };
+            steps.push(Step { label, call: call.clone(), windows });
+        }
+        Ok(steps)
+    }
+
+    /// A value's place and size: persistent, or temporary of the plan that ran last.
+    fn window(&self, v: Value) -> Result<Range<usize>> {
+        let place = match (self.graph.kind(v), self.plans.get(self.last)) {
+            (Kind::Temp, Some(ready)) => ready.plan.places[v.i()],
+            (Kind::Temp, None) => Place::Nowhere,
+            _ => Place::Persistent(v),
+        };
+        if place == Place::Nowhere {
+            return Err(Error::job("this value was not computed by the last plan"));
+        }
+        let at = self.place(place);
+        Ok(at..at + self.graph.ty(v).bytes())
+    }
+
+    fn bytes_of(&self, v: Value) -> Result<Vec<u8>> {
+        let window = self.window(v)?;
+        // Aligned for any element type.
+        let mut bytes = bytemuck::allocation::pod_collect_to_vec::<f64, u8>(&vec![0.0; window.len().div_ceil(8)]);
+        bytes.truncate(window.len());
+        self.driver.read(window.start, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Fills what a launch is about to write with NaN.
+    fn poison(&mut self, plan: usize, step: usize) -> Result<()> {
+        let Code::Kernel(call) = &self.plans[plan].launches[step].launch.code else { return Ok(()) };
+        let writes = call.operands.iter().flatten().filter(|o| o.access == Access::Write);
+        let outs: Vec<(usize, usize)> = writes
+            .filter_map(|o| match o.place {
+                gpu::Place::Value(Buf(v)) => Some((self.place(self.plans[plan].plan.places[v as usize]), o.bytes)),
+                gpu::Place::Scratch(_) => None,
+            })
+            .collect();
+        for (at, bytes) in outs {
+            self.driver.write(at, &f32::NAN.to_le_bytes().repeat(bytes / 4))?;
+        }
+        Ok(())
+    }
+
+    /// The first byte of a guard band that is not a canary.
+    fn overrun(&self, plan: usize) -> Result<Option<String>> {
+        let guard = self.layout.guard;
+        for (v, place, n) in self.layout.guarded(&self.graph, &self.plans[plan].plan) {
+            let at = self.place(place);
+            let mut bands = vec![0; 2 * guard];
+            let (before, after) = bands.split_at_mut(guard);
+            self.driver.read(at - guard, before)?;
+            self.driver.read(at + n, after)?;
+            if let Some(k) = bands.iter().position(|b| *b != CANARY) {
+                return Ok(Some(format!("guard byte {k} around value {} ({})", v.i(), self.graph.name(v))));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Surrounds the values of a plan with canaries.
+    fn guard(&mut self, plan: usize) -> Result<()> {
+        let guard = self.layout.guard;
+        let bands: Vec<(usize, usize)> = self
+            .layout
+            .guarded(&self.graph, &self.plans[plan].plan)
+            .map(|(_, place, n)| (self.place(place), n))
+            .collect();
+        for (at, n) in bands {
+            self.driver.write(at - guard, &vec![CANARY; guard])?;
+            self.driver.write(at + n, &vec![CANARY; guard])?;
+        }
+        Ok(())
+    }
+}
+
+impl<D: Driver> Device for Gpu<D> {
+    fn name(&self) -> String {
+        self.driver.name()
+    }
+
+    fn load(&mut self, g: &Graph, plans: &[Plan]) -> Result<()> {
+        self.graph = g.clone();
+        self.layout = Layout::new(g, plans);
+        self.plans = plans.iter().map(|p| Ready::new(g, p)).collect();
+        let steps = self.plans.iter().map(|p| self.resolve(p)).collect::<Result<Vec<_>>>()?;
+        self.arena_bytes = self.plans.iter().map(|p| p.arena() + p.scratch()).max().unwrap_or(0);
+        self.driver.load(self.layout.bytes + self.arena_bytes, steps)
+    }
+
+    fn write(&mut self, v: Value, data: Data) -> Result<()> {
+        let (window, dtype) = (self.window(v)?, self.graph.ty(v).dtype);
+        match data {
+            Data::F32(x) if dtype == crate::shape::DType::F32 => {
+                self.driver.write(window.start, bytemuck::cast_slice(x))
+            }
+            Data::U8(x) if dtype == crate::shape::DType::U8 => self.driver.write(window.start, x),
+            data => {
+                let mut bytes = bytemuck::allocation::zeroed_slice_box::<u64>(window.len().div_ceil(8));
+                let bytes = &mut bytemuck::cast_slice_mut(&mut bytes)[..window.len()];
+                encode(dtype, data, bytes);
+                self.driver.write(window.start, bytes)
+            }
+        }
+    }
+
+    fn bind(&mut self, v: Value, bytes: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Result<()> {
+        let at = self.window(v)?.start;
+        self.driver.write(at, &(*bytes).as_ref()[range])
+    }
+
+    fn read(&self, v: Value, into: &mut [f32]) -> Result<()> {
+        self.driver.read(self.window(v)?.start, bytemuck::cast_slice_mut(into))
+    }
+
+    fn read64(&self, v: Value) -> Result<Vec<f64>> {
+        Ok(decode(self.graph.ty(v).dtype, &self.bytes_of(v)?))
+    }
+
+    fn run(&mut self, plan: usize, mut probe: Option<&mut dyn FnMut(Probe)>) -> Result<()> {
+        self.last = plan;
+        if probe.is_none() && self.checks == Checks::None && self.layout.guard == 0 {
+            return self.driver.run(plan);
+        }
+        self.guard(plan)?;
+        for i in 0..self.plans[plan].launches.len() {
+            if self.checks == Checks::Poison {
+                self.poison(plan, i)?;
+            }
+            let measured = self.driver.step(plan, i)?;
+            let Scheduled { node, launch } = &self.plans[plan].launches[i];
+            if let Some(probe) = &mut probe {
+                probe(Probe {
+                    node: *node,
+                    label: &self.graph.nodes()[*node].label,
+                    name: launch.name,
+                    cost: launch.cost,
+                    definition: false,
+                    seconds: measured.seconds,
+                });
+            }
+            if self.checks == Checks::Finite {
+                let bad = |v| finite::first(&self.bytes_of(v).ok()?);
+                finite::check(&self.graph, *node, &launch.outs, bad)?;
+            }
+            if let Some(place) = self.overrun(plan)? {
+                return Err(Error::job(format!("{} wrote out of bounds: {place}", launch.name)));
+            }
+        }
+        Ok(())
+    }
+
+    fn memory(&self) -> [usize; 2] {
+        [self.layout.bytes, self.arena_bytes]
+    }
+
+    fn launches(&self, g: &Graph, plan: &Plan) -> Vec<Scheduled> {
+        plan.lower(g, Arch::Gpu)
+    }
+
+    fn demand(&self, g: &Graph, plans: &[Plan]) -> Demand {
+        let ready = plans.iter().map(|p| Ready::new(g, p));
+        // The largest of them has the memory that the others share.
+        let [arena, scratch] = ready.map(|p| [p.arena(), p.scratch()]).max_by_key(|p| p[0] + p[1]).unwrap_or_default();
+        Demand { arena, scratch, ..Demand::persistent(g, 1) }
+    }
+
+    fn available(&self) -> Option<usize> {
+        self.driver.free()
+    }
+}

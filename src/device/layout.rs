@@ -1,0 +1,72 @@
+//! Where values lie in a device's memory, what surrounds them, and how numbers from outside become their bytes.
+
+use super::Data;
+use crate::graph::{Graph, Kind, Value};
+use crate::plan::{Place, Plan};
+use crate::shape::DType;
+use bytemuck::{Pod, cast_slice, cast_slice_mut};
+
+/// Byte that fills guard bands; as a float32 it is neither NaN nor a number a network computes.
+pub const CANARY: u8 = 0xA5;
+
+/// Offsets of the persistent values.
+#[derive(Default)]
+pub struct Layout {
+    /// By value; usize::MAX for temporaries.
+    pub offset: Vec<usize>,
+    pub bytes: usize,
+    /// Bytes of guard band around each value.
+    pub guard: usize,
+}
+
+impl Layout {
+    pub fn new(g: &Graph, plans: &[Plan]) -> Self {
+        let guard = plans.iter().map(|p| p.options.guard).max().unwrap_or(0);
+        let (mut bytes, mut offset) = (0, vec![usize::MAX; g.len()]);
+        for v in (0..g.len()).filter(|&v| g.kind(Value(v as u32)) != Kind::Temp) {
+            offset[v] = bytes + guard;
+            bytes += (g.ty(Value(v as u32)).bytes() + 2 * guard).next_multiple_of(256);
+        }
+        Self { offset, bytes, guard }
+    }
+
+    /// Every value that a plan surrounds with guard bands: its place and size.
+    pub fn guarded<'a>(&'a self, g: &'a Graph, plan: &'a Plan) -> impl Iterator<Item = (Value, Place, usize)> + 'a {
+        let own = |i: usize| {
+            let (v, bytes) = (Value(i as u32), g.ty(Value(i as u32)).bytes());
+            match plan.places[i] {
+                at @ Place::Arena(_) if g.kind(v) == Kind::Temp => Some((v, at, bytes)),
+                at @ Place::Persistent(root) if root == v => Some((v, at, bytes)),
+                _ => None,
+            }
+        };
+        (0..g.len()).filter_map(own)
+    }
+}
+
+/// Writes numbers as elements of a type.
+pub fn encode(dtype: DType, data: Data, to: &mut [u8]) {
+    fn fill<T: Pod>(to: &mut [u8], f: impl Fn(usize) -> T) {
+        cast_slice_mut::<u8, T>(to).iter_mut().enumerate().for_each(|(i, x)| *x = f(i));
+    }
+    match (dtype, data) {
+        (DType::F32, Data::F32(x)) => cast_slice_mut(to).copy_from_slice(x),
+        (DType::U8, Data::U8(x)) => to.copy_from_slice(x),
+        (DType::I32, Data::I32(x)) => cast_slice_mut(to).copy_from_slice(x),
+        (DType::U32, Data::U32(x)) => cast_slice_mut(to).copy_from_slice(x),
+        (DType::F32, x) => fill::<f32>(to, |i| x.at(i) as f32),
+        (DType::U8, x) => fill::<u8>(to, |i| x.at(i) as u8),
+        (DType::I32, x) => fill::<i32>(to, |i| x.at(i) as i32),
+        (DType::U32, x) => fill::<u32>(to, |i| x.at(i) as u32),
+    }
+}
+
+/// Reads elements of a type as numbers.
+pub fn decode(dtype: DType, bytes: &[u8]) -> Vec<f64> {
+    match dtype {
+        DType::F32 => cast_slice::<u8, f32>(bytes).iter().map(|x| *x as f64).collect(),
+        DType::U8 => bytes.iter().map(|x| *x as f64).collect(),
+        DType::I32 => cast_slice::<u8, i32>(bytes).iter().map(|x| *x as f64).collect(),
+        DType::U32 => cast_slice::<u8, u32>(bytes).iter().map(|x| *x as f64).collect(),
+    }
+}

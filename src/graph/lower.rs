@@ -1,0 +1,156 @@
+//! How ops make launches.
+
+use super::{Io, Member, Op};
+use crate::kernel::gpu::{self, Access, Call, CudaStruct, Kernel, Place};
+use crate::kernel::{Buf, Code, Cost, Host, Launch};
+use std::sync::Arc;
+
+/// One host launch per member of a group, all running `routine`.
+pub fn host_launches(
+    op: &dyn Op,
+    io: &Io,
+    group: &[Member],
+    scratch: usize,
+    routine: impl Fn(&Host) + Send + Sync + 'static,
+) -> Vec<Launch> {
+    let code = Code::Host(Arc::new(routine));
+    let launch = |(member, m): (usize, &Member)| Launch {
+        name: op.name(),
+        member,
+        code: code.clone(),
+        ins: m.ins.clone(),
+        outs: m.outs.clone(),
+        scratch,
+        cost: op.cost(io),
+    };
+    group.iter().enumerate().map(launch).collect()
+}
+
+/// An operand of a kernel, as the op that calls it sees it.
+#[derive(Clone, Copy, Debug)]
+pub enum Operand {
+    /// Input `i`, read.
+    In(usize),
+    /// Output `o`, of which every element is written.
+    Out(usize),
+    /// Output `o`, read and written: state that is updated in place, or an output whose other parts are already there.
+    Update(usize),
+    /// Output `o`, read: an earlier launch of the same op wrote it.
+    Result(usize),
+    Scratch(Scratch, Access),
+}
+
+/// A part of the scratch memory of one op instance.
+#[derive(Clone, Copy, Debug)]
+pub struct Scratch {
+    at: usize,
+    bytes: usize,
+}
+
+/// Collects the kernel launches of a group. Its cost is that of the first one.
+pub struct Gpu<'a> {
+    op: &'a dyn Op,
+    io: &'a Io<'a>,
+    group: &'a [Member],
+    scratch: usize,
+    launches: Vec<Launch>,
+}
+
+impl<'a> Gpu<'a> {
+    pub fn new(op: &'a dyn Op, io: &'a Io<'a>, group: &'a [Member]) -> Self {
+        assert!(group.len() <= gpu::GROUP, "the plan splits larger groups");
+        Self { op, io, group, scratch: 0, launches: vec![] }
+    }
+
+    /// Reserves scratch memory for each instance. Contents are undefined at first, and stay from launch to launch.
+    pub fn scratch(&mut self, bytes: usize) -> Scratch {
+        let at = self.scratch;
+        self.scratch += bytes.next_multiple_of(256);
+        Scratch { at, bytes }
+    }
+
+    /// Appends one launch that computes every instance. `grid` counts blocks along x and y.
+    pub fn call<A: CudaStruct>(
+        mut self,
+        kernel: &'static Kernel,
+        consts: &[i64],
+        grid: [usize; 2],
+        operands: &[Operand],
+        args: A,
+    ) -> Self {
+        assert_eq!(kernel.args, A::TEXT, "{} takes other numbers", kernel.entry);
+        assert_eq!(kernel.operands, operands.len(), "{} takes other operands", kernel.entry);
+        let known = kernel.variants.iter().find(|v| **v == consts);
+        let consts = known.unwrap_or_else(|| panic!("{} is not compiled for {consts:?}", kernel.entry));
+        let grid = grid.map(|n| u32::try_from(n).expect("a grid counts in 32 bits"));
+        let of = |m: &Member| {
+            let value = |buf: Buf, bytes: usize, access| gpu::Operand { place: Place::Value(buf), bytes, access };
+            let place = |o: &Operand| match *o {
+                Operand::In(i) => value(m.ins[i], self.io.ins[i].bytes(), Access::Read),
+                Operand::Out(o) => value(m.outs[o], self.io.outs[o].bytes(), Access::Write),
+                Operand::Update(o) => value(m.outs[o], self.io.outs[o].bytes(), Access::Update),
+                Operand::Result(o) => value(m.outs[o], self.io.outs[o].bytes(), Access::Read),
+                // `done` knows how far apart the instances' parts are.
+                Operand::Scratch(s, access) => gpu::Operand { place: Place::Scratch(s.at), bytes: s.bytes, access },
+            };
+            operands.iter().map(place).collect()
+        };
+        let operands = self.group.iter().map(of).collect();
+        let cost = if self.launches.is_empty() { self.cost() } else { Cost::default() };
+        self.launches.push(Launch {
+            name: self.op.name(),
+            member: 0,
+            code: Code::Kernel(Call { kernel, consts, grid, operands, args: bytemuck::bytes_of(&args).to_vec() }),
+            ins: self.group.iter().flat_map(|m| m.ins.clone()).collect(),
+            outs: self.group.iter().flat_map(|m| m.outs.clone()).collect(),
+            scratch: 0,
+            cost,
+        });
+        self
+    }
+
+    /// [`Gpu::call`] with a thread for each of `items`.
+    pub fn each<A: CudaStruct>(
+        self,
+        kernel: &'static Kernel,
+        consts: &[i64],
+        items: usize,
+        operands: &[Operand],
+        args: A,
+    ) -> Self {
+        self.call(kernel, consts, [gpu::count(items).div_ceil(kernel.threads) as usize, 1], operands, args)
+    }
+
+    /// [`Gpu::call`] with a thread for every four elements of output 0, as `map` in `kernels/common.cuh` deals them out.
+    pub fn map<A: CudaStruct>(
+        self,
+        kernel: &'static Kernel,
+        consts: &[i64],
+        operands: &[Operand],
+        args: impl FnOnce(u32) -> A,
+    ) -> Self {
+        let n = self.io.outs[0].numel();
+        self.each(kernel, consts, n.div_ceil(4), operands, args(gpu::count(n)))
+    }
+
+    fn cost(&self) -> Cost {
+        let (c, n) = (self.op.cost(self.io), self.group.len() as f64);
+        Cost { flops: n * c.flops, read: n * c.read, write: n * c.write }
+    }
+
+    /// The launches.
+    pub fn done(mut self) -> Vec<Launch> {
+        for launch in &mut self.launches {
+            launch.scratch = self.scratch * self.group.len();
+            let Code::Kernel(call) = &mut launch.code else { unreachable!("made by `call`") };
+            for (instance, operands) in call.operands.iter_mut().enumerate() {
+                for o in operands {
+                    if let Place::Scratch(at) = &mut o.place {
+                        *at += instance * self.scratch;
+                    }
+                }
+            }
+        }
+        self.launches
+    }
+}

@@ -1,0 +1,210 @@
+/*! What a GPU is sent: kernels, which are functions of the files in `kernels/`, and calls of them. No driver in this file.
+
+Every kernel takes two parameters by value: the addresses of its operands for up to [`GROUP`] equal instances of an op
+(`Operands<N>` of `kernels/common.cuh`; `blockIdx.z` picks the instance), and a struct of numbers that [`cuda_struct!`]
+declares for both languages. Nothing that changes from step to step is among the numbers: it is data in an operand, so that
+a step can be recorded once and replayed. */
+
+use super::Buf;
+use bytemuck::NoUninit;
+
+/// Instances of an op that one launch can compute.
+pub const GROUP: usize = 4;
+
+/// A `__global__` function, by what it takes to compile it.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct Kernel {
+    /// Its name, which is C's and therefore unique.
+    pub entry: &'static str,
+    /// The file under `kernels/`. Kernels of one file have the same constants and are compiled together.
+    pub source: &'static str,
+    /// Threads of a block; `THREADS` in the source.
+    pub threads: u32,
+    /// Operands of one instance.
+    pub operands: usize,
+    /// The declaration of its struct of numbers, [`CudaStruct::TEXT`].
+    pub args: &'static str,
+    /// Names of its compile-time constants.
+    pub consts: &'static [&'static str],
+    /// Every choice of their values; one empty choice where there are none.
+    pub variants: &'static [&'static [i64]],
+}
+
+/// The only variant of a kernel without constants.
+pub const PLAIN: &[&[i64]] = &[&[]];
+
+/// Kernels that move [`VECTOR`] neighbours at once: four where the innermost extent allows it ([`vector`]).
+pub const VECTOR: (&[&str], &[&[i64]]) = (&["VECTOR"], &[&[1], &[4]]);
+
+/// The widest choice of [`VECTOR`] that divides each of `extents`.
+pub fn vector(extents: &[usize]) -> usize {
+    if extents.iter().all(|n| n.is_multiple_of(4)) { 4 } else { 1 }
+}
+
+/// A number of elements that kernels can count in 32 bits, twice it included.
+pub fn count(n: usize) -> u32 {
+    assert!(n < 1 << 31, "{n} elements in one tensor: a kernel counts to 2^31");
+    n as u32
+}
+
+impl Kernel {
+    /// A kernel with blocks of 256 threads and without constants.
+    pub const fn new(source: &'static str, entry: &'static str, operands: usize, args: &'static str) -> Self {
+        Self { entry, source, threads: 256, operands, args, consts: &[], variants: PLAIN }
+    }
+
+    /// The same, compiled for every one of `variants` of `consts`.
+    pub const fn with(self, (consts, variants): (&'static [&'static str], &'static [&'static [i64]])) -> Self {
+        Self { consts, variants, ..self }
+    }
+
+    /// What the source is compiled with, for one choice of constants.
+    pub fn defines(&self, consts: &[i64]) -> Vec<(&'static str, i64)> {
+        let threads = ("THREADS", self.threads as i64);
+        self.consts.iter().copied().zip(consts.iter().copied()).chain([threads]).collect()
+    }
+}
+
+/// What a launch does with an operand.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Access {
+    Read,
+    /// Writes all of it; what was there before means nothing.
+    Write,
+    /// Reads and writes what is there.
+    Update,
+}
+
+/// Where an operand lies.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Place {
+    Value(Buf),
+    /// Bytes from the beginning of the scratch memory that the launches of one op share.
+    Scratch(usize),
+}
+
+/// One operand of one instance.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Operand {
+    pub place: Place,
+    pub bytes: usize,
+    pub access: Access,
+}
+
+/// One launch of a kernel.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub kernel: &'static Kernel,
+    /// One of the kernel's variants.
+    pub consts: &'static [i64],
+    /// Blocks along x and y; z counts the instances.
+    pub grid: [u32; 2],
+    /// By instance.
+    pub operands: Vec<Vec<Operand>>,
+    /// The bytes of the kernel's struct of numbers.
+    pub args: Vec<u8>,
+}
+
+impl Call {
+    /// The block of parameters: addresses, [`GROUP`] rows of them, then the numbers. `address` is asked for each operand.
+    pub fn params(&self, mut address: impl FnMut(usize, usize) -> u64) -> Vec<u8> {
+        let mut params = Vec::with_capacity(GROUP * self.kernel.operands * 8 + self.args.len());
+        for instance in 0..GROUP {
+            for operand in 0..self.kernel.operands {
+                let known = instance < self.operands.len();
+                let at = if known { address(instance, operand) } else { 0 };
+                params.extend(at.to_le_bytes());
+            }
+        }
+        params.extend(&self.args);
+        params
+    }
+}
+
+/// A struct that host and kernels declare alike.
+pub trait CudaStruct: NoUninit {
+    /// Its declaration in CUDA C++.
+    const TEXT: &'static str;
+}
+
+/// Declares a `#[repr(C)]` struct of numbers and the same struct in CUDA C++ ([`CudaStruct::TEXT`], which
+/// `kernels/args.cuh` collects). A struct with padding does not compile: `f64` fields go first.
+#[macro_export]
+macro_rules! cuda_struct {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident { $($(#[$field_meta:meta])* $field:ident: $ty:tt),* $(,)? }) => {
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, bytemuck::NoUninit)]
+        $vis struct $name { $($(#[$field_meta])* pub $field: $ty),* }
+        impl $crate::kernel::gpu::CudaStruct for $name {
+            const TEXT: &'static str = concat!(
+                "struct ", stringify!($name), " {\n",
+                $("    ", $crate::cuda_struct!(@type $ty), " ", stringify!($field), ";\n",)*
+                "};\n"
+            );
+        }
+    };
+    (@type i32) => { "int" };
+    (@type u32) => { "unsigned" };
+    (@type f32) => { "float" };
+    (@type f64) => { "double" };
+    (@type u64) => { "unsigned long long" };
+    (@type Divisor) => { "Divisor" };
+}
+
+cuda_struct! {
+    /// For kernels that only need to know where to stop.
+    pub struct Count {
+        /// Elements of an instance.
+        n: u32,
+    }
+}
+
+cuda_struct! {
+    /// n / by for every n < 2^31 by one multiplication, for GPUs have no instruction for division: the high half of
+    /// 2 n factor, shifted. `n / d` and `n % d` in `kernels/common.cuh`.
+    pub struct Divisor {
+        by: u32,
+        /// ceil(2^(31 + shift) / by), at most 2^32 - 1 (Granlund & Montgomery 1994, theorem 4.2).
+        factor: u32,
+        /// ceil(log2(by))
+        shift: u32,
+    }
+}
+
+impl Divisor {
+    pub fn new(by: usize) -> Self {
+        assert!((1..1 << 31).contains(&by), "division by {by}");
+        let shift = by.next_power_of_two().trailing_zeros();
+        Self { by: by as u32, factor: (1u64 << (31 + shift)).div_ceil(by as u64) as u32, shift }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    cuda_struct! {
+        struct Mixed { eps: f64, n: i32, scale: f32 }
+    }
+
+    #[test]
+    fn one_declaration_serves_both_languages() {
+        assert_eq!(Mixed::TEXT, "struct Mixed {\n    double eps;\n    int n;\n    float scale;\n};\n");
+        assert_eq!(size_of::<Mixed>(), 16);
+    }
+
+    #[test]
+    fn divisors_divide() {
+        let divide = |n: u32, d: Divisor| ((2 * n as u64 * d.factor as u64) >> 32 >> d.shift) as u32;
+        let edges = |n: u32| [n.saturating_sub(1), n, n + 1];
+        let powers = || (0..31).flat_map(|shift| edges(1 << shift)).chain([3, 7, 641, 12_345_679]);
+        for by in powers().filter(|by| *by > 0) {
+            let d = Divisor::new(by as usize);
+            let multiples = powers().filter_map(|q| q.checked_mul(by)).filter(|n| *n < 1 << 31).flat_map(edges);
+            for n in powers().chain(multiples).filter(|n| *n < 1 << 31).chain([i32::MAX as u32]) {
+                assert_eq!(divide(n, d), n / by, "{n} / {by}");
+            }
+        }
+    }
+}

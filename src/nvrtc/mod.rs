@@ -1,0 +1,162 @@
+/*! The compiler of kernels: NVRTC, opened at run time if it is there. It needs neither a GPU nor a driver, and it runs its
+assembler too: what compiles for an [`Target`] is what that GPU executes. Reference: NVRTC 13.0 documentation; options in
+its section "Supported Compile Options". */
+
+mod library;
+mod log;
+mod source;
+
+use crate::error::{Error, Result};
+use crate::kernel::gpu::Kernel;
+use library::{Failure, Nvrtc};
+use source::Source;
+use std::fmt;
+use std::str::FromStr;
+
+/// A version of NVRTC, and of the CUDA it belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version {
+    pub major: u32,
+    pub minor: u32,
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// A GPU architecture that code is assembled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Target {
+    /// Ten times the compute capability.
+    pub compute: u32,
+    /// With the instructions that only this very architecture has (`sm_90a`): the code runs nowhere else.
+    pub specific: bool,
+}
+
+impl Target {
+    /// Everything the kernels are made for.
+    pub const ALL: [Target; 7] = [
+        Target::new(75),
+        Target::new(80),
+        Target::new(86),
+        Target::new(89),
+        Target { compute: 90, specific: true },
+        Target::new(100),
+        Target::new(120),
+    ];
+
+    pub const fn new(compute: u32) -> Self {
+        Self { compute, specific: false }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "sm_{}{}", self.compute, if self.specific { "a" } else { "" })
+    }
+}
+
+impl FromStr for Target {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        let number = text.strip_prefix("sm_").unwrap_or(text);
+        let compute = number.strip_suffix('a').unwrap_or(number).parse();
+        let unknown = |_| Error::usage(format!("`{text}` is no architecture")).fix("write it like sm_89 or sm_90a");
+        compute.map(|compute| Self { compute, specific: number.ends_with('a') }).map_err(unknown)
+    }
+}
+
+/// One source with one choice of constants: what is compiled at once.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Unit {
+    /// Path under `kernels/`.
+    pub source: &'static str,
+    pub defines: Vec<(&'static str, i64)>,
+}
+
+impl Unit {
+    /// What holds `kernel`, for one of its variants.
+    pub fn of(kernel: &Kernel, consts: &[i64]) -> Self {
+        Self { source: kernel.source, defines: kernel.defines(consts) }
+    }
+}
+
+/// `dense.cu M=64 N=64 THREADS=256`.
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.source)?;
+        self.defines.iter().try_for_each(|(name, value)| write!(f, " {name}={value}"))
+    }
+}
+
+/// What one kernel takes on one architecture, by the assembler's word.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// The kernel's name.
+    pub entry: String,
+    /// Of a thread.
+    pub registers: u32,
+    /// Bytes of a block, declared in the source.
+    pub shared: u32,
+    /// Bytes of a thread.
+    pub stack: u32,
+    /// Bytes that a thread writes to memory because registers ran out.
+    pub spill_stores: u32,
+    pub spill_loads: u32,
+    /// Of a block.
+    pub barriers: u32,
+}
+
+/// A unit, compiled for one target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compiled {
+    /// The ELF file that the driver loads.
+    pub cubin: Vec<u8>,
+    /// What the cubin was assembled from, with the lines of the source; for newer GPUs and for the simulator.
+    pub ptx: String,
+    /// By kernel.
+    pub resources: Vec<Resources>,
+    /// What compiler and assembler remarked, spills and lost performance included; none in a good kernel.
+    pub warnings: Vec<String>,
+}
+
+/// The version of NVRTC, or what is missing and what to install.
+pub fn available() -> Result<Version> {
+    Nvrtc::get().map(|nvrtc| nvrtc.version)
+}
+
+/// Compiles a unit. An error names file and line and has the compiler's log.
+pub fn compile(unit: &Unit, target: Target) -> Result<Compiled> {
+    compile_source(unit, &Source::open(unit.source)?, target)
+}
+
+fn compile_source(unit: &Unit, source: &Source, target: Target) -> Result<Compiled> {
+    let headers: Vec<_> = source.headers.iter().map(|(name, text)| (name.as_str(), text.as_ref())).collect();
+    let output = Nvrtc::get()?.compile(unit.source, &source.text, &headers, &options(unit, target));
+    let output = output.map_err(|failure| match failure {
+        Failure::Log(log) => log::error(unit.source, &log).fix(format!("this was {unit} for {target}")),
+        Failure::Code(code) => Error::job(format!("NVRTC cannot compile {unit} for {target}: its error {code}")),
+    })?;
+    let (resources, warnings) = log::read(&output.log);
+    Ok(Compiled { cubin: output.cubin, ptx: output.ptx, resources, warnings })
+}
+
+/// No fast mathematics: division, square root and denormal numbers are IEEE's, as on the CPU.
+fn options(unit: &Unit, target: Target) -> Vec<String> {
+    let fixed = [
+        "-std=c++17",
+        "-default-device",
+        // Source lines in PTX and cubin: the simulator and the profilers name them. It does not change the code.
+        "-lineinfo",
+        "--ptxas-options=-v",
+        "--ptxas-options=--warn-on-spills",
+    ];
+    let defines = unit.defines.iter().map(|(name, value)| format!("--define-macro={name}={value}"));
+    let architecture = format!("--gpu-architecture={target}");
+    std::iter::once(architecture).chain(fixed.map(String::from)).chain(defines).collect()
+}
+
+#[cfg(test)]
+mod tests;

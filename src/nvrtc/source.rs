@@ -1,0 +1,68 @@
+//! The texts of `kernels/`: those in the program, or a folder of them while somebody works on them.
+
+use crate::error::{Error, Result};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::env;
+use std::path::Path;
+
+include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+
+/// A folder that is read instead of the texts in the program.
+const FOLDER: &str = "DEEP_AFFECT_KERNELS";
+
+type Text = Cow<'static, str>;
+
+/// A source and every file that it includes, directly or not.
+pub struct Source {
+    pub text: Text,
+    /// By the name they are included by, which is their path under `kernels/`.
+    pub headers: BTreeMap<String, Text>,
+}
+
+impl Source {
+    /// By its path under `kernels/`.
+    pub fn open(path: &str) -> Result<Self> {
+        match env::var_os(FOLDER) {
+            Some(folder) => Self::with(path, &|path| read(Path::new(&folder), path)),
+            None => Self::with(path, &embedded),
+        }
+    }
+
+    /// `find` gives the text of a path. An include that is not found is left to the compiler, which knows whether the
+    /// line counts and has the words for it.
+    pub fn with(path: &str, find: &dyn Fn(&str) -> Result<Text>) -> Result<Self> {
+        let text = find(path)?;
+        let mut headers = BTreeMap::new();
+        let mut left: Vec<String> = includes(&text).map(String::from).collect();
+        while let Some(name) = left.pop() {
+            if !headers.contains_key(&name)
+                && let Ok(text) = find(&name)
+            {
+                left.extend(includes(&text).map(String::from));
+                headers.insert(name, text);
+            }
+        }
+        Ok(Self { text, headers })
+    }
+}
+
+fn embedded(path: &str) -> Result<Text> {
+    match SOURCES.binary_search_by_key(&path, |(name, _)| name) {
+        Ok(i) => Ok(Cow::Borrowed(SOURCES[i].1)),
+        Err(_) => Err(Error::job(format!("no kernel source is called `{path}`"))),
+    }
+}
+
+fn read(folder: &Path, path: &str) -> Result<Text> {
+    let file = folder.join(path);
+    std::fs::read_to_string(&file).map(Cow::Owned).map_err(|e| Error::io(file, "read", e))
+}
+
+/// Names between quotes after `#include`.
+fn includes(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| {
+        let line = line.trim_start().strip_prefix('#')?.trim_start().strip_prefix("include")?;
+        line.trim_start().strip_prefix('"')?.split('"').next()
+    })
+}

@@ -1,0 +1,93 @@
+use super::*;
+use std::borrow::Cow;
+
+/// Whether NVRTC is here. Without it a test says that it did nothing, or fails where it must not be missing.
+fn present() -> bool {
+    let found = available();
+    if let Err(e) = &found {
+        assert!(std::env::var_os("REQUIRE_NVRTC").is_none(), "{e}");
+        eprintln!("skipped: {e}");
+    }
+    found.is_ok()
+}
+
+/// Texts in memory; the first is the source.
+fn source(files: &[(&str, &'static str)]) -> Source {
+    let find = |path: &str| match files.iter().find(|f| f.0 == path) {
+        Some(f) => Ok(Cow::Borrowed(f.1)),
+        None => Err(Error::job("missing")),
+    };
+    Source::with(files[0].0, &find).unwrap()
+}
+
+const UNIT: Unit = Unit { source: "a.cu", defines: vec![] };
+const KERNEL: &str = "#include \"tile/one.cuh\"
+extern \"C\" __global__ void __launch_bounds__(64) k(float *x) {
+    __shared__ float s[64];
+    s[threadIdx.x] = x[threadIdx.x];
+    __syncthreads();
+    x[threadIdx.x] = s[63 - threadIdx.x] * TWO;
+}";
+
+fn kernel(two: &'static str) -> Source {
+    source(&[
+        ("a.cu", KERNEL),
+        ("tile/one.cuh", "  #  include \"two.cuh\"\n#include \"nowhere.cuh\"\n"),
+        ("two.cuh", two),
+    ])
+}
+
+#[test]
+fn includes_are_found_through_includes() {
+    let source = kernel("");
+    assert_eq!(source.headers.keys().collect::<Vec<_>>(), ["tile/one.cuh", "two.cuh"]);
+    assert!(Source::open("no such.cu").is_err());
+    let add = Source::open("arith.cu").unwrap();
+    assert_eq!(add.headers.keys().collect::<Vec<_>>(), ["args.cuh", "common.cuh"]);
+}
+
+#[test]
+fn targets_are_written_and_read() {
+    for t in Target::ALL {
+        assert_eq!(t.to_string().parse::<Target>().unwrap(), t);
+    }
+    assert_eq!("90a".parse::<Target>().unwrap().to_string(), "sm_90a");
+    assert_eq!("sm_x".parse::<Target>().unwrap_err().exit_code(), 2);
+}
+
+#[test]
+fn compiles_to_code_text_and_resources() {
+    if !present() {
+        return;
+    }
+    let source = source(&[("a.cu", KERNEL), ("tile/one.cuh", "#include \"two.cuh\""), ("two.cuh", "#define TWO 2")]);
+    for target in Target::ALL {
+        let c = compile_source(&UNIT, &source, target).unwrap();
+        assert_eq!(c.cubin[..4], *b"\x7fELF");
+        assert!(c.ptx.contains(&format!(".target {target}")) && c.ptx.contains(".loc"));
+        assert_eq!(c.resources.len(), 1);
+        let r = &c.resources[0];
+        assert_eq!((r.entry.as_str(), r.shared, r.stack, r.barriers), ("k", 256, 0, 1));
+        assert!(r.registers > 0 && c.warnings.is_empty(), "{c:?}");
+    }
+}
+
+#[test]
+fn a_mistake_has_file_and_line() {
+    if !present() {
+        return;
+    }
+    let target = Target::new(80);
+    let error = |files: &[(&str, &'static str)]| compile_source(&UNIT, &source(files), target).unwrap_err().to_string();
+    let text = error(&[("a.cu", KERNEL), ("tile/one.cuh", "int f() {\n  return X; }\n#define TWO 2")]);
+    assert!(text.starts_with("tile/one.cuh: line 2: error: identifier \"X\" is undefined"), "{text}");
+    assert!(text.ends_with("this was a.cu for sm_80"), "{text}");
+    let text = error(&[("a.cu", "#include \"nowhere.cuh\"")]);
+    assert!(text.starts_with("a.cu: line 1: catastrophic error: cannot open source file \"nowhere.cuh\""), "{text}");
+    let text = error(&[("a.cu", "extern \"C\" __global__ void k() { asm volatile(\"wgmma.fence.sync.aligned;\"); }")]);
+    assert!(text.starts_with("a.cu: ptxas") && text.contains("wgmma.fence"), "{text}");
+    let text = error(&[("a.cu", "\0")]);
+    assert_eq!(text, "a.cu: error: a zero byte in the source; this was a.cu for sm_80");
+    let far = compile_source(&UNIT, &source(&[("a.cu", "")]), Target::new(77)).unwrap_err().to_string();
+    assert!(far.contains("--gpu-architecture") && far.contains("sm_77"), "{far}");
+}
