@@ -48,6 +48,9 @@ fn every_case_is_computed_by_kernels_and_every_kernel_by_a_case() {
         }
     }
     let variants = |k: &'static deep_affect::kernel::gpu::Kernel| k.variants.iter().map(|v| (k.entry, *v));
+    if std::env::var_os("CASES").is_some() {
+        return; // Only some of them.
+    }
     let dead: Vec<_> = ops::kernels().flat_map(variants).filter(|k| !reached.contains(k)).collect();
     assert!(missing.is_empty(), "ops without a kernel: {missing:?}");
     assert!(dead.is_empty(), "registered, but no case launches them: {dead:?}");

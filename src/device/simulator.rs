@@ -12,7 +12,9 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Instant;
 
 /// Programs of this process: many small sessions share few kernels.
-static PROGRAMS: LazyLock<Mutex<BTreeMap<(Unit, Target), Arc<Program>>>> = LazyLock::new(Mutex::default);
+static PROGRAMS: LazyLock<Mutex<Programs>> = LazyLock::new(Mutex::default);
+
+type Programs = BTreeMap<(Unit, Target), Arc<Program>>;
 
 /// A GPU in software.
 pub struct Simulator {
