@@ -2,13 +2,12 @@
 [`Driver`]: CUDA, or the simulator, which therefore runs exactly what a GPU would be sent. */
 
 use super::layout::{CANARY, Layout, decode, encode};
-use super::{Checks, Data, Demand, Device, Probe, finite};
+use super::{Checks, Counted, Data, Demand, Device, Probe, finite};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Value};
 use crate::kernel::gpu::{self, Access, Call};
 use crate::kernel::{Arch, Buf, Code};
 use crate::plan::{Place, Plan, Scheduled};
-use crate::sim::Counters;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -47,7 +46,7 @@ impl Step {
 pub struct Measured {
     pub seconds: f64,
     /// What it did, where the driver can count.
-    pub counters: Option<Counters>,
+    pub counted: Option<Counted>,
 }
 
 /// Executes launches.
@@ -270,7 +269,7 @@ impl<D: Driver> Device for Gpu<D> {
                     cost: launch.cost,
                     definition: false,
                     seconds: measured.seconds,
-                    counters: measured.counters,
+                    counted: measured.counted,
                 });
             }
             if self.checks == Checks::Finite {

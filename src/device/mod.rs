@@ -87,7 +87,15 @@ pub struct Probe<'a> {
     pub definition: bool,
     pub seconds: f64,
     /// What the simulator counted.
-    pub counters: Option<Counters>,
+    pub counted: Option<Counted>,
+}
+
+/// What a launch of a kernel did, by the simulator's count.
+#[derive(Clone, Copy, Debug)]
+pub struct Counted {
+    pub kernel: &'static str,
+    pub blocks: u64,
+    pub counters: Counters,
 }
 
 /// Storage for one graph and the means to run its plans.

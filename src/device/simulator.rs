@@ -2,6 +2,7 @@
 of a launch gets an address range of its own, so that a kernel can touch nothing else, and what it leaves unwritten of an
 output is an error. */
 
+use super::Counted;
 use super::gpu::{Driver, Measured, Step, Window};
 use crate::error::{Error, Result};
 use crate::kernel::gpu::Access;
@@ -170,6 +171,9 @@ impl Driver for Simulator {
     fn step(&mut self, plan: usize, step: usize) -> Result<Measured> {
         let start = Instant::now();
         let counters = self.launch(plan, step, true)?;
-        Ok(Measured { seconds: start.elapsed().as_secs_f64(), counters: Some(counters) })
+        let seconds = start.elapsed().as_secs_f64();
+        let (step, _) = &self.plans[plan][step];
+        let blocks = step.grid().iter().map(|n| *n as u64).product();
+        Ok(Measured { seconds, counted: Some(Counted { kernel: step.call.kernel.entry, blocks, counters }) })
     }
 }
