@@ -112,6 +112,12 @@ pub fn stopped() -> bool {
     STOP.load(Ordering::Relaxed)
 }
 
+/// Shows what a device does before its first step.
+pub fn watch_devices() {
+    static BAR: Bar = Bar::new();
+    crate::progress::watch(&BAR);
+}
+
 /// Ctrl-C and SIGTERM ask the running job to finish what it holds and leave a checkpoint; the second one ends at once.
 pub fn watch_signals() {
     let handler = || {

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 const QUIET: Duration = Duration::from_secs(10);
 
 /// One bar at a time.
-#[derive(Default)]
 pub struct Bar {
     inner: Mutex<Option<Inner>>,
 }
@@ -23,8 +22,8 @@ struct Inner {
 }
 
 impl Bar {
-    pub fn new() -> Self {
-        Self::default()
+    pub const fn new() -> Self {
+        Self { inner: Mutex::new(None) }
     }
     /// Text behind the bar.
     pub fn message(&self, text: impl Into<String>) {
@@ -57,6 +56,13 @@ impl Progress for Bar {
     fn done(&self) {
         if let Some(i) = self.inner.lock().unwrap().take() {
             i.bar.finish_and_clear();
+        }
+    }
+    fn note(&self, text: &str) {
+        let say = || eprintln!("note: {text}");
+        match &*self.inner.lock().unwrap() {
+            Some(i) => i.bar.suspend(say),
+            None => say(),
         }
     }
     fn stopped(&self) -> bool {
