@@ -13,6 +13,7 @@ pub use progress::Bar;
 use crate::device::{self, Checks, Device};
 use crate::error::Result;
 use clap::{Args, Parser, Subcommand};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Valence and arousal of photographs: train, evaluate, predict.
@@ -114,8 +115,8 @@ pub fn stopped() -> bool {
 
 /// Shows what a device does before its first step.
 pub fn watch_devices() {
-    static BAR: Bar = Bar::new();
-    crate::progress::watch(&BAR);
+    static BAR: LazyLock<Bar> = LazyLock::new(Bar::new);
+    crate::progress::watch(&*BAR);
 }
 
 /// Ctrl-C and SIGTERM ask the running job to finish what it holds and leave a checkpoint; the second one ends at once.

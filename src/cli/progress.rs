@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 const QUIET: Duration = Duration::from_secs(10);
 
 /// One bar at a time.
+#[derive(Default)]
 pub struct Bar {
     inner: Mutex<Option<Inner>>,
 }
@@ -22,8 +23,8 @@ struct Inner {
 }
 
 impl Bar {
-    pub const fn new() -> Self {
-        Self { inner: Mutex::new(None) }
+    pub fn new() -> Self {
+        Self::default()
     }
     /// Text behind the bar.
     pub fn message(&self, text: impl Into<String>) {
