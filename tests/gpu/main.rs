@@ -9,6 +9,7 @@ use common::*;
 use deep_affect::device::{self, Checks, Data, Device, Gpu, Session, Simulator};
 use deep_affect::graph::Graph;
 use deep_affect::kernel::{Arch, Code};
+use deep_affect::models::Architecture;
 use deep_affect::ops::{self, Bound};
 use deep_affect::plan::{Options, Plan};
 use deep_affect::sim::{self, Order};
@@ -157,4 +158,37 @@ fn nan_goes_through_pooling_and_activations() {
             Err(e) => Some(e),
         }
     });
+}
+
+/// One training step of the whole network, dropout and weight decay included, grouped as on a GPU: as near to the float64
+/// definition as the CPU path is, up to a factor that covers another order of sums.
+#[test]
+fn a_training_step_is_as_good_as_the_cpus() {
+    for name in DEVICES.into_iter().filter(|d| have(d)) {
+        let config = small(Architecture::Shared, 16, 0.5);
+        let step = |device: Box<dyn Device>| {
+            let t = training(&config, 2, false);
+            let options = device.options();
+            let mut s = Session::new(t.graph.clone(), &[&t.step, &t.eval], options, device).unwrap();
+            t.fill(&mut s, 3, 1.0);
+            t.settings(&mut s, 0.01, 0.9, 0);
+            s.run(0).unwrap();
+            let mut all: Vec<_> = t.step.iter().map(|v| s.read64(*v).unwrap()).collect();
+            s.run(1).unwrap();
+            all.extend(t.eval.iter().map(|v| s.read64(*v).unwrap()));
+            all
+        };
+        let (want, cpu, got) = (step(reference()), step(cpu()), step(device::open(name, None).unwrap()));
+        let worst = |y: &[f64], w: &[f64]| {
+            y.iter().zip(w).fold(0.0, |m: f64, (y, w)| {
+                let e = (y - w).abs();
+                if e <= m || m.is_nan() { m } else { e }
+            })
+        };
+        for (i, ((w, c), g)) in want.iter().zip(&cpu).zip(&got).enumerate() {
+            let largest = w.iter().fold(0f64, |m, w| m.max(w.abs()));
+            let (theirs, own) = (worst(c, w), worst(g, w));
+            assert!(own <= 4.0 * theirs + 1e-6 * largest, "{name}: tensor {i}: {own:e} where the CPU has {theirs:e}");
+        }
+    }
 }
