@@ -36,3 +36,60 @@ struct Operands {
 
 /// The element of this thread, in kernels that give one to each.
 __device__ inline u32 element() { return blockIdx.x * THREADS + threadIdx.x; }
+
+/// Division and remainder for n < 2^31: kernel::gpu::Divisor.
+__device__ inline u32 operator/(u32 n, Divisor d) { return __umulhi(2 * n, d.factor) >> d.shift; }
+__device__ inline u32 operator%(u32 n, Divisor d) { return n - n / d * d.by; }
+
+/// V neighbours, moved by one instruction: their address is a multiple of their size.
+template <int V>
+struct alignas(4 * V) Pack {
+    float at[V];
+    __device__ static Pack load(const float *from) { return *reinterpret_cast<const Pack *>(from); }
+    __device__ void store(float *to) const { *reinterpret_cast<Pack *>(to) = *this; }
+    __device__ static Pack fill(float x) {
+        Pack p;
+        for (float &y : p.at) y = x;
+        return p;
+    }
+};
+
+/// A number that a generic lambda takes as a constant.
+template <int V>
+struct Int {
+    __device__ constexpr operator int() const { return V; }
+};
+
+/// Elements 0..n, four to a thread: f(i, Int<4>) where i..i + 4 are among them, f(i, Int<1>) for each of the last few.
+template <class F>
+__device__ inline void fours(u32 n, F f) {
+    u32 i = 4 * element();
+    if (i + 4 <= n) {
+        f(i, Int<4>());
+    } else {
+#pragma unroll 1
+        for (; i < n; i++) f(i, Int<1>());
+    }
+}
+
+/// y[i] = f(x[i]); x and y are operands 0 and `y`.
+template <int N, class F>
+__device__ inline void map(const Operands<N> &o, int y, u32 n, F f) {
+    fours(n, [&](u32 i, auto width) {
+        constexpr int V = width;
+        auto x = Pack<V>::load(o.template in<float>(0) + i);
+        for (float &x : x.at) x = f(x);
+        x.store(o.template out<float>(y) + i);
+    });
+}
+
+/// y[i] = f(a[i], b[i]); a, b and y are operands 0, 1 and 2.
+template <class F>
+__device__ inline void map2(const Operands<3> &o, u32 n, F f) {
+    fours(n, [&](u32 i, auto width) {
+        constexpr int V = width;
+        auto a = Pack<V>::load(o.in<float>(0) + i), b = Pack<V>::load(o.in<float>(1) + i);
+        for (int v = 0; v < V; v++) a.at[v] = f(a.at[v], b.at[v]);
+        a.store(o.out<float>(2) + i);
+    });
+}

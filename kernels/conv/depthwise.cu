@@ -7,10 +7,10 @@
 static_assert(VEC == 1 || VEC == 4, "elements per load");
 
 /// VEC neighbouring channels.
-struct Channels {
+struct Slice {
     float at[VEC] = {};
-    __device__ Channels() {}
-    __device__ Channels(const float *p) {
+    __device__ Slice() {}
+    __device__ Slice(const float *p) {
         if (VEC == 4) {
             const float4 v = __ldg(reinterpret_cast<const float4 *>(p));
             at[0] = v.x, at[1 % VEC] = v.y, at[2 % VEC] = v.z, at[3 % VEC] = v.w;
@@ -19,7 +19,7 @@ struct Channels {
         }
     }
     /// Adds the product with the filters' tap: filters [C,taps].
-    __device__ void add(const Channels &x, const float *filter, int taps) {
+    __device__ void add(const Slice &x, const float *filter, int taps) {
 #pragma unroll
         for (int v = 0; v < VEC; ++v) at[v] = __fmaf_rn(x.at[v], __ldg(filter + v * taps), at[v]);
     }
@@ -49,7 +49,7 @@ KERNEL(depthwise_fprop, 4, Conv) {
     const Place y(a.p, a.q, a.c);
     if (y.n >= a.n) return;
     const float *x = o.in<float>(0) + (u64)y.n * a.h * a.w * a.c + y.c, *f = o.in<float>(1) + y.c * a.r * a.s;
-    Channels sum;
+    Slice sum;
     for (int r = 0; r < a.r; ++r)
         for (int s = 0; s < a.s; ++s) {
             const int h = y.h * a.stride_h - a.pad_h + r * a.dilation_h, w = y.w * a.stride_w - a.pad_w + s * a.dilation_w;
@@ -64,7 +64,7 @@ KERNEL(depthwise_dgrad, 4, Conv) {
     const Place x(a.h, a.w, a.c);
     if (x.n >= a.n) return;
     const float *dy = o.in<float>(0) + (u64)x.n * a.p * a.q * a.c + x.c, *f = o.in<float>(1) + x.c * a.r * a.s;
-    Channels sum;
+    Slice sum;
     for (int r = 0; r < a.r; ++r)
         for (int s = 0; s < a.s; ++s) {
             const int h = x.h + a.pad_h - r * a.dilation_h, w = x.w + a.pad_w - s * a.dilation_w;

@@ -109,6 +109,30 @@ impl<'a> Gpu<'a> {
         self
     }
 
+    /// [`Gpu::call`] with a thread for each of `items`.
+    pub fn each<A: CudaStruct>(
+        self,
+        kernel: &'static Kernel,
+        consts: &[i64],
+        items: usize,
+        operands: &[Operand],
+        args: A,
+    ) -> Self {
+        self.call(kernel, consts, [gpu::count(items).div_ceil(kernel.threads) as usize, 1], operands, args)
+    }
+
+    /// [`Gpu::call`] with a thread for every four elements of output 0, as `map` in `kernels/common.cuh` deals them out.
+    pub fn map<A: CudaStruct>(
+        self,
+        kernel: &'static Kernel,
+        consts: &[i64],
+        operands: &[Operand],
+        args: impl FnOnce(u32) -> A,
+    ) -> Self {
+        let n = self.io.outs[0].numel();
+        self.each(kernel, consts, n.div_ceil(4), operands, args(gpu::count(n)))
+    }
+
     fn cost(&self) -> Cost {
         let (c, n) = (self.op.cost(self.io), self.group.len() as f64);
         Cost { flops: n * c.flops, read: n * c.read, write: n * c.write }

@@ -33,7 +33,31 @@ pub struct Kernel {
 /// The only variant of a kernel without constants.
 pub const PLAIN: &[&[i64]] = &[&[]];
 
+/// Kernels that move [`VECTOR`] neighbours at once: four where the innermost extent allows it ([`vector`]).
+pub const VECTOR: (&[&str], &[&[i64]]) = (&["VECTOR"], &[&[1], &[4]]);
+
+/// The widest choice of [`VECTOR`] that divides each of `extents`.
+pub fn vector(extents: &[usize]) -> usize {
+    if extents.iter().all(|n| n.is_multiple_of(4)) { 4 } else { 1 }
+}
+
+/// A number of elements that kernels can count in 32 bits, twice it included.
+pub fn count(n: usize) -> u32 {
+    assert!(n < 1 << 31, "{n} elements in one tensor: a kernel counts to 2^31");
+    n as u32
+}
+
 impl Kernel {
+    /// A kernel with blocks of 256 threads and without constants.
+    pub const fn new(source: &'static str, entry: &'static str, operands: usize, args: &'static str) -> Self {
+        Self { entry, source, threads: 256, operands, args, consts: &[], variants: PLAIN }
+    }
+
+    /// The same, compiled for every one of `variants` of `consts`.
+    pub const fn with(self, (consts, variants): (&'static [&'static str], &'static [&'static [i64]])) -> Self {
+        Self { consts, variants, ..self }
+    }
+
     /// What the source is compiled with, for one choice of constants.
     pub fn defines(&self, consts: &[i64]) -> Vec<(&'static str, i64)> {
         let threads = ("THREADS", self.threads as i64);
@@ -124,6 +148,8 @@ macro_rules! cuda_struct {
     (@type u32) => { "unsigned" };
     (@type f32) => { "float" };
     (@type f64) => { "double" };
+    (@type u64) => { "unsigned long long" };
+    (@type Divisor) => { "Divisor" };
 }
 
 cuda_struct! {
@@ -131,6 +157,26 @@ cuda_struct! {
     pub struct Count {
         /// Elements of an instance.
         n: u32,
+    }
+}
+
+cuda_struct! {
+    /// n / by for every n < 2^31 by one multiplication, for GPUs have no instruction for division: the high half of
+    /// 2 n factor, shifted. `n / d` and `n % d` in `kernels/common.cuh`.
+    pub struct Divisor {
+        by: u32,
+        /// ceil(2^(31 + shift) / by), at most 2^32 - 1 (Granlund & Montgomery 1994, theorem 4.2).
+        factor: u32,
+        /// ceil(log2(by))
+        shift: u32,
+    }
+}
+
+impl Divisor {
+    pub fn new(by: usize) -> Self {
+        assert!((1..1 << 31).contains(&by), "division by {by}");
+        let shift = by.next_power_of_two().trailing_zeros();
+        Self { by: by as u32, factor: (1u64 << (31 + shift)).div_ceil(by as u64) as u32, shift }
     }
 }
 
@@ -146,5 +192,19 @@ mod tests {
     fn one_declaration_serves_both_languages() {
         assert_eq!(Mixed::TEXT, "struct Mixed {\n    double eps;\n    int n;\n    float scale;\n};\n");
         assert_eq!(size_of::<Mixed>(), 16);
+    }
+
+    #[test]
+    fn divisors_divide() {
+        let divide = |n: u32, d: Divisor| ((2 * n as u64 * d.factor as u64) >> 32 >> d.shift) as u32;
+        let edges = |n: u32| [n.saturating_sub(1), n, n + 1];
+        let powers = || (0..31).flat_map(|shift| edges(1 << shift)).chain([3, 7, 641, 12_345_679]);
+        for by in powers().filter(|by| *by > 0) {
+            let d = Divisor::new(by as usize);
+            let multiples = powers().filter_map(|q| q.checked_mul(by)).filter(|n| *n < 1 << 31).flat_map(edges);
+            for n in powers().chain(multiples).filter(|n| *n < 1 << 31).chain([i32::MAX as u32]) {
+                assert_eq!(divide(n, d), n / by, "{n} / {by}");
+            }
+        }
     }
 }

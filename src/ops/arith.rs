@@ -5,16 +5,33 @@ use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches};
 use crate::host::pointwise;
-use crate::kernel::gpu::{Count, CudaStruct, Kernel, PLAIN};
+use crate::kernel::gpu::{Count, CudaStruct, Divisor, Kernel, count};
 use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::Type;
 
-const fn elementwise(entry: &'static str, operands: usize) -> Kernel {
-    Kernel { entry, source: "arith.cu", threads: 256, operands, args: Count::TEXT, consts: &[], variants: PLAIN }
+crate::cuda_struct! {
+    /// Elements, and the number that all of them take part in.
+    pub struct Scalar { n: u32, by: f32 }
 }
 
-static ADD: Kernel = elementwise("add", 3);
+crate::cuda_struct! {
+    /// Elements of [N,C], and C.
+    pub struct Channels { n: u32, c: Divisor }
+}
+
+impl Channels {
+    fn of(x: &Type) -> Self {
+        Self { n: count(x.numel()), c: Divisor::new(x.row()) }
+    }
+}
+
+static FILL: Kernel = Kernel::new("arith.cu", "fill", 1, Scalar::TEXT);
+static ADD: Kernel = Kernel::new("arith.cu", "add", 3, Count::TEXT);
+static MUL: Kernel = Kernel::new("arith.cu", "mul", 3, Count::TEXT);
+static SCALE: Kernel = Kernel::new("arith.cu", "scale", 2, Scalar::TEXT);
+static STANDARDIZE: Kernel = Kernel::new("arith.cu", "standardize", 4, Channels::TEXT);
+static STANDARDIZE_GRAD: Kernel = Kernel::new("arith.cu", "standardize_grad", 3, Channels::TEXT);
 
 /// y = value everywhere; no inputs.
 #[derive(Debug, Clone)]
@@ -36,6 +53,9 @@ impl Op for Fill {
     fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let value = self.value as f32;
         host_launches(self, io, group, 0, move |h| h.output::<f32>(0).fill(value))
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        Gpu::new(self, io, group).map(&FILL, &[], &[Out(0)], |n| Scalar { n, by: self.value as f32 }).done()
     }
 }
 
@@ -67,10 +87,7 @@ impl Op for Add {
         })
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        let n = io.outs[0].numel();
-        Gpu::new(self, io, group)
-            .call(&ADD, &[], [n.div_ceil(256), 1], &[In(0), In(1), Out(0)], Count { n: n as u32 })
-            .done()
+        Gpu::new(self, io, group).map(&ADD, &[], &[In(0), In(1), Out(0)], |n| Count { n }).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.outs[0].numel() as f64, ..crate::graph::traffic(io) }
@@ -102,6 +119,9 @@ impl Op for Mul {
             pointwise::map2(simd, h.input(0), h.input(1), h.output(0), |a, b| a * b)
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        Gpu::new(self, io, group).map(&MUL, &[], &[In(0), In(1), Out(0)], |n| Count { n }).done()
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.outs[0].numel() as f64, ..crate::graph::traffic(io) }
     }
@@ -129,6 +149,9 @@ impl Op for Scale {
     fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         let by = self.by;
         host_launches(self, io, group, 0, move |h| pointwise::map(simd, h.input(0), h.output(0), |x| by * x))
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        Gpu::new(self, io, group).map(&SCALE, &[], &[In(0), Out(0)], |n| Scalar { n, by: self.by }).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.outs[0].numel() as f64, ..crate::graph::traffic(io) }
@@ -170,6 +193,10 @@ impl Op for Standardize {
             })
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let args = Channels::of(&io.ins[0]);
+        Gpu::new(self, io, group).each(&STANDARDIZE, &[], args.n as usize, &[In(0), In(1), In(2), Out(0)], args).done()
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 2.0 * io.outs[0].numel() as f64, ..crate::graph::traffic(io) }
     }
@@ -203,12 +230,16 @@ impl Op for StandardizeGrad {
             })
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let args = Channels::of(&io.ins[0]);
+        Gpu::new(self, io, group).each(&STANDARDIZE_GRAD, &[], args.n as usize, &[In(0), In(1), Out(0)], args).done()
+    }
 }
 
 pub const FAMILY: Family = Family {
     name: "arith",
     ops: &["fill", "add", "mul", "scale", "standardize", "standardize.grad"],
-    kernels: &[&ADD],
+    kernels: &[&FILL, &ADD, &MUL, &SCALE, &STANDARDIZE, &STANDARDIZE_GRAD],
     cases,
 };
 

@@ -20,7 +20,7 @@ pub mod tile;
 pub mod upsample;
 
 use crate::graph::Op;
-use crate::kernel::gpu::{GROUP, Kernel};
+use crate::kernel::gpu::{CudaStruct, Divisor, GROUP, Kernel};
 use crate::shape::{DType, Type};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -118,6 +118,6 @@ pub fn kernels() -> impl Iterator<Item = &'static Kernel> {
 pub fn args() -> String {
     let structs: BTreeSet<&str> = kernels().map(|k| k.args).collect();
     let head = "// The structs that kernels take, made from the Rust declarations by `BLESS=1 cargo test --test kernels`.\n#pragma once\n\n";
-    let group = format!("constexpr int GROUP = {GROUP};\n");
+    let group = format!("constexpr int GROUP = {GROUP};\n\n{}", Divisor::TEXT);
     std::iter::once(head.to_string()).chain([group]).chain(structs.into_iter().map(|s| format!("\n{s}"))).collect()
 }

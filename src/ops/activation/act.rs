@@ -2,12 +2,32 @@
 
 use super::erf::erfc;
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::Operand::{In, Out};
+use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host::pointwise::{exp, map, map2};
+use crate::kernel::gpu::{CudaStruct, Kernel};
 use crate::kernel::{Cost, Launch, Simd};
 use crate::ops::Bound;
 use crate::shape::Type;
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
+
+crate::cuda_struct! {
+    /// Parameters of a function in the order of their declaration, and elements.
+    pub struct Pointwise { p: f64, q: f64, n: u64 }
+}
+
+impl Pointwise {
+    /// Of a function without parameters.
+    pub(super) fn plain(n: u32) -> Self {
+        Self { p: 0.0, q: 0.0, n: n as u64 }
+    }
+}
+
+/// One variant for each of [`Act::NAMES`], and one for ReLU.
+pub(super) const RELU: i64 = -1;
+const ACTS: (&[&str], &[&[i64]]) = (&["ACT"], &[&[RELU], &[0], &[1], &[2], &[3], &[4], &[5], &[6], &[7], &[8]]);
+pub(super) static ACTIVATE: Kernel = Kernel::new("activation.cu", "activate", 2, Pointwise::TEXT).with(ACTS);
+pub(super) static ACTIVATE_GRAD: Kernel = Kernel::new("activation.cu", "activate_grad", 3, Pointwise::TEXT).with(ACTS);
 
 /// A pointwise function f. At a kink the derivative is PyTorch's.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -69,7 +89,12 @@ impl Act {
     ];
 
     fn names(self) -> (&'static str, &'static str) {
-        Self::NAMES[match self {
+        Self::NAMES[self.index()]
+    }
+
+    /// Its place in [`Act::NAMES`].
+    fn index(self) -> usize {
+        match self {
             Act::LeakyRelu { .. } => 0,
             Act::Elu { .. } => 1,
             Act::Sigmoid => 2,
@@ -79,7 +104,18 @@ impl Act {
             Act::Silu => 6,
             Act::Softplus { .. } => 7,
             Act::Relu6 => 8,
-        }]
+        }
+    }
+
+    /// What the kernels are told of n elements.
+    fn numbers(self, n: u32) -> Pointwise {
+        let plain = Pointwise::plain(n);
+        match self {
+            Act::LeakyRelu { slope } => Pointwise { p: slope, ..plain },
+            Act::Elu { alpha } => Pointwise { p: alpha, ..plain },
+            Act::Softplus { beta, threshold } => Pointwise { p: beta, q: threshold, ..plain },
+            _ => plain,
+        }
     }
 
     /// f(x).
@@ -226,6 +262,10 @@ impl Op for Activate {
             }
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let act = [self.act.index() as i64];
+        Gpu::new(self, io, group).map(&ACTIVATE, &act, &[In(0), Out(0)], |n| self.act.numbers(n)).done()
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.act.flops() * io.outs[0].numel() as f64, ..traffic(io) }
     }
@@ -277,6 +317,10 @@ impl Op for ActivateGrad {
                 _ => map2(simd, x, dy, dx, |x, dy| (act.slope(x as f64) * dy as f64) as f32),
             }
         })
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let act = [self.act.index() as i64];
+        Gpu::new(self, io, group).map(&ACTIVATE_GRAD, &act, &[In(0), In(1), Out(0)], |n| self.act.numbers(n)).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: (1.0 + self.act.flops()) * io.outs[0].numel() as f64, ..traffic(io) }

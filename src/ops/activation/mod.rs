@@ -4,11 +4,13 @@ others are one family, [`Act`]. */
 mod act;
 mod erf;
 
+use act::{ACTIVATE, ACTIVATE_GRAD, Pointwise, RELU};
 pub use act::{Act, Activate, ActivateGrad};
 
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::Operand::{In, Out};
+use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host::pointwise;
 use crate::kernel::{Cost, Launch, Simd};
 use crate::shape::Type;
@@ -36,6 +38,9 @@ impl Op for Relu {
         host_launches(self, io, group, 0, move |h| {
             pointwise::map(simd, h.input(0), h.output(0), |x| if x < 0.0 { 0.0 } else { x })
         })
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        Gpu::new(self, io, group).map(&ACTIVATE, &[RELU], &[In(0), Out(0)], Pointwise::plain).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.outs[0].numel() as f64, ..traffic(io) }
@@ -67,12 +72,15 @@ impl Op for ReluGrad {
             pointwise::map2(simd, h.input(0), h.input(1), h.output(0), masked)
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        Gpu::new(self, io, group).map(&ACTIVATE_GRAD, &[RELU], &[In(0), In(1), Out(0)], Pointwise::plain).done()
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.outs[0].numel() as f64, ..traffic(io) }
     }
 }
 
-pub const FAMILY: Family = Family { name: "activation", ops: &OPS, kernels: &[], cases };
+pub const FAMILY: Family = Family { name: "activation", ops: &OPS, kernels: &[&ACTIVATE, &ACTIVATE_GRAD], cases };
 
 const OPS: [&str; 2 + 2 * Act::NAMES.len()] = {
     let mut ops = ["relu"; 2 + 2 * Act::NAMES.len()];
