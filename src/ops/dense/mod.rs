@@ -1,10 +1,12 @@
 /*! Dense layers, x [N,...] of I numbers a row, w [O,I] -> y [N,O]. A four-dimensional input is read row by row as it lies
 in memory, that is flattened in H,W,C order. */
 
+mod gpu;
+
 use super::activation::ReluGrad;
 use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host;
 use crate::kernel::{Cost, Launch, Simd};
 use crate::shape::Type;
@@ -63,6 +65,10 @@ impl Op for Fprop {
             host::dense::fprop(simd, n, i, o, h.input(0), h.input(1), bias, op.relu, h.output(0))
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let extents = [io.outs[0].dims()[0], io.ins[0].row(), io.outs[0].row()];
+        gpu::fprop(Gpu::new(self, io, group), extents, self.bias, self.relu)
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: flops(io.outs[0].dims()[0], io.ins[0].row(), io.outs[0].row()), ..traffic(io) }
     }
@@ -97,6 +103,9 @@ impl Op for Dgrad {
             host::dense::dgrad(simd, n, i, o, h.input(0), h.input(1), h.output(0))
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        gpu::dgrad(Gpu::new(self, io, group), [self.x.dims()[0], self.x.row(), io.ins[0].row()])
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: flops(self.x.dims()[0], self.x.row(), io.ins[0].row()), ..traffic(io) }
     }
@@ -129,6 +138,9 @@ impl Op for Wgrad {
             host::dense::wgrad(simd, n, i, o, h.input(0), h.input(1), h.output(0))
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        gpu::wgrad(Gpu::new(self, io, group), [io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row()])
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: flops(io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row()), ..traffic(io) }
     }
@@ -158,13 +170,21 @@ impl Op for BiasGrad {
             host::column_sums(simd, rows, k, h.input(0), h.output(0), h.scratch())
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let k = io.outs[0].numel();
+        gpu::column_sums(Gpu::new(self, io, group), io.ins[0].numel() / k, k)
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.ins[0].numel() as f64, ..traffic(io) }
     }
 }
 
-pub const FAMILY: Family =
-    Family { name: "dense", ops: &["dense.fprop", "dense.dgrad", "dense.wgrad", "bias.grad"], kernels: &[], cases };
+pub const FAMILY: Family = Family {
+    name: "dense",
+    ops: &["dense.fprop", "dense.dgrad", "dense.wgrad", "bias.grad"],
+    kernels: gpu::KERNELS,
+    cases,
+};
 
 fn cases() -> Vec<Case> {
     let mut cases = vec![];
