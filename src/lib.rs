@@ -3,7 +3,7 @@
 | floor | modules | what |
 |---|---|---|
 | 0 | [`error`] [`shape`] [`rng`] [`hash`] [`par`] [`preprocess`] [`atomic`] [`progress`] [`table`] | vocabulary |
-| 1 | [`kernel`] [`nvrtc`] [`host`] | what a launch is; the compiler of kernels; vector routines of the CPU |
+| 1 | [`kernel`] [`nvrtc`] [`host`] [`sim`] | what a launch is; the compiler of kernels; CPU vector routines; a GPU in software |
 | 2 | [`graph`] [`weights`] [`data`] [`bundled`] | static graph; mapped weight files; ratings and pictures |
 | 3 | [`ops`] | definition, adjoint and lowering of every op |
 | 4 | [`plan`] | order, grouping, one arena, what lives when |
@@ -64,6 +64,7 @@ pub mod progress;
 pub mod report;
 pub mod rng;
 pub mod shape;
+pub mod sim;
 pub mod table;
 pub mod train;
 pub mod weights;

@@ -8,6 +8,7 @@ use crate::graph::{Graph, Kind, Value};
 use crate::kernel::gpu::{self, Access, Call};
 use crate::kernel::{Arch, Buf, Code};
 use crate::plan::{Place, Plan, Scheduled};
+use crate::sim::Counters;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -45,6 +46,8 @@ impl Step {
 /// One launch as a driver measured it.
 pub struct Measured {
     pub seconds: f64,
+    /// What it did, where the driver can count.
+    pub counters: Option<Counters>,
 }
 
 /// Executes launches.
@@ -267,6 +270,7 @@ impl<D: Driver> Device for Gpu<D> {
                     cost: launch.cost,
                     definition: false,
                     seconds: measured.seconds,
+                    counters: measured.counters,
                 });
             }
             if self.checks == Checks::Finite {

@@ -1,0 +1,85 @@
+//! What a launch did.
+
+use super::lanes::WARP;
+
+/// Work and traffic of a launch.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Counters {
+    /// Instructions that warps executed.
+    pub warp_instructions: u64,
+    /// The same times the lanes that were active.
+    pub thread_instructions: u64,
+    /// Branches that split a warp.
+    pub divergent_branches: u64,
+    /// Warp accesses to global memory, and the 32-byte sectors they touched.
+    pub global_requests: u64,
+    pub sectors: u64,
+    /// Warp accesses to shared memory, and the passes over its 32 banks they took.
+    pub shared_requests: u64,
+    pub shared_wavefronts: u64,
+    /// Bytes that lanes read from and wrote to global memory.
+    pub read_bytes: u64,
+    pub write_bytes: u64,
+    /// Floating-point operations, two per multiply-add, those of matrix instructions included.
+    pub flops: u64,
+    /// Matrix instructions of warps.
+    pub mma: u64,
+    /// Warps that arrived at a block barrier.
+    pub barriers: u64,
+}
+
+impl std::ops::AddAssign for Counters {
+    fn add_assign(&mut self, o: Self) {
+        self.warp_instructions += o.warp_instructions;
+        self.thread_instructions += o.thread_instructions;
+        self.divergent_branches += o.divergent_branches;
+        self.global_requests += o.global_requests;
+        self.sectors += o.sectors;
+        self.shared_requests += o.shared_requests;
+        self.shared_wavefronts += o.shared_wavefronts;
+        self.read_bytes += o.read_bytes;
+        self.write_bytes += o.write_bytes;
+        self.flops += o.flops;
+        self.mma += o.mma;
+        self.barriers += o.barriers;
+    }
+}
+
+fn active(mask: u32) -> impl Iterator<Item = usize> {
+    (0..WARP).filter(move |l| mask >> l & 1 != 0)
+}
+
+/// 32-byte sectors that an access touches.
+pub fn sectors(addresses: &[u64; WARP], mask: u32, bytes: usize) -> u64 {
+    let (mut seen, mut n) = ([0; 2 * WARP], 0);
+    for l in active(mask) {
+        let sector = addresses[l] / 32;
+        // Neighbours are usually in the same sector.
+        if !seen[..n].contains(&sector) && n < seen.len() {
+            seen[n] = sector;
+            n += 1;
+        }
+        debug_assert!(addresses[l] % 32 + bytes as u64 <= 32, "accesses are aligned");
+    }
+    n as u64
+}
+
+/// Passes over the banks: lanes go in groups that move 128 bytes; within a group, different words of one bank queue up.
+pub fn wavefronts(addresses: &[u64; WARP], mask: u32, bytes: usize) -> u64 {
+    let group = (128 / bytes).clamp(1, WARP);
+    let mut passes = 0;
+    for first in (0..WARP).step_by(group) {
+        let (mut load, mut words, mut n) = ([0u8; 32], [0; 64], 0);
+        for l in (first..first + group).filter(|l| mask >> l & 1 != 0) {
+            for word in addresses[l] / 4..=(addresses[l] + bytes as u64 - 1) / 4 {
+                if !words[..n].contains(&word) {
+                    words[n] = word;
+                    n += 1;
+                    load[word as usize % 32] += 1;
+                }
+            }
+        }
+        passes += *load.iter().max().expect("32 banks") as u64;
+    }
+    passes
+}

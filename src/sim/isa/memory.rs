@@ -1,0 +1,316 @@
+//! Loads, stores and atomics (PTX ISA 9.7.9, 9.7.13).
+
+use super::Line;
+use crate::error::{Error, Result};
+use crate::sim::lanes::{Args, Regs, WARP};
+use crate::sim::memory::{Memory, Problem, Region};
+use crate::sim::program::{Exec, Space, Type};
+use crate::sim::run::Context;
+
+/// A load or store of one to eight elements per lane.
+#[derive(Clone, Debug)]
+pub struct Access {
+    pub space: Space,
+    /// Bytes of an element, and whether narrow ones are sign-extended.
+    pub size: usize,
+    pub signed: bool,
+    /// Bank and slot of each element's register.
+    pub regs: Vec<(bool, u32)>,
+    pub address: Address,
+}
+
+/// Where an access goes: register (64-bit or 32-bit) plus offset.
+#[derive(Clone, Copy, Debug)]
+pub struct Address {
+    pub slot: u32,
+    pub long: bool,
+    pub offset: i64,
+}
+
+impl Address {
+    #[inline(always)]
+    pub fn lanes(&self, regs: &Regs) -> [u64; WARP] {
+        let mut out = [0; WARP];
+        if self.long {
+            let rows = &regs.longs[self.slot as usize].0;
+            for l in 0..WARP {
+                out[l] = rows[l].wrapping_add(self.offset as u64);
+            }
+        } else {
+            let rows = &regs.words[self.slot as usize].0;
+            for l in 0..WARP {
+                out[l] = rows[l].wrapping_add(self.offset as u32) as u64;
+            }
+        }
+        out
+    }
+}
+
+impl<'a> Line<'_, 'a> {
+    /// Operand `i` as an address.
+    pub fn place(&mut self, i: usize) -> Result<Address> {
+        let (slot, long, offset) = self.address(i)?;
+        Ok(Address { slot, long, offset })
+    }
+    /// Takes modifiers about ordering, scope and caching: lanes here see every store at once.
+    pub fn take_ordering(&mut self) {
+        const WORDS: &[&str] = &[
+            "weak", "relaxed", "acquire", "release", "acq_rel", "volatile", "mmio", "cta", "cluster", "gpu", "sys",
+            "ca", "cg", "cs", "lu", "cv", "wb", "wt", "nc", "noftz",
+        ];
+        self.mods.retain(|m| !(WORDS.contains(m) || m.starts_with("L1::") || m.starts_with("L2::")));
+    }
+}
+
+pub fn decode(l: &mut Line) -> Result<bool> {
+    match l.base {
+        "atom" | "red" => atomic(l),
+        base => {
+            let store = base == "st";
+            l.take_ordering();
+            let space = l.space();
+            let vector = l.one_of(&[("v2", 2), ("v4", 4), ("v8", 8)]).unwrap_or(1);
+            let ty = l.ty();
+            if ty == Type::B128 {
+                return Ok(false);
+            }
+            // A cache policy may follow.
+            let address = l.place(!store as usize)?;
+            let mut regs = vec![];
+            for operand in l.list(store as usize)? {
+                let have = match operand {
+                    super::Operand::Name(name) => l.frame.register(name).map(|(have, _)| have),
+                    _ => None,
+                };
+                // A register may be wider than what is moved.
+                let have = have.unwrap_or(ty);
+                let long = have.is_long();
+                if have.bytes() < ty.bytes() {
+                    return Err(Error::usage(format!("a {have:?} register is too narrow for {ty:?}")));
+                }
+                regs.push((long, if store { l.from(&operand, have)? } else { l.to(&operand, have)? }));
+            }
+            if regs.len() != vector {
+                return Err(Error::usage(format!("{} registers instead of {vector}", regs.len())));
+            }
+            let access = Box::new(Access { space, size: ty.bytes(), signed: ty.is_signed(), regs, address });
+            l.push(if store { Exec::Store(access) } else { Exec::Load(access) }, Args::default())
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Operation {
+    Add,
+    Min,
+    Max,
+    And,
+    Or,
+    Xor,
+    Exchange,
+    Compare,
+    Inc,
+    Dec,
+}
+
+/// A read-modify-write. `d` of the arguments is the old value, `b` the operand, `c` what compare-and-swap stores.
+#[derive(Clone, Debug)]
+pub struct Atomic {
+    pub space: Space,
+    pub op: Operation,
+    pub ty: Type,
+    pub address: Address,
+    pub returns: bool,
+}
+
+fn atomic(l: &mut Line) -> Result<bool> {
+    l.take_ordering();
+    let space = l.space();
+    let ops = [
+        ("add", Operation::Add),
+        ("min", Operation::Min),
+        ("max", Operation::Max),
+        ("and", Operation::And),
+        ("or", Operation::Or),
+        ("xor", Operation::Xor),
+        ("exch", Operation::Exchange),
+        ("cas", Operation::Compare),
+        ("inc", Operation::Inc),
+        ("dec", Operation::Dec),
+    ];
+    let Some(op) = l.one_of(&ops) else { return Ok(false) };
+    let ty = l.ty();
+    let float = ty.is_float();
+    if !matches!(ty.bytes(), 4 | 8) && op != Operation::Compare
+        || float && op != Operation::Add
+        || float && !matches!(ty, Type::F32 | Type::F64)
+    {
+        return Ok(false);
+    }
+    let first = (l.base == "atom") as usize;
+    let address = l.place(first)?;
+    l.expect(first + 2 + (op == Operation::Compare) as usize)?;
+    let mut args = Args { b: l.src(first + 1, ty)?, ..Args::default() };
+    if first == 1 {
+        args.d = l.dst(0, ty)?;
+    }
+    if op == Operation::Compare {
+        args.c = l.src(first + 2, ty)?;
+    }
+    l.push(Exec::Atomic(Box::new(Atomic { space, op, ty, address, returns: first == 1 })), args)
+}
+
+/// Runs `f` for each group of lanes whose addresses lie in one region; nearly always that is all of them.
+fn regions(
+    memory: &mut Memory,
+    space: Space,
+    addresses: &[u64; WARP],
+    mask: u32,
+    bytes: usize,
+    mut f: impl FnMut(&mut Memory, &Region, u32) -> Result<(), Problem>,
+) -> Result<(), Problem> {
+    if let Some(region) = memory.resolve(space, addresses, mask, bytes)? {
+        return f(memory, &region, mask);
+    }
+    for l in (0..WARP).filter(|l| mask >> l & 1 != 0) {
+        if let Some(region) = memory.resolve(space, addresses, 1 << l, bytes)? {
+            f(memory, &region, 1 << l)?;
+        }
+    }
+    Ok(())
+}
+
+macro_rules! little {
+    ($t:ty, $data:expr, $at:expr) => {{
+        let at = $at;
+        <$t>::from_le_bytes($data[at..at + size_of::<$t>()].try_into().expect("a slice of its size"))
+    }};
+}
+
+pub fn load(a: &Access, regs: &mut Regs, mask: u32, cx: &mut Context) -> Result<(), Problem> {
+    let addresses = a.address.lanes(regs);
+    let bytes = a.size * a.regs.len();
+    cx.count_access(a.space, &addresses, mask, bytes, false);
+    regions(&mut cx.memory, a.space, &addresses, mask, bytes, |memory, region, mask| {
+        memory.check_read(region, mask, bytes)?;
+        let data = memory.data(region.target);
+        for (v, &(long, slot)) in a.regs.iter().enumerate() {
+            let at = |l: usize| region.offsets[l] + v * a.size;
+            if a.size == 4 && !long {
+                let mut out = [0; WARP];
+                for l in 0..WARP {
+                    out[l] = little!(u32, data, at(l));
+                }
+                regs.words[slot as usize].blend(&out, mask);
+                continue;
+            }
+            let mut out = [0u64; WARP];
+            for l in 0..WARP {
+                let i = at(l);
+                out[l] = match (a.size, a.signed) {
+                    (1, false) => data[i] as u64,
+                    (1, true) => data[i] as i8 as u64,
+                    (2, false) => little!(u16, data, i) as u64,
+                    (2, true) => little!(i16, data, i) as u64,
+                    (4, false) => little!(u32, data, i) as u64,
+                    (4, true) => little!(i32, data, i) as u64,
+                    _ => little!(u64, data, i),
+                };
+            }
+            if long {
+                regs.longs[slot as usize].blend(&out, mask);
+            } else {
+                regs.words[slot as usize].blend(&out.map(|v| v as u32), mask);
+            }
+        }
+        Ok(())
+    })
+}
+
+pub fn store(a: &Access, regs: &Regs, mask: u32, cx: &mut Context) -> Result<(), Problem> {
+    let addresses = a.address.lanes(regs);
+    let bytes = a.size * a.regs.len();
+    cx.count_access(a.space, &addresses, mask, bytes, true);
+    regions(&mut cx.memory, a.space, &addresses, mask, bytes, |memory, region, mask| {
+        let data = memory.data_mut(region.target)?;
+        for (v, &(long, slot)) in a.regs.iter().enumerate() {
+            for l in (0..WARP).filter(|l| mask >> l & 1 != 0) {
+                let at = region.offsets[l] + v * a.size;
+                let value = if long { regs.longs[slot as usize].0[l] } else { regs.words[slot as usize].0[l] as u64 };
+                data[at..at + a.size].copy_from_slice(&value.to_le_bytes()[..a.size]);
+            }
+        }
+        memory.note_write(region, mask, bytes);
+        Ok(())
+    })
+}
+
+pub fn atomic_run(a: &Atomic, args: &Args, regs: &mut Regs, mask: u32, cx: &mut Context) -> Result<(), Problem> {
+    let addresses = a.address.lanes(regs);
+    let (long, bytes) = (a.ty.is_long(), a.ty.bytes());
+    let operand = |regs: &Regs, slot: u32, l: usize| match long {
+        true => regs.longs[slot as usize].0[l],
+        false => regs.words[slot as usize].0[l] as u64,
+    };
+    cx.count_access(a.space, &addresses, mask, bytes, true);
+    regions(&mut cx.memory, a.space, &addresses, mask, bytes, |memory, region, mask| {
+        memory.check_read(region, mask, bytes)?;
+        let data = memory.data_mut(region.target)?;
+        for l in (0..WARP).filter(|l| mask >> l & 1 != 0) {
+            let cell = &mut data[region.offsets[l]..][..bytes];
+            let mut old = [0; 8];
+            old[..bytes].copy_from_slice(cell);
+            let old = u64::from_le_bytes(old);
+            let (b, c) = (operand(regs, args.b, l), operand(regs, args.c, l));
+            let new = modify(a.op, a.ty, old, b, c);
+            cell.copy_from_slice(&new.to_le_bytes()[..bytes]);
+            if a.returns && long {
+                regs.longs[args.d as usize].0[l] = old;
+            } else if a.returns {
+                regs.words[args.d as usize].0[l] = old as u32;
+            }
+        }
+        memory.note_write(region, mask, bytes);
+        Ok(())
+    })
+}
+
+/// The new value of an atomic's cell.
+fn modify(op: Operation, ty: Type, old: u64, b: u64, c: u64) -> u64 {
+    let signed = |v: u64| if ty.is_long() { v as i64 } else { v as i32 as i64 };
+    let word = |v: u64| f32::from_bits(v as u32);
+    match op {
+        Operation::Add if ty == Type::F32 => (word(old) + word(b)).to_bits() as u64,
+        Operation::Add if ty == Type::F64 => (f64::from_bits(old) + f64::from_bits(b)).to_bits(),
+        Operation::Add => old.wrapping_add(b),
+        Operation::Min if ty.is_signed() => signed(old).min(signed(b)) as u64,
+        Operation::Max if ty.is_signed() => signed(old).max(signed(b)) as u64,
+        Operation::Min => old.min(b),
+        Operation::Max => old.max(b),
+        Operation::And => old & b,
+        Operation::Or => old | b,
+        Operation::Xor => old ^ b,
+        Operation::Exchange => b,
+        Operation::Compare => {
+            if old == b {
+                c
+            } else {
+                old
+            }
+        }
+        Operation::Inc => {
+            if old >= b {
+                0
+            } else {
+                old + 1
+            }
+        }
+        Operation::Dec => {
+            if old == 0 || old > b {
+                b
+            } else {
+                old - 1
+            }
+        }
+    }
+}

@@ -1,0 +1,343 @@
+/*! The address space of a launch, and every test an access must pass.
+
+An operand's memory, a module variable and each shared variable have address ranges of their own, far apart: whatever
+an index computes, it cannot land in a neighbour. Generic addresses of the shared, local and parameter spaces carry the
+space in their top byte. */
+
+use super::lanes::WARP;
+use super::program::{Kernel, Program, Space};
+use super::{Access, FaultKind, Grid, Window};
+
+const WINDOW_SHIFT: u32 = 40;
+/// The range of the first module variable.
+const VARIABLES: u64 = 0x80_0000;
+const SHARED: u64 = 0xF1 << 56;
+const LOCAL: u64 = 0xF2 << 56;
+const PARAM: u64 = 0xF3 << 56;
+/// A shared variable's range in the 32-bit shared space: more than any device has.
+pub const SHARED_SHIFT: u32 = 20;
+/// Largest shared memory of a block on any device so far, with room.
+const SHARED_LIMIT: usize = 1 << 18;
+
+/// Where window `i` starts: what goes into the parameter block.
+pub fn address(window: usize) -> u64 {
+    (window as u64 + 1) << WINDOW_SHIFT
+}
+
+/// Where module variable `i` starts.
+pub fn variable_address(i: usize) -> u64 {
+    (VARIABLES + i as u64) << WINDOW_SHIFT
+}
+
+/// The generic address of a space's address zero.
+pub fn generic_base(space: Space) -> u64 {
+    match space {
+        Space::Shared => SHARED,
+        Space::Local => LOCAL,
+        Space::Param => PARAM,
+        Space::Generic | Space::Global | Space::Const => 0,
+    }
+}
+
+/// The space of a generic address.
+pub fn space_of(address: u64) -> Space {
+    match address >> 56 {
+        0xF1 => Space::Shared,
+        0xF2 => Space::Local,
+        0xF3 => Space::Param,
+        _ => Space::Global,
+    }
+}
+
+/// What an instruction did wrong, in which lane.
+#[derive(Debug)]
+pub struct Problem {
+    pub kind: FaultKind,
+    pub lane: usize,
+    pub text: String,
+}
+
+impl Problem {
+    pub fn new(kind: FaultKind, lane: usize, text: impl Into<String>) -> Problem {
+        Problem { kind, lane, text: text.into() }
+    }
+}
+
+/// What holds the bytes of an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Target {
+    Window(usize),
+    Variable(usize),
+    Shared(usize),
+    Local,
+    Param,
+}
+
+/// Bytes of one warp access: lane by lane an offset into the target's data. Lanes that are not active have a valid
+/// offset too, so that a load need not look at the mask.
+pub struct Region {
+    pub target: Target,
+    pub offsets: [usize; WARP],
+}
+
+/// A shared variable at its place in the block's shared memory.
+struct SharedRange {
+    name: String,
+    address: u64,
+    start: usize,
+    bytes: usize,
+}
+
+pub struct Memory<'m, 'w> {
+    windows: &'m mut [Window<'w>],
+    variables: Vec<(&'m str, bool, Vec<u8>)>,
+    params: &'m [u8],
+    ranges: Vec<SharedRange>,
+    shared: Vec<u8>,
+    shared_written: Vec<u8>,
+    local: Vec<u8>,
+    local_written: Vec<u8>,
+    local_bytes: usize,
+    /// Whether reads of unwritten bytes are faults.
+    checks: bool,
+    /// First thread of the warp that is running, within its block.
+    pub first_thread: usize,
+}
+
+impl<'m, 'w> Memory<'m, 'w> {
+    pub fn new(
+        program: &'m Program,
+        kernel: &'m Kernel,
+        grid: &Grid,
+        params: &'m [u8],
+        windows: &'m mut [Window<'w>],
+        checks: bool,
+    ) -> Result<Self, String> {
+        let (mut ranges, mut at) = (vec![], 0);
+        for s in &kernel.shared {
+            let bytes = s.bytes.unwrap_or(grid.shared_bytes as usize);
+            ranges.push(SharedRange { name: s.name.clone(), address: s.address, start: at, bytes });
+            // Dynamic variables are one piece of memory under several names.
+            at += if s.bytes.is_some() { bytes } else { 0 };
+        }
+        let shared = at + grid.shared_bytes as usize;
+        if shared > SHARED_LIMIT {
+            return Err(format!("{shared} bytes of shared memory are more than any device has"));
+        }
+        if let Some(w) = windows.iter().find(|w| !w.written.is_empty() && w.written.len() != w.data.len()) {
+            return Err(format!("`{}` has {} bytes, {} of them tracked", w.name, w.data.len(), w.written.len()));
+        }
+        let threads = grid.block.iter().map(|&n| n as usize).product::<usize>();
+        let local = kernel.local_bytes * threads;
+        let state = |n: usize| vec![0; if checks { n } else { 0 }];
+        Ok(Memory {
+            windows,
+            variables: program.variables.iter().map(|v| (v.name.as_str(), v.constant, v.init.clone())).collect(),
+            params,
+            ranges,
+            shared: vec![0; shared],
+            shared_written: state(shared),
+            local: vec![0; local],
+            local_written: state(local),
+            local_bytes: kernel.local_bytes,
+            checks,
+            first_thread: 0,
+        })
+    }
+
+    /// Shared and local memory hold nothing when a block starts; a pattern makes that show without checks as well.
+    pub fn start_block(&mut self) {
+        self.shared.fill(0xCD);
+        self.local.fill(0xCD);
+        self.shared_written.fill(0);
+        self.local_written.fill(0);
+    }
+
+    /// The target of an address in `space`, the target's first address, and its bytes.
+    fn locate(&self, space: Space, address: u64) -> Option<(Target, u64, usize)> {
+        let (space, base) = match space {
+            Space::Generic => (space_of(address), generic_base(space_of(address))),
+            space => (space, 0),
+        };
+        let inner = address - base;
+        match space {
+            Space::Shared => {
+                let i = (inner >> SHARED_SHIFT) as usize;
+                let r = self.ranges.get(i)?;
+                (inner >= r.address).then_some((Target::Shared(i), base + r.address, r.bytes))
+            }
+            Space::Local => Some((Target::Local, base, self.local_bytes)),
+            Space::Param => Some((Target::Param, base, self.params.len())),
+            _ => {
+                let range = inner >> WINDOW_SHIFT;
+                if range >= VARIABLES {
+                    let i = (range - VARIABLES) as usize;
+                    Some((Target::Variable(i), variable_address(i), self.variables.get(i)?.2.len()))
+                } else {
+                    let i = (range as usize).checked_sub(1)?;
+                    Some((Target::Window(i), super::address(i), self.windows.get(i)?.data.len()))
+                }
+            }
+        }
+    }
+
+    /// The one region that the active lanes' accesses of `bytes` bytes are in. None: they are in several.
+    #[inline]
+    pub fn resolve(
+        &self,
+        space: Space,
+        addresses: &[u64; WARP],
+        mask: u32,
+        bytes: usize,
+    ) -> Result<Option<Region>, Problem> {
+        let (mut low, mut high, mut bits) = (u64::MAX, 0, 0);
+        for l in 0..WARP {
+            let active = mask >> l & 1 != 0;
+            low = low.min(if active { addresses[l] } else { u64::MAX });
+            high = high.max(if active { addresses[l] } else { 0 });
+            bits |= if active { addresses[l] } else { 0 };
+        }
+        let Some((target, base, size)) = self.locate(space, low) else {
+            return Err(self.outside(space, addresses, mask, bytes));
+        };
+        if high - base + bytes as u64 > size as u64 {
+            let other = self.locate(space, high);
+            return match other {
+                Some((t, ..)) if t != target => Ok(None),
+                _ => Err(self.outside(space, addresses, mask, bytes)),
+            };
+        }
+        if bits & (bytes as u64 - 1) != 0 {
+            return Err(self.misaligned(space, addresses, mask, bytes));
+        }
+        let mut offsets = [(low - base) as usize; WARP];
+        for l in 0..WARP {
+            if mask >> l & 1 != 0 {
+                offsets[l] = (addresses[l] - base) as usize;
+            }
+        }
+        if target == Target::Local {
+            for (l, o) in offsets.iter_mut().enumerate() {
+                // Lanes past the block's last thread are not active; any valid offset will do.
+                *o += (self.first_thread + l) * self.local_bytes;
+                *o = if *o + bytes <= self.local.len() { *o } else { 0 };
+            }
+        }
+        Ok(Some(Region { target, offsets }))
+    }
+
+    #[cold]
+    fn outside(&self, space: Space, addresses: &[u64; WARP], mask: u32, bytes: usize) -> Problem {
+        for l in (0..WARP).filter(|l| mask >> l & 1 != 0) {
+            let address = addresses[l];
+            let text = match self.locate(space, address) {
+                Some((target, base, size)) if address - base + bytes as u64 > size as u64 => {
+                    let offset = address - base;
+                    format!("{bytes} bytes at offset {offset} of {}, which has {size}", self.describe(target))
+                }
+                Some(_) => continue,
+                None => match self.near(space, address) {
+                    Some((name, offset)) => format!("{bytes} bytes at offset {offset} of {name}"),
+                    None => format!("{bytes} bytes at {space:?} address {address:#x}, which belongs to nothing"),
+                },
+            };
+            return Problem::new(FaultKind::OutOfBounds, l, format!("out of bounds: {text}"));
+        }
+        Problem::new(FaultKind::OutOfBounds, 0, "out of bounds")
+    }
+
+    /// The target that begins soon after an address: its name and the (negative) offset.
+    fn near(&self, space: Space, address: u64) -> Option<(String, i64)> {
+        [1 << 12, 1 << 19, 1 << 39].into_iter().find_map(|step| {
+            let (target, base, _) = self.locate(space, address.checked_add(step)?)?;
+            Some((self.describe(target), address.wrapping_sub(base) as i64))
+        })
+    }
+
+    #[cold]
+    fn misaligned(&self, space: Space, addresses: &[u64; WARP], mask: u32, bytes: usize) -> Problem {
+        let bad = |l: &usize| mask >> l & 1 != 0 && addresses[*l] & (bytes as u64 - 1) != 0;
+        let lane = (0..WARP).find(bad).unwrap_or(0);
+        let place = self.locate(space, addresses[lane]).map_or(String::new(), |(target, base, _)| {
+            format!(" at offset {} of {}", addresses[lane] - base, self.describe(target))
+        });
+        Problem::new(FaultKind::Misaligned, lane, format!("misaligned access of {bytes} bytes{place}"))
+    }
+
+    /// What people call a target.
+    pub fn describe(&self, target: Target) -> String {
+        match target {
+            Target::Window(i) => format!("`{}`", self.windows[i].name),
+            Target::Variable(i) => format!("`{}`", self.variables[i].0),
+            Target::Shared(i) => format!("shared `{}`", self.ranges[i].name),
+            Target::Local => "local memory".into(),
+            Target::Param => "the parameters".into(),
+        }
+    }
+
+    /// The bytes of a target.
+    #[inline]
+    pub fn data(&self, target: Target) -> &[u8] {
+        match target {
+            Target::Window(i) => self.windows[i].data,
+            Target::Variable(i) => &self.variables[i].2,
+            Target::Shared(i) => &self.shared[self.ranges[i].start..][..self.ranges[i].bytes],
+            Target::Local => &self.local,
+            Target::Param => self.params,
+        }
+    }
+
+    /// The bytes of a target that may be written.
+    #[inline]
+    pub fn data_mut(&mut self, target: Target) -> Result<&mut [u8], Problem> {
+        Ok(match target {
+            Target::Window(i) if self.windows[i].access != Access::Read => self.windows[i].data,
+            Target::Variable(i) if !self.variables[i].1 => &mut self.variables[i].2,
+            Target::Shared(i) => &mut self.shared[self.ranges[i].start..][..self.ranges[i].bytes],
+            Target::Local => &mut self.local,
+            other => {
+                let text = format!("write to {}, which is only read", self.describe(other));
+                return Err(Problem::new(FaultKind::ReadOnly, 0, text));
+            }
+        })
+    }
+
+    /// One byte of state per byte of a target, if it is tracked.
+    fn written(&mut self, target: Target) -> Option<&mut [u8]> {
+        let all = match target {
+            Target::Window(i) => &mut *self.windows[i].written,
+            Target::Shared(i) if self.checks => {
+                &mut self.shared_written[self.ranges[i].start..][..self.ranges[i].bytes]
+            }
+            Target::Local if self.checks => &mut self.local_written[..],
+            _ => return None,
+        };
+        (!all.is_empty()).then_some(all)
+    }
+
+    /// A read must find something written.
+    pub fn check_read(&mut self, region: &Region, mask: u32, bytes: usize) -> Result<(), Problem> {
+        if !self.checks {
+            return Ok(());
+        }
+        let Some(written) = self.written(region.target) else { return Ok(()) };
+        for l in (0..WARP).filter(|l| mask >> l & 1 != 0) {
+            let at = region.offsets[l];
+            if let Some(i) = written[at..at + bytes].iter().position(|w| *w == 0) {
+                let offset = if region.target == Target::Local { (at + i) % self.local_bytes } else { at + i };
+                let text = format!("read of unwritten memory: byte {offset} of {}", self.describe(region.target));
+                return Err(Problem::new(FaultKind::Unwritten, l, text));
+            }
+        }
+        Ok(())
+    }
+
+    /// What was written can be read.
+    pub fn note_write(&mut self, region: &Region, mask: u32, bytes: usize) {
+        // Windows are tracked for the caller too, whether or not this launch checks.
+        let Some(written) = self.written(region.target) else { return };
+        for l in (0..WARP).filter(|l| mask >> l & 1 != 0) {
+            written[region.offsets[l]..][..bytes].fill(1);
+        }
+    }
+}

@@ -1,0 +1,587 @@
+/*! PTX text to [`Program`] (PTX ISA 4, 5, 11): directives, scopes, names; what an instruction means is in `isa`. */
+
+use super::isa;
+use super::lex::{self, Kind, Token};
+use super::memory::{SHARED_SHIFT, variable_address};
+use super::program::{Exec, Guard, Inst, Kernel, Place, Program, Shared, Space, Special, Type, Variable};
+use crate::error::{Error, Result};
+use std::collections::HashMap;
+
+/// An operand as written.
+#[derive(Clone, Debug)]
+pub enum Operand<'a> {
+    /// A register, variable, label or number.
+    Name(&'a str),
+    /// `!%p`
+    Not(&'a str),
+    /// `-1`
+    Minus(&'a str),
+    /// `d|p`
+    Pair(&'a str, &'a str),
+    /// `{a, b}`
+    List(Vec<Operand<'a>>),
+    /// `[base+offset]`
+    Address(&'a str, i64),
+}
+
+/// What a name stands for.
+#[derive(Clone, Copy, Debug)]
+enum Name {
+    Register(Type, u32),
+    /// A variable: its address in its space.
+    Variable(Space, u64),
+}
+
+/// A pair of braces: its names, its labels, and branches to labels not seen yet.
+#[derive(Default)]
+struct Scope<'a> {
+    names: HashMap<&'a str, Name>,
+    /// `%r<9>`: type, first slot and count of `%r0` to `%r8`.
+    ranges: HashMap<&'a str, (Type, u32, u32)>,
+    labels: HashMap<&'a str, usize>,
+    tables: HashMap<&'a str, Vec<&'a str>>,
+    jumps: Vec<(usize, &'a str, u32)>,
+}
+
+/// A kernel under construction.
+#[derive(Default)]
+pub struct Frame<'a> {
+    pub kernel: Kernel,
+    scopes: Vec<Scope<'a>>,
+    words: HashMap<u32, u32>,
+    longs: HashMap<u64, u32>,
+    specials: HashMap<Special, u32>,
+    source: Option<(u32, u32)>,
+    /// Guard and PTX line of the statement being decoded.
+    guard: Option<Guard>,
+    line: u32,
+}
+
+impl<'a> Frame<'a> {
+    fn name(&self, name: &str) -> Option<Name> {
+        let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
+        let number: Option<u32> = name[stem.len()..].parse().ok();
+        self.scopes.iter().rev().find_map(|s| {
+            let ranged = || {
+                let &(ty, first, count) = s.ranges.get(stem)?;
+                number.filter(|n| *n < count).map(|n| Name::Register(ty, first + n))
+            };
+            s.names.get(name).copied().or_else(ranged)
+        })
+    }
+    fn declare(&mut self, name: &'a str, what: Name) {
+        self.scopes.last_mut().expect("inside a scope").names.insert(name, what);
+    }
+    /// A new register of the bank of `ty`.
+    pub fn slot(&mut self, ty: Type) -> u32 {
+        let n = &mut self.kernel.slots[if ty == Type::Pred { 2 } else { ty.is_long() as usize }];
+        *n += 1;
+        *n as u32 - 1
+    }
+    /// A register that holds a constant.
+    pub fn constant(&mut self, value: u64, ty: Type) -> u32 {
+        let slot = if ty.is_long() { self.longs.get(&value) } else { self.words.get(&(value as u32)) };
+        if let Some(&slot) = slot {
+            return slot;
+        }
+        let slot = self.slot(ty);
+        if ty.is_long() {
+            self.longs.insert(value, slot);
+            self.kernel.longs.push((slot, value));
+        } else {
+            self.words.insert(value as u32, slot);
+            self.kernel.words.push((slot, value as u32));
+        }
+        slot
+    }
+    /// A register that holds a predefined value.
+    fn special(&mut self, special: Special) -> u32 {
+        if let Some(&slot) = self.specials.get(&special) {
+            return slot;
+        }
+        let slot = self.slot(Type::B32);
+        self.specials.insert(special, slot);
+        self.kernel.specials.push((slot, special));
+        slot
+    }
+    /// Type and slot of a declared register.
+    pub fn register(&self, name: &str) -> Option<(Type, u32)> {
+        match self.name(name)? {
+            Name::Register(ty, slot) => Some((ty, slot)),
+            Name::Variable(..) => None,
+        }
+    }
+    /// Space and address of a variable.
+    pub fn variable(&self, name: &str) -> Option<(Space, u64)> {
+        match self.name(name)? {
+            Name::Variable(space, address) => Some((space, address)),
+            Name::Register(..) => None,
+        }
+    }
+    /// The slot of a predefined 32-bit register.
+    pub fn predefined(&mut self, name: &str) -> Option<u32> {
+        use std::cmp::Ordering::*;
+        let axis = |s: &str| ["x", "y", "z"].iter().position(|a| *a == s);
+        let (base, dim) = match name.rsplit_once('.') {
+            Some((base, dim)) => (base, axis(dim)?),
+            None => (name, 0),
+        };
+        let special = match base {
+            "%tid" => Special::Tid(dim),
+            "%ntid" => Special::Ntid(dim),
+            "%ctaid" | "%clusterid" => Special::Ctaid(dim),
+            "%nctaid" | "%nclusterid" => Special::Nctaid(dim),
+            "%laneid" => Special::Lane,
+            "%warpid" => Special::Warp,
+            "%nwarpid" => Special::Warps,
+            "%lanemask_eq" => Special::LaneMask(Equal, false),
+            "%lanemask_lt" => Special::LaneMask(Less, false),
+            "%lanemask_le" => Special::LaneMask(Less, true),
+            "%lanemask_gt" => Special::LaneMask(Greater, false),
+            "%lanemask_ge" => Special::LaneMask(Greater, true),
+            "%smid" | "%gridid" | "%cluster_ctaid" | "%cluster_ctarank" => Special::Fixed(0),
+            "%nsmid" | "%cluster_nctaid" | "%cluster_nctarank" => Special::Fixed(1),
+            "WARP_SZ" => Special::Fixed(32),
+            "%dynamic_smem_size" => Special::SharedBytes { total: false },
+            "%total_smem_size" => Special::SharedBytes { total: true },
+            _ => return None,
+        };
+        Some(self.special(special))
+    }
+    /// Appends an instruction of the statement being decoded.
+    pub fn push(&mut self, mut inst: Inst) {
+        let place = Place { ptx: self.line, source: self.source };
+        if self.kernel.places.last() != Some(&place) {
+            self.kernel.places.push(place);
+        }
+        (inst.guard, inst.place) = (self.guard, self.kernel.places.len() as u32 - 1);
+        self.kernel.code.push(inst);
+    }
+    /// A branch target: known later. The next instruction pushed is the branch.
+    pub fn jump(&mut self, label: &'a str) {
+        let (at, line) = (self.kernel.code.len(), self.line);
+        self.scopes.last_mut().expect("inside a scope").jumps.push((at, label, line));
+    }
+
+    /// Closes a scope: its branches are resolved, or handed to the scope around it.
+    fn close(&mut self) -> Result<()> {
+        let scope = self.scopes.pop().expect("an open scope");
+        for (at, label, line) in scope.jumps {
+            let find = |label: &str| scope.labels.get(label).copied();
+            let resolved = match scope.tables.get(label) {
+                Some(table) => table.iter().map(|l| find(l)).collect::<Option<Vec<_>>>(),
+                None => find(label).map(|to| vec![to]),
+            };
+            match (resolved, self.scopes.len()) {
+                (Some(to), _) => {
+                    self.kernel.code[at].exec = match &self.kernel.code[at].exec {
+                        Exec::Switch(_) => Exec::Switch(to.into()),
+                        _ => Exec::Branch(to[0]),
+                    }
+                }
+                (None, 0 | 1) => return Err(Error::usage(format!("PTX line {line}: label {label} is not defined"))),
+                (None, _) => self.scopes.last_mut().expect("checked").jumps.push((at, label, line)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A variable's declaration, without its initialiser.
+struct Declared<'a> {
+    name: &'a str,
+    ty: Type,
+    align: usize,
+    /// Elements; None for `[]`.
+    count: Option<usize>,
+}
+
+impl Declared<'_> {
+    fn bytes(&self) -> usize {
+        self.ty.bytes() * self.count.unwrap_or(0)
+    }
+}
+
+struct Parser<'a> {
+    tokens: Vec<Token<'a>>,
+    at: usize,
+    program: Program,
+    globals: HashMap<&'a str, Name>,
+    /// Module-scope shared variables: every kernel has them.
+    shared: Vec<Declared<'a>>,
+}
+
+/// Parses and decodes a module.
+pub fn parse(text: &str) -> Result<Program> {
+    let tokens = lex::tokens(text)?;
+    let mut p = Parser { tokens, at: 0, program: Program::default(), globals: HashMap::new(), shared: vec![] };
+    while let Some(token) = p.peek() {
+        p.module(token)?;
+    }
+    Ok(p.program)
+}
+
+impl<'a> Parser<'a> {
+    fn peek(&self) -> Option<Token<'a>> {
+        self.tokens.get(self.at).copied()
+    }
+    fn next(&mut self) -> Result<Token<'a>> {
+        let t = self.peek().ok_or_else(|| Error::usage("the PTX text ends inside a statement"))?;
+        self.at += 1;
+        Ok(t)
+    }
+    fn fail<T>(&self, problem: impl std::fmt::Display) -> Result<T> {
+        let line = self.tokens.get(self.at.saturating_sub(1)).map_or(0, |t| t.line);
+        Err(Error::usage(format!("PTX line {line}: {problem}")))
+    }
+    fn eat(&mut self, text: &str) -> bool {
+        let found = self.peek().is_some_and(|t| t.is(text));
+        self.at += found as usize;
+        found
+    }
+    fn expect(&mut self, text: &str) -> Result<()> {
+        let t = self.next()?;
+        if t.is(text) { Ok(()) } else { self.fail(format!("expected `{text}`, found `{}`", t.text)) }
+    }
+    fn word(&mut self) -> Result<&'a str> {
+        let t = self.next()?;
+        if t.kind == Kind::Word { Ok(t.text) } else { self.fail(format!("expected a word, found `{}`", t.text)) }
+    }
+    fn number(&mut self) -> Result<u64> {
+        let w = self.word()?;
+        lex::integer(w).map_or_else(|| self.fail(format!("expected a number, found `{w}`")), Ok)
+    }
+    fn skip_line(&mut self, line: u32) {
+        while self.peek().is_some_and(|t| t.line == line) {
+            self.at += 1;
+        }
+    }
+    fn skip_past(&mut self, text: &str) -> Result<()> {
+        while !self.next()?.is(text) {}
+        Ok(())
+    }
+
+    /// One module-scope directive.
+    fn module(&mut self, token: Token<'a>) -> Result<()> {
+        self.at += 1;
+        match token.text {
+            ".version" | ".target" => self.skip_line(token.line),
+            ".address_size" => match self.number()? {
+                64 => {}
+                n => return self.fail(format!("{n}-bit addresses are not supported")),
+            },
+            ".visible" | ".extern" | ".weak" | ".common" => {}
+            ".file" => {
+                let number = self.number()? as u32;
+                let name = self.next()?.text.to_string();
+                self.program.files.push((number, name));
+                self.skip_line(token.line);
+            }
+            ".section" => self.skip_past("}")?,
+            ".pragma" => self.skip_past(";")?,
+            ".entry" => self.entry()?,
+            ".global" | ".const" => self.variable(token.text == ".const")?,
+            ".shared" => {
+                let declared = self.declaration()?;
+                self.shared.push(declared);
+                self.expect(";")?;
+            }
+            other => return self.fail(format!("`{other}` at module scope is not supported")),
+        }
+        Ok(())
+    }
+
+    /// `[.align n] .type name [count]…`, after the state space.
+    fn declaration(&mut self) -> Result<Declared<'a>> {
+        let (mut align, mut ty, mut vector) = (0, None, 1);
+        loop {
+            let w = self.word()?;
+            match w.strip_prefix('.') {
+                Some("align") => align = self.number()? as usize,
+                Some("attribute") => self.skip_past(")")?,
+                Some("v2") => vector = 2,
+                Some("v4") => vector = 4,
+                Some("ptr") => {}
+                Some("global" | "const" | "shared" | "local") => {}
+                Some(t) => ty = Some(Type::parse(t).map_or_else(|| self.fail(format!("unknown type .{t}")), Ok)?),
+                None => {
+                    let Some(ty) = ty else { return self.fail(format!("`{w}` has no type")) };
+                    let (mut count, mut open) = (vector, false);
+                    while self.eat("[") {
+                        if self.eat("]") {
+                            open = true;
+                            continue;
+                        }
+                        count *= self.number()? as usize;
+                        self.expect("]")?;
+                    }
+                    let align = align.max(ty.bytes() * vector);
+                    return Ok(Declared { name: w, ty, align, count: (!open).then_some(count) });
+                }
+            }
+        }
+    }
+
+    /// A module-scope variable and its initialiser.
+    fn variable(&mut self, constant: bool) -> Result<()> {
+        let d = self.declaration()?;
+        let mut values = vec![];
+        if self.eat("=") {
+            let mut depth = 0;
+            loop {
+                let t = self.next()?;
+                match t.text {
+                    "{" => depth += 1,
+                    "}" => depth -= 1,
+                    "," => {}
+                    "-" => {
+                        let w = self.word()?;
+                        values.push(self.literal(w, true, d.ty)?);
+                    }
+                    w => values.push(self.literal(w, false, d.ty)?),
+                }
+                if depth == 0 {
+                    break;
+                }
+            }
+        }
+        self.expect(";")?;
+        let size = d.ty.bytes();
+        let mut init = vec![0; size * d.count.unwrap_or(values.len())];
+        if values.len() * size > init.len() {
+            return self.fail(format!("{} has more values than elements", d.name));
+        }
+        for (to, v) in init.chunks_exact_mut(size).zip(values) {
+            to.copy_from_slice(&v.to_le_bytes()[..size]);
+        }
+        let space = if constant { Space::Const } else { Space::Global };
+        self.globals.insert(d.name, Name::Variable(space, variable_address(self.program.variables.len())));
+        self.program.variables.push(Variable { name: d.name.to_string(), init, constant });
+        Ok(())
+    }
+
+    fn literal(&self, word: &str, negative: bool, ty: Type) -> Result<u64> {
+        literal(word, negative, ty).map_or_else(|| self.fail(format!("`{word}` is not a value of type {ty:?}")), Ok)
+    }
+
+    /// `.entry name (params) directives { body }`
+    fn entry(&mut self) -> Result<()> {
+        let mut f =
+            Frame { scopes: vec![Scope { names: self.globals.clone(), ..Scope::default() }], ..Frame::default() };
+        f.kernel.name = self.word()?.to_string();
+        if self.eat("(") {
+            while !self.eat(")") {
+                self.expect(".param")?;
+                let d = self.declaration()?;
+                let offset = f.kernel.param_bytes.next_multiple_of(d.align);
+                f.declare(d.name, Name::Variable(Space::Param, offset as u64));
+                f.kernel.param_bytes = offset + d.bytes();
+                self.eat(",");
+            }
+        }
+        while !self.eat("{") {
+            match self.word()? {
+                w @ (".maxntid" | ".reqntid") => {
+                    let mut dims = [1; 3];
+                    for d in &mut dims {
+                        *d = self.number()? as u32;
+                        if !self.eat(",") {
+                            break;
+                        }
+                    }
+                    f.kernel.max_threads = Some((dims, w == ".reqntid"));
+                }
+                ".minnctapersm" | ".maxnreg" | ".maxnctapersm" | ".maxclusterrank" => drop(self.number()?),
+                ".noreturn" | ".explicitcluster" => {}
+                ".pragma" => self.skip_past(";")?,
+                w => return self.fail(format!("`{w}` on an entry is not supported")),
+            }
+        }
+        for d in std::mem::take(&mut self.shared) {
+            shared(&mut f, &d);
+            self.shared.push(d);
+        }
+        f.scopes.push(Scope::default());
+        while f.scopes.len() > 1 {
+            self.statement(&mut f)?;
+        }
+        f.guard = None;
+        f.push(Inst::new(Exec::Exit));
+        self.program.kernels.push(f.kernel);
+        Ok(())
+    }
+
+    /// One statement of a body.
+    fn statement(&mut self, f: &mut Frame<'a>) -> Result<()> {
+        let token = self.next()?;
+        f.line = token.line;
+        match token.text {
+            "{" => f.scopes.push(Scope::default()),
+            "}" => f.close()?,
+            ";" => {}
+            ".loc" => {
+                let (file, line) = (self.number()? as u32, self.number()? as u32);
+                // Line 0 is the compiler's own code: it belongs to what came before.
+                if line != 0 {
+                    f.source = Some((file, line));
+                }
+                self.skip_line(token.line);
+            }
+            ".pragma" => self.skip_past(";")?,
+            ".reg" => self.registers(f)?,
+            ".shared" => {
+                let d = self.declaration()?;
+                shared(f, &d);
+                self.expect(";")?;
+            }
+            ".local" => {
+                let d = self.declaration()?;
+                let offset = f.kernel.local_bytes.next_multiple_of(d.align);
+                f.declare(d.name, Name::Variable(Space::Local, offset as u64));
+                f.kernel.local_bytes = offset + d.bytes();
+                self.expect(";")?;
+            }
+            w if token.kind == Kind::Word && self.eat(":") => {
+                if self.eat(".branchtargets") {
+                    let mut labels = vec![self.word()?];
+                    while self.eat(",") {
+                        labels.push(self.word()?);
+                    }
+                    self.expect(";")?;
+                    f.scopes.last_mut().expect("a scope").tables.insert(w, labels);
+                } else {
+                    let at = f.kernel.code.len();
+                    f.scopes.last_mut().expect("a scope").labels.insert(w, at);
+                }
+            }
+            w if w.starts_with('.') => return self.fail(format!("`{w}` in a body is not supported")),
+            _ => {
+                self.at -= 1;
+                self.instruction(f)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `.reg .type name, name<n>;`
+    fn registers(&mut self, f: &mut Frame<'a>) -> Result<()> {
+        let w = self.word()?;
+        let Some(ty) = w.strip_prefix('.').and_then(Type::parse) else { return self.fail(format!("unknown type {w}")) };
+        if ty == Type::B128 {
+            return self.fail("128-bit registers are not supported");
+        }
+        loop {
+            let name = self.word()?;
+            if self.eat("<") {
+                let count = self.number()? as u32;
+                self.expect(">")?;
+                let first = f.slot(ty);
+                for _ in 1..count {
+                    f.slot(ty);
+                }
+                f.scopes.last_mut().expect("a scope").ranges.insert(name, (ty, first, count));
+            } else {
+                let slot = f.slot(ty);
+                f.declare(name, Name::Register(ty, slot));
+            }
+            if !self.eat(",") {
+                return self.expect(";");
+            }
+        }
+    }
+
+    /// `[@[!]p] opcode operands;`
+    fn instruction(&mut self, f: &mut Frame<'a>) -> Result<()> {
+        f.guard = None;
+        if self.eat("@") {
+            let negated = self.eat("!");
+            let name = self.word()?;
+            let Some((Type::Pred, slot)) = f.register(name) else {
+                return self.fail(format!("`{name}` is no predicate"));
+            };
+            f.guard = Some(Guard { slot, negated });
+        }
+        let opcode = self.word()?;
+        let mut operands = vec![];
+        while !self.eat(";") {
+            operands.push(self.operand()?);
+            if !self.eat(",") {
+                self.expect(";")?;
+                break;
+            }
+        }
+        self.program.opcodes.insert(opcode.to_string());
+        isa::decode(f, opcode, operands).map_err(|e| e.at(format!("PTX line {}: {opcode}", f.line)))
+    }
+
+    fn operand(&mut self) -> Result<Operand<'a>> {
+        if self.eat("{") {
+            let mut list = vec![];
+            while !self.eat("}") {
+                list.push(self.operand()?);
+                self.eat(",");
+            }
+            return Ok(Operand::List(list));
+        }
+        if self.eat("[") {
+            let base = self.word()?;
+            let mut offset = 0i64;
+            while !self.eat("]") {
+                let plus = self.eat("+");
+                let minus = self.eat("-");
+                if !plus && !minus {
+                    return self.fail("expected an offset");
+                }
+                let n = self.number()? as i64;
+                offset += if minus { -n } else { n };
+            }
+            return Ok(Operand::Address(base, offset));
+        }
+        if self.eat("!") {
+            return Ok(Operand::Not(self.word()?));
+        }
+        if self.eat("-") {
+            return Ok(Operand::Minus(self.word()?));
+        }
+        let word = self.word()?;
+        if self.eat("|") {
+            return Ok(Operand::Pair(word, self.word()?));
+        }
+        if self.eat("+") {
+            return Ok(Operand::Address(word, self.number()? as i64));
+        }
+        Ok(Operand::Name(word))
+    }
+}
+
+/// The bits of a literal as a value of `ty`.
+pub fn literal(word: &str, negative: bool, ty: Type) -> Option<u64> {
+    if !word.starts_with(|c: char| c.is_ascii_digit()) {
+        return None;
+    }
+    let float = lex::float(word).map(|v| if negative { -v } else { v });
+    let integer = lex::integer(word).map(|v| if negative { v.wrapping_neg() } else { v });
+    // A hexadecimal literal keeps its bits, NaN payloads included.
+    let bits = |prefix: [&str; 2]| {
+        prefix.iter().find_map(|p| word.strip_prefix(p)).and_then(|d| u64::from_str_radix(d, 16).ok())
+    };
+    match ty {
+        Type::F32 | Type::B32 | Type::Tf32 if !negative && bits(["0f", "0F"]).is_some() => bits(["0f", "0F"]),
+        Type::F64 | Type::B64 if !negative && bits(["0d", "0D"]).is_some() => bits(["0d", "0D"]),
+        Type::F32 | Type::Tf32 => Some((float? as f32).to_bits().into()),
+        Type::F64 => Some(float?.to_bits()),
+        Type::F16 | Type::Bf16 | Type::F16x2 | Type::Bf16x2 | Type::B16 if integer.is_none() => None,
+        _ => integer.map(|v| v & (u64::MAX >> (64 - 8 * ty.bytes().min(8)))),
+    }
+}
+
+/// Lays out a shared variable. Each has its own range of addresses, so that an access past its end cannot reach the
+/// next one; within the range it starts where the device would put it, modulo the banks.
+fn shared<'a>(f: &mut Frame<'a>, d: &Declared<'a>) {
+    let k = &mut f.kernel;
+    let offset = k.shared_bytes.next_multiple_of(d.align);
+    let address = (k.shared.len() as u64) << SHARED_SHIFT | (offset % d.align.max(128)) as u64;
+    k.shared.push(Shared { name: d.name.to_string(), address, bytes: d.count.map(|_| d.bytes()) });
+    k.shared_bytes = offset + d.bytes();
+    f.declare(d.name, Name::Variable(Space::Shared, address));
+}
