@@ -13,6 +13,7 @@ pub use progress::Bar;
 use crate::device::{self, Checks, Device};
 use crate::error::Result;
 use clap::{Args, Parser, Subcommand};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Valence and arousal of photographs: train, evaluate, predict.
@@ -58,6 +59,8 @@ commands! {
     Inspect => inspect,
     /// Hold a device against golden files that another framework computed.
     Conform => conform,
+    /// Compute one network on two devices, and hold their outputs or gradients against each other.
+    Compare => compare,
     /// Measure where the time of an inference or of a training step goes.
     Profile => profile,
     /// Compare a network's gradient with differences of its loss, in float64.
@@ -71,7 +74,7 @@ commands! {
 /// Where to compute.
 #[derive(Args, Clone, Debug)]
 pub struct Compute {
-    /// Device: auto, cpu, or reference (the float64 definition: slow).
+    /// Device: auto, cpu, sim (a GPU in software), or reference (the float64 definition: slow).
     #[arg(long, default_value = "auto", value_name = "NAME")]
     pub device: String,
     /// Threads that compute and that decode; all cores by default.
@@ -110,6 +113,12 @@ static STOP: AtomicBool = AtomicBool::new(false);
 /// Whether the user asked to stop.
 pub fn stopped() -> bool {
     STOP.load(Ordering::Relaxed)
+}
+
+/// Shows what a device does before its first step.
+pub fn watch_devices() {
+    static BAR: LazyLock<Bar> = LazyLock::new(Bar::new);
+    crate::progress::watch(&*BAR);
 }
 
 /// Ctrl-C and SIGTERM ask the running job to finish what it holds and leave a checkpoint; the second one ends at once.

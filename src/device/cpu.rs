@@ -254,7 +254,7 @@ impl Device for Cpu {
                     cost: launch.cost,
                     definition,
                     seconds,
-                    counters: None,
+                    counted: None,
                 });
             }
             if self.checks == Checks::Finite {

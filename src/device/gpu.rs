@@ -2,13 +2,12 @@
 [`Driver`]: CUDA, or the simulator, which therefore runs exactly what a GPU would be sent. */
 
 use super::layout::{CANARY, Layout, decode, encode};
-use super::{Checks, Data, Demand, Device, Probe, finite};
+use super::{Checks, Counted, Data, Demand, Device, Probe, finite};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Value};
 use crate::kernel::gpu::{self, Access, Call};
 use crate::kernel::{Arch, Buf, Code};
-use crate::plan::{Place, Plan, Scheduled};
-use crate::sim::Counters;
+use crate::plan::{Options, Place, Plan, Scheduled};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -47,7 +46,7 @@ impl Step {
 pub struct Measured {
     pub seconds: f64,
     /// What it did, where the driver can count.
-    pub counters: Option<Counters>,
+    pub counted: Option<Counted>,
 }
 
 /// Executes launches.
@@ -270,7 +269,7 @@ impl<D: Driver> Device for Gpu<D> {
                     cost: launch.cost,
                     definition: false,
                     seconds: measured.seconds,
-                    counters: measured.counters,
+                    counted: measured.counted,
                 });
             }
             if self.checks == Checks::Finite {
@@ -297,6 +296,11 @@ impl<D: Driver> Device for Gpu<D> {
         // The largest of them has the memory that the others share.
         let [arena, scratch] = ready.map(|p| [p.arena(), p.scratch()]).max_by_key(|p| p[0] + p[1]).unwrap_or_default();
         Demand { arena, scratch, ..Demand::persistent(g, 1) }
+    }
+
+    /// Equal ops in one launch: few large launches fill a GPU better than many small ones.
+    fn options(&self) -> Options {
+        Options { group: true, ..Options::default() }
     }
 
     fn available(&self) -> Option<usize> {

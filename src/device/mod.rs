@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::host::ceiling::Ceilings;
 use crate::kernel::Simd;
-use crate::plan::{Plan, Scheduled};
+use crate::plan::{Options, Plan, Scheduled};
 use crate::sim::{self, Counters};
 use std::ops::Range;
 use std::sync::Arc;
@@ -87,7 +87,15 @@ pub struct Probe<'a> {
     pub definition: bool,
     pub seconds: f64,
     /// What the simulator counted.
-    pub counters: Option<Counters>,
+    pub counted: Option<Counted>,
+}
+
+/// What a launch of a kernel did, by the simulator's count.
+#[derive(Clone, Copy, Debug)]
+pub struct Counted {
+    pub kernel: &'static str,
+    pub blocks: u64,
+    pub counters: Counters,
 }
 
 /// Storage for one graph and the means to run its plans.
@@ -115,6 +123,10 @@ pub trait Device: Send {
     }
     /// Bytes that [`Device::load`] would allocate.
     fn demand(&self, g: &Graph, plans: &[Plan]) -> Demand;
+    /// How plans for it are best made.
+    fn options(&self) -> Options {
+        Options::default()
+    }
     /// Bytes that can still be allocated; None where nobody knows.
     fn available(&self) -> Option<usize> {
         room::available()

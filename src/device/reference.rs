@@ -102,7 +102,7 @@ impl Device for Reference {
                     cost,
                     definition: true,
                     seconds,
-                    counters: None,
+                    counted: None,
                 });
             }
         }

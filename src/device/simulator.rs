@@ -2,12 +2,13 @@
 of a launch gets an address range of its own, so that a kernel can touch nothing else, and what it leaves unwritten of an
 output is an error. */
 
+use super::Counted;
 use super::gpu::{Driver, Measured, Step, Window};
 use crate::error::{Error, Result};
 use crate::kernel::gpu::Access;
-use crate::nvrtc::{self, Target, Unit};
+use crate::nvrtc::{self, Cache, Target, Unit};
 use crate::sim::{self, Counters, Grid, Options, Program};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Instant;
 
@@ -129,21 +130,20 @@ impl Driver for Simulator {
     }
 
     fn load(&mut self, bytes: usize, plans: Vec<Vec<Step>>) -> Result<()> {
+        let unit = |step: &Step| Unit::of(step.call.kernel, step.call.consts);
+        let mut programs = PROGRAMS.lock().expect("no panic while it is held");
+        let needed: BTreeSet<Unit> = plans.iter().flatten().map(unit).collect();
+        let missing: Vec<Unit> =
+            needed.into_iter().filter(|u| !programs.contains_key(&(u.clone(), self.target))).collect();
+        let compiled = nvrtc::compile_all(&missing, self.target, &Cache::open())?;
+        for (unit, compiled) in missing.into_iter().zip(compiled) {
+            programs.insert((unit, self.target), Arc::new(Program::parse(&compiled.ptx)?));
+        }
         let program = |step: Step| {
-            let unit = Unit::of(step.call.kernel, step.call.consts);
-            let key = (unit, self.target);
-            let known = PROGRAMS.lock().expect("no panic while it is held").get(&key).cloned();
-            let program = match known {
-                Some(program) => program,
-                None => {
-                    let program = Arc::new(Program::parse(&nvrtc::compile(&key.0, self.target)?.ptx)?);
-                    PROGRAMS.lock().expect("no panic while it is held").insert(key, program.clone());
-                    program
-                }
-            };
-            Ok((step, program))
+            let program = programs[&(unit(&step), self.target)].clone();
+            (step, program)
         };
-        self.plans = plans.into_iter().map(|p| p.into_iter().map(program).collect()).collect::<Result<_>>()?;
+        self.plans = plans.into_iter().map(|p| p.into_iter().map(program).collect()).collect();
         self.memory = vec![0; bytes];
         // Zeroed memory counts as written, as it does on a GPU.
         self.written = vec![1; if self.options.checks { bytes } else { 0 }];
@@ -170,6 +170,9 @@ impl Driver for Simulator {
     fn step(&mut self, plan: usize, step: usize) -> Result<Measured> {
         let start = Instant::now();
         let counters = self.launch(plan, step, true)?;
-        Ok(Measured { seconds: start.elapsed().as_secs_f64(), counters: Some(counters) })
+        let seconds = start.elapsed().as_secs_f64();
+        let (step, _) = &self.plans[plan][step];
+        let blocks = step.grid().iter().map(|n| *n as u64).product();
+        Ok(Measured { seconds, counted: Some(Counted { kernel: step.call.kernel.entry, blocks, counters }) })
     }
 }
