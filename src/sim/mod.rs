@@ -10,7 +10,7 @@ timing, occupancy, weak memory order.
 | `lex` `parse` `program` | text to decoded instructions over register slots |
 | `isa` | the instructions, one file per family |
 | `lanes` `round` | lane loops over 32-lane registers; exact rounding |
-| `memory` | address ranges, bounds, alignment, what was written |
+| `memory` `shadow` | address ranges, bounds, alignment, what was written; races |
 | `run` `counters` | warps, divergence, barriers; what a launch did |
 
 Divergent groups of a warp run lowest instruction first and merge when they meet, which is one of the orders that
@@ -60,6 +60,7 @@ mod parse;
 mod program;
 mod round;
 mod run;
+mod shadow;
 
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ use super::isa::{memory as access, warp as voting};
 use super::lanes::{FULL, Regs, Row, WARP};
 use super::memory::{Memory, Problem, space_of};
 use super::program::{Exec, Inst, Kernel, Program, Space, Special};
+use super::shadow::{Clock, Shadow};
 use super::{Fault, FaultKind, Grid, Options, Order, Window};
 use std::cmp::Ordering;
 
@@ -19,6 +20,8 @@ pub struct Context<'m, 'w> {
     pub memory: Memory<'m, 'w>,
     pub counters: Counters,
     pub options: Options,
+    /// Present when races are looked for.
+    pub shadow: Option<Shadow>,
 }
 
 impl Context<'_, '_> {
@@ -129,6 +132,8 @@ struct Block<'r, 'm, 'w> {
     /// Threads that arrived at each barrier without waiting, and conditions so far: count of true, of all.
     arrived: [u32; BARRIERS],
     votes: [(u32, u32); BARRIERS],
+    /// What the threads that arrived have done, for those that wait.
+    clocks: [Clock; BARRIERS],
 }
 
 pub fn launch(
@@ -162,16 +167,26 @@ pub fn launch(
         }
     }
     let memory = Memory::new(program, kernel, &grid, params, windows, options.checks).map_err(refuse)?;
-    let mut cx = Context { memory, counters: Counters::default(), options };
     let mut warps = make_warps(kernel, &grid);
+    let shadow = options.checks.then(|| Shadow::new(warps.len()));
+    let mut cx = Context { memory, counters: Counters::default(), options, shadow };
     let count = grid.grid.iter().map(|&n| n as u64).product::<u64>();
     for i in 0..count {
         let i = place(options.order, i, count, 0);
         let [x, y] = [grid.grid[0] as u64, grid.grid[1] as u64];
         let index = [(i % x) as u32, (i / x % y) as u32, (i / x / y) as u32];
         let block =
-            Block { program, kernel, grid, index, cx: &mut cx, arrived: [0; BARRIERS], votes: [(0, 0); BARRIERS] };
-        block.run(&mut warps)?;
+            Block {
+                program,
+                kernel,
+                grid,
+                index,
+                cx: &mut cx,
+                arrived: [0; BARRIERS],
+                votes: [(0, 0); BARRIERS],
+                clocks: Default::default(),
+            };
+        block.run(&mut warps, i)?;
     }
     Ok(cx.counters)
 }
@@ -243,8 +258,11 @@ fn special(s: Special, thread: u32, block: [u32; 3], kernel: &Kernel, grid: &Gri
 }
 
 impl Block<'_, '_, '_> {
-    fn run(mut self, warps: &mut [Warp]) -> Result<(), Fault> {
+    fn run(mut self, warps: &mut [Warp], number: u64) -> Result<(), Fault> {
         self.cx.memory.start_block();
+        if let Some(shadow) = &mut self.cx.shadow {
+            shadow.start_block(number);
+        }
         for w in warps.iter_mut() {
             for &(slot, s) in &self.kernel.specials {
                 for l in 0..WARP {
@@ -299,8 +317,12 @@ impl Block<'_, '_, '_> {
             for w in warps.iter_mut().filter(|w| waits(w)) {
                 w.state = State::Ready;
                 self.answer(w, barrier);
+                if let Some(shadow) = &mut self.cx.shadow {
+                    shadow.acquire(w.index, &self.clocks[barrier]);
+                }
             }
             (self.arrived[barrier], self.votes[barrier]) = (0, (0, 0));
+            self.clocks[barrier].clear();
             progress = true;
         }
         let waiting = warps.iter().find(|w| matches!(w.state, State::Waiting { .. }));
@@ -333,15 +355,34 @@ impl Block<'_, '_, '_> {
 
     #[cold]
     fn fault(&self, pc: usize, warp: usize, problem: Problem) -> Fault {
-        let t = (warp * WARP + problem.lane) as u32;
-        let [x, y, _] = self.grid.block;
-        let place = self.kernel.places[self.kernel.code[pc].place as usize];
+        let place = |pc: usize| self.program.place(self.kernel.places[self.kernel.code[pc].place as usize]);
+        let thread = |warp: usize, lane: usize| {
+            let t = (warp * WARP + lane) as u32;
+            let [x, y, _] = self.grid.block;
+            [t % x, t / x % y, t / x / y]
+        };
+        let mut text = problem.text;
+        if let Some(o) = problem.other {
+            let warps = self.grid.block.iter().product::<u32>().div_ceil(WARP as u32);
+            let [x, y, _] = self.grid.grid;
+            let b = o.warp / warps;
+            let t = thread((o.warp % warps) as usize, o.lane as usize);
+            let does = if o.wrote { "wrote" } else { "read" };
+            let (bx, by, bz) = (b % x, b / x % y, b / x / y);
+            text += &format!(
+                "; block ({bx},{by},{bz}) thread ({},{},{}) {does} it at {}, and nothing orders the two",
+                t[0],
+                t[1],
+                t[2],
+                place(o.pc as usize)
+            );
+        }
         Fault {
             kind: problem.kind,
             kernel: self.kernel.name.clone(),
-            thread: Some((self.index, [t % x, t / x % y, t / x / y])),
-            place: Some(self.program.place(place)),
-            problem: problem.text,
+            thread: Some((self.index, thread(warp, problem.lane))),
+            place: Some(place(pc)),
+            problem: text,
         }
     }
 
@@ -436,6 +477,9 @@ impl Block<'_, '_, '_> {
         if mask == 0 {
             return Ok(Next::Step);
         }
+        if let Some(shadow) = &mut self.cx.shadow {
+            (shadow.warp, shadow.pc) = (w.index, w.at.pc as u32);
+        }
         match &inst.exec {
             Exec::Load(a) => access::load(a, &mut w.regs, mask, self.cx)?,
             Exec::Store(a) => access::store(a, &w.regs, mask, self.cx)?,
@@ -468,6 +512,9 @@ impl Block<'_, '_, '_> {
             Exec::WarpBarrier => {
                 if !members(w, args.e, mask)? {
                     return Ok(Next::Park);
+                }
+                if let Some(shadow) = &mut self.cx.shadow {
+                    shadow.sync_lanes(w.index, mask);
                 }
             }
             Exec::ActiveMask => w.regs.words[args.d as usize].blend(&[mask; WARP], mask),
@@ -505,6 +552,9 @@ impl Block<'_, '_, '_> {
             return Err(Problem::new(FaultKind::Barrier, lane, text));
         }
         self.cx.counters.barriers += 1;
+        if let Some(shadow) = &mut self.cx.shadow {
+            shadow.release(w.index, &mut self.clocks[barrier]);
+        }
         if matches!(b.does, Does::Count | Does::And | Does::Or) {
             let p = w.regs.preds[inst.args.c as usize] ^ if b.negated { FULL } else { 0 };
             let (yes, all) = &mut self.votes[barrier];
