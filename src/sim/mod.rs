@@ -111,13 +111,21 @@ pub enum Order {
     Shuffled(u64),
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Looks for unwritten reads, races and misused synchronisation as well; bounds and alignment are always checked.
     pub checks: bool,
     /// Counts sectors and bank conflicts ([`Counters`]), which costs time.
     pub count: bool,
     pub order: Order,
+    /// Instructions of one warp after which it is taken to run for ever; by default a minute's worth.
+    pub patience: u64,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { checks: false, count: false, order: Order::Forward, patience: 1 << 30 }
+    }
 }
 
 /// What a kernel did wrong.

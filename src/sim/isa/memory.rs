@@ -163,7 +163,7 @@ fn atomic(l: &mut Line) -> Result<bool> {
 }
 
 /// Runs `f` for each group of lanes whose addresses lie in one region; nearly always that is all of them.
-fn regions(
+pub fn regions(
     memory: &mut Memory,
     space: Space,
     addresses: &[u64; WARP],
