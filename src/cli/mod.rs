@@ -13,6 +13,7 @@ pub use progress::Bar;
 use crate::device::{self, Checks, Device};
 use crate::error::Result;
 use clap::{Args, Parser, Subcommand};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Valence and arousal of photographs: train, evaluate, predict.
@@ -110,6 +111,12 @@ static STOP: AtomicBool = AtomicBool::new(false);
 /// Whether the user asked to stop.
 pub fn stopped() -> bool {
     STOP.load(Ordering::Relaxed)
+}
+
+/// Shows what a device does before its first step.
+pub fn watch_devices() {
+    static BAR: LazyLock<Bar> = LazyLock::new(Bar::new);
+    crate::progress::watch(&*BAR);
 }
 
 /// Ctrl-C and SIGTERM ask the running job to finish what it holds and leave a checkpoint; the second one ends at once.

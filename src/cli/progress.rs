@@ -59,6 +59,13 @@ impl Progress for Bar {
             i.bar.finish_and_clear();
         }
     }
+    fn note(&self, text: &str) {
+        let say = || eprintln!("note: {text}");
+        match &*self.inner.lock().unwrap() {
+            Some(i) => i.bar.suspend(say),
+            None => say(),
+        }
+    }
     fn stopped(&self) -> bool {
         super::stopped()
     }

@@ -247,7 +247,15 @@ impl Device for Cpu {
             if let Some(probe) = &mut probe {
                 let definition = matches!(launch.code, Code::Definition(_));
                 let label = &self.graph.nodes()[*node].label;
-                probe(Probe { node: *node, label, name: launch.name, cost: launch.cost, definition, seconds });
+                probe(Probe {
+                    node: *node,
+                    label,
+                    name: launch.name,
+                    cost: launch.cost,
+                    definition,
+                    seconds,
+                    counted: None,
+                });
             }
             if self.checks == Checks::Finite {
                 finite::check(&self.graph, *node, &launch.outs, |v| finite::first(self.bytes_of(v).ok()?))?;

@@ -2,7 +2,7 @@
 [`Driver`]: CUDA, or the simulator, which therefore runs exactly what a GPU would be sent. */
 
 use super::layout::{CANARY, Layout, decode, encode};
-use super::{Checks, Data, Demand, Device, Probe, finite};
+use super::{Checks, Counted, Data, Demand, Device, Probe, finite};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Value};
 use crate::kernel::gpu::{self, Access, Call};
@@ -45,6 +45,8 @@ impl Step {
 /// One launch as a driver measured it.
 pub struct Measured {
     pub seconds: f64,
+    /// What it did, where the driver can count.
+    pub counted: Option<Counted>,
 }
 
 /// Executes launches.
@@ -267,6 +269,7 @@ impl<D: Driver> Device for Gpu<D> {
                     cost: launch.cost,
                     definition: false,
                     seconds: measured.seconds,
+                    counted: measured.counted,
                 });
             }
             if self.checks == Checks::Finite {

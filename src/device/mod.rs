@@ -9,17 +9,21 @@ mod memory;
 mod reference;
 mod room;
 mod session;
+mod simulator;
 
 pub use cpu::Cpu;
+pub use gpu::Gpu;
 pub use reference::Reference;
 pub use room::{Demand, Room, available};
 pub use session::Session;
+pub use simulator::Simulator;
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::host::ceiling::Ceilings;
 use crate::kernel::Simd;
 use crate::plan::{Plan, Scheduled};
+use crate::sim::{self, Counters};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -82,6 +86,16 @@ pub struct Probe<'a> {
     /// No fast routine: the definition ran.
     pub definition: bool,
     pub seconds: f64,
+    /// What the simulator counted.
+    pub counted: Option<Counted>,
+}
+
+/// What a launch of a kernel did, by the simulator's count.
+#[derive(Clone, Copy, Debug)]
+pub struct Counted {
+    pub kernel: &'static str,
+    pub blocks: u64,
+    pub counters: Counters,
 }
 
 /// Storage for one graph and the means to run its plans.
@@ -120,7 +134,7 @@ pub trait Device: Send {
 }
 
 /// Names that [`open`] understands, for help texts.
-pub const NAMES: &str = "auto, cpu, reference";
+pub const NAMES: &str = "auto, cpu, sim, reference";
 
 /// A device by name; `threads` is None for all cores. `auto` is the best device there is.
 pub fn open(name: &str, threads: Option<usize>) -> Result<Box<dyn Device>> {
@@ -131,6 +145,10 @@ pub fn open(name: &str, threads: Option<usize>) -> Result<Box<dyn Device>> {
 pub fn open_with(name: &str, threads: Option<usize>, checks: Checks) -> Result<Box<dyn Device>> {
     match name {
         "auto" | "cpu" => Ok(Box::new(Cpu::with(Simd::detect(), threads, checks)?)),
+        "sim" => {
+            let options = sim::Options { checks: true, ..sim::Options::default() };
+            Ok(Box::new(Gpu::new(Simulator::new(Simulator::TARGET, options)?, checks)))
+        }
         "reference" => Ok(Box::new(Reference::with(checks))),
         _ => Err(Error::usage(format!("unknown device `{name}`")).fix(format!("choose one of {NAMES}"))),
     }

@@ -95,7 +95,15 @@ impl Device for Reference {
             if let Some(probe) = &mut probe {
                 let seconds = start.elapsed().as_secs_f64();
                 let cost = n.op.cost(&io);
-                probe(Probe { node, label: &n.label, name: n.op.name(), cost, definition: true, seconds });
+                probe(Probe {
+                    node,
+                    label: &n.label,
+                    name: n.op.name(),
+                    cost,
+                    definition: true,
+                    seconds,
+                    counted: None,
+                });
             }
         }
         Ok(())

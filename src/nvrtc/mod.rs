@@ -2,9 +2,12 @@
 assembler too: what compiles for an [`Target`] is what that GPU executes. Reference: NVRTC 13.0 documentation; options in
 its section "Supported Compile Options". */
 
+mod cache;
 mod library;
 mod log;
 mod source;
+
+pub use cache::{Cache, compile_all};
 
 use crate::error::{Error, Result};
 use crate::kernel::gpu::Kernel;
@@ -92,7 +95,7 @@ impl fmt::Display for Unit {
 }
 
 /// What one kernel takes on one architecture, by the assembler's word.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Resources {
     /// The kernel's name.
     pub entry: String,

@@ -2,7 +2,7 @@ use super::*;
 use std::borrow::Cow;
 
 /// Whether NVRTC is here. Without it a test says that it did nothing, or fails where it must not be missing.
-fn present() -> bool {
+pub fn present() -> bool {
     let found = available();
     if let Err(e) = &found {
         assert!(std::env::var_os("REQUIRE_NVRTC").is_none(), "{e}");
@@ -20,7 +20,7 @@ fn source(files: &[(&str, &'static str)]) -> Source {
     Source::with(files[0].0, &find).unwrap()
 }
 
-const UNIT: Unit = Unit { source: "a.cu", defines: vec![] };
+pub const UNIT: Unit = Unit { source: "a.cu", defines: vec![] };
 const KERNEL: &str = "#include \"tile/one.cuh\"
 extern \"C\" __global__ void __launch_bounds__(64) k(float *x) {
     __shared__ float s[64];
@@ -29,7 +29,7 @@ extern \"C\" __global__ void __launch_bounds__(64) k(float *x) {
     x[threadIdx.x] = s[63 - threadIdx.x] * TWO;
 }";
 
-fn kernel(two: &'static str) -> Source {
+pub fn kernel(two: &'static str) -> Source {
     source(&[
         ("a.cu", KERNEL),
         ("tile/one.cuh", "  #  include \"two.cuh\"\n#include \"nowhere.cuh\"\n"),

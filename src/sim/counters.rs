@@ -3,7 +3,7 @@
 use super::lanes::WARP;
 
 /// Work and traffic of a launch.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Counters {
     /// Instructions that warps executed.
     pub warp_instructions: u64,

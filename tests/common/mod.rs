@@ -157,10 +157,42 @@ impl Op for ProbeGrad {
     }
 }
 
-/// Every case of every op.
+/// Every case of every op; with `CASES=text` in the environment only those whose name begins so.
 pub fn cases() -> Vec<(String, Case)> {
     let all = deep_affect::ops::ALL.iter().flat_map(|f| (f.cases)());
-    all.map(|c| (format!("{} [{}]", c.op.name(), c.label), c)).collect()
+    let chosen = std::env::var("CASES").unwrap_or_default();
+    let named = all.map(|c| (format!("{} [{}]", c.op.name(), c.label), c));
+    named.filter(|(name, _)| name.starts_with(&chosen)).collect()
+}
+
+/// Whether a device that not every machine has can be used; a skip is printed, and fails if `REQUIRE_DEVICES` (names,
+/// separated by commas) has the device.
+pub fn have(device: &str) -> bool {
+    match deep_affect::device::open(device, None) {
+        Ok(_) => true,
+        Err(e) => {
+            let required = std::env::var("REQUIRE_DEVICES").unwrap_or_default();
+            assert!(!required.split(',').any(|d| d == device), "{device} is required: {e}");
+            println!("SKIPPED on {device}: {e}");
+            false
+        }
+    }
+}
+
+/// Runs `check` on every item on all cores and returns what it complains about.
+pub fn each<T: Sync>(items: &[T], check: impl Fn(&T) -> Option<String> + Sync) -> Vec<String> {
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let found = std::sync::Mutex::new(vec![]);
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, |n| n.get()) {
+            scope.spawn(|| {
+                while let Some(item) = items.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+                    found.lock().unwrap().extend(check(item));
+                }
+            });
+        }
+    });
+    found.into_inner().unwrap()
 }
 
 /// A shared handle, for graphs that push the op of a case.

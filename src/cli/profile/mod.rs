@@ -1,4 +1,7 @@
-//! `profile`: where the time of an inference or of a training step goes, launch by launch.
+//! `profile`: where the time of an inference or of a training step goes, launch by launch; on the simulator, what each
+//! launch did.
+
+mod counted;
 
 use super::subject::{Chosen, Run, Scale, Subject};
 use super::train::peak_memory;
@@ -13,6 +16,7 @@ use crate::rng::{Rng, Stream};
 use crate::table::text_table;
 use crate::train::network::TRAIN;
 use clap::Args;
+use counted::Counted;
 use serde::Serialize;
 use std::time::Instant;
 
@@ -160,6 +164,7 @@ impl Command {
         let mut seen: Vec<(usize, &'static str, bool, Cost)> = vec![];
         let mut times: Vec<Vec<f64>> = vec![];
         let mut totals = vec![];
+        let mut counted = Counted::default();
         let mut turns = std::io::stdin().lines();
         for run in 0.. {
             if run > 0 && if self.paced { !matches!(turns.next(), Some(Ok(_))) } else { run > self.repeat } {
@@ -167,6 +172,7 @@ impl Command {
             }
             let (mut i, start) = (0, Instant::now());
             subject.session.profile(subject.plan, &mut |p: Probe| {
+                counted.add(&p);
                 if run == 0 {
                     seen.push((p.node, p.name, p.definition, p.cost));
                     times.push(vec![]);
@@ -175,6 +181,10 @@ impl Command {
                 }
                 i += 1;
             })?;
+            if !counted.is_empty() {
+                let show = if self.json { Counted::json } else { Counted::table };
+                return output::print(&show(&counted, &chosen.name, &device, self.batch));
+            }
             let seconds = start.elapsed().as_secs_f64();
             if run > 0 {
                 totals.push(seconds);

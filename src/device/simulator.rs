@@ -1,0 +1,178 @@
+/*! The simulator as a driver: kernels compiled by NVRTC for one architecture, their PTX run by [`crate::sim`]. Each operand
+of a launch gets an address range of its own, so that a kernel can touch nothing else, and what it leaves unwritten of an
+output is an error. */
+
+use super::Counted;
+use super::gpu::{Driver, Measured, Step, Window};
+use crate::error::{Error, Result};
+use crate::kernel::gpu::Access;
+use crate::nvrtc::{self, Cache, Target, Unit};
+use crate::sim::{self, Counters, Grid, Options, Program};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Instant;
+
+/// Programs of this process: many small sessions share few kernels.
+static PROGRAMS: LazyLock<Mutex<Programs>> = LazyLock::new(Mutex::default);
+
+type Programs = BTreeMap<(Unit, Target), Arc<Program>>;
+
+/// A GPU in software.
+pub struct Simulator {
+    target: Target,
+    options: Options,
+    memory: Vec<u8>,
+    /// One byte for each of `memory`, not zero where something was written; empty without checks.
+    written: Vec<u8>,
+    plans: Vec<Vec<(Step, Arc<Program>)>>,
+}
+
+impl Simulator {
+    /// What is compiled for where nothing else is asked for: the oldest architecture with asynchronous copies.
+    pub const TARGET: Target = Target::new(80);
+
+    /// Fails where NVRTC is missing.
+    pub fn new(target: Target, options: Options) -> Result<Self> {
+        nvrtc::available()?;
+        Ok(Self { target, options, memory: vec![], written: vec![], plans: vec![] })
+    }
+
+    fn launch(&mut self, plan: usize, step: usize, count: bool) -> Result<Counters> {
+        let (step, program) = &self.plans[plan][step];
+        // Equal operands are one window; what any of them may do, all may.
+        let mut windows: Vec<Window> = step.windows.iter().flatten().copied().collect();
+        windows.sort_by_key(|w| (w.at, w.bytes));
+        windows.dedup_by(|b, a| {
+            let same = a.at == b.at && a.bytes == b.bytes;
+            if same && a.access != b.access {
+                a.access = Access::Update;
+            }
+            same
+        });
+        if let Some(w) = windows.windows(2).find(|w| w[0].at + w[0].bytes > w[1].at) {
+            return Err(Error::job(format!("{}: operands overlap: {:?} and {:?}", step.label, w[0], w[1])));
+        }
+        let params = step.call.params(|instance, operand| {
+            let w = step.windows[instance][operand];
+            let i = windows.partition_point(|o| (o.at, o.bytes) < (w.at, w.bytes));
+            sim::address(i)
+        });
+        let expected = program.entry(step.call.kernel.entry).map(|k| k.param_bytes);
+        if expected != Some(params.len()) {
+            let text = format!("{}: {} bytes of parameters, the kernel takes {expected:?}", step.label, params.len());
+            return Err(Error::job(text));
+        }
+        let names: Vec<String> = windows.iter().map(|w| name(step, w)).collect();
+        if !self.written.is_empty() {
+            let outputs = windows.iter().filter(|w| w.access == Access::Write);
+            outputs.for_each(|w| self.written[w.at..w.at + w.bytes].fill(0));
+        }
+        let (mut memory, mut written) = (&mut self.memory[..], &mut self.written[..]);
+        let mut at = 0;
+        let mut ranges = vec![];
+        for (w, name) in windows.iter().zip(&names) {
+            let access = match w.access {
+                Access::Read => sim::Access::Read,
+                Access::Write => sim::Access::Write,
+                Access::Update => sim::Access::Update,
+            };
+            let [data, written] = [&mut memory, &mut written].map(|m| cut(m, w.at - at, w.bytes));
+            ranges.push(sim::Window { name, data, written, access });
+            at = w.at + w.bytes;
+        }
+        let grid = Grid { grid: step.grid(), block: [step.call.kernel.threads, 1, 1], shared_bytes: 0 };
+        let options = Options { count, ..self.options };
+        let counters = sim::launch(program, step.call.kernel.entry, grid, &params, &mut ranges, options)
+            .map_err(|fault| Error::job(format!("{}: {fault}", step.label)))?;
+        let outputs = windows.iter().zip(&ranges).filter(|(w, _)| w.access == Access::Write && w.value);
+        for (_, r) in outputs {
+            if let Some(i) = r.written.iter().position(|w| *w == 0) {
+                let text =
+                    format!("{}: {} leaves byte {i} of {} unwritten", step.label, step.call.kernel.entry, r.name);
+                return Err(Error::job(text));
+            }
+        }
+        Ok(counters)
+    }
+}
+
+/// Takes `bytes` bytes off the front of a slice, after skipping some; nothing of an empty one.
+fn cut<'a>(from: &mut &'a mut [u8], skip: usize, bytes: usize) -> &'a mut [u8] {
+    if from.is_empty() {
+        return &mut [];
+    }
+    let (part, rest) = std::mem::take(from)[skip..].split_at_mut(bytes);
+    *from = rest;
+    part
+}
+
+/// `operand 2`, or `operand 2 of instance 1` in a group.
+fn name(step: &Step, window: &Window) -> String {
+    for (instance, windows) in step.windows.iter().enumerate() {
+        if let Some(operand) = windows.iter().position(|w| w.at == window.at) {
+            return match step.windows.len() {
+                1 => format!("operand {operand}"),
+                _ => format!("operand {operand} of instance {instance}"),
+            };
+        }
+    }
+    unreachable!("made from the operands")
+}
+
+impl Driver for Simulator {
+    fn name(&self) -> String {
+        let checks = if self.options.checks { "checked" } else { "unchecked" };
+        format!("sim ({}, {checks})", self.target)
+    }
+
+    fn free(&self) -> Option<usize> {
+        super::available()
+    }
+
+    fn load(&mut self, bytes: usize, plans: Vec<Vec<Step>>) -> Result<()> {
+        let unit = |step: &Step| Unit::of(step.call.kernel, step.call.consts);
+        let mut programs = PROGRAMS.lock().expect("no panic while it is held");
+        let needed: BTreeSet<Unit> = plans.iter().flatten().map(unit).collect();
+        let missing: Vec<Unit> =
+            needed.into_iter().filter(|u| !programs.contains_key(&(u.clone(), self.target))).collect();
+        let compiled = nvrtc::compile_all(&missing, self.target, &Cache::open())?;
+        for (unit, compiled) in missing.into_iter().zip(compiled) {
+            programs.insert((unit, self.target), Arc::new(Program::parse(&compiled.ptx)?));
+        }
+        let program = |step: Step| {
+            let program = programs[&(unit(&step), self.target)].clone();
+            (step, program)
+        };
+        self.plans = plans.into_iter().map(|p| p.into_iter().map(program).collect()).collect();
+        self.memory = vec![0; bytes];
+        // Zeroed memory counts as written, as it does on a GPU.
+        self.written = vec![1; if self.options.checks { bytes } else { 0 }];
+        Ok(())
+    }
+
+    fn write(&mut self, at: usize, bytes: &[u8]) -> Result<()> {
+        self.memory[at..at + bytes.len()].copy_from_slice(bytes);
+        if !self.written.is_empty() {
+            self.written[at..at + bytes.len()].fill(1);
+        }
+        Ok(())
+    }
+
+    fn read(&self, at: usize, into: &mut [u8]) -> Result<()> {
+        into.copy_from_slice(&self.memory[at..at + into.len()]);
+        Ok(())
+    }
+
+    fn run(&mut self, plan: usize) -> Result<()> {
+        (0..self.plans[plan].len()).try_for_each(|step| self.launch(plan, step, false).map(|_| ()))
+    }
+
+    fn step(&mut self, plan: usize, step: usize) -> Result<Measured> {
+        let start = Instant::now();
+        let counters = self.launch(plan, step, true)?;
+        let seconds = start.elapsed().as_secs_f64();
+        let (step, _) = &self.plans[plan][step];
+        let blocks = step.grid().iter().map(|n| *n as u64).product();
+        Ok(Measured { seconds, counted: Some(Counted { kernel: step.call.kernel.entry, blocks, counters }) })
+    }
+}

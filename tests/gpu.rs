@@ -1,0 +1,158 @@
+//! Every op case on the GPU path: on the simulator wherever NVRTC is, on a GPU where there is one. No case is written here.
+
+#![allow(clippy::neg_cmp_op_on_partial_ord)] // `!(err <= tol)`: NaN must fail.
+
+mod common;
+use common::*;
+use deep_affect::device::{self, Checks, Data, Device, Gpu, Session, Simulator};
+use deep_affect::graph::Graph;
+use deep_affect::kernel::{Arch, Code};
+use deep_affect::ops::{self, Bound};
+use deep_affect::plan::{Options, Plan};
+use deep_affect::sim::{self, Order};
+use std::collections::BTreeSet;
+
+/// Devices that run kernels.
+const DEVICES: [&str; 2] = ["sim", "cuda"];
+const GUARDED: Options = Options { group: false, guard: 4096 };
+
+fn open(name: &str) -> Box<dyn Device> {
+    device::open_with(name, None, Checks::Poison).unwrap()
+}
+
+fn in_order(order: Order) -> Box<dyn Device> {
+    let options = sim::Options { checks: true, order, ..sim::Options::default() };
+    Box::new(Gpu::new(Simulator::new(Simulator::TARGET, options).unwrap(), Checks::Poison))
+}
+
+/// Runs a check on every case on every device there is.
+fn on_devices(what: &str, check: impl Fn(&str, &str, &ops::Case) -> Option<String> + Sync) {
+    let all = cases();
+    for name in DEVICES.into_iter().filter(|d| have(d)) {
+        let complaints = each(&all, |(case, c)| check(name, case, c).map(|e| format!("{case} on {name}: {e}")));
+        println!("{what} on {name}");
+        report(all.len(), complaints);
+    }
+}
+
+#[test]
+fn every_case_is_computed_by_kernels_and_every_kernel_by_a_case() {
+    let (mut missing, mut reached) = (BTreeSet::new(), BTreeSet::new());
+    for (_, case) in cases() {
+        let (g, _, outs) = graph_of(&case);
+        for s in Plan::new(&g, &outs, Options::default()).unwrap().lower(&g, Arch::Gpu) {
+            match s.launch.code {
+                Code::Kernel(call) => drop(reached.insert((call.kernel.entry, call.consts))),
+                _ => drop(missing.insert(s.launch.name)),
+            }
+        }
+    }
+    let variants = |k: &'static deep_affect::kernel::gpu::Kernel| k.variants.iter().map(|v| (k.entry, *v));
+    if std::env::var_os("CASES").is_some() {
+        return; // Only some of them.
+    }
+    let dead: Vec<_> = ops::kernels().flat_map(variants).filter(|k| !reached.contains(k)).collect();
+    assert!(missing.is_empty(), "ops without a kernel: {missing:?}");
+    assert!(dead.is_empty(), "registered, but no case launches them: {dead:?}");
+}
+
+#[test]
+fn kernels_equal_the_definition_on_integers_bit_for_bit() {
+    on_devices("integers", |device, _, case| {
+        if !matches!(case.bound, Bound::Exact | Bound::Dot(_))
+            || ["avgpool", "upsample"].iter().any(|n| case.op.name().starts_with(n))
+        {
+            return None; // As on the host: means do not stay integers.
+        }
+        let x = draw(case, 3, Numbers::Integers);
+        let want = run(case, reference(), Options::default(), &x).unwrap();
+        let none: Vec<_> = want.iter().map(|y| vec![0.0; y.len()]).collect();
+        run(case, open(device), GUARDED, &x).map_or_else(|e| Some(e.to_string()), |got| compare(&got, &want, &none))
+    });
+}
+
+#[test]
+fn kernels_stay_within_the_derived_bound_on_reals() {
+    on_devices("reals", |device, _, case| {
+        let x = draw(case, 3, Numbers::Reals);
+        let want = run(case, reference(), Options::default(), &x).unwrap();
+        let bound = bounds(case, &x, &want);
+        run(case, open(device), GUARDED, &x).map_or_else(|e| Some(e.to_string()), |got| compare(&got, &want, &bound))
+    });
+}
+
+fn bits(y: &[Vec<f64>]) -> Vec<u64> {
+    y.iter().flatten().map(|y| y.to_bits()).collect()
+}
+
+#[test]
+fn same_bits_twice_and_in_any_order_of_blocks() {
+    on_devices("twice", |device, _, case| {
+        let x = draw(case, 17, Numbers::Reals);
+        let once = |device| run(case, device, Options::default(), &x).map(|y| bits(&y)).map_err(|e| e.to_string());
+        let first = once(open(device));
+        let others = match device {
+            "sim" => vec![once(in_order(Order::Reverse)), once(in_order(Order::Shuffled(7)))],
+            _ => vec![once(open(device))],
+        };
+        let differs = others.iter().any(|o| *o != first);
+        differs.then(|| "other bits".into()).or(first.err())
+    });
+}
+
+/// Equal ops share launches: three instances on different data, together and apart.
+#[test]
+fn grouped_equals_ungrouped_bit_for_bit() {
+    on_devices("grouped", |device, _, case| {
+        let once = |group| {
+            let mut g = Graph::default();
+            let (mut ins, mut outs) = (vec![], vec![]);
+            for instance in 0..3 {
+                let own: Vec<_> =
+                    case.ins.iter().enumerate().map(|(i, t)| g.state(&format!("{instance}.{i}"), *t)).collect();
+                outs.extend(g.push_arc(case.op.clone(), &own));
+                ins.push(own);
+            }
+            let mut s = Session::new(g, &[&outs], Options { group, guard: 0 }, open(device))?;
+            for (instance, own) in ins.iter().enumerate() {
+                for (v, x) in own.iter().zip(draw(case, 20 + instance as u64, Numbers::Reals)) {
+                    s.write(*v, Data::F64(&x))?;
+                }
+            }
+            s.run(0)?;
+            let launches = s.device().launches(&s.graph, &s.plans[0]).len();
+            Ok::<_, deep_affect::error::Error>((
+                launches,
+                outs.iter().map(|v| s.read64(*v)).collect::<Result<Vec<_>, _>>()?,
+            ))
+        };
+        match (once(true), once(false)) {
+            (Ok((together, a)), Ok((apart, b))) if together < apart && bits(&a) == bits(&b) => None,
+            (Ok((together, _)), Ok((apart, _))) => Some(format!("{together} and {apart} launches, or other bits")),
+            (Err(e), _) | (_, Err(e)) => Some(e.to_string()),
+        }
+    });
+}
+
+/// NaN must come out where NaN goes in: a kernel that hides one hides a broken training run.
+#[test]
+fn nan_goes_through_pooling_and_activations() {
+    let activations = ops::activation::FAMILY.ops;
+    on_devices("NaN", |device, _, case| {
+        let name = case.op.name();
+        let through = name == "maxpool" || activations.contains(&name) && !name.ends_with(".grad");
+        if !through {
+            return None;
+        }
+        let mut x = draw(case, 3, Numbers::Reals);
+        x[0][5] = f64::NAN;
+        let want = run(case, reference(), Options::default(), &x).unwrap();
+        let got = run(case, open(device), Options::default(), &x).map_err(|e| e.to_string());
+        let nan = |y: &[Vec<f64>]| y.iter().flatten().map(|y| y.is_nan()).collect::<Vec<_>>();
+        match got {
+            Ok(got) if nan(&got) == nan(&want) => None,
+            Ok(_) => Some("NaN in other places".into()),
+            Err(e) => Some(e),
+        }
+    });
+}
