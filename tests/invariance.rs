@@ -48,7 +48,7 @@ fn fill(s: &mut Session, prefixes: &[&str]) {
 }
 
 fn network(task: &Task, batch: usize, device: Box<dyn Device>) -> Network {
-    let mut net = Network::new(task, batch, SGD, Options::default(), device).unwrap();
+    let mut net = Network::new(task, batch, SGD, device).unwrap();
     let prefixes: Vec<String> = net.parts.iter().map(|p| p.prefix.clone()).collect();
     fill(&mut net.session, &prefixes.iter().map(String::as_str).collect::<Vec<_>>());
     net

@@ -70,7 +70,7 @@ fn initial() -> Initial {
 /// A network that has not begun: its weights are all zero.
 fn empty(task: &Task, batch: usize, form: SgdForm, device: Box<dyn Device>) -> Network {
     let sgd = Sgd { form: form.into(), nesterov: false, dampening: 0.0 };
-    Network::new(task, batch, sgd, Options::default(), device).unwrap()
+    Network::new(task, batch, sgd, device).unwrap()
 }
 
 fn network(task: &Task, batch: usize, form: SgdForm, device: Box<dyn Device>) -> Network {

@@ -59,6 +59,8 @@ commands! {
     Inspect => inspect,
     /// Hold a device against golden files that another framework computed.
     Conform => conform,
+    /// Compute one network on two devices, and hold their outputs or gradients against each other.
+    Compare => compare,
     /// Measure where the time of an inference or of a training step goes.
     Profile => profile,
     /// Compare a network's gradient with differences of its loss, in float64.
@@ -72,7 +74,7 @@ commands! {
 /// Where to compute.
 #[derive(Args, Clone, Debug)]
 pub struct Compute {
-    /// Device: auto, cpu, or reference (the float64 definition: slow).
+    /// Device: auto, cpu, sim (a GPU in software), or reference (the float64 definition: slow).
     #[arg(long, default_value = "auto", value_name = "NAME")]
     pub device: String,
     /// Threads that compute and that decode; all cores by default.
