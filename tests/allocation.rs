@@ -4,7 +4,6 @@ mod common;
 use deep_affect::device::{Cpu, Data};
 use deep_affect::models::Architecture;
 use deep_affect::ops::optim::{Form, Sgd};
-use deep_affect::plan::Options;
 use deep_affect::train::network::{EVAL, Network, PENALTY, TRAIN, Task};
 use deep_affect::train::params::Initial;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -56,7 +55,7 @@ fn measure(architecture: Architecture, width: usize, threads: usize) -> Vec<[u64
     let task = Task::EndToEnd { config: c, frozen: vec![] };
     let sgd = Sgd { form: Form::Keras, nesterov: false, dampening: 0.0 };
     let cpu = Box::new(Cpu::new(Some(threads)).unwrap());
-    let mut net = Network::new(&task, 3, sgd, Options::default(), cpu).unwrap();
+    let mut net = Network::new(&task, 3, sgd, cpu).unwrap();
     let params = net.stored();
     for part in &net.parts {
         Initial::new(1, true).fill(&mut net.session, &params, &part.prefix, &[]).unwrap();

@@ -4,7 +4,6 @@ use deep_affect::data::Alpha;
 use deep_affect::device;
 use deep_affect::models::{Architecture, Config};
 use deep_affect::ops::optim::{Form, Sgd};
-use deep_affect::plan::Options;
 use deep_affect::train::checkpoint::{self, Card};
 use deep_affect::train::fit::{Settings, State};
 use deep_affect::train::network::{Network, Task};
@@ -60,7 +59,7 @@ fn model() -> &'static [u8] {
         let settings = Settings::default();
         let sgd = Sgd { form: Form::Keras, nesterov: false, dampening: 0.0 };
         let cpu = device::open("cpu", Some(1)).unwrap();
-        let mut net = Network::new(&task, 1, sgd, Options::default(), cpu).unwrap();
+        let mut net = Network::new(&task, 1, sgd, cpu).unwrap();
         let params = net.stored();
         Initial::new(3, true).fill(&mut net.session, &params, "", &[5.0, 4.0]).unwrap();
         let card = Card {

@@ -1,5 +1,7 @@
 //! The golden files on every device, and files that are wrong.
 
+mod common;
+
 use deep_affect::conform::{self, Row, Status};
 use std::path::{Path, PathBuf};
 
@@ -34,6 +36,13 @@ fn reference_agrees_with_pytorch() {
 #[test]
 fn cpu_agrees_with_pytorch() {
     check("cpu");
+}
+
+#[test]
+fn sim_agrees_with_pytorch() {
+    if common::have("sim") {
+        check("sim");
+    }
 }
 
 /// Writes a changed copy of a golden file.

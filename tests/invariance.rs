@@ -9,7 +9,6 @@ use deep_affect::graph::{Kind, Value};
 use deep_affect::kernel::Simd;
 use deep_affect::models::{self, Architecture, Config};
 use deep_affect::ops::optim::{Form, Sgd};
-use deep_affect::plan::Options;
 use deep_affect::preprocess::Resize;
 use deep_affect::rng::{Rng, Stream};
 use deep_affect::train::checkpoint::{self, Card};
@@ -48,7 +47,7 @@ fn fill(s: &mut Session, prefixes: &[&str]) {
 }
 
 fn network(task: &Task, batch: usize, device: Box<dyn Device>) -> Network {
-    let mut net = Network::new(task, batch, SGD, Options::default(), device).unwrap();
+    let mut net = Network::new(task, batch, SGD, device).unwrap();
     let prefixes: Vec<String> = net.parts.iter().map(|p| p.prefix.clone()).collect();
     fill(&mut net.session, &prefixes.iter().map(String::as_str).collect::<Vec<_>>());
     net

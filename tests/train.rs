@@ -8,7 +8,6 @@ use deep_affect::error::{Kind, Result};
 use deep_affect::graph::Kind as Role;
 use deep_affect::models::{Architecture, Config};
 use deep_affect::ops::optim::Sgd;
-use deep_affect::plan::Options;
 use deep_affect::preprocess::Resize;
 use deep_affect::train::checkpoint::{self, Card, Stored};
 use deep_affect::train::features::{self, Extracted};
@@ -70,7 +69,7 @@ fn initial() -> Initial {
 /// A network that has not begun: its weights are all zero.
 fn empty(task: &Task, batch: usize, form: SgdForm, device: Box<dyn Device>) -> Network {
     let sgd = Sgd { form: form.into(), nesterov: false, dampening: 0.0 };
-    Network::new(task, batch, sgd, Options::default(), device).unwrap()
+    Network::new(task, batch, sgd, device).unwrap()
 }
 
 fn network(task: &Task, batch: usize, form: SgdForm, device: Box<dyn Device>) -> Network {

@@ -3,7 +3,7 @@
 use super::output;
 use crate::conform::{self, Status};
 use crate::error::{Error, Result};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use std::path::PathBuf;
 
 #[derive(Args)]
@@ -12,27 +12,16 @@ pub struct Command {
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// Device that is tried.
-    #[arg(long, value_enum, default_value_t = On::Reference, value_name = "NAME")]
-    device: On,
+    #[arg(long, default_value = "reference", value_name = "NAME")]
+    device: String,
     /// One JSON object per tensor and line instead of a table.
     #[arg(long)]
     json: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum On {
-    /// The definition, in float64.
-    Reference,
-    /// The routines that are used, in float32.
-    Cpu,
-}
-
 impl Command {
     pub fn run(self) -> Result<()> {
-        let device = match self.device {
-            On::Reference => "reference",
-            On::Cpu => "cpu",
-        };
+        let device = &self.device;
         let rows = conform::run(&self.files, device)?;
         output::print(&if self.json { conform::json_lines(&rows) } else { conform::table(&rows) })?;
         let failed: Vec<_> = rows.iter().filter(|r| r.status == Status::Fail).collect();

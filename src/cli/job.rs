@@ -8,7 +8,6 @@ use crate::error::{Error, Result};
 use crate::hash;
 use crate::models::{Config, STATISTICS, TowerOutput};
 use crate::ops::optim::Sgd;
-use crate::plan::Options;
 use crate::progress::Progress;
 use crate::report::folder::prepare;
 use crate::train::checkpoint::{self, Card, Stored};
@@ -165,7 +164,7 @@ impl Job {
         let sgd = Sgd { form: s.form.into(), nesterov: s.nesterov, dampening: 0.0 };
         let device = self.device.take().expect("a device between runs");
         let task = self.task();
-        let mut net = Network::new(&task, s.batch, sgd, Options::default(), device)?;
+        let mut net = Network::new(&task, s.batch, sgd, device)?;
         let means = self.means(train);
         let mut card = Card {
             format: checkpoint::FORMAT.into(),

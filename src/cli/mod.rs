@@ -59,6 +59,8 @@ commands! {
     Inspect => inspect,
     /// Hold a device against golden files that another framework computed.
     Conform => conform,
+    /// Compute one network on two devices, and hold their outputs or gradients against each other.
+    Compare => compare,
     /// Measure where the time of an inference or of a training step goes.
     Profile => profile,
     /// Compare a network's gradient with differences of its loss, in float64.

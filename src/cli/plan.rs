@@ -6,7 +6,7 @@ use super::{Compute, output};
 use crate::device::Demand;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
-use crate::plan::{Life, Options, Pass, Plan};
+use crate::plan::{Life, Pass, Plan};
 use crate::report::memory::{Picture, picture};
 use crate::table::text_table;
 use clap::Args;
@@ -87,7 +87,7 @@ impl Command {
         let chosen = self.model.choose(1, Scale::Full)?;
         let device = self.compute.open()?;
         let (g, want, best) = chosen.graph(self.pass, self.batch)?;
-        let plans = want.iter().map(|w| Plan::new(&g, w, Options::default())).collect::<Result<Vec<_>>>()?;
+        let plans = want.iter().map(|w| Plan::new(&g, w, device.options())).collect::<Result<Vec<_>>>()?;
         // A training session holds the plans of its evaluation, too; the step is the larger one.
         let demand = device.demand(&g, &plans);
         let plan = &plans[0];

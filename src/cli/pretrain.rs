@@ -7,7 +7,6 @@ use crate::data::{Alpha, DecodeOptions, LoadOptions, Manifest};
 use crate::error::{Error, Result};
 use crate::models::Tower;
 use crate::ops::optim::Sgd;
-use crate::plan::Options;
 use crate::preprocess::Preprocess;
 use crate::progress::Progress;
 use crate::report::folder::prepare;
@@ -151,7 +150,7 @@ impl Command {
         }
         let task = Task::Tower { tower: tower.clone(), image: self.image };
         let sgd = Sgd { form: settings.form.into(), nesterov: false, dampening: 0.0 };
-        let mut net = Network::new(&task, settings.batch, sgd, Options::default(), self.compute.open()?)?;
+        let mut net = Network::new(&task, settings.batch, sgd, self.compute.open()?)?;
         initial.check(&net.session, &[""], &[tower.clone()], true)?;
         let params = net.stored();
         initial.fill(&mut net.session, &params, "", &[])?;

@@ -1,14 +1,14 @@
-//! The model that `plan`, `profile` and `gradcheck` are about: the fused model, a network by name, or a file.
+//! The model that `plan`, `profile`, `compare` and `gradcheck` are about: the fused model, a network by name, or a file.
 
 use super::flags::ModelFlags;
 use crate::data::manifest::TARGETS;
-use crate::device::{Device, Session};
+use crate::device::{Data, Device, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::models;
 use crate::ops::optim::{Form, Sgd};
-use crate::plan::Options;
 use crate::preprocess::Preprocess;
+use crate::rng::{Rng, Stream};
 use crate::train::checkpoint;
 use crate::train::network::{Blueprint, Network, Task};
 use crate::train::params::Initial;
@@ -151,18 +151,27 @@ impl Chosen {
         }
     }
 
-    /// The evaluation with its weights, and its inputs.
+    /// The evaluation with its weights and random pictures, and its outputs.
     pub fn evaluation(&self, batch: usize, device: Box<dyn Device>) -> Result<(Session, Vec<Value>)> {
         let (g, x, outputs) = self.whole().evaluation(batch)?;
-        let mut session = Session::new(g, &[&outputs], Options::default(), device)?;
+        let options = device.options();
+        let mut session = Session::new(g, &[&outputs], options, device)?;
         self.fill(&mut session)?;
-        Ok((session, x))
+        session.write(x[0], Data::U8(&pixels(&session.graph, x[0])))?;
+        Ok((session, outputs))
     }
 
-    /// The training network with its weights.
-    pub fn network(&self, batch: usize, device: Box<dyn Device>) -> Result<Network> {
-        let mut net = Network::new(&self.task, batch, SGD, Options::default(), device)?;
+    /// The training network with its weights, random pictures and the settings of every update.
+    pub fn training(&self, batch: usize, device: Box<dyn Device>, hyper: [f32; 4]) -> Result<Network> {
+        let mut net = Network::new(&self.task, batch, SGD, device)?;
         self.fill(&mut net.session)?;
+        for &x in &net.x {
+            net.session.write(x, Data::U8(&pixels(&net.session.graph, x)))?;
+        }
+        net.session.write(net.weight, Data::F32(&vec![1.0; batch]))?;
+        for part in &net.parts {
+            net.session.write(part.hyper, Data::F32(&hyper))?;
+        }
         Ok(net)
     }
 
@@ -174,4 +183,10 @@ impl Chosen {
         let params: Vec<Value> = session.graph.stored().collect();
         self.task.prefixes().iter().try_for_each(|p| self.initial.fill(session, &params, p, &[]))
     }
+}
+
+/// Random pictures for an input.
+fn pixels(g: &Graph, x: Value) -> Vec<u8> {
+    let mut rng = Rng::new(1, Stream::Test(0), 0);
+    (0..g.ty(x).numel()).map(|_| rng.below(256) as u8).collect()
 }

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Value};
 use crate::kernel::gpu::{self, Access, Call};
 use crate::kernel::{Arch, Buf, Code};
-use crate::plan::{Place, Plan, Scheduled};
+use crate::plan::{Options, Place, Plan, Scheduled};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -177,6 +177,9 @@ impl<D: Driver> Gpu<D> {
     /// The first byte of a guard band that is not a canary.
     fn overrun(&self, plan: usize) -> Result<Option<String>> {
         let guard = self.layout.guard;
+        if guard == 0 {
+            return Ok(None);
+        }
         for (v, place, n) in self.layout.guarded(&self.graph, &self.plans[plan].plan) {
             let at = self.place(place);
             let mut bands = vec![0; 2 * guard];
@@ -296,6 +299,11 @@ impl<D: Driver> Device for Gpu<D> {
         // The largest of them has the memory that the others share.
         let [arena, scratch] = ready.map(|p| [p.arena(), p.scratch()]).max_by_key(|p| p[0] + p[1]).unwrap_or_default();
         Demand { arena, scratch, ..Demand::persistent(g, 1) }
+    }
+
+    /// Equal ops in one launch: few large launches fill a GPU better than many small ones.
+    fn options(&self) -> Options {
+        Options { group: true, ..Options::default() }
     }
 
     fn available(&self) -> Option<usize> {

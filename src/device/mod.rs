@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::host::ceiling::Ceilings;
 use crate::kernel::Simd;
-use crate::plan::{Plan, Scheduled};
+use crate::plan::{Options, Plan, Scheduled};
 use crate::progress;
 use crate::sim::{self, Counters};
 use std::ops::Range;
@@ -126,6 +126,10 @@ pub trait Device: Send {
     }
     /// Bytes that [`Device::load`] would allocate.
     fn demand(&self, g: &Graph, plans: &[Plan]) -> Demand;
+    /// How plans for it are best made.
+    fn options(&self) -> Options {
+        Options::default()
+    }
     /// Bytes that can still be allocated; None where nobody knows.
     fn available(&self) -> Option<usize> {
         room::available()

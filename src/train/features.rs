@@ -8,7 +8,6 @@ use crate::graph::{Graph, Value};
 use crate::hash::Fnv;
 use crate::models::Config;
 use crate::nn::{Mode, Net};
-use crate::plan::Options;
 use crate::progress::Progress;
 use crate::shape::{DType, Type};
 use crate::train::checkpoint::Stored;
@@ -40,7 +39,8 @@ pub fn extract(
     let mut net = Net::new(&mut g, Mode::Eval);
     let features: Vec<Value> = config.members().iter().map(|m| config.extract(&mut net, m, image)).collect();
     net.take_penalty();
-    let mut session = Session::new(g, &[&features], Options::default(), device)?;
+    let options = device.options();
+    let mut session = Session::new(g, &[&features], options, device)?;
     let params: Vec<Value> = session.graph.stored().collect();
     let members = config.members();
     let prefixes: Vec<&str> = members.iter().map(|m| m.prefix.as_str()).collect();

@@ -9,7 +9,6 @@ use crate::nn::{Mode, Net};
 use crate::ops::loss::{CrossEntropy, Mse, Reduction};
 use crate::ops::optim::{self, Sgd};
 use crate::ops::{arith, dropout};
-use crate::plan::Options;
 use crate::preprocess::Preprocess;
 use crate::shape::{DType, Type};
 use serde::{Deserialize, Serialize};
@@ -220,11 +219,12 @@ impl Blueprint {
 
 impl Network {
     /// Builds, differentiates, plans and allocates.
-    pub fn new(task: &Task, batch: usize, sgd: Sgd, options: Options, device: Box<dyn Device>) -> Result<Self> {
+    pub fn new(task: &Task, batch: usize, sgd: Sgd, device: Box<dyn Device>) -> Result<Self> {
         let b = Blueprint::new(task, batch, sgd)?;
         let want: Vec<&[Value]> = b.want.iter().map(Vec::as_slice).collect();
         let room = Room { mapped: false, beside: b.best_bytes() };
         let Blueprint { batch, x, weight, state, .. } = b;
+        let options = device.options();
         let session = Session::within(room, b.graph, &want, options, device)?;
         Ok(Self { session, batch, x, weight, state, parts: b.parts })
     }

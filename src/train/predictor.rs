@@ -7,7 +7,6 @@ use crate::device::{Data, Device, Probe, Room, Session};
 use crate::error::{Error, Result};
 use crate::graph::Value;
 use crate::models::Config;
-use crate::plan::Options;
 use crate::weights::WeightFile;
 use std::path::Path;
 use std::sync::Arc;
@@ -37,7 +36,8 @@ impl Predictor {
         let outputs = members.into_iter().map(|m| m.targets).zip(want.iter().copied()).collect();
         let image = x[0];
         let room = Room { mapped: true, beside: 0 };
-        let mut session = Session::within(room, g, &[&want], Options::default(), device)?;
+        let options = device.options();
+        let mut session = Session::within(room, g, &[&want], options, device)?;
         checkpoint::bind(file, &mut session)?;
         Ok(Self { card, config, session, batch, image, outputs })
     }

@@ -6,13 +6,11 @@ mod counted;
 use super::subject::{Chosen, Run, Scale, Subject};
 use super::train::peak_memory;
 use super::{Compute, output};
-use crate::device::{Data, Device, Probe, Session};
+use crate::device::{Device, Probe, Session};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Value};
 use crate::host::ceiling::Ceilings;
 use crate::kernel::Cost;
 use crate::plan::{Pass, parts};
-use crate::rng::{Rng, Stream};
 use crate::table::text_table;
 use crate::train::network::TRAIN;
 use clap::Args;
@@ -267,29 +265,14 @@ impl Command {
 
     /// The network with its weights (or drawn ones) and random pictures.
     fn subject(&self, chosen: &Chosen, device: Box<dyn Device>) -> Result<Measured> {
-        let pixels = |g: &Graph, x: Value| -> Vec<u8> {
-            let mut rng = Rng::new(1, Stream::Test(0), 0);
-            (0..g.ty(x).numel()).map(|_| rng.below(256) as u8).collect()
-        };
-        match self.pass {
-            Run::Infer => {
-                let (mut session, x) = chosen.evaluation(self.batch, device)?;
-                session.write(x[0], Data::U8(&pixels(&session.graph, x[0])))?;
-                Ok(Measured { session, plan: 0 })
-            }
+        Ok(match self.pass {
+            Run::Infer => Measured { session: chosen.evaluation(self.batch, device)?.0, plan: 0 },
             Run::Train => {
-                let mut net = chosen.network(self.batch, device)?;
-                for &x in &net.x {
-                    net.session.write(x, Data::U8(&pixels(&net.session.graph, x)))?;
-                }
-                net.session.write(net.weight, Data::F32(&vec![1.0; self.batch]))?;
-                for part in &net.parts {
-                    // A rate of zero: the arithmetic and the traffic of an update, and the same numbers every run.
-                    net.session.write(part.hyper, Data::F32(&[0.0, 0.9, 0.0, 0.0]))?;
-                }
-                Ok(Measured { session: net.session, plan: TRAIN })
+                // A rate of zero: the arithmetic and the traffic of an update, and the same numbers every run.
+                let net = chosen.training(self.batch, device, [0.0, 0.9, 0.0, 0.0])?;
+                Measured { session: net.session, plan: TRAIN }
             }
-        }
+        })
     }
 }
 

@@ -2,7 +2,9 @@
 
 #![allow(clippy::neg_cmp_op_on_partial_ord)] // `!(err <= tol)`: NaN must fail.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod mutants;
 use common::*;
 use deep_affect::device::{self, Checks, Data, Device, Gpu, Session, Simulator};
 use deep_affect::graph::Graph;
