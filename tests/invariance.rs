@@ -9,6 +9,7 @@ use deep_affect::graph::{Kind, Value};
 use deep_affect::kernel::Simd;
 use deep_affect::models::{self, Architecture, Config};
 use deep_affect::ops::optim::{Form, Sgd};
+use deep_affect::plan::Options;
 use deep_affect::preprocess::Resize;
 use deep_affect::rng::{Rng, Stream};
 use deep_affect::train::checkpoint::{self, Card};

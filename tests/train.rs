@@ -8,6 +8,7 @@ use deep_affect::error::{Kind, Result};
 use deep_affect::graph::Kind as Role;
 use deep_affect::models::{Architecture, Config};
 use deep_affect::ops::optim::Sgd;
+use deep_affect::plan::Options;
 use deep_affect::preprocess::Resize;
 use deep_affect::train::checkpoint::{self, Card, Stored};
 use deep_affect::train::features::{self, Extracted};
