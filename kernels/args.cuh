@@ -40,6 +40,18 @@ struct Draws {
     float keep;
 };
 
+struct Entropy {
+    double smoothing;
+    unsigned rows;
+    unsigned c;
+    unsigned logits;
+    unsigned mean;
+    unsigned soft;
+    unsigned weighted;
+    unsigned ignores;
+    int ignore;
+};
+
 struct Matrix {
     unsigned rows;
     unsigned columns;
@@ -94,7 +106,17 @@ struct Resampling {
     Divisor whole[2];
 };
 
+struct Rows {
+    unsigned c;
+};
+
 struct Scalar {
     unsigned n;
     float by;
+};
+
+struct SquaredError {
+    unsigned rows;
+    Divisor d;
+    unsigned mean;
 };

@@ -1,0 +1,234 @@
+/*! Who touched what, and whether anything orders it: races by happens-before.
+
+Blocks run one after another and warps in turns, so the simulation itself never shows a race; what it shows is whether
+the kernel's own synchronisation orders two accesses. Time is a counter that every synchronisation advances. Each warp
+knows, for every warp of its block, the time before which that warp's accesses are ordered before its own: a vector
+clock per warp, joined at barriers. Lanes of one warp are ordered by warp barriers only, not by running in lockstep.
+
+A cell remembers the last write and the last reads of two warps, with their lanes. That can miss a race among more
+readers, and never invents one. Storing the value that is there already is no race against the thread that stored it.
+Sharpness: four bytes, and single bytes where a kernel accesses less than four. */
+
+use super::lanes::{WARP, active};
+use super::memory::{Region, Target};
+
+/// Cells per page; pages are made when something touches them.
+const PAGE: usize = 1 << 10;
+
+#[derive(Clone, Copy, Default)]
+struct Write {
+    /// Warp number in the grid plus one; zero: nobody.
+    warp: u32,
+    lane: u8,
+    atomic: bool,
+    time: u32,
+    pc: u32,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Read {
+    warp: u32,
+    lanes: u32,
+    time: u32,
+    pc: u32,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Cell {
+    write: Write,
+    reads: [Read; 2],
+}
+
+/// Cells of one target.
+struct Track {
+    /// log2 of the bytes of a cell.
+    shift: u32,
+    pages: Vec<Option<Box<[Cell]>>>,
+}
+
+impl Track {
+    #[inline]
+    fn cell(&mut self, i: usize) -> &mut Cell {
+        let page = i / PAGE;
+        if page >= self.pages.len() {
+            self.pages.resize_with(page + 1, || None);
+        }
+        &mut self.pages[page].get_or_insert_with(|| vec![Cell::default(); PAGE].into())[i % PAGE]
+    }
+    /// From words to bytes.
+    fn refine(&mut self) {
+        self.shift = 0;
+        let pages = std::mem::take(&mut self.pages);
+        for page in pages {
+            let Some(page) = page else {
+                self.pages.extend([None, None, None, None]);
+                continue;
+            };
+            for quarter in page.chunks(PAGE / 4) {
+                self.pages.push(Some(quarter.iter().flat_map(|c| [*c; 4]).collect()));
+            }
+        }
+    }
+}
+
+/// How a lane touches memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Touch {
+    Read,
+    Write,
+    /// Writes what is there already.
+    Rewrite,
+    Atomic,
+}
+
+/// The access that a race is with.
+#[derive(Clone, Copy, Debug)]
+pub struct Other {
+    /// Warp number in the grid.
+    pub warp: u32,
+    pub lane: u32,
+    pub pc: u32,
+    pub wrote: bool,
+}
+
+/// What the warps of a block know of each other.
+pub type Clock = Vec<u32>;
+
+#[derive(Default)]
+pub struct Shadow {
+    /// Of windows, of module variables, of shared variables.
+    tracks: [Vec<Track>; 3],
+    time: u32,
+    /// Warps of a block; the number of the first one of the current block.
+    warps: usize,
+    first: u32,
+    /// For each warp, for each warp: accesses before this time are ordered before the next ones.
+    seen: Vec<Clock>,
+    /// For each lane of the block: its last warp barrier.
+    synced: Vec<[u32; WARP]>,
+    /// The warp that runs, within its block, and its instruction.
+    pub warp: usize,
+    pub pc: u32,
+}
+
+impl Shadow {
+    pub fn new(warps: usize) -> Shadow {
+        Shadow { warps, ..Shadow::default() }
+    }
+
+    /// Nothing orders a block after another, and its shared memory is new.
+    pub fn start_block(&mut self, block: u64) {
+        self.time += 1;
+        self.first = (block * self.warps as u64) as u32;
+        self.seen = vec![vec![self.time; self.warps]; self.warps];
+        self.synced = vec![[self.time; WARP]; self.warps];
+        self.tracks[2].clear();
+    }
+
+    /// A warp's knowledge and accesses so far, added to a clock.
+    pub fn release(&mut self, warp: usize, clock: &mut Clock) {
+        self.time += 1;
+        clock.resize(self.warps, 0);
+        clock.iter_mut().zip(&self.seen[warp]).for_each(|(c, s)| *c = (*c).max(*s));
+        clock[warp] = self.time;
+    }
+
+    /// What a clock holds is ordered before the warp's next accesses.
+    pub fn acquire(&mut self, warp: usize, clock: &Clock) {
+        self.seen[warp].iter_mut().zip(clock).for_each(|(s, c)| *s = (*s).max(*c));
+        let own = self.seen[warp][warp];
+        self.synced[warp].iter_mut().for_each(|s| *s = (*s).max(own));
+    }
+
+    /// A warp barrier among lanes.
+    pub fn sync_lanes(&mut self, warp: usize, mask: u32) {
+        self.time += 1;
+        for l in active(mask) {
+            self.synced[warp][l] = self.time;
+        }
+    }
+
+    /// Notes that the active lanes of a region touch `bytes` bytes each; an access that nothing orders before one of
+    /// them is a race, returned with the lane.
+    pub fn touch(&mut self, region: &Region, mask: u32, bytes: usize, touch: Touch) -> Result<(), (usize, Other)> {
+        let Shadow { tracks, time, warps, first, seen, synced, warp: me, pc } = self;
+        let (kind, i) = match region.target {
+            Target::Window(i) => (0, i),
+            Target::Variable(i) => (1, i),
+            Target::Shared(i) => (2, i),
+            // Nobody else can reach a thread's own memory, and nobody writes to parameters.
+            Target::Local | Target::Param => return Ok(()),
+        };
+        if i >= tracks[kind].len() {
+            tracks[kind].resize_with(i + 1, || Track { shift: 2, pages: vec![] });
+        }
+        let track = &mut tracks[kind][i];
+        let (number, now) = (*first + *me as u32 + 1, *time);
+        let (mine, known) = (&synced[*me], &seen[*me]);
+        // Whether an access of some lanes of a warp at a time comes before one of this lane.
+        let ordered = |lane: usize, warp: u32, lanes: u32, then: u32| {
+            if warp == number {
+                return lanes & !(1 << lane) == 0 || then < mine[lane];
+            }
+            let w = (warp - 1).wrapping_sub(*first) as usize;
+            w < *warps && then < known[w]
+        };
+        for lane in active(mask) {
+            let at = region.offsets[lane];
+            if track.shift > 0 && (at | bytes) & 3 != 0 {
+                track.refine();
+            }
+            for i in at >> track.shift..(at + bytes).div_ceil(1 << track.shift) {
+                let cell = track.cell(i);
+                let w = cell.write;
+                let r = &mut cell.reads[0];
+                if touch == Touch::Read && (r.warp, r.time) == (number, now) && w.warp != number && w.time < now {
+                    // Another lane of this warp has just read it, and nobody has written since.
+                    r.lanes |= 1 << lane;
+                    continue;
+                }
+                let after = w.warp == 0 || ordered(lane, w.warp, 1 << w.lane, w.time);
+                let harmless = touch == Touch::Rewrite || touch == Touch::Atomic && w.atomic;
+                if !after && !harmless {
+                    let other = Other { warp: w.warp - 1, lane: w.lane.into(), pc: w.pc, wrote: true };
+                    return Err((lane, other));
+                }
+                if touch == Touch::Read {
+                    cell.note_read(Read { warp: number, lanes: 1 << lane, time: now, pc: *pc }, |r| {
+                        ordered(lane, r.warp, u32::MAX, r.time)
+                    });
+                    continue;
+                }
+                if let Some(r) = cell.reads.iter().find(|r| r.warp != 0 && !ordered(lane, r.warp, r.lanes, r.time)) {
+                    let others = if r.warp == number { r.lanes & !(1 << lane) } else { r.lanes };
+                    let other = Other { warp: r.warp - 1, lane: others.trailing_zeros(), pc: r.pc, wrote: false };
+                    return Err((lane, other));
+                }
+                // Of several writers of one value the first stays: readers must be ordered after it too.
+                if touch != Touch::Rewrite || after {
+                    let atomic = touch == Touch::Atomic;
+                    cell.write = Write { warp: number, lane: lane as u8, atomic, time: now, pc: *pc };
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Cell {
+    /// Remembers a read in place of one of the same warp, of none, of one that is ordered before, or of the older.
+    #[inline]
+    fn note_read(&mut self, new: Read, ordered: impl Fn(&Read) -> bool) {
+        let [a, b] = &mut self.reads;
+        let r = match () {
+            _ if a.warp == new.warp => a,
+            _ if b.warp == new.warp => b,
+            _ if a.warp == 0 => a,
+            _ if b.warp == 0 || ordered(b) => b,
+            _ if ordered(a) || a.time <= b.time => a,
+            _ => b,
+        };
+        let lanes = if r.warp == new.warp && r.time == new.time { r.lanes } else { 0 };
+        *r = Read { lanes: new.lanes | lanes, ..new };
+    }
+}
