@@ -74,7 +74,8 @@ commands! {
 /// Where to compute.
 #[derive(Args, Clone, Debug)]
 pub struct Compute {
-    /// Device: auto, cpu, sim (a GPU in software), or reference (the float64 definition: slow).
+    /// Device: auto (a GPU if there is one), cpu, cuda or cuda:N, sim (a GPU in software, for tests: very slow), or
+    /// reference (the float64 definition: slow).
     #[arg(long, default_value = "auto", value_name = "NAME")]
     pub device: String,
     /// Threads that compute and that decode; all cores by default.

@@ -2,6 +2,7 @@
 over anything; dispatch of ops is not in it. */
 
 mod cpu;
+pub mod cuda;
 mod finite;
 pub mod gpu;
 mod layout;
@@ -12,6 +13,7 @@ mod session;
 mod simulator;
 
 pub use cpu::Cpu;
+pub use cuda::Cuda;
 pub use gpu::Gpu;
 pub use reference::Reference;
 pub use room::{Demand, Room, available};
@@ -23,6 +25,7 @@ use crate::graph::{Graph, Value};
 use crate::host::ceiling::Ceilings;
 use crate::kernel::Simd;
 use crate::plan::{Options, Plan, Scheduled};
+use crate::progress;
 use crate::sim::{self, Counters};
 use std::ops::Range;
 use std::sync::Arc;
@@ -138,7 +141,7 @@ pub trait Device: Send {
 }
 
 /// Names that [`open`] understands, for help texts.
-pub const NAMES: &str = "auto, cpu, sim, reference";
+pub const NAMES: &str = "auto, cpu, cuda, sim, reference";
 
 /// A device by name; `threads` is None for all cores. `auto` is the best device there is.
 pub fn open(name: &str, threads: Option<usize>) -> Result<Box<dyn Device>> {
@@ -148,12 +151,33 @@ pub fn open(name: &str, threads: Option<usize>) -> Result<Box<dyn Device>> {
 /// [`open`], with checks besides the computation.
 pub fn open_with(name: &str, threads: Option<usize>, checks: Checks) -> Result<Box<dyn Device>> {
     match name {
-        "auto" | "cpu" => Ok(Box::new(Cpu::with(Simd::detect(), threads, checks)?)),
+        "auto" => match Cuda::new(0) {
+            Ok(cuda) => Ok(Box::new(Gpu::new(cuda, checks))),
+            Err(e) => {
+                // Without a driver there is nothing to remark.
+                if cuda::driver().is_ok() {
+                    progress::watcher().note(&format!("computing on the CPU: {e}"));
+                }
+                open_with("cpu", threads, checks)
+            }
+        },
+        "cpu" => Ok(Box::new(Cpu::with(Simd::detect(), threads, checks)?)),
         "sim" => {
             let options = sim::Options { checks: true, ..sim::Options::default() };
             Ok(Box::new(Gpu::new(Simulator::new(Simulator::TARGET, options)?, checks)))
         }
         "reference" => Ok(Box::new(Reference::with(checks))),
-        _ => Err(Error::usage(format!("unknown device `{name}`")).fix(format!("choose one of {NAMES}"))),
+        _ => match cuda_ordinal(name) {
+            Some(ordinal) => Ok(Box::new(Gpu::new(Cuda::new(ordinal)?, checks))),
+            None => Err(Error::usage(format!("unknown device `{name}`")).fix(format!("choose one of {NAMES}"))),
+        },
+    }
+}
+
+/// `cuda` and `cuda:0` are the first GPU, `cuda:1` is the next.
+fn cuda_ordinal(name: &str) -> Option<usize> {
+    match name.strip_prefix("cuda")? {
+        "" => Some(0),
+        rest => rest.strip_prefix(':')?.parse().ok(),
     }
 }

@@ -53,6 +53,11 @@ impl Cache {
         self.folder.as_deref()
     }
 
+    /// Whether there is nothing in it, or it cannot be read.
+    pub fn is_empty(&self) -> bool {
+        self.folder().and_then(|f| std::fs::read_dir(f).ok()).is_none_or(|mut entries| entries.next().is_none())
+    }
+
     /// An entry, compiled by `version`, or by the newest of all. None if there is none; a remark if it is damaged.
     fn read(&self, key: &Key, version: Option<Version>) -> Option<Compiled> {
         let folder = self.folder()?;

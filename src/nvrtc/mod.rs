@@ -53,6 +53,18 @@ impl Target {
     pub const fn new(compute: u32) -> Self {
         Self { compute, specific: false }
     }
+
+    /// What a GPU of a compute capability (times ten) is given: code of its own architecture or of an earlier one with
+    /// the same first digits; failing that, what an earlier one's PTX becomes when the driver translates it (true).
+    pub fn of_device(compute: u32) -> (Self, bool) {
+        let earlier = || Self::ALL.into_iter().rev().filter(|t| t.compute <= compute && !t.specific);
+        let own = Self::ALL.into_iter().find(|t| t.compute == compute);
+        let near = || own.or_else(|| earlier().find(|t| t.compute / 10 == compute / 10));
+        match near() {
+            Some(target) => (target, false),
+            None => (earlier().next().unwrap_or(Self::ALL[0]), true),
+        }
+    }
 }
 
 impl fmt::Display for Target {

@@ -56,6 +56,20 @@ fn targets_are_written_and_read() {
 }
 
 #[test]
+fn a_device_gets_what_it_can_run() {
+    let of = |compute| {
+        let (target, translate) = Target::of_device(compute);
+        (target.to_string(), translate)
+    };
+    let own = [75, 80, 86, 89, 100, 120].map(|c| (c, format!("sm_{c}"), false));
+    let others = [(87, "sm_86"), (90, "sm_90a"), (103, "sm_100"), (121, "sm_120")].map(|(c, t)| (c, t.into(), false));
+    let translated = [(110, "sm_100"), (130, "sm_120")].map(|(c, t)| (c, t.into(), true));
+    for (compute, target, translate) in own.into_iter().chain(others).chain(translated) {
+        assert_eq!(of(compute), (target, translate), "{compute}");
+    }
+}
+
+#[test]
 fn compiles_to_code_text_and_resources() {
     if !present() {
         return;

@@ -53,10 +53,12 @@ pub fn tokens(text: &str) -> Result<Vec<Token<'_>>> {
                 n + 2
             }
             c if in_word(c) => {
-                // `::` belongs to the word (`.shared::cta`); a single colon ends a label.
+                // `::` belongs to the word (`ld.shared::cta`); a single colon ends a label. Directives may be
+                // written without a blank between them (`.reg.b32`).
                 let mut n = 1;
                 while let Some(&c) = bytes.get(i + n) {
                     n += match c {
+                        b'.' if bytes[i] == b'.' => break,
                         c if in_word(c) => 1,
                         b':' if bytes.get(i + n + 1) == Some(&b':') => 2,
                         _ => break,

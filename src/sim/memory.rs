@@ -6,6 +6,7 @@ space in their top byte. */
 
 use super::lanes::WARP;
 use super::program::{Kernel, Program, Space};
+use super::shadow::Other;
 use super::{Access, FaultKind, Grid, Window};
 
 const WINDOW_SHIFT: u32 = 40;
@@ -55,13 +56,20 @@ pub struct Problem {
     pub kind: FaultKind,
     pub lane: usize,
     pub text: String,
+    /// For a race: with whom.
+    pub other: Option<Other>,
 }
 
 impl Problem {
     pub fn new(kind: FaultKind, lane: usize, text: impl Into<String>) -> Problem {
-        Problem { kind, lane, text: text.into() }
+        Problem { kind, lane, text: text.into(), other: None }
     }
 }
+
+/// States of a byte: what the shared memory of a block adds to a window's zero and not zero.
+const WRITTEN: u8 = 1;
+/// An asynchronous copy is on its way.
+const PENDING: u8 = 2;
 
 /// What holds the bytes of an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -189,6 +197,7 @@ impl<'m, 'w> Memory<'m, 'w> {
         addresses: &[u64; WARP],
         mask: u32,
         bytes: usize,
+        align: usize,
     ) -> Result<Option<Region>, Problem> {
         let (mut low, mut high, mut bits) = (u64::MAX, 0, 0);
         for l in 0..WARP {
@@ -207,8 +216,8 @@ impl<'m, 'w> Memory<'m, 'w> {
                 _ => Err(self.outside(space, addresses, mask, bytes)),
             };
         }
-        if bits & (bytes as u64 - 1) != 0 {
-            return Err(self.misaligned(space, addresses, mask, bytes));
+        if bits & (align as u64 - 1) != 0 {
+            return Err(self.misaligned(space, addresses, mask, align));
         }
         let mut offsets = [(low - base) as usize; WARP];
         for l in 0..WARP {
@@ -255,13 +264,13 @@ impl<'m, 'w> Memory<'m, 'w> {
     }
 
     #[cold]
-    fn misaligned(&self, space: Space, addresses: &[u64; WARP], mask: u32, bytes: usize) -> Problem {
-        let bad = |l: &usize| mask >> l & 1 != 0 && addresses[*l] & (bytes as u64 - 1) != 0;
+    fn misaligned(&self, space: Space, addresses: &[u64; WARP], mask: u32, align: usize) -> Problem {
+        let bad = |l: &usize| mask >> l & 1 != 0 && addresses[*l] & (align as u64 - 1) != 0;
         let lane = (0..WARP).find(bad).unwrap_or(0);
         let place = self.locate(space, addresses[lane]).map_or(String::new(), |(target, base, _)| {
             format!(" at offset {} of {}", addresses[lane] - base, self.describe(target))
         });
-        Problem::new(FaultKind::Misaligned, lane, format!("misaligned access of {bytes} bytes{place}"))
+        Problem::new(FaultKind::Misaligned, lane, format!("misaligned access{place}: not a multiple of {align} bytes"))
     }
 
     /// What people call a target.
@@ -315,7 +324,7 @@ impl<'m, 'w> Memory<'m, 'w> {
         (!all.is_empty()).then_some(all)
     }
 
-    /// A read must find something written.
+    /// A read must find something written, and nothing on its way.
     pub fn check_read(&mut self, region: &Region, mask: u32, bytes: usize) -> Result<(), Problem> {
         if !self.checks {
             return Ok(());
@@ -323,21 +332,55 @@ impl<'m, 'w> Memory<'m, 'w> {
         let Some(written) = self.written(region.target) else { return Ok(()) };
         for l in (0..WARP).filter(|l| mask >> l & 1 != 0) {
             let at = region.offsets[l];
-            if let Some(i) = written[at..at + bytes].iter().position(|w| *w == 0) {
+            let shared = matches!(region.target, Target::Shared(_));
+            let bad = |w: &u8| *w == 0 || shared && *w == PENDING;
+            if let Some(i) = written[at..at + bytes].iter().position(bad) {
+                let pending = written[at + i] == PENDING;
                 let offset = if region.target == Target::Local { (at + i) % self.local_bytes } else { at + i };
-                let text = format!("read of unwritten memory: byte {offset} of {}", self.describe(region.target));
-                return Err(Problem::new(FaultKind::Unwritten, l, text));
+                let place = format!("byte {offset} of {}", self.describe(region.target));
+                return Err(if pending {
+                    let text = format!("read of {place}, where an asynchronous copy has not been waited for");
+                    Problem::new(FaultKind::Async, l, text)
+                } else {
+                    Problem::new(FaultKind::Unwritten, l, format!("read of unwritten memory: {place}"))
+                });
             }
         }
         Ok(())
     }
 
-    /// What was written can be read.
-    pub fn note_write(&mut self, region: &Region, mask: u32, bytes: usize) {
+    /// A write must not meet an asynchronous copy; what is written can be read.
+    pub fn note_write(&mut self, region: &Region, mask: u32, bytes: usize) -> Result<(), Problem> {
         // Windows are tracked for the caller too, whether or not this launch checks.
-        let Some(written) = self.written(region.target) else { return };
+        let shared = matches!(region.target, Target::Shared(_));
+        let Some(written) = self.written(region.target) else { return Ok(()) };
         for l in (0..WARP).filter(|l| mask >> l & 1 != 0) {
-            written[region.offsets[l]..][..bytes].fill(1);
+            let state = &mut written[region.offsets[l]..][..bytes];
+            if shared && state.contains(&PENDING) {
+                let place = format!("offset {} of {}", region.offsets[l], self.describe(region.target));
+                let text = format!("write at {place}, where an asynchronous copy has not been waited for");
+                return Err(Problem::new(FaultKind::Async, l, text));
+            }
+            state.fill(WRITTEN);
         }
+        Ok(())
+    }
+
+    /// An asynchronous copy starts: what was there is gone, what comes is not there yet.
+    pub fn expect_copy(&mut self, target: Target, at: usize, bytes: usize) -> Result<(), Problem> {
+        self.data_mut(target)?[at..at + bytes].fill(0xCD);
+        if let Some(written) = self.written(target) {
+            written[at..at + bytes].fill(PENDING);
+        }
+        Ok(())
+    }
+
+    /// An asynchronous copy lands.
+    pub fn land_copy(&mut self, target: Target, at: usize, data: &[u8]) -> Result<(), Problem> {
+        self.data_mut(target)?[at..at + data.len()].copy_from_slice(data);
+        if let Some(written) = self.written(target) {
+            written[at..at + data.len()].fill(WRITTEN);
+        }
+        Ok(())
     }
 }

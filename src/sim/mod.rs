@@ -10,7 +10,7 @@ timing, occupancy, weak memory order.
 | `lex` `parse` `program` | text to decoded instructions over register slots |
 | `isa` | the instructions, one file per family |
 | `lanes` `round` | lane loops over 32-lane registers; exact rounding |
-| `memory` | address ranges, bounds, alignment, what was written |
+| `memory` `shadow` | address ranges, bounds, alignment, what was written; races |
 | `run` `counters` | warps, divergence, barriers; what a launch did |
 
 Divergent groups of a warp run lowest instruction first and merge when they meet, which is one of the orders that
@@ -60,6 +60,7 @@ mod parse;
 mod program;
 mod round;
 mod run;
+mod shadow;
 
 #[cfg(test)]
 mod tests;
@@ -110,13 +111,21 @@ pub enum Order {
     Shuffled(u64),
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Looks for unwritten reads, races and misused synchronisation as well; bounds and alignment are always checked.
     pub checks: bool,
     /// Counts sectors and bank conflicts ([`Counters`]), which costs time.
     pub count: bool,
     pub order: Order,
+    /// Instructions of one warp after which it is taken to run for ever; by default a minute's worth.
+    pub patience: u64,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { checks: false, count: false, order: Order::Forward, patience: 1 << 30 }
+    }
 }
 
 /// What a kernel did wrong.

@@ -1,8 +1,10 @@
 //! A parsed module: kernels as decoded instructions over register slots.
 
 use super::isa::barrier::Barrier;
+use super::isa::copy::{self, Copy};
 use super::isa::memory::{Access, Atomic};
 use super::isa::warp::{Shuffle, Vote};
+use super::isa::{matrix, mbarrier};
 use super::lanes::{Args, Body};
 use std::collections::BTreeSet;
 
@@ -114,6 +116,11 @@ pub enum Exec {
     Vote(Vote),
     Barrier(Barrier),
     WarpBarrier,
+    Copy(Box<Copy>),
+    CopyGroup(copy::Group),
+    Mbarrier(Box<mbarrier::Operation>),
+    Matrix(Box<matrix::Multiply>),
+    MatrixMove(Box<matrix::Move>),
     Trap,
 }
 

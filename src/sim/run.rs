@@ -2,15 +2,18 @@
 
 use super::counters::{Counters, sectors, wavefronts};
 use super::isa::barrier::{Barrier, Does};
-use super::isa::{memory as access, warp as voting};
+use super::isa::copy::{Copies, Group};
+use super::isa::mbarrier::{self, Barriers};
+use super::isa::{matrix, memory as access, warp as voting};
 use super::lanes::{FULL, Regs, Row, WARP};
 use super::memory::{Memory, Problem, space_of};
 use super::program::{Exec, Inst, Kernel, Program, Space, Special};
+use super::shadow::{Clock, Shadow};
 use super::{Fault, FaultKind, Grid, Options, Order, Window};
 use std::cmp::Ordering;
 
-/// Warp instructions after which a warp is taken to run for ever: a minute or so.
-const PATIENCE: u64 = 1 << 30;
+/// Instructions that a look at an incomplete barrier in memory counts as: nobody polls for long.
+const POLL: u64 = 1 << 14;
 /// Numbered barriers of a block; one more stands for the cluster's.
 const BARRIERS: usize = 17;
 
@@ -19,6 +22,8 @@ pub struct Context<'m, 'w> {
     pub memory: Memory<'m, 'w>,
     pub counters: Counters,
     pub options: Options,
+    /// Present when races are looked for.
+    pub shadow: Option<Shadow>,
 }
 
 impl Context<'_, '_> {
@@ -51,7 +56,7 @@ impl Context<'_, '_> {
 
 /// Lanes that are at the same instruction.
 #[derive(Clone, Copy, Debug)]
-struct Group {
+struct Split {
     pc: usize,
     mask: u32,
     /// Waits for other lanes of the warp.
@@ -78,12 +83,13 @@ struct Warp {
     /// Lanes that exist.
     all: u32,
     /// The running group, and those that are elsewhere.
-    at: Group,
-    others: Vec<Group>,
+    at: Split,
+    others: Vec<Split>,
     /// The lowest instruction of the others: reaching it means to choose again.
     stop: usize,
     state: State,
     executed: u64,
+    copies: Copies,
 }
 
 /// What happens after an instruction.
@@ -94,6 +100,8 @@ enum Next {
     Wait,
     /// The group waits for lanes of its warp, and tries again.
     Park,
+    /// The warp lets others run before it looks again.
+    Yield,
     Choose,
 }
 
@@ -104,11 +112,11 @@ impl Warp {
             self.others.push(self.at);
             self.at.mask = 0;
         }
-        let mut groups: Vec<Group> = vec![];
+        let mut groups: Vec<Split> = vec![];
         for g in self.others.drain(..) {
             match groups.iter_mut().find(|o| o.pc == g.pc) {
                 // More lanes have come: a parked group may have its members now.
-                Some(o) => *o = Group { pc: g.pc, mask: o.mask | g.mask, parked: false },
+                Some(o) => *o = Split { pc: g.pc, mask: o.mask | g.mask, parked: false },
                 None => groups.push(g),
             }
         }
@@ -129,6 +137,9 @@ struct Block<'r, 'm, 'w> {
     /// Threads that arrived at each barrier without waiting, and conditions so far: count of true, of all.
     arrived: [u32; BARRIERS],
     votes: [(u32, u32); BARRIERS],
+    /// What the threads that arrived have done, for those that wait.
+    clocks: [Clock; BARRIERS],
+    mbarriers: Barriers,
 }
 
 pub fn launch(
@@ -162,16 +173,26 @@ pub fn launch(
         }
     }
     let memory = Memory::new(program, kernel, &grid, params, windows, options.checks).map_err(refuse)?;
-    let mut cx = Context { memory, counters: Counters::default(), options };
     let mut warps = make_warps(kernel, &grid);
+    let shadow = options.checks.then(|| Shadow::new(warps.len()));
+    let mut cx = Context { memory, counters: Counters::default(), options, shadow };
     let count = grid.grid.iter().map(|&n| n as u64).product::<u64>();
     for i in 0..count {
         let i = place(options.order, i, count, 0);
         let [x, y] = [grid.grid[0] as u64, grid.grid[1] as u64];
         let index = [(i % x) as u32, (i / x % y) as u32, (i / x / y) as u32];
-        let block =
-            Block { program, kernel, grid, index, cx: &mut cx, arrived: [0; BARRIERS], votes: [(0, 0); BARRIERS] };
-        block.run(&mut warps)?;
+        let block = Block {
+            program,
+            kernel,
+            grid,
+            index,
+            cx: &mut cx,
+            arrived: [0; BARRIERS],
+            votes: [(0, 0); BARRIERS],
+            clocks: Default::default(),
+            mbarriers: Barriers::default(),
+        };
+        block.run(&mut warps, i)?;
     }
     Ok(cx.counters)
 }
@@ -215,8 +236,19 @@ fn make_warps(kernel: &Kernel, grid: &Grid) -> Vec<Warp> {
             kernel.longs.iter().for_each(|&(slot, v)| regs.longs[slot as usize] = Row([v; WARP]));
             let lanes = (threads - index * WARP).min(WARP);
             let all = FULL >> (WARP - lanes);
-            let at = Group { pc: 0, mask: all, parked: false };
-            Warp { regs, index, live: all, all, at, others: vec![], stop: usize::MAX, state: State::Done, executed: 0 }
+            let at = Split { pc: 0, mask: all, parked: false };
+            Warp {
+                regs,
+                index,
+                live: all,
+                all,
+                at,
+                others: vec![],
+                stop: usize::MAX,
+                state: State::Done,
+                executed: 0,
+                copies: Copies::default(),
+            }
         })
         .collect()
 }
@@ -243,8 +275,11 @@ fn special(s: Special, thread: u32, block: [u32; 3], kernel: &Kernel, grid: &Gri
 }
 
 impl Block<'_, '_, '_> {
-    fn run(mut self, warps: &mut [Warp]) -> Result<(), Fault> {
+    fn run(mut self, warps: &mut [Warp], number: u64) -> Result<(), Fault> {
         self.cx.memory.start_block();
+        if let Some(shadow) = &mut self.cx.shadow {
+            shadow.start_block(number);
+        }
         for w in warps.iter_mut() {
             for &(slot, s) in &self.kernel.specials {
                 for l in 0..WARP {
@@ -252,9 +287,10 @@ impl Block<'_, '_, '_> {
                     w.regs.words[slot as usize].0[l] = special(s, thread, self.index, self.kernel, &self.grid);
                 }
             }
-            w.at = Group { pc: 0, mask: w.all, parked: false };
+            w.at = Split { pc: 0, mask: w.all, parked: false };
             w.others.clear();
             (w.live, w.stop, w.state, w.executed) = (w.all, usize::MAX, State::Ready, 0);
+            w.copies = Copies::default();
         }
         let mut round = 0;
         while warps.iter().any(|w| w.state != State::Done) {
@@ -299,8 +335,12 @@ impl Block<'_, '_, '_> {
             for w in warps.iter_mut().filter(|w| waits(w)) {
                 w.state = State::Ready;
                 self.answer(w, barrier);
+                if let Some(shadow) = &mut self.cx.shadow {
+                    shadow.acquire(w.index, &self.clocks[barrier]);
+                }
             }
             (self.arrived[barrier], self.votes[barrier]) = (0, (0, 0));
+            self.clocks[barrier].clear();
             progress = true;
         }
         let waiting = warps.iter().find(|w| matches!(w.state, State::Waiting { .. }));
@@ -333,15 +373,34 @@ impl Block<'_, '_, '_> {
 
     #[cold]
     fn fault(&self, pc: usize, warp: usize, problem: Problem) -> Fault {
-        let t = (warp * WARP + problem.lane) as u32;
-        let [x, y, _] = self.grid.block;
-        let place = self.kernel.places[self.kernel.code[pc].place as usize];
+        let place = |pc: usize| self.program.place(self.kernel.places[self.kernel.code[pc].place as usize]);
+        let thread = |warp: usize, lane: usize| {
+            let t = (warp * WARP + lane) as u32;
+            let [x, y, _] = self.grid.block;
+            [t % x, t / x % y, t / x / y]
+        };
+        let mut text = problem.text;
+        if let Some(o) = problem.other {
+            let warps = self.grid.block.iter().product::<u32>().div_ceil(WARP as u32);
+            let [x, y, _] = self.grid.grid;
+            let b = o.warp / warps;
+            let t = thread((o.warp % warps) as usize, o.lane as usize);
+            let does = if o.wrote { "wrote" } else { "read" };
+            let (bx, by, bz) = (b % x, b / x % y, b / x / y);
+            text += &format!(
+                "; block ({bx},{by},{bz}) thread ({},{},{}) {does} it at {}, and nothing orders the two",
+                t[0],
+                t[1],
+                t[2],
+                place(o.pc as usize)
+            );
+        }
         Fault {
             kind: problem.kind,
             kernel: self.kernel.name.clone(),
-            thread: Some((self.index, [t % x, t / x % y, t / x / y])),
-            place: Some(self.program.place(place)),
-            problem: problem.text,
+            thread: Some((self.index, thread(warp, problem.lane))),
+            place: Some(place(pc)),
+            problem: text,
         }
     }
 
@@ -376,6 +435,12 @@ impl Block<'_, '_, '_> {
                     w.at.pc = pc + 1;
                     return Ok(());
                 }
+                Next::Yield => {
+                    w.at.pc = pc + 1;
+                    w.executed += POLL;
+                    self.turn(w)?;
+                    return Ok(());
+                }
                 Next::Park => {
                     w.at.parked = true;
                     if !self.rechoose(w)? {
@@ -398,7 +463,7 @@ impl Block<'_, '_, '_> {
 
     /// After a jump back or at another group's instruction: who goes on.
     fn turn(&mut self, w: &mut Warp) -> Result<bool, Fault> {
-        if w.executed > PATIENCE {
+        if w.executed > self.cx.options.patience {
             let problem = Problem::new(FaultKind::Endless, w.at.mask.trailing_zeros() as usize, "runs for ever");
             return Err(self.fault(w.at.pc, w.index, problem));
         }
@@ -436,6 +501,9 @@ impl Block<'_, '_, '_> {
         if mask == 0 {
             return Ok(Next::Step);
         }
+        if let Some(shadow) = &mut self.cx.shadow {
+            (shadow.warp, shadow.pc) = (w.index, w.at.pc as u32);
+        }
         match &inst.exec {
             Exec::Load(a) => access::load(a, &mut w.regs, mask, self.cx)?,
             Exec::Store(a) => access::store(a, &w.regs, mask, self.cx)?,
@@ -469,6 +537,9 @@ impl Block<'_, '_, '_> {
                 if !members(w, args.e, mask)? {
                     return Ok(Next::Park);
                 }
+                if let Some(shadow) = &mut self.cx.shadow {
+                    shadow.sync_lanes(w.index, mask);
+                }
             }
             Exec::ActiveMask => w.regs.words[args.d as usize].blend(&[mask; WARP], mask),
             Exec::Clock { long } => {
@@ -479,6 +550,30 @@ impl Block<'_, '_, '_> {
                 }
             }
             Exec::Barrier(b) => return self.barrier(b, inst, w, mask),
+            Exec::Copy(c) => w.copies.start(c, args, &w.regs, mask, self.cx)?,
+            Exec::CopyGroup(g) => w.copies.group(*g, mask, self.cx)?,
+            Exec::Mbarrier(op) => {
+                if let mbarrier::Does::Copies { .. } = op.does {
+                    w.copies.group(Group::WaitAll, mask, self.cx)?;
+                }
+                if self.mbarriers.run(op, args, &mut w.regs, mask, w.index, self.cx)? {
+                    return Ok(Next::Yield);
+                }
+            }
+            Exec::Matrix(m) => {
+                if !together(w, mask)? {
+                    return Ok(Next::Park);
+                }
+                m.run(&mut w.regs);
+                self.cx.counters.mma += 1;
+                self.cx.counters.flops += m.flops();
+            }
+            Exec::MatrixMove(m) => {
+                if !together(w, mask)? {
+                    return Ok(Next::Park);
+                }
+                matrix::transfer(m, &mut w.regs, self.cx)?;
+            }
             Exec::Trap => {
                 return Err(Problem::new(FaultKind::Trap, mask.trailing_zeros() as usize, "the kernel's own trap"));
             }
@@ -505,6 +600,9 @@ impl Block<'_, '_, '_> {
             return Err(Problem::new(FaultKind::Barrier, lane, text));
         }
         self.cx.counters.barriers += 1;
+        if let Some(shadow) = &mut self.cx.shadow {
+            shadow.release(w.index, &mut self.clocks[barrier]);
+        }
         if matches!(b.does, Does::Count | Does::And | Does::Or) {
             let p = w.regs.preds[inst.args.c as usize] ^ if b.negated { FULL } else { 0 };
             let (yes, all) = &mut self.votes[barrier];
@@ -532,6 +630,15 @@ fn members(w: &Warp, slot: u32, mask: u32) -> Result<bool, Problem> {
     Ok(named & w.live & !mask == 0)
 }
 
+/// Whether the whole warp is here, as `.aligned` demands.
+fn together(w: &Warp, mask: u32) -> Result<bool, Problem> {
+    if w.live != FULL || mask != w.at.mask {
+        let text = "an instruction of the whole warp, of which not all lanes are there";
+        return Err(Problem::new(FaultKind::Divergence, mask.trailing_zeros() as usize, text));
+    }
+    Ok(mask == FULL)
+}
+
 #[inline]
 fn branch(w: &mut Warp, taken: u32, to: usize, counters: &mut Counters) -> Next {
     let stay = w.at.mask & !taken;
@@ -543,8 +650,8 @@ fn branch(w: &mut Warp, taken: u32, to: usize, counters: &mut Counters) -> Next 
     }
     counters.divergent_branches += 1;
     let pc = w.at.pc;
-    w.others.push(Group { pc: to, mask: taken, parked: false });
-    w.at = Group { pc: pc + 1, mask: stay, parked: false };
+    w.others.push(Split { pc: to, mask: taken, parked: false });
+    w.at = Split { pc: pc + 1, mask: stay, parked: false };
     Next::Choose
 }
 
@@ -558,10 +665,10 @@ fn switch(inst: &Inst, table: &[usize], w: &mut Warp, mask: u32) -> Result<Next,
         };
         match w.others.iter_mut().find(|g| g.pc == to && !g.parked) {
             Some(g) => g.mask |= 1 << l,
-            None => w.others.push(Group { pc: to, mask: 1 << l, parked: false }),
+            None => w.others.push(Split { pc: to, mask: 1 << l, parked: false }),
         }
     }
     let stay = w.at.mask & !mask;
-    w.at = Group { pc: w.at.pc + 1, mask: stay, parked: false };
+    w.at = Split { pc: w.at.pc + 1, mask: stay, parked: false };
     Ok(Next::Choose)
 }

@@ -49,7 +49,7 @@ impl Run {
             },
         ];
         let grid = Grid { grid: [self.grid, 1, 1], block: [self.block, 1, 1], shared_bytes: 0 };
-        let options = Options { checks: true, count: true, order: self.order };
+        let options = Options { checks: true, count: true, order: self.order, patience: 1 << 20 };
         launch(&program, "k", grid, &params, &mut windows, options)
     }
 }
@@ -151,4 +151,237 @@ fn words() {
         let got = word(text, a, b, c);
         assert_eq!(got, want, "{text}: {got:#x} instead of {want:#x}");
     }
+}
+
+/// One word per thread: y[tid] is %r6, a[tid] is %r3.
+fn threads(outer: &str, body: &str, a: &[u32]) -> Vec<u32> {
+    let body = format!(
+        "add.s64 %d6, %d1, %d4; ld.global.u32 %r3, [%d6];
+{body}
+add.s64 %d6, %d3, %d4; st.global.u32 [%d6], %r6;"
+    );
+    let n = a.len();
+    let mut run = Run { a: a.to_vec(), y: vec![0; n], block: n as u32, ..Run::default() };
+    run.launch(&module(outer, &body)).unwrap_or_else(|e| panic!("{e}"));
+    run.y
+}
+
+#[test]
+fn lanes_of_a_warp() {
+    let a: Vec<u32> = (0..32).collect();
+    let run = |body: &str| threads("", body, &a);
+    let each = |f: fn(u32) -> u32| (0..32).map(f).collect::<Vec<_>>();
+    assert_eq!(run("shfl.sync.bfly.b32 %r6, %r3, 5, 31, -1;"), each(|l| l ^ 5));
+    assert_eq!(run("shfl.sync.down.b32 %r6|%p1, %r3, 3, 31, -1;"), each(|l| if l < 29 { l + 3 } else { l }));
+    assert_eq!(run("shfl.sync.up.b32 %r6, %r3, 1, 0, -1;"), each(|l| l.saturating_sub(1)));
+    assert_eq!(run("shfl.sync.idx.b32 %r6, %r3, 2, 0x181f, -1;"), each(|l| l & 24 | 2));
+    assert_eq!(run("setp.gt.u32 %p1, %r3, 7; vote.sync.ballot.b32 %r6, %p1, -1;"), [0xffff_ff00; 32]);
+    assert_eq!(run("setp.gt.u32 %p1, %r3, 7; vote.sync.all.pred %p2, !%p1, -1; selp.u32 %r6, 1, 0, %p2;"), [0; 32]);
+    assert_eq!(run("and.b32 %r4, %r3, 1; match.any.sync.b32 %r6, %r4, -1;"), each(|l| 0x5555_5555 << (l & 1)));
+    assert_eq!(run("redux.sync.add.s32 %r6, %r3, -1;"), [496; 32]);
+    // Two sides of a branch run apart and meet again.
+    let split = "setp.lt.u32 %p1, %r3, 8; @%p1 bra LOW; activemask.b32 %r6; bra.uni BOTH; LOW: activemask.b32 %r6;
+BOTH: shfl.sync.idx.b32 %r7, %r6, 0, 31, -1; add.u32 %r6, %r6, %r7;";
+    assert_eq!(run(split), each(|l| if l < 8 { 0x1fe } else { 0xffff_ff00u32.wrapping_add(0xff) }));
+    // Loops of different length, and a table of labels.
+    let sum = "mov.u32 %r6, 0; mov.u32 %r4, 0; NEXT: setp.ge.u32 %p1, %r4, %r3; @%p1 bra END;
+add.u32 %r6, %r6, %r4; add.u32 %r4, %r4, 1; bra NEXT; END: bar.warp.sync -1;";
+    assert_eq!(run(sum), each(|l| (0..l).sum()));
+    let table = "and.b32 %r4, %r3, 1; T: .branchtargets EVEN, ODD; brx.idx %r4, T;
+EVEN: mov.u32 %r6, 7; bra END; ODD: mov.u32 %r6, 9; END:";
+    assert_eq!(run(table), each(|l| 7 + 2 * (l & 1)));
+    assert_eq!(run("{ .reg.b32 %r6x; mov.u32 %r6x, %laneid; mov.u32 %r6, %r6x; }"), a);
+}
+
+#[test]
+fn memory_of_every_kind() {
+    let a: Vec<u32> = (0..64).collect();
+    let outer = ".const .align 4 .u32 table[4] = {10, 20, 30, 40};
+.global .align 4 .b8 bytes[8] = {1, 2, 3, 4, 255, 0, 0, 128};";
+    let run = |body: &str| threads(outer, body, &a);
+    let each = |f: fn(u32) -> u32| (0..64).map(f).collect::<Vec<_>>();
+    type Expected = fn(u32) -> u32;
+    let cases: &[(&str, Expected)] = &[
+        (
+            "and.b32 %r4, %r3, 3; mul.wide.u32 %d6, %r4, 4; mov.u64 %d7, table; add.s64 %d6, %d6, %d7;
+ld.const.u32 %r6, [%d6];",
+            |t| 10 * (t % 4 + 1),
+        ),
+        ("ld.global.s8 %r6, [bytes+4];", |_| u32::MAX),
+        ("ld.global.v2.u16 {%h1, %h2}, [bytes+4]; cvt.u32.u16 %r6, %h2;", |_| 0x8000),
+        (
+            ".shared .align 4 .b8 s[256]; mov.u64 %d6, s; add.s64 %d6, %d6, %d4; st.shared.u32 [%d6], %r3;
+bar.sync 0; xor.b32 %r4, %r2, 63; mul.wide.u32 %d7, %r4, 4; mov.u64 %d6, s; cvta.shared.u64 %d6, %d6;
+add.s64 %d6, %d6, %d7; ld.u32 %r6, [%d6];",
+            |t| t ^ 63,
+        ),
+        (
+            ".local .align 8 .b8 depot[8]; mov.u64 %d6, depot; cvta.local.u64 %d7, %d6; st.u32 [%d7+4], %r3;
+st.local.u32 [%d6], 5; ld.local.v2.u32 {%r4, %r5}, [%d6]; add.u32 %r6, %r4, %r5;",
+            |t| t + 5,
+        ),
+        ("mov.b64 %d6, n; ld.param.u32 %r6, [%d6];", |_| 0),
+    ];
+    for (body, want) in cases {
+        assert_eq!(run(body), each(*want), "{body}");
+    }
+    assert_eq!(run("setp.lt.u32 %p1, %r3, 9; bar.red.popc.u32 %r6, 0, %p1;"), [9; 64]);
+    // Atomics see each other, in any order.
+    let count = ".shared .align 4 .b8 s[4]; setp.eq.u32 %p1, %r2, 0; @%p1 st.shared.u32 [s], 3; bar.sync 0;
+atom.shared.add.u32 %r4, [s], 2; bar.sync 0; ld.shared.u32 %r6, [s];";
+    assert_eq!(run(count), [131; 64]);
+    let operation = |op: &str, b: u32| {
+        let body = format!("atom.global.{op} %r6, [%d2], %r3; ld.global.u32 %r6, [%d2]; st.global.u32 [%d3], %r6;");
+        let body = format!("ld.global.u32 %r3, [%d1];\n{body}");
+        let mut run = Run { a: vec![5], b: vec![b], y: vec![0], block: 1, ..Run::default() };
+        run.launch(&module("", &body)).unwrap_or_else(|e| panic!("{op}: {e}"));
+        run.y[0]
+    };
+    let minus = -1i32 as u32;
+    for (op, b, want) in [
+        ("min.s32", minus, minus),
+        ("min.u32", minus, 5),
+        ("max.u32", 7, 7),
+        ("and.b32", 12, 4),
+        ("exch.b32", 1, 5),
+        ("inc.u32", 5, 0),
+        ("dec.u32", 0, 5),
+        ("cas.b32", 9, 9),
+    ] {
+        let op = if op == "cas.b32" { "cas.b32 %r6, [%d2], 8,".to_string() } else { op.to_string() };
+        if op.starts_with("cas") {
+            let body = format!("ld.global.u32 %r3, [%d1]; atom.global.{op} %r3; st.global.u32 [%d3], %r6;");
+            let mut run = Run { a: vec![5], b: vec![b], y: vec![0], block: 1, ..Run::default() };
+            run.launch(&module("", &body)).unwrap();
+            assert_eq!((run.y[0], run.b[0]), (want, 9));
+        } else {
+            assert_eq!(operation(&op, b), want, "{op}");
+        }
+    }
+}
+
+/// Each body does one thing wrong; the shared variables are `s` and `t` of 256 bytes.
+#[test]
+fn faults() {
+    use FaultKind::*;
+    let own = "add.s64 %d6, %d1, %d4; ld.global.u32 %r3, [%d6]; mov.u64 %d7, s; add.s64 %d8, %d7, %d4;";
+    let put = "st.shared.u32 [%d8], %r3;";
+    let get = "xor.b32 %r4, %r2, 33; mul.wide.u32 %d9, %r4, 4; add.s64 %d9, %d7, %d9; ld.shared.u32 %r5, [%d9];";
+    let copy = "cvt.u32.u64 %r7, %d8; cp.async.ca.shared.global [%r7], [%d6], 4; cp.async.commit_group;";
+    let fine = format!("{own} {put} bar.sync 0; {get} bar.sync 0; st.shared.u32 [%d8], 1;");
+    #[rustfmt::skip]
+    let cases: Vec<(&str, String, Option<FaultKind>)> = vec![
+        ("right", fine, None),
+        ("past the end", "ld.global.u32 %r3, [%d1+256];".into(), Some(OutOfBounds)),
+        ("before the start", "ld.global.u32 %r3, [%d2+-4];".into(), Some(OutOfBounds)),
+        ("one lane past the end", "add.s64 %d6, %d3, %d4; st.global.u32 [%d6+4], 1;".into(), Some(OutOfBounds)),
+        ("null", "mov.u64 %d6, 0; ld.global.u32 %r3, [%d6];".into(), Some(OutOfBounds)),
+        ("from one shared array into the next", format!("{own} st.shared.u32 [%d8+4], 1;"), Some(OutOfBounds)),
+        ("parameters", "ld.param.u32 %r3, [n+4];".into(), Some(OutOfBounds)),
+        ("misaligned", "ld.global.v2.u32 {%r3, %r4}, [%d1+4];".into(), Some(Misaligned)),
+        ("write to an input", "st.global.u32 [%d1], 1;".into(), Some(ReadOnly)),
+        ("unwritten output", "ld.global.u32 %r3, [%d3];".into(), Some(Unwritten)),
+        ("unwritten shared", "ld.shared.u32 %r3, [s];".into(), Some(Unwritten)),
+        ("unwritten local", ".local .b8 l[4]; ld.local.u8 %r3, [l];".into(), Some(Unwritten)),
+        ("no barrier before reading", format!("{own} st.shared.u32 [%d8], 0; st.shared.u32 [s+128], 1; {get}"), Some(Race)),
+        ("no barrier before writing", format!("{own} {put} bar.sync 0; {get} {put} st.shared.u32 [%d8], 1;"), Some(Race)),
+        ("two write one word", format!("{own} st.shared.u32 [s], %r2;"), Some(Race)),
+        ("two write one byte", format!("{own} cvt.u16.u32 %h1, %r2; st.shared.u8 [s], %h1;"), Some(Race)),
+        ("neighbouring bytes", "cvt.u16.u32 %h1, %r2; mov.u64 %d7, s; cvt.u64.u32 %d8, %r2; add.s64 %d8, %d7, %d8; st.shared.u8 [%d8], %h1;".into(), None),
+        ("all write the same", format!("{own} st.shared.u32 [s], 7;"), None),
+        ("warp without its barrier", format!("{own} {put} xor.b32 %r4, %r2, 1; mul.wide.u32 %d9, %r4, 4; add.s64 %d9, %d7, %d9; ld.shared.u32 %r5, [%d9];"), Some(Race)),
+        ("warp with its barrier", format!("{own} {put} bar.warp.sync -1; xor.b32 %r4, %r2, 1; mul.wide.u32 %d9, %r4, 4; add.s64 %d9, %d7, %d9; ld.shared.u32 %r5, [%d9];"), None),
+        ("blocks write one word", "mov.u32 %r3, %ctaid.x; add.s64 %d6, %d2, %d4; st.global.u32 [%d6], %r3;".into(), Some(Race)),
+        ("blocks read what others write", "mov.u32 %r3, %ctaid.x; mul.wide.u32 %d6, %r3, 4; add.s64 %d6, %d2, %d6; setp.eq.u32 %p1, %r2, 0; @%p1 st.global.u32 [%d6], 9; ld.global.u32 %r4, [%d2];".into(), Some(Race)),
+        ("atomics between blocks", "atom.global.add.u32 %r3, [%d2], 1;".into(), None),
+        ("an atomic and a store", "setp.eq.u32 %p1, %r2, 40; @%p1 st.global.u32 [%d2], 3; atom.global.add.u32 %r3, [%d2], 1;".into(), Some(Race)),
+        ("half a warp at a barrier", "setp.lt.u32 %p1, %r2, 16; @%p1 bra L; bar.sync 0; L:".into(), Some(Barrier)),
+        ("barrier under a predicate", "setp.lt.u32 %p1, %r2, 16; @%p1 bar.sync 0;".into(), Some(Barrier)),
+        ("one warp at a barrier", "setp.lt.u32 %p1, %r2, 32; @%p1 bra L; bar.sync 0; L: bar.sync 1;".into(), Some(Barrier)),
+        ("a warp has ended", "setp.lt.u32 %p1, %r2, 32; @%p1 ret; bar.sync 0;".into(), Some(Barrier)),
+        ("too few threads", "setp.lt.u32 %p1, %r2, 32; @%p1 bra L; bar.sync 3, 64; L:".into(), Some(Barrier)),
+        ("shuffle in half a warp", "setp.lt.u32 %p1, %r2, 16; @%p1 bra L; shfl.sync.idx.b32 %r3, %r2, 0, 31, -1; L:".into(), Some(Divergence)),
+        ("not a member", "shfl.sync.idx.b32 %r3, %r2, 0, 31, 1;".into(), Some(Divergence)),
+        ("copy not waited for", format!("{own} {copy} ld.shared.u32 %r3, [%d8];"), Some(Async)),
+        ("one group too few", format!("{own} {copy} cp.async.wait_group 1; ld.shared.u32 %r3, [%d8];"), Some(Async)),
+        ("copy waited for", format!("{own} {copy} cp.async.wait_group 0; ld.shared.u32 %r3, [%d8];"), None),
+        ("copy without a barrier", format!("{own} {copy} cp.async.wait_all; {get}"), Some(Race)),
+        ("mbarrier from nowhere", "mov.u64 %d6, s; mbarrier.arrive.shared.b64 %d7, [%d6];".into(), Some(Async)),
+        ("mbarrier too few arrive", "mbarrier.init.shared.b64 [s], 65; bar.sync 0; mbarrier.arrive.shared.b64 %d7, [s]; L: mbarrier.test_wait.shared.b64 %p1, [s], %d7; @!%p1 bra L;".into(), Some(Endless)),
+        ("for ever", "L: bra L;".into(), Some(Endless)),
+        ("trap", "trap;".into(), Some(Trap)),
+    ];
+    let outer = ".shared .align 8 .b8 s[256]; .shared .align 8 .b8 t[256];";
+    for (label, body, want) in cases {
+        for order in [Order::Forward, Order::Reverse, Order::Shuffled(3)] {
+            let mut run = Run { block: 64, grid: 2, order, ..Run::default() };
+            let found = run.launch(&module(outer, &body)).err();
+            let kind = found.as_ref().map(|f| f.kind);
+            // A race may show as a read of what is not written yet.
+            let same = kind == want || want == Some(Race) && kind == Some(Unwritten);
+            assert!(same, "{label}, {order:?}: {want:?} expected, {found:?} found");
+        }
+    }
+}
+
+#[test]
+fn a_fault_says_where() {
+    let ptx = module(".file 1 \"relu.cu\"", ".loc 1 42 7\nadd.s64 %d6, %d2, %d4;\nst.global.u32 [%d6+8], 1;");
+    let mut run = Run { block: 40, b: vec![0; 40], grid: 2, ..Run::default() };
+    let text = run.launch(&ptx).unwrap_err().to_string();
+    let place = "k at relu.cu:42, block (0,0,0) thread (38,0,0)";
+    assert_eq!(text, format!("{place}: out of bounds: 4 bytes at offset 160 of `b`, which has 160"));
+    for (line, says) in [
+        ("frob.u32 %r3, %r4;", "PTX line 9: frob.u32: the simulator does not know this instruction"),
+        ("add.s32.frob %r3, %r4, 1;", "add.s32.frob: the simulator does not know this instruction"),
+        ("add.s32 %r3, %r99, 1;", "`%r99` is not a value of type S32"),
+        ("bra NOWHERE;", "label NOWHERE is not defined"),
+        ("add.s32 %r3, %r4;", "2 operands instead of 3"),
+    ] {
+        let e = Program::parse(&module("", line)).unwrap_err().to_string();
+        assert!(e.contains(says), "{e}");
+    }
+}
+
+#[test]
+fn copies_fill_with_zeros_and_matrices_multiply() {
+    let mut a: Vec<u32> = (0..64).collect();
+    let copy = "mov.u64 %d7, s; add.s64 %d8, %d7, %d4; cvt.u32.u64 %r7, %d8; setp.lt.u32 %p1, %r2, 8;
+selp.u32 %r8, 4, 0, %p1; add.s64 %d6, %d1, %d4; cp.async.ca.shared.global [%r7], [%d6], 4, %r8;
+cp.async.wait_all; ld.shared.u32 %r6, [%d8];";
+    let got = threads(".shared .align 16 .b8 s[1024];", copy, &a[..32]);
+    assert_eq!(got, (0..32).map(|l| if l < 8 { l } else { 0 }).collect::<Vec<_>>());
+
+    // A is 16x16 with A[r][c] = r + c in bf16, row by row in shared memory; B = A's upper half, transposed on the way.
+    let bf = |x: u32| half::bf16::from_f32(x as f32).to_bits() as u32;
+    a = (0..128).map(|i| bf(i / 8 + 2 * (i % 8)) | bf(i / 8 + 2 * (i % 8) + 1) << 16).collect();
+    let body = "mul.wide.u32 %d6, %r2, 16; add.s64 %d7, %d1, %d6; mov.u64 %d8, s; add.s64 %d8, %d8, %d6;
+ld.global.v4.u32 {%r3, %r4, %r5, %r6}, [%d7]; st.shared.v4.u32 [%d8], {%r3, %r4, %r5, %r6}; bar.sync 0;
+and.b32 %r3, %r2, 15; shr.u32 %r4, %r2, 4; shl.b32 %r3, %r3, 5; shl.b32 %r4, %r4, 4; add.u32 %r3, %r3, %r4;
+mov.u32 %r5, s; add.u32 %r5, %r5, %r3;
+ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r6, %r7, %r8, %r9}, [%r5];
+ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%r10, %r11}, [%r5]; mov.u32 %r12, 0;
+mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%r13, %r14, %r15, %r16}, {%r6, %r7, %r8, %r9}, {%r10, %r11},
+{%r12, %r12, %r12, %r12}; mul.wide.u32 %d6, %r2, 16; add.s64 %d6, %d3, %d6;
+st.global.v4.u32 [%d6], {%r13, %r14, %r15, %r16};";
+    let mut run = Run { a, y: vec![0; 128], ..Run::default() };
+    let counters = run.launch(&module(".shared .align 16 .b8 s[512];", body)).unwrap_or_else(|e| panic!("{e}"));
+    for (i, got) in run.y.iter().enumerate() {
+        let (lane, v) = (i / 4, i % 4);
+        let (row, column) = (lane / 4 + 8 * (v / 2), 2 * (lane % 4) + v % 2);
+        let want: usize = (0..16).map(|k| (row + k) * (k + column)).sum();
+        assert_eq!(f32::from_bits(*got), want as f32, "row {row}, column {column}");
+    }
+    assert_eq!((counters.mma, counters.flops), (1, 2 * 16 * 8 * 16));
+}
+
+#[test]
+fn counters_count() {
+    let mut run = Run { block: 32, ..Run::default() };
+    let body = "add.s64 %d6, %d1, %d5; ld.global.u32 %r3, [%d6]; mov.u64 %d7, s; add.s64 %d7, %d7, %d5;
+st.shared.u32 [%d7], %r3; add.s64 %d6, %d3, %d4; st.global.u32 [%d6], %r3;";
+    let c = run.launch(&module(".shared .align 8 .b8 s[256];", body)).unwrap();
+    assert_eq!((c.global_requests, c.sectors, c.read_bytes, c.write_bytes), (2, 8 + 4, 128, 128));
+    // A stride of two words makes two lanes share each bank.
+    assert_eq!((c.shared_requests, c.shared_wavefronts), (1, 2));
 }

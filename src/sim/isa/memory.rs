@@ -2,10 +2,12 @@
 
 use super::Line;
 use crate::error::{Error, Result};
+use crate::sim::FaultKind;
 use crate::sim::lanes::{Args, Regs, WARP};
-use crate::sim::memory::{Memory, Problem, Region};
+use crate::sim::memory::{Memory, Problem, Region, Target};
 use crate::sim::program::{Exec, Space, Type};
 use crate::sim::run::Context;
+use crate::sim::shadow::{Shadow, Touch};
 
 /// A load or store of one to eight elements per lane.
 #[derive(Clone, Debug)]
@@ -161,7 +163,7 @@ fn atomic(l: &mut Line) -> Result<bool> {
 }
 
 /// Runs `f` for each group of lanes whose addresses lie in one region; nearly always that is all of them.
-fn regions(
+pub fn regions(
     memory: &mut Memory,
     space: Space,
     addresses: &[u64; WARP],
@@ -169,15 +171,37 @@ fn regions(
     bytes: usize,
     mut f: impl FnMut(&mut Memory, &Region, u32) -> Result<(), Problem>,
 ) -> Result<(), Problem> {
-    if let Some(region) = memory.resolve(space, addresses, mask, bytes)? {
+    if let Some(region) = memory.resolve(space, addresses, mask, bytes, bytes)? {
         return f(memory, &region, mask);
     }
     for l in (0..WARP).filter(|l| mask >> l & 1 != 0) {
-        if let Some(region) = memory.resolve(space, addresses, 1 << l, bytes)? {
+        if let Some(region) = memory.resolve(space, addresses, 1 << l, bytes, bytes)? {
             f(memory, &region, 1 << l)?;
         }
     }
     Ok(())
+}
+
+/// Looks for races with the accesses of a region.
+pub fn touch(
+    shadow: &mut Option<Shadow>,
+    memory: &Memory,
+    region: &Region,
+    mask: u32,
+    bytes: usize,
+    how: Touch,
+) -> Result<(), Problem> {
+    let Some(shadow) = shadow else { return Ok(()) };
+    // Nobody else can reach the other spaces, or write to them.
+    if !matches!(region.target, Target::Window(_) | Target::Variable(_) | Target::Shared(_)) {
+        return Ok(());
+    }
+    shadow.touch_all(region, mask, bytes, how).map_err(|(lane, other)| {
+        let does = if how == Touch::Read { "read" } else { "write" };
+        let place =
+            format!("{does} of {bytes} bytes at offset {} of {}", region.offsets[lane], memory.describe(region.target));
+        Problem { other: Some(other), ..Problem::new(FaultKind::Race, lane, format!("race: {place}")) }
+    })
 }
 
 macro_rules! little {
@@ -191,8 +215,10 @@ pub fn load(a: &Access, regs: &mut Regs, mask: u32, cx: &mut Context) -> Result<
     let addresses = a.address.lanes(regs);
     let bytes = a.size * a.regs.len();
     cx.count_access(a.space, &addresses, mask, bytes, false);
-    regions(&mut cx.memory, a.space, &addresses, mask, bytes, |memory, region, mask| {
+    let Context { memory, shadow, .. } = cx;
+    regions(memory, a.space, &addresses, mask, bytes, |memory, region, mask| {
         memory.check_read(region, mask, bytes)?;
+        touch(shadow, memory, region, mask, bytes, Touch::Read)?;
         let data = memory.data(region.target);
         for (v, &(long, slot)) in a.regs.iter().enumerate() {
             let at = |l: usize| region.offsets[l] + v * a.size;
@@ -231,16 +257,21 @@ pub fn store(a: &Access, regs: &Regs, mask: u32, cx: &mut Context) -> Result<(),
     let addresses = a.address.lanes(regs);
     let bytes = a.size * a.regs.len();
     cx.count_access(a.space, &addresses, mask, bytes, true);
-    regions(&mut cx.memory, a.space, &addresses, mask, bytes, |memory, region, mask| {
-        let data = memory.data_mut(region.target)?;
-        for (v, &(long, slot)) in a.regs.iter().enumerate() {
-            for l in (0..WARP).filter(|l| mask >> l & 1 != 0) {
-                let at = region.offsets[l] + v * a.size;
+    let Context { memory, shadow, .. } = cx;
+    regions(memory, a.space, &addresses, mask, bytes, |memory, region, mask| {
+        memory.note_write(region, mask, bytes)?;
+        for l in (0..WARP).filter(|l| mask >> l & 1 != 0) {
+            let at = region.offsets[l];
+            let mut new = [0; 64];
+            for (v, &(long, slot)) in a.regs.iter().enumerate() {
                 let value = if long { regs.longs[slot as usize].0[l] } else { regs.words[slot as usize].0[l] as u64 };
-                data[at..at + a.size].copy_from_slice(&value.to_le_bytes()[..a.size]);
+                new[v * a.size..][..8].copy_from_slice(&value.to_le_bytes());
             }
+            let cell = &mut memory.data_mut(region.target)?[at..at + bytes];
+            let same = *cell == new[..bytes];
+            cell.copy_from_slice(&new[..bytes]);
+            touch(shadow, memory, region, 1 << l, bytes, if same { Touch::Rewrite } else { Touch::Write })?;
         }
-        memory.note_write(region, mask, bytes);
         Ok(())
     })
 }
@@ -253,8 +284,11 @@ pub fn atomic_run(a: &Atomic, args: &Args, regs: &mut Regs, mask: u32, cx: &mut 
         false => regs.words[slot as usize].0[l] as u64,
     };
     cx.count_access(a.space, &addresses, mask, bytes, true);
-    regions(&mut cx.memory, a.space, &addresses, mask, bytes, |memory, region, mask| {
+    let Context { memory, shadow, .. } = cx;
+    regions(memory, a.space, &addresses, mask, bytes, |memory, region, mask| {
         memory.check_read(region, mask, bytes)?;
+        touch(shadow, memory, region, mask, bytes, Touch::Atomic)?;
+        memory.note_write(region, mask, bytes)?;
         let data = memory.data_mut(region.target)?;
         for l in (0..WARP).filter(|l| mask >> l & 1 != 0) {
             let cell = &mut data[region.offsets[l]..][..bytes];
@@ -270,7 +304,6 @@ pub fn atomic_run(a: &Atomic, args: &Args, regs: &mut Regs, mask: u32, cx: &mut 
                 regs.words[args.d as usize].0[l] = old as u32;
             }
         }
-        memory.note_write(region, mask, bytes);
         Ok(())
     })
 }

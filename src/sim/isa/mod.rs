@@ -9,9 +9,12 @@ mod bits;
 mod compare;
 mod control;
 mod convert;
+pub mod copy;
 mod float;
 mod half;
 mod integer;
+pub mod matrix;
+pub mod mbarrier;
 pub mod memory;
 mod special;
 pub mod warp;
@@ -38,6 +41,9 @@ const FAMILIES: &[(&[&str], Family)] = &[
     (&["ld", "ldu", "st", "atom", "red"], memory::decode),
     (&["shfl", "vote", "match", "activemask", "redux", "elect"], warp::decode),
     (&["bar", "barrier", "membar", "fence"], barrier::decode),
+    (&["cp"], copy::decode),
+    (&["mbarrier"], mbarrier::decode),
+    (&["mma", "ldmatrix", "stmatrix"], matrix::decode),
 ];
 
 /// Appends the instructions of one statement.

@@ -1,0 +1,143 @@
+//! What there is before anything is allocated: the driver, looked for once, and its GPUs.
+
+use crate::error::{Error, Result};
+use crate::nvrtc::Version;
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
+use std::sync::OnceLock;
+
+/// Every function that is called: the bindings look them up at the first call, and panic where one is missing.
+const FUNCTIONS: &[&str] = &[
+    "cuCtxSetCurrent",
+    "cuDeviceGet",
+    "cuDeviceGetAttribute",
+    "cuDeviceGetCount",
+    "cuDeviceGetName",
+    "cuDevicePrimaryCtxRelease_v2",
+    "cuDevicePrimaryCtxRetain",
+    "cuDeviceTotalMem_v2",
+    "cuDriverGetVersion",
+    "cuEventCreate",
+    "cuEventDestroy_v2",
+    "cuEventElapsedTime_v2",
+    "cuEventRecord",
+    "cuEventSynchronize",
+    "cuGetErrorName",
+    "cuGetErrorString",
+    "cuGraphDestroy",
+    "cuGraphExecDestroy",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphLaunch",
+    "cuInit",
+    "cuLaunchKernel",
+    "cuMemAlloc_v2",
+    "cuMemFreeHost",
+    "cuMemFree_v2",
+    "cuMemGetInfo_v2",
+    "cuMemHostAlloc",
+    "cuMemcpyDtoHAsync_v2",
+    "cuMemcpyHtoDAsync_v2",
+    "cuMemsetD8Async",
+    "cuModuleGetFunction",
+    "cuModuleLoadData",
+    "cuModuleUnload",
+    "cuStreamBeginCapture_v2",
+    "cuStreamCreate",
+    "cuStreamDestroy_v2",
+    "cuStreamEndCapture",
+    "cuStreamSynchronize",
+];
+
+/// One GPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Card {
+    /// Its place among the GPUs that the driver shows.
+    pub ordinal: usize,
+    /// The maker's name for it.
+    pub name: String,
+    /// Ten times the compute capability.
+    pub compute: u32,
+    /// Bytes.
+    pub memory: usize,
+    pub(super) device: sys::CUdevice,
+}
+
+impl Card {
+    /// Ten times the oldest compute capability that the kernels are made for.
+    pub const OLDEST: u32 = 75;
+
+    /// By ordinal, with the reason why it cannot be used.
+    pub fn find(ordinal: usize) -> Result<Card> {
+        let cards = cards()?;
+        let count = cards.len();
+        let card = cards.into_iter().nth(ordinal).ok_or_else(|| match count {
+            0 => Error::job("the NVIDIA driver is here and shows no GPU")
+                .fix("check CUDA_VISIBLE_DEVICES and `nvidia-smi`"),
+            _ => Error::usage(format!("there is no cuda:{ordinal}")).fix(format!("the last one is cuda:{}", count - 1)),
+        })?;
+        if card.compute < Self::OLDEST {
+            let [is, least] = [card.compute, Self::OLDEST].map(|c| c as f64 / 10.0);
+            return Err(Error::job(format!("{} has compute capability {is:.1}, and {least:.1} is needed", card.name))
+                .fix("use a GPU of the Turing generation (2018) or later, or `--device cpu`"));
+        }
+        Ok(card)
+    }
+}
+
+/// The newest CUDA that the driver can serve.
+pub fn driver() -> Result<Version> {
+    static FOUND: OnceLock<Result<Version>> = OnceLock::new();
+    FOUND.get_or_init(look).clone()
+}
+
+fn look() -> Result<Version> {
+    // SAFETY: opening the driver's library runs its initialisers, which are meant for this.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(Error::job("there is no NVIDIA driver: libcuda is missing")
+            .fix("install the driver (580 or newer for CUDA 13), or use `--device cpu`"));
+    }
+    // SAFETY: as above; it is there, which is the case in which this panics otherwise.
+    let library = unsafe { sys::culib() };
+    // SAFETY: only whether the functions are there is asked; they are called through the bindings.
+    let absent = |name: &str| unsafe { library.get::<unsafe extern "C" fn()>(name) }.is_err();
+    if let Some(name) = FUNCTIONS.iter().find(|name| absent(name)) {
+        return Err(Error::job(format!("the NVIDIA driver is too old: it has no {name}"))
+            .fix("install driver 580 or newer, or use `--device cpu`"));
+    }
+    result::init().map_err(failed("cuInit"))?;
+    let mut version = 0;
+    // SAFETY: a place for the answer.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(failed("cuDriverGetVersion"))?;
+    Ok(Version { major: version as u32 / 1000, minor: version as u32 % 1000 / 10 })
+}
+
+/// Every GPU that the driver shows, in its order.
+pub fn cards() -> Result<Vec<Card>> {
+    driver()?;
+    let count = match result::device::get_count() {
+        Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => 0,
+        other => other.map_err(failed("cuDeviceGetCount"))?,
+    };
+    let card = |ordinal| {
+        let device = result::device::get(ordinal)?;
+        // SAFETY: a device that the driver has just given.
+        let attribute = |a| unsafe { result::device::get_attribute(device, a) };
+        let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        // SAFETY: as above.
+        let memory = unsafe { result::device::total_mem(device) }?;
+        let (ordinal, compute) = (ordinal as usize, (10 * major + minor) as u32);
+        Ok(Card { ordinal, name: result::device::get_name(device)?, compute, memory, device })
+    };
+    (0..count).map(card).collect::<Result<_, _>>().map_err(failed("asking for the GPUs"))
+}
+
+/// An error of the driver while doing something: its name and its own words.
+pub(super) fn failed(doing: impl Into<String>) -> impl FnOnce(DriverError) -> Error {
+    move |e| {
+        let text = |t: Result<&std::ffi::CStr, DriverError>| t.map(|s| s.to_string_lossy().into_owned()).ok();
+        let words = text(e.error_string()).unwrap_or_else(|| "no description".into());
+        let name = text(e.error_name()).unwrap_or_else(|| format!("error {}", e.0 as u32));
+        Error::job(format!("{}: {words} ({name})", doing.into()))
+    }
+}

@@ -1,0 +1,373 @@
+/*! CUDA as a [`Driver`]: one allocation and one stream of one GPU. Everything is asked for in the order of the stream, and
+only reading waits. From its second run on a plan is replayed as one graph: its launches never change, because what does
+change is data. Reference: CUDA Driver API 13.0. */
+
+mod card;
+
+pub use card::{Card, cards, driver};
+
+use super::gpu::{Driver, Measured, Step};
+use crate::error::{Error, Result};
+use crate::nvrtc::{self, Cache, Target, Unit};
+use card::failed;
+use cudarc::driver::result::{self, DriverError, event, graph, module, stream};
+use cudarc::driver::sys;
+use std::collections::BTreeMap;
+use std::env;
+use std::ffi::{CString, c_void};
+use std::ptr::null_mut;
+
+/// `0` sends every launch of every run by itself.
+const GRAPHS: &str = "DEEP_AFFECT_GRAPHS";
+
+/// Bytes of one of the two staging buffers.
+const STAGING: usize = 8 << 20;
+
+/// A GPU with what it holds.
+pub struct Cuda {
+    card: Card,
+    target: Target,
+    /// The driver translates PTX, because no architecture of [`Target::ALL`] runs on this GPU as it is.
+    translate: bool,
+    graphs: bool,
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+    /// Around a measured launch.
+    events: [sys::CUevent; 2],
+    staging: [Staging; 2],
+    /// The staging buffer that is filled next.
+    next: usize,
+    arena: sys::CUdeviceptr,
+    bytes: usize,
+    modules: Vec<sys::CUmodule>,
+    plans: Vec<Recorded>,
+}
+
+/// A pinned buffer, and the event after which it may be filled again.
+#[derive(Clone, Copy)]
+struct Staging {
+    at: *mut u8,
+    free: sys::CUevent,
+}
+
+/// A plan as the driver takes it.
+struct Recorded {
+    launches: Vec<Launch>,
+    /// Whether it ran: the second run records, so that the first one's errors have a name.
+    ran: bool,
+    graph: Option<sys::CUgraphExec>,
+}
+
+struct Launch {
+    label: String,
+    function: sys::CUfunction,
+    grid: [u32; 3],
+    threads: u32,
+    params: Vec<u8>,
+}
+
+// SAFETY: handles of the driver belong to a process, not to a thread; each method makes the context current first.
+unsafe impl Send for Cuda {}
+
+impl Cuda {
+    /// Takes hold of a GPU. Fails where driver, GPU or anything to compile with are missing.
+    pub fn new(ordinal: usize) -> Result<Self> {
+        let card = Card::find(ordinal)?;
+        let (target, translate) = Target::of_device(card.compute);
+        if Cache::open().is_empty() {
+            nvrtc::available()?;
+        }
+        let graphs = env::var_os(GRAPHS).is_none_or(|v| v != "0");
+        // SAFETY: a device that the driver has given. Released when this is dropped.
+        let context = unsafe { result::primary_ctx::retain(card.device) }.map_err(failed("taking hold of the GPU"))?;
+        // From here on dropping gives back what there is, so that no error loses anything.
+        let mut cuda = Self {
+            card,
+            target,
+            translate,
+            graphs,
+            context,
+            stream: null_mut(),
+            events: [null_mut(); 2],
+            staging: [Staging { at: null_mut(), free: null_mut() }; 2],
+            next: 0,
+            arena: 0,
+            bytes: 0,
+            modules: vec![],
+            plans: vec![],
+        };
+        cuda.bind()?;
+        cuda.prepare().map_err(failed("preparing the GPU"))?;
+        Ok(cuda)
+    }
+
+    fn prepare(&mut self) -> Result<(), DriverError> {
+        self.stream = stream::create(stream::StreamKind::NonBlocking)?;
+        for event in &mut self.events {
+            *event = event::create(sys::CUevent_flags::CU_EVENT_DEFAULT)?;
+        }
+        for staging in &mut self.staging {
+            staging.free = event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
+            // SAFETY: freed once, when this is dropped.
+            staging.at = unsafe { result::malloc_host(STAGING, 0) }?.cast();
+        }
+        Ok(())
+    }
+
+    /// Makes the context that of this thread.
+    fn bind(&self) -> Result<()> {
+        // SAFETY: retained until this is dropped.
+        unsafe { result::ctx::set_current(self.context) }.map_err(failed("using the GPU"))
+    }
+
+    /// Waits for everything; errors of launches that nobody waited for come out here.
+    fn wait(&self, what: &str) -> Result<()> {
+        // SAFETY: the stream lives until this is dropped.
+        unsafe { stream::synchronize(self.stream) }
+            .map_err(|e| failed(what)(e).fix(format!("CUDA_LAUNCH_BLOCKING=1 {GRAPHS}=0 names the launch that failed")))
+    }
+
+    /// Gives back plans and memory.
+    fn unload(&mut self) {
+        for plan in self.plans.drain(..) {
+            if let Some(exec) = plan.graph {
+                // SAFETY: made by `record`, destroyed once. Errors here and below repeat those of the work before.
+                let _ = unsafe { graph::exec_destroy(exec) };
+            }
+        }
+        for m in self.modules.drain(..) {
+            // SAFETY: loaded by `functions`, unloaded once; nothing of it runs, because the stream was waited for.
+            let _ = unsafe { module::unload(m) };
+        }
+        if self.arena != 0 {
+            // SAFETY: allocated by `load`, freed once.
+            let _ = unsafe { result::free_sync(self.arena) };
+            (self.arena, self.bytes) = (0, 0);
+        }
+    }
+
+    /// What the steps call, compiled and loaded: by unit, the handle of its module.
+    fn load_modules(&mut self, units: Vec<Unit>) -> Result<BTreeMap<Unit, sys::CUmodule>> {
+        let compiled = nvrtc::compile_all(&units, self.target, &Cache::open())?;
+        let mut modules = BTreeMap::new();
+        for (unit, compiled) in units.into_iter().zip(compiled) {
+            let ptx;
+            let image = match self.translate {
+                true => {
+                    ptx = CString::new(compiled.ptx.as_str()).map_err(|_| Error::job("PTX with a zero byte"))?;
+                    ptx.as_ptr().cast()
+                }
+                false => compiled.cubin.as_ptr().cast::<c_void>(),
+            };
+            // SAFETY: an ELF file, or text that ends with zero; the driver copies it.
+            let module = unsafe { module::load_data(image) }
+                .map_err(|e| failed(format!("loading {unit} for {}", self.target))(e))?;
+            self.modules.push(module);
+            modules.insert(unit, module);
+        }
+        Ok(modules)
+    }
+
+    /// Allocates the arena, zeroed, unless there is too little memory.
+    fn allocate(&mut self, bytes: usize) -> Result<()> {
+        let mib = |bytes: usize| bytes.div_ceil(1 << 20);
+        let (free, total) = result::mem_get_info().map_err(failed("asking for free memory"))?;
+        if bytes > free {
+            let (needed, free, total) = (mib(bytes), free >> 20, total >> 20);
+            return Err(Error::job(format!(
+                "{needed} MiB of GPU memory are needed, and {free} of {total} MiB are free"
+            ))
+            .fix("lower --batch or --image, or raise --width; `deep-affect plan` shows what a choice needs"));
+        }
+        let doing = || format!("allocating {} MiB on the GPU", mib(bytes));
+        // SAFETY: freed by `unload`; filled below before anything reads it. CUDA refuses to allocate nothing.
+        self.arena = unsafe { result::malloc_sync(bytes.max(1)) }.map_err(failed(doing()))?;
+        self.bytes = bytes;
+        // SAFETY: the allocation has so many bytes.
+        unsafe { result::memset_d8_async(self.arena, 0, bytes.max(1), self.stream) }.map_err(failed(doing()))
+    }
+
+    fn launch(&self, launch: &Launch) -> Result<()> {
+        let Launch { function, grid, threads, params, .. } = launch;
+        let mut size = params.len();
+        // CU_LAUNCH_PARAM_BUFFER_POINTER, CU_LAUNCH_PARAM_BUFFER_SIZE, CU_LAUNCH_PARAM_END.
+        let mut extra: [*mut c_void; 5] = [
+            sys::CU_LAUNCH_PARAM_BUFFER_POINTER_AS_INT as usize as _,
+            params.as_ptr().cast_mut().cast(),
+            sys::CU_LAUNCH_PARAM_BUFFER_SIZE_AS_INT as usize as _,
+            (&raw mut size).cast(),
+            sys::CU_LAUNCH_PARAM_END_AS_INT as usize as _,
+        ];
+        // SAFETY: the function is in a loaded module; the parameters are those that its source declares and are copied;
+        // every address in them lies in the arena.
+        unsafe {
+            sys::cuLaunchKernel(
+                *function,
+                grid[0],
+                grid[1],
+                grid[2],
+                *threads,
+                1,
+                1,
+                0,
+                self.stream,
+                null_mut(),
+                extra.as_mut_ptr(),
+            )
+        }
+        .result()
+        .map_err(|e| failed(&*launch.label)(e))
+    }
+
+    /// All launches of a plan as one graph.
+    fn record(&self, plan: &Recorded) -> Result<sys::CUgraphExec> {
+        let doing = "recording a plan as a graph";
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream is ours, and nothing but the launches happens until the capture ends.
+        unsafe { stream::begin_capture(self.stream, mode) }.map_err(failed(doing))?;
+        let launched = plan.launches.iter().try_for_each(|l| self.launch(l));
+        // SAFETY: as above. A failed launch ends the capture too, or the stream could not be used again.
+        let captured = unsafe { stream::end_capture(self.stream) };
+        launched?;
+        let captured = captured.map_err(failed(doing))?;
+        // SAFETY: the graph has just been made, and is not needed once there is something executable of it.
+        unsafe {
+            let exec = graph::instantiate(captured, sys::CUgraphInstantiate_flags(0));
+            let _ = graph::destroy(captured);
+            exec.map_err(failed(doing))
+        }
+    }
+}
+
+impl Driver for Cuda {
+    fn name(&self) -> String {
+        let Card { ordinal, name, compute, .. } = &self.card;
+        format!("cuda:{ordinal} ({name}, sm_{compute})")
+    }
+
+    fn free(&self) -> Option<usize> {
+        self.bind().ok()?;
+        result::mem_get_info().ok().map(|(free, _)| free)
+    }
+
+    fn load(&mut self, bytes: usize, plans: Vec<Vec<Step>>) -> Result<()> {
+        self.bind()?;
+        self.wait("the work before")?;
+        self.unload();
+        let unit = |step: &Step| Unit::of(step.call.kernel, step.call.consts);
+        let mut units: Vec<Unit> = plans.iter().flatten().map(unit).collect();
+        units.sort();
+        units.dedup();
+        let modules = self.load_modules(units)?;
+        self.allocate(bytes)?;
+        let launch = |step: Step| {
+            let entry = CString::new(step.call.kernel.entry).expect("a name of C");
+            // SAFETY: loaded above, unloaded with the plans.
+            let function = unsafe { module::get_function(modules[&unit(&step)], entry) };
+            Ok(Launch {
+                function: function.map_err(|e| failed(format!("finding {}", step.call.kernel.entry))(e))?,
+                grid: step.grid(),
+                threads: step.call.kernel.threads,
+                params: step.params(self.arena),
+                label: step.label,
+            })
+        };
+        let recorded = |plan: Vec<Step>| {
+            let launches = plan.into_iter().map(launch).collect::<Result<_>>()?;
+            Ok(Recorded { launches, ran: false, graph: None })
+        };
+        self.plans = plans.into_iter().map(recorded).collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    /// Copies into one of two pinned buffers, from which the GPU fetches while the other is filled.
+    fn write(&mut self, at: usize, bytes: &[u8]) -> Result<()> {
+        assert!(at + bytes.len() <= self.bytes, "a window of the arena");
+        self.bind()?;
+        for (i, piece) in bytes.chunks(STAGING).enumerate() {
+            let Staging { at: buffer, free } = self.staging[self.next];
+            self.next ^= 1;
+            let to = self.arena + (at + i * STAGING) as u64;
+            let copied = || {
+                // SAFETY: the event says that the GPU has fetched what was in the buffer before, and the buffer has room
+                // for a piece; the piece's place in the arena was checked above.
+                unsafe {
+                    event::synchronize(free)?;
+                    std::ptr::copy_nonoverlapping(piece.as_ptr(), buffer, piece.len());
+                    let pinned = std::slice::from_raw_parts(buffer, piece.len());
+                    result::memcpy_htod_async(to, pinned, self.stream)?;
+                    event::record(free, self.stream)
+                }
+            };
+            copied().map_err(failed("copying to the GPU"))?;
+        }
+        Ok(())
+    }
+
+    fn read(&self, at: usize, into: &mut [u8]) -> Result<()> {
+        assert!(at + into.len() <= self.bytes, "a window of the arena");
+        self.bind()?;
+        // SAFETY: inside the arena; `into` outlives the wait.
+        unsafe { result::memcpy_dtoh_async(into, self.arena + at as u64, self.stream) }
+            .map_err(failed("copying from the GPU"))?;
+        self.wait("the work on the GPU")
+    }
+
+    fn run(&mut self, plan: usize) -> Result<()> {
+        self.bind()?;
+        let recorded = &self.plans[plan];
+        if self.graphs && recorded.ran && recorded.graph.is_none() && !recorded.launches.is_empty() {
+            self.plans[plan].graph = Some(self.record(recorded)?);
+        }
+        self.plans[plan].ran = true;
+        let Recorded { launches, graph: exec, .. } = &self.plans[plan];
+        match exec {
+            // SAFETY: recorded for this stream; the arena it refers to lives as long as it.
+            Some(exec) => unsafe { graph::launch(*exec, self.stream) }.map_err(failed("replaying a plan")),
+            None => launches.iter().try_for_each(|l| self.launch(l)),
+        }
+    }
+
+    fn step(&mut self, plan: usize, step: usize) -> Result<Measured> {
+        self.bind()?;
+        let launch = &self.plans[plan].launches[step];
+        let [start, end] = self.events;
+        let named = |e| failed(&*launch.label)(e);
+        // SAFETY: the events and the stream live until this is dropped.
+        unsafe { event::record(start, self.stream) }.map_err(named)?;
+        self.launch(launch)?;
+        // SAFETY: as above; the time is asked for after both have happened.
+        let milliseconds = unsafe {
+            event::record(end, self.stream).map_err(named)?;
+            event::synchronize(end).map_err(named)?;
+            event::elapsed(start, end).map_err(named)?
+        };
+        Ok(Measured { seconds: milliseconds as f64 / 1e3, counted: None })
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        if self.bind().is_ok() {
+            let _ = self.wait("the work before");
+            self.unload();
+            // SAFETY: each was made by `new` and is given back once; null where `new` did not come so far.
+            unsafe {
+                for staging in self.staging {
+                    if !staging.at.is_null() {
+                        let _ = result::free_host(staging.at.cast());
+                    }
+                }
+                let events = self.events.into_iter().chain(self.staging.map(|s| s.free));
+                for event in events.filter(|e| !e.is_null()) {
+                    let _ = event::destroy(event);
+                }
+                if !self.stream.is_null() {
+                    let _ = stream::destroy(self.stream);
+                }
+            }
+        }
+        // SAFETY: retained by `new`, released once.
+        let _ = unsafe { result::primary_ctx::release(self.card.device) };
+    }
+}
