@@ -6,29 +6,19 @@
 #endif
 static_assert(VEC == 1 || VEC == 4, "elements per load");
 
-/// VEC neighbouring channels.
-struct Slice {
-    float at[VEC] = {};
-    __device__ Slice() {}
-    __device__ Slice(const float *p) {
-        if (VEC == 4) {
-            const float4 v = __ldg(reinterpret_cast<const float4 *>(p));
-            at[0] = v.x, at[1 % VEC] = v.y, at[2 % VEC] = v.z, at[3 % VEC] = v.w;
-        } else {
-            at[0] = __ldg(p);
-        }
-    }
-    /// Adds the product with the filters' tap: filters [C,taps].
-    __device__ void add(const Slice &x, const float *filter, int taps) {
+/// Sums of VEC neighbouring channels.
+struct Sums {
+    Pack<VEC> at = Pack<VEC>::fill(0);
+    /// Adds the product with one tap of the filters [C,taps].
+    __device__ void add(const float *x, const float *filter, int taps) {
+        const auto from = Pack<VEC>::load(x);
 #pragma unroll
-        for (int v = 0; v < VEC; ++v) at[v] = __fmaf_rn(x.at[v], __ldg(filter + v * taps), at[v]);
+        for (int v = 0; v < VEC; ++v) at.at[v] = __fmaf_rn(from.at[v], __ldg(filter + v * taps), at.at[v]);
     }
-    __device__ void write(float *p, int channel, const Act &act) const {
-        float y[VEC];
+    __device__ void write(float *y, int channel, const Act &act) {
 #pragma unroll
-        for (int v = 0; v < VEC; ++v) y[v] = act(channel + v, at[v]);
-        if (VEC == 4) *reinterpret_cast<float4 *>(p) = {y[0], y[1 % VEC], y[2 % VEC], y[3 % VEC]};
-        else *p = y[0];
+        for (int v = 0; v < VEC; ++v) at.at[v] = act(channel + v, at.at[v]);
+        at.store(y);
     }
 };
 
@@ -49,7 +39,7 @@ KERNEL(depthwise_fprop, 4, Conv) {
     const Place y(a.p, a.q, a.c);
     if (y.n >= a.n) return;
     const float *x = o.in<float>(0) + (u64)y.n * a.h * a.w * a.c + y.c, *f = o.in<float>(1) + y.c * a.r * a.s;
-    Slice sum;
+    Sums sum;
     for (int r = 0; r < a.r; ++r)
         for (int s = 0; s < a.s; ++s) {
             const int h = y.h * a.stride_h - a.pad_h + r * a.dilation_h, w = y.w * a.stride_w - a.pad_w + s * a.dilation_w;
@@ -64,7 +54,7 @@ KERNEL(depthwise_dgrad, 4, Conv) {
     const Place x(a.h, a.w, a.c);
     if (x.n >= a.n) return;
     const float *dy = o.in<float>(0) + (u64)x.n * a.p * a.q * a.c + x.c, *f = o.in<float>(1) + x.c * a.r * a.s;
-    Slice sum;
+    Sums sum;
     for (int r = 0; r < a.r; ++r)
         for (int s = 0; s < a.s; ++s) {
             const int h = x.h + a.pad_h - r * a.dilation_h, w = x.w + a.pad_w - s * a.dilation_w;

@@ -12,19 +12,6 @@ constexpr int COLUMNS = 4;
 static_assert(COLUMNS == 4 && THREADS == 256, "the grid counts blocks of 8 warps, each of 4 columns");
 static_assert(VEC == 1 || VEC == 4, "elements per load");
 
-/// VEC neighbours.
-struct Lane {
-    float at[VEC];
-    __device__ Lane(const float *p) {
-        if (VEC == 4) {
-            const float4 v = __ldg(reinterpret_cast<const float4 *>(p));
-            at[0] = v.x, at[1 % VEC] = v.y, at[2 % VEC] = v.z, at[3 % VEC] = v.w;
-        } else {
-            at[0] = __ldg(p);
-        }
-    }
-};
-
 // x [N,I], w [O,I], b [O], y [N,O]; `inputs` is a multiple of VEC
 KERNEL(dense_fprop, 4, Dense) {
     const int lane = threadIdx.x % 32, row = blockIdx.x * ROWS;
@@ -41,10 +28,12 @@ KERNEL(dense_fprop, 4, Dense) {
     float sum[ROWS][COLUMNS] = {};
 #pragma unroll(ROWS == 1 ? 4 : 1)
     for (int i = lane * VEC; i < a.inputs; i += 32 * VEC) {
-        const Lane weights[COLUMNS] = {w[0] + i, w[1] + i, w[2] + i, w[3] + i};
+        Pack<VEC> weights[COLUMNS];
+#pragma unroll
+        for (int c = 0; c < COLUMNS; ++c) weights[c] = Pack<VEC>::load(w[c] + i);
 #pragma unroll
         for (int r = 0; r < ROWS; ++r) {
-            const Lane inputs = o.in<float>(0) + x[r] + i;
+            const auto inputs = Pack<VEC>::load(o.in<float>(0) + x[r] + i);
 #pragma unroll
             for (int c = 0; c < COLUMNS; ++c)
 #pragma unroll

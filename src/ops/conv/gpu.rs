@@ -52,14 +52,16 @@ const fn kernel(
 }
 
 // BM, BN, BK, VEC; large before small, as `Tile::choose` asks.
-const PIXEL_TILES: &[&[i64]] =
+const FPROP_TILES: &[&[i64]] =
     &[&[128, 128, 8, 4], &[128, 64, 8, 4], &[128, 32, 8, 4], &[64, 64, 16, 4], &[128, 64, 8, 1], &[64, 64, 16, 1]];
-const FILTER_TILES: &[&[i64]] = &[&[128, 128, 8, 4], &[64, 128, 8, 4], &[64, 64, 16, 4], &[64, 64, 16, 1]];
+const DGRAD_TILES: &[&[i64]] =
+    &[&[128, 128, 8, 4], &[128, 64, 8, 4], &[128, 32, 8, 4], &[64, 64, 16, 4], &[64, 64, 16, 1]];
+const WGRAD_TILES: &[&[i64]] = &[&[128, 128, 8, 4], &[64, 128, 8, 4], &[64, 64, 16, 4], &[64, 64, 16, 1]];
 const VECTORS: &[&[i64]] = &[&[4], &[1]];
 
-static FPROP: Kernel = kernel("conv_fprop", "conv/fprop.cu", 4, Tile::CONSTS, PIXEL_TILES);
-static DGRAD: Kernel = kernel("conv_dgrad", "conv/dgrad.cu", 4, Tile::CONSTS, PIXEL_TILES);
-static WGRAD: Kernel = kernel("conv_wgrad", "conv/wgrad.cu", 3, Tile::CONSTS, FILTER_TILES);
+static FPROP: Kernel = kernel("conv_fprop", "conv/fprop.cu", 4, Tile::CONSTS, FPROP_TILES);
+static DGRAD: Kernel = kernel("conv_dgrad", "conv/dgrad.cu", 4, Tile::CONSTS, DGRAD_TILES);
+static WGRAD: Kernel = kernel("conv_wgrad", "conv/wgrad.cu", 3, Tile::CONSTS, WGRAD_TILES);
 static DIRECT_FPROP: Kernel = kernel("conv_direct_fprop", "conv/direct.cu", 4, &[], PLAIN);
 static DIRECT_DGRAD: Kernel = kernel("conv_direct_dgrad", "conv/direct.cu", 4, &[], PLAIN);
 static DIRECT_WGRAD: Kernel = kernel("conv_direct_wgrad", "conv/direct.cu", 3, &[], PLAIN);
@@ -108,17 +110,17 @@ const ENOUGH: usize = 96;
 
 /// The tile of fprop: pixels of y x filters.
 pub fn fprop_tile(s: &ConvShape) -> Tile {
-    Tile::choose(PIXEL_TILES, &[s.group_c()], s.n * s.p * s.q, s.group_k(), ENOUGH)
+    Tile::choose(FPROP_TILES, &[s.group_c()], s.n * s.p * s.q, s.group_k(), ENOUGH)
 }
 
 /// The tile of dgrad: pixels of x x channels.
 pub fn dgrad_tile(s: &ConvShape) -> Tile {
-    Tile::choose(PIXEL_TILES, &[s.group_c(), s.group_k()], s.n * s.h * s.w, s.group_c(), ENOUGH)
+    Tile::choose(DGRAD_TILES, &[s.group_c(), s.group_k()], s.n * s.h * s.w, s.group_c(), ENOUGH)
 }
 
 /// The tile of wgrad: filters x (taps and channels). Parts of the sum make blocks.
 pub fn wgrad_tile(s: &ConvShape) -> Tile {
-    Tile::choose(FILTER_TILES, &[s.group_c(), s.group_k()], s.group_k(), width(s), 1)
+    Tile::choose(WGRAD_TILES, &[s.group_c(), s.group_k()], s.group_k(), width(s), 1)
 }
 
 /// Numbers in a filter.

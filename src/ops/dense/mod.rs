@@ -188,23 +188,33 @@ pub const FAMILY: Family = Family {
 
 fn cases() -> Vec<Case> {
     let mut cases = vec![];
-    // rows, in, out; the second is longer than one reduction chunk, the last has four extents
-    for (i, (x, out)) in
-        [(vec![3, 7], 5), (vec![2, 2500], 3), (vec![25, 96], 70), (vec![1, 64], 33), (vec![5, 2, 3, 4], 17)]
-            .into_iter()
-            .enumerate()
-    {
-        let (xt, bias) = (Type::f32(&x), i != 3);
+    // rows, in, out; the second is longer than one reduction chunk, the fifth has four extents, and together they reach
+    // every variant of the GPU's kernels
+    let shapes: [(&[usize], usize); 9] = [
+        (&[3, 7], 5),
+        (&[2, 2500], 3),
+        (&[25, 96], 70),
+        (&[1, 64], 33),
+        (&[5, 2, 3, 4], 17),
+        (&[1, 9], 6),
+        (&[9, 13], 11),
+        (&[40, 132], 36),
+        (&[3, 160], 8),
+    ];
+    for (i, (x, out)) in shapes.into_iter().enumerate() {
+        let (xt, bias) = (Type::f32(x), i != 3);
         let (width, n) = (xt.row(), x[0]);
         let (wt, yt) = (Type::f32(&[out, width]), Type::f32(&[n, out]));
         let ins: Vec<Type> = [xt, wt].into_iter().chain(bias.then(|| Type::f32(&[out]))).collect();
-        let diff: Vec<usize> = if width < 1000 { (0..ins.len()).collect() } else { vec![] };
+        let diff: Vec<usize> = if xt.numel() + wt.numel() < 10_000 { (0..ins.len()).collect() } else { vec![] };
         let label = format!("x {x:?} out {out}");
         cases.push(Case::new(&label, Fprop { bias, relu: i == 2 }, &ins, &diff, Bound::Dot(width + 1)));
         cases.push(Case::new(&label, Dgrad { x: xt }, &[yt, wt], &[], Bound::Dot(out)));
         cases.push(Case::new(&label, Wgrad, &[xt, yt], &[], Bound::Dot(n)));
         cases.push(Case::new(&label, BiasGrad, &[yt], &[], Bound::Dot(n)));
     }
-    cases.push(Case::new("x [2,9,11,5]", BiasGrad, &[Type::f32(&[2, 9, 11, 5])], &[], Bound::Dot(198)));
+    for x in [[2, 9, 11, 5], [4, 17, 19, 34]] {
+        cases.push(Case::new(format!("x {x:?}"), BiasGrad, &[Type::f32(&x)], &[], Bound::Dot(x[0] * x[1] * x[2])));
+    }
     cases
 }
