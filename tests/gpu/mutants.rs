@@ -18,13 +18,89 @@ const fn m(file: &'static str, bug: &'static str, from: &'static str, to: &'stat
     Mutant { file, bug, from, to, cases }
 }
 
-const MUTANTS: &[Mutant] = &[m(
-    "common.cuh",
-    "the last few elements are dropped",
-    "for (; i < n; i++) f(",
-    "for (; i + 1 < n; i++) f(",
-    "add",
-)];
+/// Cases with vector loads, and with single ones (an odd number of channels).
+const VECTORS: &str = "conv.fprop [k32 3x3";
+const SINGLES: &str = "conv.fprop [k19 3x3 stride [1, 1] groups 1";
+const STRIDED: &str = "conv.dgrad [k6 3x3 stride [2, 2]";
+const WGRAD: &str = "conv.wgrad [k19 3x3 stride [1, 1] groups 1";
+/// A sum in several parts.
+const PARTS: &str = "conv.wgrad [k68 1x1";
+const POOL: &str = "maxpool [[3, 3] stride [2, 2] x [2, 8, 8, 3]";
+const POOL_GRAD: &str = "maxpool.grad [[3, 3] stride [2, 2] x [2, 8, 8, 3]";
+
+#[rustfmt::skip] // A table: one bug, one line or two.
+const MUTANTS: &[Mutant] = &[
+    // Elementwise.
+    m("common.cuh", "the last few elements are dropped", "for (; i < n; i++) f(", "for (; i + 1 < n; i++) f(", "add"),
+    m("common.cuh", "four at once where fewer are left", "if (i + 4 <= n) {", "if (i < n) {", "add"),
+    m("common.cuh", "every instance reads the first one's input", "return static_cast<const T *>(at[blockIdx.z][i]);", "return static_cast<const T *>(at[0][i]);", "add"),
+    m("common.cuh", "every instance writes the first one's output", "return static_cast<T *>(at[blockIdx.z][i]);", "return static_cast<T *>(at[0][i]);", "add"),
+    m("common.cuh", "division one too small", "return __umulhi(2 * n, d.factor) >> d.shift;", "return __umulhi(2 * n - 1, d.factor) >> d.shift;", "slice"),
+    m("activation.cu", "NaN becomes zero", "case RELU: return x < 0 ? 0 : x;", "case RELU: return x > 0 ? x : 0;", "relu ["),
+    m("activation.cu", "gradient at the kink", "case RELU: return x > 0 ? dy : 0;", "case RELU: return x >= 0 ? dy : 0;", "relu.grad"),
+    m("layout.cu", "rows as wide as what is copied", "a.from + pixel * a.x_width", "a.from + pixel * a.width.by", "slice"),
+    m("layout.cu", "concatenation at the wrong channel", "a.to + pixel * a.y_width", "a.from + pixel * a.y_width", "concat"),
+    m("image.cu", "colours the other way round", "a.bgr ? i + v + 2 - 2 * c : i + v", "a.bgr ? i + v : i + v + 2 - 2 * c", "image"),
+    m("optim.cu", "momentum forgets to scale", "vj = momentum * vj - lr * d;", "vj = vj - lr * d;", "sgd"),
+    m("optim.cu", "velocity is not stored", "v.store(o.out<float>(1) + i);", "", "sgd"),
+    m("rng.cuh", "nine rounds", "round < 10", "round < 9", "dropout.mask"),
+    m("dropout.cu", "the tail is written past the end", "if (4 * i + v < a.n) y[v] = mask.at[v];", "y[v] = mask.at[v];", "dropout.mask"),
+    // Transposition through shared memory.
+    m("transpose.cu", "no barrier between writing and reading the tile", "    __syncthreads();\n", "", "flatten"),
+    m("transpose.cu", "the tile is not transposed", "= tile[lane][l];", "= tile[l][lane];", "flatten"),
+    m("transpose.cu", "rows past the end are written", "if (c0 + l < a.columns && r0 + lane < a.rows) y", "if (c0 + l < a.columns) y", "flatten"),
+    // Pooling.
+    m("pool.cu", "the last maximum takes the gradient", "winner[l] == NOBODY || v.at[l] > best.at[l]", "winner[l] == NOBODY || v.at[l] >= best.at[l]", POOL_GRAD),
+    m("pool.cu", "NaN loses", "v.at[l] > best.at[l] || isnan(v.at[l]) ?", "v.at[l] > best.at[l] ?", POOL),
+    m("pool.cu", "a row above the image is read", "if (row >= a.x[0].by) continue;", "", POOL),
+    m("pool.cu", "a column right of the image is read", "if (column < a.x[1].by) f(", "if (column <= a.x[1].by) f(", "maxpool [[3, 3] stride [1, 1]"),
+    m("pool.cu", "one window too few reaches over a pixel", "(at - reach) / a.stride[axis] + 1, min(at / a.stride[axis] + 1, a.y[axis].by)", "(at - reach) / a.stride[axis] + 2, min(at / a.stride[axis] + 1, a.y[axis].by)", POOL_GRAD),
+    m("pool.cu", "a window past the last one is asked", "min(at / a.stride[axis] + 1, a.y[axis].by)", "at / a.stride[axis] + 1", POOL_GRAD),
+    m("upsample.cu", "a pixel right of the image is read", "return {low, min(low + 1, extent - 1),", "return {low, low + 1,", "upsample ["),
+    // Reductions.
+    m("reduce.cuh", "no barrier before the parts are read", "parts[threadIdx.x / WARP] = x;\n    __syncthreads();", "parts[threadIdx.x / WARP] = x;", "softmax [2x365"),
+    m("reduce.cuh", "no barrier before the next reduction writes", "    __syncthreads();  // before the next call writes\n", "", "softmax [2x365"),
+    m("reduce.cuh", "half of the warps are dropped", "for (int offset = WARPS / 2;", "for (int offset = WARPS / 4;", "softmax [2x365"),
+    m("reduce.cuh", "a shuffle names lanes that do not come", "x = op(x, __shfl_xor_sync(~0u, x, offset));\n    return x;", "if (threadIdx.x % 2 == 0) x = op(x, __shfl_xor_sync(~0u, x, offset));\n    return x;", "softmax [2x365"),
+    m("softmax.cu", "the maximum is not subtracted twice", "y[i] = exp(x[i] - max) / sum;", "y[i] = exp(x[i]) / sum;", "softmax [2x365"),
+    m("reduce.cu", "the last part is left out", "part < a.parts; ++part", "part + 1 < a.parts; ++part", PARTS),
+    m("reduce.cu", "no barrier before the column's sums are read", "    __syncthreads();\n", "", "bias.grad"),
+    m("reduce.cu", "a row of the next part is added", "end = min(begin + a.part, a.rows);", "end = min(begin + a.part + 1, a.rows);", "bias.grad [x [2,9"),
+    // The product of tiles.
+    m("tile/multiply.cuh", "no barrier before the first product", "b.store(b.load(), bs[steps & 1]);\n        __syncthreads();", "b.store(b.load(), bs[steps & 1]);", VECTORS),
+    m("tile/multiply.cuh", "no barrier between steps", "b.store(next_b, bs[~steps & 1]);\n            __syncthreads();", "b.store(next_b, bs[~steps & 1]);", VECTORS),
+    m("tile/multiply.cuh", "the buffer that is being read is filled", "a.store(next_a, as[~steps & 1]);", "a.store(next_a, as[steps & 1]);", VECTORS),
+    m("tile/multiply.cuh", "the last step of depth is dropped", "for (int k = 0; k < BK; ++k) {", "for (int k = 0; k < BK - 1; ++k) {", VECTORS),
+    m("tile/multiply.cuh", "two elements are swapped on the way", "to[k + 1][row] = v.y;", "to[k + 1][row] = v.z;", VECTORS),
+    m("tile/multiply.cuh", "an element is never stored", "        to[k + 3][row] = v.w;\n", "", VECTORS),
+    m("tile/multiply.cuh", "a vector is read past the end", "return left > 0 ? __ldg(reinterpret_cast<const float4 *>(p)) : float4{};", "return __ldg(reinterpret_cast<const float4 *>(p));", VECTORS),
+    m("tile/multiply.cuh", "the last element of a tail is read past the end", "left > 3 ? __ldg(p + 3) : 0", "left > 2 ? __ldg(p + 3) : 0", "conv.fprop [k5 3x3"),
+    m("tile/multiply.cuh", "lanes take other rows", "+ threadIdx.x % 32 / 8);", "+ threadIdx.x % 32 / 16);", VECTORS),
+    m("tile/multiply.cuh", "a narrow tile overruns its half of the buffer", "return COLUMNS * BK == 4 * THREADS || k < BK;", "return true;", "dense.wgrad [x [40"),
+    m("tile/matrix.cuh", "the wrong stride from step to step", "p += (u64)BK * stride;", "p += BK;", WGRAD),
+    m("tile/matrix.cuh", "a row's tail is written past its end", "if (at + 3 < width) row[at + 3] = v.w;", "row[at + 3] = v.w;", SINGLES),
+    m("tile/image.cuh", "rows above the image are read", "(unsigned)row < (unsigned)h", "row < h", SINGLES),
+    m("tile/image.cuh", "a column right of the image is read", "(unsigned)column < (unsigned)w", "(unsigned)column <= (unsigned)w", SINGLES),
+    m("tile/image.cuh", "a column of taps too many", "if (column == column_end) {", "if (column > column_end) {", SINGLES),
+    m("tile/image.cuh", "a line of pixels too many", "if (++middle == middles) {", "if (++middle > middles) {", WGRAD),
+    m("tile/epilogue.cuh", "the bias of the column before", "v += __ldg(bias + column);", "v += __ldg(bias + column - 1);", VECTORS),
+    // Convolution and dense layers.
+    m("conv/fprop.cu", "pixels past the last one are written", "if (first + i < pixels) put(", "put(", SINGLES),
+    m("conv/fprop.cu", "padding on the wrong side", "out.middle * a.stride_h - a.pad_h", "out.middle * a.stride_h + a.pad_h", SINGLES),
+    m("conv/fprop.cu", "the first group's filters for all", "o.in<float>(1) + (u64)group * a.gk * depth", "o.in<float>(1)", "conv.fprop [k40 3x3"),
+    m("conv/dgrad.cu", "the last tap of a phase is dropped", "count = div_up(taps - first, step);", "count = (taps - first) / step;", STRIDED),
+    m("conv/dgrad.cu", "a phase's missing pixels are written", "|| row >= a.h ||", "||", "conv.dgrad [k4 3x5"),
+    m("conv/dgrad.cu", "taps are stepped through one by one", "at.middle * a.tap_step_w", "at.middle", STRIDED),
+    m("conv/wgrad.cu", "filters past the last one are written", "if (filter + i < a.gk) put(", "put(", WGRAD),
+    m("conv/wgrad.cu", "pixels of the next part are added", "end = min(begin + a.part, pixels);", "end = min(begin + a.part + 1, pixels);", PARTS),
+    m("conv/direct.cu", "the output pixel below the last", "p >= a.p ||", "p > a.p ||", "conv.dgrad [k6 3x3 stride [1, 1] groups 2"),
+    m("conv/depthwise.cu", "no barrier before the sums of a block", "    __syncthreads();\n", "", "conv.wgrad [k19 3x3 stride [2, 2]"),
+    m("conv/depthwise.cu", "filters as if taps came last", "__ldg(filter + v * taps)", "__ldg(filter + v)", "conv.fprop [k8 3x3 stride [2, 2] groups 8"),
+    m("dense/fprop.cu", "half of the lanes are not added", "int apart = 16;", "int apart = 8;", "dense.fprop [x [25"),
+    m("dense/fprop.cu", "rows past the last are read", "min(row + r, a.rows - 1) * a.inputs", "(row + r) * a.inputs", "dense.fprop [x [25"),
+    m("dense/fprop.cu", "outputs past the last are written", "r < a.rows && c < a.outputs) o", "r < a.rows) o", "dense.fprop [x [3, 7]"),
+    m("gemm.cu", "depth past the end of a part", "end(min(begin + a.part, a.depth))", "end(begin + a.part)", "dense.wgrad [x [25"),
+];
 
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
