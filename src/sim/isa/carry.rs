@@ -64,7 +64,7 @@ fn extended<T: Lane<Raw = T> + Bank>(
             // A borrow shows in the bits above, as a carry does.
             SUB => a.wrapping_sub(b).wrapping_sub(one),
             LOW => low(a * b) + c + one,
-            HIGH => (a * b >> bits) + c + one,
+            HIGH => ((a * b) >> bits) + c + one,
             _ => a + b + one,
         };
         out[l] = narrow(v);
