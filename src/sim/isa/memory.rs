@@ -79,6 +79,13 @@ pub fn decode(l: &mut Line) -> Result<bool> {
             }
             // A cache policy may follow.
             let address = l.place(!store as usize)?;
+            let space = match *l.arg(!store as usize)? {
+                // An argument of a call, not of the kernel.
+                super::Operand::Address(name, _) if space == Space::Param => {
+                    l.frame.variable(name).map_or(space, |(of, _)| of)
+                }
+                _ => space,
+            };
             let mut regs = vec![];
             for operand in l.list(store as usize)? {
                 let have = match operand {
