@@ -52,6 +52,12 @@ struct Entropy {
     int ignore;
 };
 
+struct Folding {
+    double eps;
+    unsigned row;
+    unsigned bias;
+};
+
 struct Matrix {
     unsigned rows;
     unsigned columns;
@@ -82,6 +88,16 @@ struct MeanWindow {
     unsigned count_pad;
 };
 
+struct Normalization {
+    double eps;
+    unsigned pixels;
+    Divisor c;
+    Divisor hw;
+    unsigned blocks;
+    unsigned relu;
+    unsigned through;
+};
+
 struct Pointwise {
     double p;
     double q;
@@ -106,8 +122,27 @@ struct Resampling {
     Divisor whole[2];
 };
 
+struct Response {
+    unsigned n;
+    Divisor c;
+    int before;
+    int after;
+    float k;
+    float alpha;
+    float beta;
+    float factor;
+};
+
 struct Rows {
     unsigned c;
+};
+
+struct Running {
+    double momentum;
+    unsigned c;
+    unsigned images;
+    unsigned pixels;
+    unsigned unbiased;
 };
 
 struct Scalar {
