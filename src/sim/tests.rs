@@ -145,6 +145,9 @@ fn words() {
         ("mov.b64 %d6, {%r3, %r4}; mov.b64 {_, %r6}, %d6", 1, 2, 0, 2),
         ("mad.wide.s32 %d6, %r3, %r4, -1; cvt.u32.u64 %r6, %d6", 3, 5, 0, 14),
         ("cvt.f64.f32 %d6, %r3; sqrt.rn.f64 %d7, %d6; cvt.rn.f32.f64 %r6, %d7", f(2.0), 0, 0, f(2f64.sqrt() as f32)),
+        ("add.cc.u32 %r7, %r3, %r4; addc.u32 %r6, %r5, 0", u32::MAX, 1, 7, 8),
+        ("sub.cc.u32 %r7, %r3, %r4; subc.u32 %r6, %r5, 0", 0, 1, 7, 6),
+        ("mad.lo.cc.u32 %r7, %r3, %r4, %r5; madc.hi.u32 %r6, %r3, %r4, 2", 1 << 31, 3, 1 << 31, 4),
         ("dp4a.s32.s32 %r6, %r3, %r4, %r5", 0xff01_01ff, 0x0101_0102, 10, 9),
     ];
     for &(text, a, b, c, want) in cases {
@@ -373,6 +376,19 @@ st.global.v4.u32 [%d6], {%r13, %r14, %r15, %r16};";
         assert_eq!(f32::from_bits(*got), want as f32, "row {row}, column {column}");
     }
     assert_eq!((counters.mma, counters.flops), (1, 2 * 16 * 8 * 16));
+}
+
+#[test]
+fn functions_are_expanded() {
+    let outer = ".func (.param .b32 result) twice_or_one(.param .b32 x);
+.func (.param .b32 result) twice_or_one(.param .b32 x) {
+.reg .pred %p<2>; .reg .b32 %r<3>; ld.param.u32 %r1, [x]; st.param.b32 [result], 1; setp.gt.u32 %p1, %r1, 9;
+@%p1 bra END; { add.u32 %r2, %r1, %r1; st.param.b32 [result+0], %r2; ret; } END: ret; }";
+    let call = "{ .param .b32 p0; st.param.b32 [p0+0], %r3; .param .b32 r0; call.uni (r0), twice_or_one, (p0);
+ld.param.b32 %r6, [r0+0]; }";
+    let a: Vec<u32> = (0..32).collect();
+    let want: Vec<u32> = (0..32).map(|t| if t > 9 { 1 } else { 2 * t }).collect();
+    assert_eq!(threads(outer, call, &a), want);
 }
 
 #[test]
