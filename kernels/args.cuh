@@ -91,6 +91,12 @@ struct Entropy {
     int ignore;
 };
 
+struct Folding {
+    double eps;
+    unsigned row;
+    unsigned bias;
+};
+
 struct Gemm {
     int m;
     int n;
@@ -128,6 +134,16 @@ struct MeanWindow {
     unsigned count_pad;
 };
 
+struct Normalization {
+    double eps;
+    unsigned pixels;
+    Divisor c;
+    Divisor hw;
+    unsigned blocks;
+    unsigned relu;
+    unsigned through;
+};
+
 struct Parts {
     unsigned n;
     unsigned parts;
@@ -157,8 +173,27 @@ struct Resampling {
     Divisor whole[2];
 };
 
+struct Response {
+    unsigned n;
+    Divisor c;
+    int before;
+    int after;
+    float k;
+    float alpha;
+    float beta;
+    float factor;
+};
+
 struct Rows {
     unsigned c;
+};
+
+struct Running {
+    double momentum;
+    unsigned c;
+    unsigned images;
+    unsigned pixels;
+    unsigned unbiased;
 };
 
 struct Scalar {

@@ -2,10 +2,30 @@
 
 use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::Operand::{In, Out};
+use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::kernel::gpu::{CudaStruct, Divisor, Kernel, count};
 use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::Type;
+
+crate::cuda_struct! {
+    /// Elements, channels, the window of channel c from c - before to c + after, and the constants of the formula: alpha is
+    /// divided by the size, factor is 2 alpha beta / size.
+    pub struct Response {
+        n: u32,
+        c: Divisor,
+        before: i32,
+        after: i32,
+        k: f32,
+        alpha: f32,
+        beta: f32,
+        factor: f32,
+    }
+}
+
+static LRN: Kernel = Kernel::new("lrn.cu", "lrn", 2, Response::TEXT);
+static LRN_GRAD: Kernel = Kernel::new("lrn.cu", "lrn_grad", 3, Response::TEXT);
 
 /// y[c] = x[c] / d[c]^beta with d[c] = k + alpha / size * the sum of x[j]^2 over the `size` channels from c - size / 2 on;
 /// channels that do not exist are 0. x [N,..,C]. PyTorch's and Caffe's convention; the paper's alpha is not divided by the
@@ -30,6 +50,21 @@ impl Lrn {
     fn d(&self, x: &[f64], c: usize) -> f64 {
         let squares: f64 = self.window(c, x.len()).map(|j| x[j] * x[j]).sum();
         self.k + self.alpha / self.size as f64 * squares
+    }
+    /// What the kernels are told of x. A window holds no more than all channels.
+    fn numbers(&self, x: &Type) -> Response {
+        let (c, alpha) = (x.channels(), self.alpha / self.size as f64);
+        let (before, after) = ((self.size / 2).min(c - 1), (self.size.div_ceil(2) - 1).min(c - 1));
+        Response {
+            n: count(x.numel()),
+            c: Divisor::new(c),
+            before: before as i32,
+            after: after as i32,
+            k: self.k as f32,
+            alpha: alpha as f32,
+            beta: self.beta as f32,
+            factor: (2.0 * alpha * self.beta) as f32,
+        }
     }
     fn fits(&self) -> Result<()> {
         if self.size == 0 || !(self.k > 0.0 && self.alpha >= 0.0) {
@@ -98,6 +133,10 @@ impl Op for Lrn {
             })
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let args = self.numbers(&io.ins[0]);
+        Gpu::new(self, io, group).each(&LRN, &[], args.n as usize, &[In(0), Out(0)], args).done()
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: (2 * self.size + 6) as f64 * io.ins[0].numel() as f64, ..traffic(io) }
     }
@@ -158,12 +197,21 @@ impl Op for LrnGrad {
             });
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let args = self.of.numbers(&io.ins[0]);
+        // Blocks overlap by a window; one that is wider than a block is nobody's.
+        let Some(own) = LRN_GRAD.threads.checked_sub((args.before + args.after) as u32).filter(|n| *n > 0) else {
+            return vec![];
+        };
+        let blocks = args.n.div_ceil(own) as usize;
+        Gpu::new(self, io, group).call(&LRN_GRAD, &[], [blocks, 1], &[In(0), In(1), Out(0)], args).done()
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: (4 * self.of.size + 12) as f64 * io.ins[0].numel() as f64, ..traffic(io) }
     }
 }
 
-pub const FAMILY: Family = Family { name: "lrn", ops: &["lrn", "lrn.grad"], kernels: &[], cases };
+pub const FAMILY: Family = Family { name: "lrn", ops: &["lrn", "lrn.grad"], kernels: &[&LRN, &LRN_GRAD], cases };
 
 fn cases() -> Vec<Case> {
     let alexnet = Lrn { size: 5, alpha: 1e-4, beta: 0.75, k: 2.0 };

@@ -10,9 +10,10 @@ use super::activation::ReluGrad;
 use super::arith::Fill;
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Operand, Value, host_launches, traffic};
 pub use crate::host::norm::CHAIN;
 use crate::host::norm::{self, Channels, Extents};
+use crate::kernel::gpu::{Access, CudaStruct, Divisor, Kernel, count};
 use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::Type;
@@ -36,6 +37,69 @@ impl Convention {
     /// `keras.layers.BatchNormalization`: its own code takes the biased variance. TensorFlow's fused kernel, which Keras 2
     /// uses for [N,H,W,C] there, takes the unbiased one (tensorflow issue 55545): `Self { unbiased: true, ..KERAS }`.
     pub const KERAS: Self = Self { eps: 1e-3, momentum: 0.01, unbiased: false, scale: true };
+}
+
+crate::cuda_struct! {
+    /// [N,..,C] as pixels of images of `hw`; how many blocks share the pixels of a sum; [`Through`] as a number.
+    pub struct Normalization {
+        eps: f64,
+        pixels: u32,
+        c: Divisor,
+        hw: Divisor,
+        blocks: u32,
+        relu: u32,
+        through: u32,
+    }
+}
+
+crate::cuda_struct! {
+    /// A running average over channels.
+    pub struct Running { momentum: f64, c: u32, images: u32, pixels: u32, unbiased: u32 }
+}
+
+crate::cuda_struct! {
+    /// Weights of a filter, and whether there is a bias.
+    pub struct Folding { eps: f64, row: u32, bias: u32 }
+}
+
+static PARTS: Kernel = Kernel::new("norm.cu", "batchnorm_parts", 3, Normalization::TEXT);
+static MOMENTS: Kernel = Kernel::new("norm.cu", "batchnorm_moments", 3, Normalization::TEXT);
+static NORMALIZE: Kernel = Kernel::new("norm.cu", "batchnorm_normalize", 6, Normalization::TEXT);
+static GRAD_PARTS: Kernel = Kernel::new("norm.cu", "batchnorm_grad_parts", 4, Normalization::TEXT);
+static GRAD_SUMS: Kernel = Kernel::new("norm.cu", "batchnorm_grad_sums", 10, Normalization::TEXT);
+static GRAD: Kernel = Kernel::new("norm.cu", "batchnorm_grad", 6, Normalization::TEXT);
+static UPDATE: Kernel = Kernel::new("norm.cu", "batchnorm_update", 5, Running::TEXT);
+static FOLD: Kernel = Kernel::new("norm.cu", "batchnorm_fold", 8, Folding::TEXT);
+
+impl Normalization {
+    fn new(x: &Type, eps: f64, relu: bool, through: Through) -> Self {
+        let e = Extents::new(x);
+        // A thread adds CHAIN pixels of one channel; 32 channels lie beside each other in a block.
+        let tile = CHAIN * PARTS.threads as usize / 32;
+        Self {
+            eps,
+            pixels: count(x.numel()) / e.c as u32,
+            c: Divisor::new(e.c),
+            hw: Divisor::new(e.hw),
+            blocks: (e.n * e.hw).div_ceil(tile) as u32,
+            relu: relu as u32,
+            through: through as u32,
+        }
+    }
+    /// Blocks of the kernels that add up pixels.
+    fn adding(&self) -> [usize; 2] {
+        [self.blocks as usize, self.c.by.div_ceil(32) as usize]
+    }
+    /// Blocks of the kernels that join what those leave, for 8 channels each.
+    fn joining(&self) -> [usize; 2] {
+        [self.c.by.div_ceil(8) as usize, 1]
+    }
+}
+
+/// A launch of [`NORMALIZE`] over x, gamma, beta, mean, var.
+fn normalized<'a>(gpu: Gpu<'a>, moments: [Operand; 2], args: Normalization) -> Gpu<'a> {
+    let operands = [Operand::In(0), Operand::In(1), Operand::In(2), moments[0], moments[1], Operand::Out(0)];
+    gpu.map(&NORMALIZE, &[], &operands, |_| args)
 }
 
 /// Whether image `i` of `rows` counts, and how many pixels do.
@@ -124,6 +188,21 @@ impl Op for Train {
             norm::normalize(simd, e, x, ch, h.input(2), op.relu, h.output(0), scratch)
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        use Operand::{In, Out, Result};
+        let args = Normalization::new(&io.ins[0], self.eps, self.relu, Through::Batch);
+        let mut gpu = Gpu::new(self, io, group);
+        let parts = gpu.scratch(args.blocks as usize * 3 * 8 * args.c.by as usize);
+        let [written, read] = [Access::Write, Access::Read].map(|access| Operand::Scratch(parts, access));
+        let gpu = gpu.call(&PARTS, &[], args.adding(), &[In(0), In(3), written], args).call(
+            &MOMENTS,
+            &[],
+            args.joining(),
+            &[read, Out(1), Out(2)],
+            args,
+        );
+        normalized(gpu, [Result(1), Result(2)], args).done()
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 8.0 * io.ins[0].numel() as f64, ..traffic(io) }
     }
@@ -162,6 +241,10 @@ impl Op for Eval {
             let ch = Channels { mean: h.input(3), var: h.input(4), gamma: h.input(1), eps: op.eps };
             norm::normalize(simd, e, h.input(0), ch, h.input(2), op.relu, h.output(0), h.scratch())
         })
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let args = Normalization::new(&io.ins[0], self.eps, self.relu, Through::Nothing);
+        normalized(Gpu::new(self, io, group), [Operand::In(3), Operand::In(4)], args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 3.0 * io.ins[0].numel() as f64, ..traffic(io) }
@@ -231,6 +314,23 @@ impl Op for Grad {
             norm::grad(simd, e, h.input(0), ch, h.input(4), rows, moments, outs, h.scratch())
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        use Operand::{In, Out};
+        let args = Normalization::new(&io.ins[0], self.eps, false, self.through);
+        let mut gpu = Gpu::new(self, io, group);
+        let parts = gpu.scratch(args.blocks as usize * 2 * 8 * args.c.by as usize);
+        let coefficients = gpu.scratch(3 * 4 * args.c.by as usize);
+        let [sums, factors] =
+            [parts, coefficients].map(|s| [Access::Write, Access::Read].map(|access| Operand::Scratch(s, access)));
+        // What is not there is not read: any operand of [C] stands for it.
+        let or_gamma = |i: usize| In(if i < io.ins.len() { i } else { 1 });
+        let (rows, dmean, dvar) = (or_gamma(5), or_gamma(6), or_gamma(7));
+        let operands = [sums[1], In(1), In(2), In(3), rows, dmean, dvar, Out(1), Out(2), factors[0]];
+        gpu.call(&GRAD_PARTS, &[], args.adding(), &[In(0), In(2), In(4), sums[0]], args)
+            .call(&GRAD_SUMS, &[], args.joining(), &operands, args)
+            .map(&GRAD, &[], &[In(0), In(2), In(4), rows, factors[1], Out(0)], |_| args)
+            .done()
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 9.0 * io.ins[0].numel() as f64, ..traffic(io) }
     }
@@ -282,6 +382,14 @@ impl Op for Update {
                 }
             }
         })
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        use Operand::In;
+        let (c, images) = (count(io.ins[0].numel()), count(io.ins[4].numel()));
+        let Convention { momentum, unbiased, .. } = self.convention;
+        let args = Running { momentum, c, images, pixels: count(self.pixels), unbiased: unbiased as u32 };
+        let operands = [Operand::Update(0), Operand::Update(1), In(2), In(3), In(4)];
+        Gpu::new(self, io, group).each(&UPDATE, &[], c as usize, &operands, args).done()
     }
     fn alias(&self) -> &'static [(usize, usize)] {
         &[(0, 0), (1, 1)]
@@ -335,6 +443,14 @@ impl Op for Fold {
             }
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        use Operand::{In, Out};
+        let (filters, row) = (io.ins[1].numel(), count(io.ins[2].row()));
+        let args = Folding { eps: self.eps, row, bias: self.bias as u32 };
+        let bias = In(if self.bias { 7 } else { 5 });
+        let operands = [Out(0), Out(1), In(2), In(3), In(4), In(5), In(6), bias];
+        Gpu::new(self, io, group).call(&FOLD, &[], [filters, 1], &operands, args).done()
+    }
     fn alias(&self) -> &'static [(usize, usize)] {
         &[(0, 0), (1, 1)]
     }
@@ -343,7 +459,7 @@ impl Op for Fold {
 pub const FAMILY: Family = Family {
     name: "norm",
     ops: &["batchnorm.train", "batchnorm.eval", "batchnorm.grad", "batchnorm.update", "batchnorm.fold"],
-    kernels: &[],
+    kernels: &[&PARTS, &MOMENTS, &NORMALIZE, &GRAD_PARTS, &GRAD_SUMS, &GRAD, &UPDATE, &FOLD],
     cases,
 };
 
