@@ -198,7 +198,7 @@ pub fn launch(
 }
 
 /// The i-th of `n` in an order; `salt` makes one shuffle differ from another.
-fn place(order: Order, i: u64, n: u64, salt: u64) -> u64 {
+pub fn place(order: Order, i: u64, n: u64, salt: u64) -> u64 {
     match order {
         Order::Forward => i,
         Order::Reverse => n - 1 - i,
