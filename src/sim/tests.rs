@@ -271,6 +271,14 @@ fn faults() {
     let put = "st.shared.u32 [%d8], %r3;";
     let get = "xor.b32 %r4, %r2, 33; mul.wide.u32 %d9, %r4, 4; add.s64 %d9, %d7, %d9; ld.shared.u32 %r5, [%d9];";
     let copy = "cvt.u32.u64 %r7, %d8; cp.async.ca.shared.global [%r7], [%d6], 4; cp.async.commit_group;";
+    // Each block writes b[1 + block], counts itself in b[0], and the last one reads what the first one wrote.
+    let last = |fence: &str| {
+        format!(
+            "setp.ne.u32 %p1, %r2, 0; @%p1 ret; mov.u32 %r3, %ctaid.x; mul.wide.u32 %d6, %r3, 4; add.s64 %d6, %d2, %d6;
+st.global.u32 [%d6+4], 9; {fence} atom.global.add.u32 %r4, [%d2], 1; setp.eq.u32 %p2, %r4, 0; @%p2 ret;
+ld.global.u32 %r5, [%d2+4]; ld.global.u32 %r5, [%d2+8];"
+        )
+    };
     let fine = format!("{own} {put} bar.sync 0; {get} bar.sync 0; st.shared.u32 [%d8], 1;");
     #[rustfmt::skip]
     let cases: Vec<(&str, String, Option<FaultKind>)> = vec![
@@ -298,6 +306,8 @@ fn faults() {
         ("blocks read what others write", "mov.u32 %r3, %ctaid.x; mul.wide.u32 %d6, %r3, 4; add.s64 %d6, %d2, %d6; setp.eq.u32 %p1, %r2, 0; @%p1 st.global.u32 [%d6], 9; ld.global.u32 %r4, [%d2];".into(), Some(Race)),
         ("atomics between blocks", "atom.global.add.u32 %r3, [%d2], 1;".into(), None),
         ("an atomic and a store", "setp.eq.u32 %p1, %r2, 40; @%p1 st.global.u32 [%d2], 3; atom.global.add.u32 %r3, [%d2], 1;".into(), Some(Race)),
+        ("the last block reads what others wrote and fenced", last("membar.gl;"), None),
+        ("the last block reads what others wrote", last(""), Some(Race)),
         ("half a warp at a barrier", "setp.lt.u32 %p1, %r2, 16; @%p1 bra L; bar.sync 0; L:".into(), Some(Barrier)),
         ("barrier under a predicate", "setp.lt.u32 %p1, %r2, 16; @%p1 bar.sync 0;".into(), Some(Barrier)),
         ("one warp at a barrier", "setp.lt.u32 %p1, %r2, 32; @%p1 bra L; bar.sync 0; L: bar.sync 1;".into(), Some(Barrier)),
