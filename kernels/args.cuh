@@ -14,8 +14,72 @@ struct Channels {
     Divisor c;
 };
 
+struct Columns {
+    unsigned n;
+    Divisor width;
+    unsigned x_width;
+    unsigned from;
+    unsigned y_width;
+    unsigned to;
+};
+
 struct Count {
     unsigned n;
+};
+
+struct Descent {
+    unsigned n;
+    unsigned keras;
+    unsigned nesterov;
+    float dampening;
+};
+
+struct Draws {
+    unsigned n;
+    unsigned stream;
+    float keep;
+};
+
+struct Entropy {
+    double smoothing;
+    unsigned rows;
+    unsigned c;
+    unsigned logits;
+    unsigned mean;
+    unsigned soft;
+    unsigned weighted;
+    unsigned ignores;
+    int ignore;
+};
+
+struct Matrix {
+    unsigned rows;
+    unsigned columns;
+    Divisor across;
+    Divisor tiles;
+};
+
+struct MaxWindow {
+    unsigned n;
+    Divisor c;
+    Divisor x[2];
+    Divisor y[2];
+    unsigned kernel[2];
+    Divisor stride[2];
+    unsigned pad[2];
+    unsigned dilation[2];
+};
+
+struct MeanWindow {
+    unsigned n;
+    Divisor c;
+    Divisor x[2];
+    Divisor y[2];
+    unsigned adaptive;
+    unsigned kernel[2];
+    Divisor stride[2];
+    unsigned pad[4];
+    unsigned count_pad;
 };
 
 struct Pointwise {
@@ -24,7 +88,35 @@ struct Pointwise {
     unsigned long long n;
 };
 
+struct Preprocessing {
+    unsigned n;
+    unsigned bgr;
+    float scale;
+    float mean[3];
+    float std[3];
+};
+
+struct Resampling {
+    unsigned n;
+    Divisor c;
+    Divisor x[2];
+    Divisor y[2];
+    unsigned scale[2];
+    int shift[2];
+    Divisor whole[2];
+};
+
+struct Rows {
+    unsigned c;
+};
+
 struct Scalar {
     unsigned n;
     float by;
+};
+
+struct SquaredError {
+    unsigned rows;
+    Divisor d;
+    unsigned mean;
 };

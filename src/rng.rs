@@ -18,7 +18,8 @@ pub enum Stream {
 }
 
 impl Stream {
-    fn word(self) -> u32 {
+    /// The word of the counter that tells streams apart.
+    pub fn word(self) -> u32 {
         let (purpose, n) = match self {
             Stream::Dropout(n) => (1, n),
             Stream::Init(n) => (2, n),

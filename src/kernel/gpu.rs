@@ -134,16 +134,20 @@ macro_rules! cuda_struct {
     ($(#[$meta:meta])* $vis:vis struct $name:ident { $($(#[$field_meta:meta])* $field:ident: $ty:tt),* $(,)? }) => {
         $(#[$meta])*
         #[repr(C)]
-        #[derive(Clone, Copy, Debug, bytemuck::NoUninit)]
+        #[derive(Clone, Copy, Debug, bytemuck::Zeroable, bytemuck::Pod)]
         $vis struct $name { $($(#[$field_meta])* pub $field: $ty),* }
         impl $crate::kernel::gpu::CudaStruct for $name {
             const TEXT: &'static str = concat!(
                 "struct ", stringify!($name), " {\n",
-                $("    ", $crate::cuda_struct!(@type $ty), " ", stringify!($field), ";\n",)*
+                $("    ", $crate::cuda_struct!(@declare $field $ty), ";\n",)*
                 "};\n"
             );
         }
     };
+    (@declare $field:ident [$ty:tt; $n:literal]) => {
+        concat!($crate::cuda_struct!(@type $ty), " ", stringify!($field), "[", $n, "]")
+    };
+    (@declare $field:ident $ty:tt) => { concat!($crate::cuda_struct!(@type $ty), " ", stringify!($field)) };
     (@type i32) => { "int" };
     (@type u32) => { "unsigned" };
     (@type f32) => { "float" };
@@ -185,13 +189,16 @@ mod tests {
     use super::*;
 
     cuda_struct! {
-        struct Mixed { eps: f64, n: i32, scale: f32 }
+        struct Mixed { eps: f64, n: i32, scale: f32, pad: [u32; 2] }
     }
 
     #[test]
     fn one_declaration_serves_both_languages() {
-        assert_eq!(Mixed::TEXT, "struct Mixed {\n    double eps;\n    int n;\n    float scale;\n};\n");
-        assert_eq!(size_of::<Mixed>(), 16);
+        assert_eq!(
+            Mixed::TEXT,
+            "struct Mixed {\n    double eps;\n    int n;\n    float scale;\n    unsigned pad[2];\n};\n"
+        );
+        assert_eq!(size_of::<Mixed>(), 24);
     }
 
     #[test]

@@ -1,14 +1,25 @@
 /*! Dropout as two ops: a mask drawn by the counter-based generator, and its application. The mask is a function of
 (seed, step, layer, element), so the adjoint applies the same one and a resumed run draws what it would have drawn. */
 
+use super::arith::Scalar;
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::Operand::{In, Out};
+use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host::pointwise;
+use crate::kernel::gpu::{CudaStruct, Kernel};
 use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
 use crate::rng::{Stream, block, uniform};
 use crate::shape::{DType, Type};
+
+crate::cuda_struct! {
+    /// Elements, the word of the counter that says what the numbers are for, the probability of a 1.
+    pub struct Draws { n: u32, stream: u32, keep: f32 }
+}
+
+static MASK: Kernel = Kernel::new("dropout.cu", "dropout_mask", 2, Draws::TEXT);
+static APPLY: Kernel = Kernel::new("dropout.cu", "dropout", 3, Scalar::TEXT);
 
 /// mask [N,F] of 0 and 1, each 1 with probability `keep`; input: the generator's state, U32 [seed low, seed high, step].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -64,6 +75,10 @@ impl Op for Mask {
             })
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let args = |n| Draws { n, stream: Stream::Dropout(self.layer).word(), keep: self.keep };
+        Gpu::new(self, io, group).map(&MASK, &[], &[In(0), Out(0)], args).done()
+    }
 }
 
 /// y = x mask / keep ("inverted" dropout: nothing to do at inference); inputs x, mask.
@@ -96,12 +111,17 @@ impl Op for Apply {
             pointwise::map2(simd, h.input(0), h.input(1), h.output(0), |x, mask| x * mask / keep)
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let args = |n| Scalar { n, by: self.keep };
+        Gpu::new(self, io, group).map(&APPLY, &[], &[In(0), In(1), Out(0)], args).done()
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 2.0 * io.outs[0].numel() as f64, ..traffic(io) }
     }
 }
 
-pub const FAMILY: Family = Family { name: "dropout", ops: &["dropout.mask", "dropout"], kernels: &[], cases };
+pub const FAMILY: Family =
+    Family { name: "dropout", ops: &["dropout.mask", "dropout"], kernels: &[&MASK, &APPLY], cases };
 
 fn cases() -> Vec<Case> {
     let ty = Type::f32(&[3, 41]);

@@ -2,11 +2,20 @@
 
 use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::Operand::{In, Out};
+use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::kernel::gpu::{CudaStruct, Kernel};
 use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
 use crate::preprocess::{Order, Preprocess};
 use crate::shape::{DType, Type};
+
+crate::cuda_struct! {
+    /// Elements, and what is done to each of the three channels.
+    pub struct Preprocessing { n: u32, bgr: u32, scale: f32, mean: [f32; 3], std: [f32; 3] }
+}
+
+static NORMALIZE: Kernel = Kernel::new("image.cu", "image_normalize", 2, Preprocessing::TEXT);
 
 /// y [N,H,W,3] = (x[order(c)] scale - mean[c]) / std[c] of u8 RGB images x [N,H,W,3].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -70,12 +79,17 @@ impl Op for Normalize {
             })
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let bgr = (self.order == Order::Bgr) as u32;
+        let args = |n| Preprocessing { n, bgr, scale: self.scale, mean: self.mean, std: self.std };
+        Gpu::new(self, io, group).map(&NORMALIZE, &[], &[In(0), Out(0)], args).done()
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 3.0 * io.outs[0].numel() as f64, ..traffic(io) }
     }
 }
 
-pub const FAMILY: Family = Family { name: "image", ops: &["image.normalize"], kernels: &[], cases };
+pub const FAMILY: Family = Family { name: "image", ops: &["image.normalize"], kernels: &[&NORMALIZE], cases };
 
 fn cases() -> Vec<Case> {
     let x = Type::new(DType::U8, &[2, 5, 7, 3]);

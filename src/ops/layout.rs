@@ -2,10 +2,56 @@
 
 use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches};
+use crate::graph::Operand::{In, Out, Update};
+use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Operand, Value, host_launches};
+use crate::kernel::gpu::{CudaStruct, Divisor, Kernel, VECTOR, count, vector};
 use crate::kernel::{Launch, Simd};
 use crate::par;
 use crate::shape::Type;
+
+crate::cuda_struct! {
+    /// Columns of [pixels, x_width] moved to [pixels, y_width]: elements, columns moved, from which on, to which on. In units
+    /// of the channels that a thread moves.
+    pub struct Columns { n: u32, width: Divisor, x_width: u32, from: u32, y_width: u32, to: u32 }
+}
+
+crate::cuda_struct! {
+    /// Matrices of one shape, in tiles: how many beside each other, and in all.
+    pub struct Matrix { rows: u32, columns: u32, across: Divisor, tiles: Divisor }
+}
+
+static COPY_COLUMNS: Kernel = Kernel::new("layout.cu", "copy_columns", 2, Columns::TEXT).with(VECTOR);
+static TRANSPOSE: Kernel = Kernel::new("transpose.cu", "transpose", 2, Matrix::TEXT);
+/// Rows and columns that a block of [`TRANSPOSE`] moves; `TILE` there.
+const TILE: usize = 32;
+
+/// Appends a launch that moves `width` columns of `pixels` rows.
+fn copy_columns<'a>(
+    gpu: Gpu<'a>,
+    operands: [Operand; 2],
+    pixels: usize,
+    width: usize,
+    [x_width, from]: [usize; 2],
+    [y_width, to]: [usize; 2],
+) -> Gpu<'a> {
+    let v = vector(&[width, x_width, from, y_width, to]);
+    let [x_width, from, y_width, to] = [x_width, from, y_width, to].map(|n| count(n / v));
+    let args = Columns { n: count(pixels * width / v), width: Divisor::new(width / v), x_width, from, y_width, to };
+    gpu.each(&COPY_COLUMNS, &[v as i64], args.n as usize, &operands, args)
+}
+
+/// Every image of x, a matrix [rows, columns], copied to [columns, rows].
+fn transpose(gpu: Gpu, images: usize, [rows, columns]: [usize; 2]) -> Vec<Launch> {
+    let (down, across) = (rows.div_ceil(TILE), columns.div_ceil(TILE));
+    let of = Divisor::new;
+    let args = Matrix { rows: count(rows), columns: count(columns), across: of(across), tiles: of(down * across) };
+    gpu.call(&TRANSPOSE, &[], [images * down * across, 1], &[In(0), Out(0)], args).done()
+}
+
+/// One tensor copied to another.
+fn copy(gpu: Gpu, n: usize) -> Vec<Launch> {
+    copy_columns(gpu, [In(0), Out(0)], 1, n, [n, 0], [n, 0]).done()
+}
 
 /// y [.., sum of C] = inputs [.., C] side by side: rows [N,F], or images [N,H,W,C] of one size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -61,6 +107,15 @@ impl Op for Concat {
             })
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let (pixels, y_width) = (io.outs[0].pixels(), io.outs[0].channels());
+        let (mut gpu, mut to) = (Gpu::new(self, io, group), 0);
+        for (i, width) in io.ins.iter().map(Type::channels).enumerate() {
+            gpu = copy_columns(gpu, [In(i), Update(0)], pixels, width, [width, 0], [y_width, to]);
+            to += width;
+        }
+        gpu.done()
+    }
 }
 
 /// y [.., width] = x [.., C] from channel `from` on.
@@ -94,6 +149,10 @@ impl Op for Slice {
                 y.copy_from_slice(&x[pixel * c + op.from..][..op.width])
             })
         })
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let (gpu, pixels, c) = (Gpu::new(self, io, group), io.outs[0].pixels(), io.ins[0].channels());
+        copy_columns(gpu, [In(0), Out(0)], pixels, self.width, [c, self.from], [self.width, 0]).done()
     }
 }
 
@@ -139,6 +198,10 @@ impl Op for Flatten {
             })
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let (gpu, n, c) = (Gpu::new(self, io, group), io.ins[0].dims()[0], io.ins[0].channels());
+        if self.chw { transpose(gpu, n, [io.ins[0].row() / c, c]) } else { copy(gpu, io.ins[0].numel()) }
+    }
 }
 
 /// The inverse of [`Flatten`]; `x` is the type it restores.
@@ -174,10 +237,18 @@ impl Op for Unflatten {
             })
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let (gpu, n, c) = (Gpu::new(self, io, group), self.x.dims()[0], self.x.channels());
+        if self.chw { transpose(gpu, n, [c, self.x.row() / c]) } else { copy(gpu, self.x.numel()) }
+    }
 }
 
-pub const FAMILY: Family =
-    Family { name: "layout", ops: &["concat", "slice", "flatten", "unflatten"], kernels: &[], cases };
+pub const FAMILY: Family = Family {
+    name: "layout",
+    ops: &["concat", "slice", "flatten", "unflatten"],
+    kernels: &[&COPY_COLUMNS, &TRANSPOSE],
+    cases,
+};
 
 fn cases() -> Vec<Case> {
     let f = |w| Type::f32(&[3, w]);

@@ -3,7 +3,9 @@ the same list of launches from first to last. */
 
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
-use crate::graph::{Io, Member, Op, host_launches, traffic};
+use crate::graph::Operand::{In, Update};
+use crate::graph::{Gpu, Io, Member, Op, host_launches, traffic};
+use crate::kernel::gpu::{CudaStruct, Kernel};
 use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::Type;
@@ -16,6 +18,13 @@ pub enum Form {
     /// v = momentum v - lr g; w += v. Nesterov: w += momentum v - lr g. The same as [`Form::Torch`] until lr changes.
     Keras,
 }
+
+crate::cuda_struct! {
+    /// Elements, and the form of the update.
+    pub struct Descent { n: u32, keras: u32, nesterov: u32, dampening: f32 }
+}
+
+static SGD: Kernel = Kernel::new("optim.cu", "sgd", 4, Descent::TEXT);
 
 /// One step of stochastic gradient descent; inputs w, v, g, hyper [lr, momentum, weight decay, first]; outputs w, v in
 /// place. Weight decay adds decay * w to g. `first` is 1 on the first step, else 0. With momentum 0 v stays as it is.
@@ -78,6 +87,12 @@ impl Op for Sgd {
             })
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let Sgd { form, nesterov, dampening } = *self;
+        let (keras, nesterov) = ((form == Form::Keras) as u32, nesterov as u32);
+        let args = |n| Descent { n, keras, nesterov, dampening };
+        Gpu::new(self, io, group).map(&SGD, &[], &[Update(0), Update(1), In(2), In(3)], args).done()
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 6.0 * io.ins[0].numel() as f64, ..traffic(io) }
     }
@@ -86,7 +101,7 @@ impl Op for Sgd {
     }
 }
 
-pub const FAMILY: Family = Family { name: "optim", ops: &["sgd"], kernels: &[], cases };
+pub const FAMILY: Family = Family { name: "optim", ops: &["sgd"], kernels: &[&SGD], cases };
 
 fn cases() -> Vec<Case> {
     let mut cases = vec![];

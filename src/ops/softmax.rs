@@ -2,10 +2,27 @@
 
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::Operand::{In, Out};
+use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Operand, Value, host_launches, traffic};
+use crate::kernel::gpu::{CudaStruct, Kernel, count};
 use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::Type;
+
+crate::cuda_struct! {
+    /// The length of a row; there is a block for each.
+    pub struct Rows { c: u32 }
+}
+
+static SOFTMAX: Kernel = Kernel::new("softmax.cu", "softmax", 2, Rows::TEXT);
+static SOFTMAX_GRAD: Kernel = Kernel::new("softmax.cu", "softmax_grad", 3, Rows::TEXT);
+static LOG_SOFTMAX: Kernel = Kernel::new("softmax.cu", "log_softmax", 2, Rows::TEXT);
+static LOG_SOFTMAX_GRAD: Kernel = Kernel::new("softmax.cu", "log_softmax_grad", 3, Rows::TEXT);
+
+/// One launch of a block for each row of x.
+fn by_rows(gpu: Gpu, kernel: &'static Kernel, operands: &[Operand], x: &Type) -> Vec<Launch> {
+    gpu.call(kernel, &[], [x.dims()[0], 1], operands, Rows { c: count(x.row()) }).done()
+}
 
 /// y[n][c] = exp(x[n][c] - max) / sum of exp(x[n] - max).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -66,6 +83,9 @@ impl Op for Softmax {
             par::rows_mut(h.output::<f32>(0), c, n, |i, y| row(&x[i * c..][..c], y))
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        by_rows(Gpu::new(self, io, group), &SOFTMAX, &[In(0), Out(0)], &io.ins[0])
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 4.0 * io.ins[0].numel() as f64, ..traffic(io) }
     }
@@ -100,6 +120,9 @@ impl Op for SoftmaxGrad {
                 dx.iter_mut().enumerate().for_each(|(j, dx)| *dx = y[j] * (dy[j] - dot));
             })
         })
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        by_rows(Gpu::new(self, io, group), &SOFTMAX_GRAD, &[In(0), In(1), Out(0)], &io.ins[0])
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 4.0 * io.ins[0].numel() as f64, ..traffic(io) }
@@ -138,6 +161,9 @@ impl Op for LogSoftmax {
             })
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        by_rows(Gpu::new(self, io, group), &LOG_SOFTMAX, &[In(0), Out(0)], &io.ins[0])
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 3.0 * io.ins[0].numel() as f64, ..traffic(io) }
     }
@@ -175,6 +201,9 @@ impl Op for LogSoftmaxGrad {
             })
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        by_rows(Gpu::new(self, io, group), &LOG_SOFTMAX_GRAD, &[In(0), In(1), Out(0)], &io.ins[0])
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 4.0 * io.ins[0].numel() as f64, ..traffic(io) }
     }
@@ -183,7 +212,7 @@ impl Op for LogSoftmaxGrad {
 pub const FAMILY: Family = Family {
     name: "softmax",
     ops: &["softmax", "softmax.grad", "log_softmax", "log_softmax.grad"],
-    kernels: &[],
+    kernels: &[&SOFTMAX, &SOFTMAX_GRAD, &LOG_SOFTMAX, &LOG_SOFTMAX_GRAD],
     cases,
 };
 

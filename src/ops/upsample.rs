@@ -3,7 +3,9 @@ nearness. Nothing is smoothed before an image shrinks. */
 
 use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::Operand::{In, Out};
+use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::kernel::gpu::{CudaStruct, Divisor, Kernel, VECTOR, count, vector};
 use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::Type;
@@ -52,6 +54,46 @@ impl Grid {
         let from = (0..outs).position(|o| self.around(axis, o, extent)[1].0 >= i).unwrap_or(outs);
         let count = (from..outs).take_while(|o| self.around(axis, *o, extent)[0].0 <= i).count();
         from..from + count
+    }
+}
+
+crate::cuda_struct! {
+    /// Images of `x` pixels resampled to `y`, in units of the channels of a thread: output o of an axis lies at
+    /// (o scale + shift) / whole of the source.
+    pub struct Resampling {
+        n: u32,
+        c: Divisor,
+        x: [Divisor; 2],
+        y: [Divisor; 2],
+        scale: [u32; 2],
+        shift: [i32; 2],
+        whole: [Divisor; 2],
+    }
+}
+
+static UPSAMPLE: Kernel = Kernel::new("upsample.cu", "upsample", 2, Resampling::TEXT).with(VECTOR);
+static UPSAMPLE_GRAD: Kernel = Kernel::new("upsample.cu", "upsample_grad", 2, Resampling::TEXT).with(VECTOR);
+
+impl Resampling {
+    /// Of x, for a thread per `v` channels of `out`.
+    fn new(grid: &Grid, x: &Type, out: &Type, v: usize) -> Self {
+        let ([_, h, w, c], [p, q]) = (four(x), grid.out);
+        // As `Grid::around`, before its division.
+        let axis = |extent: usize, outs: usize| match (grid.align_corners, outs) {
+            (true, 1) => (0, 0, 1),
+            (true, _) => (extent - 1, 0, outs - 1),
+            (false, _) => (2 * extent, extent as i32 - outs as i32, 2 * outs),
+        };
+        let axes = [axis(h, p), axis(w, q)];
+        Self {
+            n: count(out.numel() / v),
+            c: Divisor::new(c / v),
+            x: [h, w].map(Divisor::new),
+            y: [p, q].map(Divisor::new),
+            scale: axes.map(|a| a.0 as u32),
+            shift: axes.map(|a| a.1),
+            whole: axes.map(|a| Divisor::new(a.2)),
+        }
     }
 }
 
@@ -109,6 +151,11 @@ impl Op for Bilinear {
                 }
             })
         })
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let v = vector(&[io.ins[0].channels()]);
+        let args = Resampling::new(&self.grid, &io.ins[0], &io.outs[0], v);
+        Gpu::new(self, io, group).each(&UPSAMPLE, &[v as i64], args.n as usize, &[In(0), Out(0)], args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 8.0 * io.outs[0].numel() as f64, ..traffic(io) }
@@ -173,12 +220,18 @@ impl Op for BilinearGrad {
             })
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let v = vector(&[self.x.channels()]);
+        let args = Resampling::new(&self.grid, &self.x, &self.x, v);
+        Gpu::new(self, io, group).each(&UPSAMPLE_GRAD, &[v as i64], args.n as usize, &[In(0), Out(0)], args).done()
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 8.0 * io.ins[0].numel() as f64, ..traffic(io) }
     }
 }
 
-pub const FAMILY: Family = Family { name: "upsample", ops: &["upsample", "upsample.grad"], kernels: &[], cases };
+pub const FAMILY: Family =
+    Family { name: "upsample", ops: &["upsample", "upsample.grad"], kernels: &[&UPSAMPLE, &UPSAMPLE_GRAD], cases };
 
 fn cases() -> Vec<Case> {
     let mut cases = vec![];

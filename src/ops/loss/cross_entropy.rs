@@ -2,11 +2,32 @@
 
 use super::{Reduction, rows};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::Operand::{self, In, Out};
+use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::kernel::gpu::{Access, CudaStruct, Kernel, count};
 use crate::kernel::{Cost, Launch, Simd};
 use crate::ops::{Bound, Case, Draw, softmax};
 use crate::par;
 use crate::shape::{DType, Type};
+
+crate::cuda_struct! {
+    /// The attributes of [`CrossEntropy`], extents, and what the target is.
+    pub struct Entropy {
+        smoothing: f64,
+        rows: u32,
+        c: u32,
+        logits: u32,
+        mean: u32,
+        soft: u32,
+        weighted: u32,
+        ignores: u32,
+        ignore: i32,
+    }
+}
+
+pub(super) static ROWS: Kernel = Kernel::new("loss.cu", "cross_entropy_rows", 5, Entropy::TEXT);
+pub(super) static SUM: Kernel = Kernel::new("loss.cu", "cross_entropy", 2, Entropy::TEXT);
+pub(super) static GRAD: Kernel = Kernel::new("loss.cu", "cross_entropy_grad", 6, Entropy::TEXT);
 
 /// What x holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -22,7 +43,8 @@ pub enum Of {
 ///
 /// Inputs: x [N,C]; the target, labels I32 [N] (t = 1 at the label) or soft targets t F32 [N,C]; row weights w [N]; and,
 /// if classes count differently, class [C]. The mean is PyTorch's: over w[n] class[label], or over w[n] for soft targets.
-/// Rows with the ignored label count nowhere. Any other label that is not a class stops the program.
+/// Rows with the ignored label count nowhere. Any other label that is not a class stops the program, or, on a GPU,
+/// makes the loss NaN.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct CrossEntropy {
     pub of: Of,
@@ -161,12 +183,37 @@ impl Op for CrossEntropy {
             };
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let (rows, weighted) = (io.ins[0].dims()[0], io.ins.len() == 4);
+        let (args, class) = (self.numbers(io, weighted), In(if weighted { 3 } else { 2 }));
+        let mut gpu = Gpu::new(self, io, group);
+        let parts = gpu.scratch(2 * 8 * rows);
+        let [written, read] = [Access::Write, Access::Read].map(|access| Operand::Scratch(parts, access));
+        gpu.call(&ROWS, &[], [rows, 1], &[In(0), In(1), In(2), class, written], args)
+            .call(&SUM, &[], [1, 1], &[read, Out(0)], args)
+            .done()
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 5.0 * io.ins[0].numel() as f64, ..traffic(io) }
     }
 }
 
 impl CrossEntropy {
+    /// What the kernels are told; `weighted` says whether there are class weights.
+    fn numbers(&self, io: &Io, weighted: bool) -> Entropy {
+        Entropy {
+            smoothing: self.smoothing,
+            rows: count(io.ins[0].dims()[0]),
+            c: count(io.ins[0].row()),
+            logits: (self.of == Of::Logits) as u32,
+            mean: (self.reduction == Reduction::Mean) as u32,
+            soft: (io.ins[1] == io.ins[0]) as u32,
+            weighted: weighted as u32,
+            ignores: self.ignore.is_some() as u32,
+            ignore: self.ignore.unwrap_or(0),
+        }
+    }
+
     /// The batch of the definition.
     fn defined<'a>(&self, io: &Io, ins: &[&'a [f64]], class: Option<&'a [f64]>) -> Batch<'a, f64, f64> {
         let (classes, soft) = (io.ins[0].row(), io.ins[1] == io.ins[0]);
@@ -206,6 +253,12 @@ impl Op for CrossEntropyGrad {
                 false => fill(Batch { op, x, target: h.input::<i32>(1), w, class, classes, soft }, dy, dx),
             }
         })
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let (rows, weighted) = (io.ins[0].dims()[0], io.ins.len() == 5);
+        let (args, class) = (self.forward.numbers(io, weighted), In(if weighted { 4 } else { 2 }));
+        let operands = [In(0), In(1), In(2), class, In(3), Out(0)];
+        Gpu::new(self, io, group).call(&GRAD, &[], [rows, 1], &operands, args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 6.0 * io.ins[0].numel() as f64, ..traffic(io) }

@@ -1,10 +1,19 @@
 //! The penalty on large weights.
 
 use crate::error::Result;
-use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::Operand::{self, In, Out};
+use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host::pointwise;
+use crate::kernel::gpu::{Access, Count, CudaStruct, Kernel, count};
 use crate::kernel::{Cost, Launch, Simd};
+use crate::ops::arith::Scalar;
 use crate::shape::Type;
+
+pub(super) static L2_PARTS: Kernel = Kernel::new("loss.cu", "l2_parts", 2, Count::TEXT);
+pub(super) static L2_SUM: Kernel = Kernel::new("loss.cu", "l2", 2, Scalar::TEXT);
+pub(super) static L2_GRAD: Kernel = Kernel::new("loss.cu", "l2_grad", 3, Scalar::TEXT);
+/// Blocks of [`L2_PARTS`] at most: enough to fill any GPU, few enough for one block to add up.
+const MOST_PARTS: usize = 1024;
 
 /// loss = lambda * sum of w^2 over the elements of one parameter (Keras's `l2(lambda)`: no factor 1/2).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,6 +45,16 @@ impl Op for L2 {
             h.output::<f32>(0)[0] = (lambda * sums.iter().sum::<f64>()) as f32;
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let n = io.ins[0].numel();
+        let blocks = n.div_ceil(4 * L2_PARTS.threads as usize).min(MOST_PARTS);
+        let mut gpu = Gpu::new(self, io, group);
+        let parts = gpu.scratch(8 * blocks);
+        let [written, read] = [Access::Write, Access::Read].map(|access| Operand::Scratch(parts, access));
+        gpu.call(&L2_PARTS, &[], [blocks, 1], &[In(0), written], Count { n: count(n) })
+            .call(&L2_SUM, &[], [1, 1], &[read, Out(0)], Scalar { n: blocks as u32, by: self.lambda })
+            .done()
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 2.0 * io.ins[0].numel() as f64, ..traffic(io) }
     }
@@ -64,5 +83,9 @@ impl Op for L2Grad {
             let factor = 2.0 * lambda * h.input::<f32>(1)[0];
             pointwise::map(simd, h.input(0), h.output(0), |w| factor * w)
         })
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let args = |n| Scalar { n, by: self.lambda };
+        Gpu::new(self, io, group).map(&L2_GRAD, &[], &[In(0), In(1), Out(0)], args).done()
     }
 }

@@ -48,7 +48,16 @@ fn rows(x: &Type, w: &Type) -> Result<()> {
 pub const FAMILY: Family = Family {
     name: "loss",
     ops: &["mse", "mse.grad", "cross_entropy", "cross_entropy.grad", "l2", "l2.grad"],
-    kernels: &[],
+    kernels: &[
+        &mse::MSE,
+        &mse::MSE_GRAD,
+        &cross_entropy::ROWS,
+        &cross_entropy::SUM,
+        &cross_entropy::GRAD,
+        &l2::L2_PARTS,
+        &l2::L2_SUM,
+        &l2::L2_GRAD,
+    ],
     cases,
 };
 
@@ -62,8 +71,12 @@ fn cases() -> Vec<Case> {
         cases.push(weighted(Case::new(&label, MseGrad { reduction }, &[x, x, w, one], &[], Bound::Ulps(16))));
     }
     cases.extend(cross_entropy::cases());
-    let p = Type::f32(&[3, 3, 2, 5]);
-    cases.push(Case::new("3x3x2x5", L2 { lambda: 2e-4 }, &[p], &[0], Bound::Ulps(4)));
-    cases.push(Case::new("3x3x2x5", L2Grad { lambda: 2e-4 }, &[p, one], &[], Bound::Ulps(4)));
+    // The second is summed in several parts.
+    for dims in [&[3, 3, 2, 5][..], &[7, 5001]] {
+        let (w, label) = (Type::f32(dims), format!("{dims:?}"));
+        let diff: &[usize] = if w.numel() < 10_000 { &[0] } else { &[] };
+        cases.push(Case::new(&label, L2 { lambda: 2e-4 }, &[w], diff, Bound::Ulps(4)));
+        cases.push(Case::new(&label, L2Grad { lambda: 2e-4 }, &[w, one], &[], Bound::Ulps(4)));
+    }
     cases
 }

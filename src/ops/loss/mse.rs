@@ -2,9 +2,26 @@
 
 use super::{Reduction, rows, sum64};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::Operand::{In, Out};
+use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::kernel::gpu::{CudaStruct, Divisor, Kernel, count};
 use crate::kernel::{Cost, Launch, Simd};
 use crate::shape::Type;
+
+crate::cuda_struct! {
+    /// Rows, outputs of each, and whether the error is a mean.
+    pub struct SquaredError { rows: u32, d: Divisor, mean: u32 }
+}
+
+pub(super) static MSE: Kernel = Kernel::new("loss.cu", "mse", 4, SquaredError::TEXT);
+pub(super) static MSE_GRAD: Kernel = Kernel::new("loss.cu", "mse_grad", 5, SquaredError::TEXT);
+
+impl SquaredError {
+    fn new(reduction: Reduction, x: &Type) -> Self {
+        let mean = (reduction == Reduction::Mean) as u32;
+        Self { rows: count(x.dims()[0]), d: Divisor::new(x.row()), mean }
+    }
+}
 
 /// loss = factor * sum over n of w[n] * sum over d of (x[n][d] - t[n][d])^2; inputs x [N,D], t [N,D], w [N].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,6 +59,10 @@ impl Op for Mse {
             h.output::<f32>(0)[0] = (op.reduction.factor(sum64(w), d) * sum) as f32;
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let args = SquaredError::new(self.reduction, &io.ins[0]);
+        Gpu::new(self, io, group).call(&MSE, &[], [1, 1], &[In(0), In(1), In(2), Out(0)], args).done()
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 3.0 * io.ins[0].numel() as f64, ..traffic(io) }
     }
@@ -77,5 +98,10 @@ impl Op for MseGrad {
                 *dx = factor * w[i / d] * (x[i] - t[i]);
             }
         })
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let args = SquaredError::new(self.reduction, &io.ins[0]);
+        let operands = [In(0), In(1), In(2), In(3), Out(0)];
+        Gpu::new(self, io, group).each(&MSE_GRAD, &[], io.ins[0].numel(), &operands, args).done()
     }
 }

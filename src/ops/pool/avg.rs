@@ -3,11 +3,33 @@
 use super::super::{Bound, Case};
 use super::{nhwc, pooled};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::Operand::{In, Out};
+use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::kernel::gpu::{CudaStruct, Divisor, Kernel, VECTOR, count, vector};
 use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::{Type, Window};
 use std::ops::Range;
+
+crate::cuda_struct! {
+    /// Means over images of `x` pixels in images of `y`, in units of the channels of a thread.
+    pub struct MeanWindow {
+        n: u32,
+        c: Divisor,
+        x: [Divisor; 2],
+        y: [Divisor; 2],
+        /// Spans are those of adaptive pooling: what follows means nothing.
+        adaptive: u32,
+        kernel: [u32; 2],
+        stride: [Divisor; 2],
+        /// top, left, bottom, right
+        pad: [u32; 4],
+        count_pad: u32,
+    }
+}
+
+pub(super) static AVGPOOL: Kernel = Kernel::new("pool.cu", "avgpool", 2, MeanWindow::TEXT).with(VECTOR);
+pub(super) static AVGPOOL_GRAD: Kernel = Kernel::new("pool.cu", "avgpool_grad", 2, MeanWindow::TEXT).with(VECTOR);
 
 /// Which pixels each output is the mean of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -65,6 +87,26 @@ impl Over {
         let y = self.out(x).expect("checked by infer");
         if let &[n, c] = y.dims() { [n, 1, 1, c] } else { nhwc(&y).expect("four extents") }
     }
+    /// What the kernels are told, for a thread per `v` channels of `out`.
+    fn numbers(&self, x: &Type, out: &Type, v: usize) -> MeanWindow {
+        let ([_, h, w, c], [_, p, q, _]) = (nhwc(x).expect("checked by infer"), self.npqc(x));
+        let (window, adaptive, count_pad) = match *self {
+            Over::Window { window, count_pad } => (window, false, count_pad),
+            // One span of adaptive pooling is everything.
+            Over::Adaptive { .. } | Over::Image => (Window::square(1, 1, 0), true, false),
+        };
+        MeanWindow {
+            n: count(out.numel() / v),
+            c: Divisor::new(c / v),
+            x: [h, w].map(Divisor::new),
+            y: [p, q].map(Divisor::new),
+            adaptive: adaptive as u32,
+            kernel: window.kernel.map(|n| n as u32),
+            stride: window.stride.map(Divisor::new),
+            pad: window.pad.map(|n| n as u32),
+            count_pad: count_pad as u32,
+        }
+    }
 }
 
 /// y = the mean of the pixels under each output.
@@ -114,6 +156,11 @@ impl Op for AvgPool {
                 }
             })
         })
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let v = vector(&[io.ins[0].channels()]);
+        let args = self.over.numbers(&io.ins[0], &io.outs[0], v);
+        Gpu::new(self, io, group).each(&AVGPOOL, &[v as i64], args.n as usize, &[In(0), Out(0)], args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         let ([_, h, w, c], [n, p, q, _]) = (nhwc(&io.ins[0]).unwrap(), self.over.npqc(&io.ins[0]));
@@ -180,6 +227,11 @@ impl Op for AvgPoolGrad {
                 }
             })
         })
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let v = vector(&[self.x.channels()]);
+        let args = self.over.numbers(&self.x, &self.x, v);
+        Gpu::new(self, io, group).each(&AVGPOOL_GRAD, &[v as i64], args.n as usize, &[In(0), Out(0)], args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost {

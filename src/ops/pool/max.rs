@@ -3,11 +3,48 @@
 use super::super::{Bound, Case, Draw};
 use super::{nhwc, pooled};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::Operand::{In, Out};
+use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::kernel::gpu::{CudaStruct, Divisor, Kernel, VECTOR, count, vector};
 use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::{Type, Window};
 use std::ops::Range;
+
+crate::cuda_struct! {
+    /// Pooling of images of `x` pixels to images of `y`, in units of the channels of a thread.
+    pub struct MaxWindow {
+        n: u32,
+        c: Divisor,
+        x: [Divisor; 2],
+        y: [Divisor; 2],
+        kernel: [u32; 2],
+        stride: [Divisor; 2],
+        pad: [u32; 2],
+        dilation: [u32; 2],
+    }
+}
+
+pub(super) static MAXPOOL: Kernel = Kernel::new("pool.cu", "maxpool", 2, MaxWindow::TEXT).with(VECTOR);
+pub(super) static MAXPOOL_GRAD: Kernel = Kernel::new("pool.cu", "maxpool_grad", 3, MaxWindow::TEXT).with(VECTOR);
+
+impl MaxWindow {
+    /// Of x and y, for a thread per `v` channels of `out`.
+    fn new(w: &Window, x: &Type, y: &Type, out: &Type, v: usize) -> Self {
+        let [[_, h, wd, c], [_, p, q, _]] = [x, y].map(|t| nhwc(t).expect("checked by infer"));
+        let (two, of) = (|n: [usize; 2]| n.map(|n| n as u32), |n: [usize; 2]| n.map(Divisor::new));
+        Self {
+            n: count(out.numel() / v),
+            c: Divisor::new(c / v),
+            x: of([h, wd]),
+            y: of([p, q]),
+            kernel: two(w.kernel),
+            stride: of(w.stride),
+            pad: two([w.pad[0], w.pad[1]]),
+            dilation: two(w.dilation),
+        }
+    }
+}
 
 /// The winning input index of one window and channel: the first maximum in row-major order; a NaN wins over everything.
 /// None when the whole window lies in the padding.
@@ -77,6 +114,11 @@ impl Op for MaxPool {
             })
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let (x, y, v) = (&io.ins[0], &io.outs[0], vector(&[io.ins[0].channels()]));
+        let args = MaxWindow::new(&self.window, x, y, y, v);
+        Gpu::new(self, io, group).each(&MAXPOOL, &[v as i64], args.n as usize, &[In(0), Out(0)], args).done()
+    }
     fn cost(&self, io: &Io) -> Cost {
         let taps = self.window.kernel[0] * self.window.kernel[1];
         Cost { flops: (io.outs[0].numel() * taps) as f64, ..traffic(io) }
@@ -135,6 +177,12 @@ impl Op for MaxPoolGrad {
                 }
             })
         })
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let (x, dy, v) = (&io.ins[0], &io.ins[1], vector(&[io.ins[0].channels()]));
+        let args = MaxWindow::new(&self.window, x, dy, x, v);
+        let operands = [In(0), In(1), Out(0)];
+        Gpu::new(self, io, group).each(&MAXPOOL_GRAD, &[v as i64], args.n as usize, &operands, args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         let taps = self.window.kernel[0] * self.window.kernel[1];

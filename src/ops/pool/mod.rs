@@ -27,6 +27,6 @@ fn pooled(window: &Window, x: &Type) -> Result<Type> {
 pub const FAMILY: Family = Family {
     name: "pool",
     ops: &["maxpool", "maxpool.grad", "avgpool", "avgpool.grad"],
-    kernels: &[],
+    kernels: &[&max::MAXPOOL, &max::MAXPOOL_GRAD, &avg::AVGPOOL, &avg::AVGPOOL_GRAD],
     cases: || max::cases().into_iter().chain(avg::cases()).collect(),
 };

@@ -1,0 +1,19 @@
+// From bytes to what a tower was trained on.
+#include "common.cuh"
+
+// y = (x[order(c)] scale - mean[c]) / std[c]; operands x (bytes [N,H,W,3]), y
+KERNEL(image_normalize, 2, Preprocessing) {
+    const u8 *x = o.in<u8>(0);
+    fours(a.n, [&](u32 i, auto width) {
+        Pack<width> y;
+        for (int v = 0; v < width; v++) {
+            u32 c = (i + v) % 3;
+            u8 byte = x[a.bgr ? i + v + 2 - 2 * c : i + v];
+            // Indices that the compiler knows: the arrays stay in constant memory.
+            float mean = c == 0 ? a.mean[0] : c == 1 ? a.mean[1] : a.mean[2];
+            float std = c == 0 ? a.std[0] : c == 1 ? a.std[1] : a.std[2];
+            y.at[v] = (byte * a.scale - mean) / std;
+        }
+        y.store(o.out<float>(1) + i);
+    });
+}

@@ -1,0 +1,21 @@
+// Philox 4x32-10 (Salmon, Moraes, Dror & Shaw 2011): the twin of src/rng.rs, word for word.
+#pragma once
+#include "common.cuh"
+
+/// The four words at position `block` of a stream: kernel twin of rng::block.
+__device__ inline uint4 philox(u32 seed_low, u32 seed_high, u32 block, u32 stream, u32 step) {
+    u32 k0 = seed_low, k1 = seed_high;
+    uint4 c = {block, 0, stream, step};
+#pragma unroll
+    for (int round = 0; round < 10; round++) {
+        u32 high0 = __umulhi(0xD2511F53, c.x), low0 = 0xD2511F53 * c.x;
+        u32 high1 = __umulhi(0xCD9E8D57, c.z), low1 = 0xCD9E8D57 * c.z;
+        c = {high1 ^ c.y ^ k0, low1, high0 ^ c.w ^ k1, low0};
+        k0 += 0x9E3779B9;
+        k1 += 0xBB67AE85;
+    }
+    return c;
+}
+
+/// 24 random bits as a float in [0, 1): exact.
+__device__ inline float uniform(u32 word) { return float(word >> 8) * (1.0f / (1 << 24)); }
