@@ -90,7 +90,8 @@ fn an_exported_folder_serves_a_machine_without_a_compiler() {
     let both = [export(), export()].map(|child| child.wait_with_output().unwrap());
     assert!(both.iter().all(|out| out.status.success()));
 
-    let list = |cache: &Path, compiler| kernels(cache, compiler, &["list", "--arch", "sm_80", "--json"]).output().unwrap();
+    let list =
+        |cache: &Path, compiler| kernels(cache, compiler, &["list", "--arch", "sm_80", "--json"]).output().unwrap();
     let start = Instant::now();
     let out = list(&folder, false);
     println!("everything from the cache in {:.3} s", start.elapsed().as_secs_f64());
