@@ -14,6 +14,12 @@ struct Channels {
     Divisor c;
 };
 
+struct ColumnSum {
+    int rows;
+    int n;
+    int part;
+};
+
 struct Columns {
     unsigned n;
     Divisor width;
@@ -23,8 +29,41 @@ struct Columns {
     unsigned to;
 };
 
+struct Conv {
+    int n;
+    int h;
+    int w;
+    int c;
+    int k;
+    int p;
+    int q;
+    int r;
+    int s;
+    int stride_h;
+    int stride_w;
+    int pad_h;
+    int pad_w;
+    int dilation_h;
+    int dilation_w;
+    int tap_step_h;
+    int tap_step_w;
+    int gc;
+    int gk;
+    int part;
+    int bias;
+    int relu;
+};
+
 struct Count {
     unsigned n;
+};
+
+struct Dense {
+    int rows;
+    int inputs;
+    int outputs;
+    int bias;
+    int relu;
 };
 
 struct Descent {
@@ -50,6 +89,13 @@ struct Entropy {
     unsigned weighted;
     unsigned ignores;
     int ignore;
+};
+
+struct Gemm {
+    int m;
+    int n;
+    int depth;
+    int part;
 };
 
 struct Matrix {
@@ -80,6 +126,11 @@ struct MeanWindow {
     Divisor stride[2];
     unsigned pad[4];
     unsigned count_pad;
+};
+
+struct Parts {
+    unsigned n;
+    unsigned parts;
 };
 
 struct Pointwise {

@@ -25,9 +25,14 @@ struct Operands {
     }
 };
 
+/// Blocks of a kernel that share a multiprocessor, at least: what bounds the registers of a thread.
+#ifndef RESIDENT
+#define RESIDENT 1
+#endif
+
 /// A kernel `name` with `n` operands and a struct of numbers.
 #define KERNEL(name, n, Args) \
-    extern "C" __global__ void __launch_bounds__(THREADS) name(const __grid_constant__ Operands<n> o, const __grid_constant__ Args a)
+    extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) name(const __grid_constant__ Operands<n> o, const __grid_constant__ Args a)
 
 /// The element of this thread, in kernels that give one to each.
 __device__ inline u32 element() { return blockIdx.x * THREADS + threadIdx.x; }

@@ -16,6 +16,7 @@ pub mod norm;
 pub mod optim;
 pub mod pool;
 pub mod softmax;
+pub mod tile;
 pub mod upsample;
 
 use crate::graph::Op;

@@ -1,6 +1,6 @@
 //! What a launch did.
 
-use super::lanes::WARP;
+use super::lanes::{WARP, active};
 
 /// Work and traffic of a launch.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, serde::Serialize)]
@@ -45,10 +45,6 @@ impl std::ops::AddAssign for Counters {
     }
 }
 
-fn active(mask: u32) -> impl Iterator<Item = usize> {
-    (0..WARP).filter(move |l| mask >> l & 1 != 0)
-}
-
 /// 32-byte sectors that an access touches.
 pub fn sectors(addresses: &[u64; WARP], mask: u32, bytes: usize) -> u64 {
     let (mut seen, mut n) = ([0; 2 * WARP], 0);
@@ -69,13 +65,17 @@ pub fn wavefronts(addresses: &[u64; WARP], mask: u32, bytes: usize) -> u64 {
     let group = (128 / bytes).clamp(1, WARP);
     let mut passes = 0;
     for first in (0..WARP).step_by(group) {
-        let (mut load, mut words, mut n) = ([0u8; 32], [0; 64], 0);
-        for l in (first..first + group).filter(|l| mask >> l & 1 != 0) {
+        // The first word of each bank, and all others, of which there are few.
+        let (mut word_of, mut load, mut others) = ([u64::MAX; 32], [0u8; 32], vec![]);
+        let lanes = mask & (u32::MAX >> (WARP - group)) << first;
+        for l in active(lanes) {
             for word in addresses[l] / 4..=(addresses[l] + bytes as u64 - 1) / 4 {
-                if !words[..n].contains(&word) {
-                    words[n] = word;
-                    n += 1;
-                    load[word as usize % 32] += 1;
+                let bank = word as usize % 32;
+                if word_of[bank] == u64::MAX {
+                    (word_of[bank], load[bank]) = (word, 1);
+                } else if word_of[bank] != word && !others.contains(&word) {
+                    others.push(word);
+                    load[bank] += 1;
                 }
             }
         }

@@ -11,6 +11,17 @@ pub const WARP: usize = 32;
 /// Every lane.
 pub const FULL: u32 = u32::MAX;
 
+/// The lanes in a mask, lowest first.
+#[inline(always)]
+pub fn active(mask: u32) -> impl Iterator<Item = usize> {
+    let mut rest = mask;
+    std::iter::from_fn(move || {
+        let lane = rest.trailing_zeros() as usize;
+        rest &= rest.wrapping_sub(1);
+        (lane < WARP).then_some(lane)
+    })
+}
+
 /// One register: 32 lanes, aligned for vector loads.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
@@ -208,8 +219,24 @@ pub fn select<T: Lane>(r: &mut Regs, s: &Args, mask: u32) {
     set::<T>(r, s.d, &out, mask);
 }
 
-/// A [`Body`] from an expression over registers, operands and mask, or from a closure over typed lanes.
+/// A [`Body`] from an expression over registers, operands and mask, or from a closure over typed lanes. `plain`: what
+/// would gain nothing from vector instructions is compiled once.
 macro_rules! lanes {
+    (plain |$r:ident, $s:ident, $m:ident| $body:expr) => {{
+        fn plain($r: &mut $crate::sim::lanes::Regs, $s: &$crate::sim::lanes::Args, $m: u32) {
+            $body
+        }
+        plain as $crate::sim::lanes::Body
+    }};
+    (plain $d:ty = |$x:ident: $a:ty| $f:expr) => {
+        lanes!(plain | r, s, m | $crate::sim::lanes::map1::<$d, $a>(r, s, m, |$x| $f))
+    };
+    (plain $d:ty = |$x:ident: $a:ty, $y:ident: $b:ty| $f:expr) => {
+        lanes!(plain | r, s, m | $crate::sim::lanes::map2::<$d, $a, $b>(r, s, m, |$x, $y| $f))
+    };
+    (plain $d:ty = |$x:ident: $a:ty, $y:ident: $b:ty, $z:ident: $c:ty| $f:expr) => {
+        lanes!(plain | r, s, m | $crate::sim::lanes::map3::<$d, $a, $b, $c>(r, s, m, |$x, $y, $z| $f))
+    };
     (|$r:ident, $s:ident, $m:ident| $body:expr) => {{
         fn plain($r: &mut $crate::sim::lanes::Regs, $s: &$crate::sim::lanes::Args, $m: u32) {
             $body

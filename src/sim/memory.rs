@@ -4,7 +4,7 @@ An operand's memory, a module variable and each shared variable have address ran
 an index computes, it cannot land in a neighbour. Generic addresses of the shared, local and parameter spaces carry the
 space in their top byte. */
 
-use super::lanes::WARP;
+use super::lanes::{FULL, WARP, active};
 use super::program::{Kernel, Program, Space};
 use super::shadow::Other;
 use super::{Access, FaultKind, Grid, Window};
@@ -190,7 +190,7 @@ impl<'m, 'w> Memory<'m, 'w> {
     }
 
     /// The one region that the active lanes' accesses of `bytes` bytes are in. None: they are in several.
-    #[inline]
+    #[inline(always)]
     pub fn resolve(
         &self,
         space: Space,
@@ -199,31 +199,24 @@ impl<'m, 'w> Memory<'m, 'w> {
         bytes: usize,
         align: usize,
     ) -> Result<Option<Region>, Problem> {
-        let (mut low, mut high, mut bits) = (u64::MAX, 0, 0);
-        for l in 0..WARP {
-            let active = mask >> l & 1 != 0;
-            low = low.min(if active { addresses[l] } else { u64::MAX });
-            high = high.max(if active { addresses[l] } else { 0 });
-            bits |= if active { addresses[l] } else { 0 };
-        }
-        let Some((target, base, size)) = self.locate(space, low) else {
-            return Err(self.outside(space, addresses, mask, bytes));
+        let first = addresses[mask.trailing_zeros() as usize];
+        let Some((target, base, size)) = self.locate(space, first) else {
+            return self.elsewhere(space, addresses, mask, bytes);
         };
-        if high - base + bytes as u64 > size as u64 {
-            let other = self.locate(space, high);
-            return match other {
-                Some((t, ..)) if t != target => Ok(None),
-                _ => Err(self.outside(space, addresses, mask, bytes)),
-            };
+        // An address below the base is a very large offset.
+        let (mut offsets, mut highest, mut bits) = ([0; WARP], 0, 0);
+        for l in 0..WARP {
+            let address = if mask == FULL || mask >> l & 1 != 0 { addresses[l] } else { first };
+            let offset = address.wrapping_sub(base);
+            offsets[l] = offset as usize;
+            highest = highest.max(offset);
+            bits |= address;
+        }
+        if size < bytes || highest > (size - bytes) as u64 {
+            return self.elsewhere(space, addresses, mask, bytes);
         }
         if bits & (align as u64 - 1) != 0 {
             return Err(self.misaligned(space, addresses, mask, align));
-        }
-        let mut offsets = [(low - base) as usize; WARP];
-        for l in 0..WARP {
-            if mask >> l & 1 != 0 {
-                offsets[l] = (addresses[l] - base) as usize;
-            }
         }
         if target == Target::Local {
             for (l, o) in offsets.iter_mut().enumerate() {
@@ -235,12 +228,19 @@ impl<'m, 'w> Memory<'m, 'w> {
         Ok(Some(Region { target, offsets }))
     }
 
+    /// When not all lanes are where the first one is: they are in several regions, or one of them is out of bounds.
     #[cold]
-    fn outside(&self, space: Space, addresses: &[u64; WARP], mask: u32, bytes: usize) -> Problem {
-        for l in (0..WARP).filter(|l| mask >> l & 1 != 0) {
+    fn elsewhere(
+        &self,
+        space: Space,
+        addresses: &[u64; WARP],
+        mask: u32,
+        bytes: usize,
+    ) -> Result<Option<Region>, Problem> {
+        for l in active(mask) {
             let address = addresses[l];
             let text = match self.locate(space, address) {
-                Some((target, base, size)) if address - base + bytes as u64 > size as u64 => {
+                Some((target, base, size)) if (address - base).saturating_add(bytes as u64) > size as u64 => {
                     let offset = address - base;
                     format!("{bytes} bytes at offset {offset} of {}, which has {size}", self.describe(target))
                 }
@@ -250,9 +250,9 @@ impl<'m, 'w> Memory<'m, 'w> {
                     None => format!("{bytes} bytes at {space:?} address {address:#x}, which belongs to nothing"),
                 },
             };
-            return Problem::new(FaultKind::OutOfBounds, l, format!("out of bounds: {text}"));
+            return Err(Problem::new(FaultKind::OutOfBounds, l, format!("out of bounds: {text}")));
         }
-        Problem::new(FaultKind::OutOfBounds, 0, "out of bounds")
+        Ok(None)
     }
 
     /// The target that begins soon after an address: its name and the (negative) offset.
@@ -330,8 +330,11 @@ impl<'m, 'w> Memory<'m, 'w> {
             return Ok(());
         }
         let Some(written) = self.written(region.target) else { return Ok(()) };
-        for l in (0..WARP).filter(|l| mask >> l & 1 != 0) {
+        for l in active(mask) {
             let at = region.offsets[l];
+            if bytes == 4 && written[at..at + 4] == [WRITTEN; 4] {
+                continue;
+            }
             let shared = matches!(region.target, Target::Shared(_));
             let bad = |w: &u8| *w == 0 || shared && *w == PENDING;
             if let Some(i) = written[at..at + bytes].iter().position(bad) {
@@ -354,7 +357,7 @@ impl<'m, 'w> Memory<'m, 'w> {
         // Windows are tracked for the caller too, whether or not this launch checks.
         let shared = matches!(region.target, Target::Shared(_));
         let Some(written) = self.written(region.target) else { return Ok(()) };
-        for l in (0..WARP).filter(|l| mask >> l & 1 != 0) {
+        for l in active(mask) {
             let state = &mut written[region.offsets[l]..][..bytes];
             if shared && state.contains(&PENDING) {
                 let place = format!("offset {} of {}", region.offsets[l], self.describe(region.target));

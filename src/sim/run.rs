@@ -5,7 +5,7 @@ use super::isa::barrier::{Barrier, Does};
 use super::isa::copy::{Copies, Group};
 use super::isa::mbarrier::{self, Barriers};
 use super::isa::{matrix, memory as access, warp as voting};
-use super::lanes::{FULL, Regs, Row, WARP};
+use super::lanes::{FULL, Regs, Row, WARP, active};
 use super::memory::{Memory, Problem, space_of};
 use super::program::{Exec, Inst, Kernel, Program, Space, Special};
 use super::shadow::{Clock, Shadow};
@@ -658,7 +658,7 @@ fn branch(w: &mut Warp, taken: u32, to: usize, counters: &mut Counters) -> Next 
 /// brx.idx: each lane to the instruction its index picks.
 fn switch(inst: &Inst, table: &[usize], w: &mut Warp, mask: u32) -> Result<Next, Problem> {
     let index = w.regs.words[inst.args.a as usize].0;
-    for l in (0..WARP).filter(|l| mask >> l & 1 != 0) {
+    for l in active(mask) {
         let Some(&to) = table.get(index[l] as usize) else {
             let text = format!("branch to entry {} of a table of {}", index[l], table.len());
             return Err(Problem::new(FaultKind::OutOfBounds, l, text));

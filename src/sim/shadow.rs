@@ -9,9 +9,8 @@ A cell remembers the last write and the last reads of two warps, with their lane
 readers, and never invents one. Storing the value that is there already is no race against the thread that stored it.
 Sharpness: four bytes, and single bytes where a kernel accesses less than four. */
 
-use super::lanes::WARP;
+use super::lanes::{WARP, active};
 use super::memory::{Region, Target};
-use std::collections::HashMap;
 
 /// Cells per page; pages are made when something touches them.
 const PAGE: usize = 1 << 10;
@@ -48,6 +47,7 @@ struct Track {
 }
 
 impl Track {
+    #[inline]
     fn cell(&mut self, i: usize) -> &mut Cell {
         let page = i / PAGE;
         if page >= self.pages.len() {
@@ -96,7 +96,8 @@ pub type Clock = Vec<u32>;
 
 #[derive(Default)]
 pub struct Shadow {
-    tracks: HashMap<(u8, usize), Track>,
+    /// Of windows, of module variables, of shared variables.
+    tracks: [Vec<Track>; 3],
     time: u32,
     /// Warps of a block; the number of the first one of the current block.
     warps: usize,
@@ -110,16 +111,6 @@ pub struct Shadow {
     pub pc: u32,
 }
 
-fn key(target: Target) -> (u8, usize) {
-    match target {
-        Target::Window(i) => (0, i),
-        Target::Variable(i) => (1, i),
-        Target::Shared(i) => (2, i),
-        Target::Local => (3, 0),
-        Target::Param => (4, 0),
-    }
-}
-
 impl Shadow {
     pub fn new(warps: usize) -> Shadow {
         Shadow { warps, ..Shadow::default() }
@@ -131,7 +122,7 @@ impl Shadow {
         self.first = (block * self.warps as u64) as u32;
         self.seen = vec![vec![self.time; self.warps]; self.warps];
         self.synced = vec![[self.time; WARP]; self.warps];
-        self.tracks.retain(|k, _| k.0 < 2);
+        self.tracks[2].clear();
     }
 
     /// A warp's knowledge and accesses so far, added to a clock.
@@ -152,71 +143,92 @@ impl Shadow {
     /// A warp barrier among lanes.
     pub fn sync_lanes(&mut self, warp: usize, mask: u32) {
         self.time += 1;
-        for l in (0..WARP).filter(|l| mask >> l & 1 != 0) {
+        for l in active(mask) {
             self.synced[warp][l] = self.time;
         }
     }
 
-    /// Notes that a lane touches `bytes` bytes at `at`; an access that nothing orders before it is a race.
-    pub fn touch(&mut self, target: Target, at: usize, bytes: usize, lane: usize, touch: Touch) -> Result<(), Other> {
-        let Shadow { tracks, time, warps, first, seen, synced, warp: me, pc, .. } = self;
-        let track = tracks.entry(key(target)).or_insert_with(|| Track { shift: 2, pages: vec![] });
-        if track.shift > 0 && (at | bytes) & 3 != 0 {
-            track.refine();
-        }
-        let number = *first + *me as u32 + 1;
-        // Whether an access of a lane of a warp at a time comes before this one.
-        let ordered = |warp: u32, lane_mask: u32, then: u32| {
-            let Some(w) = (warp - 1).checked_sub(*first).filter(|w| (*w as usize) < *warps) else { return false };
-            if w as usize == *me {
-                lane_mask & !(1 << lane) == 0 || then < synced[*me][lane]
-            } else {
-                then < seen[*me][w as usize]
-            }
+    /// Notes that the active lanes of a region touch `bytes` bytes each; an access that nothing orders before one of
+    /// them is a race, returned with the lane.
+    pub fn touch(&mut self, region: &Region, mask: u32, bytes: usize, touch: Touch) -> Result<(), (usize, Other)> {
+        let Shadow { tracks, time, warps, first, seen, synced, warp: me, pc } = self;
+        let (kind, i) = match region.target {
+            Target::Window(i) => (0, i),
+            Target::Variable(i) => (1, i),
+            Target::Shared(i) => (2, i),
+            // Nobody else can reach a thread's own memory, and nobody writes to parameters.
+            Target::Local | Target::Param => return Ok(()),
         };
-        for i in at >> track.shift..(at + bytes).div_ceil(1 << track.shift) {
-            let cell = track.cell(i);
-            let w = cell.write;
-            let harmless = touch == Touch::Rewrite || touch == Touch::Atomic && w.atomic;
-            let after = w.warp == 0 || ordered(w.warp, 1 << w.lane, w.time);
-            if !after && !harmless {
-                return Err(Other { warp: w.warp - 1, lane: w.lane.into(), pc: w.pc, wrote: true });
+        if i >= tracks[kind].len() {
+            tracks[kind].resize_with(i + 1, || Track { shift: 2, pages: vec![] });
+        }
+        let track = &mut tracks[kind][i];
+        let (number, now) = (*first + *me as u32 + 1, *time);
+        let (mine, known) = (&synced[*me], &seen[*me]);
+        // Whether an access of some lanes of a warp at a time comes before one of this lane.
+        let ordered = |lane: usize, warp: u32, lanes: u32, then: u32| {
+            if warp == number {
+                return lanes & !(1 << lane) == 0 || then < mine[lane];
             }
-            if touch == Touch::Read {
-                let slot = match cell.reads.iter().position(|r| r.warp == number || r.warp == 0) {
-                    Some(slot) => slot,
-                    // Forget the one that is ordered, or the older.
-                    None if ordered(cell.reads[1].warp, u32::MAX, cell.reads[1].time) => 1,
-                    None if ordered(cell.reads[0].warp, u32::MAX, cell.reads[0].time) => 0,
-                    None => (cell.reads[1].time < cell.reads[0].time) as usize,
-                };
-                let r = &mut cell.reads[slot];
-                let same = r.warp == number && r.time == *time;
-                let lanes = 1 << lane | if same { r.lanes } else { 0 };
-                *r = Read { warp: number, lanes, time: *time, pc: *pc };
-                continue;
+            let w = (warp - 1).wrapping_sub(*first) as usize;
+            w < *warps && then < known[w]
+        };
+        for lane in active(mask) {
+            let at = region.offsets[lane];
+            if track.shift > 0 && (at | bytes) & 3 != 0 {
+                track.refine();
             }
-            for r in cell.reads.iter().filter(|r| r.warp != 0) {
-                if !ordered(r.warp, r.lanes, r.time) {
-                    let others = if r.warp == number { r.lanes & !(1 << lane) } else { r.lanes };
-                    let lane = others.trailing_zeros();
-                    return Err(Other { warp: r.warp - 1, lane, pc: r.pc, wrote: false });
+            for i in at >> track.shift..(at + bytes).div_ceil(1 << track.shift) {
+                let cell = track.cell(i);
+                let w = cell.write;
+                let r = &mut cell.reads[0];
+                if touch == Touch::Read && (r.warp, r.time) == (number, now) && w.warp != number && w.time < now {
+                    // Another lane of this warp has just read it, and nobody has written since.
+                    r.lanes |= 1 << lane;
+                    continue;
                 }
-            }
-            // Of several writers of one value the first stays: readers must be ordered after it too.
-            if touch != Touch::Rewrite || after {
-                let atomic = touch == Touch::Atomic;
-                cell.write = Write { warp: number, lane: lane as u8, atomic, time: *time, pc: *pc };
+                let after = w.warp == 0 || ordered(lane, w.warp, 1 << w.lane, w.time);
+                let harmless = touch == Touch::Rewrite || touch == Touch::Atomic && w.atomic;
+                if !after && !harmless {
+                    let other = Other { warp: w.warp - 1, lane: w.lane.into(), pc: w.pc, wrote: true };
+                    return Err((lane, other));
+                }
+                if touch == Touch::Read {
+                    cell.note_read(Read { warp: number, lanes: 1 << lane, time: now, pc: *pc }, |r| {
+                        ordered(lane, r.warp, u32::MAX, r.time)
+                    });
+                    continue;
+                }
+                if let Some(r) = cell.reads.iter().find(|r| r.warp != 0 && !ordered(lane, r.warp, r.lanes, r.time)) {
+                    let others = if r.warp == number { r.lanes & !(1 << lane) } else { r.lanes };
+                    let other = Other { warp: r.warp - 1, lane: others.trailing_zeros(), pc: r.pc, wrote: false };
+                    return Err((lane, other));
+                }
+                // Of several writers of one value the first stays: readers must be ordered after it too.
+                if touch != Touch::Rewrite || after {
+                    let atomic = touch == Touch::Atomic;
+                    cell.write = Write { warp: number, lane: lane as u8, atomic, time: now, pc: *pc };
+                }
             }
         }
         Ok(())
     }
+}
 
-    /// [`Shadow::touch`] for the active lanes of a region.
-    pub fn touch_all(&mut self, region: &Region, mask: u32, bytes: usize, touch: Touch) -> Result<(), (usize, Other)> {
-        for l in (0..WARP).filter(|l| mask >> l & 1 != 0) {
-            self.touch(region.target, region.offsets[l], bytes, l, touch).map_err(|o| (l, o))?;
-        }
-        Ok(())
+impl Cell {
+    /// Remembers a read in place of one of the same warp, of none, of one that is ordered before, or of the older.
+    #[inline]
+    fn note_read(&mut self, new: Read, ordered: impl Fn(&Read) -> bool) {
+        let [a, b] = &mut self.reads;
+        let r = match () {
+            _ if a.warp == new.warp => a,
+            _ if b.warp == new.warp => b,
+            _ if a.warp == 0 => a,
+            _ if b.warp == 0 || ordered(b) => b,
+            _ if ordered(a) || a.time <= b.time => a,
+            _ => b,
+        };
+        let lanes = if r.warp == new.warp && r.time == new.time { r.lanes } else { 0 };
+        *r = Read { lanes: new.lanes | lanes, ..new };
     }
 }

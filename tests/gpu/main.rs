@@ -4,6 +4,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod conv;
 mod mutants;
 use common::*;
 use deep_affect::device::{self, Checks, Data, Device, Gpu, Session, Simulator};

@@ -1,7 +1,7 @@
 //! Logic, shifts and bit fields (PTX ISA 9.7.1.15 on, 9.7.8).
 
 use super::Line;
-use super::integer::for_int;
+use super::integer::{for_bits, for_int};
 use crate::error::{Error, Result};
 use crate::sim::lanes::{Args, lanes, map4};
 use crate::sim::program::{Exec, Type};
@@ -13,27 +13,27 @@ pub fn decode(l: &mut Line) -> Result<bool> {
     }
     match l.base {
         "and" => {
-            let body = for_int!(ty, T => lanes!(T = |a: T, b: T| a & b));
+            let body = for_bits!(ty, T => lanes!(T = |a: T, b: T| a & b));
             l.map(body, ty, ty, 2, 0, 0)
         }
         "or" => {
-            let body = for_int!(ty, T => lanes!(T = |a: T, b: T| a | b));
+            let body = for_bits!(ty, T => lanes!(T = |a: T, b: T| a | b));
             l.map(body, ty, ty, 2, 0, 0)
         }
         "xor" => {
-            let body = for_int!(ty, T => lanes!(T = |a: T, b: T| a ^ b));
+            let body = for_bits!(ty, T => lanes!(T = |a: T, b: T| a ^ b));
             l.map(body, ty, ty, 2, 0, 0)
         }
         "not" => {
-            let body = for_int!(ty, T => lanes!(T = |a: T| !a));
+            let body = for_bits!(ty, T => lanes!(T = |a: T| !a));
             l.map(body, ty, ty, 1, 0, 0)
         }
         "cnot" => {
-            let body = for_int!(ty, T => lanes!(T = |a: T| (a == 0) as T));
+            let body = for_bits!(ty, T => lanes!(T = |a: T| (a == 0) as T));
             l.map(body, ty, ty, 1, 0, 0)
         }
         "shl" => {
-            let body = for_int!(ty, T => lanes!(T = |a: T, n: u32| if n < T::BITS { a << n } else { 0 }));
+            let body = for_bits!(ty, T => lanes!(T = |a: T, n: u32| if n < T::BITS { a << n } else { 0 }));
             shift(l, ty, body)
         }
         // A shift past the width leaves zeros, or the sign.
@@ -49,7 +49,7 @@ pub fn decode(l: &mut Line) -> Result<bool> {
         "popc" => count(l, ty, lanes!(u32 = |a: u32| a.count_ones()), lanes!(u32 = |a: u64| a.count_ones())),
         "clz" => count(l, ty, lanes!(u32 = |a: u32| a.leading_zeros()), lanes!(u32 = |a: u64| a.leading_zeros())),
         "brev" => {
-            let body = for_int!(ty, T => lanes!(T = |a: T| a.reverse_bits()));
+            let body = for_bits!(ty, T => lanes!(T = |a: T| a.reverse_bits()));
             l.map(body, ty, ty, 1, 0, 0)
         }
         "bfind" => bfind(l, ty),

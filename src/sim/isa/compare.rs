@@ -1,6 +1,6 @@
 //! Comparison and selection (PTX ISA 9.7.6).
 
-use super::integer::for_int;
+use super::integer::{for_bits, for_int};
 use super::{Inst, Line};
 use crate::error::{Error, Result};
 use crate::sim::lanes::{Args, Body, lanes, select, test};
@@ -104,8 +104,8 @@ fn float_body(op: &str, ty: Type, ftz: bool) -> Result<Option<Body>> {
 
 fn int_body(op: &str, ty: Type) -> Result<Option<Body>> {
     Ok(Some(match op {
-        "eq" => for_int!(ty, T => compare!(T, |a, b| a == b)),
-        "ne" => for_int!(ty, T => compare!(T, |a, b| a != b)),
+        "eq" => for_bits!(ty, T => compare!(T, |a, b| a == b)),
+        "ne" => for_bits!(ty, T => compare!(T, |a, b| a != b)),
         "lt" | "lo" => for_int!(ty, T => compare!(T, |a, b| a < b)),
         "le" | "ls" => for_int!(ty, T => compare!(T, |a, b| a <= b)),
         "gt" | "hi" => for_int!(ty, T => compare!(T, |a, b| a > b)),

@@ -268,12 +268,19 @@ fn cvt(l: &mut Line) -> Result<bool> {
 }
 
 fn truncated(to: Type, from: Type) -> Result<Option<Body>> {
-    Ok(Some(for_any_int!(from, S => for_any_int!(to, D => lanes!(D = |a: S| a as D)))))
+    // What is dropped does not depend on the result's sign, and 64 bits are not extended.
+    let from = if from.is_long() { Type::U64 } else { from };
+    Ok(Some(for_any_int!(from, S => match to.bytes() {
+        1 => lanes!(u8 = |a: S| a as u8),
+        2 => lanes!(u16 = |a: S| a as u16),
+        4 => lanes!(u32 = |a: S| a as u32),
+        _ => lanes!(u64 = |a: S| a as u64),
+    })))
 }
 
 fn saturated(to: Type, from: Type) -> Result<Option<Body>> {
     Ok(Some(for_any_int!(from, S => for_any_int!(to, D => {
-        lanes!(D = |a: S| (a as i128).clamp(D::MIN as i128, D::MAX as i128) as D)
+        lanes!(plain D = |a: S| (a as i128).clamp(D::MIN as i128, D::MAX as i128) as D)
     }))))
 }
 
@@ -299,8 +306,8 @@ fn from_int(to: Type, from: Type, mode: u32) -> Result<Option<Body>> {
             crate::sim::lanes::map1::<f32, S>(r, s, m, |a| output(a.exact(), mode))
         }),
         Type::F64 if mode == 0 => lanes!(f64 = |a: S| a as f64),
-        Type::F16 if mode == 0 => lanes!(f16 = |a: S| round::to_f16(a.exact())),
-        Type::Bf16 if mode == 0 => lanes!(bf16 = |a: S| round::to_bf16(a.exact())),
+        Type::F16 if mode == 0 => lanes!(plain f16 = |a: S| round::to_f16(a.exact())),
+        Type::Bf16 if mode == 0 => lanes!(plain bf16 = |a: S| round::to_bf16(a.exact())),
         _ => return Ok(None),
     })))
 }

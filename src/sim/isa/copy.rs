@@ -7,7 +7,7 @@ use super::Line;
 use super::memory::{Address, regions, touch};
 use crate::error::{Error, Result};
 use crate::sim::FaultKind;
-use crate::sim::lanes::{Args, Regs, WARP};
+use crate::sim::lanes::{Args, Regs, WARP, active};
 use crate::sim::memory::{Memory, Problem, Region, Target};
 use crate::sim::program::{Exec, Space, Type};
 use crate::sim::run::Context;
@@ -113,7 +113,7 @@ impl Copies {
         let mut fetch = |memory: &mut Memory, region: &Region, mask: u32, bytes: usize| {
             memory.check_read(region, mask, bytes)?;
             touch(shadow, memory, region, mask, bytes, Touch::Read)?;
-            for l in (0..WARP).filter(|l| mask >> l & 1 != 0) {
+            for l in active(mask) {
                 data[l][..bytes].copy_from_slice(&memory.data(region.target)[region.offsets[l]..][..bytes]);
             }
             Ok(())
@@ -123,7 +123,7 @@ impl Copies {
                 fetch(memory, region, mask, c.bytes)
             })?;
         }
-        for l in (0..WARP).filter(|l| (mask & !full) >> l & 1 != 0 && reads[*l] > 0) {
+        for l in active(mask & !full).filter(|l| reads[*l] > 0) {
             if let Some(region) = memory.resolve(Space::Global, &from, 1 << l, reads[l], c.bytes)? {
                 fetch(memory, &region, 1 << l, reads[l])?;
             }
@@ -131,7 +131,7 @@ impl Copies {
         regions(memory, Space::Shared, &to, mask, c.bytes, |memory, region, mask| {
             memory.note_write(region, mask, c.bytes)?;
             touch(shadow, memory, region, mask, c.bytes, Touch::Write)?;
-            for l in (0..WARP).filter(|l| mask >> l & 1 != 0) {
+            for l in active(mask) {
                 let (target, at, bytes) = (region.target, region.offsets[l], c.bytes);
                 memory.expect_copy(target, at, bytes)?;
                 let group = self.committed[l];
@@ -142,7 +142,7 @@ impl Copies {
     }
 
     pub fn group(&mut self, g: Group, mask: u32, cx: &mut Context) -> Result<(), Problem> {
-        for l in (0..WARP).filter(|l| mask >> l & 1 != 0) {
+        for l in active(mask) {
             match g {
                 Group::Commit => self.committed[l] += 1,
                 Group::WaitAll => self.land(l, u32::MAX, &mut cx.memory, &mut cx.shadow)?,

@@ -47,10 +47,10 @@ impl Half for bf16 {
 macro_rules! for_half {
     ($ty:expr, $H:ident, |$($a:ident),*| $f:expr) => {
         match $ty {
-            Type::F16 => { type $H = f16; lanes!($H = |$($a: $H),*| $f) }
-            Type::Bf16 => { type $H = bf16; lanes!($H = |$($a: $H),*| $f) }
-            Type::F16x2 => { type $H = f16; lanes!([$H; 2] = |$($a: [$H; 2]),*| { let f = |$($a: $H),*| $f; [f($($a[0]),*), f($($a[1]),*)] }) }
-            Type::Bf16x2 => { type $H = bf16; lanes!([$H; 2] = |$($a: [$H; 2]),*| { let f = |$($a: $H),*| $f; [f($($a[0]),*), f($($a[1]),*)] }) }
+            Type::F16 => { type $H = f16; lanes!(plain $H = |$($a: $H),*| $f) }
+            Type::Bf16 => { type $H = bf16; lanes!(plain $H = |$($a: $H),*| $f) }
+            Type::F16x2 => { type $H = f16; lanes!(plain [$H; 2] = |$($a: [$H; 2]),*| { let f = |$($a: $H),*| $f; [f($($a[0]),*), f($($a[1]),*)] }) }
+            Type::Bf16x2 => { type $H = bf16; lanes!(plain [$H; 2] = |$($a: [$H; 2]),*| { let f = |$($a: $H),*| $f; [f($($a[0]),*), f($($a[1]),*)] }) }
             _ => return Ok(false),
         }
     };

@@ -40,6 +40,28 @@ macro_rules! for_int {
 }
 pub(super) use for_int;
 
+/// The same for what depends on the width alone.
+macro_rules! for_bits {
+    ($ty:expr, $T:ident => $body:expr) => {
+        match $ty {
+            Type::U16 | Type::S16 | Type::B16 => {
+                type $T = u16;
+                $body
+            }
+            Type::U32 | Type::S32 | Type::B32 => {
+                type $T = u32;
+                $body
+            }
+            Type::U64 | Type::S64 | Type::B64 => {
+                type $T = u64;
+                $body
+            }
+            _ => return Ok(Default::default()),
+        }
+    };
+}
+pub(super) use for_bits;
+
 /// What each type multiplies in, and what a product of two has room in.
 trait Product: Sized {
     fn high(a: Self, b: Self) -> Self;
@@ -68,19 +90,19 @@ pub fn decode(l: &mut Line) -> Result<bool> {
         "add" if sat && ty == Type::S32 => (2, lanes!(i32 = |a: i32, b: i32| a.saturating_add(b))),
         "sub" if sat && ty == Type::S32 => (2, lanes!(i32 = |a: i32, b: i32| a.saturating_sub(b))),
         _ if sat => return Ok(false),
-        "add" => (2, for_int!(ty, T => lanes!(T = |a: T, b: T| a.wrapping_add(b)))),
-        "sub" => (2, for_int!(ty, T => lanes!(T = |a: T, b: T| a.wrapping_sub(b)))),
+        "add" => (2, for_bits!(ty, T => lanes!(T = |a: T, b: T| a.wrapping_add(b)))),
+        "sub" => (2, for_bits!(ty, T => lanes!(T = |a: T, b: T| a.wrapping_sub(b)))),
         "mul" if hi => (2, for_int!(ty, T => lanes!(T = |a: T, b: T| T::high(a, b)))),
-        "mul" => (2, for_int!(ty, T => lanes!(T = |a: T, b: T| a.wrapping_mul(b)))),
+        "mul" => (2, for_bits!(ty, T => lanes!(T = |a: T, b: T| a.wrapping_mul(b)))),
         "mad" if hi => (3, for_int!(ty, T => lanes!(T = |a: T, b: T, c: T| T::high(a, b).wrapping_add(c)))),
-        "mad" => (3, for_int!(ty, T => lanes!(T = |a: T, b: T, c: T| a.wrapping_mul(b).wrapping_add(c)))),
+        "mad" => (3, for_bits!(ty, T => lanes!(T = |a: T, b: T, c: T| a.wrapping_mul(b).wrapping_add(c)))),
         // Division by zero is unspecified; the device gives all ones.
         "div" => (2, for_int!(ty, T => lanes!(T = |a: T, b: T| if b == 0 { !0 } else { a.wrapping_div(b) }))),
         "rem" => (2, for_int!(ty, T => lanes!(T = |a: T, b: T| if b == 0 { !0 } else { a.wrapping_rem(b) }))),
         "min" => (2, for_int!(ty, T => lanes!(T = |a: T, b: T| a.min(b)))),
         "max" => (2, for_int!(ty, T => lanes!(T = |a: T, b: T| a.max(b)))),
         "sad" => (3, for_int!(ty, T => lanes!(T = |a: T, b: T, c: T| c.wrapping_add(a.max(b).wrapping_sub(a.min(b)))))),
-        "neg" => (1, for_int!(ty, T => lanes!(T = |a: T| (0 as T).wrapping_sub(a)))),
+        "neg" => (1, for_bits!(ty, T => lanes!(T = |a: T| (0 as T).wrapping_sub(a)))),
         "abs" if ty.is_signed() => (1, for_int!(ty, T => lanes!(T = |a: T| a.max((0 as T).wrapping_sub(a))))),
         "dp4a" => return dp4a(l),
         _ => return Ok(false),

@@ -7,7 +7,7 @@ use super::Line;
 use super::memory::Address;
 use crate::error::{Error, Result};
 use crate::sim::FaultKind;
-use crate::sim::lanes::{Args, Regs, WARP};
+use crate::sim::lanes::{Args, Regs, active};
 use crate::sim::memory::{Problem, Target};
 use crate::sim::program::{Exec, Space, Type};
 use crate::sim::run::Context;
@@ -139,7 +139,7 @@ impl Barriers {
     ) -> Result<bool, Problem> {
         let addresses = op.address.lanes(regs);
         let mut waiting = false;
-        for l in (0..WARP).filter(|l| mask >> l & 1 != 0) {
+        for l in active(mask) {
             let Some(region) = cx.memory.resolve(op.space, &addresses, 1 << l, 8, 8)? else { continue };
             let Target::Shared(variable) = region.target else {
                 return Err(Problem::new(FaultKind::Async, l, "an mbarrier outside shared memory"));

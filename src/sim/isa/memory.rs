@@ -3,8 +3,8 @@
 use super::Line;
 use crate::error::{Error, Result};
 use crate::sim::FaultKind;
-use crate::sim::lanes::{Args, Regs, WARP};
-use crate::sim::memory::{Memory, Problem, Region, Target};
+use crate::sim::lanes::{Args, Regs, WARP, active};
+use crate::sim::memory::{Memory, Problem, Region};
 use crate::sim::program::{Exec, Space, Type};
 use crate::sim::run::Context;
 use crate::sim::shadow::{Shadow, Touch};
@@ -30,6 +30,7 @@ pub struct Address {
 }
 
 impl Address {
+    /// The address of each lane.
     #[inline(always)]
     pub fn lanes(&self, regs: &Regs) -> [u64; WARP] {
         let mut out = [0; WARP];
@@ -162,7 +163,8 @@ fn atomic(l: &mut Line) -> Result<bool> {
     l.push(Exec::Atomic(Box::new(Atomic { space, op, ty, address, returns: first == 1 })), args)
 }
 
-/// Runs `f` for each group of lanes whose addresses lie in one region; nearly always that is all of them.
+/// Runs `f` for all lanes if their addresses lie in one region, which is nearly always so, and else lane by lane.
+#[inline(always)]
 pub fn regions(
     memory: &mut Memory,
     space: Space,
@@ -171,18 +173,19 @@ pub fn regions(
     bytes: usize,
     mut f: impl FnMut(&mut Memory, &Region, u32) -> Result<(), Problem>,
 ) -> Result<(), Problem> {
-    if let Some(region) = memory.resolve(space, addresses, mask, bytes, bytes)? {
-        return f(memory, &region, mask);
-    }
-    for l in (0..WARP).filter(|l| mask >> l & 1 != 0) {
-        if let Some(region) = memory.resolve(space, addresses, 1 << l, bytes, bytes)? {
-            f(memory, &region, 1 << l)?;
+    let (mut part, mut rest) = (mask, mask);
+    while rest != 0 {
+        if let Some(region) = memory.resolve(space, addresses, part, bytes, bytes)? {
+            f(memory, &region, part)?;
+            rest &= !part;
         }
+        part = rest & rest.wrapping_neg();
     }
     Ok(())
 }
 
 /// Looks for races with the accesses of a region.
+#[inline]
 pub fn touch(
     shadow: &mut Option<Shadow>,
     memory: &Memory,
@@ -192,11 +195,7 @@ pub fn touch(
     how: Touch,
 ) -> Result<(), Problem> {
     let Some(shadow) = shadow else { return Ok(()) };
-    // Nobody else can reach the other spaces, or write to them.
-    if !matches!(region.target, Target::Window(_) | Target::Variable(_) | Target::Shared(_)) {
-        return Ok(());
-    }
-    shadow.touch_all(region, mask, bytes, how).map_err(|(lane, other)| {
+    shadow.touch(region, mask, bytes, how).map_err(|(lane, other)| {
         let does = if how == Touch::Read { "read" } else { "write" };
         let place =
             format!("{does} of {bytes} bytes at offset {} of {}", region.offsets[lane], memory.describe(region.target));
@@ -211,7 +210,37 @@ macro_rules! little {
     }};
 }
 
-pub fn load(a: &Access, regs: &mut Regs, mask: u32, cx: &mut Context) -> Result<(), Problem> {
+/// A function for the baseline and for wide vectors, as [`lanes!`](crate::sim::lanes) has it.
+macro_rules! twice {
+    ($(#[$doc:meta])* $name:ident, $body:ident, $regs:ty) => {
+        $(#[$doc])*
+        pub fn $name(a: &Access, regs: $regs, mask: u32, cx: &mut Context) -> Result<(), Problem> {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma")]
+                fn wide(a: &Access, regs: $regs, mask: u32, cx: &mut Context) -> Result<(), Problem> {
+                    $body(a, regs, mask, cx)
+                }
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                    // SAFETY: the machine has the features.
+                    return unsafe { wide(a, regs, mask, cx) };
+                }
+            }
+            $body(a, regs, mask, cx)
+        }
+    };
+}
+twice!(
+    /// Runs a load.
+    load, load_body, &mut Regs
+);
+twice!(
+    /// Runs a store.
+    store, store_body, &Regs
+);
+
+#[inline(always)]
+fn load_body(a: &Access, regs: &mut Regs, mask: u32, cx: &mut Context) -> Result<(), Problem> {
     let addresses = a.address.lanes(regs);
     let bytes = a.size * a.regs.len();
     cx.count_access(a.space, &addresses, mask, bytes, false);
@@ -253,14 +282,27 @@ pub fn load(a: &Access, regs: &mut Regs, mask: u32, cx: &mut Context) -> Result<
     })
 }
 
-pub fn store(a: &Access, regs: &Regs, mask: u32, cx: &mut Context) -> Result<(), Problem> {
+#[inline(always)]
+fn store_body(a: &Access, regs: &Regs, mask: u32, cx: &mut Context) -> Result<(), Problem> {
     let addresses = a.address.lanes(regs);
     let bytes = a.size * a.regs.len();
     cx.count_access(a.space, &addresses, mask, bytes, true);
     let Context { memory, shadow, .. } = cx;
     regions(memory, a.space, &addresses, mask, bytes, |memory, region, mask| {
         memory.note_write(region, mask, bytes)?;
-        for l in (0..WARP).filter(|l| mask >> l & 1 != 0) {
+        if shadow.is_none() && a.size == 4 {
+            let data = memory.data_mut(region.target)?;
+            for (v, &(long, slot)) in a.regs.iter().enumerate() {
+                for l in active(mask) {
+                    let value =
+                        if long { regs.longs[slot as usize].0[l] as u32 } else { regs.words[slot as usize].0[l] };
+                    let at = region.offsets[l] + 4 * v;
+                    data[at..at + 4].copy_from_slice(&value.to_le_bytes());
+                }
+            }
+            return Ok(());
+        }
+        for l in active(mask) {
             let at = region.offsets[l];
             let mut new = [0; 64];
             for (v, &(long, slot)) in a.regs.iter().enumerate() {
@@ -268,7 +310,7 @@ pub fn store(a: &Access, regs: &Regs, mask: u32, cx: &mut Context) -> Result<(),
                 new[v * a.size..][..8].copy_from_slice(&value.to_le_bytes());
             }
             let cell = &mut memory.data_mut(region.target)?[at..at + bytes];
-            let same = *cell == new[..bytes];
+            let same = shadow.is_some() && *cell == new[..bytes];
             cell.copy_from_slice(&new[..bytes]);
             touch(shadow, memory, region, 1 << l, bytes, if same { Touch::Rewrite } else { Touch::Write })?;
         }
@@ -290,7 +332,7 @@ pub fn atomic_run(a: &Atomic, args: &Args, regs: &mut Regs, mask: u32, cx: &mut 
         touch(shadow, memory, region, mask, bytes, Touch::Atomic)?;
         memory.note_write(region, mask, bytes)?;
         let data = memory.data_mut(region.target)?;
-        for l in (0..WARP).filter(|l| mask >> l & 1 != 0) {
+        for l in active(mask) {
             let cell = &mut data[region.offsets[l]..][..bytes];
             let mut old = [0; 8];
             old[..bytes].copy_from_slice(cell);

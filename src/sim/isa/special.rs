@@ -11,10 +11,14 @@ use crate::sim::program::Type;
 /// An f32 function, evaluated in f64.
 macro_rules! approximate {
     ($f:expr) => {
-        lanes!(|r, s, m| {
-            let mode = s.mode;
-            map1::<f32, f32>(r, s, m, |a| output($f(input(a, mode)), mode))
-        })
+        lanes!(
+            plain | r,
+            s,
+            m | {
+                let mode = s.mode;
+                map1::<f32, f32>(r, s, m, |a| output($f(input(a, mode)), mode))
+            }
+        )
     };
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Line, Operand};
 use crate::error::Result;
-use crate::sim::lanes::{Args, Regs, WARP};
+use crate::sim::lanes::{Args, Regs, WARP, active};
 use crate::sim::program::{Exec, Type};
 
 #[derive(Clone, Copy, Debug)]
@@ -159,7 +159,7 @@ pub fn shuffle(s: &Shuffle, args: &Args, regs: &mut Regs, mask: u32) -> Result<(
     let row = |slot: u32| &regs.words[slot as usize].0;
     let (a, b, c) = (row(args.a), row(args.b), row(args.c));
     let (mut out, mut valid) = ([0; WARP], 0);
-    for l in (0..WARP).filter(|l| mask >> l & 1 != 0) {
+    for l in active(mask) {
         let (from, ok) = source(s.by, l as u32, b[l], c[l]);
         if mask >> from & 1 == 0 {
             return Err((l, from));
@@ -175,7 +175,7 @@ pub fn shuffle(s: &Shuffle, args: &Args, regs: &mut Regs, mask: u32) -> Result<(
 }
 
 pub fn vote(v: &Vote, args: &Args, regs: &mut Regs, mask: u32) {
-    let lanes = || (0..WARP).filter(|l| mask >> l & 1 != 0);
+    let lanes = || active(mask);
     let yes = |regs: &Regs| {
         let p = regs.preds[args.a as usize];
         (if v.negated { !p } else { p }) & mask

@@ -1,10 +1,12 @@
 /*! Dense layers, x [N,...] of I numbers a row, w [O,I] -> y [N,O]. A four-dimensional input is read row by row as it lies
 in memory, that is flattened in H,W,C order. */
 
+mod gpu;
+
 use super::activation::ReluGrad;
 use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host;
 use crate::kernel::{Cost, Launch, Simd};
 use crate::shape::Type;
@@ -63,6 +65,10 @@ impl Op for Fprop {
             host::dense::fprop(simd, n, i, o, h.input(0), h.input(1), bias, op.relu, h.output(0))
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let extents = [io.outs[0].dims()[0], io.ins[0].row(), io.outs[0].row()];
+        gpu::fprop(Gpu::new(self, io, group), extents, self.bias, self.relu)
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: flops(io.outs[0].dims()[0], io.ins[0].row(), io.outs[0].row()), ..traffic(io) }
     }
@@ -97,6 +103,9 @@ impl Op for Dgrad {
             host::dense::dgrad(simd, n, i, o, h.input(0), h.input(1), h.output(0))
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        gpu::dgrad(Gpu::new(self, io, group), [self.x.dims()[0], self.x.row(), io.ins[0].row()])
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: flops(self.x.dims()[0], self.x.row(), io.ins[0].row()), ..traffic(io) }
     }
@@ -129,6 +138,9 @@ impl Op for Wgrad {
             host::dense::wgrad(simd, n, i, o, h.input(0), h.input(1), h.output(0))
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        gpu::wgrad(Gpu::new(self, io, group), [io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row()])
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: flops(io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row()), ..traffic(io) }
     }
@@ -158,33 +170,51 @@ impl Op for BiasGrad {
             host::column_sums(simd, rows, k, h.input(0), h.output(0), h.scratch())
         })
     }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let k = io.outs[0].numel();
+        gpu::column_sums(Gpu::new(self, io, group), io.ins[0].numel() / k, k)
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.ins[0].numel() as f64, ..traffic(io) }
     }
 }
 
-pub const FAMILY: Family =
-    Family { name: "dense", ops: &["dense.fprop", "dense.dgrad", "dense.wgrad", "bias.grad"], kernels: &[], cases };
+pub const FAMILY: Family = Family {
+    name: "dense",
+    ops: &["dense.fprop", "dense.dgrad", "dense.wgrad", "bias.grad"],
+    kernels: gpu::KERNELS,
+    cases,
+};
 
 fn cases() -> Vec<Case> {
     let mut cases = vec![];
-    // rows, in, out; the second is longer than one reduction chunk, the last has four extents
-    for (i, (x, out)) in
-        [(vec![3, 7], 5), (vec![2, 2500], 3), (vec![25, 96], 70), (vec![1, 64], 33), (vec![5, 2, 3, 4], 17)]
-            .into_iter()
-            .enumerate()
-    {
-        let (xt, bias) = (Type::f32(&x), i != 3);
+    // rows, in, out; the second is longer than one reduction chunk, the fifth has four extents, and together they reach
+    // every variant of the GPU's kernels
+    let shapes: [(&[usize], usize); 9] = [
+        (&[3, 7], 5),
+        (&[2, 2500], 3),
+        (&[25, 96], 70),
+        (&[1, 64], 33),
+        (&[5, 2, 3, 4], 17),
+        (&[1, 9], 6),
+        (&[9, 13], 11),
+        (&[40, 132], 36),
+        (&[3, 160], 8),
+    ];
+    for (i, (x, out)) in shapes.into_iter().enumerate() {
+        let (xt, bias) = (Type::f32(x), i != 3);
         let (width, n) = (xt.row(), x[0]);
         let (wt, yt) = (Type::f32(&[out, width]), Type::f32(&[n, out]));
         let ins: Vec<Type> = [xt, wt].into_iter().chain(bias.then(|| Type::f32(&[out]))).collect();
-        let diff: Vec<usize> = if width < 1000 { (0..ins.len()).collect() } else { vec![] };
+        let diff: Vec<usize> = if xt.numel() + wt.numel() < 10_000 { (0..ins.len()).collect() } else { vec![] };
         let label = format!("x {x:?} out {out}");
         cases.push(Case::new(&label, Fprop { bias, relu: i == 2 }, &ins, &diff, Bound::Dot(width + 1)));
         cases.push(Case::new(&label, Dgrad { x: xt }, &[yt, wt], &[], Bound::Dot(out)));
         cases.push(Case::new(&label, Wgrad, &[xt, yt], &[], Bound::Dot(n)));
         cases.push(Case::new(&label, BiasGrad, &[yt], &[], Bound::Dot(n)));
     }
-    cases.push(Case::new("x [2,9,11,5]", BiasGrad, &[Type::f32(&[2, 9, 11, 5])], &[], Bound::Dot(198)));
+    for x in [[2, 9, 11, 5], [4, 17, 19, 34]] {
+        cases.push(Case::new(format!("x {x:?}"), BiasGrad, &[Type::f32(&x)], &[], Bound::Dot(x[0] * x[1] * x[2])));
+    }
     cases
 }

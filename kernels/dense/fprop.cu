@@ -1,0 +1,58 @@
+// y = act(x w^T + b): streams w. A warp computes ROWS x COLUMNS elements of y and shares each sum among its lanes: lane l
+// takes VEC inputs of every 32 VEC, and a butterfly adds the lanes. What a row of y holds depends on no other row and not
+// on ROWS: the same bits in every batch.
+#define RESIDENT 2
+#include "tile/epilogue.cuh"
+
+#if !defined(ROWS) || !defined(VEC)
+#error "-DROWS= -DVEC=: ops::dense::gpu"
+#endif
+
+constexpr int COLUMNS = 4;
+static_assert(COLUMNS == 4 && THREADS == 256, "the grid counts blocks of 8 warps, each of 4 columns");
+static_assert(VEC == 1 || VEC == 4, "elements per load");
+
+// x [N,I], w [O,I], b [O], y [N,O]; `inputs` is a multiple of VEC
+KERNEL(dense_fprop, 4, Dense) {
+    const int lane = threadIdx.x % 32, row = blockIdx.x * ROWS;
+    const int column = (blockIdx.y * (THREADS / 32) + threadIdx.x / 32) * COLUMNS;
+    if (column >= a.outputs) return;
+    // Past the end the last row is read again, and not written.
+    int x[ROWS];
+    const float *w[COLUMNS];
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) x[r] = min(row + r, a.rows - 1) * a.inputs;
+#pragma unroll
+    for (int c = 0; c < COLUMNS; ++c) w[c] = o.in<float>(1) + (u64)min(column + c, a.outputs - 1) * a.inputs;
+
+    float sum[ROWS][COLUMNS] = {};
+#pragma unroll(ROWS == 1 ? 4 : 1)
+    for (int i = lane * VEC; i < a.inputs; i += 32 * VEC) {
+        Pack<VEC> weights[COLUMNS];
+#pragma unroll
+        for (int c = 0; c < COLUMNS; ++c) weights[c] = Pack<VEC>::load(w[c] + i);
+#pragma unroll
+        for (int r = 0; r < ROWS; ++r) {
+            const auto inputs = Pack<VEC>::load(o.in<float>(0) + x[r] + i);
+#pragma unroll
+            for (int c = 0; c < COLUMNS; ++c)
+#pragma unroll
+                for (int v = 0; v < VEC; ++v) sum[r][c] = __fmaf_rn(inputs.at[v], weights[c].at[v], sum[r][c]);
+        }
+    }
+
+    const Act act{a.bias ? o.in<float>(2) : nullptr, a.outputs, a.relu};
+#pragma unroll
+    for (int first = 0; first < ROWS * COLUMNS; first += 32) {
+        float mine = 0;
+#pragma unroll
+        for (int i = first; i < min(first + 32, ROWS * COLUMNS); ++i) {
+            float s = sum[i / COLUMNS][i % COLUMNS];
+#pragma unroll
+            for (int apart = 16; apart > 0; apart /= 2) s += __shfl_xor_sync(0xffffffff, s, apart);
+            if (lane == i - first) mine = s;
+        }
+        const int r = row + (first + lane) / COLUMNS, c = column + (first + lane) % COLUMNS;
+        if (first + lane < ROWS * COLUMNS && r < a.rows && c < a.outputs) o.out<float>(3)[(u64)r * a.outputs + c] = act(c, mine);
+    }
+}

@@ -1,0 +1,77 @@
+//! The shapes that every check of the convolutions runs on.
+
+use super::{Dgrad, Fprop, Transposed, Wgrad};
+use crate::ops::{Bound, Case};
+use crate::shape::{ConvShape, Type, Window};
+
+pub(super) fn cases() -> Vec<Case> {
+    let square = Window::square;
+    let odd = Window { kernel: [3, 5], stride: [2, 1], pad: [1, 2, 0, 1], dilation: [1, 1], ceil: false };
+    let dilated = Window { dilation: [2, 3], ..square(3, 1, 2) };
+    // x [N,H,W,C], K, window, groups
+    let shapes: [([usize; 4], usize, Window, usize); 23] = [
+        ([2, 9, 11, 3], 5, square(3, 1, 1), 1),
+        ([1, 6, 6, 16], 32, square(3, 1, 1), 1),
+        ([3, 7, 5, 17], 19, square(3, 1, 1), 1),
+        ([2, 1, 1, 8], 8, square(3, 1, 1), 1),
+        ([2, 2, 2, 8], 8, square(3, 1, 1), 1),
+        ([2, 8, 8, 4], 6, square(3, 2, 1), 1),
+        ([1, 13, 13, 3], 8, square(7, 2, 3), 1),
+        ([2, 5, 6, 8], 12, square(1, 1, 0), 1),
+        ([2, 7, 7, 8], 12, square(1, 2, 0), 1),
+        ([2, 9, 10, 3], 4, odd, 1),
+        ([2, 9, 10, 4], 6, dilated, 2),
+        ([2, 8, 8, 6], 6, square(3, 1, 1), 6),
+        ([2, 7, 9, 19], 19, square(3, 2, 1), 19),
+        ([2, 6, 5, 5], 15, square(3, 1, 1), 5),
+        ([2, 11, 10, 33], 36, square(3, 1, 1), 1),
+        ([1, 6, 5, 32], 80, square(3, 1, 1), 2),
+        ([2, 6, 7, 8], 8, square(3, 2, 1), 8),
+        ([1, 5, 6, 16], 72, square(3, 2, 1), 1),
+        // Pixels enough for every tile of the GPU's kernels.
+        ([1, 112, 112, 20], 20, square(1, 1, 0), 1),
+        ([1, 112, 112, 36], 36, square(1, 1, 0), 1),
+        ([1, 112, 112, 4], 68, square(1, 1, 0), 1),
+        ([1, 112, 112, 68], 4, square(1, 1, 0), 1),
+        ([1, 112, 112, 3], 36, square(1, 1, 0), 1),
+    ];
+    let mut cases = vec![];
+    for (i, (x, k, window, groups)) in shapes.into_iter().enumerate() {
+        let shape = ConvShape::new(&x, k, window, groups).expect("a case fits");
+        let [r, s] = shape.taps();
+        let (xt, yt) = (Type::f32(&x), Type::f32(&[shape.n, shape.p, shape.q, k]));
+        let (wt, bt) = (Type::f32(&[k, r, s, shape.group_c()]), Type::f32(&[k]));
+        let bias = i % 3 != 2;
+        let ins: Vec<Type> = [xt, wt].into_iter().chain(bias.then_some(bt)).collect();
+        // The same adjoint on every shape: differencing each number of the large ones would only take minutes.
+        let diff: Vec<usize> = if wt.numel().max(xt.numel()) < 5000 { (0..ins.len()).collect() } else { vec![] };
+        let label = |pass| format!("{pass}k{k} {r}x{s} stride {:?} groups {groups} x {x:?}", window.stride);
+        let fprop = Fprop { filters: k, window, groups, bias, relu: i % 2 == 0 };
+        let terms = r * s * shape.group_c() + 1;
+        cases.push(Case::new(label(""), fprop, &ins, &diff, Bound::Dot(terms)));
+        cases.push(Case::new(label(""), Dgrad { shape }, &[yt, wt], &[], Bound::Dot(r * s * shape.group_k())));
+        if x[1] < 100 {
+            cases.push(Case::new(label(""), Wgrad { shape }, &[xt, yt], &[], Bound::Dot(shape.n * shape.p * shape.q)));
+        }
+    }
+    // x [N,P,Q,K], C, window, output padding, groups
+    let transposed = [
+        ([2, 4, 5, 6], 5, square(3, 2, 1), [1, 1], 1),
+        ([1, 5, 4, 17], 19, square(4, 2, 1), [0, 0], 1),
+        ([2, 3, 3, 4], 6, square(2, 2, 0), [0, 0], 2),
+        // Pixels that no tap reaches: the bias alone.
+        ([1, 4, 3, 3], 4, square(1, 3, 0), [2, 0], 1),
+        ([2, 4, 4, 3], 4, odd, [1, 0], 1),
+        ([2, 4, 3, 7], 7, square(3, 2, 1), [0, 1], 7),
+    ];
+    for (i, (x, channels, window, output_pad, groups)) in transposed.into_iter().enumerate() {
+        let op = Transposed { channels, window, output_pad, groups, bias: i != 1, relu: i % 2 == 0 };
+        let (xt, [r, s]) = (Type::f32(&x), window.kernel);
+        let (wt, bt) = (Type::f32(&[x[3], r, s, channels / groups]), Type::f32(&[channels]));
+        let ins: Vec<Type> = [xt, wt].into_iter().chain(op.bias.then_some(bt)).collect();
+        let diff: Vec<usize> = (0..ins.len()).collect();
+        let label = format!("c{channels} {r}x{s} stride {:?} groups {groups} x {x:?}", window.stride);
+        cases.push(Case::new(label, op, &ins, &diff, Bound::Dot(r * s * x[3] / groups + 1)));
+    }
+    cases
+}

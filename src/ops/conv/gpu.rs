@@ -1,0 +1,219 @@
+//! Kernels of the convolutions, and which one computes what.
+
+use crate::cuda_struct;
+use crate::graph::Gpu;
+use crate::graph::Operand::{In, Out};
+use crate::kernel::Launch;
+use crate::kernel::gpu::{CudaStruct, Kernel, PLAIN};
+use crate::ops::tile::{Tile, bias_or_filters, index, parts, summed, vector};
+use crate::shape::ConvShape;
+
+cuda_struct! {
+    /// A convolution x [N,H,W,C] * w [K,R,S,C/groups] -> y [N,P,Q,K].
+    pub struct Conv {
+        n: i32,
+        h: i32,
+        w: i32,
+        c: i32,
+        k: i32,
+        p: i32,
+        q: i32,
+        r: i32,
+        s: i32,
+        stride_h: i32,
+        stride_w: i32,
+        /// Top and left.
+        pad_h: i32,
+        pad_w: i32,
+        dilation_h: i32,
+        dilation_w: i32,
+        /// From one tap to the next that leads to the same pixel from another output.
+        tap_step_h: i32,
+        tap_step_w: i32,
+        /// Channels and filters of a group.
+        gc: i32,
+        gk: i32,
+        /// wgrad: pixels of y in a part of the sum.
+        part: i32,
+        /// fprop and dgrad: whether there is a bias, and whether ReLU follows.
+        bias: i32,
+        relu: i32,
+    }
+}
+
+const fn kernel(
+    entry: &'static str,
+    source: &'static str,
+    operands: usize,
+    consts: &'static [&'static str],
+    variants: &'static [&'static [i64]],
+) -> Kernel {
+    Kernel { entry, source, threads: 256, operands, args: Conv::TEXT, consts, variants }
+}
+
+// BM, BN, BK, VEC; large before small, as `Tile::choose` asks.
+const FPROP_TILES: &[&[i64]] =
+    &[&[128, 128, 8, 4], &[128, 64, 8, 4], &[128, 32, 8, 4], &[64, 64, 16, 4], &[128, 64, 8, 1], &[64, 64, 16, 1]];
+const DGRAD_TILES: &[&[i64]] =
+    &[&[128, 128, 8, 4], &[128, 64, 8, 4], &[128, 32, 8, 4], &[64, 64, 16, 4], &[64, 64, 16, 1]];
+const WGRAD_TILES: &[&[i64]] = &[&[128, 128, 8, 4], &[64, 128, 8, 4], &[64, 64, 16, 4], &[64, 64, 16, 1]];
+const VECTORS: &[&[i64]] = &[&[4], &[1]];
+
+static FPROP: Kernel = kernel("conv_fprop", "conv/fprop.cu", 4, Tile::CONSTS, FPROP_TILES);
+static DGRAD: Kernel = kernel("conv_dgrad", "conv/dgrad.cu", 4, Tile::CONSTS, DGRAD_TILES);
+static WGRAD: Kernel = kernel("conv_wgrad", "conv/wgrad.cu", 3, Tile::CONSTS, WGRAD_TILES);
+static DIRECT_FPROP: Kernel = kernel("conv_direct_fprop", "conv/direct.cu", 4, &[], PLAIN);
+static DIRECT_DGRAD: Kernel = kernel("conv_direct_dgrad", "conv/direct.cu", 4, &[], PLAIN);
+static DIRECT_WGRAD: Kernel = kernel("conv_direct_wgrad", "conv/direct.cu", 3, &[], PLAIN);
+static DEPTHWISE_FPROP: Kernel = kernel("depthwise_fprop", "conv/depthwise.cu", 4, &["VEC"], VECTORS);
+static DEPTHWISE_DGRAD: Kernel = kernel("depthwise_dgrad", "conv/depthwise.cu", 4, &["VEC"], VECTORS);
+static DEPTHWISE_WGRAD: Kernel = kernel("depthwise_wgrad", "conv/depthwise.cu", 3, &["VEC"], VECTORS);
+
+pub(super) const KERNELS: &[&Kernel] = &[
+    &FPROP,
+    &DGRAD,
+    &WGRAD,
+    &DIRECT_FPROP,
+    &DIRECT_DGRAD,
+    &DIRECT_WGRAD,
+    &DEPTHWISE_FPROP,
+    &DEPTHWISE_DGRAD,
+    &DEPTHWISE_WGRAD,
+];
+
+/// How a convolution is computed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Form {
+    /// One thread per result. Everything can be computed so, with the same bits as by tiles (but for wgrad, whose sums
+    /// are cut elsewhere).
+    Direct,
+    /// One filter per channel.
+    Depthwise,
+    /// Implicit GEMM.
+    Tiled,
+}
+
+impl Form {
+    /// The form for a shape, the same for all passes.
+    pub fn of(s: &ConvShape) -> Form {
+        match (s.group_c(), s.group_k()) {
+            _ if s.groups == 1 => Form::Tiled,
+            (1, 1) => Form::Depthwise,
+            (c, k) if c < 16 || k < 16 => Form::Direct,
+            _ => Form::Tiled,
+        }
+    }
+}
+
+/// Blocks below which a smaller tile is better.
+const ENOUGH: usize = 96;
+
+/// The tile of fprop: pixels of y x filters.
+pub fn fprop_tile(s: &ConvShape) -> Tile {
+    Tile::choose(FPROP_TILES, &[s.group_c()], s.n * s.p * s.q, s.group_k(), ENOUGH)
+}
+
+/// The tile of dgrad: pixels of x x channels.
+pub fn dgrad_tile(s: &ConvShape) -> Tile {
+    Tile::choose(DGRAD_TILES, &[s.group_c(), s.group_k()], s.n * s.h * s.w, s.group_c(), ENOUGH)
+}
+
+/// The tile of wgrad: filters x (taps and channels). Parts of the sum make blocks.
+pub fn wgrad_tile(s: &ConvShape) -> Tile {
+    Tile::choose(WGRAD_TILES, &[s.group_c(), s.group_k()], s.group_k(), width(s), 1)
+}
+
+/// Numbers in a filter.
+fn width(s: &ConvShape) -> usize {
+    s.taps()[0] * s.taps()[1] * s.group_c()
+}
+
+fn args(s: &ConvShape, bias: bool, relu: bool, part: usize) -> Conv {
+    let ([r, t], w) = (s.taps(), &s.window);
+    // Kernels count pixels, numbers in an image and numbers in all filters in 32 bits.
+    let _ = [s.n * s.h * s.w, s.n * s.p * s.q, s.h * s.w * s.c, s.p * s.q * s.k, s.k * width(s)].map(index);
+    let step = |axis: usize| index(w.stride[axis] / gcd(w.stride[axis], w.dilation[axis]));
+    Conv {
+        n: index(s.n),
+        h: index(s.h),
+        w: index(s.w),
+        c: index(s.c),
+        k: index(s.k),
+        p: index(s.p),
+        q: index(s.q),
+        r: index(r),
+        s: index(t),
+        stride_h: index(w.stride[0]),
+        stride_w: index(w.stride[1]),
+        pad_h: index(w.pad[0]),
+        pad_w: index(w.pad[1]),
+        dilation_h: index(w.dilation[0]),
+        dilation_w: index(w.dilation[1]),
+        tap_step_h: step(0),
+        tap_step_w: step(1),
+        gc: index(s.group_c()),
+        gk: index(s.group_k()),
+        part: index(part),
+        bias: bias as i32,
+        relu: relu as i32,
+    }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// y = act(x * w + b); operands x, w and, with `bias`, b.
+pub fn fprop(gpu: Gpu, form: Form, s: &ConvShape, bias: bool, relu: bool) -> Vec<Launch> {
+    let operands = [In(0), In(1), bias_or_filters(bias), Out(0)];
+    let (args, pixels, vec) = (args(s, bias, relu, 0), s.n * s.p * s.q, vector(&[s.c]));
+    let tile = fprop_tile(s);
+    match form {
+        Form::Direct => gpu.call(&DIRECT_FPROP, &[], [(pixels * s.k).div_ceil(256), 1], &operands, args),
+        Form::Depthwise => {
+            gpu.call(&DEPTHWISE_FPROP, &[vec as i64], [(pixels * s.c / vec).div_ceil(256), 1], &operands, args)
+        }
+        Form::Tiled => {
+            let grid = [pixels.div_ceil(tile.m), s.groups * s.group_k().div_ceil(tile.n)];
+            gpu.call(&FPROP, tile.consts(), grid, &operands, args)
+        }
+    }
+    .done()
+}
+
+/// dx = act(the transpose of the convolution applied to dy, + b); operands dy, w and, with `bias`, b.
+pub fn dgrad(gpu: Gpu, form: Form, s: &ConvShape, bias: bool, relu: bool) -> Vec<Launch> {
+    let operands = [In(0), In(1), bias_or_filters(bias), Out(0)];
+    let (args, pixels, vec) = (args(s, bias, relu, 0), s.n * s.h * s.w, vector(&[s.c]));
+    match form {
+        Form::Direct => gpu.call(&DIRECT_DGRAD, &[], [(pixels * s.c).div_ceil(256), 1], &operands, args),
+        Form::Depthwise => {
+            gpu.call(&DEPTHWISE_DGRAD, &[vec as i64], [(pixels * s.c / vec).div_ceil(256), 1], &operands, args)
+        }
+        Form::Tiled => {
+            let (tile, [down, right]) = (dgrad_tile(s), s.window.stride);
+            // Pixels that are equal modulo the stride have the same taps, and blocks of their own.
+            let phase = s.n * s.h.div_ceil(down) * s.w.div_ceil(right);
+            let grid = [down * right * phase.div_ceil(tile.m), s.groups * s.group_c().div_ceil(tile.n)];
+            gpu.call(&DGRAD, tile.consts(), grid, &operands, args)
+        }
+    }
+    .done()
+}
+
+/// dw = correlation of x with dy; operands x, dy.
+pub fn wgrad(gpu: Gpu, form: Form, s: &ConvShape) -> Vec<Launch> {
+    let (size, pixels, vec) = (s.k * width(s), s.n * s.p * s.q, vector(&[s.c]));
+    let tile = wgrad_tile(s);
+    let (kernel, consts, blocks, step) = match form {
+        Form::Direct => (&DIRECT_WGRAD, &[][..], size.div_ceil(256), 1),
+        Form::Depthwise => (&DEPTHWISE_WGRAD, &[vec as i64][..], s.c.div_ceil(32) * s.taps()[0] * s.taps()[1], 1),
+        Form::Tiled => {
+            let blocks = s.groups * s.group_k().div_ceil(tile.m) * width(s).div_ceil(tile.n);
+            (&WGRAD, tile.consts(), blocks, tile.k)
+        }
+    };
+    let (parts, part) = parts(blocks, pixels, step);
+    let args = args(s, false, false, part);
+    summed(gpu, parts, size, |gpu, dw| gpu.call(kernel, consts, [blocks, parts], &[In(0), In(1), dw], args))
+}

@@ -1,0 +1,120 @@
+//! Kernels of the dense layers, and which one computes what.
+
+use crate::cuda_struct;
+use crate::graph::Gpu;
+use crate::graph::Operand::{In, Out};
+use crate::kernel::Launch;
+use crate::kernel::gpu::{CudaStruct, Kernel, PLAIN};
+use crate::ops::tile::{SPLIT_SUM, Tile, bias_or_filters, index, parts, summed, vector};
+
+cuda_struct! {
+    /// y [rows,outputs] = act(x [rows,inputs] w^T + b).
+    pub struct Dense {
+        rows: i32,
+        inputs: i32,
+        outputs: i32,
+        /// Whether there is a bias, and whether ReLU follows.
+        bias: i32,
+        relu: i32,
+    }
+}
+
+cuda_struct! {
+    /// A product of matrices [m,depth] [depth,n], `part` of the depth at a time.
+    pub struct Gemm {
+        m: i32,
+        n: i32,
+        depth: i32,
+        part: i32,
+    }
+}
+
+cuda_struct! {
+    /// Sums over the rows of [rows,n], `part` rows at a time.
+    pub struct ColumnSum {
+        rows: i32,
+        n: i32,
+        part: i32,
+    }
+}
+
+// ROWS, VEC
+const STREAMS: &[&[i64]] = &[&[1, 4], &[4, 4], &[16, 4], &[1, 1], &[4, 1], &[16, 1]];
+// BM, BN, BK, VEC; as `Tile::choose` asks
+const TILES: &[&[i64]] = &[&[64, 128, 8, 4], &[32, 128, 8, 4], &[64, 64, 16, 1]];
+
+static FPROP: Kernel = Kernel {
+    entry: "dense_fprop",
+    source: "dense/fprop.cu",
+    threads: 256,
+    operands: 4,
+    args: Dense::TEXT,
+    consts: &["ROWS", "VEC"],
+    variants: STREAMS,
+};
+
+const fn gemm(entry: &'static str) -> Kernel {
+    Kernel {
+        entry,
+        source: "gemm.cu",
+        threads: 256,
+        operands: 3,
+        args: Gemm::TEXT,
+        consts: Tile::CONSTS,
+        variants: TILES,
+    }
+}
+
+static DGRAD: Kernel = gemm("dense_dgrad");
+static WGRAD: Kernel = gemm("dense_wgrad");
+
+static COLUMN_SUM: Kernel = Kernel {
+    entry: "column_sum",
+    source: "reduce.cu",
+    threads: 256,
+    operands: 2,
+    args: ColumnSum::TEXT,
+    consts: &[],
+    variants: PLAIN,
+};
+
+pub(super) const KERNELS: &[&Kernel] = &[&FPROP, &DGRAD, &WGRAD, &COLUMN_SUM, &SPLIT_SUM];
+
+/// y = act(x w^T + b); operands x, w and, with `bias`, b. A value depends on its own row and on the widths, never on `rows`.
+pub(super) fn fprop(gpu: Gpu, [rows, inputs, outputs]: [usize; 3], bias: bool, relu: bool) -> Vec<Launch> {
+    let _ = [rows * inputs, rows * outputs].map(index);
+    // Rows that a warp computes together, from one reading of its four columns of w.
+    let together = [1, 4, 16].into_iter().find(|n| *n >= rows).unwrap_or(16);
+    let grid = [rows.div_ceil(together), outputs.div_ceil(8 * 4)];
+    let consts = [together as i64, vector(&[inputs]) as i64];
+    let operands = [In(0), In(1), bias_or_filters(bias), Out(0)];
+    let [rows, inputs, outputs] = [rows, inputs, outputs].map(index);
+    gpu.call(&FPROP, &consts, grid, &operands, Dense { rows, inputs, outputs, bias: bias as i32, relu: relu as i32 })
+        .done()
+}
+
+/// dx [rows,inputs] = dy w; operands dy, w.
+pub(super) fn dgrad(gpu: Gpu, [rows, inputs, outputs]: [usize; 3]) -> Vec<Launch> {
+    product(gpu, &DGRAD, [rows, inputs, outputs], &[inputs, outputs])
+}
+
+/// dw [outputs,inputs] = dy^T x; operands x, dy.
+pub(super) fn wgrad(gpu: Gpu, [rows, inputs, outputs]: [usize; 3]) -> Vec<Launch> {
+    product(gpu, &WGRAD, [outputs, inputs, rows], &[inputs, outputs])
+}
+
+fn product(gpu: Gpu, kernel: &'static Kernel, [m, n, depth]: [usize; 3], aligned: &[usize]) -> Vec<Launch> {
+    let tile = Tile::choose(TILES, aligned, m, n, 1);
+    let blocks = m.div_ceil(tile.m) * n.div_ceil(tile.n);
+    let (parts, part) = parts(blocks, depth, tile.k);
+    let args = Gemm { m: index(m), n: index(n), depth: index(depth), part: index(part) };
+    summed(gpu, parts, m * n, |gpu, c| gpu.call(kernel, tile.consts(), [blocks, parts], &[In(0), In(1), c], args))
+}
+
+/// db [n] = the sum over the rows of dy [rows,n].
+pub(super) fn column_sums(gpu: Gpu, rows: usize, n: usize) -> Vec<Launch> {
+    let blocks = n.div_ceil(32);
+    let (parts, part) = parts(blocks, rows, 1);
+    let args = ColumnSum { rows: index(rows), n: index(n), part: index(part) };
+    summed(gpu, parts, n, |gpu, db| gpu.call(&COLUMN_SUM, &[], [blocks, parts], &[In(0), db], args))
+}

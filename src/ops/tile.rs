@@ -1,0 +1,108 @@
+/*! What the tiled kernels (`kernels/tile/`) have in common on the host: which tile, and sums in parts. All of it pure
+functions of shapes, never of the GPU at hand: the same shape has the same bits everywhere. */
+
+use crate::cuda_struct;
+use crate::graph::Gpu;
+use crate::graph::Operand::{self, In, Out, Scratch};
+use crate::kernel::Launch;
+use crate::kernel::gpu::{Access, CudaStruct, Kernel, PLAIN};
+
+/// Blocks that occupy a large GPU: two on each of 132 multiprocessors.
+const BUSY: usize = 264;
+
+/// Depth that is worth a part of its own.
+const LEAST: usize = 128;
+
+/// The part of a product of matrices that one block computes: `m` x `n` elements, `k` of the depth per step, `vec`
+/// elements of an operand per load.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tile {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub vec: usize,
+    consts: &'static [i64],
+}
+
+impl Tile {
+    /// Names of its compile-time constants: a table of tiles is the list of a kernel's variants.
+    pub const CONSTS: &'static [&'static str] = &["BM", "BN", "BK", "VEC"];
+
+    /// The tile for an m x n product: of those in `table` that load as wide as the `aligned` extents allow, the first that
+    /// is more than half filled in both directions and gives `enough` blocks, or the last. It changes the speed, not the bits.
+    pub fn choose(table: &'static [&'static [i64]], aligned: &[usize], m: usize, n: usize, enough: usize) -> Tile {
+        let vec = vector(aligned);
+        let tiles = table.iter().map(|&consts| {
+            let [m, n, k, vec] = [0, 1, 2, 3].map(|i| consts[i] as usize);
+            Tile { m, n, k, vec, consts }
+        });
+        let fits = |t: &Tile| t.m < 2 * m && t.n < 2 * n && m.div_ceil(t.m) * n.div_ceil(t.n) >= enough;
+        let usable: Vec<Tile> = tiles.filter(|t| t.vec == vec).collect();
+        let fallback = usable.last().expect("a table has a tile for every alignment");
+        *usable.iter().find(|t| fits(t)).unwrap_or(fallback)
+    }
+
+    pub fn consts(&self) -> &'static [i64] {
+        self.consts
+    }
+}
+
+/// Elements per load where rows have these lengths.
+pub fn vector(lengths: &[usize]) -> usize {
+    if lengths.iter().all(|n| n.is_multiple_of(4)) { 4 } else { 1 }
+}
+
+/// A sum of `depth` terms cut so that `blocks` blocks per part keep a GPU busy: (parts, terms in each), terms in multiples
+/// of `step`.
+pub fn parts(blocks: usize, depth: usize, step: usize) -> (usize, usize) {
+    let wanted = BUSY.div_ceil(blocks).min(depth.div_ceil(LEAST)).max(1);
+    let part = depth.div_ceil(wanted).next_multiple_of(step);
+    (depth.div_ceil(part), part)
+}
+
+cuda_struct! {
+    /// What `split_sum` adds.
+    pub struct Parts {
+        n: u32,
+        parts: u32,
+    }
+}
+
+pub(super) static SPLIT_SUM: Kernel = Kernel {
+    entry: "split_sum",
+    source: "reduce.cu",
+    threads: 256,
+    operands: 2,
+    args: Parts::TEXT,
+    consts: &[],
+    variants: PLAIN,
+};
+
+/// Launches `call`, which writes `parts` partial sums of the `n` elements of output 0 to the operand it is given, and adds
+/// them in order.
+pub(super) fn summed<'a>(
+    mut gpu: Gpu<'a>,
+    parts: usize,
+    n: usize,
+    call: impl FnOnce(Gpu<'a>, Operand) -> Gpu<'a>,
+) -> Vec<Launch> {
+    if parts == 1 {
+        return call(gpu, Out(0)).done();
+    }
+    let all = gpu.scratch(4 * parts * n);
+    let args = Parts { n: index(n) as u32, parts: parts as u32 };
+    let operands = [Scratch(all, Access::Read), Out(0)];
+    call(gpu, Scratch(all, Access::Write)).call(&SPLIT_SUM, &[], [n.div_ceil(256), 1], &operands, args).done()
+}
+
+/// A number that kernels index with. What does not fit is larger than any GPU's memory allows for, or a bug.
+pub(super) fn index(n: usize) -> i32 {
+    // Indices run on to the end of a tile.
+    assert!(n < (1 << 31) - 4096, "{n} is too large for a kernel's index");
+    n as i32
+}
+
+/// The bias, or what stands in its place where the kernel is told that there is none.
+pub(super) fn bias_or_filters(bias: bool) -> Operand {
+    In(if bias { 2 } else { 1 })
+}
