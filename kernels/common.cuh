@@ -30,7 +30,8 @@ struct Operands {
 #define RESIDENT 1
 #endif
 
-/// A kernel `name` with `n` operands and a struct of numbers.
+/// A kernel `name` with `n` operands and a struct of numbers. That one block on an SM will do keeps the assembler from
+/// spilling registers to make room for more.
 #define KERNEL(name, n, Args) \
     extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) name(const __grid_constant__ Operands<n> o, const __grid_constant__ Args a)
 
