@@ -24,7 +24,7 @@ const SINGLES: &str = "conv.fprop [k19 3x3 stride [1, 1] groups 1";
 const STRIDED: &str = "conv.dgrad [k6 3x3 stride [2, 2]";
 const WGRAD: &str = "conv.wgrad [k19 3x3 stride [1, 1] groups 1";
 /// A sum in several parts.
-const PARTS: &str = "conv.wgrad [k68 1x1";
+const PARTS: &str = "conv.wgrad [k36 3x3 stride [1, 1] groups 1 x [2, 11";
 const POOL: &str = "maxpool [[3, 3] stride [2, 2] x [2, 8, 8, 3]";
 const POOL_GRAD: &str = "maxpool.grad [[3, 3] stride [2, 2] x [2, 8, 8, 3]";
 
@@ -59,13 +59,13 @@ const MUTANTS: &[Mutant] = &[
     m("upsample.cu", "a pixel right of the image is read", "return {low, min(low + 1, extent - 1),", "return {low, low + 1,", "upsample ["),
     // Reductions.
     m("reduce.cuh", "no barrier before the parts are read", "parts[threadIdx.x / WARP] = x;\n    __syncthreads();", "parts[threadIdx.x / WARP] = x;", "softmax [2x365"),
-    m("reduce.cuh", "no barrier before the next reduction writes", "    __syncthreads();  // before the next call writes\n", "", "softmax [2x365"),
+    m("reduce.cuh", "no barrier before the next reduction writes", "    __syncthreads();  // before the next call writes\n", "", "mse ["),
     m("reduce.cuh", "half of the warps are dropped", "for (int offset = WARPS / 2;", "for (int offset = WARPS / 4;", "softmax [2x365"),
     m("reduce.cuh", "a shuffle names lanes that do not come", "x = op(x, __shfl_xor_sync(~0u, x, offset));\n    return x;", "if (threadIdx.x % 2 == 0) x = op(x, __shfl_xor_sync(~0u, x, offset));\n    return x;", "softmax [2x365"),
-    m("softmax.cu", "the maximum is not subtracted twice", "y[i] = exp(x[i] - max) / sum;", "y[i] = exp(x[i]) / sum;", "softmax [2x365"),
+    m("softmax.cu", "the maximum is subtracted once", "y[i] = exp(x[i] - max) / sum;", "y[i] = exp(x[i]) / sum;", "softmax [2x365"),
     m("reduce.cu", "the last part is left out", "part < a.parts; ++part", "part + 1 < a.parts; ++part", PARTS),
     m("reduce.cu", "no barrier before the column's sums are read", "    __syncthreads();\n", "", "bias.grad"),
-    m("reduce.cu", "a row of the next part is added", "end = min(begin + a.part, a.rows);", "end = min(begin + a.part + 1, a.rows);", "bias.grad [x [2,9"),
+    m("reduce.cu", "a row of the next part is added", "end = min(begin + a.part, a.rows);", "end = min(begin + a.part + 1, a.rows);", "bias.grad [x [4, 17"),
     // The product of tiles.
     m("tile/multiply.cuh", "no barrier before the first product", "b.store(b.load(), bs[steps & 1]);\n        __syncthreads();", "b.store(b.load(), bs[steps & 1]);", VECTORS),
     m("tile/multiply.cuh", "no barrier between steps", "b.store(next_b, bs[~steps & 1]);\n            __syncthreads();", "b.store(next_b, bs[~steps & 1]);", VECTORS),
