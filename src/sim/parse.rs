@@ -41,6 +41,8 @@ struct Scope<'a> {
     labels: HashMap<&'a str, usize>,
     tables: HashMap<&'a str, Vec<&'a str>>,
     jumps: Vec<(usize, &'a str, u32)>,
+    /// Whether this is the body of a function, at whose end `ret` arrives.
+    function: bool,
 }
 
 /// A kernel under construction.
@@ -51,7 +53,10 @@ pub struct Frame<'a> {
     words: HashMap<u32, u32>,
     longs: HashMap<u64, u32>,
     specials: HashMap<Special, u32>,
+    carry: Option<u32>,
     source: Option<(u32, u32)>,
+    /// Functions being expanded around the statement being decoded.
+    pub calls: usize,
     /// Guard and PTX line of the statement being decoded.
     guard: Option<Guard>,
     line: u32,
@@ -118,6 +123,12 @@ impl<'a> Frame<'a> {
             Name::Register(..) => None,
         }
     }
+    /// The predicate that holds the carry of extended-precision arithmetic.
+    pub fn carry(&mut self) -> u32 {
+        let slot = self.carry.unwrap_or_else(|| self.slot(Type::Pred));
+        self.carry = Some(slot);
+        slot
+    }
     /// The slot of a predefined 32-bit register.
     pub fn predefined(&mut self, name: &str) -> Option<u32> {
         use std::cmp::Ordering::*;
@@ -165,7 +176,10 @@ impl<'a> Frame<'a> {
 
     /// Closes a scope: its branches are resolved, or handed to the scope around it.
     fn close(&mut self) -> Result<()> {
-        let scope = self.scopes.pop().expect("an open scope");
+        let mut scope = self.scopes.pop().expect("an open scope");
+        if scope.function {
+            scope.labels.insert(RETURN, self.kernel.code.len());
+        }
         for (at, label, line) in scope.jumps {
             let find = |label: &str| scope.labels.get(label).copied();
             let resolved = match scope.tables.get(label) {
@@ -209,12 +223,44 @@ struct Parser<'a> {
     globals: HashMap<&'a str, Name>,
     /// Module-scope shared variables: every kernel has them.
     shared: Vec<Declared<'a>>,
+    functions: HashMap<&'a str, Function<'a>>,
 }
+
+/// A `.func`: names of its result and parameters, and the token after the brace that opens its body.
+#[derive(Clone)]
+struct Function<'a> {
+    formals: Vec<&'a str>,
+    results: usize,
+    body: usize,
+}
+
+/// Where `ret` goes in a function that is expanded where it is called; no label can have this name.
+pub const RETURN: &str = "%return";
+/// Most bytes of a variable, and most registers under one name: more is a mistake in the text.
+const LARGEST: usize = 1 << 28;
+const REGISTERS: u32 = 1 << 20;
+/// Deepest nesting of calls: there is no stack for recursion.
+const DEPTH: usize = 16;
 
 /// Parses and decodes a module.
 pub fn parse(text: &str) -> Result<Program> {
     let tokens = lex::tokens(text)?;
-    let mut p = Parser { tokens, at: 0, program: Program::default(), globals: HashMap::new(), shared: vec![] };
+    let mut p = Parser {
+        tokens,
+        at: 0,
+        program: Program::default(),
+        globals: HashMap::new(),
+        shared: vec![],
+        functions: HashMap::new(),
+    };
+    // Functions may be defined after the kernels that call them.
+    for i in 0..p.tokens.len() {
+        if p.tokens[i].is(".func") {
+            p.at = i + 1;
+            p.function()?;
+        }
+    }
+    p.at = 0;
     while let Some(token) = p.peek() {
         p.module(token)?;
     }
@@ -280,6 +326,7 @@ impl<'a> Parser<'a> {
             ".section" => self.skip_past("}")?,
             ".pragma" => self.skip_past(";")?,
             ".entry" => self.entry()?,
+            ".func" => self.function()?,
             ".global" | ".const" => self.variable(token.text == ".const")?,
             ".shared" => {
                 let declared = self.declaration()?;
@@ -293,7 +340,7 @@ impl<'a> Parser<'a> {
 
     /// `[.align n] .type name [count]…`, after the state space.
     fn declaration(&mut self) -> Result<Declared<'a>> {
-        let (mut align, mut ty, mut vector) = (0, None, 1);
+        let (mut align, mut ty, mut vector) = (0, None, 1usize);
         loop {
             let w = self.word()?;
             match w.strip_prefix('.') {
@@ -312,8 +359,11 @@ impl<'a> Parser<'a> {
                             open = true;
                             continue;
                         }
-                        count *= self.number()? as usize;
+                        count = count.saturating_mul(self.number()? as usize);
                         self.expect("]")?;
+                    }
+                    if count.saturating_mul(ty.bytes()) > LARGEST || align > LARGEST {
+                        return self.fail(format!("`{w}` is larger than {LARGEST} bytes"));
                     }
                     let align = align.max(ty.bytes() * vector);
                     return Ok(Declared { name: w, ty, align, count: (!open).then_some(count) });
@@ -362,6 +412,90 @@ impl<'a> Parser<'a> {
 
     fn literal(&self, word: &str, negative: bool, ty: Type) -> Result<u64> {
         literal(word, negative, ty).map_or_else(|| self.fail(format!("`{word}` is not a value of type {ty:?}")), Ok)
+    }
+
+    /// `.func (result) name (params) { body }`: noted, and expanded where it is called.
+    fn function(&mut self) -> Result<()> {
+        let mut formals = vec![];
+        self.formals(&mut formals)?;
+        let results = formals.len();
+        let name = self.word()?;
+        self.formals(&mut formals)?;
+        while self.peek().is_some_and(|t| t.text.starts_with('.')) {
+            self.at += 1;
+        }
+        if self.eat(";") {
+            return Ok(());
+        }
+        self.expect("{")?;
+        self.functions.insert(name, Function { formals, results, body: self.at });
+        let mut depth = 1;
+        while depth > 0 {
+            let t = self.next()?;
+            depth += t.is("{") as usize;
+            depth -= t.is("}") as usize;
+        }
+        Ok(())
+    }
+
+    /// `(.param declarations)`, or nothing.
+    fn formals(&mut self, names: &mut Vec<&'a str>) -> Result<()> {
+        if self.eat("(") {
+            while !self.eat(")") {
+                if !self.eat(".param") {
+                    return self.fail("only .param arguments of functions are supported");
+                }
+                names.push(self.declaration()?.name);
+                self.eat(",");
+            }
+        }
+        Ok(())
+    }
+
+    /// `call (result), name, (arguments);` — the body is expanded here, its parameters being the caller's variables.
+    fn call(&mut self, f: &mut Frame<'a>) -> Result<()> {
+        let mut actuals = vec![];
+        self.actuals(&mut actuals)?;
+        let results = actuals.len();
+        self.eat(",");
+        let name = self.word()?;
+        if self.eat(",") {
+            self.actuals(&mut actuals)?;
+        }
+        self.expect(";")?;
+        let Some(function) = self.functions.get(name).cloned() else {
+            return self.fail(format!("the function `{name}` has no body here"));
+        };
+        if f.guard.is_some() || f.calls == DEPTH {
+            return self.fail(format!("a call of `{name}` that is conditional or recursive is not supported"));
+        }
+        if results != function.results || actuals.len() != function.formals.len() {
+            return self.fail(format!("`{name}` is called with other arguments than it has"));
+        }
+        let mut scope = Scope { function: true, ..Scope::default() };
+        for (formal, actual) in function.formals.iter().zip(actuals) {
+            let Some(variable) = f.name(actual) else { return self.fail(format!("`{actual}` is not declared")) };
+            scope.names.insert(formal, variable);
+        }
+        let (back, depth) = (std::mem::replace(&mut self.at, function.body), f.scopes.len());
+        f.scopes.push(scope);
+        f.calls += 1;
+        while f.scopes.len() > depth {
+            self.statement(f)?;
+        }
+        f.calls -= 1;
+        self.at = back;
+        Ok(())
+    }
+
+    fn actuals(&mut self, names: &mut Vec<&'a str>) -> Result<()> {
+        if self.eat("(") {
+            while !self.eat(")") {
+                names.push(self.word()?);
+                self.eat(",");
+            }
+        }
+        Ok(())
     }
 
     /// `.entry name (params) directives { body }`
@@ -434,7 +568,8 @@ impl<'a> Parser<'a> {
                 shared(f, &d);
                 self.expect(";")?;
             }
-            ".local" => {
+            // Arguments of calls live in the caller's local memory.
+            ".local" | ".param" => {
                 let d = self.declaration()?;
                 let offset = f.kernel.local_bytes.next_multiple_of(d.align);
                 f.declare(d.name, Name::Variable(Space::Local, offset as u64));
@@ -473,8 +608,11 @@ impl<'a> Parser<'a> {
         loop {
             let name = self.word()?;
             if self.eat("<") {
-                let count = self.number()? as u32;
+                let count = u32::try_from(self.number()?).unwrap_or(u32::MAX);
                 self.expect(">")?;
+                if count == 0 || count > REGISTERS {
+                    return self.fail(format!("{count} registers `{name}`"));
+                }
                 let first = f.slot(ty);
                 for _ in 1..count {
                     f.slot(ty);
@@ -502,6 +640,9 @@ impl<'a> Parser<'a> {
             f.guard = Some(Guard { slot, negated });
         }
         let opcode = self.word()?;
+        if opcode == "call" || opcode == "call.uni" {
+            return self.call(f);
+        }
         let mut operands = vec![];
         while !self.eat(";") {
             operands.push(self.operand()?);
@@ -533,7 +674,7 @@ impl<'a> Parser<'a> {
                     return self.fail("expected an offset");
                 }
                 let n = self.number()? as i64;
-                offset += if minus { -n } else { n };
+                offset = offset.wrapping_add(if minus { n.wrapping_neg() } else { n });
             }
             return Ok(Operand::Address(base, offset));
         }

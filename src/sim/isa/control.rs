@@ -3,6 +3,7 @@
 use super::{Line, Operand};
 use crate::error::{Error, Result};
 use crate::sim::lanes::Args;
+use crate::sim::parse::RETURN;
 use crate::sim::program::{Exec, Type};
 
 pub fn decode(l: &mut Line) -> Result<bool> {
@@ -21,6 +22,10 @@ pub fn decode(l: &mut Line) -> Result<bool> {
             let a = l.src(0, Type::U32)?;
             l.frame.jump(table);
             l.push(Exec::Switch([].into()), Args { a, ..Args::default() })
+        }
+        "ret" if l.frame.calls > 0 => {
+            l.frame.jump(RETURN);
+            l.push(Exec::Branch(usize::MAX), Args::default())
         }
         "ret" | "exit" => l.push(Exec::Exit, Args::default()),
         "trap" | "brkpt" => l.push(Exec::Trap, Args::default()),

@@ -6,6 +6,7 @@ understood. */
 
 pub mod barrier;
 mod bits;
+mod carry;
 mod compare;
 mod control;
 mod convert;
@@ -30,7 +31,8 @@ type Family = fn(&mut Line) -> Result<bool>;
 /// First words of opcodes, and who knows them.
 #[rustfmt::skip]
 const FAMILIES: &[(&[&str], Family)] = &[
-    (&["add", "sub", "mul", "mad", "mad24", "mul24", "div", "rem", "abs", "neg", "min", "max", "sad", "addc", "subc", "madc", "dp4a"], integer::decode),
+    (&["add", "sub", "mul", "mad", "div", "rem", "abs", "neg", "min", "max", "sad", "dp4a"], integer::decode),
+    (&["add", "sub", "mad", "addc", "subc", "madc"], carry::decode),
     (&["add", "sub", "mul", "mad", "fma", "div", "abs", "neg", "min", "max", "sqrt", "rcp", "copysign", "testp"], float::decode),
     (&["add", "sub", "mul", "fma", "abs", "neg", "min", "max", "ex2", "tanh"], half::decode),
     (&["ex2", "lg2", "rcp", "rsqrt", "sqrt", "sin", "cos", "tanh", "div"], special::decode),
