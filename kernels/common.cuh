@@ -25,7 +25,8 @@ struct Operands {
     }
 };
 
-/// Blocks of a kernel that share a multiprocessor, at least: what bounds the registers of a thread.
+/// Blocks of a kernel that share a multiprocessor, at least: what bounds the registers of a thread. Where the number is left
+/// out, the assembler spills registers to make room for more.
 #ifndef RESIDENT
 #define RESIDENT 1
 #endif

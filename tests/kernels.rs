@@ -1,7 +1,12 @@
 //! What holds for every registered kernel.
 
+use deep_affect::nvrtc::{self, Target, Unit};
 use deep_affect::ops;
+use rayon::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Instant;
 
 /// `BLESS=1` writes the file instead.
 #[test]
@@ -12,4 +17,103 @@ fn args_cuh_is_what_the_crate_declares() {
     }
     let found = std::fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(found, ops::args(), "run `BLESS=1 cargo test --test kernels` and look at the difference");
+}
+
+/// Whether there is something to compile with.
+fn possible() -> bool {
+    let found = nvrtc::available();
+    if let Err(e) = &found {
+        assert!(std::env::var_os("REQUIRE_NVRTC").is_none(), "{e}");
+        println!("SKIPPED: {e}");
+    }
+    found.is_ok()
+}
+
+/// Without spills, without a remark of compiler or assembler (the C75xx on lost performance are among them), and with
+/// every kernel that the crate says is there.
+#[test]
+fn every_kernel_compiles_for_every_architecture() {
+    if !possible() {
+        return;
+    }
+    let mut units: BTreeMap<Unit, BTreeSet<&str>> = BTreeMap::new();
+    for kernel in ops::kernels() {
+        for consts in kernel.variants {
+            units.entry(Unit::of(kernel, consts)).or_default().insert(kernel.entry);
+        }
+    }
+    let work: Vec<_> = units.iter().flat_map(|u| Target::ALL.map(|target| (u, target))).collect();
+    let start = Instant::now();
+    let check = |&((unit, entries), target): &((&Unit, &BTreeSet<&str>), Target)| {
+        let c = match nvrtc::compile(unit, target) {
+            Ok(c) => c,
+            Err(e) => return vec![e.to_string()],
+        };
+        let found: BTreeSet<&str> = c.resources.iter().map(|r| r.entry.as_str()).collect();
+        let strangers = found.symmetric_difference(entries).map(|e| format!("`{e}` is only here or only there"));
+        let spilled = c.resources.iter().filter(|r| r.spill_stores + r.spill_loads > 0);
+        let spilled = spilled.map(|r| format!("{} spills {} bytes", r.entry, r.spill_stores));
+        let complaints = strangers.chain(spilled).chain(c.warnings.iter().cloned());
+        complaints.map(|text| format!("{unit} for {target}: {text}")).collect()
+    };
+    let complaints: Vec<String> = work.par_iter().with_max_len(1).flat_map_iter(check).collect();
+    println!("{} compilations in {:.1} s", work.len(), start.elapsed().as_secs_f64());
+    assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
+}
+
+/// `deep-affect kernels …` with a cache folder and, where `compiler` is false, without NVRTC.
+fn kernels(cache: &Path, compiler: bool, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_deep-affect"));
+    command.arg("kernels").args(args).env("DEEP_AFFECT_CACHE", cache);
+    if !compiler {
+        command.env("DEEP_AFFECT_NVRTC", cache);
+    }
+    command
+}
+
+fn texts(out: Output) -> [String; 2] {
+    [out.stdout, out.stderr].map(|t| String::from_utf8(t).unwrap())
+}
+
+#[test]
+fn an_exported_folder_serves_a_machine_without_a_compiler() {
+    if !possible() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, empty) = (dir.path().join("exported"), dir.path().join("empty"));
+    let export = || {
+        let args = ["export", folder.to_str().unwrap(), "--arch", "sm_80"];
+        kernels(&empty, true, &args).stdout(std::process::Stdio::piped()).spawn().unwrap()
+    };
+    // Two at once.
+    let both = [export(), export()].map(|child| child.wait_with_output().unwrap());
+    assert!(both.iter().all(|out| out.status.success()));
+
+    let list =
+        |cache: &Path, compiler| kernels(cache, compiler, &["list", "--arch", "sm_80", "--json"]).output().unwrap();
+    let start = Instant::now();
+    let out = list(&folder, false);
+    println!("everything from the cache in {:.3} s", start.elapsed().as_secs_f64());
+    assert!(out.status.success(), "{:?}", texts(out));
+    let [json, said] = texts(out);
+    assert_eq!(said, "");
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&json).unwrap();
+    assert_eq!(rows.len(), ops::kernels().map(|k| k.variants.len()).sum::<usize>());
+    assert!(rows.iter().all(|r| r["registers"].as_u64() > Some(0) && r["occupancy"].as_f64() > Some(0.0)));
+
+    let out = list(&empty, false);
+    assert_eq!(out.status.code(), Some(1));
+    let [_, said] = texts(out);
+    assert!(said.starts_with("error: NVRTC") && said.contains("pip install") && said.lines().count() == 1, "{said}");
+
+    // A damaged entry is said once and made again.
+    let entry = std::fs::read_dir(folder.join("kernels")).unwrap().next().unwrap().unwrap().path();
+    let good = std::fs::read(&entry).unwrap();
+    std::fs::write(&entry, &good[1..]).unwrap();
+    let [again, said] = texts(list(&folder, true));
+    assert_eq!(again, json);
+    assert!(said.starts_with("note: ") && said.contains("damaged") && said.lines().count() == 1, "{said}");
+    let [again, said] = texts(list(&folder, true));
+    assert_eq!((again, said, std::fs::read(&entry).unwrap()), (json, String::new(), good));
 }

@@ -1,9 +1,10 @@
-//! `doctor`: what this machine offers, in a few lines to paste into a bug report.
+//! `doctor`: what this machine offers, found or missing, in a few lines to paste into a bug report.
 
 use super::output;
 use crate::bundled;
-use crate::device;
+use crate::device::{self, cuda};
 use crate::error::Result;
+use crate::nvrtc::{self, Cache};
 use clap::Args;
 
 #[derive(Args)]
@@ -17,16 +18,36 @@ impl Command {
             std::env::consts::OS,
             std::env::consts::ARCH
         );
-        for name in device::NAMES.split(", ") {
-            let found = device::open(name, None).map_or_else(|e| format!("not available: {e}"), |d| d.name());
-            out += &format!("--device {name:<10} {found}\n");
-        }
-        let toy = match bundled::toy_model() {
-            Some(bytes) => format!("{} KiB", bytes.len() >> 10),
-            None => "none in this build".into(),
+        let mut line = |name: &str, found: Result<String>| {
+            let found = found.unwrap_or_else(|e| format!("missing: {e}"));
+            out += &format!("{name:<20}{found}\n");
         };
-        out += &format!("bundled model       {toy}\n");
-        out += &format!("bundled pictures    {}\n", bundled::emoji()?.len());
+        line("NVIDIA driver", cuda::driver().map(|version| format!("found, for CUDA up to {version}")));
+        for card in cuda::cards().unwrap_or_default() {
+            // Found by itself, so that a GPU that cannot be used says why.
+            let name = format!("GPU {}", card.ordinal);
+            line(&name, cuda::Card::find(card.ordinal).map(|card| describe(&card)));
+        }
+        line("NVRTC", nvrtc::available().map(|version| format!("found, version {version}")));
+        let cache = Cache::open();
+        line(
+            "compiled kernels",
+            Ok(match cache.folder() {
+                Some(folder) => format!("{} in {}", cache.entries(), folder.display()),
+                None => "not kept: there is no home folder; set DEEP_AFFECT_CACHE".into(),
+            }),
+        );
+        for name in device::NAMES.split(", ") {
+            line(&format!("--device {name}"), device::open(name, None).map(|d| d.name()));
+        }
+        let toy = bundled::toy_model().map(|bytes| format!("{} KiB", bytes.len() >> 10));
+        line("bundled model", Ok(toy.unwrap_or_else(|| "none in this build".into())));
+        line("bundled pictures", Ok(bundled::emoji()?.len().to_string()));
         output::print(&out)
     }
+}
+
+fn describe(card: &cuda::Card) -> String {
+    let (major, minor) = (card.compute / 10, card.compute % 10);
+    format!("{}, compute capability {major}.{minor}, {} MiB", card.name, card.memory >> 20)
 }

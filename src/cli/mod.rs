@@ -67,6 +67,8 @@ commands! {
     Gradcheck => gradcheck,
     /// Show what a network keeps in memory, when and where, before it runs.
     Plan => plan,
+    /// List the GPU kernels, or compile them for another machine.
+    Kernels => kernels,
     /// Show what this machine offers.
     Doctor => doctor,
 }

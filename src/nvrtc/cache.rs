@@ -53,9 +53,15 @@ impl Cache {
         self.folder.as_deref()
     }
 
-    /// Whether there is nothing in it, or it cannot be read.
-    pub fn is_empty(&self) -> bool {
-        self.folder().and_then(|f| std::fs::read_dir(f).ok()).is_none_or(|mut entries| entries.next().is_none())
+    /// How many entries there are.
+    pub fn entries(&self) -> usize {
+        let names = self.folder().and_then(|f| std::fs::read_dir(f).ok()).into_iter().flatten().flatten();
+        names.filter(|e| e.path().extension().is_some_and(|e| e == "cubin")).count()
+    }
+
+    /// Whether an entry could not be written.
+    pub fn is_unwritable(&self) -> bool {
+        self.unwritable.load(Ordering::Relaxed)
     }
 
     /// An entry, compiled by `version`, or by the newest of all. None if there is none; a remark if it is damaged.

@@ -132,5 +132,5 @@ fn a_folder_that_cannot_be_written_is_done_without() {
     fs::write(&file, "").unwrap();
     let cache = Cache::within(&file);
     assert_eq!(compile_all(&add(), Target::new(80), &cache).unwrap().len(), 1);
-    assert!(cache.unwritable.load(Ordering::Relaxed));
+    assert!(cache.is_unwritable());
 }

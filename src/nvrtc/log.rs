@@ -23,7 +23,7 @@ pub fn read(log: &str) -> (Vec<Resources>, Vec<String>) {
         } else if let (true, Some(r)) = (info.starts_with("Used "), found.last_mut()) {
             (r.registers, r.barriers) = (before(info, " registers"), before(info, " barriers"));
             r.shared = before(info, " bytes smem");
-        } else if info.ends_with(" bytes gmem") || info.starts_with("Compile time = ") || line.trim().is_empty() {
+        } else if info.contains(" bytes gmem") || info.starts_with("Compile time = ") || line.trim().is_empty() {
         } else if let (true, Some(last)) = (line.starts_with(' '), remarks.last_mut()) {
             *last += "\n";
             *last += line;
@@ -74,7 +74,7 @@ k.cu(3): warning #177-D: variable \"unused\" was declared but never referenced
 Remark: The warnings can be suppressed with \"-diag-suppress <warning-number>\"
 
 ptxas warning : Registers are spilled to local memory in function 'f', 48 bytes spill stores, 52 bytes spill loads
-ptxas info    : 0 bytes gmem
+ptxas info    : 4 bytes gmem, 8 bytes cmem[4]
 ptxas info    : Compiling entry function 'f' for 'sm_90a'
 ptxas info    : Function properties for f
 ptxas         .     56 bytes stack frame, 48 bytes spill stores, 52 bytes spill loads

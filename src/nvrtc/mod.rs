@@ -5,9 +5,11 @@ its section "Supported Compile Options". */
 mod cache;
 mod library;
 mod log;
+mod occupancy;
 mod source;
 
 pub use cache::{Cache, compile_all};
+pub use occupancy::occupancy;
 
 use crate::error::{Error, Result};
 use crate::kernel::gpu::Kernel;

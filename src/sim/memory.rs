@@ -72,7 +72,7 @@ const WRITTEN: u8 = 1;
 const PENDING: u8 = 2;
 
 /// What holds the bytes of an address.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Target {
     Window(usize),
     Variable(usize),

@@ -13,6 +13,9 @@ timing, occupancy, weak memory order.
 | `memory` `shadow` | address ranges, bounds, alignment, what was written; races |
 | `run` `counters` | warps, divergence, barriers; what a launch did |
 
+Measured on one core of an AVX2 machine with other work beside it, a tiled float32 GEMM of 256x256x256: 600 M thread
+instructions per second, 135 M with every check and counter on.
+
 Divergent groups of a warp run lowest instruction first and merge when they meet, which is one of the orders that
 independent thread scheduling allows and needs no control-flow graph.
 

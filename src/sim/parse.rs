@@ -236,6 +236,9 @@ struct Function<'a> {
 
 /// Where `ret` goes in a function that is expanded where it is called; no label can have this name.
 pub const RETURN: &str = "%return";
+/// Most bytes of a variable, and most registers under one name: more is a mistake in the text.
+const LARGEST: usize = 1 << 28;
+const REGISTERS: u32 = 1 << 20;
 /// Deepest nesting of calls: there is no stack for recursion.
 const DEPTH: usize = 16;
 
@@ -337,7 +340,7 @@ impl<'a> Parser<'a> {
 
     /// `[.align n] .type name [count]…`, after the state space.
     fn declaration(&mut self) -> Result<Declared<'a>> {
-        let (mut align, mut ty, mut vector) = (0, None, 1);
+        let (mut align, mut ty, mut vector) = (0, None, 1usize);
         loop {
             let w = self.word()?;
             match w.strip_prefix('.') {
@@ -356,8 +359,11 @@ impl<'a> Parser<'a> {
                             open = true;
                             continue;
                         }
-                        count *= self.number()? as usize;
+                        count = count.saturating_mul(self.number()? as usize);
                         self.expect("]")?;
+                    }
+                    if count.saturating_mul(ty.bytes()) > LARGEST || align > LARGEST {
+                        return self.fail(format!("`{w}` is larger than {LARGEST} bytes"));
                     }
                     let align = align.max(ty.bytes() * vector);
                     return Ok(Declared { name: w, ty, align, count: (!open).then_some(count) });
@@ -602,8 +608,11 @@ impl<'a> Parser<'a> {
         loop {
             let name = self.word()?;
             if self.eat("<") {
-                let count = self.number()? as u32;
+                let count = u32::try_from(self.number()?).unwrap_or(u32::MAX);
                 self.expect(">")?;
+                if count == 0 || count > REGISTERS {
+                    return self.fail(format!("{count} registers `{name}`"));
+                }
                 let first = f.slot(ty);
                 for _ in 1..count {
                     f.slot(ty);
@@ -665,7 +674,7 @@ impl<'a> Parser<'a> {
                     return self.fail("expected an offset");
                 }
                 let n = self.number()? as i64;
-                offset += if minus { -n } else { n };
+                offset = offset.wrapping_add(if minus { n.wrapping_neg() } else { n });
             }
             return Ok(Operand::Address(base, offset));
         }

@@ -100,8 +100,10 @@ pub enum Exec {
     /// To the instruction that the index in slot a picks.
     Switch(Box<[usize]>),
     Exit,
-    /// Fences order memory between threads; lanes here see stores at once.
-    Fence,
+    /// Orders memory for the whole device, or the block only. Lanes here see stores at once: it matters to races.
+    Fence {
+        device: bool,
+    },
     /// A hint.
     Nothing,
     /// %clock, %clock64, %globaltimer: warp instructions so far.

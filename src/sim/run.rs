@@ -198,7 +198,7 @@ pub fn launch(
 }
 
 /// The i-th of `n` in an order; `salt` makes one shuffle differ from another.
-fn place(order: Order, i: u64, n: u64, salt: u64) -> u64 {
+pub fn place(order: Order, i: u64, n: u64, salt: u64) -> u64 {
     match order {
         Order::Forward => i,
         Order::Reverse => n - 1 - i,
@@ -577,7 +577,12 @@ impl Block<'_, '_, '_> {
             Exec::Trap => {
                 return Err(Problem::new(FaultKind::Trap, mask.trailing_zeros() as usize, "the kernel's own trap"));
             }
-            Exec::Fence | Exec::Nothing => {}
+            Exec::Fence { device } => {
+                if let (true, Some(shadow)) = (device, &mut self.cx.shadow) {
+                    shadow.fence(w.index);
+                }
+            }
+            Exec::Nothing => {}
             Exec::Lanes(_) | Exec::Branch(_) => unreachable!("run by the loop"),
         }
         Ok(Next::Step)

@@ -5,12 +5,17 @@ the kernel's own synchronisation orders two accesses. Time is a counter that eve
 knows, for every warp of its block, the time before which that warp's accesses are ordered before its own: a vector
 clock per warp, joined at barriers. Lanes of one warp are ordered by warp barriers only, not by running in lockstep.
 
+Blocks are ordered only through atomics on global memory, and only as far as a device-wide fence went before: what a warp
+knows when it fences is published by the next atomic of a warp that knows of the fence, and taken over by the block whose
+atomic on the same address comes later.
+
 A cell remembers the last write and the last reads of two warps, with their lanes. That can miss a race among more
 readers, and never invents one. Storing the value that is there already is no race against the thread that stored it.
 Sharpness: four bytes, and single bytes where a kernel accesses less than four. */
 
 use super::lanes::{WARP, active};
 use super::memory::{Region, Target};
+use std::collections::HashMap;
 
 /// Cells per page; pages are made when something touches them.
 const PAGE: usize = 1 << 10;
@@ -106,6 +111,11 @@ pub struct Shadow {
     seen: Vec<Clock>,
     /// For each lane of the block: its last warp barrier.
     synced: Vec<[u32; WARP]>,
+    /// For each warp of the block: its accesses before this time are fenced for the whole device. Empty: no fence yet.
+    fenced: Clock,
+    /// What atomics on an address have published, and what this block has taken over: times by warp number plus one.
+    published: HashMap<(Target, usize), HashMap<u32, u32>>,
+    acquired: HashMap<u32, u32>,
     /// The warp that runs, within its block, and its instruction.
     pub warp: usize,
     pub pc: u32,
@@ -123,6 +133,8 @@ impl Shadow {
         self.seen = vec![vec![self.time; self.warps]; self.warps];
         self.synced = vec![[self.time; WARP]; self.warps];
         self.tracks[2].clear();
+        self.fenced.clear();
+        self.acquired.clear();
     }
 
     /// A warp's knowledge and accesses so far, added to a clock.
@@ -148,10 +160,41 @@ impl Shadow {
         }
     }
 
+    /// A device-wide fence: all that the warp has done, or knows of.
+    pub fn fence(&mut self, warp: usize) {
+        self.time += 1;
+        self.fenced.resize(self.warps, 0);
+        self.fenced.iter_mut().zip(&self.seen[warp]).for_each(|(f, s)| *f = (*f).max(*s));
+        self.fenced[warp] = self.time;
+    }
+
+    /// An atomic of the running warp: publishes what is fenced, takes over what others have published there.
+    pub fn meet(&mut self, target: Target, at: usize) {
+        if let Some(there) = self.published.get(&(target, at)) {
+            for (&warp, &time) in there {
+                let known = self.acquired.entry(warp).or_default();
+                *known = time.max(*known);
+            }
+        }
+        // Without a fence there is nothing to publish, which keeps plain counters and histograms cheap.
+        if self.fenced.is_empty() {
+            return;
+        }
+        let own = (0..self.warps).map(|t| {
+            let known = if t == self.warp { self.time } else { self.seen[self.warp][t] };
+            (self.first + t as u32 + 1, known.min(self.fenced[t]))
+        });
+        let there = self.published.entry((target, at)).or_default();
+        for (warp, time) in own.chain(self.acquired.iter().map(|(w, t)| (*w, *t))) {
+            let there = there.entry(warp).or_default();
+            *there = time.max(*there);
+        }
+    }
+
     /// Notes that the active lanes of a region touch `bytes` bytes each; an access that nothing orders before one of
     /// them is a race, returned with the lane.
     pub fn touch(&mut self, region: &Region, mask: u32, bytes: usize, touch: Touch) -> Result<(), (usize, Other)> {
-        let Shadow { tracks, time, warps, first, seen, synced, warp: me, pc } = self;
+        let Shadow { tracks, time, warps, first, seen, synced, acquired, warp: me, pc, .. } = self;
         let (kind, i) = match region.target {
             Target::Window(i) => (0, i),
             Target::Variable(i) => (1, i),
@@ -171,7 +214,7 @@ impl Shadow {
                 return lanes & !(1 << lane) == 0 || then < mine[lane];
             }
             let w = (warp - 1).wrapping_sub(*first) as usize;
-            w < *warps && then < known[w]
+            if w < *warps { then < known[w] } else { acquired.get(&warp).is_some_and(|t| then < *t) }
         };
         for lane in active(mask) {
             let at = region.offsets[lane];

@@ -271,6 +271,14 @@ fn faults() {
     let put = "st.shared.u32 [%d8], %r3;";
     let get = "xor.b32 %r4, %r2, 33; mul.wide.u32 %d9, %r4, 4; add.s64 %d9, %d7, %d9; ld.shared.u32 %r5, [%d9];";
     let copy = "cvt.u32.u64 %r7, %d8; cp.async.ca.shared.global [%r7], [%d6], 4; cp.async.commit_group;";
+    // Each block writes b[1 + block], counts itself in b[0], and the last one reads what the first one wrote.
+    let last = |fence: &str| {
+        format!(
+            "setp.ne.u32 %p1, %r2, 0; @%p1 ret; mov.u32 %r3, %ctaid.x; mul.wide.u32 %d6, %r3, 4; add.s64 %d6, %d2, %d6;
+st.global.u32 [%d6+4], 9; {fence} atom.global.add.u32 %r4, [%d2], 1; setp.eq.u32 %p2, %r4, 0; @%p2 ret;
+ld.global.u32 %r5, [%d2+4]; ld.global.u32 %r5, [%d2+8];"
+        )
+    };
     let fine = format!("{own} {put} bar.sync 0; {get} bar.sync 0; st.shared.u32 [%d8], 1;");
     #[rustfmt::skip]
     let cases: Vec<(&str, String, Option<FaultKind>)> = vec![
@@ -298,6 +306,8 @@ fn faults() {
         ("blocks read what others write", "mov.u32 %r3, %ctaid.x; mul.wide.u32 %d6, %r3, 4; add.s64 %d6, %d2, %d6; setp.eq.u32 %p1, %r2, 0; @%p1 st.global.u32 [%d6], 9; ld.global.u32 %r4, [%d2];".into(), Some(Race)),
         ("atomics between blocks", "atom.global.add.u32 %r3, [%d2], 1;".into(), None),
         ("an atomic and a store", "setp.eq.u32 %p1, %r2, 40; @%p1 st.global.u32 [%d2], 3; atom.global.add.u32 %r3, [%d2], 1;".into(), Some(Race)),
+        ("the last block reads what others wrote and fenced", last("membar.gl;"), None),
+        ("the last block reads what others wrote", last(""), Some(Race)),
         ("half a warp at a barrier", "setp.lt.u32 %p1, %r2, 16; @%p1 bra L; bar.sync 0; L:".into(), Some(Barrier)),
         ("barrier under a predicate", "setp.lt.u32 %p1, %r2, 16; @%p1 bar.sync 0;".into(), Some(Barrier)),
         ("one warp at a barrier", "setp.lt.u32 %p1, %r2, 32; @%p1 bra L; bar.sync 0; L: bar.sync 1;".into(), Some(Barrier)),
@@ -389,6 +399,59 @@ ld.param.b32 %r6, [r0+0]; }";
     let a: Vec<u32> = (0..32).collect();
     let want: Vec<u32> = (0..32).map(|t| if t > 9 { 1 } else { 2 * t }).collect();
     assert_eq!(threads(outer, call, &a), want);
+}
+
+#[test]
+fn barriers_in_memory_order_what_arrived() {
+    // Warp 0 fills, warp 1 waits for all 32 arrivals, or for copies that arrive by themselves, and reads.
+    let all = |arrive: &str, count: u32| {
+        format!(
+            "mov.u64 %d7, s; setp.eq.u32 %p1, %r2, 0; @%p1 mbarrier.init.shared::cta.b64 [m], {count}; bar.sync 0;
+setp.ge.u32 %p1, %r2, 32; @%p1 bra READ; add.s64 %d8, %d7, %d4; cvt.u32.u64 %r7, %d8; add.s64 %d6, %d1, %d4;
+{arrive} mov.u32 %r6, 0; bra END;
+READ: mbarrier.try_wait.parity.shared::cta.b64 %p2, [m], 0; @!%p2 bra READ;
+sub.u32 %r4, %r2, 32; mul.wide.u32 %d9, %r4, 4; add.s64 %d9, %d7, %d9; ld.shared.u32 %r6, [%d9]; END:"
+        )
+    };
+    let outer = ".shared .align 8 .b8 m[8]; .shared .align 8 .b8 s[128];";
+    let a: Vec<u32> = (0..64).map(|t| t + 100).collect();
+    let want: Vec<u32> = (0..64).map(|t| if t < 32 { 0 } else { t + 68 }).collect();
+    let put = "st.shared.u32 [%d8], %r3; mbarrier.arrive.shared::cta.b64 %d9, [m];";
+    assert_eq!(threads(outer, &all(put, 32), &a), want);
+    let copy = "cp.async.ca.shared.global [%r7], [%d6], 4; cp.async.mbarrier.arrive.noinc.shared.b64 [m];";
+    assert_eq!(threads(outer, &all(copy, 32), &a), want);
+}
+
+#[test]
+fn every_order_visits_everything_once() {
+    for order in [Order::Forward, Order::Reverse, Order::Shuffled(1), Order::Shuffled(u64::MAX)] {
+        for n in [1, 2, 6, 97] {
+            let mut seen: Vec<u64> = (0..n).map(|i| run::place(order, i, n, 5)).collect();
+            seen.sort();
+            assert!(seen.into_iter().eq(0..n), "{order:?}, {n}");
+        }
+    }
+}
+
+proptest::proptest! {
+    /// A damaged text is an error, or another program; it never panics.
+    #[test]
+    fn damaged_texts(cuts in proptest::collection::vec((0usize..2000, 0usize..40, 0usize..14), 1..4)) {
+        const PATCHES: [&str; 14] = [
+            "", "{", "}", ";", "[", "%r1", "0", "-1", ".b64", ".shared", "999999999999999", "\"", "@", "\u{fc}",
+        ];
+        let body = "{ .reg .b32 %x<3>; L: mov.u32 %x1, 0x10; setp.lt.and.s32 %p1|%p2, %x1, 3, !%p3; @!%p1 bra L; }
+ld.global.v2.f32 {%r3, %r4}, [%d1+-8]; .local .align 8 .b8 d[16]; st.local.u32 [d+4], %r3; bar.sync 0;";
+        let mut text = module(".const .align 4 .b8 t[4] = {1, 2, -3, 4}; .extern .shared .b8 e[];", body);
+        for (at, n, patch) in cuts {
+            let at = at % text.len();
+            let to = (at + n).min(text.len());
+            if text.is_char_boundary(at) && text.is_char_boundary(to) {
+                text.replace_range(at..to, PATCHES[patch]);
+            }
+        }
+        let _ = Program::parse(&text);
+    }
 }
 
 #[test]

@@ -74,7 +74,7 @@ impl Cuda {
     pub fn new(ordinal: usize) -> Result<Self> {
         let card = Card::find(ordinal)?;
         let (target, translate) = Target::of_device(card.compute);
-        if Cache::open().is_empty() {
+        if Cache::open().entries() == 0 {
             nvrtc::available()?;
         }
         let graphs = env::var_os(GRAPHS).is_none_or(|v| v != "0");

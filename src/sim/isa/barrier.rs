@@ -29,8 +29,9 @@ pub enum Does {
 
 pub fn decode(l: &mut Line) -> Result<bool> {
     if matches!(l.base, "membar" | "fence") {
+        let device = !l.mods.iter().any(|m| ["cta", "proxy", "mbarrier_init"].contains(m));
         l.mods.clear();
-        return l.push(Exec::Fence, Args::default());
+        return l.push(Exec::Fence { device }, Args::default());
     }
     if l.take("warp") {
         l.take("sync");

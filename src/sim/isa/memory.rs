@@ -4,7 +4,7 @@ use super::Line;
 use crate::error::{Error, Result};
 use crate::sim::FaultKind;
 use crate::sim::lanes::{Args, Regs, WARP, active};
-use crate::sim::memory::{Memory, Problem, Region};
+use crate::sim::memory::{Memory, Problem, Region, Target};
 use crate::sim::program::{Exec, Space, Type};
 use crate::sim::run::Context;
 use crate::sim::shadow::{Shadow, Touch};
@@ -131,9 +131,12 @@ pub struct Atomic {
     pub ty: Type,
     pub address: Address,
     pub returns: bool,
+    /// Whether it is a fence too.
+    pub releases: bool,
 }
 
 fn atomic(l: &mut Line) -> Result<bool> {
+    let releases = l.mods.iter().any(|m| ["release", "acq_rel"].contains(m));
     l.take_ordering();
     let space = l.space();
     let ops = [
@@ -167,7 +170,7 @@ fn atomic(l: &mut Line) -> Result<bool> {
     if op == Operation::Compare {
         args.c = l.src(first + 2, ty)?;
     }
-    l.push(Exec::Atomic(Box::new(Atomic { space, op, ty, address, returns: first == 1 })), args)
+    l.push(Exec::Atomic(Box::new(Atomic { space, op, ty, address, returns: first == 1, releases })), args)
 }
 
 /// Runs `f` for all lanes if their addresses lie in one region, which is nearly always so, and else lane by lane.
@@ -337,6 +340,12 @@ pub fn atomic_run(a: &Atomic, args: &Args, regs: &mut Regs, mask: u32, cx: &mut 
     regions(memory, a.space, &addresses, mask, bytes, |memory, region, mask| {
         memory.check_read(region, mask, bytes)?;
         touch(shadow, memory, region, mask, bytes, Touch::Atomic)?;
+        if let (Some(shadow), Target::Window(_) | Target::Variable(_)) = (shadow.as_mut(), region.target) {
+            if a.releases {
+                shadow.fence(shadow.warp);
+            }
+            active(mask).for_each(|l| shadow.meet(region.target, region.offsets[l]));
+        }
         memory.note_write(region, mask, bytes)?;
         let data = memory.data_mut(region.target)?;
         for l in active(mask) {

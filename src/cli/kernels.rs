@@ -1,0 +1,156 @@
+//! `kernels`: what every GPU kernel takes of each architecture, and compiled kernels for a machine without NVRTC.
+
+use super::output;
+use crate::error::{Error, Result};
+use crate::kernel::gpu::Kernel;
+use crate::nvrtc::{self, Cache, Resources, Target, Unit};
+use crate::ops;
+use crate::table::text_table;
+use clap::{Args, Subcommand};
+use serde_json::json;
+use std::path::PathBuf;
+
+#[derive(Args)]
+pub struct Command {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Show registers, shared memory, spills and occupancy of every kernel.
+    List {
+        #[command(flatten)]
+        targets: Targets,
+        /// One JSON array instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Compile every kernel into a folder, for machines that have a GPU and no NVRTC.
+    Export {
+        folder: PathBuf,
+        #[command(flatten)]
+        targets: Targets,
+    },
+}
+
+#[derive(Args)]
+struct Targets {
+    /// Architecture, like sm_89 or sm_90a; may be repeated. All that the kernels are made for by default.
+    #[arg(long = "arch", value_name = "SM")]
+    chosen: Vec<Target>,
+}
+
+impl Targets {
+    fn list(&self) -> &[Target] {
+        if self.chosen.is_empty() { &Target::ALL } else { &self.chosen }
+    }
+}
+
+impl Command {
+    pub fn run(self) -> Result<()> {
+        match self.action {
+            Action::List { targets, json } => list(targets.list(), json),
+            Action::Export { folder, targets } => export(&folder, targets.list()),
+        }
+    }
+}
+
+/// Every unit, and the kernels in it.
+fn units() -> Vec<(Unit, Vec<&'static Kernel>)> {
+    let mut units: Vec<(Unit, Vec<&Kernel>)> = vec![];
+    for kernel in ops::kernels() {
+        for consts in kernel.variants {
+            let unit = Unit::of(kernel, consts);
+            match units.iter_mut().find(|u| u.0 == unit) {
+                Some(known) => known.1.push(kernel),
+                None => units.push((unit, vec![kernel])),
+            }
+        }
+    }
+    units
+}
+
+/// One kernel of one unit for one target.
+struct Row<'a> {
+    kernel: &'static Kernel,
+    unit: &'a Unit,
+    target: Target,
+    used: Resources,
+}
+
+fn list(targets: &[Target], as_json: bool) -> Result<()> {
+    let units = units();
+    let sources: Vec<Unit> = units.iter().map(|u| u.0.clone()).collect();
+    let cache = Cache::open();
+    let mut rows = vec![];
+    for &target in targets {
+        for ((unit, kernels), compiled) in units.iter().zip(nvrtc::compile_all(&sources, target, &cache)?) {
+            for &kernel in kernels {
+                let used = compiled.resources.iter().find(|r| r.entry == kernel.entry);
+                let used = used.ok_or_else(|| Error::job(format!("{} has no kernel `{}`", unit.source, kernel.entry)));
+                rows.push(Row { kernel, unit, target, used: used?.clone() });
+            }
+        }
+    }
+    rows.sort_by_key(|r| (r.unit, r.kernel.entry, r.target));
+    match as_json {
+        true => output::print(&format!("{:#}\n", rows.iter().map(Row::json).collect::<serde_json::Value>())),
+        false => {
+            let header = ["kernel", "constants", "for", "registers", "shared, B", "stack, B", "spilled, B", "occupancy, %"];
+            let rows: Vec<_> = rows.iter().map(Row::cells).collect();
+            output::print(&text_table(&header.map(String::from), &rows))
+        }
+    }
+}
+
+impl Row<'_> {
+    fn occupancy(&self) -> Option<f64> {
+        nvrtc::occupancy(self.target, self.kernel.threads, &self.used)
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let (r, constants) = (&self.used, self.unit.defines.iter().map(|(name, value)| format!("{name}={value}")));
+        let mut cells = vec![r.entry.clone(), constants.collect::<Vec<_>>().join(" "), self.target.to_string()];
+        cells.extend([r.registers, r.shared, r.stack, r.spill_stores + r.spill_loads].map(|n| n.to_string()));
+        cells.push(self.occupancy().map_or("-".into(), |o| format!("{:.0}", 100.0 * o)));
+        cells
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let r = &self.used;
+        let constants: serde_json::Map<_, _> =
+            self.unit.defines.iter().map(|(name, value)| (name.to_string(), json!(value))).collect();
+        json!({
+            "kernel": r.entry,
+            "source": self.unit.source,
+            "constants": constants,
+            "target": self.target.to_string(),
+            "registers": r.registers,
+            "shared_bytes": r.shared,
+            "stack_bytes": r.stack,
+            "spill_store_bytes": r.spill_stores,
+            "spill_load_bytes": r.spill_loads,
+            "barriers": r.barriers,
+            "occupancy": self.occupancy(),
+        })
+    }
+}
+
+fn export(folder: &std::path::Path, targets: &[Target]) -> Result<()> {
+    let units: Vec<Unit> = units().into_iter().map(|u| u.0).collect();
+    let cache = Cache::within(folder);
+    for &target in targets {
+        nvrtc::compile_all(&units, target, &cache)?;
+        if cache.is_unwritable() {
+            return Err(Error::file(folder, "cannot write the compiled kernels").fix("choose a folder that can be written"));
+        }
+    }
+    let names: Vec<_> = targets.iter().map(Target::to_string).collect();
+    output::print(&format!(
+        "wrote {} files for each of {}\non the other machine: DEEP_AFFECT_CACHE={} deep-affect …\n",
+        units.len(),
+        names.join(", "),
+        folder.display()
+    ))
+}

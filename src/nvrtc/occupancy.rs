@@ -1,0 +1,67 @@
+//! How many threads of a kernel an SM can hold: limits of the CUDA Programming Guide 13.0, section 5.1 "Compute
+//! Capabilities"; how registers and shared memory are handed out as in NVIDIA's occupancy calculator.
+
+use super::{Resources, Target};
+
+/// What the blocks on one SM share.
+struct Limits {
+    blocks: u32,
+    warps: u32,
+    /// Bytes.
+    shared: u32,
+}
+
+/// 32-bit registers of an SM, since 5.3.
+const REGISTERS: u32 = 64 << 10;
+
+fn limits(compute: u32) -> Option<Limits> {
+    let (blocks, warps, kib) = match compute {
+        75 => (16, 32, 64),
+        80 => (32, 64, 164),
+        86 => (16, 48, 100),
+        89 => (24, 48, 100),
+        90 | 100 => (32, 64, 228),
+        120 => (24, 48, 100),
+        _ => return None,
+    };
+    Some(Limits { blocks, warps, shared: kib << 10 })
+}
+
+/// Resident warps relative to the most an SM can hold, if only this kernel runs; None for a target that is not in the
+/// table.
+pub fn occupancy(target: Target, threads: u32, used: &Resources) -> Option<f64> {
+    let most = limits(target.compute)?;
+    let warps = threads.div_ceil(32);
+    // Registers are given to warps, 8 to a thread at a time, and an SM is four equal parts.
+    let by_registers = REGISTERS / (used.registers.max(1).next_multiple_of(8) * 32) / 4 * 4;
+    // From 8.0 on the system takes 1 KiB for each block.
+    let (grain, system) = if target.compute < 80 { (256, 0) } else { (128, 1 << 10) };
+    let shared = (used.shared + system).next_multiple_of(grain).max(1);
+    let blocks = most.blocks.min(most.warps / warps).min(by_registers / warps).min(most.shared / shared);
+    Some((blocks * warps) as f64 / most.warps as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By hand, from the calculator's rules.
+    #[test]
+    fn the_scarcest_resource_decides() {
+        let of = |target: &str, threads, registers, shared| {
+            let used = Resources { registers, shared, ..Resources::default() };
+            occupancy(target.parse().unwrap(), threads, &used)
+        };
+        assert_eq!(of("sm_90a", 256, 32, 0), Some(1.0));
+        // 33 registers become 40: 51 warps fit, of which 48 in four equal parts: 6 blocks of 8 warps.
+        assert_eq!(of("sm_90a", 256, 33, 0), Some(48.0 / 64.0));
+        assert_eq!(of("sm_80", 256, 128, 0), Some(16.0 / 64.0));
+        // 49 KiB with the system's: 4 blocks of 228 KiB, 2 of 100 KiB.
+        assert_eq!(of("sm_90a", 128, 32, 48 << 10), Some(16.0 / 64.0));
+        assert_eq!(of("sm_86", 128, 32, 48 << 10), Some(8.0 / 48.0));
+        assert_eq!(of("sm_75", 128, 32, 32 << 10), Some(8.0 / 32.0));
+        // Small blocks: their number decides.
+        assert_eq!(of("sm_86", 32, 16, 0), Some(16.0 / 48.0));
+        assert_eq!(of("sm_70", 32, 16, 0), None);
+    }
+}
