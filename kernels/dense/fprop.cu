@@ -12,16 +12,13 @@ constexpr int COLUMNS = 4;
 static_assert(COLUMNS == 4 && THREADS == 256, "the grid counts blocks of 8 warps, each of 4 columns");
 static_assert(VEC == 1 || VEC == 4, "elements per load");
 
-// x [N,I], w [O,I], b [O], y [N,O]; `inputs` is a multiple of VEC
+// x [N,I], w [O,I], b [O], y [N,O]; at least ROWS rows; `inputs` is a multiple of VEC
 KERNEL(dense_fprop, 4, Dense) {
-    const int lane = threadIdx.x % 32, row = blockIdx.x * ROWS;
+        // The last block begins early enough to be full; it writes what is its own.
+    const int own = blockIdx.x * ROWS, row = min(own, a.rows - ROWS), lane = threadIdx.x % 32;
     const int column = (blockIdx.y * (THREADS / 32) + threadIdx.x / 32) * COLUMNS;
     if (column >= a.outputs) return;
-    // Past the end the last row is read again, and not written.
-    int x[ROWS];
-    const float *w[COLUMNS];
-#pragma unroll
-    for (int r = 0; r < ROWS; ++r) x[r] = min(row + r, a.rows - 1) * a.inputs;
+    const float *x = o.in<float>(0) + (u64)row * a.inputs, *w[COLUMNS];
 #pragma unroll
     for (int c = 0; c < COLUMNS; ++c) w[c] = o.in<float>(1) + (u64)min(column + c, a.outputs - 1) * a.inputs;
 
@@ -33,7 +30,7 @@ KERNEL(dense_fprop, 4, Dense) {
         for (int c = 0; c < COLUMNS; ++c) weights[c] = Pack<VEC>::load(w[c] + i);
 #pragma unroll
         for (int r = 0; r < ROWS; ++r) {
-            const auto inputs = Pack<VEC>::load(o.in<float>(0) + x[r] + i);
+            const auto inputs = Pack<VEC>::load(x + r * a.inputs + i);
 #pragma unroll
             for (int c = 0; c < COLUMNS; ++c)
 #pragma unroll
@@ -53,6 +50,6 @@ KERNEL(dense_fprop, 4, Dense) {
             if (lane == i - first) mine = s;
         }
         const int r = row + (first + lane) / COLUMNS, c = column + (first + lane) % COLUMNS;
-        if (first + lane < ROWS * COLUMNS && r < a.rows && c < a.outputs) o.out<float>(3)[(u64)r * a.outputs + c] = act(c, mine);
+        if (first + lane < ROWS * COLUMNS && r >= own && c < a.outputs) o.out<float>(3)[(u64)r * a.outputs + c] = act(c, mine);
     }
 }

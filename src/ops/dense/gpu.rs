@@ -84,7 +84,7 @@ pub(super) const KERNELS: &[&Kernel] = &[&FPROP, &DGRAD, &WGRAD, &COLUMN_SUM, &S
 pub(super) fn fprop(gpu: Gpu, [rows, inputs, outputs]: [usize; 3], bias: bool, relu: bool) -> Vec<Launch> {
     let _ = [rows * inputs, rows * outputs].map(index);
     // Rows that a warp computes together, from one reading of its four columns of w.
-    let together = [1, 4, 16].into_iter().find(|n| *n >= rows).unwrap_or(16);
+    let together = [16, 4].into_iter().find(|n| *n <= rows).unwrap_or(1);
     let grid = [rows.div_ceil(together), outputs.div_ceil(8 * 4)];
     let consts = [together as i64, vector(&[inputs]) as i64];
     let operands = [In(0), In(1), bias_or_filters(bias), Out(0)];
