@@ -25,13 +25,13 @@ struct Operands {
     }
 };
 
-/// Blocks of a kernel that share a multiprocessor, at least: what bounds the registers of a thread.
+/// Blocks of a kernel that share a multiprocessor, at least: what bounds the registers of a thread. Where the number is left
+/// out, the assembler spills registers to make room for more.
 #ifndef RESIDENT
 #define RESIDENT 1
 #endif
 
-/// A kernel `name` with `n` operands and a struct of numbers. That one block on an SM will do keeps the assembler from
-/// spilling registers to make room for more.
+/// A kernel `name` with `n` operands and a struct of numbers.
 #define KERNEL(name, n, Args) \
     extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) name(const __grid_constant__ Operands<n> o, const __grid_constant__ Args a)
 
