@@ -157,7 +157,16 @@ fn compile_source(unit: &Unit, source: &Source, target: Target) -> Result<Compil
         Failure::Code(code) => Error::job(format!("NVRTC cannot compile {unit} for {target}: its error {code}")),
     })?;
     let (resources, warnings) = log::read(&output.log);
-    Ok(Compiled { cubin: output.cubin, ptx: output.ptx, resources, warnings })
+    Ok(Compiled { cubin: output.cubin, ptx: unplaced(output.ptx), resources, warnings })
+}
+
+/// NVRTC puts the working folder before the names of sources, as if they were files there. The same unit has the same text
+/// wherever it is compiled.
+fn unplaced(ptx: String) -> String {
+    match std::env::current_dir() {
+        Ok(folder) => ptx.replace(&format!("\"{}/", folder.display()), "\""),
+        Err(_) => ptx,
+    }
 }
 
 /// No fast mathematics: division, square root and denormal numbers are IEEE's, as on the CPU.

@@ -87,7 +87,7 @@ const MUTANTS: &[Mutant] = &[
     // Convolution and dense layers.
     m("conv/fprop.cu", "pixels past the last one are written", "if (first + i < pixels) put(", "put(", SINGLES),
     m("conv/fprop.cu", "padding on the wrong side", "out.middle * a.stride_h - a.pad_h", "out.middle * a.stride_h + a.pad_h", SINGLES),
-    m("conv/fprop.cu", "the first group's filters for all", "o.in<float>(1) + (u64)group * a.gk * depth", "o.in<float>(1)", "conv.fprop [k40 3x3"),
+    m("conv/fprop.cu", "the first group's filters for all", "o.in<float>(1) + (u64)group * a.gk * depth", "o.in<float>(1)", "conv.fprop [k80 3x3"),
     m("conv/dgrad.cu", "the last tap of a phase is dropped", "count = div_up(taps - first, step);", "count = (taps - first) / step;", STRIDED),
     m("conv/dgrad.cu", "a phase's missing pixels are written", "|| row >= a.h ||", "||", "conv.dgrad [k4 3x5"),
     m("conv/dgrad.cu", "taps are stepped through one by one", "at.middle * a.tap_step_w", "at.middle", STRIDED),
@@ -97,8 +97,8 @@ const MUTANTS: &[Mutant] = &[
     m("conv/depthwise.cu", "no barrier before the sums of a block", "    __syncthreads();\n", "", "conv.wgrad [k19 3x3 stride [2, 2]"),
     m("conv/depthwise.cu", "filters as if taps came last", "__ldg(filter + v * taps)", "__ldg(filter + v)", "conv.fprop [k8 3x3 stride [2, 2] groups 8"),
     m("dense/fprop.cu", "half of the lanes are not added", "int apart = 16;", "int apart = 8;", "dense.fprop [x [25"),
-    m("dense/fprop.cu", "rows past the last are read", "min(row + r, a.rows - 1) * a.inputs", "(row + r) * a.inputs", "dense.fprop [x [25"),
-    m("dense/fprop.cu", "outputs past the last are written", "r < a.rows && c < a.outputs) o", "r < a.rows) o", "dense.fprop [x [3, 7]"),
+    m("dense/fprop.cu", "rows past the last are read", "row = min(own, a.rows - ROWS)", "row = own", "dense.fprop [x [25"),
+    m("dense/fprop.cu", "outputs past the last are written", "r >= own && c < a.outputs) o", "r >= own) o", "dense.fprop [x [3, 7]"),
     m("gemm.cu", "depth past the end of a part", "end(min(begin + a.part, a.depth))", "end(begin + a.part)", "dense.wgrad [x [25"),
 ];
 
