@@ -416,6 +416,8 @@ fn what_does_not_fit_is_refused_before_it_is_taken() {
     let dir = tempfile::tempdir().unwrap();
     let args = ["profile", "--pass", "train", "--batch", "4096", "--image", "2048"];
     bad(dir.path(), &args, 1, &["MiB of memory are needed", "are available", "--batch"]);
+    let smaller = ["--batch", "10000000", "--image", "32", "--width", "64", "--head", "8", "--features", "object"];
+    bad(dir.path(), &[&["profile", "--pass", "train"], &smaller[..]].concat(), 1, &["are needed", "--batch", " fits"]);
 }
 
 #[test]

@@ -53,7 +53,7 @@ pub struct Measured {
 pub trait Driver: Send {
     /// For people: `cuda:0 (NVIDIA H100 80GB HBM3, sm_90)`.
     fn name(&self) -> String;
-    /// Bytes that can be allocated besides those held; None where nobody knows.
+    /// Bytes that can be allocated besides those held; None where it uses the machine's memory.
     fn free(&self) -> Option<usize>;
     /// Compiles what the steps call, and allocates `bytes` zeroed bytes instead of what was allocated before.
     fn load(&mut self, bytes: usize, plans: Vec<Vec<Step>>) -> Result<()>;
@@ -306,7 +306,7 @@ impl<D: Driver> Device for Gpu<D> {
         Options { group: true, ..Options::default() }
     }
 
-    fn available(&self) -> Option<usize> {
+    fn own_memory(&self) -> Option<usize> {
         self.driver.free()
     }
 }

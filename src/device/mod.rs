@@ -16,7 +16,7 @@ pub use cpu::Cpu;
 pub use cuda::Cuda;
 pub use gpu::Gpu;
 pub use reference::Reference;
-pub use room::{Demand, Room, available};
+pub use room::{Demand, Room, available, fits};
 pub use session::Session;
 pub use simulator::Simulator;
 
@@ -130,9 +130,9 @@ pub trait Device: Send {
     fn options(&self) -> Options {
         Options::default()
     }
-    /// Bytes that can still be allocated; None where nobody knows.
-    fn available(&self) -> Option<usize> {
-        room::available()
+    /// Bytes that can still be allocated of memory of its own; None where it uses the machine's.
+    fn own_memory(&self) -> Option<usize> {
+        None
     }
     /// Measures what the device can do at most; None where that means nothing.
     fn ceilings(&self) -> Result<Option<Ceilings>> {

@@ -1,6 +1,7 @@
 //! How much memory a graph needs on a device, and whether the machine has it: asked before anything is allocated, because
 //! afterwards the system answers by killing.
 
+use super::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind};
 use crate::plan::Plan;
@@ -46,8 +47,21 @@ pub struct Room {
     pub beside: usize,
 }
 
+/// Refuses a graph and its plans where a device has no room for them.
+pub fn fits(device: &dyn Device, g: &Graph, plans: &[Plan], room: Room) -> Result<()> {
+    // What the device holds, it gives back.
+    let held = device.memory().iter().sum::<usize>();
+    let demand = || device.demand(g, plans);
+    match (device.own_memory(), available()) {
+        // Weights are copied there, and what the caller needs is elsewhere.
+        (Some(own), _) => check(&demand(), Room::default(), own + held),
+        (None, Some(available)) => check(&demand(), room, available + held),
+        (None, None) => Ok(()),
+    }
+}
+
 /// Refuses what does not fit into `available` bytes.
-pub fn check(d: &Demand, room: Room, available: usize) -> Result<()> {
+fn check(d: &Demand, room: Room, available: usize) -> Result<()> {
     let weights = if room.mapped { 0 } else { d.weights };
     let needed = d.total() - d.weights + weights + room.beside;
     if needed <= available {

@@ -1,6 +1,6 @@
 //! A graph, its plans and the device that holds their storage.
 
-use super::room::{self, Room};
+use super::Room;
 use super::{Data, Device, Probe};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
@@ -53,11 +53,7 @@ impl Session {
             prepare = Some(Prepare { plan: plans.len(), done: false, roles });
             plans.push(own);
         }
-        if let Some(available) = device.available() {
-            // What the device holds, it gives back.
-            let held = device.memory().iter().sum::<usize>();
-            room::check(&device.demand(&graph, &plans), room, available + held)?;
-        }
+        super::fits(&*device, &graph, &plans, room)?;
         device.load(&graph, &plans)?;
         Ok(Self { graph, plans, device, prepare })
     }

@@ -126,7 +126,7 @@ impl Driver for Simulator {
     }
 
     fn free(&self) -> Option<usize> {
-        super::available()
+        None
     }
 
     fn load(&mut self, bytes: usize, plans: Vec<Vec<Step>>) -> Result<()> {

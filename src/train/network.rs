@@ -1,7 +1,7 @@
 /*! A model as the plans of a training run: one graph with a training step (forward, adjoint, update), an evaluation and,
 where weights are penalised, the penalty. */
 
-use crate::device::{Device, Room, Session};
+use crate::device::{self, Device, Room, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Value};
 use crate::models::{self, Config, Size, Tower};
@@ -9,6 +9,7 @@ use crate::nn::{Mode, Net};
 use crate::ops::loss::{CrossEntropy, Mse, Reduction};
 use crate::ops::optim::{self, Sgd};
 use crate::ops::{arith, dropout};
+use crate::plan::Plan;
 use crate::preprocess::Preprocess;
 use crate::shape::{DType, Type};
 use serde::{Deserialize, Serialize};
@@ -215,16 +216,42 @@ impl Blueprint {
     pub fn best_bytes(&self) -> usize {
         self.parts.iter().flat_map(|p| p.params.iter().chain(&p.statistics)).map(|v| self.graph.ty(*v).bytes()).sum()
     }
+
+    fn room(&self) -> Room {
+        Room { mapped: false, beside: self.best_bytes() }
+    }
+
+    /// Refuses where a device has no room for it.
+    fn fits(&self, device: &dyn Device) -> Result<()> {
+        let plan = |want: &Vec<Value>| Plan::new(&self.graph, want, device.options());
+        let plans = self.want.iter().map(plan).collect::<Result<Vec<_>>>()?;
+        device::fits(device, &self.graph, &plans, self.room())
+    }
 }
 
 impl Network {
+    /// The largest batch below `batch` that the device has room for.
+    fn largest_batch(task: &Task, batch: usize, sgd: Sgd, device: &dyn Device) -> Option<usize> {
+        let fits = |n: usize| Blueprint::new(task, n, sgd).and_then(|b| b.fits(device)).is_ok();
+        // The first fits, or is none; the last does not.
+        let (mut fit, mut too_large) = (0, batch);
+        while too_large - fit > 1 {
+            let n = fit + (too_large - fit) / 2;
+            *if fits(n) { &mut fit } else { &mut too_large } = n;
+        }
+        Some(fit).filter(|n| *n > 0)
+    }
+
     /// Builds, differentiates, plans and allocates.
     pub fn new(task: &Task, batch: usize, sgd: Sgd, device: Box<dyn Device>) -> Result<Self> {
         let b = Blueprint::new(task, batch, sgd)?;
+        b.fits(&*device).map_err(|e| match Self::largest_batch(task, batch, sgd, &*device) {
+            Some(n) => e.fix(format!("--batch {n} fits; `deep-affect plan` shows what a choice needs")),
+            None => e,
+        })?;
         let want: Vec<&[Value]> = b.want.iter().map(Vec::as_slice).collect();
-        let room = Room { mapped: false, beside: b.best_bytes() };
+        let (room, options) = (b.room(), device.options());
         let Blueprint { batch, x, weight, state, .. } = b;
-        let options = device.options();
         let session = Session::within(room, b.graph, &want, options, device)?;
         Ok(Self { session, batch, x, weight, state, parts: b.parts })
     }
