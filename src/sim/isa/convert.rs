@@ -1,6 +1,7 @@
 //! Conversion, moves, packing, addresses (PTX ISA 9.7.9: mov, cvt, cvta, isspacep).
 
 use super::float::{input, modifiers, output};
+use super::integer::for_int;
 use super::{Inst, Line, Operand};
 use crate::error::{Error, Result};
 use crate::sim::lanes::{Args, Body, lanes, map4};
@@ -144,31 +145,7 @@ macro_rules! for_any_int {
                 type $T = i8;
                 $body
             }
-            Type::U16 | Type::B16 => {
-                type $T = u16;
-                $body
-            }
-            Type::S16 => {
-                type $T = i16;
-                $body
-            }
-            Type::U32 | Type::B32 => {
-                type $T = u32;
-                $body
-            }
-            Type::S32 => {
-                type $T = i32;
-                $body
-            }
-            Type::U64 | Type::B64 => {
-                type $T = u64;
-                $body
-            }
-            Type::S64 => {
-                type $T = i64;
-                $body
-            }
-            _ => return Ok(Default::default()),
+            _ => for_int!($ty, $T => $body),
         }
     };
 }
