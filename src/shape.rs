@@ -10,6 +10,10 @@ use std::fmt;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum DType {
     F32,
+    /// IEEE binary16: 11 significant bits, up to 65,504.
+    F16,
+    /// The upper half of a float32: 8 significant bits.
+    BF16,
     /// Image bytes as decoded.
     U8,
     /// Class labels.
@@ -23,7 +27,24 @@ impl DType {
     pub fn bytes(self) -> usize {
         match self {
             DType::F32 | DType::I32 | DType::U32 => 4,
+            DType::F16 | DType::BF16 => 2,
             DType::U8 => 1,
+        }
+    }
+    /// Whether numbers of this type are stored in 16 bits; arithmetic on them is float32.
+    pub fn is_half(self) -> bool {
+        matches!(self, DType::F16 | DType::BF16)
+    }
+    pub fn is_float(self) -> bool {
+        self == DType::F32 || self.is_half()
+    }
+    /// The nearest number of this type, ties to even. Integers and float32 pass as they are: the definitions compute in
+    /// float64, and storage in 16 bits is part of what an op with such a result is defined as.
+    pub fn round(self, x: f64) -> f64 {
+        match self {
+            DType::F16 => half::f16::from_f64(x).to_f64(),
+            DType::BF16 => half::bf16::from_f64(x).to_f64(),
+            _ => x,
         }
     }
 }
@@ -70,6 +91,10 @@ impl Type {
     }
     pub fn f32(dims: &[usize]) -> Self {
         Self::new(DType::F32, dims)
+    }
+    /// The same extents of another element type.
+    pub fn of(self, dtype: DType) -> Self {
+        Self { dtype, ..self }
     }
     pub fn dims(&self) -> &[usize] {
         self.shape.dims()

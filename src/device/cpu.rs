@@ -1,7 +1,7 @@
 /*! The product path on the host: float32 in the planned arena, fast routines where an op has one, all cores. Nothing is
 allocated during a step. */
 
-use super::layout::{CANARY, Layout, decode, encode};
+use super::layout::{CANARY, Layout, decode, encode, poison};
 use super::memory::Memory;
 use super::{Checks, Data, Demand, Device, Probe, finite};
 use crate::error::{Error, Result};
@@ -9,6 +9,7 @@ use crate::graph::{Graph, Kind, Value};
 use crate::host::ceiling::{self, Ceilings};
 use crate::kernel::{Arch, Code, Host, Launch, Routine, Simd, Slot};
 use crate::plan::{Place, Plan, Scheduled};
+use crate::shape::{DType, Type};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -134,9 +135,8 @@ impl Cpu {
         let aliased: Vec<usize> = self.graph.nodes()[s.node].op.alias().iter().map(|a| a.0).collect();
         for (o, b) in s.launch.outs.clone().iter().enumerate() {
             if let (false, Place::Arena(at)) = (aliased.contains(&o), self.plans[plan].plan.places[b.0 as usize]) {
-                let n = self.graph.ty(Value(b.0)).numel();
-                let out = &mut self.arena.bytes_mut()[at..at + 4 * n];
-                bytemuck::cast_slice_mut::<u8, f32>(out).fill(f32::NAN);
+                let t = self.graph.ty(Value(b.0));
+                poison(t.dtype, &mut self.arena.bytes_mut()[at..at + t.bytes()]);
             }
         }
     }
@@ -208,7 +208,10 @@ impl Device for Cpu {
     }
 
     fn read(&self, v: Value, into: &mut [f32]) -> Result<()> {
-        into.copy_from_slice(bytemuck::cast_slice(self.bytes_of(v)?));
+        match self.graph.ty(v).dtype {
+            DType::F32 => into.copy_from_slice(bytemuck::cast_slice(self.bytes_of(v)?)),
+            dtype => into.iter_mut().zip(decode(dtype, self.bytes_of(v)?)).for_each(|(d, s)| *d = s as f32),
+        }
         Ok(())
     }
 
@@ -258,7 +261,8 @@ impl Device for Cpu {
                 });
             }
             if self.checks == Checks::Finite {
-                finite::check(&self.graph, *node, &launch.outs, |v| finite::first(self.bytes_of(v).ok()?))?;
+                let bad = |v| finite::first(self.graph.ty(v).dtype, self.bytes_of(v).ok()?);
+                finite::check(&self.graph, *node, &launch.outs, bad)?;
             }
             if p.plan.options.guard > 0
                 && let Some(place) = self.overrun(plan)
@@ -283,7 +287,7 @@ impl Device for Cpu {
         // The largest of them has the memory that the others share.
         let largest = ready.iter().max_by_key(|p| p.plan.arena_bytes + p.scratch);
         let [arena, scratch] = largest.map_or([0; 2], |p| [p.plan.arena_bytes, p.scratch]);
-        Demand { arena, scratch, ..Demand::persistent(g, 1) }
+        Demand { arena, scratch, ..Demand::persistent(g, Type::bytes) }
     }
 
     fn ceilings(&self) -> Result<Option<Ceilings>> {

@@ -1,13 +1,14 @@
 /*! A GPU as a device: one allocation for everything, plans as lists of resolved launches. What executes them is a
 [`Driver`]: CUDA, or the simulator, which therefore runs exactly what a GPU would be sent. */
 
-use super::layout::{CANARY, Layout, decode, encode};
+use super::layout::{CANARY, Layout, decode, encode, poison};
 use super::{Checks, Counted, Data, Demand, Device, Probe, finite};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Value};
 use crate::kernel::gpu::{self, Access, Call};
 use crate::kernel::{Arch, Buf, Code};
 use crate::plan::{Options, Place, Plan, Scheduled};
+use crate::shape::{DType, Type};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -162,14 +163,19 @@ impl<D: Driver> Gpu<D> {
     fn poison(&mut self, plan: usize, step: usize) -> Result<()> {
         let Code::Kernel(call) = &self.plans[plan].launches[step].launch.code else { return Ok(()) };
         let writes = call.operands.iter().flatten().filter(|o| o.access == Access::Write);
-        let outs: Vec<(usize, usize)> = writes
+        let outs: Vec<(usize, Type)> = writes
             .filter_map(|o| match o.place {
-                gpu::Place::Value(Buf(v)) => Some((self.place(self.plans[plan].plan.places[v as usize]), o.bytes)),
+                gpu::Place::Value(Buf(v)) => {
+                    Some((self.place(self.plans[plan].plan.places[v as usize]), self.graph.ty(Value(v))))
+                }
                 gpu::Place::Scratch(_) => None,
             })
             .collect();
-        for (at, bytes) in outs {
-            self.driver.write(at, &f32::NAN.to_le_bytes().repeat(bytes / 4))?;
+        for (at, t) in outs {
+            let mut nan = buffer(t.bytes());
+            let nan = &mut bytemuck::cast_slice_mut(&mut nan)[..t.bytes()];
+            poison(t.dtype, nan);
+            self.driver.write(at, nan)?;
         }
         Ok(())
     }
@@ -209,6 +215,11 @@ impl<D: Driver> Gpu<D> {
     }
 }
 
+/// Zeros, aligned for every element type.
+fn buffer(bytes: usize) -> Box<[u64]> {
+    bytemuck::allocation::zeroed_slice_box(bytes.div_ceil(8))
+}
+
 impl<D: Driver> Device for Gpu<D> {
     fn name(&self) -> String {
         self.driver.name()
@@ -226,12 +237,10 @@ impl<D: Driver> Device for Gpu<D> {
     fn write(&mut self, v: Value, data: Data) -> Result<()> {
         let (window, dtype) = (self.window(v)?, self.graph.ty(v).dtype);
         match data {
-            Data::F32(x) if dtype == crate::shape::DType::F32 => {
-                self.driver.write(window.start, bytemuck::cast_slice(x))
-            }
-            Data::U8(x) if dtype == crate::shape::DType::U8 => self.driver.write(window.start, x),
+            Data::F32(x) if dtype == DType::F32 => self.driver.write(window.start, bytemuck::cast_slice(x)),
+            Data::U8(x) if dtype == DType::U8 => self.driver.write(window.start, x),
             data => {
-                let mut bytes = bytemuck::allocation::zeroed_slice_box::<u64>(window.len().div_ceil(8));
+                let mut bytes = buffer(window.len());
                 let bytes = &mut bytemuck::cast_slice_mut(&mut bytes)[..window.len()];
                 encode(dtype, data, bytes);
                 self.driver.write(window.start, bytes)
@@ -245,7 +254,14 @@ impl<D: Driver> Device for Gpu<D> {
     }
 
     fn read(&self, v: Value, into: &mut [f32]) -> Result<()> {
-        self.driver.read(self.window(v)?.start, bytemuck::cast_slice_mut(into))
+        match self.graph.ty(v).dtype {
+            DType::F32 => self.driver.read(self.window(v)?.start, bytemuck::cast_slice_mut(into)),
+            dtype => {
+                let numbers = decode(dtype, &self.bytes_of(v)?);
+                into.iter_mut().zip(numbers).for_each(|(d, s)| *d = s as f32);
+                Ok(())
+            }
+        }
     }
 
     fn read64(&self, v: Value) -> Result<Vec<f64>> {
@@ -276,7 +292,7 @@ impl<D: Driver> Device for Gpu<D> {
                 });
             }
             if self.checks == Checks::Finite {
-                let bad = |v| finite::first(&self.bytes_of(v).ok()?);
+                let bad = |v| finite::first(self.graph.ty(v).dtype, &self.bytes_of(v).ok()?);
                 finite::check(&self.graph, *node, &launch.outs, bad)?;
             }
             if let Some(place) = self.overrun(plan)? {
@@ -298,7 +314,7 @@ impl<D: Driver> Device for Gpu<D> {
         let ready = plans.iter().map(|p| Ready::new(g, p));
         // The largest of them has the memory that the others share.
         let [arena, scratch] = ready.map(|p| [p.arena(), p.scratch()]).max_by_key(|p| p[0] + p[1]).unwrap_or_default();
-        Demand { arena, scratch, ..Demand::persistent(g, 1) }
+        Demand { arena, scratch, ..Demand::persistent(g, Type::bytes) }
     }
 
     /// Equal ops in one launch: few large launches fill a GPU better than many small ones.

@@ -3,7 +3,7 @@ the plan is a wrong number and not a latent one. */
 
 use super::{Checks, Data, Demand, Device, Probe, finite};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Io, Value};
+use crate::graph::{Graph, Io, Kind, Value};
 use crate::plan::{Place, Plan};
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,8 +13,10 @@ use std::time::Instant;
 pub struct Reference {
     graph: Graph,
     plans: Vec<Plan>,
-    /// One slot per four bytes of the plan's arena: temporaries are all float32.
+    /// One slot for every `grain` bytes of the plan's arena.
     arena: Vec<f64>,
+    /// Bytes of the smallest element of a temporary.
+    grain: usize,
     persistent: Vec<Vec<f64>>,
     checks: Checks,
     last: usize,
@@ -31,11 +33,16 @@ impl Reference {
     fn get(&self, plan: usize, v: Value) -> Option<&[f64]> {
         let n = self.graph.ty(v).numel();
         match self.plans.get(plan).map_or(Place::Nowhere, |p| p.places[v.i()]) {
-            Place::Arena(at) => Some(&self.arena[at / 4..at / 4 + n]),
+            Place::Arena(at) => Some(&self.arena[at / self.grain..][..n]),
             Place::Persistent(root) => Some(&self.persistent[root.i()]),
             Place::Nowhere => self.persistent.get(v.i()).filter(|p| p.len() == n).map(Vec::as_slice),
         }
     }
+}
+
+/// Bytes of the smallest element of a temporary of a graph.
+pub(super) fn grain(g: &Graph) -> usize {
+    g.of_kind(Kind::Temp).map(|v| g.ty(v).dtype.bytes()).min().unwrap_or(4)
 }
 
 impl Device for Reference {
@@ -43,15 +50,17 @@ impl Device for Reference {
         "reference (float64 definition)".into()
     }
     fn load(&mut self, g: &Graph, plans: &[Plan]) -> Result<()> {
-        let is_temp = |v: Value| g.kind(v) == crate::graph::Kind::Temp;
+        let is_temp = |v: Value| g.kind(v) == Kind::Temp;
         let size = |v: Value| if is_temp(v) { 0 } else { g.ty(v).numel() };
         self.persistent = (0..g.len()).map(|i| vec![0.0; size(Value(i as u32))]).collect();
-        self.arena = vec![f64::NAN; plans.iter().map(|p| p.arena_bytes).max().unwrap_or(0) / 4];
+        self.grain = grain(g);
+        self.arena = vec![f64::NAN; plans.iter().map(|p| p.arena_bytes).max().unwrap_or(0) / self.grain];
         (self.graph, self.plans) = (g.clone(), plans.to_vec());
         Ok(())
     }
     fn write(&mut self, v: Value, data: Data) -> Result<()> {
-        self.persistent[v.i()] = (0..data.len()).map(|i| data.at(i)).collect();
+        let dtype = self.graph.ty(v).dtype;
+        self.persistent[v.i()] = (0..data.len()).map(|i| dtype.round(data.at(i))).collect();
         Ok(())
     }
     fn bind(&mut self, v: Value, bytes: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Result<()> {
@@ -80,9 +89,12 @@ impl Device for Reference {
             // Poison: an element the definition forgets to write is NaN in the result.
             let mut outs: Vec<Vec<f64>> = to.iter().map(|t| vec![f64::NAN; t.numel()]).collect();
             n.op.eval(&io, &ins, &mut outs);
+            for (y, t) in outs.iter_mut().zip(&to).filter(|(_, t)| t.dtype.is_half()) {
+                y.iter_mut().for_each(|y| *y = t.dtype.round(*y));
+            }
             for (v, out) in n.outs.iter().zip(&outs) {
                 match self.plans[plan].places[v.i()] {
-                    Place::Arena(at) => self.arena[at / 4..at / 4 + out.len()].copy_from_slice(out),
+                    Place::Arena(at) => self.arena[at / self.grain..][..out.len()].copy_from_slice(out),
                     Place::Persistent(root) => self.persistent[root.i()].copy_from_slice(out),
                     Place::Nowhere => unreachable!("a plan places every operand of its nodes"),
                 }

@@ -2,9 +2,11 @@
 //! afterwards the system answers by killing.
 
 use super::Device;
+use super::reference::grain;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind};
 use crate::plan::Plan;
+use crate::shape::Type;
 use std::path::{Path, PathBuf};
 
 /// Bytes that a graph and its plans need on a device.
@@ -23,12 +25,13 @@ pub struct Demand {
 impl Demand {
     /// Of a device that keeps float64, one slot for every element of the arena.
     pub fn float64(g: &Graph, plans: &[Plan]) -> Self {
-        Self { arena: plans.iter().map(|p| p.arena_bytes * 2).max().unwrap_or(0), ..Self::persistent(g, 2) }
+        let scale = 8 / grain(g);
+        Self { arena: plans.iter().map(|p| p.arena_bytes * scale).max().unwrap_or(0), ..Self::persistent(g, |t| 8 * t.numel()) }
     }
 
-    /// Everything but the temporaries, `scale` times as wide as in the graph.
-    pub(super) fn persistent(g: &Graph, scale: usize) -> Self {
-        let of = |kind| g.of_kind(kind).map(|v| g.ty(v).bytes() * scale).sum();
+    /// Everything but the temporaries, each value taking the `bytes` of its type.
+    pub(super) fn persistent(g: &Graph, bytes: impl Fn(&Type) -> usize) -> Self {
+        let of = |kind| g.of_kind(kind).map(|v| bytes(&g.ty(v))).sum();
         let state = [Kind::State, Kind::Statistic].map(of).iter().sum();
         Self { weights: of(Kind::Param), state, inputs: of(Kind::Input), arena: 0, scratch: 0 }
     }
