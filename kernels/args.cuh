@@ -201,6 +201,14 @@ struct Scalar {
     float by;
 };
 
+struct SplitAct {
+    unsigned n;
+    unsigned columns;
+    unsigned parts;
+    unsigned bias;
+    unsigned relu;
+};
+
 struct SquaredError {
     unsigned rows;
     Divisor d;

@@ -42,7 +42,8 @@ fn every_kernel_compiles_for_every_architecture() {
             units.entry(Unit::of(kernel, consts)).or_default().insert(kernel.entry);
         }
     }
-    let work: Vec<_> = units.iter().flat_map(|u| Target::ALL.map(|target| (u, target))).collect();
+    let all = units.iter().flat_map(|u| Target::ALL.map(|target| (u, target)));
+    let work: Vec<_> = all.filter(|((unit, _), target)| unit.runs_on(*target)).collect();
     let start = Instant::now();
     let check = |&((unit, entries), target): &((&Unit, &BTreeSet<&str>), Target)| {
         let c = match nvrtc::compile(unit, target) {

@@ -3,7 +3,7 @@
 use super::Data;
 use crate::graph::{Graph, Kind, Value};
 use crate::plan::{Place, Plan};
-use crate::shape::DType;
+use crate::shape::{DType, sticky};
 use bytemuck::{Pod, cast_slice, cast_slice_mut};
 use half::{bf16, f16};
 
@@ -56,8 +56,8 @@ pub fn encode(dtype: DType, data: Data, to: &mut [u8]) {
         (DType::I32, Data::I32(x)) => cast_slice_mut(to).copy_from_slice(x),
         (DType::U32, Data::U32(x)) => cast_slice_mut(to).copy_from_slice(x),
         (DType::F32, x) => fill::<f32>(to, |i| x.at(i) as f32),
-        (DType::F16, x) => fill(to, |i| f16::from_f64(x.at(i))),
-        (DType::BF16, x) => fill(to, |i| bf16::from_f64(x.at(i))),
+        (DType::F16, x) => fill(to, |i| f16::from_f32(sticky(x.at(i)))),
+        (DType::BF16, x) => fill(to, |i| bf16::from_f32(sticky(x.at(i)))),
         (DType::U8, x) => fill::<u8>(to, |i| x.at(i) as u8),
         (DType::I32, x) => fill::<i32>(to, |i| x.at(i) as i32),
         (DType::U32, x) => fill::<u32>(to, |i| x.at(i) as u32),

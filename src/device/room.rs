@@ -26,7 +26,10 @@ impl Demand {
     /// Of a device that keeps float64, one slot for every element of the arena.
     pub fn float64(g: &Graph, plans: &[Plan]) -> Self {
         let scale = 8 / grain(g);
-        Self { arena: plans.iter().map(|p| p.arena_bytes * scale).max().unwrap_or(0), ..Self::persistent(g, |t| 8 * t.numel()) }
+        Self {
+            arena: plans.iter().map(|p| p.arena_bytes * scale).max().unwrap_or(0),
+            ..Self::persistent(g, |t| 8 * t.numel())
+        }
     }
 
     /// Everything but the temporaries, each value taking the `bytes` of its type.

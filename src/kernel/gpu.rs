@@ -58,6 +58,11 @@ impl Kernel {
         Self { consts, variants, ..self }
     }
 
+    /// Bytes of shared memory that a launch gives to each block, besides what the source declares: its constant `SHARED`.
+    pub fn shared(&self, consts: &[i64]) -> u32 {
+        self.consts.iter().position(|c| *c == "SHARED").map_or(0, |i| consts[i] as u32)
+    }
+
     /// What the source is compiled with, for one choice of constants.
     pub fn defines(&self, consts: &[i64]) -> Vec<(&'static str, i64)> {
         let threads = ("THREADS", self.threads as i64);

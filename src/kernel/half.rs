@@ -38,12 +38,7 @@ pub fn widened(launch: Launch, ins: &[Type], outs: &[Type]) -> Launch {
             slots.iter().zip(copies).map(|(s, c)| c.as_ref().map_or(*s, |c| c.slot(h))).collect()
         };
         let scratch = Slot { at: h.scratch.at, bytes: own };
-        inner(&Host {
-            ins: wide(&h.ins, &ins),
-            outs: wide(&h.outs, &outs),
-            scratch,
-            aliased: h.aliased.clone(),
-        });
+        inner(&Host { ins: wide(&h.ins, &ins), outs: wide(&h.outs, &outs), scratch, aliased: h.aliased.clone() });
         for (o, copy) in outs.iter().enumerate().filter_map(|(o, c)| Some((o, c.as_ref()?))) {
             copy.narrow(h, h.output(o));
         }

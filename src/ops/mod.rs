@@ -5,6 +5,7 @@ guards, conformance. An op never sees a device. */
 pub mod activation;
 pub mod arith;
 mod backward;
+pub mod cast;
 pub mod conv;
 pub mod dense;
 pub mod dropout;
@@ -12,6 +13,7 @@ pub mod image;
 pub mod layout;
 pub mod loss;
 pub mod lrn;
+pub mod mma;
 pub mod norm;
 pub mod optim;
 pub mod pool;
@@ -95,6 +97,7 @@ pub struct Family {
 pub const ALL: &[Family] = &[
     activation::FAMILY,
     arith::FAMILY,
+    cast::FAMILY,
     conv::FAMILY,
     dense::FAMILY,
     dropout::FAMILY,

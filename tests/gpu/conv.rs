@@ -24,7 +24,7 @@ fn a_row_has_the_same_bits_in_every_batch() {
         };
         let mut ins = case.ins.clone();
         let dims: Vec<usize> = [1].into_iter().chain(ins[0].dims()[1..].iter().copied()).collect();
-        ins[0] = Type::f32(&dims);
+        ins[0] = Type::new(ins[0].dtype, &dims);
         let one = Case { label: String::new(), op: op_of(case), ins, draws: vec![], diff: vec![], bound: Bound::Exact };
         let rows = x[0].chunks(x[0].len() / n).zip(together.chunks(together.len() / n));
         for (i, (row, y)) in rows.enumerate() {

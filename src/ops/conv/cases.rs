@@ -2,7 +2,7 @@
 
 use super::{Dgrad, Fprop, Transposed, Wgrad};
 use crate::ops::{Bound, Case};
-use crate::shape::{ConvShape, Type, Window};
+use crate::shape::{ConvShape, DType, Type, Window};
 
 pub(super) fn cases() -> Vec<Case> {
     let square = Window::square;
@@ -52,6 +52,46 @@ pub(super) fn cases() -> Vec<Case> {
         cases.push(Case::new(label(""), Dgrad { shape }, &[yt, wt], &[], Bound::Dot(r * s * shape.group_k())));
         if x[1] < 100 {
             cases.push(Case::new(label(""), Wgrad { shape }, &[xt, yt], &[], Bound::Dot(shape.n * shape.p * shape.q)));
+        }
+    }
+    // Tensor cores: aligned and gathered loads, a depth shorter than a step, strides, phases that lack pixels, groups, and
+    // extents that reach every tile.
+    let halves: [([usize; 4], usize, Window, usize); 17] = [
+        ([2, 9, 11, 3], 5, square(3, 1, 1), 1),
+        ([1, 6, 6, 16], 32, square(3, 1, 1), 1),
+        ([3, 7, 5, 17], 19, square(3, 1, 1), 1),
+        ([2, 1, 1, 8], 8, square(3, 1, 1), 1),
+        ([2, 8, 8, 4], 6, square(3, 2, 1), 1),
+        ([1, 13, 13, 3], 8, square(7, 2, 3), 1),
+        ([2, 7, 7, 8], 16, square(1, 2, 0), 1),
+        ([2, 9, 10, 3], 4, odd, 1),
+        ([2, 9, 10, 16], 48, dilated, 2),
+        ([2, 11, 10, 40], 72, square(3, 1, 1), 1),
+        ([2, 9, 9, 24], 24, square(3, 2, 1), 1),
+        ([3, 6, 6, 72], 72, square(1, 1, 0), 1),
+        ([2, 6, 6, 40], 72, square(1, 1, 0), 1),
+        ([1, 112, 112, 8], 136, square(1, 1, 0), 1),
+        ([1, 112, 112, 8], 72, square(1, 1, 0), 1),
+        ([1, 112, 112, 136], 8, square(1, 1, 0), 1),
+        ([1, 112, 112, 72], 8, square(1, 1, 0), 1),
+    ];
+    for (i, (x, k, window, groups)) in halves.into_iter().enumerate() {
+        for half in [DType::F16, DType::BF16] {
+            let shape = ConvShape::new(&x, k, window, groups).expect("a case fits");
+            let [r, s] = shape.taps();
+            let of = |dims: &[usize]| Type::new(half, dims);
+            let (xt, yt) = (of(&x), of(&[shape.n, shape.p, shape.q, k]));
+            let (wt, bt) = (of(&[k, r, s, shape.group_c()]), Type::f32(&[k]));
+            let bias = i % 3 != 2;
+            let ins: Vec<Type> = [xt, wt].into_iter().chain(bias.then_some(bt)).collect();
+            let label = format!("{half:?} k{k} {r}x{s} stride {:?} groups {groups} x {x:?}", window.stride);
+            let fprop = Fprop { filters: k, window, groups, bias, relu: i % 2 == 0 };
+            cases.push(Case::new(&label, fprop, &ins, &[], Bound::Dot(r * s * shape.group_c() + 1)));
+            cases.push(Case::new(&label, Dgrad { shape }, &[yt, wt], &[], Bound::Dot(r * s * shape.group_k())));
+            if x[1] < 100 {
+                let terms = Bound::Dot(shape.n * shape.p * shape.q);
+                cases.push(Case::new(&label, Wgrad { shape }, &[xt, yt], &[], terms));
+            }
         }
     }
     // x [N,P,Q,K], C, window, output padding, groups

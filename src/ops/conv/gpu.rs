@@ -5,8 +5,9 @@ use crate::graph::Gpu;
 use crate::graph::Operand::{In, Out};
 use crate::kernel::Launch;
 use crate::kernel::gpu::{CudaStruct, Kernel, PLAIN};
+use crate::ops::mma;
 use crate::ops::tile::{Tile, bias_or_filters, index, parts, summed, vector};
-use crate::shape::ConvShape;
+use crate::shape::{ConvShape, DType};
 
 cuda_struct! {
     /// A convolution x [N,H,W,C] * w [K,R,S,C/groups] -> y [N,P,Q,K].
@@ -62,6 +63,13 @@ const VECTORS: &[&[i64]] = &[&[4], &[1]];
 static FPROP: Kernel = kernel("conv_fprop", "conv/fprop.cu", 4, Tile::CONSTS, FPROP_TILES);
 static DGRAD: Kernel = kernel("conv_dgrad", "conv/dgrad.cu", 4, Tile::CONSTS, DGRAD_TILES);
 static WGRAD: Kernel = kernel("conv_wgrad", "conv/wgrad.cu", 3, Tile::CONSTS, WGRAD_TILES);
+const fn mma(entry: &'static str, source: &'static str, operands: usize) -> Kernel {
+    kernel(entry, source, operands, mma::CONSTS, mma::TILES)
+}
+
+static FPROP_MMA: Kernel = mma("conv_fprop_mma", "mma/fprop.cu", 4);
+static DGRAD_MMA: Kernel = mma("conv_dgrad_mma", "mma/dgrad.cu", 4);
+static WGRAD_MMA: Kernel = mma("conv_wgrad_mma", "mma/wgrad.cu", 3);
 static DIRECT_FPROP: Kernel = kernel("conv_direct_fprop", "conv/direct.cu", 4, &[], PLAIN);
 static DIRECT_DGRAD: Kernel = kernel("conv_direct_dgrad", "conv/direct.cu", 4, &[], PLAIN);
 static DIRECT_WGRAD: Kernel = kernel("conv_direct_wgrad", "conv/direct.cu", 3, &[], PLAIN);
@@ -73,6 +81,9 @@ pub(super) const KERNELS: &[&Kernel] = &[
     &FPROP,
     &DGRAD,
     &WGRAD,
+    &FPROP_MMA,
+    &DGRAD_MMA,
+    &WGRAD_MMA,
     &DIRECT_FPROP,
     &DIRECT_DGRAD,
     &DIRECT_WGRAD,
@@ -91,12 +102,15 @@ pub enum Form {
     Depthwise,
     /// Implicit GEMM.
     Tiled,
+    /// Implicit GEMM of 16-bit operands, on tensor cores.
+    Mma(DType),
 }
 
 impl Form {
-    /// The form for a shape, the same for all passes.
-    pub fn of(s: &ConvShape) -> Form {
+    /// The form for a shape and the operands' type, the same for all passes.
+    pub fn of(s: &ConvShape, storage: DType) -> Form {
         match (s.group_c(), s.group_k()) {
+            _ if storage.is_half() => Form::Mma(storage),
             _ if s.groups == 1 => Form::Tiled,
             (1, 1) => Form::Depthwise,
             (c, k) if c < 16 || k < 16 => Form::Direct,
@@ -121,6 +135,11 @@ pub fn dgrad_tile(s: &ConvShape) -> Tile {
 /// The tile of wgrad: filters x (taps and channels). Parts of the sum make blocks.
 pub fn wgrad_tile(s: &ConvShape) -> Tile {
     Tile::choose(WGRAD_TILES, &[s.group_c(), s.group_k()], s.group_k(), width(s), 1)
+}
+
+/// The tile of a pass on tensor cores: of m x n results, the sum in so many parts.
+fn mma_tile(storage: DType, s: &ConvShape, product: [usize; 2], parts: usize) -> mma::Tile {
+    mma::Tile::choose(storage, &[s.group_c(), s.group_k()], product, parts)
 }
 
 /// Numbers in a filter.
@@ -177,6 +196,11 @@ pub fn fprop(gpu: Gpu, form: Form, s: &ConvShape, bias: bool, relu: bool) -> Vec
             let grid = [pixels.div_ceil(tile.m), s.groups * s.group_k().div_ceil(tile.n)];
             gpu.call(&FPROP, tile.consts(), grid, &operands, args)
         }
+        Form::Mma(storage) => {
+            let tile = mma_tile(storage, s, [pixels, s.group_k()], s.groups);
+            let grid = [pixels.div_ceil(tile.m), s.groups * s.group_k().div_ceil(tile.n)];
+            gpu.call(&FPROP_MMA, tile.consts(), grid, &operands, args)
+        }
     }
     .done()
 }
@@ -190,12 +214,18 @@ pub fn dgrad(gpu: Gpu, form: Form, s: &ConvShape, bias: bool, relu: bool) -> Vec
         Form::Depthwise => {
             gpu.call(&DEPTHWISE_DGRAD, &[vec as i64], [(pixels * s.c / vec).div_ceil(256), 1], &operands, args)
         }
-        Form::Tiled => {
-            let (tile, [down, right]) = (dgrad_tile(s), s.window.stride);
+        Form::Tiled | Form::Mma(_) => {
+            let [down, right] = s.window.stride;
             // Pixels that are equal modulo the stride have the same taps, and blocks of their own.
-            let phase = s.n * s.h.div_ceil(down) * s.w.div_ceil(right);
-            let grid = [down * right * phase.div_ceil(tile.m), s.groups * s.group_c().div_ceil(tile.n)];
-            gpu.call(&DGRAD, tile.consts(), grid, &operands, args)
+            let (phases, phase) = (down * right, s.n * s.h.div_ceil(down) * s.w.div_ceil(right));
+            let grid = |m: usize, n: usize| [phases * phase.div_ceil(m), s.groups * s.group_c().div_ceil(n)];
+            if let Form::Mma(storage) = form {
+                let tile = mma_tile(storage, s, [phase, s.group_c()], phases * s.groups);
+                gpu.call(&DGRAD_MMA, tile.consts(), grid(tile.m, tile.n), &operands, args)
+            } else {
+                let tile = dgrad_tile(s);
+                gpu.call(&DGRAD, tile.consts(), grid(tile.m, tile.n), &operands, args)
+            }
         }
     }
     .done()
@@ -205,12 +235,15 @@ pub fn dgrad(gpu: Gpu, form: Form, s: &ConvShape, bias: bool, relu: bool) -> Vec
 pub fn wgrad(gpu: Gpu, form: Form, s: &ConvShape) -> Vec<Launch> {
     let (size, pixels, vec) = (s.k * width(s), s.n * s.p * s.q, vector(&[s.c]));
     let tile = wgrad_tile(s);
+    let cut = |m: usize, n: usize| s.groups * s.group_k().div_ceil(m) * width(s).div_ceil(n);
     let (kernel, consts, blocks, step) = match form {
         Form::Direct => (&DIRECT_WGRAD, &[][..], size.div_ceil(256), 1),
         Form::Depthwise => (&DEPTHWISE_WGRAD, &[vec as i64][..], s.c.div_ceil(32) * s.taps()[0] * s.taps()[1], 1),
-        Form::Tiled => {
-            let blocks = s.groups * s.group_k().div_ceil(tile.m) * width(s).div_ceil(tile.n);
-            (&WGRAD, tile.consts(), blocks, tile.k)
+        Form::Tiled => (&WGRAD, tile.consts(), cut(tile.m, tile.n), tile.k),
+        Form::Mma(storage) => {
+            // Parts of the sum make blocks.
+            let tile = mma_tile(storage, s, [s.group_k(), width(s)], mma::MANY);
+            (&WGRAD_MMA, tile.consts(), cut(tile.m, tile.n), mma::STEP)
         }
     };
     let (parts, part) = parts(blocks, pixels, step);

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host;
 use crate::kernel::{Cost, Launch, Simd};
-use crate::shape::{ConvShape, Type, Window};
+use crate::shape::{ConvShape, Type, Window, storage};
 use gpu::Form;
 
 /// Calls `f(x_index, w_index, y_index)` once per multiply-add of the convolution: the definition.
@@ -74,7 +74,7 @@ fn end(y: &mut [f64], relu: bool) {
     }
 }
 
-/// y = act(x * w + b); inputs x, w and, with `bias`, b [K].
+/// y = act(x * w + b); inputs x, w and, with `bias`, b [K]. y is stored as x and w are; b is float32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fprop {
     /// K, the number of filters.
@@ -98,7 +98,7 @@ impl Op for Fprop {
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let s = self.shape(&ins[0])?;
         operands(ins, &s, self.bias.then_some(s.k))?;
-        Ok(vec![Type::f32(&[s.n, s.p, s.q, s.k])])
+        Ok(vec![Type::new(storage(&ins[0], &ins[1])?, &[s.n, s.p, s.q, s.k])])
     }
     fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         let (s, y) = (self.shape(&io.ins[0]).expect("checked by infer"), &mut outs[0]);
@@ -128,7 +128,7 @@ impl Op for Fprop {
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
         let s = self.shape(&io.ins[0]).expect("checked by infer");
-        gpu::fprop(Gpu::new(self, io, group), Form::of(&s), &s, self.bias, self.relu)
+        gpu::fprop(Gpu::new(self, io, group), Form::of(&s, io.ins[0].dtype), &s, self.bias, self.relu)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape(&io.ins[0]).map_or(0.0, |s| s.flops()), ..traffic(io) }
@@ -149,7 +149,7 @@ impl Op for Dgrad {
         let s = &self.shape;
         expect("dy", &ins[0], &[s.n, s.p, s.q, s.k])?;
         expect_w(&ins[1], s)?;
-        Ok(vec![Type::f32(&[s.n, s.h, s.w, s.c])])
+        Ok(vec![Type::new(storage(&ins[0], &ins[1])?, &[s.n, s.h, s.w, s.c])])
     }
     fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         outs[0].fill(0.0);
@@ -162,14 +162,14 @@ impl Op for Dgrad {
         })
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        gpu::dgrad(Gpu::new(self, io, group), Form::of(&self.shape), &self.shape, false, false)
+        gpu::dgrad(Gpu::new(self, io, group), Form::of(&self.shape, io.ins[0].dtype), &self.shape, false, false)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape.flops(), ..traffic(io) }
     }
 }
 
-/// dw [K,R,S,C/groups] = correlation of x with dy; inputs x, dy.
+/// dw [K,R,S,C/groups] = correlation of x with dy, in float32; inputs x, dy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Wgrad {
     pub shape: ConvShape,
@@ -183,6 +183,7 @@ impl Op for Wgrad {
         let s = &self.shape;
         expect("x", &ins[0], &[s.n, s.h, s.w, s.c])?;
         expect("dy", &ins[1], &[s.n, s.p, s.q, s.k])?;
+        storage(&ins[0], &ins[1])?;
         Ok(vec![Type::f32(&[s.k, s.taps()[0], s.taps()[1], s.group_c()])])
     }
     fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
@@ -196,7 +197,7 @@ impl Op for Wgrad {
         })
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        gpu::wgrad(Gpu::new(self, io, group), Form::of(&self.shape), &self.shape)
+        gpu::wgrad(Gpu::new(self, io, group), Form::of(&self.shape, io.ins[0].dtype), &self.shape)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape.flops(), ..traffic(io) }
@@ -249,7 +250,7 @@ impl Op for Transposed {
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let s = self.shape(&ins[0])?;
         operands(ins, &s, self.bias.then_some(s.c))?;
-        Ok(vec![Type::f32(&[s.n, s.h, s.w, s.c])])
+        Ok(vec![Type::new(storage(&ins[0], &ins[1])?, &[s.n, s.h, s.w, s.c])])
     }
     fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         let (s, y) = (self.shape(&io.ins[0]).expect("checked by infer"), &mut outs[0]);
@@ -279,7 +280,7 @@ impl Op for Transposed {
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
         let s = self.shape(&io.ins[0]).expect("checked by infer");
-        gpu::dgrad(Gpu::new(self, io, group), Form::of(&s), &s, self.bias, self.relu)
+        gpu::dgrad(Gpu::new(self, io, group), Form::of(&s, io.ins[0].dtype), &s, self.bias, self.relu)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape(&io.ins[0]).map_or(0.0, |s| s.flops()), ..traffic(io) }

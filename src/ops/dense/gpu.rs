@@ -2,10 +2,12 @@
 
 use crate::cuda_struct;
 use crate::graph::Gpu;
-use crate::graph::Operand::{In, Out};
+use crate::graph::Operand::{self, In, Out};
 use crate::kernel::Launch;
 use crate::kernel::gpu::{CudaStruct, Kernel, PLAIN};
+use crate::ops::mma;
 use crate::ops::tile::{SPLIT_SUM, Tile, bias_or_filters, index, parts, summed, vector};
+use crate::shape::DType;
 
 cuda_struct! {
     /// y [rows,outputs] = act(x [rows,inputs] w^T + b).
@@ -68,6 +70,14 @@ const fn gemm(entry: &'static str) -> Kernel {
 static DGRAD: Kernel = gemm("dense_dgrad");
 static WGRAD: Kernel = gemm("dense_wgrad");
 
+const fn mma(entry: &'static str) -> Kernel {
+    Kernel { source: "mma/dense.cu", consts: mma::CONSTS, variants: mma::TILES, ..gemm(entry) }
+}
+
+static FPROP_MMA: Kernel = mma("dense_fprop_mma");
+static DGRAD_MMA: Kernel = mma("dense_dgrad_mma");
+static WGRAD_MMA: Kernel = mma("dense_wgrad_mma");
+
 static COLUMN_SUM: Kernel = Kernel {
     entry: "column_sum",
     source: "reduce.cu",
@@ -78,7 +88,8 @@ static COLUMN_SUM: Kernel = Kernel {
     variants: PLAIN,
 };
 
-pub(super) const KERNELS: &[&Kernel] = &[&FPROP, &DGRAD, &WGRAD, &COLUMN_SUM, &SPLIT_SUM];
+pub(super) const KERNELS: &[&Kernel] =
+    &[&FPROP, &DGRAD, &WGRAD, &FPROP_MMA, &DGRAD_MMA, &WGRAD_MMA, &COLUMN_SUM, &SPLIT_SUM, &mma::SPLIT_ACT];
 
 /// y = act(x w^T + b); operands x, w and, with `bias`, b. A value depends on its own row and on the widths, never on `rows`.
 pub(super) fn fprop(gpu: Gpu, [rows, inputs, outputs]: [usize; 3], bias: bool, relu: bool) -> Vec<Launch> {
@@ -109,6 +120,50 @@ fn product(gpu: Gpu, kernel: &'static Kernel, [m, n, depth]: [usize; 3], aligned
     let (parts, part) = parts(blocks, depth, tile.k);
     let args = Gemm { m: index(m), n: index(n), depth: index(depth), part: index(part) };
     summed(gpu, parts, m * n, |gpu, c| gpu.call(kernel, tile.consts(), [blocks, parts], &[In(0), In(1), c], args))
+}
+
+/// C [m,n] = A [m,depth] B [depth,n] of 16-bit operands on tensor cores, by `kernel`, in float32 and in parts. `blocks` is
+/// what decides how many.
+fn mma_product(
+    kernel: &'static Kernel,
+    storage: DType,
+    [m, n, depth]: [usize; 3],
+    aligned: &[usize],
+    blocks: usize,
+) -> (usize, impl FnOnce(Gpu, Operand) -> Gpu + use<>) {
+    let (parts, part) = parts(blocks, depth, mma::STEP);
+    let tile = mma::Tile::choose(storage, aligned, [m, n], mma::MANY);
+    let args = Gemm { m: index(m), n: index(n), depth: index(depth), part: index(part) };
+    let grid = [m.div_ceil(tile.m) * n.div_ceil(tile.n), parts];
+    (parts, move |gpu, c| gpu.call(kernel, tile.consts(), grid, &[In(0), In(1), c], args))
+}
+
+/// [`fprop`] of 16-bit operands.
+pub(super) fn fprop_mma(
+    gpu: Gpu,
+    storage: DType,
+    [rows, inputs, outputs]: [usize; 3],
+    bias: bool,
+    relu: bool,
+) -> Vec<Launch> {
+    let extents = [rows, outputs, inputs];
+    // Parts by the widths alone: a value does not depend on how many rows there are.
+    let (parts, call) = mma_product(&FPROP_MMA, storage, extents, &[inputs], outputs.div_ceil(64));
+    mma::summed_act(gpu, storage, parts, [rows, outputs], bias.then_some(2), relu, call)
+}
+
+/// [`dgrad`] of 16-bit operands.
+pub(super) fn dgrad_mma(gpu: Gpu, storage: DType, [rows, inputs, outputs]: [usize; 3]) -> Vec<Launch> {
+    let extents = [rows, inputs, outputs];
+    let (parts, call) = mma_product(&DGRAD_MMA, storage, extents, &[inputs, outputs], inputs.div_ceil(64));
+    mma::summed_act(gpu, storage, parts, [rows, inputs], None, false, call)
+}
+
+/// [`wgrad`] of 16-bit operands.
+pub(super) fn wgrad_mma(gpu: Gpu, storage: DType, [rows, inputs, outputs]: [usize; 3]) -> Vec<Launch> {
+    let blocks = outputs.div_ceil(64) * inputs.div_ceil(64);
+    let (parts, call) = mma_product(&WGRAD_MMA, storage, [outputs, inputs, rows], &[inputs, outputs], blocks);
+    summed(gpu, parts, outputs * inputs, call)
 }
 
 /// db [n] = the sum over the rows of dy [rows,n].

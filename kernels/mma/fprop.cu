@@ -1,0 +1,25 @@
+// y = act(x * w + b) on tensor cores: implicit GEMM, pixels [n p q] x filters, depth (r, s, c).
+#include "mma/image.cuh"
+#include "tile/epilogue.cuh"
+
+// x [N,H,W,C], w [K,R,S,C/groups], b [K] in float32, y [N,P,Q,K]
+KERNEL(conv_fprop_mma, 4, Conv) {
+    const int depth = a.r * a.s * a.gc, pixels = a.n * a.p * a.q, across = div_up(a.gk, BN);
+    const int first = blockIdx.x * BM, group = blockIdx.y / across, filter = blockIdx.y % across * BN;
+
+    const Image image{a.h, a.w, a.gc, a.c, a.dilation_h, a.dilation_w};
+    Patches from(image, o.in<Real>(0) + group * a.gc, a.r, a.s, [&](int i) {
+        const Walk out(first + i, a.p, a.q);
+        return make_int3(first + i < pixels ? out.outer : -1, out.middle * a.stride_h - a.pad_h, out.inner * a.stride_w - a.pad_w);
+    });
+    Along<BN> filters(o.in<Real>(1) + (u64)group * a.gk * depth, filter, a.gk, depth, 0, depth);
+
+    Tile tile;
+    tile.multiply(from, filters, div_up(depth, BK));
+    const Act act{a.bias ? o.in<float>(2) + group * a.gk : nullptr, a.gk, a.relu};
+    tile.stage([&](int column, float v) { return act(filter + column, v); });
+    Real *y = o.out<Real>(3) + group * a.gk;
+    each_chunk(1, [&](int row, int chunk) {
+        if (first + row < pixels) put(y + (u64)(first + row) * a.k, filter + 8 * chunk, a.gk, staged(row, chunk));
+    });
+}
