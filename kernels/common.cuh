@@ -8,6 +8,12 @@
 #error "-DTHREADS=: the block size, kernel::gpu::Kernel::threads"
 #endif
 
+/// How memory holds activations, DType::code; float32 where a kernel has no choice.
+#ifndef STORAGE
+#define STORAGE 0
+#endif
+typedef Stored<STORAGE>::type Real;
+
 /// Addresses of the operands of up to GROUP equal instances of an op; blockIdx.z picks the instance.
 template <int N>
 struct Operands {
@@ -92,9 +98,9 @@ template <int N, class F>
 __device__ inline void map(const Operands<N> &o, int y, u32 n, F f) {
     fours(n, [&](u32 i, auto width) {
         constexpr int V = width;
-        auto x = Pack<V>::load(o.template in<float>(0) + i);
+        auto x = Pack<V>::load(o.template in<Real>(0) + i);
         for (float &x : x.at) x = f(x);
-        x.store(o.template out<float>(y) + i);
+        x.store(o.template out<Real>(y) + i);
     });
 }
 
@@ -103,8 +109,8 @@ template <class F>
 __device__ inline void map2(const Operands<3> &o, u32 n, F f) {
     fours(n, [&](u32 i, auto width) {
         constexpr int V = width;
-        auto a = Pack<V>::load(o.in<float>(0) + i), b = Pack<V>::load(o.in<float>(1) + i);
+        auto a = Pack<V>::load(o.in<Real>(0) + i), b = Pack<V>::load(o.in<Real>(1) + i);
         for (int v = 0; v < V; v++) a.at[v] = f(a.at[v], b.at[v]);
-        a.store(o.out<float>(2) + i);
+        a.store(o.out<Real>(2) + i);
     });
 }

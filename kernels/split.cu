@@ -2,8 +2,6 @@
 #include "common.cuh"
 #include "tile/epilogue.cuh"
 
-typedef Stored<STORAGE>::type Real;
-
 // y [rows,columns] = act(the sum of parts [parts,rows,columns] + b); operands parts, b [columns], y
 KERNEL(split_act, 3, SplitAct) {
     const u32 i = element();

@@ -4,12 +4,6 @@
 #define RESIDENT 2
 #include "common.cuh"
 
-#ifndef STORAGE
-#error "-DSTORAGE=: DType::code of the operands"
-#endif
-
-/// The element type of the operands.
-typedef Stored<STORAGE>::type Real;
 static_assert(sizeof(Real) == 2, "tensor cores take 16 bits here");
 
 /// Eight elements, which memory moves together.

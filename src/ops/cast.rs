@@ -9,6 +9,43 @@ use crate::kernel::{Launch, Simd};
 use crate::par;
 use crate::shape::{DType, Type};
 
+/// The copy of a weight in 16 bits that the layer multiplies with, in place: inputs w in float32 and the copy. Made when the
+/// weights are loaded ([`Graph::prepare`]); the update of a training step renews it ([`super::optim::Update`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Copy;
+
+impl Op for Copy {
+    fn name(&self) -> &'static str {
+        "cast.copy"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        match ins {
+            [w, copy] if w.dtype == DType::F32 && copy.dtype.is_half() && w.shape == copy.shape => Ok(vec![*copy]),
+            _ => Err(Error::job("a float32 weight and a copy of its shape in 16 bits are needed")),
+        }
+    }
+    fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        outs[0].copy_from_slice(ins[0]);
+    }
+    fn grad(&self, _: &mut Graph, _: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        // Products of 16 bits have gradients of their weights in float32.
+        Ok(vec![dy[0], None])
+    }
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+        host_launches(self, io, group, 0, |h| {
+            let w = h.input::<f32>(0);
+            par::chunks_mut(h.output::<f32>(0), |at, y| y.copy_from_slice(&w[at..][..y.len()]))
+        })
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let ways = [DType::F32.code(), io.outs[0].dtype.code()];
+        Gpu::new(self, io, group).map(&CAST, &ways, &[In(0), Out(0)], |n| Count { n }).done()
+    }
+    fn alias(&self) -> &'static [(usize, usize)] {
+        &[(0, 1)]
+    }
+}
+
 /// FROM, TO: [`DType::code`]
 const WAYS: &[&[i64]] = &[&[0, 1], &[0, 2], &[1, 0], &[2, 0]];
 
@@ -50,7 +87,7 @@ impl Op for Cast {
     }
 }
 
-pub const FAMILY: Family = Family { name: "cast", ops: &["cast"], kernels: &[&CAST], cases };
+pub const FAMILY: Family = Family { name: "cast", ops: &["cast", "cast.copy"], kernels: &[&CAST], cases };
 
 fn cases() -> Vec<Case> {
     let mut cases = vec![];
@@ -61,6 +98,8 @@ fn cases() -> Vec<Case> {
                 let label = format!("{:?} to {to:?} {dims:?}", from.dtype);
                 cases.push(Case::new(label, Cast { to }, &[from], &[], Bound::Exact));
             }
+            let label = format!("F32 to {half:?} {dims:?}");
+            cases.push(Case::new(label, Copy, &[wide, wide.of(half)], &[], Bound::Exact));
         }
     }
     cases

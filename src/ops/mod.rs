@@ -56,6 +56,8 @@ pub enum Draw {
     Mask,
     /// Positive, away from zero.
     Positive,
+    /// Ones, and an infinity in the last place.
+    Infinite,
     /// Optimiser settings: lr, momentum, weight decay, first step.
     Hyper([f32; 4]),
 }

@@ -42,6 +42,7 @@ pub fn draw(case: &Case, seed: u64, numbers: Numbers) -> Vec<Vec<f64>> {
             Draw::Below(k) => (0..n).map(|_| rng.below(k as usize) as f64).collect(),
             Draw::Mask => (0..n).map(|_| rng.below(2) as f64).collect(),
             Draw::Positive => (0..n).map(|_| (0.25 + rng.uniform()) as f64).collect(),
+            Draw::Infinite => (0..n).map(|j| if j + 1 == n { f64::INFINITY } else { 1.0 }).collect(),
             Draw::Hyper(h) => h.iter().map(|x| *x as f64).collect(),
         }
     };
