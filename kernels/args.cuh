@@ -71,6 +71,7 @@ struct Descent {
     unsigned keras;
     unsigned nesterov;
     float dampening;
+    unsigned scaled;
 };
 
 struct Draws {

@@ -34,6 +34,12 @@ pub fn widened(launch: Launch, ins: &[Type], outs: &[Type]) -> Launch {
                 copy.widen(h.input(i), h);
             }
         }
+        // What is updated in place may be left as it is.
+        for (o, copy) in outs.iter().enumerate().filter_map(|(o, c)| Some((o, c.as_ref()?))) {
+            if !h.aliased.is_empty() {
+                copy.widen(h.output(o), h);
+            }
+        }
         let wide = |slots: &[Slot], copies: &[Option<Copy>]| -> Vec<Slot> {
             slots.iter().zip(copies).map(|(s, c)| c.as_ref().map_or(*s, |c| c.slot(h))).collect()
         };

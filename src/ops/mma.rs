@@ -40,8 +40,8 @@ pub struct Tile {
     consts: &'static [i64],
 }
 
-/// Blocks that keep a large GPU busy: one for each of its multiprocessors.
-const ENOUGH: usize = 132;
+/// Blocks that keep a large GPU busy: one for each of its 132 multiprocessors, where three towers share a launch.
+const ENOUGH: usize = 44;
 
 /// Parts of a sum that is cut as often as it takes to keep a GPU busy.
 pub(super) const MANY: usize = ENOUGH;

@@ -146,7 +146,7 @@ impl Op for Update {
                 _ => update!(self.sgd, f64, ins[0][i], ins[1][i], by * ins[2][i], hyper),
             };
             if self.copy {
-                outs[2][i] = outs[0][i];
+                outs[2][i] = if by == 0.0 { ins[4][i] } else { outs[0][i] };
             }
         }
     }
@@ -156,13 +156,14 @@ impl Op for Update {
             let hyper: [f32; 4] = h.input(3).try_into().expect("checked by infer");
             let by = if op.scaled { h.input::<f32>(4 + op.copy as usize)[0] } else { 1.0 };
             let (w, g) = (h.output::<f32>(0), h.input::<f32>(2));
-            if by != 0.0 {
-                par::chunks2_mut(w, h.output::<f32>(1), |at, w, v| {
-                    for ((w, v), &g) in w.iter_mut().zip(v).zip(&g[at..]) {
-                        (*w, *v) = update!(op.sgd, f32, *w, *v, by * g, hyper);
-                    }
-                });
+            if by == 0.0 {
+                return;
             }
+            par::chunks2_mut(w, h.output::<f32>(1), |at, w, v| {
+                for ((w, v), &g) in w.iter_mut().zip(v).zip(&g[at..]) {
+                    (*w, *v) = update!(op.sgd, f32, *w, *v, by * g, hyper);
+                }
+            });
             if op.copy {
                 h.output::<f32>(2).copy_from_slice(w);
             }

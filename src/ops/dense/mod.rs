@@ -223,7 +223,9 @@ fn cases() -> Vec<Case> {
         cases.push(Case::new(&label, BiasGrad, &[yt], &[], Bound::Dot(n)));
     }
     // Tensor cores: aligned and gathered loads, several parts of a sum, every tile.
-    for (x, out) in [([3, 7], 5), ([25, 96], 72), ([2, 2504], 8), ([72, 136], 72), ([72, 40], 40), ([40, 72], 72)] {
+    for (x, out) in
+        [([3, 7], 5), ([25, 96], 72), ([2, 2504], 8), ([72, 136], 72), ([72, 40], 40), ([40, 72], 72), ([8, 40], 72)]
+    {
         for half in [DType::F16, DType::BF16] {
             let (xt, wt, yt) = (Type::new(half, &x), Type::new(half, &[out, x[1]]), Type::new(half, &[x[0], out]));
             let label = format!("{half:?} x {x:?} out {out}");
