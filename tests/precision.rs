@@ -57,12 +57,17 @@ fn step(net: &mut Network, step: usize, scale: f32) -> f64 {
     net.session.write(net.x[0], Data::U8(&pixels)).unwrap();
     let part = &net.parts[0];
     net.session.write(part.y, Data::F32(&ratings)).unwrap();
-    net.session.write(part.hyper, Data::F32(&[1e-3, 0.9, 0.0, (step == 0) as u8 as f32])).unwrap();
+    net.session.write(part.hyper, Data::F32(&[1e-4, 0.9, 0.0, (step == 0) as u8 as f32])).unwrap();
     if let Some(scaling) = part.scaling {
         net.session.write(scaling.scale, Data::F32(&[scale])).unwrap();
     }
     net.session.run(TRAIN).unwrap();
     net.session.read(part.loss).unwrap()[0] as f64
+}
+
+/// How often the gradients of the last step counted.
+fn by(net: &Network) -> f32 {
+    net.parts[0].scaling.map_or(1.0, |s| net.session.read(s.by).unwrap()[0])
 }
 
 fn weights(net: &Network) -> Vec<Vec<f32>> {
@@ -76,7 +81,13 @@ fn sixteen_bits_follow_the_curve_of_float32() {
     const STEPS: usize = 200;
     let curve = |precision| -> Vec<f64> {
         let mut net = network(precision, cpu());
-        let losses: Vec<f64> = (0..STEPS).map(|i| step(&mut net, i, LossScale::default().scale)).collect();
+        let mut scale = LossScale::default();
+        let one = |i| {
+            let loss = step(&mut net, i, scale.scale);
+            scale = scale.next(by(&net) != 0.0);
+            loss
+        };
+        let losses: Vec<f64> = (0..STEPS).map(one).collect();
         losses.windows(PICTURES / BATCH).map(|l| l.iter().sum::<f64>() / l.len() as f64).collect()
     };
     let want = curve(Precision::Float32);
@@ -117,7 +128,6 @@ fn master_weights_go_from_one_precision_to_another() {
 fn a_step_that_overflows_is_not_taken() {
     let mut net = network(Precision::Fp16, cpu());
     step(&mut net, 0, 1024.0);
-    let by = |net: &Network| net.session.read(net.parts[0].scaling.unwrap().by).unwrap()[0];
     assert_eq!(by(&net), 1.0 / 1024.0);
     let before = weights(&net);
     let loss = step(&mut net, 1, 2f32.powi(60));

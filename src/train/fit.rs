@@ -120,8 +120,8 @@ pub struct PartState {
 }
 
 /// By what the loss is multiplied in [`Precision::Fp16`] before it is differentiated, a power of two: halved when a gradient
-/// overflows, which costs the step, doubled after many steps without (Micikevicius et al. 2018, section 3.2; the numbers
-/// are those of PyTorch's `GradScaler`).
+/// overflows, which costs the step, doubled after many steps without (Micikevicius et al. 2018, section 3.2, with
+/// the patience of PyTorch's `GradScaler`). It begins lower than there: errors of ratings are larger than those of classes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LossScale {
     pub scale: f32,
@@ -131,13 +131,13 @@ pub struct LossScale {
 
 impl Default for LossScale {
     fn default() -> Self {
-        Self { scale: 65536.0, steps: 0 }
+        Self { scale: 1024.0, steps: 0 }
     }
 }
 
 impl LossScale {
     /// After a step that was taken, or not.
-    fn next(self, taken: bool) -> Self {
+    pub fn next(self, taken: bool) -> Self {
         const PATIENCE: u32 = 2000;
         match (taken, self.steps + 1) {
             (false, _) => Self { scale: (self.scale / 2.0).max(f32::MIN_POSITIVE), steps: 0 },
