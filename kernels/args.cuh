@@ -102,6 +102,7 @@ struct Gemm {
     int n;
     int depth;
     int part;
+    int bias;
 };
 
 struct Matrix {
@@ -146,6 +147,7 @@ struct Normalization {
 
 struct Parts {
     unsigned n;
+    unsigned more;
     unsigned parts;
 };
 

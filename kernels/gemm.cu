@@ -27,10 +27,12 @@ KERNEL(dense_dgrad, 3, Gemm) {
     at.multiply(dy, w, a, o.out<float>(2));
 }
 
-// dw = dy^T x: x [N,I], dy [N,O], dw [parts,O,I]
-KERNEL(dense_wgrad, 3, Gemm) {
+// dw = dy^T x, db = the column sums of dy: x [N,I], dy [N,O], dw [parts,O,I], db [parts,O]
+KERNEL(dense_wgrad, 4, Gemm) {
     const Split at(a);
-    Across<BM> dy(o.in<float>(1), at.row, a.m, a.m, at.begin, at.end);
+    Summing<BM> dy(o.in<float>(1), at.row, a.m, a.m, at.begin, at.end);
     Across<BN> x(o.in<float>(0), at.column, a.n, a.n, at.begin, at.end);
     at.multiply(dy, x, a, o.out<float>(2));
+    // One of the blocks that read the same dy.
+    if (a.bias && at.column == 0) dy.write(o.out<float>(3) + (u64)blockIdx.y * a.m + at.row, a.m - at.row);
 }

@@ -25,6 +25,8 @@ const STRIDED: &str = "conv.dgrad [k6 3x3 stride [2, 2]";
 const WGRAD: &str = "conv.wgrad [k19 3x3 stride [1, 1] groups 1";
 /// A sum in several parts.
 const PARTS: &str = "conv.wgrad [k36 3x3 stride [1, 1] groups 1 x [2, 11";
+/// A bias gradient in several parts.
+const BIAS: &str = "conv.wgrad [k5 3x3 stride [1, 1] groups 1";
 const POOL: &str = "maxpool [[3, 3] stride [2, 2] x [2, 8, 8, 3]";
 const POOL_GRAD: &str = "maxpool.grad [[3, 3] stride [2, 2] x [2, 8, 8, 3]";
 
@@ -66,6 +68,7 @@ const MUTANTS: &[Mutant] = &[
     m("reduce.cu", "the last part is left out", "part < a.parts; ++part", "part + 1 < a.parts; ++part", PARTS),
     m("reduce.cu", "no barrier before the column's sums are read", "    __syncthreads();\n", "", "bias.grad"),
     m("reduce.cu", "a row of the next part is added", "end = min(begin + a.part, a.rows);", "end = min(begin + a.part + 1, a.rows);", "bias.grad [x [4, 17"),
+    m("reduce.cu", "the second sum steps as the first", "o.in<float>(2) + j, a.parts, a.more", "o.in<float>(2) + j, a.parts, a.n", BIAS),
     // The product of tiles.
     m("tile/multiply.cuh", "no barrier before the first product", "b.store(b.load(), bs[steps & 1]);\n        __syncthreads();", "b.store(b.load(), bs[steps & 1]);", VECTORS),
     m("tile/multiply.cuh", "no barrier between steps", "b.store(next_b, bs[~steps & 1]);\n            __syncthreads();", "b.store(next_b, bs[~steps & 1]);", VECTORS),
@@ -78,6 +81,9 @@ const MUTANTS: &[Mutant] = &[
     m("tile/multiply.cuh", "lanes take other rows", "+ threadIdx.x % 32 / 8);", "+ threadIdx.x % 32 / 16);", VECTORS),
     m("tile/multiply.cuh", "a narrow tile overruns its half of the buffer", "return COLUMNS * BK == 4 * THREADS || k < BK;", "return true;", "dense.wgrad [x [40"),
     m("tile/matrix.cuh", "the wrong stride from step to step", "p += (u64)BK * stride;", "p += BK;", WGRAD),
+    m("tile/matrix.cuh", "no barrier before the column sums are read", "        this->store(sum, rows);\n        __syncthreads();\n", "        this->store(sum, rows);\n", BIAS),
+    m("tile/matrix.cuh", "a column is added to its neighbour", "sum.z += v.z, sum.w += v.w;", "sum.z += v.w, sum.w += v.w;", BIAS),
+    m("tile/matrix.cuh", "sums past the last column are written", "if (i >= min(count, COLUMNS)) return;", "if (i >= COLUMNS) return;", BIAS),
     m("tile/matrix.cuh", "a row's tail is written past its end", "if (at + 3 < width) row[at + 3] = v.w;", "row[at + 3] = v.w;", SINGLES),
     m("tile/image.cuh", "rows above the image are read", "(unsigned)row < (unsigned)h", "row < h", SINGLES),
     m("tile/image.cuh", "a column right of the image is read", "(unsigned)column < (unsigned)w", "(unsigned)column <= (unsigned)w", SINGLES),
@@ -93,12 +99,14 @@ const MUTANTS: &[Mutant] = &[
     m("conv/dgrad.cu", "taps are stepped through one by one", "at.middle * a.tap_step_w", "at.middle", STRIDED),
     m("conv/wgrad.cu", "filters past the last one are written", "if (filter + i < a.gk) put(", "put(", WGRAD),
     m("conv/wgrad.cu", "pixels of the next part are added", "end = min(begin + a.part, pixels);", "end = min(begin + a.part + 1, pixels);", PARTS),
+    m("conv/wgrad.cu", "every group's bias gradient is the first one's", "group * a.gk + filter, a.gk - filter", "filter, a.gk - filter", "conv.wgrad [k80"),
     m("conv/direct.cu", "the output pixel below the last", "p >= a.p ||", "p > a.p ||", "conv.dgrad [k6 3x3 stride [1, 1] groups 2"),
     m("conv/depthwise.cu", "no barrier before the sums of a block", "    __syncthreads();\n", "", "conv.wgrad [k19 3x3 stride [2, 2]"),
     m("conv/depthwise.cu", "filters as if taps came last", "__ldg(filter + v * taps)", "__ldg(filter + v)", "conv.fprop [k8 3x3 stride [2, 2] groups 8"),
     m("dense/fprop.cu", "half of the lanes are not added", "int apart = 16;", "int apart = 8;", "dense.fprop [x [25"),
     m("dense/fprop.cu", "rows past the last are read", "row = min(own, a.rows - ROWS)", "row = own", "dense.fprop [x [25"),
     m("dense/fprop.cu", "outputs past the last are written", "r >= own && c < a.outputs) o", "r >= own) o", "dense.fprop [x [3, 7]"),
+    m("gemm.cu", "every part's bias gradient lies at the first one's", "(u64)blockIdx.y * a.m + at.row", "at.row", "dense.wgrad [x [300"),
     m("gemm.cu", "depth past the end of a part", "end(min(begin + a.part, a.depth))", "end(begin + a.part)", "dense.wgrad [x [25"),
 ];
 

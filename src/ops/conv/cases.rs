@@ -51,7 +51,13 @@ pub(super) fn cases() -> Vec<Case> {
         cases.push(Case::new(label(""), fprop, &ins, &diff, Bound::Dot(terms)));
         cases.push(Case::new(label(""), Dgrad { shape }, &[yt, wt], &[], Bound::Dot(r * s * shape.group_k())));
         if x[1] < 100 {
-            cases.push(Case::new(label(""), Wgrad { shape }, &[xt, yt], &[], Bound::Dot(shape.n * shape.p * shape.q)));
+            cases.push(Case::new(
+                label(""),
+                Wgrad { shape, bias },
+                &[xt, yt],
+                &[],
+                Bound::Dot(shape.n * shape.p * shape.q),
+            ));
         }
     }
     // x [N,P,Q,K], C, window, output padding, groups

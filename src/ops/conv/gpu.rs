@@ -5,7 +5,7 @@ use crate::graph::Gpu;
 use crate::graph::Operand::{In, Out};
 use crate::kernel::Launch;
 use crate::kernel::gpu::{CudaStruct, Kernel, PLAIN};
-use crate::ops::tile::{Tile, bias_or_filters, index, parts, summed, vector};
+use crate::ops::tile::{NO_SUM, Tile, bias_or_filters, column_sums, index, parts, summed, vector};
 use crate::shape::ConvShape;
 
 cuda_struct! {
@@ -35,8 +35,9 @@ cuda_struct! {
         gk: i32,
         /// wgrad: pixels of y in a part of the sum.
         part: i32,
-        /// fprop and dgrad: whether there is a bias, and whether ReLU follows.
+        /// Whether there is a bias.
         bias: i32,
+        /// fprop and dgrad: whether ReLU follows.
         relu: i32,
     }
 }
@@ -61,7 +62,7 @@ const VECTORS: &[&[i64]] = &[&[4], &[1]];
 
 static FPROP: Kernel = kernel("conv_fprop", "conv/fprop.cu", 4, Tile::CONSTS, FPROP_TILES);
 static DGRAD: Kernel = kernel("conv_dgrad", "conv/dgrad.cu", 4, Tile::CONSTS, DGRAD_TILES);
-static WGRAD: Kernel = kernel("conv_wgrad", "conv/wgrad.cu", 3, Tile::CONSTS, WGRAD_TILES);
+static WGRAD: Kernel = kernel("conv_wgrad", "conv/wgrad.cu", 4, Tile::CONSTS, WGRAD_TILES);
 static DIRECT_FPROP: Kernel = kernel("conv_direct_fprop", "conv/direct.cu", 4, &[], PLAIN);
 static DIRECT_DGRAD: Kernel = kernel("conv_direct_dgrad", "conv/direct.cu", 4, &[], PLAIN);
 static DIRECT_WGRAD: Kernel = kernel("conv_direct_wgrad", "conv/direct.cu", 3, &[], PLAIN);
@@ -201,8 +202,8 @@ pub fn dgrad(gpu: Gpu, form: Form, s: &ConvShape, bias: bool, relu: bool) -> Vec
     .done()
 }
 
-/// dw = correlation of x with dy; operands x, dy.
-pub fn wgrad(gpu: Gpu, form: Form, s: &ConvShape) -> Vec<Launch> {
+/// dw = correlation of x with dy and, with `bias`, db = the column sums of dy; operands x, dy.
+pub fn wgrad(gpu: Gpu, form: Form, s: &ConvShape, bias: bool) -> Vec<Launch> {
     let (size, pixels, vec) = (s.k * width(s), s.n * s.p * s.q, vector(&[s.c]));
     let tile = wgrad_tile(s);
     let (kernel, consts, blocks, step) = match form {
@@ -214,6 +215,18 @@ pub fn wgrad(gpu: Gpu, form: Form, s: &ConvShape) -> Vec<Launch> {
         }
     };
     let (parts, part) = parts(blocks, pixels, step);
-    let args = args(s, false, false, part);
-    summed(gpu, parts, size, |gpu, dw| gpu.call(kernel, consts, [blocks, parts], &[In(0), In(1), dw], args))
+    let (args, grid) = (args(s, bias, false, part), [blocks, parts]);
+    let (dw, db) = ((Out(0), size), if bias { (Out(1), s.k) } else { NO_SUM });
+    match form {
+        Form::Tiled => {
+            summed(gpu, parts, [dw, db], |gpu, [dw, db]| gpu.call(kernel, consts, grid, &[In(0), In(1), dw, db], args))
+        }
+        _ => {
+            let gpu = summed(gpu, parts, [dw, NO_SUM], |gpu, [dw, _]| {
+                gpu.call(kernel, consts, grid, &[In(0), In(1), dw], args)
+            });
+            if bias { column_sums(gpu, In(1), Out(1), pixels, s.k) } else { gpu }
+        }
+    }
+    .done()
 }

@@ -7,7 +7,7 @@ pub mod gpu;
 
 use super::Family;
 use super::activation::ReluGrad;
-use super::dense::BiasGrad;
+use super::dense::{BiasGrad, column_sums};
 use crate::error::{Error, Result};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host;
@@ -112,12 +112,9 @@ impl Op for Fprop {
             dy = g.push1(ReluGrad, &[n.outs[0], dy]);
         }
         let shape = self.shape(&g.ty(n.ins[0]))?;
-        let mut grads =
-            vec![Some(g.push1(Dgrad { shape }, &[dy, n.ins[1]])), Some(g.push1(Wgrad { shape }, &[n.ins[0], dy]))];
-        if self.bias {
-            grads.push(Some(g.push1(BiasGrad, &[dy])));
-        }
-        Ok(grads)
+        let dx = g.push1(Dgrad { shape }, &[dy, n.ins[1]]);
+        let weights = g.push(Wgrad { shape, bias: self.bias }, &[n.ins[0], dy]);
+        Ok([dx].into_iter().chain(weights).map(Some).collect())
     }
     fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         let (op, s) = (*self, self.shape(&io.ins[0]).expect("checked by infer"));
@@ -169,10 +166,11 @@ impl Op for Dgrad {
     }
 }
 
-/// dw [K,R,S,C/groups] = correlation of x with dy; inputs x, dy.
+/// dw [K,R,S,C/groups] = correlation of x with dy and, with `bias`, db [K] = the sum of dy over all pixels; inputs x, dy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Wgrad {
     pub shape: ConvShape,
+    pub bias: bool,
 }
 
 impl Op for Wgrad {
@@ -183,20 +181,29 @@ impl Op for Wgrad {
         let s = &self.shape;
         expect("x", &ins[0], &[s.n, s.h, s.w, s.c])?;
         expect("dy", &ins[1], &[s.n, s.p, s.q, s.k])?;
-        Ok(vec![Type::f32(&[s.k, s.taps()[0], s.taps()[1], s.group_c()])])
+        let (dw, db) = (Type::f32(&[s.k, s.taps()[0], s.taps()[1], s.group_c()]), Type::f32(&[s.k]));
+        Ok([dw].into_iter().chain(self.bias.then_some(db)).collect())
     }
     fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         outs[0].fill(0.0);
         each(&self.shape, |x, w, o| outs[0][w] += ins[0][x] * ins[1][o]);
+        if self.bias {
+            column_sums(ins[1], &mut outs[1]);
+        }
     }
     fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
-        let s = self.shape;
-        host_launches(self, io, group, 4 * host::conv::wgrad_scratch(&s), move |h| {
-            host::conv::wgrad(simd, &s, h.input(0), h.input(1), h.output(0), h.scratch())
+        let (s, bias, rows) = (self.shape, self.bias, io.ins[1].pixels());
+        let sums = if bias { host::column_sums_scratch(rows, s.k) } else { 0 };
+        host_launches(self, io, group, 4 * sums.max(host::conv::wgrad_scratch(&s)), move |h| {
+            let scratch = h.scratch();
+            host::conv::wgrad(simd, &s, h.input(0), h.input(1), h.output(0), scratch);
+            if bias {
+                host::column_sums(simd, rows, s.k, h.input(1), h.output(1), scratch);
+            }
         })
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        gpu::wgrad(Gpu::new(self, io, group), Form::of(&self.shape), &self.shape)
+        gpu::wgrad(Gpu::new(self, io, group), Form::of(&self.shape), &self.shape, self.bias)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape.flops(), ..traffic(io) }
@@ -264,7 +271,9 @@ impl Op for Transposed {
         }
         let shape = self.shape(&g.ty(n.ins[0]))?;
         let fprop = Fprop { filters: shape.k, window: shape.window, groups: shape.groups, bias: false, relu: false };
-        let mut grads = vec![Some(g.push1(fprop, &[dy, n.ins[1]])), Some(g.push1(Wgrad { shape }, &[dy, n.ins[0]]))];
+        let wgrad = Wgrad { shape, bias: false };
+        let mut grads = vec![Some(g.push1(fprop, &[dy, n.ins[1]])), Some(g.push1(wgrad, &[dy, n.ins[0]]))];
+        // Here dy is what wgrad correlates with, not what it sums.
         if self.bias {
             grads.push(Some(g.push1(BiasGrad, &[dy])));
         }

@@ -4,8 +4,10 @@ in memory, that is flattened in H,W,C order. */
 mod gpu;
 
 use super::activation::ReluGrad;
+use super::tile;
 use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
+use crate::graph::Operand::{In, Out};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host;
 use crate::kernel::{Cost, Launch, Simd};
@@ -52,11 +54,9 @@ impl Op for Fprop {
             dy = g.push1(ReluGrad, &[n.outs[0], dy]);
         }
         let x = g.ty(n.ins[0]);
-        let mut grads = vec![Some(g.push1(Dgrad { x }, &[dy, n.ins[1]])), Some(g.push1(Wgrad, &[n.ins[0], dy]))];
-        if self.bias {
-            grads.push(Some(g.push1(BiasGrad, &[dy])));
-        }
-        Ok(grads)
+        let dx = g.push1(Dgrad { x }, &[dy, n.ins[1]]);
+        let weights = g.push(Wgrad { bias: self.bias }, &[n.ins[0], dy]);
+        Ok([dx].into_iter().chain(weights).map(Some).collect())
     }
     fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         let (op, n, i, o) = (*self, io.outs[0].dims()[0], io.ins[0].row(), io.outs[0].row());
@@ -111,9 +111,11 @@ impl Op for Dgrad {
     }
 }
 
-/// dw[o][i] = sum over n of dy[n][o] x[n][i]; inputs x, dy.
+/// dw[o][i] = sum over n of dy[n][o] x[n][i] and, with `bias`, db[o] = sum over n of dy[n][o]; inputs x, dy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Wgrad;
+pub struct Wgrad {
+    pub bias: bool,
+}
 
 impl Op for Wgrad {
     fn name(&self) -> &'static str {
@@ -123,7 +125,8 @@ impl Op for Wgrad {
         if ins[0].dims()[0] != ins[1].dims()[0] {
             return Err(Error::job("x and dy need the same number of rows"));
         }
-        Ok(vec![Type::f32(&[ins[1].row(), ins[0].row()])])
+        let (dw, db) = (Type::f32(&[ins[1].row(), ins[0].row()]), Type::f32(&[ins[1].row()]));
+        Ok([dw].into_iter().chain(self.bias.then_some(db)).collect())
     }
     fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         let (rows, width, out) = (io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row());
@@ -131,22 +134,37 @@ impl Op for Wgrad {
             let (o, i) = (at / width, at % width);
             *dw = (0..rows).map(|n| ins[1][n * out + o] * ins[0][n * width + i]).sum();
         }
+        if self.bias {
+            column_sums(ins[1], &mut outs[1]);
+        }
     }
     fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
-        let (n, i, o) = (io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row());
-        host_launches(self, io, group, 0, move |h| {
-            host::dense::wgrad(simd, n, i, o, h.input(0), h.input(1), h.output(0))
+        let (bias, n, i, o) = (self.bias, io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row());
+        let scratch = if bias { host::column_sums_scratch(n, o) } else { 0 };
+        host_launches(self, io, group, 4 * scratch, move |h| {
+            host::dense::wgrad(simd, n, i, o, h.input(0), h.input(1), h.output(0));
+            if bias {
+                host::column_sums(simd, n, o, h.input(1), h.output(1), h.scratch());
+            }
         })
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        gpu::wgrad(Gpu::new(self, io, group), [io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row()])
+        gpu::wgrad(Gpu::new(self, io, group), [io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row()], self.bias)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: flops(io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row()), ..traffic(io) }
     }
 }
 
-/// db[k] = sum of dy over everything but its last extent: the bias gradient of dense layers and convolutions.
+/// db[k] = the sum of all dy[..][k]: the definition of every bias gradient.
+pub(super) fn column_sums(dy: &[f64], db: &mut [f64]) {
+    let k = db.len();
+    db.fill(0.0);
+    dy.iter().enumerate().for_each(|(i, dy)| db[i % k] += dy);
+}
+
+/// db[k] = sum of dy over everything but its last extent: the bias gradient where wgrad, which has it besides, is told
+/// something else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BiasGrad;
 
@@ -159,9 +177,7 @@ impl Op for BiasGrad {
         Ok(vec![Type::f32(&[*k])])
     }
     fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
-        let k = outs[0].len();
-        outs[0].fill(0.0);
-        ins[0].iter().enumerate().for_each(|(i, dy)| outs[0][i % k] += dy);
+        column_sums(ins[0], &mut outs[0]);
     }
     fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         let k = io.outs[0].numel();
@@ -172,7 +188,7 @@ impl Op for BiasGrad {
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
         let k = io.outs[0].numel();
-        gpu::column_sums(Gpu::new(self, io, group), io.ins[0].numel() / k, k)
+        tile::column_sums(Gpu::new(self, io, group), In(0), Out(0), io.ins[0].numel() / k, k).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.ins[0].numel() as f64, ..traffic(io) }
@@ -190,7 +206,7 @@ fn cases() -> Vec<Case> {
     let mut cases = vec![];
     // rows, in, out; the second is longer than one reduction chunk, the fifth has four extents, and together they reach
     // every variant of the GPU's kernels
-    let shapes: [(&[usize], usize); 9] = [
+    let shapes: [(&[usize], usize); 11] = [
         (&[3, 7], 5),
         (&[2, 2500], 3),
         (&[25, 96], 70),
@@ -200,6 +216,9 @@ fn cases() -> Vec<Case> {
         (&[17, 13], 11),
         (&[40, 132], 36),
         (&[3, 160], 8),
+        // Gradients whose sums have several parts on a GPU.
+        (&[300, 8], 6),
+        (&[3, 12], 300),
     ];
     for (i, (x, out)) in shapes.into_iter().enumerate() {
         let (xt, bias) = (Type::f32(x), i != 3);
@@ -210,7 +229,7 @@ fn cases() -> Vec<Case> {
         let label = format!("x {x:?} out {out}");
         cases.push(Case::new(&label, Fprop { bias, relu: i == 2 }, &ins, &diff, Bound::Dot(width + 1)));
         cases.push(Case::new(&label, Dgrad { x: xt }, &[yt, wt], &[], Bound::Dot(out)));
-        cases.push(Case::new(&label, Wgrad, &[xt, yt], &[], Bound::Dot(n)));
+        cases.push(Case::new(&label, Wgrad { bias }, &[xt, yt], &[], Bound::Dot(n)));
         cases.push(Case::new(&label, BiasGrad, &[yt], &[], Bound::Dot(n)));
     }
     for x in [[2, 9, 11, 5], [4, 17, 19, 34]] {
