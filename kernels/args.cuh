@@ -52,6 +52,9 @@ struct Conv {
     int part;
     int bias;
     int relu;
+    int mask;
+    int pool;
+    int index;
 };
 
 struct Count {
@@ -103,6 +106,7 @@ struct Gemm {
     int depth;
     int part;
     int bias;
+    int mask;
 };
 
 struct Matrix {
@@ -163,6 +167,12 @@ struct Preprocessing {
     float scale;
     float mean[3];
     float std[3];
+};
+
+struct Quads {
+    unsigned n;
+    Divisor c;
+    Divisor q;
 };
 
 struct Resampling {

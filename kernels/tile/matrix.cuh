@@ -60,6 +60,14 @@ struct Summing : Across<COLUMNS> {
     }
 };
 
+/// What lies in row[at..at + 4] as far as it is within `width`, as `put` writes it.
+__device__ inline float4 take(const float *row, int at, int width) {
+    if (width % 4 == 0) return at < width ? __ldg(reinterpret_cast<const float4 *>(row + at)) : float4{};
+    row += at;
+    width -= at;
+    return {width > 0 ? __ldg(row) : 0, width > 1 ? __ldg(row + 1) : 0, width > 2 ? __ldg(row + 2) : 0, width > 3 ? __ldg(row + 3) : 0};
+}
+
 /// Writes v to row[at..at + 4] as far as it is within `width`, the length that every row of the matrix has.
 __device__ inline void put(float *row, int at, int width, float4 v) {
     if (width % 4 == 0) {

@@ -8,6 +8,7 @@ mod backward;
 pub mod conv;
 pub mod dense;
 pub mod dropout;
+pub mod fuse;
 pub mod image;
 pub mod layout;
 pub mod loss;

@@ -87,6 +87,8 @@ pub(super) static SPLIT_SUM: Kernel = Kernel {
     variants: PLAIN,
 };
 
+pub(super) static SPLIT_SUM_MASK: Kernel = Kernel::new("reduce.cu", "split_sum_mask", 3, Parts::TEXT);
+
 pub(super) static COLUMN_SUM: Kernel = Kernel {
     entry: "column_sum",
     source: "reduce.cu",
@@ -123,6 +125,23 @@ pub(super) fn summed<'a>(
     gpu.call(&SPLIT_SUM, &[], [(n + more).div_ceil(256), 1], &operands, args)
 }
 
+/// [`summed`] for one tensor, 0 where `x`, ReLU's result, is not positive. The only one of one part `call` masks itself.
+pub(super) fn summed_masked<'a>(
+    mut gpu: Gpu<'a>,
+    parts: usize,
+    (to, n): Sum,
+    x: Operand,
+    call: impl FnOnce(Gpu<'a>, Operand) -> Gpu<'a>,
+) -> Gpu<'a> {
+    if parts == 1 {
+        return call(gpu, to);
+    }
+    let all = gpu.scratch(4 * parts * n);
+    let args = Parts { n: index(n) as u32, more: 0, parts: parts as u32 };
+    let operands = [Scratch(all, Access::Read), x, to];
+    call(gpu, Scratch(all, Access::Write)).each(&SPLIT_SUM_MASK, &[], n, &operands, args)
+}
+
 /// `to` [n] = the sum over the rows of `from` [rows,n].
 pub(super) fn column_sums(gpu: Gpu, from: Operand, to: Operand, rows: usize, n: usize) -> Gpu {
     let blocks = n.div_ceil(32);
@@ -138,7 +157,7 @@ pub(super) fn index(n: usize) -> i32 {
     n as i32
 }
 
-/// The bias, or what stands in its place where the kernel is told that there is none.
-pub(super) fn bias_or_filters(bias: bool) -> Operand {
-    In(if bias { 2 } else { 1 })
+/// The third input, bias or mask, or what stands in its place where the kernel is told that there is none.
+pub(super) fn third_or_filters(third: bool) -> Operand {
+    In(if third { 2 } else { 1 })
 }

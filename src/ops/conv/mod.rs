@@ -4,16 +4,20 @@ One index function defines all four. */
 
 mod cases;
 pub mod gpu;
+mod pooled;
+
+pub use pooled::Pooled;
 
 use super::Family;
-use super::activation::ReluGrad;
+use super::activation::{ReluGrad, positive};
 use super::dense::{BiasGrad, column_sums};
+use super::pool::unpool;
 use crate::error::{Error, Result};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host;
 use crate::kernel::{Cost, Launch, Simd};
 use crate::shape::{ConvShape, Type, Window};
-use gpu::Form;
+use gpu::{Epilogue, Form};
 
 /// Calls `f(x_index, w_index, y_index)` once per multiply-add of the convolution: the definition.
 fn each(s: &ConvShape, mut f: impl FnMut(usize, usize, usize)) {
@@ -112,7 +116,7 @@ impl Op for Fprop {
             dy = g.push1(ReluGrad, &[n.outs[0], dy]);
         }
         let shape = self.shape(&g.ty(n.ins[0]))?;
-        let dx = g.push1(Dgrad { shape }, &[dy, n.ins[1]]);
+        let dx = g.push1(Dgrad { shape, before: Before::Nothing }, &[dy, n.ins[1]]);
         let weights = g.push(Wgrad { shape, bias: self.bias }, &[n.ins[0], dy]);
         Ok([dx].into_iter().chain(weights).map(Some).collect())
     }
@@ -125,17 +129,30 @@ impl Op for Fprop {
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
         let s = self.shape(&io.ins[0]).expect("checked by infer");
-        gpu::fprop(Gpu::new(self, io, group), Form::of(&s), &s, self.bias, self.relu)
+        let end = Epilogue { bias: self.bias, relu: self.relu, ..Epilogue::default() };
+        gpu::fprop(Gpu::new(self, io, group), Form::of(&s), &s, end)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape(&io.ins[0]).map_or(0.0, |s| s.flops()), ..traffic(io) }
     }
 }
 
-/// dx = the transpose of the convolution applied to dy; inputs dy [N,P,Q,K], w.
+/// What made x, the input of a convolution, where its gradient is taken along with the convolution's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Before {
+    Nothing,
+    /// x = relu(z): the result is dz = dx where x > 0, else 0.
+    Relu,
+    /// x is pooled from relu(z), and comes with an index: the result is dz [N,2H,2W,C] of [`unpool`].
+    Pool,
+}
+
+/// dx = the transpose of the convolution applied to dy, and on through what is `before`; inputs dy [N,P,Q,K], w, with
+/// anything before x [N,H,W,C], with pooling its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Dgrad {
     pub shape: ConvShape,
+    pub before: Before,
 }
 
 impl Op for Dgrad {
@@ -146,20 +163,53 @@ impl Op for Dgrad {
         let s = &self.shape;
         expect("dy", &ins[0], &[s.n, s.p, s.q, s.k])?;
         expect_w(&ins[1], s)?;
-        Ok(vec![Type::f32(&[s.n, s.h, s.w, s.c])])
+        let dx = Type::f32(&[s.n, s.h, s.w, s.c]);
+        // In tiles, a thread has four channels of a group.
+        let by_fours = Form::of(s) == Form::Tiled && s.group_c().is_multiple_of(4);
+        match (self.before, &ins[2..]) {
+            (Before::Nothing, []) => Ok(vec![dx]),
+            (Before::Relu, [x]) if *x == dx => Ok(vec![dx]),
+            (Before::Pool, [x, index]) if *x == dx && by_fours && *index == unpool::index_type(x)? => {
+                Ok(vec![unpool::full_type(x)?])
+            }
+            _ => Err(Error::job(format!("{:?} before x {:?} does not fit", self.before, dx.shape))),
+        }
     }
     fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
-        outs[0].fill(0.0);
-        each(&self.shape, |x, w, o| outs[0][x] += ins[0][o] * ins[1][w]);
+        let s = &self.shape;
+        let mut dx = vec![0.0; s.n * s.h * s.w * s.c];
+        each(s, |x, w, o| dx[x] += ins[0][o] * ins[1][w]);
+        for (i, dz) in outs[0].iter_mut().enumerate() {
+            *dz = match self.before {
+                Before::Nothing => dx[i],
+                Before::Relu => positive(dx[i], ins[2][i]),
+                Before::Pool => unpool::unpooled(ins[2], |i| ins[3][i] as u8, &dx, [s.w, s.c], i),
+            };
+        }
     }
     fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
-        let s = self.shape;
-        host_launches(self, io, group, 4 * host::conv::dgrad_scratch(&s), move |h| {
-            host::conv::dgrad(simd, &s, h.input(0), h.input(1), h.output(0), h.scratch())
+        let (s, before) = (self.shape, self.before);
+        let full = if before == Before::Pool { s.n * s.h * s.w * s.c } else { 0 };
+        host_launches(self, io, group, 4 * (full + host::conv::dgrad_scratch(&s)), move |h| {
+            let (dx, scratch) = h.scratch().split_at_mut(full);
+            let dz = h.output::<f32>(0);
+            match before {
+                Before::Nothing => host::conv::dgrad(simd, &s, h.input(0), h.input(1), dz, scratch),
+                Before::Relu => {
+                    host::conv::dgrad(simd, &s, h.input(0), h.input(1), dz, scratch);
+                    host::pointwise::mask(dz, h.input(2));
+                }
+                Before::Pool => {
+                    host::conv::dgrad(simd, &s, h.input(0), h.input(1), dx, scratch);
+                    unpool::run(h.input(2), h.input(3), dx, [s.w, s.c], dz);
+                }
+            }
         })
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        gpu::dgrad(Gpu::new(self, io, group), Form::of(&self.shape), &self.shape, false, false)
+        let (mask, pool) = (self.before != Before::Nothing, self.before == Before::Pool);
+        let end = Epilogue { mask, pool, ..Epilogue::default() };
+        gpu::dgrad(Gpu::new(self, io, group), Form::of(&self.shape), &self.shape, end)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape.flops(), ..traffic(io) }
@@ -288,7 +338,8 @@ impl Op for Transposed {
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
         let s = self.shape(&io.ins[0]).expect("checked by infer");
-        gpu::dgrad(Gpu::new(self, io, group), Form::of(&s), &s, self.bias, self.relu)
+        let end = Epilogue { bias: self.bias, relu: self.relu, ..Epilogue::default() };
+        gpu::dgrad(Gpu::new(self, io, group), Form::of(&s), &s, end)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape(&io.ins[0]).map_or(0.0, |s| s.flops()), ..traffic(io) }
@@ -297,7 +348,7 @@ impl Op for Transposed {
 
 pub const FAMILY: Family = Family {
     name: "conv",
-    ops: &["conv.fprop", "conv.dgrad", "conv.wgrad", "conv.transposed"],
+    ops: &["conv.fprop", "conv.dgrad", "conv.wgrad", "conv.transposed", "conv.pooled"],
     kernels: gpu::KERNELS,
     cases: cases::cases,
 };

@@ -3,7 +3,7 @@ in memory, that is flattened in H,W,C order. */
 
 mod gpu;
 
-use super::activation::ReluGrad;
+use super::activation::{ReluGrad, positive};
 use super::tile;
 use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
@@ -54,7 +54,7 @@ impl Op for Fprop {
             dy = g.push1(ReluGrad, &[n.outs[0], dy]);
         }
         let x = g.ty(n.ins[0]);
-        let dx = g.push1(Dgrad { x }, &[dy, n.ins[1]]);
+        let dx = g.push1(Dgrad { x, mask: false }, &[dy, n.ins[1]]);
         let weights = g.push(Wgrad { bias: self.bias }, &[n.ins[0], dy]);
         Ok([dx].into_iter().chain(weights).map(Some).collect())
     }
@@ -78,6 +78,8 @@ impl Op for Fprop {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Dgrad {
     pub x: Type,
+    /// x, another input, is a ReLU's result, and its gradient is taken, too: dx = 0 where x is not positive.
+    pub mask: bool,
 }
 
 impl Op for Dgrad {
@@ -88,6 +90,9 @@ impl Op for Dgrad {
         if ins[1].dims() != [ins[0].row(), self.x.row()] || ins[0].dims()[0] != self.x.dims()[0] {
             return Err(Error::job(format!("dy and w do not fit x {:?}", self.x.shape)));
         }
+        if ins.get(2) != self.mask.then_some(&self.x) {
+            return Err(Error::job(format!("x {:?} is needed as it was made", self.x.shape)));
+        }
         Ok(vec![self.x])
     }
     fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
@@ -95,16 +100,23 @@ impl Op for Dgrad {
         for (at, dx) in outs[0].iter_mut().enumerate() {
             let (n, i) = (at / width, at % width);
             *dx = (0..out).map(|o| ins[0][n * out + o] * ins[1][o * width + i]).sum();
+            if self.mask {
+                *dx = positive(*dx, ins[2][at]);
+            }
         }
     }
     fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
-        let (n, i, o) = (self.x.dims()[0], self.x.row(), io.ins[0].row());
+        let (mask, n, i, o) = (self.mask, self.x.dims()[0], self.x.row(), io.ins[0].row());
         host_launches(self, io, group, 0, move |h| {
-            host::dense::dgrad(simd, n, i, o, h.input(0), h.input(1), h.output(0))
+            let dx = h.output(0);
+            host::dense::dgrad(simd, n, i, o, h.input(0), h.input(1), dx);
+            if mask {
+                host::pointwise::mask(dx, h.input(2));
+            }
         })
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        gpu::dgrad(Gpu::new(self, io, group), [self.x.dims()[0], self.x.row(), io.ins[0].row()])
+        gpu::dgrad(Gpu::new(self, io, group), [self.x.dims()[0], self.x.row(), io.ins[0].row()], self.mask)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: flops(self.x.dims()[0], self.x.row(), io.ins[0].row()), ..traffic(io) }
@@ -228,7 +240,9 @@ fn cases() -> Vec<Case> {
         let diff: Vec<usize> = if xt.numel() + wt.numel() < 10_000 { (0..ins.len()).collect() } else { vec![] };
         let label = format!("x {x:?} out {out}");
         cases.push(Case::new(&label, Fprop { bias, relu: i == 2 }, &ins, &diff, Bound::Dot(width + 1)));
-        cases.push(Case::new(&label, Dgrad { x: xt }, &[yt, wt], &[], Bound::Dot(out)));
+        cases.push(Case::new(&label, Dgrad { x: xt, mask: false }, &[yt, wt], &[], Bound::Dot(out)));
+        let masked = format!("{label} mask");
+        cases.push(Case::new(masked, Dgrad { x: xt, mask: true }, &[yt, wt, xt], &[], Bound::Dot(out)));
         cases.push(Case::new(&label, Wgrad { bias }, &[xt, yt], &[], Bound::Dot(n)));
         cases.push(Case::new(&label, BiasGrad, &[yt], &[], Bound::Dot(n)));
     }
