@@ -52,6 +52,9 @@ struct Conv {
     int part;
     int bias;
     int relu;
+    int mask;
+    int pool;
+    int index;
 };
 
 struct Count {
@@ -103,6 +106,8 @@ struct Gemm {
     int n;
     int depth;
     int part;
+    int bias;
+    int mask;
 };
 
 struct Matrix {
@@ -147,6 +152,7 @@ struct Normalization {
 
 struct Parts {
     unsigned n;
+    unsigned more;
     unsigned parts;
 };
 
@@ -162,6 +168,12 @@ struct Preprocessing {
     float scale;
     float mean[3];
     float std[3];
+};
+
+struct Quads {
+    unsigned n;
+    Divisor c;
+    Divisor q;
 };
 
 struct Resampling {

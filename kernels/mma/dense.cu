@@ -8,10 +8,10 @@ struct Split {
     __device__ Split(const Gemm &a)
         : row(blockIdx.x / div_up(a.n, BN) * BM), column(blockIdx.x % div_up(a.n, BN) * BN),
           begin(blockIdx.y * a.part), end(min(begin + a.part, a.depth)) {}
-    template <class A, class B>
-    __device__ void multiply(A &from, B &to, const Gemm &a, float *c) const {
+    template <class A, class B, class Also = Nothing>
+    __device__ void multiply(A &from, B &to, const Gemm &a, float *c, Also also = Nothing()) const {
         Tile tile;
-        tile.multiply(from, to, div_up(end - begin, BK));
+        tile.multiply(from, to, div_up(end - begin, BK), also);
         c += (u64)blockIdx.y * a.m * a.n;
         tile.each([&](int i, int j, float2 v) {
             if (row + i < a.m) put(c + (u64)(row + i) * a.n, column + j, a.n, v);
@@ -35,10 +35,16 @@ KERNEL(dense_dgrad_mma, 3, Gemm) {
     at.multiply(dy, w, a, o.out<float>(2));
 }
 
-// dw = dy^T x: x [N,I], dy [N,O], dw [parts,O,I] in float32
-KERNEL(dense_wgrad_mma, 3, Gemm) {
+// dw = dy^T x, db = the column sums of dy: x [N,I], dy [N,O], dw [parts,O,I] and db [parts,O] in float32
+KERNEL(dense_wgrad_mma, 4, Gemm) {
     const Split at(a);
     Across<BM> dy(o.in<Real>(1), at.row, a.m, a.m, at.begin, at.end);
     Across<BN> x(o.in<Real>(0), at.column, a.n, a.n, at.begin, at.end);
-    at.multiply(dy, x, a, o.out<float>(2));
+    // One of the blocks that read the same dy.
+    Sums sums(a.bias && at.column == 0);
+    at.multiply<Across<BM>, Across<BN>, Sums &>(dy, x, a, o.out<float>(2), sums);
+    float *db = o.out<float>(3) + (u64)blockIdx.y * a.m;
+    sums.each([&](int i, float v) {
+        if (at.row + i < a.m) db[at.row + i] = v;
+    });
 }

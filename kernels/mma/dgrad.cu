@@ -1,8 +1,8 @@
 // dx = the transpose of the convolution, applied to dy, on tensor cores: implicit GEMM, pixels [n h w] x channels, depth
-// (r, s, k). Pixels are taken by phase, as in conv/dgrad.cu.
+// (r, s, k).
 #include "mma/image.cuh"
 #include "tile/epilogue.cuh"
-#include "tile/phase.cuh"
+#include "tile/order.cuh"
 
 /// BN channels of the filters: depth runs (tap row, tap column, filter) over the taps of a phase.
 struct Filters : DepthOuter<BN> {
@@ -28,8 +28,9 @@ struct Filters : DepthOuter<BN> {
     }
 };
 
-// dy [N,P,Q,K], w [K,R,S,C/groups], b [C] in float32, dx [N,H,W,C]. With b and ReLU this is the transposed convolution.
-KERNEL(conv_dgrad_mma, 4, Conv) {
+// dy [N,P,Q,K], w [K,R,S,C/groups], b [C] in float32 or x [N,H,W,C], index [N,H,W,C/4], dx [N,H,W,C]. With b and ReLU this is
+// the transposed convolution; with x and the index it goes back through what x is pooled from, dx [N,2H,2W,C].
+KERNEL(conv_dgrad_mma, 5, Conv) {
     const Phase at(a, BM);
     const int across = div_up(a.gc, BN), group = blockIdx.y / across, channel = blockIdx.y % across * BN;
 
@@ -49,7 +50,17 @@ KERNEL(conv_dgrad_mma, 4, Conv) {
         const Walk pixel(at.first + i, at.h, at.w);
         const int row = at.row(pixel.middle), column = at.column(pixel.inner);
         if (at.first + i >= at.pixels || row >= a.h || column >= a.w) return;
-        Real *dx = o.out<Real>(3) + (((u64)pixel.outer * a.h + row) * a.w + column) * a.c;
-        put(dx + group * a.gc, channel + 8 * chunk, a.gc, staged(i, chunk));
+        const u64 line = (u64)pixel.outer * a.h + row, first = (line * a.w + column) * a.c + group * a.gc;
+        const int c = channel + 8 * chunk;
+        Chunk v = staged(i, chunk);
+        if (a.mask) {
+            const Chunk x = take(o.in<Real>(2) + first, c, a.gc);
+            for (int e = 0; e < 8; ++e) v.at[e] = widen(x.at[e]) > 0 ? v.at[e] : Real{};
+        }
+        if (!a.pool) return put(o.out<Real>(4) + first, c, a.gc, v);
+        for (int half = 0; half < 2 && c + 4 * half < a.gc; ++half) {
+            Real *dz = o.out<Real>(4) + ((4 * line * a.w + 2 * column) * a.c + group * a.gc + c + 4 * half);
+            spread(four(v, half), o.in<u8>(3)[(first + c) / 4 + half], reinterpret_cast<Four *>(dz), 2 * a.w, a.c / 4);
+        }
     });
 }

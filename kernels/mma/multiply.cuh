@@ -77,6 +77,11 @@ struct DepthOuter {
 /// Two ones.
 constexpr u32 ONES = STORAGE == 1 ? 0x3c003c00 : 0x3f803f80;
 
+/// What becomes of the fragments of A besides the product.
+struct Nothing {
+    __device__ void operator()(int, const u32 (&)[4]) const {}
+};
+
 struct Tile {
     /// 16 x 8 fragments: rows lane / 4 and lane / 4 + 8, of each two columns from 2 (lane % 4) on.
     static constexpr int TM = WARP_M / 16, TN = WARP_N / 8;
@@ -85,12 +90,12 @@ struct Tile {
     /// Adds `steps` steps of BK. Afterwards shared memory is free.
     template <class A, class B>
     __device__ void multiply(A &a, B &b, int steps) {
-        multiply(a, b, steps, [](const u32(&)[TM][4]) {});
+        multiply(a, b, steps, Nothing());
     }
 
     /// The same, and calls `also` with every fragment of A that this warp uses.
     template <class A, class B, class Also>
-    __device__ void multiply(A &a, B &b, int steps, Also also) {
+    __device__ void multiply(A &a, B &b, int steps, Also &&also) {
         const u32 base = shared_address(shared);
         auto fetch = [&](int stage, bool exists) {
             if (exists) {
@@ -116,7 +121,7 @@ struct Tile {
     }
 
     template <class A, class B, class Also>
-    __device__ void add(u32 as, u32 bs, Also also) {
+    __device__ void add(u32 as, u32 bs, Also &also) {
 #pragma unroll
         for (int k = 0; k < BK / 16; ++k) {
             u32 x[TM][4], y[TN / 2][4];
@@ -128,7 +133,8 @@ struct Tile {
             for (int i = 0; i < TM; ++i)
 #pragma unroll
                 for (int j = 0; j < TN; ++j) mma(at[i][j], x[i], y[j / 2][j % 2 * 2], y[j / 2][j % 2 * 2 + 1]);
-            also(x);
+#pragma unroll
+            for (int i = 0; i < TM; ++i) also(i, x[i]);
         }
     }
 
@@ -160,6 +166,23 @@ struct Tile {
     static_assert(2 * BM * PITCH <= SHARED, "a staged tile needs more than the stages");
 };
 
+/// The sums of A's rows over the depth: what a column of ones in B would bring. Of the warps that share rows the first one's.
+struct Sums {
+    const bool wanted;
+    float at[Tile::TM][4] = {};
+    __device__ explicit Sums(bool wanted) : wanted(wanted && warp_column() == 0) {}
+    __device__ void operator()(int i, const u32 (&x)[4]) {
+        if (wanted) mma(at[i], x, ONES, ONES);
+    }
+    /// Calls f(row, sum) for each row of this thread.
+    template <class F>
+    __device__ void each(F f) const {
+        if (!wanted || lane() % 4 != 0) return;
+        for (int i = 0; i < Tile::TM; ++i)
+            for (int h = 0; h < 2; ++h) f(warp_row() + 16 * i + lane() / 4 + 8 * h, at[i][2 * h]);
+    }
+};
+
 /// Chunk `chunk` of row `row` of a staged tile.
 __device__ inline Chunk staged(int row, int chunk) {
     return *reinterpret_cast<const Chunk *>(shared + 2 * (row * Tile::PITCH + 8 * chunk));
@@ -181,6 +204,19 @@ __device__ inline void put(Real *row, int at, int width, const Chunk &v) {
     for (int i = 0; i < 8; ++i)
         if (at + i < width) row[at + i] = v.at[i];
 }
+
+/// row[at..at + 8] as far as it is within `width`, zeros after that.
+__device__ inline Chunk take(const Real *row, int at, int width) {
+    if (width % 8 == 0) return at < width ? *reinterpret_cast<const Chunk *>(row + at) : Chunk{};
+    Chunk v;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v.at[i] = at + i < width ? row[at + i] : Real{};
+    return v;
+}
+
+/// Four of the eight channels of a chunk.
+typedef Neighbours<4, Real> Four;
+__device__ inline Four four(const Chunk &v, int half) { return reinterpret_cast<const Four *>(&v)[half]; }
 
 /// Writes two neighbours to row[at..at + 2] as far as they are within `width`.
 __device__ inline void put(float *row, int at, int width, float2 v) {

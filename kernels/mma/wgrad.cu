@@ -44,8 +44,8 @@ struct Pixels : DepthOuter<BN> {
     }
 };
 
-// x [N,H,W,C], dy [N,P,Q,K], dw [parts,K,R,S,C/groups] in float32
-KERNEL(conv_wgrad_mma, 3, Conv) {
+// x [N,H,W,C], dy [N,P,Q,K], dw [parts,K,R,S,C/groups] and db [parts,K] in float32
+KERNEL(conv_wgrad_mma, 4, Conv) {
     const int width = a.r * a.s * a.gc, pixels = a.n * a.p * a.q;
     const int across = div_up(width, BN), down = div_up(a.gk, BM);
     const int first = blockIdx.x % across * BN, filter = blockIdx.x / across % down * BM, group = blockIdx.x / across / down;
@@ -56,9 +56,15 @@ KERNEL(conv_wgrad_mma, 3, Conv) {
     Pixels to(o.in<Real>(0) + group * a.gc, image, a, first, begin, end);
 
     Tile tile;
-    tile.multiply(from, to, div_up(end - begin, BK));
+    // One of the blocks that read the same dy.
+    Sums sums(a.bias && first == 0);
+    tile.multiply(from, to, div_up(end - begin, BK), sums);
     float *dw = o.out<float>(2) + ((u64)blockIdx.y * a.k + group * a.gk) * width;
     tile.each([&](int i, int j, float2 v) {
         if (filter + i < a.gk) put(dw + (u64)(filter + i) * width, first + j, width, v);
+    });
+    float *db = o.out<float>(3) + (u64)blockIdx.y * a.k + group * a.gk;
+    sums.each([&](int i, float v) {
+        if (filter + i < a.gk) db[filter + i] = v;
     });
 }

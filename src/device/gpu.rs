@@ -1,7 +1,7 @@
 /*! A GPU as a device: one allocation for everything, plans as lists of resolved launches. What executes them is a
 [`Driver`]: CUDA, or the simulator, which therefore runs exactly what a GPU would be sent. */
 
-use super::layout::{CANARY, Layout, decode, encode, poison};
+use super::layout::{CANARY, Layout, decode, encode};
 use super::{Checks, Counted, Data, Demand, Device, Probe, finite};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Value};
@@ -163,19 +163,15 @@ impl<D: Driver> Gpu<D> {
     fn poison(&mut self, plan: usize, step: usize) -> Result<()> {
         let Code::Kernel(call) = &self.plans[plan].launches[step].launch.code else { return Ok(()) };
         let writes = call.operands.iter().flatten().filter(|o| o.access == Access::Write);
-        let outs: Vec<(usize, Type)> = writes
+        let outs: Vec<(usize, usize)> = writes
             .filter_map(|o| match o.place {
-                gpu::Place::Value(Buf(v)) => {
-                    Some((self.place(self.plans[plan].plan.places[v as usize]), self.graph.ty(Value(v))))
-                }
+                gpu::Place::Value(Buf(v)) => Some((self.place(self.plans[plan].plan.places[v as usize]), o.bytes)),
                 gpu::Place::Scratch(_) => None,
             })
             .collect();
-        for (at, t) in outs {
-            let mut nan = buffer(t.bytes());
-            let nan = &mut bytemuck::cast_slice_mut(&mut nan)[..t.bytes()];
-            poison(t.dtype, nan);
-            self.driver.write(at, nan)?;
+        for (at, bytes) in outs {
+            // NaN in every floating-point format.
+            self.driver.write(at, &vec![0xFF; bytes])?;
         }
         Ok(())
     }
@@ -215,11 +211,6 @@ impl<D: Driver> Gpu<D> {
     }
 }
 
-/// Zeros, aligned for every element type.
-fn buffer(bytes: usize) -> Box<[u64]> {
-    bytemuck::allocation::zeroed_slice_box(bytes.div_ceil(8))
-}
-
 impl<D: Driver> Device for Gpu<D> {
     fn name(&self) -> String {
         self.driver.name()
@@ -240,7 +231,7 @@ impl<D: Driver> Device for Gpu<D> {
             Data::F32(x) if dtype == DType::F32 => self.driver.write(window.start, bytemuck::cast_slice(x)),
             Data::U8(x) if dtype == DType::U8 => self.driver.write(window.start, x),
             data => {
-                let mut bytes = buffer(window.len());
+                let mut bytes = bytemuck::allocation::zeroed_slice_box::<u64>(window.len().div_ceil(8));
                 let bytes = &mut bytemuck::cast_slice_mut(&mut bytes)[..window.len()];
                 encode(dtype, data, bytes);
                 self.driver.write(window.start, bytes)
@@ -317,9 +308,10 @@ impl<D: Driver> Device for Gpu<D> {
         Demand { arena, scratch, ..Demand::persistent(g, Type::bytes) }
     }
 
-    /// Equal ops in one launch: few large launches fill a GPU better than many small ones.
+    /// Equal ops in one launch: few large launches fill a GPU better than many small ones. Fused ops: what need not be
+    /// written need not be read.
     fn options(&self) -> Options {
-        Options { group: true, ..Options::default() }
+        Options { group: true, fuse: true, ..Options::default() }
     }
 
     fn own_memory(&self) -> Option<usize> {

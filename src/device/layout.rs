@@ -75,13 +75,3 @@ pub fn decode(dtype: DType, bytes: &[u8]) -> Vec<f64> {
         DType::U32 => cast_slice::<u8, u32>(bytes).iter().map(|x| *x as f64).collect(),
     }
 }
-
-/// Fills the memory of an output with NaN, as far as its type has one, before a launch that has to write all of it.
-pub fn poison(dtype: DType, bytes: &mut [u8]) {
-    match dtype {
-        DType::F16 => cast_slice_mut(bytes).fill(f16::NAN),
-        DType::BF16 => cast_slice_mut(bytes).fill(bf16::NAN),
-        DType::U8 => bytes.fill(CANARY),
-        DType::F32 | DType::I32 | DType::U32 => cast_slice_mut(bytes).fill(f32::NAN),
-    }
-}

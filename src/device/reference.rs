@@ -3,7 +3,7 @@ the plan is a wrong number and not a latent one. */
 
 use super::{Checks, Data, Demand, Device, Probe, finite};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Io, Kind, Value};
+use crate::graph::{Graph, Io, Value};
 use crate::plan::{Place, Plan};
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,9 +13,8 @@ use std::time::Instant;
 pub struct Reference {
     graph: Graph,
     plans: Vec<Plan>,
-    /// One slot for every `grain` bytes of the plan's arena.
+    /// One slot per `grain` bytes of the plan's arena: one at least for every element.
     arena: Vec<f64>,
-    /// Bytes of the smallest element of a temporary.
     grain: usize,
     persistent: Vec<Vec<f64>>,
     checks: Checks,
@@ -40,20 +39,15 @@ impl Reference {
     }
 }
 
-/// Bytes of the smallest element of a temporary of a graph.
-pub(super) fn grain(g: &Graph) -> usize {
-    g.of_kind(Kind::Temp).map(|v| g.ty(v).dtype.bytes()).min().unwrap_or(4)
-}
-
 impl Device for Reference {
     fn name(&self) -> String {
         "reference (float64 definition)".into()
     }
     fn load(&mut self, g: &Graph, plans: &[Plan]) -> Result<()> {
-        let is_temp = |v: Value| g.kind(v) == Kind::Temp;
+        let is_temp = |v: Value| g.kind(v) == crate::graph::Kind::Temp;
         let size = |v: Value| if is_temp(v) { 0 } else { g.ty(v).numel() };
         self.persistent = (0..g.len()).map(|i| vec![0.0; size(Value(i as u32))]).collect();
-        self.grain = grain(g);
+        self.grain = Demand::grain(g);
         self.arena = vec![f64::NAN; plans.iter().map(|p| p.arena_bytes).max().unwrap_or(0) / self.grain];
         (self.graph, self.plans) = (g.clone(), plans.to_vec());
         Ok(())

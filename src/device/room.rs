@@ -2,7 +2,6 @@
 //! afterwards the system answers by killing.
 
 use super::Device;
-use super::reference::grain;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind};
 use crate::plan::Plan;
@@ -23,13 +22,15 @@ pub struct Demand {
 }
 
 impl Demand {
-    /// Of a device that keeps float64, one slot for every element of the arena.
+    /// Of a device that keeps float64, one slot for every [`Demand::grain`] bytes of the arena.
     pub fn float64(g: &Graph, plans: &[Plan]) -> Self {
-        let scale = 8 / grain(g);
-        Self {
-            arena: plans.iter().map(|p| p.arena_bytes * scale).max().unwrap_or(0),
-            ..Self::persistent(g, |t| 8 * t.numel())
-        }
+        let slots = |p: &Plan| p.arena_bytes / Self::grain(g);
+        Self { arena: 8 * plans.iter().map(slots).max().unwrap_or(0), ..Self::persistent(g, |t| 8 * t.numel()) }
+    }
+
+    /// Bytes of the smallest element of a temporary.
+    pub(super) fn grain(g: &Graph) -> usize {
+        g.of_kind(Kind::Temp).map(|v| g.ty(v).dtype.bytes()).min().unwrap_or(4)
     }
 
     /// Everything but the temporaries, each value taking the `bytes` of its type.

@@ -71,29 +71,38 @@ impl Tile {
 pub(super) const STEP: usize = 64;
 
 cuda_struct! {
-    /// Sums [rows,n] in parts: elements in all, columns, parts; whether there is a bias, and whether ReLU follows.
+    /// Sums [rows,columns] in parts: elements in all, columns, parts; whether there is a bias or a mask, and whether ReLU
+    /// follows.
     pub struct SplitAct {
         n: u32,
         columns: u32,
         parts: u32,
         bias: u32,
+        mask: u32,
         relu: u32,
     }
 }
 
 const STORAGES: (&[&str], &[&[i64]]) = (&["STORAGE"], &[&[1], &[2]]);
 
-pub(super) static SPLIT_ACT: Kernel = Kernel::new("split.cu", "split_act", 3, SplitAct::TEXT).with(STORAGES);
+pub(super) static SPLIT_ACT: Kernel = Kernel::new("split.cu", "split_act", 4, SplitAct::TEXT).with(STORAGES);
+
+/// What becomes of a sum: the inputs that are its bias, a number for each column, and its mask, 0 where that is not positive.
+#[derive(Clone, Copy)]
+pub(super) struct After {
+    pub bias: Option<usize>,
+    pub mask: Option<usize>,
+    pub relu: bool,
+}
 
 /// Launches `call`, which writes `parts` partial sums of output 0 [rows,columns] in float32 to the operand it is given, adds
-/// them in order, then the bias (an input, where there is one), applies ReLU and stores in 16 bits.
+/// them in order, and stores what becomes of them in 16 bits.
 pub(super) fn summed_act<'a>(
     mut gpu: Gpu<'a>,
     storage: DType,
     parts: usize,
     [rows, columns]: [usize; 2],
-    bias: Option<usize>,
-    relu: bool,
+    after: After,
     call: impl FnOnce(Gpu<'a>, Operand) -> Gpu<'a>,
 ) -> Vec<Launch> {
     let n = rows * columns;
@@ -102,10 +111,12 @@ pub(super) fn summed_act<'a>(
         n: index(n) as u32,
         columns: index(columns) as u32,
         parts: parts as u32,
-        bias: bias.is_some() as u32,
-        relu: relu as u32,
+        bias: after.bias.is_some() as u32,
+        mask: after.mask.is_some() as u32,
+        relu: after.relu as u32,
     };
-    let operands = [Scratch(all, Access::Read), In(bias.unwrap_or(0)), Out(0)];
+    let [bias, mask] = [after.bias, after.mask].map(|i| In(i.unwrap_or(0)));
+    let operands = [Scratch(all, Access::Read), bias, mask, Out(0)];
     let gpu = call(gpu, Scratch(all, Access::Write));
     gpu.each(&SPLIT_ACT, &[storage.code()], n, &operands, args).done()
 }

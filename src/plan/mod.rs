@@ -10,6 +10,7 @@ pub use usage::{Life, Pass, parts};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Kind, Member, Op, Value};
 use crate::kernel::{Arch, Code, Host, Launch, Simd, gpu, half};
+use crate::ops::fuse::fuse;
 use crate::shape::{DType, Type};
 use std::sync::Arc;
 
@@ -19,6 +20,8 @@ pub struct Options {
     /// Nodes of equal depth, op and types run together (the three towers), and order follows depth. Otherwise order
     /// follows the graph, one tower after another, which needs less memory.
     pub group: bool,
+    /// Ops that have a common kernel become one ([`crate::ops::fuse`]).
+    pub fuse: bool,
     /// Bytes of guard band around every value, and no reuse of storage: for finding writes out of bounds.
     pub guard: usize,
 }
@@ -63,6 +66,16 @@ impl Plan {
         g.check()?;
         let steps = order::order(g, want, options.group)?;
         Ok(arena::place(g, want, options, steps))
+    }
+
+    /// The graph as it runs with these options, and a plan for each list of wanted values.
+    pub fn all(mut g: Graph, want: &[&[Value]], options: Options) -> Result<(Graph, Vec<Plan>)> {
+        g.check()?;
+        if options.fuse {
+            fuse(&mut g, want);
+        }
+        let plans = want.iter().map(|w| Plan::new(&g, w, options)).collect::<Result<_>>()?;
+        Ok((g, plans))
     }
 
     /// The launches for one arch. Pure: what a device would be sent can be looked at without the device.
@@ -110,8 +123,7 @@ impl Plan {
 
 /// The host routines of an op, which know float32 only.
 fn host(op: &dyn Op, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
-    let is_half = |t: &&Type| t.dtype.is_half();
-    if io.ins.iter().chain(io.outs).find(is_half).is_none() {
+    if io.ins.iter().chain(io.outs).all(|t| !t.dtype.is_half()) {
         return op.host(io, group, simd);
     }
     let wide = |t: &Type| if t.dtype.is_half() { t.of(DType::F32) } else { *t };
@@ -126,7 +138,7 @@ fn definition(g: &Graph, node: usize, member: usize, m: &Member) -> Launch {
     let (ins, outs) = g.io(n);
     let (op, alias) = (n.op.clone(), n.op.alias());
     let cost = op.cost(&Io { ins: &ins, outs: &outs });
-    let (ins_, outs_) = (ins.clone(), outs.clone());
+    let types = [ins.clone(), outs.clone()];
     let routine = move |h: &Host| {
         let x: Vec<Vec<f64>> = ins
             .iter()
@@ -149,8 +161,8 @@ fn definition(g: &Graph, node: usize, member: usize, m: &Member) -> Launch {
     let (ins, outs) = (m.ins.clone(), m.outs.clone());
     let code = Code::Definition(Arc::new(routine));
     let launch = Launch { name: n.op.name(), member, code, ins, outs, scratch: 0, cost };
-    match ins_.iter().chain(&outs_).any(|t| t.dtype.is_half()) {
-        true => half::widened(launch, &ins_, &outs_),
+    match types[0].iter().chain(&types[1]).any(|t| t.dtype.is_half()) {
+        true => half::widened(launch, &types[0], &types[1]),
         false => launch,
     }
 }

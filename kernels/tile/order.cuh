@@ -1,8 +1,21 @@
-// How dgrad takes the pixels of dx. Gathered, never scattered: the taps that lead from a pixel to an output are every
-// `tap_step`-th one from a first that depends on the pixel modulo the stride alone. So blocks take pixels of one such phase;
-// within it this is a convolution of stride 1 over dy with fewer taps, and no product is wasted.
+// In which order convolutions take pixels.
 #pragma once
 #include "common.cuh"
+
+/// fprop: the pixel of y in row `i` of the product. Where y is pooled, pixels come window by window, [n p/2 q/2] x the four of
+/// a window.
+template <class Walk>
+__device__ inline Walk pixel_of(int i, const Conv &a) {
+    if (!a.pool) return Walk(i, a.p, a.q);
+    Walk at(i / 4, a.p / 2, a.q / 2);
+    at.middle = 2 * at.middle + i / 2 % 2;
+    at.inner = 2 * at.inner + i % 2;
+    return at;
+}
+
+// dgrad. Gathered, never scattered: the taps that lead from a pixel to an output are every `tap_step`-th one from a first
+// that depends on the pixel modulo the stride alone. So blocks take pixels of one such phase; within it this is a convolution
+// of stride 1 over dy with fewer taps, and no product is wasted.
 
 /// The taps along one axis that reach pixels of one phase.
 struct Taps {
