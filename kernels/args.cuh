@@ -219,6 +219,7 @@ struct SplitAct {
     unsigned columns;
     unsigned parts;
     unsigned bias;
+    unsigned mask;
     unsigned relu;
 };
 

@@ -38,7 +38,8 @@ KERNEL(conv_dgrad, 5, Conv) {
         tile.multiply(from, filters, div_up(depth, BK));
     }
     const Act act{a.bias ? o.in<float>(2) + group * a.gc : nullptr, a.gc, a.relu};
-    tile.each([&](int i, int j, float4 v) {
+    // The phase is found anew: kept during the product, it costs registers that the product needs.
+    tile.each([&, at = Phase(a, BM)](int i, int j, float4 v) {
         const Walk p(at.first + i, at.h, at.w);
         const int row = at.row(p.middle), column = at.column(p.inner);
         if (at.first + i >= at.pixels || row >= a.h || column >= a.w) return;

@@ -116,7 +116,7 @@ struct Tile {
             next = next + 1 == STAGES ? 0 : next + 1;
             now = now + 1 == STAGES ? 0 : now + 1;
         }
-        wait<0>();
+        // The copies of the last steps were waited for.
         __syncthreads();
     }
 

@@ -1,7 +1,10 @@
 // What a warp asks of a tensor core, in 16 bits with float32 sums: PTX ISA 9.7.14 (mma, ldmatrix) and 9.7.9.25 (cp.async).
 #pragma once
-// A thread of the largest tiles keeps 64 sums: two blocks share a multiprocessor's registers.
+// A thread of the largest tiles keeps 64 sums: two blocks share a multiprocessor's registers, where its shared memory is
+// enough for two.
+#if __CUDA_ARCH__ >= 800
 #define RESIDENT 2
+#endif
 #include "common.cuh"
 
 static_assert(sizeof(Real) == 2, "tensor cores take 16 bits here");

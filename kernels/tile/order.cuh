@@ -19,10 +19,10 @@ __device__ inline Walk pixel_of(int i, const Conv &a) {
 
 /// The taps along one axis that reach pixels of one phase.
 struct Taps {
-    int first, count, step;
+    int first, count;
     /// The output under tap `first` of the phase's pixel 0; outputs of further taps are `back` earlier each.
     int out, back;
-    __device__ Taps(int phase, int pad, int taps, int stride, int dilation, int step) : step(step) {
+    __device__ Taps(int phase, int pad, int taps, int stride, int dilation, int step) {
         first = 0;
         while (first < taps && (phase + pad - first * dilation) % stride != 0) ++first;
         count = (taps - first + step - 1) / step;
@@ -34,21 +34,24 @@ struct Taps {
 /// The phase of this block (blockIdx.x runs over tiles of `tile` pixels, then phases), and its first pixel [n h w].
 struct Phase {
     /// Every phase is as large as the largest; pixels that some lack are left out where they are written.
-    const int h, w, pixels, tiles, first, phase_h, phase_w, stride_h, stride_w;
+    const Conv &a;
+    const int h, w, pixels, first, phase_h, phase_w;
     const Taps rows, columns;
     __device__ Phase(const Conv &a, int tile)
-        : h((a.h + a.stride_h - 1) / a.stride_h),
-          w((a.w + a.stride_w - 1) / a.stride_w),
+        : Phase(a, (a.h + a.stride_h - 1) / a.stride_h, (a.w + a.stride_w - 1) / a.stride_w, tile) {}
+    __device__ Phase(const Conv &a, int h, int w, int tile)
+        : Phase(a, h, w, (a.n * h * w + tile - 1) / tile, tile) {}
+    __device__ Phase(const Conv &a, int h, int w, int tiles, int tile)
+        : a(a),
+          h(h),
+          w(w),
           pixels(a.n * h * w),
-          tiles((pixels + tile - 1) / tile),
           first(blockIdx.x % tiles * tile),
           phase_h(blockIdx.x / tiles / a.stride_w),
           phase_w(blockIdx.x / tiles % a.stride_w),
-          stride_h(a.stride_h),
-          stride_w(a.stride_w),
           rows(phase_h, a.pad_h, a.r, a.stride_h, a.dilation_h, a.tap_step_h),
           columns(phase_w, a.pad_w, a.s, a.stride_w, a.dilation_w, a.tap_step_w) {}
     /// The row and column of dx that are the i-th of the phase.
-    __device__ int row(int i) const { return i * stride_h + phase_h; }
-    __device__ int column(int i) const { return i * stride_w + phase_w; }
+    __device__ int row(int i) const { return i * a.stride_h + phase_h; }
+    __device__ int column(int i) const { return i * a.stride_w + phase_w; }
 };
