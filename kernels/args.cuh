@@ -206,3 +206,8 @@ struct SquaredError {
     Divisor d;
     unsigned mean;
 };
+
+struct Turns {
+    unsigned n;
+    unsigned turns;
+};

@@ -5,6 +5,7 @@ guards, conformance. An op never sees a device. */
 pub mod activation;
 pub mod arith;
 mod backward;
+pub mod ceiling;
 pub mod conv;
 pub mod dense;
 pub mod dropout;
@@ -95,6 +96,7 @@ pub struct Family {
 pub const ALL: &[Family] = &[
     activation::FAMILY,
     arith::FAMILY,
+    ceiling::FAMILY,
     conv::FAMILY,
     dense::FAMILY,
     dropout::FAMILY,

@@ -7,6 +7,7 @@ mod common;
 mod conv;
 mod mutants;
 use common::*;
+use deep_affect::device::ceiling::{self, Load};
 use deep_affect::device::{self, Checks, Data, Device, Gpu, Session, Simulator};
 use deep_affect::graph::Graph;
 use deep_affect::kernel::{Arch, Code};
@@ -159,6 +160,19 @@ fn nan_goes_through_pooling_and_activations() {
             Err(e) => Some(e),
         }
     });
+}
+
+/// What the ceilings are measured with, at a size that a simulator can do; how fast it says it is means nothing.
+#[test]
+fn ceilings_are_measured_on_any_device() {
+    for name in DEVICES.into_iter().filter(|d| have(d)) {
+        let load = Load { chains: 3000, turns: 20, rows: 64, row: 512, rounds: 2 };
+        let c = ceiling::measure(&mut *open(name), load).unwrap();
+        assert!([c.gflops, c.read, c.triad].iter().all(|r| r.is_finite() && *r > 0.0), "{name}: {c:?}");
+    }
+    assert!(!have("sim") || device::open("sim", None).unwrap().ceilings().unwrap().is_none());
+    assert_eq!(Load::GPU.within(None).rows, Load::GPU.rows);
+    assert!(Load::GPU.within(Some(1 << 29)).bytes() <= 1 << 29);
 }
 
 /// One training step of the whole network, dropout and weight decay included, grouped as on a GPU: as near to the float64
