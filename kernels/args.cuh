@@ -52,6 +52,9 @@ struct Conv {
     int part;
     int bias;
     int relu;
+    int mask;
+    int pool;
+    int index;
 };
 
 struct Count {
@@ -102,6 +105,8 @@ struct Gemm {
     int n;
     int depth;
     int part;
+    int bias;
+    int mask;
 };
 
 struct Matrix {
@@ -146,6 +151,7 @@ struct Normalization {
 
 struct Parts {
     unsigned n;
+    unsigned more;
     unsigned parts;
 };
 
@@ -161,6 +167,12 @@ struct Preprocessing {
     float scale;
     float mean[3];
     float std[3];
+};
+
+struct Quads {
+    unsigned n;
+    Divisor c;
+    Divisor q;
 };
 
 struct Resampling {

@@ -1,6 +1,7 @@
 // Gradients of dense layers: products of matrices that lie row by row. The sum over the depth is cut into parts
 // (blockIdx.y), which `split_sum` adds in order.
 #include "tile/matrix.cuh"
+#include "tile/epilogue.cuh"
 
 /// C [parts,m,n]: where this block's tile and part lie.
 struct Split {
@@ -8,29 +9,35 @@ struct Split {
     __device__ Split(const Gemm &a)
         : row(blockIdx.x / div_up(a.n, BN) * BM), column(blockIdx.x % div_up(a.n, BN) * BN),
           begin(blockIdx.y * a.part), end(min(begin + a.part, a.depth)) {}
+    /// `x` [m,n], where it is given, is ReLU's result: c is its gradient.
     template <class A, class B>
-    __device__ void multiply(A &from, B &to, const Gemm &a, float *c) const {
+    __device__ void multiply(A &from, B &to, const Gemm &a, float *c, const float *x = nullptr) const {
         Tile tile;
         tile.multiply(from, to, div_up(end - begin, BK));
         c += (u64)blockIdx.y * a.m * a.n;
         tile.each([&](int i, int j, float4 v) {
-            if (row + i < a.m) put(c + (u64)(row + i) * a.n, column + j, a.n, v);
+            if (row + i >= a.m) return;
+            const u64 at = (u64)(row + i) * a.n;
+            if (x) v = positive(v, take(x + at, column + j, a.n));
+            put(c + at, column + j, a.n, v);
         });
     }
 };
 
-// dx = dy w: dy [N,O], w [O,I], dx [parts,N,I]
-KERNEL(dense_dgrad, 3, Gemm) {
+// dx = dy w, 0 where x is not positive: dy [N,O], w [O,I], x [N,I], dx [parts,N,I]
+KERNEL(dense_dgrad, 4, Gemm) {
     const Split at(a);
     Along<BM> dy(o.in<float>(0), at.row, a.m, a.depth, at.begin, at.end);
     Across<BN> w(o.in<float>(1), at.column, a.n, a.n, at.begin, at.end);
-    at.multiply(dy, w, a, o.out<float>(2));
+    at.multiply(dy, w, a, o.out<float>(3), a.mask ? o.in<float>(2) : nullptr);
 }
 
-// dw = dy^T x: x [N,I], dy [N,O], dw [parts,O,I]
-KERNEL(dense_wgrad, 3, Gemm) {
+// dw = dy^T x, db = the column sums of dy: x [N,I], dy [N,O], dw [parts,O,I], db [parts,O]
+KERNEL(dense_wgrad, 4, Gemm) {
     const Split at(a);
-    Across<BM> dy(o.in<float>(1), at.row, a.m, a.m, at.begin, at.end);
+    Summing<BM> dy(o.in<float>(1), at.row, a.m, a.m, at.begin, at.end);
     Across<BN> x(o.in<float>(0), at.column, a.n, a.n, at.begin, at.end);
     at.multiply(dy, x, a, o.out<float>(2));
+    // One of the blocks that read the same dy.
+    if (a.bias && at.column == 0) dy.write(o.out<float>(3) + (u64)blockIdx.y * a.m + at.row, a.m - at.row);
 }

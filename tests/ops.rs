@@ -11,7 +11,7 @@ use deep_affect::plan::Options;
 use deep_affect::rng::{Rng, Stream};
 use std::collections::BTreeSet;
 
-const GUARDED: Options = Options { group: false, guard: 4096 };
+const GUARDED: Options = Options { group: false, fuse: false, guard: 4096 };
 
 #[test]
 fn every_op_has_a_case() {
@@ -124,7 +124,8 @@ fn parts_of_the_definition_are_the_definition() {
         let differs = at.iter().zip(&got).find(|(i, y)| want[**i].to_bits() != y.to_bits());
         complaints.extend(differs.map(|(i, y)| format!("{name}: element {i}: {y} instead of {}", want[*i])));
     }
-    let expected = ["conv.dgrad", "conv.fprop", "conv.wgrad", "dense.dgrad", "dense.fprop", "dense.wgrad"];
+    let expected =
+        ["conv.dgrad", "conv.fprop", "conv.pooled", "conv.wgrad", "dense.dgrad", "dense.fprop", "dense.wgrad"];
     assert!(expected.iter().all(|o| ops.contains(o)), "{ops:?}");
     report(ops.len(), complaints);
 }
@@ -164,7 +165,8 @@ fn same_bits_twice_and_on_one_two_and_four_threads() {
 #[test]
 fn nan_goes_through_pooling_and_activations() {
     let activations = deep_affect::ops::activation::FAMILY.ops;
-    let through = |op: &str| op == "maxpool" || activations.contains(&op) && !op.ends_with(".grad");
+    let through =
+        |op: &str| ["maxpool", "conv.pooled"].contains(&op) || activations.contains(&op) && !op.ends_with(".grad");
     for (name, case) in cases().into_iter().filter(|(_, c)| through(c.op.name())) {
         let mut x = draw(&case, 3, Numbers::Reals);
         x[0][5] = f64::NAN;

@@ -4,15 +4,16 @@
 mod common;
 use common::*;
 use deep_affect::device::{Device, Session};
-use deep_affect::graph::{Kind, Value};
+use deep_affect::graph::{Graph, Kind, Value};
 use deep_affect::kernel::Simd;
 use deep_affect::models::{Architecture, Config};
 use deep_affect::plan::{Options, Place, Plan};
 use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
 
-const UNGROUPED: Options = Options { group: false, guard: 0 };
-const GROUPED: Options = Options { group: true, guard: 0 };
+const UNGROUPED: Options = Options { group: false, fuse: false, guard: 0 };
+const FUSED: Options = Options { group: true, fuse: true, guard: 0 };
+const GROUPED: Options = Options { group: true, fuse: false, guard: 0 };
 const BOTH: [Architecture; 2] = [Architecture::Shared, Architecture::Split];
 
 /// Who wrote each byte of the arena last: start -> (end, value).
@@ -34,8 +35,7 @@ fn apart(a: [usize; 2], b: [usize; 2]) -> bool {
 }
 
 /// Walks through a plan. Nodes of one step may run in any order and at once.
-fn walk(t: &Training, plan: &Plan, want: &[Value]) {
-    let g = &t.graph;
+fn walk(g: &Graph, plan: &Plan, want: &[Value]) {
     let extent = |v: Value| match plan.places[v.buf().0 as usize] {
         Place::Arena(at) => Some([at, at + g.ty(v).bytes()]),
         Place::Persistent(_) => None,
@@ -84,9 +84,9 @@ fn walk(t: &Training, plan: &Plan, want: &[Value]) {
 }
 
 fn walked(t: &Training, want: &[Value], options: Options) -> Plan {
-    let plan = Plan::new(&t.graph, want, options).unwrap();
-    walk(t, &plan, want);
-    plan
+    let (g, mut plans) = Plan::all(t.graph.clone(), &[want], options).unwrap();
+    walk(&g, &plans[0], want);
+    plans.remove(0)
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn small_plans_keep_live_values_apart() {
     for architecture in BOTH {
         let t = training(&small(architecture, 64, 0.5), 3, false);
         let everything: Vec<Value> = t.step.iter().chain(&t.grads).copied().collect();
-        for options in [UNGROUPED, GROUPED, Options { group: true, guard: 256 }] {
+        for options in [UNGROUPED, GROUPED, FUSED, Options { group: true, fuse: false, guard: 256 }] {
             for want in [&t.step, &t.eval, &everything] {
                 walked(&t, want, options);
             }
@@ -112,16 +112,17 @@ fn full_size_plans_keep_live_values_apart() {
     let mib = |bytes: usize| bytes as f64 / (1 << 20) as f64;
     for architecture in BOTH {
         let t = full(architecture, 25);
-        for options in [UNGROUPED, GROUPED] {
+        for options in [UNGROUPED, GROUPED, FUSED] {
             for (name, want) in [("train", &t.step), ("eval", &t.eval)] {
                 let start = Instant::now();
-                let plan = Plan::new(&t.graph, want, options).unwrap();
-                let seconds = start.elapsed().as_secs_f64();
-                walk(&t, &plan, want);
+                let (g, plans) = Plan::all(t.graph.clone(), &[want], options).unwrap();
+                let (seconds, plan) = (start.elapsed().as_secs_f64(), &plans[0]);
+                walk(&g, plan, want);
                 println!(
-                    "{architecture:?} {name} batch 25 group {}: {} nodes in {} steps planned in {:.1} ms, arena {:.0} MiB \
-                     of {:.0} MiB without reuse",
+                    "{architecture:?} {name} batch 25 group {} fuse {}: {} nodes in {} steps planned in {:.1} ms, arena \
+                     {:.0} MiB of {:.0} MiB without reuse",
                     options.group,
+                    options.fuse,
                     plan.steps.iter().map(Vec::len).sum::<usize>(),
                     plan.steps.len(),
                     1e3 * seconds,
@@ -176,14 +177,16 @@ fn trained(t: &Training, options: Options, device: Box<dyn Device>) -> Vec<u64> 
 }
 
 #[test]
-fn grouped_and_ungrouped_training_give_the_same_bits() {
+fn however_it_is_planned_training_gives_the_same_bits() {
     for architecture in BOTH {
         let t = training(&small(architecture, 64, 0.5), 2, false);
         for device in [reference, cpu] {
             let one = trained(&t, UNGROUPED, device());
-            assert!(one == trained(&t, GROUPED, device()), "{architecture:?} on {}", device().name());
+            for options in [GROUPED, FUSED] {
+                assert!(one == trained(&t, options, device()), "{architecture:?} on {}, {options:?}", device().name());
+            }
             // No storage is shared here at all: what sharing does to results.
-            let guarded = Options { group: false, guard: 4096 };
+            let guarded = Options { group: false, fuse: false, guard: 4096 };
             assert!(one == trained(&t, guarded, device()), "{architecture:?} on {}, guarded", device().name());
         }
     }
@@ -195,8 +198,48 @@ fn guarded_training_is_clean() {
     let t = training(&small(Architecture::Shared, 32, 0.5), 3, false);
     for simd in Simd::available() {
         for group in [false, true] {
-            let plain = trained(&t, Options { group, guard: 0 }, checked(simd, 2));
-            assert!(plain == trained(&t, Options { group, guard: 4096 }, checked(simd, 2)), "{simd:?}");
+            let plain = trained(&t, Options { group, fuse: false, guard: 0 }, checked(simd, 2));
+            assert!(plain == trained(&t, Options { group, fuse: false, guard: 4096 }, checked(simd, 2)), "{simd:?}");
         }
+    }
+}
+
+/// Names of the ops that a plan runs.
+fn ops_of(g: &Graph, plan: &Plan) -> Vec<&'static str> {
+    plan.steps.iter().flatten().map(|&i| g.nodes()[i].op.name()).collect()
+}
+
+/// Of VGG16 nothing is left to be done between convolutions, and no image at full resolution is kept for a pooling.
+#[test]
+fn fusion_leaves_no_mask_and_no_pooling_between_convolutions() {
+    let t = full(Architecture::Split, 2);
+    let want = [&t.step[..], &t.eval];
+    let (g, plans) = Plan::all(t.graph.clone(), &want, FUSED).unwrap();
+    let count = |plan: usize, name: &str| ops_of(&g, &plans[plan]).into_iter().filter(|n| *n == name).count();
+    let (towers, pools) = (6, 5);
+    for plan in 0..2 {
+        assert_eq!([count(plan, "maxpool"), count(plan, "conv.pooled")], [0, towers * pools], "{plan}");
+    }
+    // The last pooling's gradient comes from a dense layer, which does not spread it.
+    assert_eq!(["maxpool.grad", "bias.grad", "unpool"].map(|n| count(0, n)), [0, 0, towers]);
+    let (_, apart) = Plan::all(t.graph.clone(), &want, GROUPED).unwrap();
+    assert!(plans[0].arena_bytes < apart[0].arena_bytes);
+}
+
+/// What is fused away can be asked for, and is there at the end.
+#[test]
+fn wanted_values_are_never_fused_away() {
+    let t = training(&small(Architecture::Shared, 16, 0.5), 2, false);
+    let plan = |want: &[Value], options| Plan::all(t.graph.clone(), &[want], options).unwrap();
+    let [apart, fused] = [GROUPED, FUSED].map(|o| plan(&t.step, o).1.remove(0));
+    let values = t.graph.nodes().iter().flat_map(|n| n.outs.iter().copied());
+    let hidden: Vec<Value> = values
+        .filter(|v| apart.live[v.buf().0 as usize].is_some() && fused.live[v.buf().0 as usize].is_none())
+        .collect();
+    assert!(hidden.len() > 20, "{} values are not stored", hidden.len());
+    for v in hidden {
+        let want: Vec<Value> = t.step.iter().copied().chain([v]).collect();
+        let (g, plans) = plan(&want, FUSED);
+        walk(&g, &plans[0], &want);
     }
 }

@@ -15,6 +15,11 @@ struct Sums {
 #pragma unroll
         for (int v = 0; v < VEC; ++v) at.at[v] = __fmaf_rn(from.at[v], __ldg(filter + v * taps), at.at[v]);
     }
+    __device__ void mask(const float *x) {
+        const auto from = Pack<VEC>::load(x);
+#pragma unroll
+        for (int v = 0; v < VEC; ++v) at.at[v] = positive(at.at[v], from.at[v]);
+    }
     __device__ void write(float *y, int channel, const Act &act) {
 #pragma unroll
         for (int v = 0; v < VEC; ++v) at.at[v] = act(channel + v, at.at[v]);
@@ -49,7 +54,7 @@ KERNEL(depthwise_fprop, 4, Conv) {
     sum.write(o.out<float>(3) + y.i, y.c, {a.bias ? o.in<float>(2) : nullptr, a.c, a.relu});
 }
 
-// dy [N,P,Q,C], w [C,R,S,1], b [C], dx [N,H,W,C]
+// dy [N,P,Q,C], w [C,R,S,1], b [C] or x [N,H,W,C], dx [N,H,W,C]
 KERNEL(depthwise_dgrad, 4, Conv) {
     const Place x(a.h, a.w, a.c);
     if (x.n >= a.n) return;
@@ -62,6 +67,7 @@ KERNEL(depthwise_dgrad, 4, Conv) {
             if (h < 0 || w < 0 || h % a.stride_h || w % a.stride_w || p >= a.p || q >= a.q) continue;
             sum.add(dy + (p * a.q + q) * a.c, f + r * a.s + s, a.r * a.s);
         }
+    if (a.mask) sum.mask(o.in<float>(2) + x.i);
     sum.write(o.out<float>(3) + x.i, x.c, {a.bias ? o.in<float>(2) : nullptr, a.c, a.relu});
 }
 

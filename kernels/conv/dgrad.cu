@@ -37,8 +37,9 @@ struct Filters : Straight<BN> {
     }
 };
 
-// dy [N,P,Q,K], w [K,R,S,C/groups], b [C], dx [N,H,W,C]. With b and ReLU this is the transposed convolution.
-KERNEL(conv_dgrad, 4, Conv) {
+// dy [N,P,Q,K], w [K,R,S,C/groups], b [C] or x [N,H,W,C], index [N,H,W,C/4], dx [N,H,W,C]. With b and ReLU this is the
+// transposed convolution; with x and the index it goes back through what x is pooled from, dx [N,2H,2W,C].
+KERNEL(conv_dgrad, 5, Conv) {
     // Every phase is as large as the largest; pixels that some lack are left out where they are written.
     const int h = div_up(a.h, a.stride_h), w = div_up(a.w, a.stride_w), pixels = a.n * h * w;
     const int tiles = div_up(pixels, BM), first = blockIdx.x % tiles * BM, phase = blockIdx.x / tiles;
@@ -62,7 +63,11 @@ KERNEL(conv_dgrad, 4, Conv) {
         const Walk at(first + i, h, w);
         const int row = at.middle * a.stride_h + phase_h, column = at.inner * a.stride_w + phase_w;
         if (first + i >= pixels || row >= a.h || column >= a.w) return;
-        float *dx = o.out<float>(3) + (((u64)at.outer * a.h + row) * a.w + column) * a.c;
-        put(dx + group * a.gc, channel + j, a.gc, act(channel + j, v));
+        const u64 line = (u64)at.outer * a.h + row, pixel = (line * a.w + column) * a.c + group * a.gc;
+        if (a.mask) v = positive(v, take(o.in<float>(2) + pixel, channel + j, a.gc));
+        if (!a.pool) return put(o.out<float>(4) + pixel, channel + j, a.gc, act(channel + j, v));
+        if (channel + j >= a.gc) return;
+        float *dz = o.out<float>(4) + ((4 * line * a.w + 2 * column) * a.c + group * a.gc + channel + j);
+        spread(v, o.in<u8>(3)[(pixel + channel + j) / 4], reinterpret_cast<float4 *>(dz), 2 * a.w, a.c / 4);
     });
 }

@@ -32,7 +32,7 @@ KERNEL(conv_direct_fprop, 4, Conv) {
     o.out<float>(3)[thread()] = Act{a.bias ? o.in<float>(2) : nullptr, a.k, a.relu}(y.c, sum);
 }
 
-// dy [N,P,Q,K], w [K,R,S,C/groups], b [C], dx [N,H,W,C]
+// dy [N,P,Q,K], w [K,R,S,C/groups], b [C] or x [N,H,W,C], dx [N,H,W,C]
 KERNEL(conv_direct_dgrad, 4, Conv) {
     if (thread() >= (u64)a.n * a.h * a.w * a.c) return;
     const Place x(thread(), a.h, a.w, a.c);
@@ -47,6 +47,7 @@ KERNEL(conv_direct_dgrad, 4, Conv) {
             const float *f = o.in<float>(1) + offset(group * a.gk, r, s, x.c % a.gc, a.r, a.s, a.gc);
             for (int k = 0; k < a.gk; ++k) sum = __fmaf_rn(dy[k], f[(u64)k * a.r * a.s * a.gc], sum);
         }
+    if (a.mask) sum = positive(sum, o.in<float>(2)[thread()]);
     o.out<float>(3)[thread()] = Act{a.bias ? o.in<float>(2) : nullptr, a.c, a.relu}(x.c, sum);
 }
 

@@ -45,15 +45,15 @@ struct Pixels : Straight<BN> {
     }
 };
 
-// x [N,H,W,C], dy [N,P,Q,K], dw [parts,K,R,S,C/groups]
-KERNEL(conv_wgrad, 3, Conv) {
+// x [N,H,W,C], dy [N,P,Q,K], dw [parts,K,R,S,C/groups], db [parts,K]
+KERNEL(conv_wgrad, 4, Conv) {
     const int width = a.r * a.s * a.gc, pixels = a.n * a.p * a.q;
     const int across = div_up(width, BN), down = div_up(a.gk, BM);
     const int first = blockIdx.x % across * BN, filter = blockIdx.x / across % down * BM, group = blockIdx.x / across / down;
     const int begin = blockIdx.y * a.part, end = min(begin + a.part, pixels);
 
     const Image image{a.h, a.w, a.gc, a.c, a.dilation_h, a.dilation_w};
-    Across<BM> from(o.in<float>(1) + group * a.gk, filter, a.gk, a.k, begin, end);
+    Summing<BM> from(o.in<float>(1) + group * a.gk, filter, a.gk, a.k, begin, end);
     Pixels to(o.in<float>(0) + group * a.gc, image, a, first, begin, end);
 
     Tile tile;
@@ -62,4 +62,6 @@ KERNEL(conv_wgrad, 3, Conv) {
     tile.each([&](int i, int j, float4 v) {
         if (filter + i < a.gk) put(dw + (u64)(filter + i) * width, first + j, width, v);
     });
+    // One of the blocks that read the same dy.
+    if (a.bias && first == 0) from.write(o.out<float>(3) + (u64)blockIdx.y * a.k + group * a.gk + filter, a.gk - filter);
 }

@@ -14,3 +14,43 @@ struct Act {
         return {(*this)(column, v.x), (*this)(column + 1, v.y), (*this)(column + 2, v.z), (*this)(column + 3, v.w)};
     }
 };
+
+/// The gradient of ReLU: v where the result y is positive, else 0.
+__device__ inline float positive(float v, float y) { return y > 0 ? v : 0; }
+__device__ inline float4 positive(float4 v, float4 y) {
+    return {positive(v.x, y.x), positive(v.y, y.y), positive(v.z, y.z), positive(v.w, y.w)};
+}
+
+// Pooling by windows of 2 x 2 that tile the image, and the way back. An index of who won has two bits an element, the
+// position in the window in row-major order, and a byte for four channels, the first one's lowest.
+
+/// Which of a window's values wins: the first that none exceeds; a NaN before all others.
+__device__ inline u32 winner(float a, float b, float c, float d, float &best) {
+    const float v[] = {a, b, c, d};
+    u32 won = 0;
+    best = a;
+#pragma unroll
+    for (u32 i = 1; i < 4; ++i)
+        if (v[i] > best || (isnan(v[i]) && !isnan(best))) best = v[i], won = i;
+    return won;
+}
+
+/// The largest of four pixels, channel by channel, and the index.
+__device__ inline float4 largest(const float4 (&v)[4], u32 &index) {
+    float4 best;
+    index = winner(v[0].x, v[1].x, v[2].x, v[3].x, best.x);
+    index |= winner(v[0].y, v[1].y, v[2].y, v[3].y, best.y) << 2;
+    index |= winner(v[0].z, v[1].z, v[2].z, v[3].z, best.z) << 4;
+    index |= winner(v[0].w, v[1].w, v[2].w, v[3].w, best.w) << 6;
+    return best;
+}
+
+/// Writes a window of images with rows of `line` pixels, `to` its first pixel and `c` a pixel in units of four channels:
+/// every number of d goes to the pixel that won.
+__device__ inline void spread(float4 d, u32 index, float4 *to, u32 line, u32 c) {
+#pragma unroll
+    for (u32 i = 0; i < 4; ++i) {
+        const auto own = [&](float v, int shift) { return (index >> shift & 3) == i ? v : 0; };
+        to[(u64)(i / 2 * line + i % 2) * c] = make_float4(own(d.x, 0), own(d.y, 2), own(d.z, 4), own(d.w, 6));
+    }
+}

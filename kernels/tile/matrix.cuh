@@ -37,6 +37,37 @@ struct Across : Straight<COLUMNS> {
     }
 };
 
+/// The same, and the sums of its columns: what it brings is added up on the way.
+template <int COLUMNS>
+struct Summing : Across<COLUMNS> {
+    float4 sum = {};
+    using Across<COLUMNS>::Across;
+    __device__ float4 load() {
+        const float4 v = Across<COLUMNS>::load();
+        sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+        return v;
+    }
+    /// Writes the sums of the first `count` columns; all threads take part.
+    __device__ void write(float *sums, int count) const {
+        __shared__ __align__(16) float rows[BK][COLUMNS + PAD];
+        this->store(sum, rows);
+        __syncthreads();
+        const int i = threadIdx.x;
+        if (i >= min(count, COLUMNS)) return;
+        float total = 0;
+        for (int k = 0; k < BK; ++k) total += rows[k][i];
+        sums[i] = total;
+    }
+};
+
+/// What lies in row[at..at + 4] as far as it is within `width`, as `put` writes it.
+__device__ inline float4 take(const float *row, int at, int width) {
+    if (width % 4 == 0) return at < width ? __ldg(reinterpret_cast<const float4 *>(row + at)) : float4{};
+    row += at;
+    width -= at;
+    return {width > 0 ? __ldg(row) : 0, width > 1 ? __ldg(row + 1) : 0, width > 2 ? __ldg(row + 2) : 0, width > 3 ? __ldg(row + 3) : 0};
+}
+
 /// Writes v to row[at..at + 4] as far as it is within `width`, the length that every row of the matrix has.
 __device__ inline void put(float *row, int at, int width, float4 v) {
     if (width % 4 == 0) {

@@ -74,8 +74,23 @@ struct Tile {
         for (int i = 0; i < QM * 4; ++i)
 #pragma unroll
             for (int q = 0; q < QN; ++q)
-                f(i / 4 * 4 * TY + thread_row() + i % 4, q * 4 * TX + thread_column(),
-                  make_float4(at[i][q * 4], at[i][q * 4 + 1], at[i][q * 4 + 2], at[i][q * 4 + 3]));
+                f(i / 4 * 4 * TY + thread_row() + i % 4, q * 4 * TX + thread_column(), row(i, q));
+    }
+
+    /// The same for every 4 x 4 square: f(first row, first column, four rows).
+    template <class F>
+    __device__ void squares(F f) const {
+#pragma unroll
+        for (int i = 0; i < QM; ++i)
+#pragma unroll
+            for (int q = 0; q < QN; ++q) {
+                float4 v[] = {row(4 * i, q), row(4 * i + 1, q), row(4 * i + 2, q), row(4 * i + 3, q)};
+                f(i * 4 * TY + thread_row(), q * 4 * TX + thread_column(), v);
+            }
+    }
+
+    __device__ float4 row(int i, int q) const {
+        return {at[i][q * 4], at[i][q * 4 + 1], at[i][q * 4 + 2], at[i][q * 4 + 3]};
     }
 
     __device__ static float lane(const float4 &v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }

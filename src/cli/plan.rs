@@ -5,7 +5,7 @@ use super::subject::{Chosen, Run, Scale, Subject};
 use super::{Compute, output};
 use crate::device::Demand;
 use crate::error::{Error, Result};
-use crate::graph::Graph;
+use crate::graph::{Graph, Value};
 use crate::plan::{Life, Pass, Plan};
 use crate::report::memory::{Picture, picture};
 use crate::table::text_table;
@@ -87,7 +87,8 @@ impl Command {
         let chosen = self.model.choose(1, Scale::Full)?;
         let device = self.compute.open()?;
         let (g, want, best) = chosen.graph(self.pass, self.batch)?;
-        let plans = want.iter().map(|w| Plan::new(&g, w, device.options())).collect::<Result<Vec<_>>>()?;
+        let want: Vec<&[Value]> = want.iter().map(Vec::as_slice).collect();
+        let (g, plans) = Plan::all(g, &want, device.options())?;
         // A training session holds the plans of its evaluation, too; the step is the larger one.
         let demand = device.demand(&g, &plans);
         let plan = &plans[0];

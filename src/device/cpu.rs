@@ -134,9 +134,9 @@ impl Cpu {
         let aliased: Vec<usize> = self.graph.nodes()[s.node].op.alias().iter().map(|a| a.0).collect();
         for (o, b) in s.launch.outs.clone().iter().enumerate() {
             if let (false, Place::Arena(at)) = (aliased.contains(&o), self.plans[plan].plan.places[b.0 as usize]) {
-                let n = self.graph.ty(Value(b.0)).numel();
-                let out = &mut self.arena.bytes_mut()[at..at + 4 * n];
-                bytemuck::cast_slice_mut::<u8, f32>(out).fill(f32::NAN);
+                let n = self.graph.ty(Value(b.0)).bytes();
+                // NaN in every floating-point format.
+                self.arena.bytes_mut()[at..at + n].fill(0xFF);
             }
         }
     }

@@ -174,7 +174,8 @@ impl<D: Driver> Gpu<D> {
             })
             .collect();
         for (at, bytes) in outs {
-            self.driver.write(at, &f32::NAN.to_le_bytes().repeat(bytes / 4))?;
+            // NaN in every floating-point format.
+            self.driver.write(at, &vec![0xFF; bytes])?;
         }
         Ok(())
     }
@@ -310,9 +311,10 @@ impl<D: Driver> Device for Gpu<D> {
         Demand { arena, scratch, ..Demand::persistent(g, 1) }
     }
 
-    /// Equal ops in one launch: few large launches fill a GPU better than many small ones.
+    /// Equal ops in one launch: few large launches fill a GPU better than many small ones. Fused ops: what need not be
+    /// written need not be read.
     fn options(&self) -> Options {
-        Options { group: true, ..Options::default() }
+        Options { group: true, fuse: true, ..Options::default() }
     }
 
     fn own_memory(&self) -> Option<usize> {

@@ -13,8 +13,9 @@ use std::time::Instant;
 pub struct Reference {
     graph: Graph,
     plans: Vec<Plan>,
-    /// One slot per four bytes of the plan's arena: temporaries are all float32.
+    /// One slot per `grain` bytes of the plan's arena: one at least for every element.
     arena: Vec<f64>,
+    grain: usize,
     persistent: Vec<Vec<f64>>,
     checks: Checks,
     last: usize,
@@ -31,7 +32,7 @@ impl Reference {
     fn get(&self, plan: usize, v: Value) -> Option<&[f64]> {
         let n = self.graph.ty(v).numel();
         match self.plans.get(plan).map_or(Place::Nowhere, |p| p.places[v.i()]) {
-            Place::Arena(at) => Some(&self.arena[at / 4..at / 4 + n]),
+            Place::Arena(at) => Some(&self.arena[at / self.grain..][..n]),
             Place::Persistent(root) => Some(&self.persistent[root.i()]),
             Place::Nowhere => self.persistent.get(v.i()).filter(|p| p.len() == n).map(Vec::as_slice),
         }
@@ -46,7 +47,8 @@ impl Device for Reference {
         let is_temp = |v: Value| g.kind(v) == crate::graph::Kind::Temp;
         let size = |v: Value| if is_temp(v) { 0 } else { g.ty(v).numel() };
         self.persistent = (0..g.len()).map(|i| vec![0.0; size(Value(i as u32))]).collect();
-        self.arena = vec![f64::NAN; plans.iter().map(|p| p.arena_bytes).max().unwrap_or(0) / 4];
+        self.grain = Demand::grain(g);
+        self.arena = vec![f64::NAN; plans.iter().map(|p| p.arena_bytes).max().unwrap_or(0) / self.grain];
         (self.graph, self.plans) = (g.clone(), plans.to_vec());
         Ok(())
     }
@@ -82,7 +84,7 @@ impl Device for Reference {
             n.op.eval(&io, &ins, &mut outs);
             for (v, out) in n.outs.iter().zip(&outs) {
                 match self.plans[plan].places[v.i()] {
-                    Place::Arena(at) => self.arena[at / 4..at / 4 + out.len()].copy_from_slice(out),
+                    Place::Arena(at) => self.arena[at / self.grain..][..out.len()].copy_from_slice(out),
                     Place::Persistent(root) => self.persistent[root.i()].copy_from_slice(out),
                     Place::Nowhere => unreachable!("a plan places every operand of its nodes"),
                 }

@@ -21,9 +21,15 @@ pub struct Demand {
 }
 
 impl Demand {
-    /// Of a device that keeps float64, one slot for every element of the arena.
+    /// Of a device that keeps float64, one slot for every [`Demand::grain`] bytes of the arena.
     pub fn float64(g: &Graph, plans: &[Plan]) -> Self {
-        Self { arena: plans.iter().map(|p| p.arena_bytes * 2).max().unwrap_or(0), ..Self::persistent(g, 2) }
+        let slots = |p: &Plan| p.arena_bytes / Self::grain(g);
+        Self { arena: 8 * plans.iter().map(slots).max().unwrap_or(0), ..Self::persistent(g, 2) }
+    }
+
+    /// Bytes of the smallest element of a temporary.
+    pub(super) fn grain(g: &Graph) -> usize {
+        g.of_kind(Kind::Temp).map(|v| g.ty(v).dtype.bytes()).min().unwrap_or(4)
     }
 
     /// Everything but the temporaries, `scale` times as wide as in the graph.

@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 pub struct Session {
+    /// As it runs: its values are those of the graph it was made from, ops may be fused.
     pub graph: Graph,
     /// Those asked for; the last one may be the session's own, which fills prepared state.
     pub plans: Vec<Plan>,
@@ -38,7 +39,7 @@ impl Session {
         options: Options,
         mut device: Box<dyn Device>,
     ) -> Result<Self> {
-        let mut plans = want.iter().map(|w| Plan::new(&graph, w, options)).collect::<Result<Vec<_>>>()?;
+        let (graph, mut plans) = Plan::all(graph, want, options)?;
         let read = |plan: &Plan, state: Value| plan.live[state.i()].is_some();
         let (states, outs): (Vec<Value>, Vec<Value>) =
             graph.prepared().iter().filter(|(state, _)| plans.iter().any(|p| read(p, *state))).copied().unzip();

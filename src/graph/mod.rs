@@ -8,6 +8,7 @@ pub use lower::{Gpu, Operand, host_launches};
 use crate::error::{Error, Result};
 use crate::kernel::{Buf, Cost, Launch, Simd};
 use crate::shape::Type;
+use std::any::Any;
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -55,7 +56,7 @@ pub struct Member {
 
 /// One op: shape rule, definition, adjoint, lowering and cost, on one page. Attributes are fields of the type that
 /// implements it; they must all show in its `Debug` text, because equal text means equal work when launches are grouped.
-pub trait Op: Debug + Send + Sync {
+pub trait Op: Any + Debug + Send + Sync {
     /// `family.pass`: `conv.fprop`.
     fn name(&self) -> &'static str;
     /// Output types, or why the inputs do not fit.
@@ -251,6 +252,26 @@ impl Graph {
         let outs: Vec<Value> = types.into_iter().map(|t| self.value(Kind::Temp, "", t)).collect();
         let (label, adjoint) = (self.label.clone(), self.adjoint);
         self.nodes.push(Node { op, ins: ins.to_vec(), outs: outs.clone(), label, adjoint });
+        outs
+    }
+
+    /// Lets node `at` use `op` on `ins`, under the label of node `part`. It writes the values `outs`, which keep their
+    /// types, and new ones for outputs beyond them. Returns all outputs.
+    pub(crate) fn replace(
+        &mut self,
+        at: usize,
+        part: usize,
+        op: impl Op + 'static,
+        ins: &[Value],
+        outs: &[Value],
+    ) -> Vec<Value> {
+        let types: Vec<Type> = ins.iter().map(|v| self.ty(*v)).collect();
+        let types = op.infer(&types).expect("the caller knows that it fits");
+        assert!(outs.iter().zip(&types).all(|(v, t)| self.ty(*v) == *t), "{} writes other types", op.name());
+        let new: Vec<Value> = types[outs.len()..].iter().map(|t| self.value(Kind::Temp, "", *t)).collect();
+        let (outs, label) = ([outs, &new].concat(), self.nodes[part].label.clone());
+        let adjoint = self.nodes[at].adjoint;
+        self.nodes[at] = Node { op: Arc::new(op), ins: ins.to_vec(), outs: outs.clone(), label, adjoint };
         outs
     }
 

@@ -14,6 +14,13 @@ pub fn map2(simd: Simd, a: &[f32], b: &[f32], y: &mut [f32], f: impl Fn(f32, f32
     par::chunks_mut(y, |at, y| simd::run(simd, Map2 { a: &a[at..], b: &b[at..], y, f }));
 }
 
+/// dx[i] = 0 where y[i], ReLU's result, is not positive.
+pub fn mask(dx: &mut [f32], y: &[f32]) {
+    par::chunks_mut(dx, |at, dx| {
+        dx.iter_mut().zip(&y[at..]).for_each(|(dx, y)| *dx = if *y > 0.0 { *dx } else { 0.0 })
+    });
+}
+
 /// A piece of [`map`].
 struct Map<'a, F> {
     x: &'a [f32],

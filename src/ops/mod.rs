@@ -9,6 +9,7 @@ pub mod ceiling;
 pub mod conv;
 pub mod dense;
 pub mod dropout;
+pub mod fuse;
 pub mod image;
 pub mod layout;
 pub mod loss;

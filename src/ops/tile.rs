@@ -3,8 +3,7 @@ functions of shapes, never of the GPU at hand: the same shape has the same bits 
 
 use crate::cuda_struct;
 use crate::graph::Gpu;
-use crate::graph::Operand::{self, In, Out, Scratch};
-use crate::kernel::Launch;
+use crate::graph::Operand::{self, In, Scratch};
 use crate::kernel::gpu::{Access, CudaStruct, Kernel, PLAIN};
 
 /// Blocks that occupy a large GPU: two on each of 132 multiprocessors.
@@ -61,10 +60,20 @@ pub fn parts(blocks: usize, depth: usize, step: usize) -> (usize, usize) {
 }
 
 cuda_struct! {
-    /// What `split_sum` adds.
+    /// What `split_sum` adds: one tensor of `n` elements, and another of `more`.
     pub struct Parts {
         n: u32,
+        more: u32,
         parts: u32,
+    }
+}
+
+cuda_struct! {
+    /// Sums over the rows of [rows,n], `part` rows at a time.
+    pub struct ColumnSum {
+        rows: i32,
+        n: i32,
+        part: i32,
     }
 }
 
@@ -72,27 +81,73 @@ pub(super) static SPLIT_SUM: Kernel = Kernel {
     entry: "split_sum",
     source: "reduce.cu",
     threads: 256,
-    operands: 2,
+    operands: 4,
     args: Parts::TEXT,
     consts: &[],
     variants: PLAIN,
 };
 
-/// Launches `call`, which writes `parts` partial sums of the `n` elements of output 0 to the operand it is given, and adds
+pub(super) static SPLIT_SUM_MASK: Kernel = Kernel::new("reduce.cu", "split_sum_mask", 3, Parts::TEXT);
+
+pub(super) static COLUMN_SUM: Kernel = Kernel {
+    entry: "column_sum",
+    source: "reduce.cu",
+    threads: 256,
+    operands: 2,
+    args: ColumnSum::TEXT,
+    consts: &[],
+    variants: PLAIN,
+};
+
+/// A tensor that is summed in parts: the output it goes to, and its elements.
+pub(super) type Sum = (Operand, usize);
+
+/// No second tensor. What stands in its place is not touched.
+pub(super) const NO_SUM: Sum = (In(0), 0);
+
+/// Launches `call`, which writes `parts` partial sums of the elements of two tensors to the operands it is given, and adds
 /// them in order.
 pub(super) fn summed<'a>(
     mut gpu: Gpu<'a>,
     parts: usize,
-    n: usize,
-    call: impl FnOnce(Gpu<'a>, Operand) -> Gpu<'a>,
-) -> Vec<Launch> {
+    sums: [Sum; 2],
+    call: impl FnOnce(Gpu<'a>, [Operand; 2]) -> Gpu<'a>,
+) -> Gpu<'a> {
+    let [(one, n), (other, more)] = sums;
     if parts == 1 {
-        return call(gpu, Out(0)).done();
+        return call(gpu, [one, other]);
+    }
+    let all = sums.map(|(_, n)| gpu.scratch(4 * parts * n));
+    let place = |i: usize, access| if sums[i].1 == 0 { sums[i].0 } else { Scratch(all[i], access) };
+    let args = Parts { n: index(n) as u32, more: index(more) as u32, parts: parts as u32 };
+    let operands = [place(0, Access::Read), one, place(1, Access::Read), other];
+    let gpu = call(gpu, [0, 1].map(|i| place(i, Access::Write)));
+    gpu.call(&SPLIT_SUM, &[], [(n + more).div_ceil(256), 1], &operands, args)
+}
+
+/// [`summed`] for one tensor, 0 where `x`, ReLU's result, is not positive. The only one of one part `call` masks itself.
+pub(super) fn summed_masked<'a>(
+    mut gpu: Gpu<'a>,
+    parts: usize,
+    (to, n): Sum,
+    x: Operand,
+    call: impl FnOnce(Gpu<'a>, Operand) -> Gpu<'a>,
+) -> Gpu<'a> {
+    if parts == 1 {
+        return call(gpu, to);
     }
     let all = gpu.scratch(4 * parts * n);
-    let args = Parts { n: index(n) as u32, parts: parts as u32 };
-    let operands = [Scratch(all, Access::Read), Out(0)];
-    call(gpu, Scratch(all, Access::Write)).call(&SPLIT_SUM, &[], [n.div_ceil(256), 1], &operands, args).done()
+    let args = Parts { n: index(n) as u32, more: 0, parts: parts as u32 };
+    let operands = [Scratch(all, Access::Read), x, to];
+    call(gpu, Scratch(all, Access::Write)).each(&SPLIT_SUM_MASK, &[], n, &operands, args)
+}
+
+/// `to` [n] = the sum over the rows of `from` [rows,n].
+pub(super) fn column_sums(gpu: Gpu, from: Operand, to: Operand, rows: usize, n: usize) -> Gpu {
+    let blocks = n.div_ceil(32);
+    let (parts, part) = parts(blocks, rows, 1);
+    let args = ColumnSum { rows: index(rows), n: index(n), part: index(part) };
+    summed(gpu, parts, [(to, n), NO_SUM], |gpu, [to, _]| gpu.call(&COLUMN_SUM, &[], [blocks, parts], &[from, to], args))
 }
 
 /// A number that kernels index with. What does not fit is larger than any GPU's memory allows for, or a bug.
@@ -102,7 +157,7 @@ pub(super) fn index(n: usize) -> i32 {
     n as i32
 }
 
-/// The bias, or what stands in its place where the kernel is told that there is none.
-pub(super) fn bias_or_filters(bias: bool) -> Operand {
-    In(if bias { 2 } else { 1 })
+/// The third input, bias or mask, or what stands in its place where the kernel is told that there is none.
+pub(super) fn third_or_filters(third: bool) -> Operand {
+    In(if third { 2 } else { 1 })
 }

@@ -10,6 +10,7 @@ pub use usage::{Life, Pass, parts};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Kind, Member, Value};
 use crate::kernel::{Arch, Code, Host, Launch, gpu};
+use crate::ops::fuse::fuse;
 use crate::shape::{DType, Type};
 use std::sync::Arc;
 
@@ -19,6 +20,8 @@ pub struct Options {
     /// Nodes of equal depth, op and types run together (the three towers), and order follows depth. Otherwise order
     /// follows the graph, one tower after another, which needs less memory.
     pub group: bool,
+    /// Ops that have a common kernel become one ([`crate::ops::fuse`]).
+    pub fuse: bool,
     /// Bytes of guard band around every value, and no reuse of storage: for finding writes out of bounds.
     pub guard: usize,
 }
@@ -63,6 +66,16 @@ impl Plan {
         g.check()?;
         let steps = order::order(g, want, options.group)?;
         Ok(arena::place(g, want, options, steps))
+    }
+
+    /// The graph as it runs with these options, and a plan for each list of wanted values.
+    pub fn all(mut g: Graph, want: &[&[Value]], options: Options) -> Result<(Graph, Vec<Plan>)> {
+        g.check()?;
+        if options.fuse {
+            fuse(&mut g, want);
+        }
+        let plans = want.iter().map(|w| Plan::new(&g, w, options)).collect::<Result<_>>()?;
+        Ok((g, plans))
     }
 
     /// The launches for one arch. Pure: what a device would be sent can be looked at without the device.

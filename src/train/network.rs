@@ -217,15 +217,18 @@ impl Blueprint {
         self.parts.iter().flat_map(|p| p.params.iter().chain(&p.statistics)).map(|v| self.graph.ty(*v).bytes()).sum()
     }
 
+    fn want(&self) -> Vec<&[Value]> {
+        self.want.iter().map(Vec::as_slice).collect()
+    }
+
     fn room(&self) -> Room {
         Room { mapped: false, beside: self.best_bytes() }
     }
 
     /// Refuses where a device has no room for it.
     fn fits(&self, device: &dyn Device) -> Result<()> {
-        let plan = |want: &Vec<Value>| Plan::new(&self.graph, want, device.options());
-        let plans = self.want.iter().map(plan).collect::<Result<Vec<_>>>()?;
-        device::fits(device, &self.graph, &plans, self.room())
+        let (graph, plans) = Plan::all(self.graph.clone(), &self.want(), device.options())?;
+        device::fits(device, &graph, &plans, self.room())
     }
 }
 
@@ -249,10 +252,9 @@ impl Network {
             Some(n) => e.fix(format!("--batch {n} fits; `deep-affect plan` shows what a choice needs")),
             None => e,
         })?;
-        let want: Vec<&[Value]> = b.want.iter().map(Vec::as_slice).collect();
         let (room, options) = (b.room(), device.options());
+        let session = Session::within(room, b.graph.clone(), &b.want(), options, device)?;
         let Blueprint { batch, x, weight, state, .. } = b;
-        let session = Session::within(room, b.graph, &want, options, device)?;
         Ok(Self { session, batch, x, weight, state, parts: b.parts })
     }
 

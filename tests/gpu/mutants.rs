@@ -25,6 +25,11 @@ const STRIDED: &str = "conv.dgrad [k6 3x3 stride [2, 2]";
 const WGRAD: &str = "conv.wgrad [k19 3x3 stride [1, 1] groups 1";
 /// A sum in several parts.
 const PARTS: &str = "conv.wgrad [k36 3x3 stride [1, 1] groups 1 x [2, 11";
+/// A bias gradient in several parts.
+const BIAS: &str = "conv.wgrad [k5 3x3 stride [1, 1] groups 1";
+/// Epilogues: through a ReLU, and pooling.
+const MASK: &str = "conv.dgrad [relu k32 3x3";
+const POOLED: &str = "conv.pooled [k32 3x3";
 const POOL: &str = "maxpool [[3, 3] stride [2, 2] x [2, 8, 8, 3]";
 const POOL_GRAD: &str = "maxpool.grad [[3, 3] stride [2, 2] x [2, 8, 8, 3]";
 
@@ -65,9 +70,10 @@ const MUTANTS: &[Mutant] = &[
     m("reduce.cuh", "half of the warps are dropped", "for (int offset = WARPS / 2;", "for (int offset = WARPS / 4;", "softmax [2x365"),
     m("reduce.cuh", "a shuffle names lanes that do not come", "x = op(x, __shfl_xor_sync(~0u, x, offset));\n    return x;", "if (threadIdx.x % 2 == 0) x = op(x, __shfl_xor_sync(~0u, x, offset));\n    return x;", "softmax [2x365"),
     m("softmax.cu", "the maximum is subtracted once", "y[i] = exp(x[i] - max) / sum;", "y[i] = exp(x[i]) / sum;", "softmax [2x365"),
-    m("reduce.cu", "the last part is left out", "part < a.parts; ++part", "part + 1 < a.parts; ++part", PARTS),
+    m("reduce.cu", "the last part is left out", "part < parts; ++part", "part + 1 < parts; ++part", PARTS),
     m("reduce.cu", "no barrier before the column's sums are read", "    __syncthreads();\n", "", "bias.grad"),
     m("reduce.cu", "a row of the next part is added", "end = min(begin + a.part, a.rows);", "end = min(begin + a.part + 1, a.rows);", "bias.grad [x [4, 17"),
+    m("reduce.cu", "the second sum steps as the first", "o.in<float>(2) + j, a.parts, a.more", "o.in<float>(2) + j, a.parts, a.n", BIAS),
     // The product of tiles.
     m("tile/multiply.cuh", "no barrier before the first product", "b.store(b.load(), bs[steps & 1]);\n        __syncthreads();", "b.store(b.load(), bs[steps & 1]);", VECTORS),
     m("tile/multiply.cuh", "no barrier between steps", "b.store(next_b, bs[~steps & 1]);\n            __syncthreads();", "b.store(next_b, bs[~steps & 1]);", VECTORS),
@@ -80,27 +86,50 @@ const MUTANTS: &[Mutant] = &[
     m("tile/multiply.cuh", "lanes take other rows", "+ threadIdx.x % 32 / 8);", "+ threadIdx.x % 32 / 16);", VECTORS),
     m("tile/multiply.cuh", "a narrow tile overruns its half of the buffer", "return COLUMNS * BK == 4 * THREADS || k < BK;", "return true;", "dense.wgrad [x [40"),
     m("tile/matrix.cuh", "the wrong stride from step to step", "p += (u64)BK * stride;", "p += BK;", WGRAD),
+    m("tile/matrix.cuh", "no barrier before the column sums are read", "        this->store(sum, rows);\n        __syncthreads();\n", "        this->store(sum, rows);\n", BIAS),
+    m("tile/matrix.cuh", "a column is added to its neighbour", "sum.z += v.z, sum.w += v.w;", "sum.z += v.w, sum.w += v.w;", BIAS),
+    m("tile/matrix.cuh", "sums past the last column are written", "if (i >= min(count, COLUMNS)) return;", "if (i >= COLUMNS) return;", BIAS),
     m("tile/matrix.cuh", "a row's tail is written past its end", "if (at + 3 < width) row[at + 3] = v.w;", "row[at + 3] = v.w;", SINGLES),
     m("tile/image.cuh", "rows above the image are read", "(unsigned)row < (unsigned)h", "row < h", SINGLES),
     m("tile/image.cuh", "a column right of the image is read", "(unsigned)column < (unsigned)w", "(unsigned)column <= (unsigned)w", SINGLES),
     m("tile/image.cuh", "a column of taps too many", "if (column == column_end) {", "if (column > column_end) {", SINGLES),
     m("tile/image.cuh", "a line of pixels too many", "if (++middle == middles) {", "if (++middle > middles) {", WGRAD),
     m("tile/epilogue.cuh", "the bias of the column before", "v += __ldg(bias + column);", "v += __ldg(bias + column - 1);", VECTORS),
+    m("tile/epilogue.cuh", "a gradient at the kink", "return y > 0 ? v : 0;", "return y >= 0 ? v : 0;", MASK),
+    m("tile/epilogue.cuh", "the last of equal maxima wins", "if (v[i] > best ||", "if (v[i] >= best ||", POOLED),
+    m("tile/epilogue.cuh", "NaN loses in a window", "|| (isnan(v[i]) && !isnan(best))) best", ") best", "conv.pooled [k36 1x1 stride [1, 1] groups 1 x [1, 112, 112, 3]"),
+    m("tile/epilogue.cuh", "two channels of the index are swapped", "v[3].y, best.y) << 2;", "v[3].y, best.y) << 4;", POOLED),
+    m("tile/epilogue.cuh", "columns of a window are rows", "to[(u64)(i / 2 * line + i % 2) * c]", "to[(u64)(i % 2 * line + i / 2) * c]", "unpool"),
+    m("tile/epilogue.cuh", "the gradient goes to every pixel of the window", "(index >> shift & 3) == i ? v : 0", "(index >> shift & 3) <= i ? v : 0", "unpool"),
+    m("tile/multiply.cuh", "a square's rows are those of its neighbour", "row(4 * i + 2, q), row(4 * i + 3, q)}", "row(4 * i + 3, q), row(4 * i + 2, q)}", POOLED),
+    m("tile/matrix.cuh", "the mask is read past a row's end", "width > 3 ? __ldg(row + 3) : 0", "__ldg(row + 3)", "conv.dgrad [relu k5 3x3"),
     // Convolution and dense layers.
     m("conv/fprop.cu", "pixels past the last one are written", "if (first + i < pixels) put(", "put(", SINGLES),
     m("conv/fprop.cu", "padding on the wrong side", "out.middle * a.stride_h - a.pad_h", "out.middle * a.stride_h + a.pad_h", SINGLES),
     m("conv/fprop.cu", "the first group's filters for all", "o.in<float>(1) + (u64)group * a.gk * depth", "o.in<float>(1)", "conv.fprop [k80 3x3"),
+    m("conv/fprop.cu", "windows lie one below the other", "i / 2 % 2;", "i % 2;", POOLED),
+    m("conv/fprop.cu", "windows past the last one are written", "if (first + i >= pixels || filter + j >= a.gk) return;", "if (filter + j >= a.gk) return;", POOLED),
+    m("conv/fprop.cu", "the maximum before the bias", "for (float4 &v : v) v = act(filter + j, v);", "v[0] = act(filter + j, v[0]);", POOLED),
+    m("conv/fprop.cu", "an index that nobody asked for", "if (a.index) o", "o", "conv.pooled [no index k32"),
+    m("conv/dgrad.cu", "the mask of the pixel before", "take(o.in<float>(2) + pixel,", "take(o.in<float>(2) + pixel - a.c * (pixel > 0),", MASK),
+    m("conv/dgrad.cu", "the index of the first channels", "o.in<u8>(3)[(pixel + channel + j) / 4]", "o.in<u8>(3)[pixel / 4]", "conv.dgrad [pool k32"),
+    m("conv/dgrad.cu", "windows of half the distance", "4 * line * a.w + 2 * column", "4 * line * a.w + column", "conv.dgrad [pool k32"),
     m("conv/dgrad.cu", "the last tap of a phase is dropped", "count = div_up(taps - first, step);", "count = (taps - first) / step;", STRIDED),
     m("conv/dgrad.cu", "a phase's missing pixels are written", "|| row >= a.h ||", "||", "conv.dgrad [k4 3x5"),
     m("conv/dgrad.cu", "taps are stepped through one by one", "at.middle * a.tap_step_w", "at.middle", STRIDED),
     m("conv/wgrad.cu", "filters past the last one are written", "if (filter + i < a.gk) put(", "put(", WGRAD),
     m("conv/wgrad.cu", "pixels of the next part are added", "end = min(begin + a.part, pixels);", "end = min(begin + a.part + 1, pixels);", PARTS),
+    m("conv/wgrad.cu", "every group's bias gradient is the first one's", "group * a.gk + filter, a.gk - filter", "filter, a.gk - filter", "conv.wgrad [k80"),
     m("conv/direct.cu", "the output pixel below the last", "p >= a.p ||", "p > a.p ||", "conv.dgrad [k6 3x3 stride [1, 1] groups 2"),
     m("conv/depthwise.cu", "no barrier before the sums of a block", "    __syncthreads();\n", "", "conv.wgrad [k19 3x3 stride [2, 2]"),
     m("conv/depthwise.cu", "filters as if taps came last", "__ldg(filter + v * taps)", "__ldg(filter + v)", "conv.fprop [k8 3x3 stride [2, 2] groups 8"),
     m("dense/fprop.cu", "half of the lanes are not added", "int apart = 16;", "int apart = 8;", "dense.fprop [x [25"),
     m("dense/fprop.cu", "rows past the last are read", "row = min(own, a.rows - ROWS)", "row = own", "dense.fprop [x [25"),
     m("dense/fprop.cu", "outputs past the last are written", "r >= own && c < a.outputs) o", "r >= own) o", "dense.fprop [x [3, 7]"),
+    m("gemm.cu", "every row has the mask of the first", "take(x + at, column + j, a.n)", "take(x, column + j, a.n)", "dense.dgrad [x [25"),
+    m("reduce.cu", "a mask that is not looked at", "positive(sum_of(o.in<float>(0) + i, a.parts, a.n), o.in<float>(1)[i])", "sum_of(o.in<float>(0) + i, a.parts, a.n)", "dense.dgrad [x [3, 12]"),
+    m("unpool.cu", "rows as long as the pooled ones", "dz, 2 * a.q.by, a.c.by", "dz, a.q.by, a.c.by", "unpool"),
+    m("gemm.cu", "every part's bias gradient lies at the first one's", "(u64)blockIdx.y * a.m + at.row", "at.row", "dense.wgrad [x [300"),
     m("gemm.cu", "depth past the end of a part", "end(min(begin + a.part, a.depth))", "end(begin + a.part)", "dense.wgrad [x [25"),
 ];
 

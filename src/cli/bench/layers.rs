@@ -7,9 +7,10 @@ use crate::device::{Data, Device, Session};
 use crate::error::Result;
 use crate::graph::{Graph, Io, Op};
 use crate::host::ceiling::Ceilings;
+use crate::plan::Pass;
 use crate::report::roofline::Point;
 use crate::rng::{Rng, Stream};
-use crate::shape::Type;
+use crate::shape::{DType, Type};
 use crate::table::{number, text_table};
 use crate::train::network::TRAIN;
 use std::collections::HashMap;
@@ -32,13 +33,16 @@ impl Layer {
     fn all(g: &Graph, nodes: &[usize], family: &str) -> Vec<Layer> {
         let mut places: HashMap<&str, usize> = HashMap::new();
         let mut found: Vec<(String, Layer)> = vec![];
-        for n in nodes.iter().map(|i| &g.nodes()[*i]) {
+        for &i in nodes {
+            let n = &g.nodes()[i];
             let next = places.len();
             let place = *places.entry(&n.label).or_insert(next);
-            let Some(pass) = n.op.name().strip_prefix(family).and_then(|rest| rest.strip_prefix('.')) else { continue };
+            if n.op.name().split('.').next() != Some(family) {
+                continue;
+            }
             let (ins, outs) = g.io(n);
             let key = format!("{:?} {ins:?}", n.op);
-            let name = format!("{} {pass}", n.label);
+            let name = format!("{} {}", n.label, Pass::of(g, i).name());
             match found.iter_mut().find(|f| f.0 == key) {
                 Some((_, known)) => {
                     known.uses += 1;
@@ -99,7 +103,7 @@ fn one(layer: &Layer, device: Box<dyn Device>, rounds: usize) -> Result<(Row, Bo
     let outs = g.push_arc(layer.op.clone(), &ins);
     let options = device.options();
     let mut session = Session::new(g, &[&outs], options, device)?;
-    let numbers: Vec<Vec<f32>> = layer.ins.iter().enumerate().map(|(i, t)| drawn(i, t.numel())).collect();
+    let numbers: Vec<Vec<f32>> = layer.ins.iter().enumerate().map(|(i, t)| drawn(i, t)).collect();
     for (v, x) in ins.iter().zip(&numbers) {
         session.write(*v, Data::F32(x))?;
     }
@@ -123,11 +127,14 @@ fn one(layer: &Layer, device: Box<dyn Device>, rounds: usize) -> Result<(Row, Bo
     Ok((row, session.into_device()))
 }
 
-/// Numbers in [-1, 1) that repeat after a prime number of them: drawing each would take longer than computing with them.
-fn drawn(operand: usize, n: usize) -> Vec<f32> {
+/// Numbers in [-1, 1), or bytes, that repeat after a prime number of them: drawing each would take longer than computing
+/// with them.
+fn drawn(operand: usize, t: &Type) -> Vec<f32> {
     const PERIOD: usize = 1_048_573;
     let mut rng = Rng::new(1, Stream::Test(operand as u32), 0);
-    let some: Vec<f32> = (0..n.min(PERIOD)).map(|_| 2.0 * rng.uniform() - 1.0).collect();
+    let mut one = || if t.dtype == DType::U8 { rng.below(256) as f32 } else { 2.0 * rng.uniform() - 1.0 };
+    let n = t.numel();
+    let some: Vec<f32> = (0..n.min(PERIOD)).map(|_| one()).collect();
     (0..n).map(|i| some[i % PERIOD]).collect()
 }
 

@@ -47,6 +47,11 @@ impl Op for Relu {
     }
 }
 
+/// The gradient of ReLU: dy where its result y is positive, else 0. NaN is not positive.
+pub(super) fn positive(dy: f64, y: f64) -> f64 {
+    if y > 0.0 { dy } else { 0.0 }
+}
+
 /// dx = dy where y > 0, else 0, from the layer's own output y. The gradient at exactly 0 is 0.
 #[derive(Debug, Clone)]
 pub struct ReluGrad;
@@ -63,7 +68,7 @@ impl Op for ReluGrad {
     }
     fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         for (i, dx) in outs[0].iter_mut().enumerate() {
-            *dx = if ins[0][i] > 0.0 { ins[1][i] } else { 0.0 };
+            *dx = positive(ins[1][i], ins[0][i]);
         }
     }
     fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {

@@ -1,6 +1,8 @@
 //! The shapes that every check of the convolutions runs on.
 
-use super::{Dgrad, Fprop, Transposed, Wgrad};
+use super::{Before, Dgrad, Fprop, Pooled, Transposed, Wgrad};
+use crate::graph::Op;
+use crate::ops::pool::unpool::index_type;
 use crate::ops::{Bound, Case};
 use crate::shape::{ConvShape, Type, Window};
 
@@ -49,9 +51,28 @@ pub(super) fn cases() -> Vec<Case> {
         let fprop = Fprop { filters: k, window, groups, bias, relu: i % 2 == 0 };
         let terms = r * s * shape.group_c() + 1;
         cases.push(Case::new(label(""), fprop, &ins, &diff, Bound::Dot(terms)));
-        cases.push(Case::new(label(""), Dgrad { shape }, &[yt, wt], &[], Bound::Dot(r * s * shape.group_k())));
+        let dot = Bound::Dot(r * s * shape.group_k());
+        cases.push(Case::new(label(""), Dgrad { shape, before: Before::Nothing }, &[yt, wt], &[], dot));
         if x[1] < 100 {
-            cases.push(Case::new(label(""), Wgrad { shape }, &[xt, yt], &[], Bound::Dot(shape.n * shape.p * shape.q)));
+            cases.push(Case::new(label("relu "), Dgrad { shape, before: Before::Relu }, &[yt, wt, xt], &[], dot));
+        }
+        let (pool, index) = (Dgrad { shape, before: Before::Pool }, index_type(&xt).unwrap_or(xt));
+        if pool.infer(&[yt, wt, xt, index]).is_ok() {
+            cases.push(Case::new(label("pool "), pool, &[yt, wt, xt, index], &[], dot));
+        }
+        let pooled = |index| Pooled { conv: Fprop { relu: true, ..fprop }, index };
+        if pooled(true).infer(&ins).is_ok() {
+            cases.push(Case::new(label(""), pooled(true), &ins, &[], Bound::Dot(terms)));
+            cases.push(Case::new(label("no index "), pooled(false), &ins, &[], Bound::Dot(terms)));
+        }
+        if x[1] < 100 {
+            cases.push(Case::new(
+                label(""),
+                Wgrad { shape, bias },
+                &[xt, yt],
+                &[],
+                Bound::Dot(shape.n * shape.p * shape.q),
+            ));
         }
     }
     // x [N,P,Q,K], C, window, output padding, groups

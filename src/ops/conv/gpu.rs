@@ -5,7 +5,7 @@ use crate::graph::Gpu;
 use crate::graph::Operand::{In, Out};
 use crate::kernel::Launch;
 use crate::kernel::gpu::{CudaStruct, Kernel, PLAIN};
-use crate::ops::tile::{Tile, bias_or_filters, index, parts, summed, vector};
+use crate::ops::tile::{NO_SUM, Tile, column_sums, index, parts, summed, third_or_filters, vector};
 use crate::shape::ConvShape;
 
 cuda_struct! {
@@ -35,9 +35,16 @@ cuda_struct! {
         gk: i32,
         /// wgrad: pixels of y in a part of the sum.
         part: i32,
-        /// fprop and dgrad: whether there is a bias, and whether ReLU follows.
+        /// Whether there is a bias.
         bias: i32,
+        /// fprop and dgrad: whether ReLU follows.
         relu: i32,
+        /// dgrad: whether it goes on through a ReLU.
+        mask: i32,
+        /// fprop: whether the result is pooled; dgrad: whether it goes on through a pooling.
+        pool: i32,
+        /// fprop: whether the index of who won is written.
+        index: i32,
     }
 }
 
@@ -59,9 +66,9 @@ const DGRAD_TILES: &[&[i64]] =
 const WGRAD_TILES: &[&[i64]] = &[&[128, 128, 8, 4], &[64, 128, 8, 4], &[64, 64, 16, 4], &[64, 64, 16, 1]];
 const VECTORS: &[&[i64]] = &[&[4], &[1]];
 
-static FPROP: Kernel = kernel("conv_fprop", "conv/fprop.cu", 4, Tile::CONSTS, FPROP_TILES);
-static DGRAD: Kernel = kernel("conv_dgrad", "conv/dgrad.cu", 4, Tile::CONSTS, DGRAD_TILES);
-static WGRAD: Kernel = kernel("conv_wgrad", "conv/wgrad.cu", 3, Tile::CONSTS, WGRAD_TILES);
+static FPROP: Kernel = kernel("conv_fprop", "conv/fprop.cu", 5, Tile::CONSTS, FPROP_TILES);
+static DGRAD: Kernel = kernel("conv_dgrad", "conv/dgrad.cu", 5, Tile::CONSTS, DGRAD_TILES);
+static WGRAD: Kernel = kernel("conv_wgrad", "conv/wgrad.cu", 4, Tile::CONSTS, WGRAD_TILES);
 static DIRECT_FPROP: Kernel = kernel("conv_direct_fprop", "conv/direct.cu", 4, &[], PLAIN);
 static DIRECT_DGRAD: Kernel = kernel("conv_direct_dgrad", "conv/direct.cu", 4, &[], PLAIN);
 static DIRECT_WGRAD: Kernel = kernel("conv_direct_wgrad", "conv/direct.cu", 3, &[], PLAIN);
@@ -128,7 +135,22 @@ fn width(s: &ConvShape) -> usize {
     s.taps()[0] * s.taps()[1] * s.group_c()
 }
 
-fn args(s: &ConvShape, bias: bool, relu: bool, part: usize) -> Conv {
+/// What becomes of sums before they are written.
+#[derive(Clone, Copy, Default)]
+pub struct Epilogue {
+    /// Input 2 is added, a number for each channel.
+    pub bias: bool,
+    pub relu: bool,
+    /// dgrad: 0 where input 2, ReLU's result, is not positive.
+    pub mask: bool,
+    /// fprop: the largest of each 2 x 2 pixels is written. dgrad: everything goes to one of 2 x 2 pixels, which input 3, the
+    /// index, tells. In tiles only.
+    pub pool: bool,
+    /// fprop: output 1 is the index.
+    pub index: bool,
+}
+
+fn args(s: &ConvShape, end: Epilogue, part: usize) -> Conv {
     let ([r, t], w) = (s.taps(), &s.window);
     // Kernels count pixels, numbers in an image and numbers in all filters in 32 bits.
     let _ = [s.n * s.h * s.w, s.n * s.p * s.q, s.h * s.w * s.c, s.p * s.q * s.k, s.k * width(s)].map(index);
@@ -154,8 +176,11 @@ fn args(s: &ConvShape, bias: bool, relu: bool, part: usize) -> Conv {
         gc: index(s.group_c()),
         gk: index(s.group_k()),
         part: index(part),
-        bias: bias as i32,
-        relu: relu as i32,
+        bias: end.bias as i32,
+        relu: end.relu as i32,
+        mask: end.mask as i32,
+        pool: end.pool as i32,
+        index: end.index as i32,
     }
 }
 
@@ -163,15 +188,15 @@ fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// y = act(x * w + b); operands x, w and, with `bias`, b.
-pub fn fprop(gpu: Gpu, form: Form, s: &ConvShape, bias: bool, relu: bool) -> Vec<Launch> {
-    let operands = [In(0), In(1), bias_or_filters(bias), Out(0)];
-    let (args, pixels, vec) = (args(s, bias, relu, 0), s.n * s.p * s.q, vector(&[s.c]));
+/// y = x * w and what comes after; inputs x, w and, with a bias, b.
+pub fn fprop(gpu: Gpu, form: Form, s: &ConvShape, end: Epilogue) -> Vec<Launch> {
+    let operands = [In(0), In(1), third_or_filters(end.bias), Out(0), if end.index { Out(1) } else { In(0) }];
+    let (args, pixels, vec) = (args(s, end, 0), s.n * s.p * s.q, vector(&[s.c]));
     let tile = fprop_tile(s);
     match form {
-        Form::Direct => gpu.call(&DIRECT_FPROP, &[], [(pixels * s.k).div_ceil(256), 1], &operands, args),
+        Form::Direct => gpu.call(&DIRECT_FPROP, &[], [(pixels * s.k).div_ceil(256), 1], &operands[..4], args),
         Form::Depthwise => {
-            gpu.call(&DEPTHWISE_FPROP, &[vec as i64], [(pixels * s.c / vec).div_ceil(256), 1], &operands, args)
+            gpu.call(&DEPTHWISE_FPROP, &[vec as i64], [(pixels * s.c / vec).div_ceil(256), 1], &operands[..4], args)
         }
         Form::Tiled => {
             let grid = [pixels.div_ceil(tile.m), s.groups * s.group_k().div_ceil(tile.n)];
@@ -181,10 +206,11 @@ pub fn fprop(gpu: Gpu, form: Form, s: &ConvShape, bias: bool, relu: bool) -> Vec
     .done()
 }
 
-/// dx = act(the transpose of the convolution applied to dy, + b); operands dy, w and, with `bias`, b.
-pub fn dgrad(gpu: Gpu, form: Form, s: &ConvShape, bias: bool, relu: bool) -> Vec<Launch> {
-    let operands = [In(0), In(1), bias_or_filters(bias), Out(0)];
-    let (args, pixels, vec) = (args(s, bias, relu, 0), s.n * s.h * s.w, vector(&[s.c]));
+/// dx = the transpose of the convolution applied to dy, and what comes after; inputs dy, w and, with a bias or a mask, b or x.
+pub fn dgrad(gpu: Gpu, form: Form, s: &ConvShape, end: Epilogue) -> Vec<Launch> {
+    let third = third_or_filters(end.bias || end.mask);
+    let operands = [In(0), In(1), third, Out(0)];
+    let (args, pixels, vec) = (args(s, end, 0), s.n * s.h * s.w, vector(&[s.c]));
     match form {
         Form::Direct => gpu.call(&DIRECT_DGRAD, &[], [(pixels * s.c).div_ceil(256), 1], &operands, args),
         Form::Depthwise => {
@@ -195,14 +221,15 @@ pub fn dgrad(gpu: Gpu, form: Form, s: &ConvShape, bias: bool, relu: bool) -> Vec
             // Pixels that are equal modulo the stride have the same taps, and blocks of their own.
             let phase = s.n * s.h.div_ceil(down) * s.w.div_ceil(right);
             let grid = [down * right * phase.div_ceil(tile.m), s.groups * s.group_c().div_ceil(tile.n)];
-            gpu.call(&DGRAD, tile.consts(), grid, &operands, args)
+            let index = In(if end.pool { 3 } else { 0 });
+            gpu.call(&DGRAD, tile.consts(), grid, &[In(0), In(1), third, index, Out(0)], args)
         }
     }
     .done()
 }
 
-/// dw = correlation of x with dy; operands x, dy.
-pub fn wgrad(gpu: Gpu, form: Form, s: &ConvShape) -> Vec<Launch> {
+/// dw = correlation of x with dy and, with `bias`, db = the column sums of dy; operands x, dy.
+pub fn wgrad(gpu: Gpu, form: Form, s: &ConvShape, bias: bool) -> Vec<Launch> {
     let (size, pixels, vec) = (s.k * width(s), s.n * s.p * s.q, vector(&[s.c]));
     let tile = wgrad_tile(s);
     let (kernel, consts, blocks, step) = match form {
@@ -214,6 +241,18 @@ pub fn wgrad(gpu: Gpu, form: Form, s: &ConvShape) -> Vec<Launch> {
         }
     };
     let (parts, part) = parts(blocks, pixels, step);
-    let args = args(s, false, false, part);
-    summed(gpu, parts, size, |gpu, dw| gpu.call(kernel, consts, [blocks, parts], &[In(0), In(1), dw], args))
+    let (args, grid) = (args(s, Epilogue { bias, ..Epilogue::default() }, part), [blocks, parts]);
+    let (dw, db) = ((Out(0), size), if bias { (Out(1), s.k) } else { NO_SUM });
+    match form {
+        Form::Tiled => {
+            summed(gpu, parts, [dw, db], |gpu, [dw, db]| gpu.call(kernel, consts, grid, &[In(0), In(1), dw, db], args))
+        }
+        _ => {
+            let gpu = summed(gpu, parts, [dw, NO_SUM], |gpu, [dw, _]| {
+                gpu.call(kernel, consts, grid, &[In(0), In(1), dw], args)
+            });
+            if bias { column_sums(gpu, In(1), Out(1), pixels, s.k) } else { gpu }
+        }
+    }
+    .done()
 }

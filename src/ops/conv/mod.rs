@@ -4,16 +4,20 @@ One index function defines all four. */
 
 mod cases;
 pub mod gpu;
+mod pooled;
+
+pub use pooled::Pooled;
 
 use super::Family;
-use super::activation::ReluGrad;
-use super::dense::BiasGrad;
+use super::activation::{ReluGrad, positive};
+use super::dense::{BiasGrad, column_sums};
+use super::pool::unpool;
 use crate::error::{Error, Result};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host;
 use crate::kernel::{Cost, Launch, Simd};
 use crate::shape::{ConvShape, Type, Window};
-use gpu::Form;
+use gpu::{Epilogue, Form};
 use std::ops::Range;
 
 /// Multiply-adds of a convolution: images, output pixels, taps, filters and channels of their groups.
@@ -175,12 +179,9 @@ impl Op for Fprop {
             dy = g.push1(ReluGrad, &[n.outs[0], dy]);
         }
         let shape = self.shape(&g.ty(n.ins[0]))?;
-        let mut grads =
-            vec![Some(g.push1(Dgrad { shape }, &[dy, n.ins[1]])), Some(g.push1(Wgrad { shape }, &[n.ins[0], dy]))];
-        if self.bias {
-            grads.push(Some(g.push1(BiasGrad, &[dy])));
-        }
-        Ok(grads)
+        let dx = g.push1(Dgrad { shape, before: Before::Nothing }, &[dy, n.ins[1]]);
+        let weights = g.push(Wgrad { shape, bias: self.bias }, &[n.ins[0], dy]);
+        Ok([dx].into_iter().chain(weights).map(Some).collect())
     }
     fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         let (op, s) = (*self, self.shape(&io.ins[0]).expect("checked by infer"));
@@ -191,17 +192,30 @@ impl Op for Fprop {
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
         let s = self.shape(&io.ins[0]).expect("checked by infer");
-        gpu::fprop(Gpu::new(self, io, group), Form::of(&s), &s, self.bias, self.relu)
+        let end = Epilogue { bias: self.bias, relu: self.relu, ..Epilogue::default() };
+        gpu::fprop(Gpu::new(self, io, group), Form::of(&s), &s, end)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape(&io.ins[0]).map_or(0.0, |s| s.flops()), ..traffic(io) }
     }
 }
 
-/// dx = the transpose of the convolution applied to dy; inputs dy [N,P,Q,K], w.
+/// What made x, the input of a convolution, where its gradient is taken along with the convolution's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Before {
+    Nothing,
+    /// x = relu(z): the result is dz = dx where x > 0, else 0.
+    Relu,
+    /// x is pooled from relu(z), and comes with an index: the result is dz [N,2H,2W,C] of [`unpool`].
+    Pool,
+}
+
+/// dx = the transpose of the convolution applied to dy, and on through what is `before`; inputs dy [N,P,Q,K], w, with
+/// anything before x [N,H,W,C], with pooling its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Dgrad {
     pub shape: ConvShape,
+    pub before: Before,
 }
 
 impl Op for Dgrad {
@@ -212,42 +226,82 @@ impl Op for Dgrad {
         let s = &self.shape;
         expect("dy", &ins[0], &[s.n, s.p, s.q, s.k])?;
         expect_w(&ins[1], s)?;
-        Ok(vec![Type::f32(&[s.n, s.h, s.w, s.c])])
+        let dx = Type::f32(&[s.n, s.h, s.w, s.c]);
+        // In tiles, a thread has four channels of a group.
+        let by_fours = Form::of(s) == Form::Tiled && s.group_c().is_multiple_of(4);
+        match (self.before, &ins[2..]) {
+            (Before::Nothing, []) => Ok(vec![dx]),
+            (Before::Relu, [x]) if *x == dx => Ok(vec![dx]),
+            (Before::Pool, [x, index]) if *x == dx && by_fours && *index == unpool::index_type(x)? => {
+                Ok(vec![unpool::full_type(x)?])
+            }
+            _ => Err(Error::job(format!("{:?} before x {:?} does not fit", self.before, dx.shape))),
+        }
     }
     fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
-        outs[0].fill(0.0);
-        each(&self.shape, &Part::all(&self.shape), |x, w, o| outs[0][x] += ins[0][o] * ins[1][w]);
+        let s = &self.shape;
+        let mut dx = vec![0.0; s.n * s.h * s.w * s.c];
+        each(s, &Part::all(s), |x, w, o| dx[x] += ins[0][o] * ins[1][w]);
+        for (i, dz) in outs[0].iter_mut().enumerate() {
+            *dz = match self.before {
+                Before::Nothing => dx[i],
+                Before::Relu => positive(dx[i], ins[2][i]),
+                Before::Pool => unpool::unpooled(ins[2], |i| ins[3][i] as u8, &dx, [s.w, s.c], i),
+            };
+        }
     }
     fn eval_at(&self, _: &Io, ins: &[&[f32]], at: &[usize]) -> Option<Vec<f64>> {
-        let sum = |&at: &usize| {
+        let s = &self.shape;
+        let sum = |at: usize| {
             let mut dx = 0.0;
-            each(&self.shape, &Part::of_input(&self.shape, at), |x, w, o| {
+            each(s, &Part::of_input(s, at), |x, w, o| {
                 if x == at {
                     dx += ins[0][o] as f64 * ins[1][w] as f64
                 }
             });
             dx
         };
-        Some(at.iter().map(sum).collect())
+        let one = |&at: &usize| match self.before {
+            Before::Nothing => sum(at),
+            Before::Relu => positive(sum(at), ins[2][at] as f64),
+            Before::Pool => unpool::source(ins[2], |i| ins[3][i] as u8, [s.w, s.c], at).map_or(0.0, sum),
+        };
+        Some(at.iter().map(one).collect())
     }
     fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
-        let s = self.shape;
-        host_launches(self, io, group, 4 * host::conv::dgrad_scratch(&s), move |h| {
-            host::conv::dgrad(simd, &s, h.input(0), h.input(1), h.output(0), h.scratch())
+        let (s, before) = (self.shape, self.before);
+        let full = if before == Before::Pool { s.n * s.h * s.w * s.c } else { 0 };
+        host_launches(self, io, group, 4 * (full + host::conv::dgrad_scratch(&s)), move |h| {
+            let (dx, scratch) = h.scratch().split_at_mut(full);
+            let dz = h.output::<f32>(0);
+            match before {
+                Before::Nothing => host::conv::dgrad(simd, &s, h.input(0), h.input(1), dz, scratch),
+                Before::Relu => {
+                    host::conv::dgrad(simd, &s, h.input(0), h.input(1), dz, scratch);
+                    host::pointwise::mask(dz, h.input(2));
+                }
+                Before::Pool => {
+                    host::conv::dgrad(simd, &s, h.input(0), h.input(1), dx, scratch);
+                    unpool::run(h.input(2), h.input(3), dx, [s.w, s.c], dz);
+                }
+            }
         })
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        gpu::dgrad(Gpu::new(self, io, group), Form::of(&self.shape), &self.shape, false, false)
+        let (mask, pool) = (self.before != Before::Nothing, self.before == Before::Pool);
+        let end = Epilogue { mask, pool, ..Epilogue::default() };
+        gpu::dgrad(Gpu::new(self, io, group), Form::of(&self.shape), &self.shape, end)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape.flops(), ..traffic(io) }
     }
 }
 
-/// dw [K,R,S,C/groups] = correlation of x with dy; inputs x, dy.
+/// dw [K,R,S,C/groups] = correlation of x with dy and, with `bias`, db [K] = the sum of dy over all pixels; inputs x, dy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Wgrad {
     pub shape: ConvShape,
+    pub bias: bool,
 }
 
 impl Op for Wgrad {
@@ -258,11 +312,15 @@ impl Op for Wgrad {
         let s = &self.shape;
         expect("x", &ins[0], &[s.n, s.h, s.w, s.c])?;
         expect("dy", &ins[1], &[s.n, s.p, s.q, s.k])?;
-        Ok(vec![Type::f32(&[s.k, s.taps()[0], s.taps()[1], s.group_c()])])
+        let (dw, db) = (Type::f32(&[s.k, s.taps()[0], s.taps()[1], s.group_c()]), Type::f32(&[s.k]));
+        Ok([dw].into_iter().chain(self.bias.then_some(db)).collect())
     }
     fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         outs[0].fill(0.0);
         each(&self.shape, &Part::all(&self.shape), |x, w, o| outs[0][w] += ins[0][x] * ins[1][o]);
+        if self.bias {
+            column_sums(ins[1], &mut outs[1]);
+        }
     }
     fn eval_at(&self, _: &Io, ins: &[&[f32]], at: &[usize]) -> Option<Vec<f64>> {
         let sum = |&at: &usize| {
@@ -273,13 +331,18 @@ impl Op for Wgrad {
         Some(at.iter().map(sum).collect())
     }
     fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
-        let s = self.shape;
-        host_launches(self, io, group, 4 * host::conv::wgrad_scratch(&s), move |h| {
-            host::conv::wgrad(simd, &s, h.input(0), h.input(1), h.output(0), h.scratch())
+        let (s, bias, rows) = (self.shape, self.bias, io.ins[1].pixels());
+        let sums = if bias { host::column_sums_scratch(rows, s.k) } else { 0 };
+        host_launches(self, io, group, 4 * sums.max(host::conv::wgrad_scratch(&s)), move |h| {
+            let scratch = h.scratch();
+            host::conv::wgrad(simd, &s, h.input(0), h.input(1), h.output(0), scratch);
+            if bias {
+                host::column_sums(simd, rows, s.k, h.input(1), h.output(1), scratch);
+            }
         })
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        gpu::wgrad(Gpu::new(self, io, group), Form::of(&self.shape), &self.shape)
+        gpu::wgrad(Gpu::new(self, io, group), Form::of(&self.shape), &self.shape, self.bias)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape.flops(), ..traffic(io) }
@@ -347,7 +410,9 @@ impl Op for Transposed {
         }
         let shape = self.shape(&g.ty(n.ins[0]))?;
         let fprop = Fprop { filters: shape.k, window: shape.window, groups: shape.groups, bias: false, relu: false };
-        let mut grads = vec![Some(g.push1(fprop, &[dy, n.ins[1]])), Some(g.push1(Wgrad { shape }, &[dy, n.ins[0]]))];
+        let wgrad = Wgrad { shape, bias: false };
+        let mut grads = vec![Some(g.push1(fprop, &[dy, n.ins[1]])), Some(g.push1(wgrad, &[dy, n.ins[0]]))];
+        // Here dy is what wgrad correlates with, not what it sums.
         if self.bias {
             grads.push(Some(g.push1(BiasGrad, &[dy])));
         }
@@ -362,7 +427,8 @@ impl Op for Transposed {
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
         let s = self.shape(&io.ins[0]).expect("checked by infer");
-        gpu::dgrad(Gpu::new(self, io, group), Form::of(&s), &s, self.bias, self.relu)
+        let end = Epilogue { bias: self.bias, relu: self.relu, ..Epilogue::default() };
+        gpu::dgrad(Gpu::new(self, io, group), Form::of(&s), &s, end)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape(&io.ins[0]).map_or(0.0, |s| s.flops()), ..traffic(io) }
@@ -371,7 +437,7 @@ impl Op for Transposed {
 
 pub const FAMILY: Family = Family {
     name: "conv",
-    ops: &["conv.fprop", "conv.dgrad", "conv.wgrad", "conv.transposed"],
+    ops: &["conv.fprop", "conv.dgrad", "conv.wgrad", "conv.transposed", "conv.pooled"],
     kernels: gpu::KERNELS,
     cases: cases::cases,
 };

@@ -4,8 +4,10 @@ use crate::cuda_struct;
 use crate::graph::Gpu;
 use crate::graph::Operand::{In, Out};
 use crate::kernel::Launch;
-use crate::kernel::gpu::{CudaStruct, Kernel, PLAIN};
-use crate::ops::tile::{SPLIT_SUM, Tile, bias_or_filters, index, parts, summed, vector};
+use crate::kernel::gpu::{CudaStruct, Kernel};
+use crate::ops::tile::{
+    COLUMN_SUM, NO_SUM, SPLIT_SUM, SPLIT_SUM_MASK, Tile, index, parts, summed, summed_masked, third_or_filters, vector,
+};
 
 cuda_struct! {
     /// y [rows,outputs] = act(x [rows,inputs] w^T + b).
@@ -26,15 +28,10 @@ cuda_struct! {
         n: i32,
         depth: i32,
         part: i32,
-    }
-}
-
-cuda_struct! {
-    /// Sums over the rows of [rows,n], `part` rows at a time.
-    pub struct ColumnSum {
-        rows: i32,
-        n: i32,
-        part: i32,
+        /// wgrad: whether there is a bias.
+        bias: i32,
+        /// dgrad: whether it goes on through a ReLU.
+        mask: i32,
     }
 }
 
@@ -53,32 +50,14 @@ static FPROP: Kernel = Kernel {
     variants: STREAMS,
 };
 
-const fn gemm(entry: &'static str) -> Kernel {
-    Kernel {
-        entry,
-        source: "gemm.cu",
-        threads: 256,
-        operands: 3,
-        args: Gemm::TEXT,
-        consts: Tile::CONSTS,
-        variants: TILES,
-    }
+const fn gemm(entry: &'static str, operands: usize) -> Kernel {
+    Kernel { entry, source: "gemm.cu", threads: 256, operands, args: Gemm::TEXT, consts: Tile::CONSTS, variants: TILES }
 }
 
-static DGRAD: Kernel = gemm("dense_dgrad");
-static WGRAD: Kernel = gemm("dense_wgrad");
+static DGRAD: Kernel = gemm("dense_dgrad", 4);
+static WGRAD: Kernel = gemm("dense_wgrad", 4);
 
-static COLUMN_SUM: Kernel = Kernel {
-    entry: "column_sum",
-    source: "reduce.cu",
-    threads: 256,
-    operands: 2,
-    args: ColumnSum::TEXT,
-    consts: &[],
-    variants: PLAIN,
-};
-
-pub(super) const KERNELS: &[&Kernel] = &[&FPROP, &DGRAD, &WGRAD, &COLUMN_SUM, &SPLIT_SUM];
+pub(super) const KERNELS: &[&Kernel] = &[&FPROP, &DGRAD, &WGRAD, &COLUMN_SUM, &SPLIT_SUM, &SPLIT_SUM_MASK];
 
 /// y = act(x w^T + b); operands x, w and, with `bias`, b. A value depends on its own row and on the widths, never on `rows`.
 pub(super) fn fprop(gpu: Gpu, [rows, inputs, outputs]: [usize; 3], bias: bool, relu: bool) -> Vec<Launch> {
@@ -87,34 +66,51 @@ pub(super) fn fprop(gpu: Gpu, [rows, inputs, outputs]: [usize; 3], bias: bool, r
     let together = [16, 4].into_iter().find(|n| *n <= rows).unwrap_or(1);
     let grid = [rows.div_ceil(together), outputs.div_ceil(8 * 4)];
     let consts = [together as i64, vector(&[inputs]) as i64];
-    let operands = [In(0), In(1), bias_or_filters(bias), Out(0)];
+    let operands = [In(0), In(1), third_or_filters(bias), Out(0)];
     let [rows, inputs, outputs] = [rows, inputs, outputs].map(index);
     gpu.call(&FPROP, &consts, grid, &operands, Dense { rows, inputs, outputs, bias: bias as i32, relu: relu as i32 })
         .done()
 }
 
-/// dx [rows,inputs] = dy w; operands dy, w.
-pub(super) fn dgrad(gpu: Gpu, [rows, inputs, outputs]: [usize; 3]) -> Vec<Launch> {
-    product(gpu, &DGRAD, [rows, inputs, outputs], &[inputs, outputs])
+/// dx [rows,inputs] = dy w and, with `mask`, 0 where x is not positive; operands dy, w and, with `mask`, x.
+pub(super) fn dgrad<'a>(gpu: Gpu<'a>, [rows, inputs, outputs]: [usize; 3], mask: bool) -> Vec<Launch> {
+    let Product { tile, blocks, parts, args } = Product::new([rows, inputs, outputs], &[inputs, outputs], false);
+    let (x, dx) = (In(if mask { 2 } else { 0 }), (Out(0), rows * inputs));
+    // The mask belongs behind the whole sum.
+    let args = Gemm { mask: (mask && parts == 1) as i32, ..args };
+    let call = |gpu: Gpu<'a>, dx| gpu.call(&DGRAD, tile.consts(), [blocks, parts], &[In(0), In(1), x, dx], args);
+    let gpu = match mask {
+        true => summed_masked(gpu, parts, dx, x, call),
+        false => summed(gpu, parts, [dx, NO_SUM], |gpu, [dx, _]| call(gpu, dx)),
+    };
+    gpu.done()
 }
 
-/// dw [outputs,inputs] = dy^T x; operands x, dy.
-pub(super) fn wgrad(gpu: Gpu, [rows, inputs, outputs]: [usize; 3]) -> Vec<Launch> {
-    product(gpu, &WGRAD, [outputs, inputs, rows], &[inputs, outputs])
+/// dw [outputs,inputs] = dy^T x and, with `bias`, db [outputs] = the column sums of dy; operands x, dy.
+pub(super) fn wgrad(gpu: Gpu, [rows, inputs, outputs]: [usize; 3], bias: bool) -> Vec<Launch> {
+    let Product { tile, blocks, parts, args } = Product::new([outputs, inputs, rows], &[inputs, outputs], bias);
+    let db = if bias { (Out(1), outputs) } else { NO_SUM };
+    summed(gpu, parts, [(Out(0), outputs * inputs), db], |gpu, [dw, db]| {
+        gpu.call(&WGRAD, tile.consts(), [blocks, parts], &[In(0), In(1), dw, db], args)
+    })
+    .done()
 }
 
-fn product(gpu: Gpu, kernel: &'static Kernel, [m, n, depth]: [usize; 3], aligned: &[usize]) -> Vec<Launch> {
-    let tile = Tile::choose(TILES, aligned, m, n, 1);
-    let blocks = m.div_ceil(tile.m) * n.div_ceil(tile.n);
-    let (parts, part) = parts(blocks, depth, tile.k);
-    let args = Gemm { m: index(m), n: index(n), depth: index(depth), part: index(part) };
-    summed(gpu, parts, m * n, |gpu, c| gpu.call(kernel, tile.consts(), [blocks, parts], &[In(0), In(1), c], args))
+/// How a product of matrices is cut.
+struct Product {
+    tile: Tile,
+    blocks: usize,
+    parts: usize,
+    args: Gemm,
 }
 
-/// db [n] = the sum over the rows of dy [rows,n].
-pub(super) fn column_sums(gpu: Gpu, rows: usize, n: usize) -> Vec<Launch> {
-    let blocks = n.div_ceil(32);
-    let (parts, part) = parts(blocks, rows, 1);
-    let args = ColumnSum { rows: index(rows), n: index(n), part: index(part) };
-    summed(gpu, parts, n, |gpu, db| gpu.call(&COLUMN_SUM, &[], [blocks, parts], &[In(0), db], args))
+impl Product {
+    fn new([m, n, depth]: [usize; 3], aligned: &[usize], bias: bool) -> Self {
+        let tile = Tile::choose(TILES, aligned, m, n, 1);
+        let blocks = m.div_ceil(tile.m) * n.div_ceil(tile.n);
+        let (parts, part) = parts(blocks, depth, tile.k);
+        let args =
+            Gemm { m: index(m), n: index(n), depth: index(depth), part: index(part), bias: bias as i32, mask: 0 };
+        Self { tile, blocks, parts, args }
+    }
 }

@@ -3,9 +3,11 @@ in memory, that is flattened in H,W,C order. */
 
 mod gpu;
 
-use super::activation::ReluGrad;
+use super::activation::{ReluGrad, positive};
+use super::tile;
 use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
+use crate::graph::Operand::{In, Out};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host;
 use crate::kernel::{Cost, Launch, Simd};
@@ -62,11 +64,9 @@ impl Op for Fprop {
             dy = g.push1(ReluGrad, &[n.outs[0], dy]);
         }
         let x = g.ty(n.ins[0]);
-        let mut grads = vec![Some(g.push1(Dgrad { x }, &[dy, n.ins[1]])), Some(g.push1(Wgrad, &[n.ins[0], dy]))];
-        if self.bias {
-            grads.push(Some(g.push1(BiasGrad, &[dy])));
-        }
-        Ok(grads)
+        let dx = g.push1(Dgrad { x, mask: false }, &[dy, n.ins[1]]);
+        let weights = g.push(Wgrad { bias: self.bias }, &[n.ins[0], dy]);
+        Ok([dx].into_iter().chain(weights).map(Some).collect())
     }
     fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         let (op, n, i, o) = (*self, io.outs[0].dims()[0], io.ins[0].row(), io.outs[0].row());
@@ -88,6 +88,8 @@ impl Op for Fprop {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Dgrad {
     pub x: Type,
+    /// x, another input, is a ReLU's result, and its gradient is taken, too: dx = 0 where x is not positive.
+    pub mask: bool,
 }
 
 impl Op for Dgrad {
@@ -98,6 +100,9 @@ impl Op for Dgrad {
         if ins[1].dims() != [ins[0].row(), self.x.row()] || ins[0].dims()[0] != self.x.dims()[0] {
             return Err(Error::job(format!("dy and w do not fit x {:?}", self.x.shape)));
         }
+        if ins.get(2) != self.mask.then_some(&self.x) {
+            return Err(Error::job(format!("x {:?} is needed as it was made", self.x.shape)));
+        }
         Ok(vec![self.x])
     }
     fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
@@ -105,30 +110,43 @@ impl Op for Dgrad {
         for (at, dx) in outs[0].iter_mut().enumerate() {
             let (n, i) = (at / width, at % width);
             *dx = (0..out).map(|o| ins[0][n * out + o] * ins[1][o * width + i]).sum();
+            if self.mask {
+                *dx = positive(*dx, ins[2][at]);
+            }
         }
     }
     fn eval_at(&self, io: &Io, ins: &[&[f32]], at: &[usize]) -> Option<Vec<f64>> {
         let (out, width) = (io.ins[0].row(), io.outs[0].row());
         let product = |n: usize, i: usize, o: usize| ins[0][n * out + o] as f64 * ins[1][o * width + i] as f64;
-        Some(at.iter().map(|at| (0..out).map(|o| product(at / width, at % width, o)).sum()).collect())
+        let one = |&at: &usize| {
+            let sum = (0..out).map(|o| product(at / width, at % width, o)).sum();
+            if self.mask { positive(sum, ins[2][at] as f64) } else { sum }
+        };
+        Some(at.iter().map(one).collect())
     }
     fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
-        let (n, i, o) = (self.x.dims()[0], self.x.row(), io.ins[0].row());
+        let (mask, n, i, o) = (self.mask, self.x.dims()[0], self.x.row(), io.ins[0].row());
         host_launches(self, io, group, 0, move |h| {
-            host::dense::dgrad(simd, n, i, o, h.input(0), h.input(1), h.output(0))
+            let dx = h.output(0);
+            host::dense::dgrad(simd, n, i, o, h.input(0), h.input(1), dx);
+            if mask {
+                host::pointwise::mask(dx, h.input(2));
+            }
         })
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        gpu::dgrad(Gpu::new(self, io, group), [self.x.dims()[0], self.x.row(), io.ins[0].row()])
+        gpu::dgrad(Gpu::new(self, io, group), [self.x.dims()[0], self.x.row(), io.ins[0].row()], self.mask)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: flops(self.x.dims()[0], self.x.row(), io.ins[0].row()), ..traffic(io) }
     }
 }
 
-/// dw[o][i] = sum over n of dy[n][o] x[n][i]; inputs x, dy.
+/// dw[o][i] = sum over n of dy[n][o] x[n][i] and, with `bias`, db[o] = sum over n of dy[n][o]; inputs x, dy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Wgrad;
+pub struct Wgrad {
+    pub bias: bool,
+}
 
 impl Op for Wgrad {
     fn name(&self) -> &'static str {
@@ -138,13 +156,17 @@ impl Op for Wgrad {
         if ins[0].dims()[0] != ins[1].dims()[0] {
             return Err(Error::job("x and dy need the same number of rows"));
         }
-        Ok(vec![Type::f32(&[ins[1].row(), ins[0].row()])])
+        let (dw, db) = (Type::f32(&[ins[1].row(), ins[0].row()]), Type::f32(&[ins[1].row()]));
+        Ok([dw].into_iter().chain(self.bias.then_some(db)).collect())
     }
     fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         let (rows, width, out) = (io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row());
         for (at, dw) in outs[0].iter_mut().enumerate() {
             let (o, i) = (at / width, at % width);
             *dw = (0..rows).map(|n| ins[1][n * out + o] * ins[0][n * width + i]).sum();
+        }
+        if self.bias {
+            column_sums(ins[1], &mut outs[1]);
         }
     }
     fn eval_at(&self, io: &Io, ins: &[&[f32]], at: &[usize]) -> Option<Vec<f64>> {
@@ -153,20 +175,32 @@ impl Op for Wgrad {
         Some(at.iter().map(|at| (0..rows).map(|n| product(n, at / width, at % width)).sum()).collect())
     }
     fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
-        let (n, i, o) = (io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row());
-        host_launches(self, io, group, 0, move |h| {
-            host::dense::wgrad(simd, n, i, o, h.input(0), h.input(1), h.output(0))
+        let (bias, n, i, o) = (self.bias, io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row());
+        let scratch = if bias { host::column_sums_scratch(n, o) } else { 0 };
+        host_launches(self, io, group, 4 * scratch, move |h| {
+            host::dense::wgrad(simd, n, i, o, h.input(0), h.input(1), h.output(0));
+            if bias {
+                host::column_sums(simd, n, o, h.input(1), h.output(1), h.scratch());
+            }
         })
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        gpu::wgrad(Gpu::new(self, io, group), [io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row()])
+        gpu::wgrad(Gpu::new(self, io, group), [io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row()], self.bias)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: flops(io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row()), ..traffic(io) }
     }
 }
 
-/// db[k] = sum of dy over everything but its last extent: the bias gradient of dense layers and convolutions.
+/// db[k] = the sum of all dy[..][k]: the definition of every bias gradient.
+pub(super) fn column_sums(dy: &[f64], db: &mut [f64]) {
+    let k = db.len();
+    db.fill(0.0);
+    dy.iter().enumerate().for_each(|(i, dy)| db[i % k] += dy);
+}
+
+/// db[k] = sum of dy over everything but its last extent: the bias gradient where wgrad, which has it besides, is told
+/// something else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BiasGrad;
 
@@ -179,9 +213,7 @@ impl Op for BiasGrad {
         Ok(vec![Type::f32(&[*k])])
     }
     fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
-        let k = outs[0].len();
-        outs[0].fill(0.0);
-        ins[0].iter().enumerate().for_each(|(i, dy)| outs[0][i % k] += dy);
+        column_sums(ins[0], &mut outs[0]);
     }
     fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         let k = io.outs[0].numel();
@@ -192,7 +224,7 @@ impl Op for BiasGrad {
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
         let k = io.outs[0].numel();
-        gpu::column_sums(Gpu::new(self, io, group), io.ins[0].numel() / k, k)
+        tile::column_sums(Gpu::new(self, io, group), In(0), Out(0), io.ins[0].numel() / k, k).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.ins[0].numel() as f64, ..traffic(io) }
@@ -210,7 +242,7 @@ fn cases() -> Vec<Case> {
     let mut cases = vec![];
     // rows, in, out; the second is longer than one reduction chunk, the fifth has four extents, and together they reach
     // every variant of the GPU's kernels
-    let shapes: [(&[usize], usize); 9] = [
+    let shapes: [(&[usize], usize); 11] = [
         (&[3, 7], 5),
         (&[2, 2500], 3),
         (&[25, 96], 70),
@@ -220,6 +252,9 @@ fn cases() -> Vec<Case> {
         (&[17, 13], 11),
         (&[40, 132], 36),
         (&[3, 160], 8),
+        // Gradients whose sums have several parts on a GPU.
+        (&[300, 8], 6),
+        (&[3, 12], 300),
     ];
     for (i, (x, out)) in shapes.into_iter().enumerate() {
         let (xt, bias) = (Type::f32(x), i != 3);
@@ -229,8 +264,10 @@ fn cases() -> Vec<Case> {
         let diff: Vec<usize> = if xt.numel() + wt.numel() < 10_000 { (0..ins.len()).collect() } else { vec![] };
         let label = format!("x {x:?} out {out}");
         cases.push(Case::new(&label, Fprop { bias, relu: i == 2 }, &ins, &diff, Bound::Dot(width + 1)));
-        cases.push(Case::new(&label, Dgrad { x: xt }, &[yt, wt], &[], Bound::Dot(out)));
-        cases.push(Case::new(&label, Wgrad, &[xt, yt], &[], Bound::Dot(n)));
+        cases.push(Case::new(&label, Dgrad { x: xt, mask: false }, &[yt, wt], &[], Bound::Dot(out)));
+        let masked = format!("{label} mask");
+        cases.push(Case::new(masked, Dgrad { x: xt, mask: true }, &[yt, wt, xt], &[], Bound::Dot(out)));
+        cases.push(Case::new(&label, Wgrad { bias }, &[xt, yt], &[], Bound::Dot(n)));
         cases.push(Case::new(&label, BiasGrad, &[yt], &[], Bound::Dot(n)));
     }
     for x in [[2, 9, 11, 5], [4, 17, 19, 34]] {

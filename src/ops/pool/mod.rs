@@ -2,9 +2,11 @@
 
 mod avg;
 mod max;
+pub mod unpool;
 
 pub use avg::{AvgPool, AvgPoolGrad, Over};
 pub use max::{MaxPool, MaxPoolGrad};
+pub use unpool::Unpool;
 
 use super::Family;
 use crate::error::{Error, Result};
@@ -26,7 +28,7 @@ fn pooled(window: &Window, x: &Type) -> Result<Type> {
 
 pub const FAMILY: Family = Family {
     name: "pool",
-    ops: &["maxpool", "maxpool.grad", "avgpool", "avgpool.grad"],
-    kernels: &[&max::MAXPOOL, &max::MAXPOOL_GRAD, &avg::AVGPOOL, &avg::AVGPOOL_GRAD],
-    cases: || max::cases().into_iter().chain(avg::cases()).collect(),
+    ops: &["maxpool", "maxpool.grad", "avgpool", "avgpool.grad", "unpool"],
+    kernels: &[&max::MAXPOOL, &max::MAXPOOL_GRAD, &avg::AVGPOOL, &avg::AVGPOOL_GRAD, &unpool::UNPOOL],
+    cases: || max::cases().into_iter().chain(avg::cases()).chain(unpool::cases()).collect(),
 };

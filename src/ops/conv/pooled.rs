@@ -1,0 +1,95 @@
+//! A convolution whose result is pooled before it is written.
+
+use super::Fprop;
+use super::gpu::{self, Epilogue, Form};
+use crate::error::{Error, Result};
+use crate::graph::{Gpu, Io, Member, Op, host_launches, traffic};
+use crate::host;
+use crate::kernel::{Cost, Launch, Simd};
+use crate::ops::pool::unpool::{full_type, index_type, places, window, winner};
+use crate::par;
+use crate::shape::{ConvShape, Type};
+
+/// y [N,P/2,Q/2,K] = the largest values of windows of 2 x 2 of relu(x * w + b); with `index`, and who won
+/// ([`crate::ops::pool::unpool`]): what [`super::Fprop`] and [`crate::ops::pool::MaxPool`] make of the same inputs, without
+/// storing the convolution's result. P, Q are even, and K (of a group) is a multiple of four.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Pooled {
+    pub conv: Fprop,
+    pub index: bool,
+}
+
+impl Pooled {
+    fn shape(&self, io: &Io) -> ConvShape {
+        self.conv.shape(&io.ins[0]).expect("checked by infer")
+    }
+}
+
+/// Element `at` of the pooled image, and which of its window it was.
+fn pick<T: PartialOrd + Copy>(y: &[T], s: &ConvShape, at: usize) -> (T, usize) {
+    let v = window(y, [s.q / 2, s.k], at);
+    (v[winner(v)], winner(v))
+}
+
+/// Byte `at` of the index.
+fn byte<T: PartialOrd + Copy>(y: &[T], s: &ConvShape, at: usize) -> u8 {
+    (0..4).map(|c| (pick(y, s, 4 * at + c).1 << (2 * c)) as u8).sum()
+}
+
+impl Op for Pooled {
+    fn name(&self) -> &'static str {
+        "conv.pooled"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        let (s, y) = (self.conv.shape(&ins[0])?, self.conv.infer(ins)?[0]);
+        let fits = [s.p, s.q].iter().all(|n| n.is_multiple_of(2)) && s.group_k().is_multiple_of(4);
+        if !fits || !self.conv.relu || Form::of(&s) != Form::Tiled {
+            return Err(Error::job("pooled at once are a ReLU's even extents of multiples of four channels"));
+        }
+        let pooled = Type::new(y.dtype, &[s.n, s.p / 2, s.q / 2, s.k]);
+        let index = self.index.then(|| index_type(&pooled)).transpose()?;
+        Ok([pooled].into_iter().chain(index).collect())
+    }
+    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let (s, y) = (self.shape(io), full_type(&io.outs[0]).expect("an image"));
+        let mut full = [vec![f64::NAN; y.numel()]];
+        self.conv.eval(&Io { ins: io.ins, outs: &[y] }, ins, &mut full);
+        outs[0].iter_mut().enumerate().for_each(|(i, y)| *y = pick(&full[0], &s, i).0);
+        if self.index {
+            outs[1].iter_mut().enumerate().for_each(|(i, y)| *y = byte(&full[0], &s, i) as f64);
+        }
+    }
+    fn eval_at(&self, io: &Io, ins: &[&[f32]], at: &[usize]) -> Option<Vec<f64>> {
+        let s = self.shape(io);
+        let one = |&at: &usize| {
+            let v = self.conv.eval_at(io, ins, &places([s.q / 2, s.k], at))?;
+            Some(v[winner([v[0], v[1], v[2], v[3]])])
+        };
+        at.iter().map(one).collect()
+    }
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+        let (op, s) = (*self, self.shape(io));
+        let full = s.n * s.p * s.q * s.k;
+        host_launches(self, io, group, 4 * (full + host::conv::fprop_scratch(&s)), move |h| {
+            let (y, scratch) = h.scratch().split_at_mut(full);
+            let bias = op.conv.bias.then(|| h.input(2));
+            host::conv::fprop(simd, &s, h.input(0), h.input(1), bias, true, y, scratch);
+            let y = &*y;
+            par::chunks_mut(h.output::<f32>(0), |first, out| {
+                out.iter_mut().enumerate().for_each(|(i, out)| *out = pick(y, &s, first + i).0)
+            });
+            if op.index {
+                par::chunks_mut(h.output::<u8>(1), |first, out| {
+                    out.iter_mut().enumerate().for_each(|(i, out)| *out = byte(y, &s, first + i))
+                });
+            }
+        })
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let end = Epilogue { bias: self.conv.bias, relu: true, pool: true, index: self.index, ..Epilogue::default() };
+        gpu::fprop(Gpu::new(self, io, group), Form::Tiled, &self.shape(io), end)
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        Cost { flops: self.shape(io).flops(), ..traffic(io) }
+    }
+}

@@ -1,0 +1,122 @@
+/*! Ops that become one where the device has a kernel that does both: what lies between them is neither written nor read.
+
+Values keep their names, types and contents, and nodes their places: the fused op stands where the last of its parts
+stood, and the parts before it stay where they are, needed by nobody. So whatever is asked of a graph afterwards is right;
+that nothing is computed twice is what the rules here see to. */
+
+use super::activation::ReluGrad;
+use super::conv::{self, Before};
+use super::dense;
+use super::pool::unpool::{Unpool, WINDOW};
+use super::pool::{MaxPool, MaxPoolGrad};
+use crate::graph::{Graph, Node, Op, Value};
+use crate::shape::Type;
+use std::any::Any;
+
+/// Fuses what leads to the values in `want`, of which none is fused away.
+pub fn fuse(g: &mut Graph, want: &[&[Value]]) {
+    // Each rule sees what the one before it made.
+    for rule in [pool, unmask, unpool] {
+        let uses = Uses::new(g, want);
+        for at in uses.needed.clone() {
+            rule(g, &uses, at);
+        }
+    }
+}
+
+/// Who writes and who reads each value, of the nodes that are needed.
+struct Uses {
+    needed: Vec<usize>,
+    writer: Vec<Option<usize>>,
+    readers: Vec<Vec<usize>>,
+    wanted: Vec<bool>,
+}
+
+impl Uses {
+    fn new(g: &Graph, want: &[&[Value]]) -> Self {
+        let want = want.concat();
+        let (mut writer, mut readers, mut wanted) = (vec![None; g.len()], vec![vec![]; g.len()], vec![false; g.len()]);
+        let needed = g.needed(&want);
+        for &i in &needed {
+            g.nodes()[i].outs.iter().for_each(|v| writer[v.i()] = Some(i));
+            g.nodes()[i].ins.iter().for_each(|v| readers[v.i()].push(i));
+        }
+        want.iter().for_each(|v| wanted[v.i()] = true);
+        Self { needed, writer, readers, wanted }
+    }
+
+    /// The readers of a value that nobody else wants.
+    fn readers(&self, v: Value) -> &[usize] {
+        if self.wanted[v.i()] { &[] } else { &self.readers[v.i()] }
+    }
+
+    /// The node that writes `v`, if it is a `T` and node `reader` is all that reads it.
+    fn only<'g, T: Op>(&self, g: &'g Graph, v: Value, reader: usize) -> Option<(usize, &'g T)> {
+        let at = self.writer[v.i()].filter(|_| self.readers(v) == [reader])?;
+        Some((at, is::<T>(&g.nodes()[at])?))
+    }
+}
+
+/// The op of a node, if it is a `T`.
+fn is<T: Op>(n: &Node) -> Option<&T> {
+    (&*n.op as &dyn Any).downcast_ref()
+}
+
+/// Puts `op`, which does what nodes `part` and `at` do, in the place of `at`, if it takes such operands; its outputs.
+fn join(g: &mut Graph, [part, at]: [usize; 2], op: impl Op, ins: &[Value], out: Value) -> Option<Vec<Value>> {
+    let types: Vec<Type> = ins.iter().map(|v| g.ty(*v)).collect();
+    // `op` reads later than `part` did.
+    let updated = g.nodes()[part..at].iter().any(|n| n.op.alias().iter().any(|a| ins.contains(&n.ins[a.1])));
+    (!updated && op.infer(&types).is_ok()).then(|| g.replace(at, part, op, ins, &[out]))
+}
+
+/// conv.fprop with ReLU -> maxpool becomes conv.pooled; maxpool.grad -> relu.grad becomes unpool, which knows from the
+/// index what they find in the convolution's result.
+fn pool(g: &mut Graph, uses: &Uses, at: usize) {
+    let Some(&MaxPool { window }) = is(&g.nodes()[at]).filter(|p: &&MaxPool| p.window == WINDOW) else { return };
+    let (y, pooled) = (g.nodes()[at].ins[0], g.nodes()[at].outs[0]);
+    let Some((part, &conv)) = uses.writer[y.i()].and_then(|i| Some((i, is::<conv::Fprop>(&g.nodes()[i])?))) else {
+        return;
+    };
+    // Of the other readers, the gradients that go back through the same pooling and the ReLU.
+    let mut back = None;
+    match *uses.readers(y) {
+        [only] if only == at => {}
+        [a, b, c] if a == at => {
+            let (Some(max), Some(ReluGrad)) = (is::<MaxPoolGrad>(&g.nodes()[b]), is(&g.nodes()[c])) else { return };
+            let (d, masked) = (&g.nodes()[b], &g.nodes()[c]);
+            if max.window != window || d.ins[0] != y || masked.ins != [y, d.outs[0]] || uses.readers(d.outs[0]) != [c] {
+                return;
+            }
+            back = Some((c, d.ins[1], masked.outs[0]));
+        }
+        _ => return,
+    }
+    let ins = g.nodes()[part].ins.clone();
+    let outs = join(g, [part, at], conv::Pooled { conv, index: back.is_some() }, &ins, pooled);
+    if let (Some(outs), Some((at, d, dz))) = (outs, back) {
+        g.replace(at, part, Unpool, &[pooled, outs[1], d], &[dz]);
+    }
+}
+
+/// dgrad -> relu.grad becomes dgrad with a mask.
+fn unmask(g: &mut Graph, uses: &Uses, at: usize) {
+    let Some(ReluGrad) = is(&g.nodes()[at]) else { return };
+    let ([y, dx], dz) = (g.nodes()[at].ins[..].try_into().expect("y and dx"), g.nodes()[at].outs[0]);
+    let ins = |g: &Graph, part: usize| [&g.nodes()[part].ins[..], &[y]].concat();
+    if let Some((part, &op)) = uses.only::<conv::Dgrad>(g, dx, at).filter(|(_, op)| op.before == Before::Nothing) {
+        join(g, [part, at], conv::Dgrad { before: Before::Relu, ..op }, &ins(g, part), dz);
+    } else if let Some((part, &op)) = uses.only::<dense::Dgrad>(g, dx, at).filter(|(_, op)| !op.mask) {
+        join(g, [part, at], dense::Dgrad { mask: true, ..op }, &ins(g, part), dz);
+    }
+}
+
+/// conv.dgrad -> unpool becomes dgrad that writes all four pixels of each of its own.
+fn unpool(g: &mut Graph, uses: &Uses, at: usize) {
+    let Some(Unpool) = is(&g.nodes()[at]) else { return };
+    let ([pooled, index, d], dz) = (g.nodes()[at].ins[..].try_into().expect("three inputs"), g.nodes()[at].outs[0]);
+    if let Some((part, &op)) = uses.only::<conv::Dgrad>(g, d, at).filter(|(_, op)| op.before == Before::Nothing) {
+        let ins = [&g.nodes()[part].ins[..], &[pooled, index]].concat();
+        join(g, [part, at], conv::Dgrad { before: Before::Pool, ..op }, &ins, dz);
+    }
+}
