@@ -228,3 +228,8 @@ struct SquaredError {
     Divisor d;
     unsigned mean;
 };
+
+struct Turns {
+    unsigned n;
+    unsigned turns;
+};

@@ -17,6 +17,8 @@ pub enum Kind {
     Usage,
     /// The request is fine and could not be carried out (file, data, device): exit code 1.
     Job,
+    /// A benchmark was slower than it may be: exit code 3.
+    Slower,
     /// The user stopped the job; what was promised to be kept was kept: exit code 130.
     Interrupted,
 }
@@ -44,6 +46,11 @@ impl Error {
     /// A job that failed for a reason that has no file.
     pub fn job(problem: impl Into<String>) -> Self {
         Self::new(Kind::Job, problem)
+    }
+
+    /// A benchmark that was slower than it may be.
+    pub fn slower(problem: impl Into<String>) -> Self {
+        Self::new(Kind::Slower, problem)
     }
 
     /// The user asked to stop.
@@ -98,11 +105,12 @@ impl Error {
         self.kind
     }
 
-    /// 2 for a wrong request, 1 for a failed job, 130 for an interrupted one.
+    /// 2 for a wrong request, 1 for a failed job, 3 for a slow benchmark, 130 for an interrupted job.
     pub fn exit_code(&self) -> u8 {
         match self.kind {
             Kind::Usage => 2,
             Kind::Job => 1,
+            Kind::Slower => 3,
             Kind::Interrupted => 130,
         }
     }

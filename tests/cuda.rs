@@ -28,6 +28,7 @@ fn inside() {
 fn add() -> Result<()> {
     let mut g = Graph::default();
     let [a, b] = ["a", "b"].map(|name| g.input(name, Type::f32(&[N])));
+    g.set_label("sum");
     let c = g.push1(Add, &[a, b]);
     let device = device::open_with("cuda", None, Checks::None)?;
     println!("{}", device.name());
@@ -48,15 +49,18 @@ fn add() -> Result<()> {
 /// Runs [`inside`] with the imitation and these variables: what it printed, and what the driver was asked for.
 fn with(variables: &[(&str, &str)], compile: &[&str]) -> (String, Vec<String>) {
     let dir = tempfile::tempdir().unwrap();
-    let library = dir.path().join("libcuda.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake-cuda/libcuda.rs");
     let rustc = env::var_os("RUSTC").unwrap_or("rustc".into());
-    let made = Command::new(rustc)
-        .args(["--edition=2024", "--crate-type=cdylib", "-Copt-level=2", "-o"])
-        .args([&library, &source])
-        .args(compile)
-        .status();
-    assert!(made.unwrap().success());
+    for (library, source) in [("libcuda.so", "libcuda.rs"), ("libnvtx3interop.so.1", "libnvtx.rs")] {
+        let made = Command::new(&rustc)
+            .args(["--edition=2024", "--crate-type=cdylib", "-Copt-level=2", "-o"])
+            .args([
+                dir.path().join(library),
+                Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake-cuda").join(source),
+            ])
+            .args(compile)
+            .status();
+        assert!(made.unwrap().success());
+    }
     let log = dir.path().join("log");
     let path = env::join_paths(
         [dir.path().to_path_buf()]
@@ -97,6 +101,7 @@ fn a_plan_runs_is_recorded_and_replayed() {
     // The first run, the recording, the measured one.
     assert_eq!(count("cuLaunchKernel"), 3);
     assert_eq!([count("cuStreamBeginCapture_v2"), count("cuGraphLaunch")], [1, 2]);
+    assert_eq!([count("push add of sum"), count("pop")], [2, 2]);
     // What is taken is given back.
     let pairs = [
         ("cuMemAlloc_v2", "cuMemFree_v2"),
@@ -118,6 +123,9 @@ fn a_plan_runs_is_recorded_and_replayed() {
     let (text, log) = with(&[("DEEP_AFFECT_GRAPHS", "0")], &[]);
     assert!(text.contains("done"), "{text}");
     assert_eq!(log.iter().filter(|l| *l == "cuLaunchKernel").count(), 4);
+    // A profiler sees each by the name of its layer.
+    let ranges: Vec<_> = log.windows(3).filter(|l| l[0] == "push add of sum" && l[2] == "pop").collect();
+    assert!(ranges.len() == 4 && ranges.iter().all(|l| l[1] == "cuLaunchKernel"), "{log:?}");
     assert!(!log.contains(&"cuGraphLaunch".into()));
 }
 
@@ -141,7 +149,7 @@ fn what_is_said_when_it_does_not_work() {
     let full = said(&[("FAKE_CUDA_FREE", "1000000")]);
     assert!(full.contains("exit code 1: 37 MiB of memory are needed"), "{full}");
     let broken = said(&[("FAKE_CUDA_FAIL", "0")]);
-    assert!(broken.contains("exit code 1: add: an illegal memory access (CUDA_ERROR_OF_A_TEST)"), "{broken}");
+    assert!(broken.contains("exit code 1: add of sum: an illegal memory access (CUDA_ERROR_OF_A_TEST)"), "{broken}");
     let replayed = said(&[("FAKE_CUDA_FAIL", "1")]);
     assert!(replayed.contains("exit code 1: replaying a plan: an illegal memory access"), "{replayed}");
     let lacking = with(&[], &["--cfg", "no_graphs"]).0;

@@ -5,7 +5,7 @@
 mod common;
 use common::*;
 use deep_affect::device::{Data, Session};
-use deep_affect::graph::Graph;
+use deep_affect::graph::{Graph, Io};
 use deep_affect::kernel::Simd;
 use deep_affect::plan::Options;
 use deep_affect::rng::{Rng, Stream};
@@ -103,6 +103,31 @@ fn routines_equal_the_definition_on_integers_bit_for_bit() {
 #[test]
 fn routines_stay_within_the_derived_bound_on_reals() {
     against_definition(Numbers::Reals, false);
+}
+
+/// Single elements have the bits that they have among all others.
+#[test]
+fn parts_of_the_definition_are_the_definition() {
+    let (mut ops, mut complaints) = (BTreeSet::new(), vec![]);
+    for (name, case) in cases() {
+        let x = draw(&case, 3, Numbers::Reals);
+        let single: Vec<Vec<f32>> = x.iter().map(|x| x.iter().map(|x| *x as f32).collect()).collect();
+        let (g, ins, outs) = graph_of(&case);
+        let [ins, outs] = [ins, outs].map(|v| v.iter().map(|v| g.ty(*v)).collect::<Vec<_>>());
+        let io = Io { ins: &ins, outs: &outs };
+        let at: Vec<usize> = (0..outs[0].numel()).step_by(7).collect();
+        let Some(got) = case.op.eval_at(&io, &single.iter().map(Vec::as_slice).collect::<Vec<_>>(), &at) else {
+            continue;
+        };
+        ops.insert(case.op.name());
+        let want = &run(&case, reference(), Options::default(), &x).unwrap()[0];
+        let differs = at.iter().zip(&got).find(|(i, y)| want[**i].to_bits() != y.to_bits());
+        complaints.extend(differs.map(|(i, y)| format!("{name}: element {i}: {y} instead of {}", want[*i])));
+    }
+    let expected =
+        ["conv.dgrad", "conv.fprop", "conv.pooled", "conv.wgrad", "dense.dgrad", "dense.fprop", "dense.wgrad"];
+    assert!(expected.iter().all(|o| ops.contains(o)), "{ops:?}");
+    report(ops.len(), complaints);
 }
 
 #[test]

@@ -61,6 +61,8 @@ commands! {
     Conform => conform,
     /// Compute one network on two devices, and hold their outputs or gradients against each other.
     Compare => compare,
+    /// Measure layers, steps, inferences and the loader, and hold them against an earlier run.
+    Bench => bench,
     /// Measure where the time of an inference or of a training step goes.
     Profile => profile,
     /// Compare a network's gradient with differences of its loss, in float64.

@@ -1,4 +1,4 @@
-//! The model that `plan`, `profile`, `compare` and `gradcheck` are about: the fused model, a network by name, or a file.
+//! The model that `plan`, `profile`, `bench`, `compare` and `gradcheck` are about: the fused model, a network by name, or a file.
 
 use super::flags::ModelFlags;
 use crate::data::manifest::TARGETS;
@@ -66,6 +66,11 @@ pub enum Scale {
 }
 
 impl Subject {
+    /// As the user gave it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     pub fn choose(&self, seed: u64, scale: Scale) -> Result<Chosen> {
         let initial = Initial::new(seed, true);
         if self.name == "deep-affect" {

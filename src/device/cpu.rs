@@ -291,7 +291,7 @@ impl Device for Cpu {
         Demand { arena, scratch, ..Demand::persistent(g, Type::bytes) }
     }
 
-    fn ceilings(&self) -> Result<Option<Ceilings>> {
+    fn ceilings(&mut self) -> Result<Option<Ceilings>> {
         /// Far larger than any cache.
         const BYTES: usize = 192 << 20;
         let mut buffer = Memory::zeroed(BYTES)?;

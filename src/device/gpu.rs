@@ -2,9 +2,10 @@
 [`Driver`]: CUDA, or the simulator, which therefore runs exactly what a GPU would be sent. */
 
 use super::layout::{CANARY, Layout, decode, encode};
-use super::{Checks, Counted, Data, Demand, Device, Probe, finite};
+use super::{Checks, Counted, Data, Demand, Device, Probe, ceiling, finite};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Value};
+use crate::host::ceiling::Ceilings;
 use crate::kernel::gpu::{self, Access, Call};
 use crate::kernel::{Arch, Buf, Code};
 use crate::plan::{Options, Place, Plan, Scheduled};
@@ -54,6 +55,8 @@ pub struct Measured {
 pub trait Driver: Send {
     /// For people: `cuda:0 (NVIDIA H100 80GB HBM3, sm_90)`.
     fn name(&self) -> String;
+    /// Whether its seconds are those of a GPU.
+    fn timed(&self) -> bool;
     /// Bytes that can be allocated besides those held; None where it uses the machine's memory.
     fn free(&self) -> Option<usize>;
     /// Compiles what the steps call, and allocates `bytes` zeroed bytes instead of what was allocated before.
@@ -63,6 +66,8 @@ pub trait Driver: Send {
     fn read(&self, at: usize, into: &mut [u8]) -> Result<()>;
     /// Runs a plan, and may return before it is done.
     fn run(&mut self, plan: usize) -> Result<()>;
+    /// Waits for everything that was asked for before.
+    fn wait(&self) -> Result<()>;
     /// Runs one launch of a plan and waits for it.
     fn step(&mut self, plan: usize, step: usize) -> Result<Measured>;
 }
@@ -293,6 +298,10 @@ impl<D: Driver> Device for Gpu<D> {
         Ok(())
     }
 
+    fn wait(&self) -> Result<()> {
+        self.driver.wait()
+    }
+
     fn memory(&self) -> [usize; 2] {
         [self.layout.bytes, self.arena_bytes]
     }
@@ -316,5 +325,13 @@ impl<D: Driver> Device for Gpu<D> {
 
     fn own_memory(&self) -> Option<usize> {
         self.driver.free()
+    }
+
+    fn ceilings(&mut self) -> Result<Option<Ceilings>> {
+        if !self.driver.timed() {
+            return Ok(None);
+        }
+        let free = self.driver.free();
+        ceiling::measure(self, ceiling::Load::GPU.within(free)).map(Some)
     }
 }

@@ -1,6 +1,7 @@
 /*! Floor 5: what executes plans. One object-safe trait, so that models, training and the command line are not generic
 over anything; dispatch of ops is not in it. */
 
+pub mod ceiling;
 mod cpu;
 pub mod cuda;
 mod finite;
@@ -118,6 +119,10 @@ pub trait Device: Send {
     fn read64(&self, v: Value) -> Result<Vec<f64>>;
     /// Runs one plan. `probe` is called after each launch.
     fn run(&mut self, plan: usize, probe: Option<&mut dyn FnMut(Probe)>) -> Result<()>;
+    /// Waits until everything that was asked for is done: a run may return before that.
+    fn wait(&self) -> Result<()> {
+        Ok(())
+    }
     /// Bytes allocated for persistent values and for temporaries with scratch.
     fn memory(&self) -> [usize; 2];
     /// The launches that a plan becomes; none where it runs op by op.
@@ -134,8 +139,8 @@ pub trait Device: Send {
     fn own_memory(&self) -> Option<usize> {
         None
     }
-    /// Measures what the device can do at most; None where that means nothing.
-    fn ceilings(&self) -> Result<Option<Ceilings>> {
+    /// Measures what the device can do at most; None where that means nothing. What was loaded may be gone.
+    fn ceilings(&mut self) -> Result<Option<Ceilings>> {
         Ok(None)
     }
 }

@@ -120,6 +120,10 @@ impl Session {
         self.prepare_for(plan)?;
         self.device.run(plan, None)
     }
+    /// Waits until every run is done.
+    pub fn wait(&self) -> Result<()> {
+        self.device.wait()
+    }
     /// Runs a plan and hears about every launch.
     pub fn profile(&mut self, plan: usize, probe: &mut dyn FnMut(Probe)) -> Result<()> {
         self.prepare_for(plan)?;

@@ -126,6 +126,10 @@ impl Driver for Simulator {
         format!("sim ({}, {checks})", self.target)
     }
 
+    fn timed(&self) -> bool {
+        false
+    }
+
     fn free(&self) -> Option<usize> {
         None
     }
@@ -166,6 +170,10 @@ impl Driver for Simulator {
 
     fn run(&mut self, plan: usize) -> Result<()> {
         (0..self.plans[plan].len()).try_for_each(|step| self.launch(plan, step, false).map(|_| ()))
+    }
+
+    fn wait(&self) -> Result<()> {
+        Ok(())
     }
 
     fn step(&mut self, plan: usize, step: usize) -> Result<Measured> {

@@ -64,6 +64,11 @@ pub trait Op: Any + Debug + Send + Sync {
     /// The definition, in float64: plain loops that a reader can check against the formula. Every element of every
     /// output is written; outputs arrive filled with NaN.
     fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]);
+    /// The definition of single elements of output 0, `at`, where it can be had without all others; with the bits of
+    /// [`Op::eval`]. For outputs that take too long to evaluate whole.
+    fn eval_at(&self, _io: &Io, _ins: &[&[f32]], _at: &[usize]) -> Option<Vec<f64>> {
+        None
+    }
     /// Appends the ops that compute d(loss)/d(input) from d(loss)/d(output); None where there is no gradient.
     fn grad(&self, _g: &mut Graph, _n: &Node, _dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Err(Error::job(format!("{} has no gradient", self.name())))

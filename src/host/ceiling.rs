@@ -95,16 +95,17 @@ fn part(x: &[f32], i: usize, n: usize) -> &[f32] {
 }
 
 /// The best rates of a few rounds, in wall time: what other programs leave.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Ceilings {
-    pub threads: usize,
-    /// GFLOP/s of one thread alone.
-    pub gflops_one: f64,
-    /// GFLOP/s of all threads.
+    /// Threads, where the device is told their number.
+    pub threads: Option<usize>,
+    /// GFLOP/s of one of them alone.
+    pub gflops_one: Option<f64>,
+    /// GFLOP/s of float32 multiply-adds.
     pub gflops: f64,
-    /// GB/s of all threads reading.
+    /// GB/s of reading.
     pub read: f64,
-    /// GB/s of all threads in a = b + 3c: two thirds read, one third written.
+    /// GB/s of a = b + 3c: two thirds read, one third written.
     pub triad: f64,
 }
 
@@ -119,11 +120,16 @@ impl Ceilings {
         (flops / (1e9 * self.gflops)).max(bytes / (1e9 * self.bandwidth()))
     }
 
+    /// Which of the two it is: `compute` or `memory`.
+    pub fn bound(&self, flops: f64, bytes: f64) -> &'static str {
+        if flops / self.gflops >= bytes / self.bandwidth() { "compute" } else { "memory" }
+    }
+
     /// The better of two measurements.
     pub fn max(self, o: Self) -> Self {
         Self {
             threads: self.threads,
-            gflops_one: self.gflops_one.max(o.gflops_one),
+            gflops_one: self.gflops_one.zip(o.gflops_one).map(|(a, b)| a.max(b)),
             gflops: self.gflops.max(o.gflops),
             read: self.read.max(o.read),
             triad: self.triad.max(o.triad),
@@ -145,7 +151,7 @@ pub fn measure(simd: Simd, buffer: &mut [f32]) -> Ceilings {
         work / start.elapsed().as_secs_f64() / 1e9
     };
     let threads = rayon::current_num_threads();
-    let mut best = Ceilings { threads, gflops_one: 0.0, gflops: 0.0, read: 0.0, triad: 0.0 };
+    let mut best = Ceilings { threads: Some(threads), gflops_one: Some(0.0), ..Ceilings::default() };
     for _ in 0..ROUNDS {
         let flops = FLOPS_PER_TURN * TURNS as f64;
         let gflops_one = rate(flops, &mut || multiply_add(simd, TURNS));
@@ -155,7 +161,7 @@ pub fn measure(simd: Simd, buffer: &mut [f32]) -> Ceilings {
         let (b, c) = bc[..2 * third].split_at(third);
         let triad = rate(12.0 * third as f64, &mut || triad(simd, a, b, c));
         let read = rate(4.0 * buffer.len() as f64, &mut || read(simd, buffer));
-        best = best.max(Ceilings { threads, gflops_one, gflops, read, triad });
+        best = best.max(Ceilings { gflops_one: Some(gflops_one), gflops, read, triad, ..best });
     }
     best
 }

@@ -6,6 +6,7 @@ pub mod activation;
 pub mod arith;
 mod backward;
 pub mod cast;
+pub mod ceiling;
 pub mod conv;
 pub mod dense;
 pub mod dropout;
@@ -101,6 +102,7 @@ pub const ALL: &[Family] = &[
     activation::FAMILY,
     arith::FAMILY,
     cast::FAMILY,
+    ceiling::FAMILY,
     conv::FAMILY,
     dense::FAMILY,
     dropout::FAMILY,

@@ -1,10 +1,11 @@
 /*! Floor 9: what a run leaves for people. [`html`] makes one page that needs nothing but itself: charts are inline SVG,
 thumbnails are data URIs, there is no script, and the page's own policy forbids loading anything. [`tables`] writes the
-predictions for other programs, [`folder`] all of it; [`memory`] draws a plan. */
+predictions for other programs, [`folder`] all of it; [`memory`] draws a plan, [`roofline`] rates under ceilings. */
 
 mod charts;
 pub mod folder;
 pub mod memory;
+pub mod roofline;
 mod svg;
 pub mod tables;
 

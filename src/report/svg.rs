@@ -220,6 +220,17 @@ impl Plot {
         }
     }
 
+    /// Where a position is, in CSS pixels from the upper left.
+    pub fn pixel(&self, (x, y): (f64, f64)) -> (f64, f64) {
+        (self.px(x), self.py(y))
+    }
+
+    /// A line from a position to `dx`, `dy` pixels from it.
+    pub fn lead(&mut self, class: &str, at: (f64, f64), (dx, dy): (f64, f64)) {
+        let (x, y) = self.pixel(at);
+        let _ = write!(self.body, r#"<path class="{class}" d="M{x:.1} {y:.1}l{dx:.1} {dy:.1}"/>"#);
+    }
+
     /// What was drawn, for a drawing that has more than one part.
     pub fn body(self) -> String {
         self.body

@@ -115,7 +115,13 @@ fn products_on_tensor_cores_meet_each_bank_once() {
         Case::new("", dgrad, &[image, filters], &[], dot),
         Case::new("", Wgrad { shape, bias: true }, &[image, image], &[], dot),
         Case::new("", dense::Fprop { bias: false, relu: false }, &[x, w], &[], dot),
-        Case::new("", dense::Dgrad { x: of(&[128, 128]), mask: false }, &[of(&[128, 2048]), of(&[2048, 128])], &[], dot),
+        Case::new(
+            "",
+            dense::Dgrad { x: of(&[128, 128]), mask: false },
+            &[of(&[128, 2048]), of(&[2048, 128])],
+            &[],
+            dot,
+        ),
         Case::new("", dense::Wgrad { bias: true }, &[of(&[2048, 128]), of(&[2048, 128])], &[], dot),
     ];
     for case in cases {

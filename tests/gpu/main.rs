@@ -7,13 +7,16 @@ mod common;
 mod conv;
 mod mutants;
 use common::*;
+use deep_affect::device::ceiling::{self, Load};
 use deep_affect::device::{self, Checks, Data, Device, Gpu, Session, Simulator};
 use deep_affect::graph::Graph;
 use deep_affect::kernel::{Arch, Code};
-use deep_affect::models::Architecture;
+use deep_affect::models::{Architecture, Config};
 use deep_affect::ops::{self, Bound};
 use deep_affect::plan::{Options, Plan};
 use deep_affect::sim::{self, Order};
+use deep_affect::train::checkpoint;
+use deep_affect::weights::WeightFile;
 use std::collections::BTreeSet;
 
 /// Devices that run kernels.
@@ -162,14 +165,40 @@ fn nan_goes_through_pooling_and_activations() {
     });
 }
 
-/// One training step of the whole network, dropout and weight decay included, grouped as on a GPU: as near to the float64
-/// definition as the CPU path is, up to a factor that covers another order of sums.
+/// What the ceilings are measured with, at a size that a simulator can do; how fast it says it is means nothing.
+#[test]
+fn ceilings_are_measured_on_any_device() {
+    for name in DEVICES.into_iter().filter(|d| have(d)) {
+        let load = Load { chains: 3000, turns: 20, rows: 64, row: 512, rounds: 2 };
+        let c = ceiling::measure(&mut *open(name), load).unwrap();
+        assert!([c.gflops, c.read, c.triad].iter().all(|r| r.is_finite() && *r > 0.0), "{name}: {c:?}");
+    }
+    assert!(!have("sim") || device::open("sim", None).unwrap().ceilings().unwrap().is_none());
+    assert_eq!(Load::GPU.within(None).rows, Load::GPU.rows);
+    assert!(Load::GPU.within(Some(1 << 29)).bytes() <= 1 << 29);
+}
+
 #[test]
 fn a_training_step_is_as_good_as_the_cpus() {
+    as_good_as_the_cpus(&small(Architecture::Shared, 16, 0.5));
+}
+
+/// The demo's network as it is trained, on pictures of half its size.
+#[test]
+fn a_step_of_the_demo_is_as_good_as_the_cpus() {
+    let Some(bytes) = deep_affect::bundled::toy_model() else {
+        return println!("SKIPPED: the demo's result is not bundled");
+    };
+    let card = checkpoint::card(&WeightFile::from_static("toy", bytes).unwrap()).unwrap();
+    as_good_as_the_cpus(&Config { image: 32, ..card.config().unwrap().clone() });
+}
+
+/// One training step of the whole network, dropout and weight decay included, planned as for a GPU: as near to the float64
+/// definition as the CPU path is, up to a factor that covers another order of sums.
+fn as_good_as_the_cpus(config: &Config) {
     for name in DEVICES.into_iter().filter(|d| have(d)) {
-        let config = small(Architecture::Shared, 16, 0.5);
         let step = |device: Box<dyn Device>| {
-            let t = training(&config, 2, false);
+            let t = training(config, 2, false);
             let options = device.options();
             let mut s = Session::new(t.graph.clone(), &[&t.step, &t.eval], options, device).unwrap();
             t.fill(&mut s, 3, 1.0);

@@ -56,6 +56,8 @@ const MUTANTS: &[Mutant] = &[
     m("unscale.cu", "the last element is not looked at", "i < a.n; i += gridDim", "i + 1 < a.n; i += gridDim", "unscale"),
     m("rng.cuh", "nine rounds", "round < 10", "round < 9", "dropout.mask"),
     m("dropout.cu", "the tail is written past the end", "if (4 * i + v < a.n) y[v] = narrow", "y[v] = narrow", "dropout.mask"),
+    m("ceiling.cu", "the last elements are written past the end", "if (i < a.n) o.out<float>(2)[i] = x[v];", "o.out<float>(2)[i] = x[v];", "ceiling.chain"),
+    m("ceiling.cu", "a row's neighbours are left out", "sum += (v.x + v.y) + (v.z + v.w);", "sum += (v.x + v.y) + v.z;", "ceiling.row_sum"),
     // Transposition through shared memory.
     m("transpose.cu", "no barrier between writing and reading the tile", "    __syncthreads();\n", "", "flatten"),
     m("transpose.cu", "the tile is not transposed", "= tile[lane][l];", "= tile[l][lane];", "flatten"),

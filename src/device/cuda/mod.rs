@@ -3,6 +3,7 @@ only reading waits. From its second run on a plan is replayed as one graph: its 
 change is data. Reference: CUDA Driver API 13.0. */
 
 mod card;
+mod nvtx;
 
 pub use card::{Card, cards, driver};
 
@@ -65,6 +66,8 @@ struct Recorded {
 
 struct Launch {
     label: String,
+    /// [`Launch::label`] for a profiler.
+    range: CString,
     function: sys::CUfunction,
     grid: [u32; 3],
     threads: u32,
@@ -128,7 +131,7 @@ impl Cuda {
     }
 
     /// Waits for everything; errors of launches that nobody waited for come out here.
-    fn wait(&self, what: &str) -> Result<()> {
+    fn settle(&self, what: &str) -> Result<()> {
         // SAFETY: the stream lives until this is dropped.
         unsafe { stream::synchronize(self.stream) }
             .map_err(|e| failed(what)(e).fix(format!("CUDA_LAUNCH_BLOCKING=1 {GRAPHS}=0 names the launch that failed")))
@@ -226,6 +229,12 @@ impl Cuda {
         .map_err(|e| failed(&*launch.label)(e))
     }
 
+    /// [`Cuda::launch`] under the name of its layer, which a recording would not keep.
+    fn named(&self, launch: &Launch) -> Result<()> {
+        let _range = nvtx::Range::new(&launch.range);
+        self.launch(launch)
+    }
+
     /// All launches of a plan as one graph.
     fn record(&self, plan: &Recorded) -> Result<sys::CUgraphExec> {
         let doing = "recording a plan as a graph";
@@ -252,6 +261,10 @@ impl Driver for Cuda {
         format!("cuda:{ordinal} ({name}, sm_{compute})")
     }
 
+    fn timed(&self) -> bool {
+        true
+    }
+
     fn free(&self) -> Option<usize> {
         self.bind().ok()?;
         result::mem_get_info().ok().map(|(free, _)| free)
@@ -259,7 +272,7 @@ impl Driver for Cuda {
 
     fn load(&mut self, bytes: usize, plans: Vec<Vec<Step>>) -> Result<()> {
         self.bind()?;
-        self.wait("the work before")?;
+        self.settle("the work before")?;
         self.unload();
         let unit = |step: &Step| Unit::of(step.call.kernel, step.call.consts);
         let mut units: Vec<Unit> = plans.iter().flatten().map(unit).collect();
@@ -284,6 +297,7 @@ impl Driver for Cuda {
                 threads: step.call.kernel.threads,
                 shared,
                 params: step.params(self.arena),
+                range: CString::new(step.label.as_str()).unwrap_or_default(),
                 label: step.label,
             })
         };
@@ -325,7 +339,7 @@ impl Driver for Cuda {
         // SAFETY: inside the arena; `into` outlives the wait.
         unsafe { result::memcpy_dtoh_async(into, self.arena + at as u64, self.stream) }
             .map_err(failed("copying from the GPU"))?;
-        self.wait("the work on the GPU")
+        self.settle("the work on the GPU")
     }
 
     fn run(&mut self, plan: usize) -> Result<()> {
@@ -339,8 +353,13 @@ impl Driver for Cuda {
         match exec {
             // SAFETY: recorded for this stream; the arena it refers to lives as long as it.
             Some(exec) => unsafe { graph::launch(*exec, self.stream) }.map_err(failed("replaying a plan")),
-            None => launches.iter().try_for_each(|l| self.launch(l)),
+            None => launches.iter().try_for_each(|l| self.named(l)),
         }
+    }
+
+    fn wait(&self) -> Result<()> {
+        self.bind()?;
+        self.settle("the work on the GPU")
     }
 
     fn step(&mut self, plan: usize, step: usize) -> Result<Measured> {
@@ -350,7 +369,7 @@ impl Driver for Cuda {
         let named = |e| failed(&*launch.label)(e);
         // SAFETY: the events and the stream live until this is dropped.
         unsafe { event::record(start, self.stream) }.map_err(named)?;
-        self.launch(launch)?;
+        self.named(launch)?;
         // SAFETY: as above; the time is asked for after both have happened.
         let milliseconds = unsafe {
             event::record(end, self.stream).map_err(named)?;
@@ -364,7 +383,7 @@ impl Driver for Cuda {
 impl Drop for Cuda {
     fn drop(&mut self) {
         if self.bind().is_ok() {
-            let _ = self.wait("the work before");
+            let _ = self.settle("the work before");
             self.unload();
             // SAFETY: each was made by `new` and is given back once; null where `new` did not come so far.
             unsafe {

@@ -18,21 +18,74 @@ use crate::host;
 use crate::kernel::{Cost, Launch, Simd};
 use crate::shape::{ConvShape, Type, Window, storage};
 use gpu::{Epilogue, Form};
+use std::ops::Range;
 
-/// Calls `f(x_index, w_index, y_index)` once per multiply-add of the convolution: the definition.
-fn each(s: &ConvShape, mut f: impl FnMut(usize, usize, usize)) {
+/// Multiply-adds of a convolution: images, output pixels, taps, filters and channels of their groups.
+struct Part {
+    n: Range<usize>,
+    p: Range<usize>,
+    q: Range<usize>,
+    r: Range<usize>,
+    t: Range<usize>,
+    k: Range<usize>,
+    c: Range<usize>,
+}
+
+impl Part {
+    fn all(s: &ConvShape) -> Self {
+        let [r, t] = s.taps();
+        Self { n: 0..s.n, p: 0..s.p, q: 0..s.q, r: 0..r, t: 0..t, k: 0..s.k, c: 0..s.group_c() }
+    }
+
+    /// Those that reach y [n,p,q,k].
+    fn of_output(s: &ConvShape, at: usize) -> Self {
+        let [n, p, q, k] = place(at, [s.p, s.q, s.k]);
+        Self { n: one(n), p: one(p), q: one(q), k: one(k), ..Self::all(s) }
+    }
+
+    /// Those that reach dx [n,h,w,c], and some that do not.
+    fn of_input(s: &ConvShape, at: usize) -> Self {
+        let [n, h, w, c] = place(at, [s.h, s.w, s.c]);
+        let (group, v) = (c / s.group_c(), &s.window);
+        let outputs = |axis: usize, at: usize, extent: usize| {
+            let (last, reach) = (at + v.pad[axis], v.dilation[axis] * (v.kernel[axis] - 1));
+            last.saturating_sub(reach).div_ceil(v.stride[axis])..extent.min(last / v.stride[axis] + 1)
+        };
+        let (p, q) = (outputs(0, h, s.p), outputs(1, w, s.q));
+        let k = group * s.group_k()..(group + 1) * s.group_k();
+        Self { n: one(n), p, q, k, c: one(c % s.group_c()), ..Self::all(s) }
+    }
+
+    /// Those that reach dw [k,r,t,c].
+    fn of_filter(s: &ConvShape, at: usize) -> Self {
+        let [k, r, t, c] = place(at, [s.taps()[0], s.taps()[1], s.group_c()]);
+        Self { k: one(k), r: one(r), t: one(t), c: one(c), ..Self::all(s) }
+    }
+}
+
+fn one(i: usize) -> Range<usize> {
+    i..i + 1
+}
+
+/// The place of element `at` in a tensor whose last three extents are these.
+fn place(at: usize, [b, c, d]: [usize; 3]) -> [usize; 4] {
+    [at / (b * c * d), at / (c * d) % b, at / d % c, at % d]
+}
+
+/// Calls `f(x_index, w_index, y_index)` once per multiply-add of a part of the convolution: the definition.
+fn each(s: &ConvShape, part: &Part, mut f: impl FnMut(usize, usize, usize)) {
     let ([r_, s_], gc, gk) = (s.taps(), s.group_c(), s.group_k());
-    for n in 0..s.n {
-        for p in 0..s.p {
-            for q in 0..s.q {
-                for r in 0..r_ {
-                    for t in 0..s_ {
+    for n in part.n.clone() {
+        for p in part.p.clone() {
+            for q in part.q.clone() {
+                for r in part.r.clone() {
+                    for t in part.t.clone() {
                         let (Some(h), Some(w)) = (s.window.input(0, p, r, s.h), s.window.input(1, q, t, s.w)) else {
                             continue;
                         };
-                        for k in 0..s.k {
+                        for k in part.k.clone() {
                             let first = k / gk * gc;
-                            for c in 0..gc {
+                            for c in part.c.clone() {
                                 f(
                                     ((n * s.h + h) * s.w + w) * s.c + first + c,
                                     ((k * r_ + r) * s_ + t) * gc + c,
@@ -107,8 +160,18 @@ impl Op for Fprop {
     fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         let (s, y) = (self.shape(&io.ins[0]).expect("checked by infer"), &mut outs[0]);
         begin(y, self.bias.then(|| ins[2]));
-        each(&s, |x, w, o| y[o] += ins[0][x] * ins[1][w]);
+        each(&s, &Part::all(&s), |x, w, o| y[o] += ins[0][x] * ins[1][w]);
         end(y, self.relu);
+    }
+    fn eval_at(&self, io: &Io, ins: &[&[f32]], at: &[usize]) -> Option<Vec<f64>> {
+        let s = self.shape(&io.ins[0]).ok()?;
+        let sum = |&at: &usize| {
+            let mut y = [if self.bias { ins[2][at % s.k] as f64 } else { 0.0 }];
+            each(&s, &Part::of_output(&s, at), |x, w, _| y[0] += ins[0][x] as f64 * ins[1][w] as f64);
+            end(&mut y, self.relu);
+            y[0]
+        };
+        Some(at.iter().map(sum).collect())
     }
     fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         let Some(mut dy) = dy[0] else { return Ok(vec![None; n.ins.len()]) };
@@ -178,7 +241,7 @@ impl Op for Dgrad {
     fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         let s = &self.shape;
         let mut dx = vec![0.0; s.n * s.h * s.w * s.c];
-        each(s, |x, w, o| dx[x] += ins[0][o] * ins[1][w]);
+        each(s, &Part::all(s), |x, w, o| dx[x] += ins[0][o] * ins[1][w]);
         for (i, dz) in outs[0].iter_mut().enumerate() {
             *dz = match self.before {
                 Before::Nothing => dx[i],
@@ -186,6 +249,24 @@ impl Op for Dgrad {
                 Before::Pool => unpool::unpooled(ins[2], |i| ins[3][i] as u8, &dx, [s.w, s.c], i),
             };
         }
+    }
+    fn eval_at(&self, _: &Io, ins: &[&[f32]], at: &[usize]) -> Option<Vec<f64>> {
+        let s = &self.shape;
+        let sum = |at: usize| {
+            let mut dx = 0.0;
+            each(s, &Part::of_input(s, at), |x, w, o| {
+                if x == at {
+                    dx += ins[0][o] as f64 * ins[1][w] as f64
+                }
+            });
+            dx
+        };
+        let one = |&at: &usize| match self.before {
+            Before::Nothing => sum(at),
+            Before::Relu => positive(sum(at), ins[2][at] as f64),
+            Before::Pool => unpool::source(ins[2], |i| ins[3][i] as u8, [s.w, s.c], at).map_or(0.0, sum),
+        };
+        Some(at.iter().map(one).collect())
     }
     fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         let (s, before) = (self.shape, self.before);
@@ -238,10 +319,18 @@ impl Op for Wgrad {
     }
     fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         outs[0].fill(0.0);
-        each(&self.shape, |x, w, o| outs[0][w] += ins[0][x] * ins[1][o]);
+        each(&self.shape, &Part::all(&self.shape), |x, w, o| outs[0][w] += ins[0][x] * ins[1][o]);
         if self.bias {
             column_sums(ins[1], &mut outs[1]);
         }
+    }
+    fn eval_at(&self, _: &Io, ins: &[&[f32]], at: &[usize]) -> Option<Vec<f64>> {
+        let sum = |&at: &usize| {
+            let mut dw = 0.0;
+            each(&self.shape, &Part::of_filter(&self.shape, at), |x, _, o| dw += ins[0][x] as f64 * ins[1][o] as f64);
+            dw
+        };
+        Some(at.iter().map(sum).collect())
     }
     fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         let (s, bias, rows) = (self.shape, self.bias, io.ins[1].pixels());
@@ -313,7 +402,7 @@ impl Op for Transposed {
     fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         let (s, y) = (self.shape(&io.ins[0]).expect("checked by infer"), &mut outs[0]);
         begin(y, self.bias.then(|| ins[2]));
-        each(&s, |o, w, x| y[o] += ins[0][x] * ins[1][w]);
+        each(&s, &Part::all(&s), |o, w, x| y[o] += ins[0][x] * ins[1][w]);
         end(y, self.relu);
     }
     fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Gpu, Io, Member, Op, host_launches, traffic};
 use crate::host;
 use crate::kernel::{Cost, Launch, Simd};
-use crate::ops::pool::unpool::{full_type, index_type, window, winner};
+use crate::ops::pool::unpool::{full_type, index_type, places, window, winner};
 use crate::par;
 use crate::shape::{ConvShape, DType, Type};
 
@@ -61,6 +61,14 @@ impl Op for Pooled {
         if self.index {
             outs[1].iter_mut().enumerate().for_each(|(i, y)| *y = byte(&full[0], &s, i) as f64);
         }
+    }
+    fn eval_at(&self, io: &Io, ins: &[&[f32]], at: &[usize]) -> Option<Vec<f64>> {
+        let s = self.shape(io);
+        let one = |&at: &usize| {
+            let v = self.conv.eval_at(io, ins, &places([s.q / 2, s.k], at))?;
+            Some(v[winner([v[0], v[1], v[2], v[3]])])
+        };
+        at.iter().map(one).collect()
     }
     fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         let (op, s) = (*self, self.shape(io));

@@ -48,6 +48,16 @@ impl Op for Fprop {
             *y = if self.relu && sum < 0.0 { 0.0 } else { sum };
         }
     }
+    fn eval_at(&self, io: &Io, ins: &[&[f32]], at: &[usize]) -> Option<Vec<f64>> {
+        let (width, out) = (io.ins[0].row(), io.outs[0].row());
+        let one = |at: &usize| {
+            let (x, w) = (&ins[0][at / out * width..][..width], &ins[1][at % out * width..][..width]);
+            let bias = if self.bias { ins[2][at % out] as f64 } else { 0.0 };
+            let sum = x.iter().zip(w).fold(bias, |sum, (x, w)| sum + *x as f64 * *w as f64);
+            if self.relu && sum < 0.0 { 0.0 } else { sum }
+        };
+        Some(at.iter().map(one).collect())
+    }
     fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         let Some(mut dy) = dy[0] else { return Ok(vec![None; n.ins.len()]) };
         if self.relu {
@@ -109,6 +119,15 @@ impl Op for Dgrad {
             }
         }
     }
+    fn eval_at(&self, io: &Io, ins: &[&[f32]], at: &[usize]) -> Option<Vec<f64>> {
+        let (out, width) = (io.ins[0].row(), io.outs[0].row());
+        let product = |n: usize, i: usize, o: usize| ins[0][n * out + o] as f64 * ins[1][o * width + i] as f64;
+        let one = |&at: &usize| {
+            let sum = (0..out).map(|o| product(at / width, at % width, o)).sum();
+            if self.mask { positive(sum, ins[2][at] as f64) } else { sum }
+        };
+        Some(at.iter().map(one).collect())
+    }
     fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         let (mask, n, i, o) = (self.mask, self.x.dims()[0], self.x.row(), io.ins[0].row());
         host_launches(self, io, group, 0, move |h| {
@@ -159,6 +178,11 @@ impl Op for Wgrad {
         if self.bias {
             column_sums(ins[1], &mut outs[1]);
         }
+    }
+    fn eval_at(&self, io: &Io, ins: &[&[f32]], at: &[usize]) -> Option<Vec<f64>> {
+        let (rows, width, out) = (io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row());
+        let product = |n: usize, o: usize, i: usize| ins[1][n * out + o] as f64 * ins[0][n * width + i] as f64;
+        Some(at.iter().map(|at| (0..rows).map(|n| product(n, at / width, at % width)).sum()).collect())
     }
     fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         let (bias, n, i, o) = (self.bias, io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row());

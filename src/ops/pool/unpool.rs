@@ -36,8 +36,13 @@ pub(in crate::ops) fn winner<T: PartialOrd + Copy>(v: [T; 4]) -> usize {
 
 /// What is pooled to element `at` of images [..,Q,K]: its window in images [..,2Q,K].
 pub(in crate::ops) fn window<T: Copy>(y: &[T], [q, k]: [usize; 2], at: usize) -> [T; 4] {
+    places([q, k], at).map(|i| y[i])
+}
+
+/// Where in images [..,2Q,K] the window of element `at` of images [..,Q,K] is.
+pub(in crate::ops) fn places([q, k]: [usize; 2], at: usize) -> [usize; 4] {
     let (row, column, channel) = (at / k / q, at / k % q, at % k);
-    [0, 1, 2, 3].map(|i| y[((2 * row + i / 2) * 2 * q + 2 * column + i % 2) * k + channel])
+    [0, 1, 2, 3].map(|i| ((2 * row + i / 2) * 2 * q + 2 * column + i % 2) * k + channel)
 }
 
 /// Element `at` of images [..,2Q,K] after [`Unpool`].
@@ -45,13 +50,23 @@ pub(in crate::ops) fn unpooled<T: PartialOrd + Copy + Default>(
     pooled: &[T],
     index: impl Fn(usize) -> u8,
     d: &[T],
-    [q, k]: [usize; 2],
+    qk: [usize; 2],
     at: usize,
 ) -> T {
+    source(pooled, index, qk, at).map_or(T::default(), |from| d[from])
+}
+
+/// The pooled element that element `at` of images [..,2Q,K] takes its gradient from, if it won its window and was positive.
+pub(in crate::ops) fn source<T: PartialOrd + Default>(
+    pooled: &[T],
+    index: impl Fn(usize) -> u8,
+    [q, k]: [usize; 2],
+    at: usize,
+) -> Option<usize> {
     let (row, column, channel) = (at / k / (2 * q), at / k % (2 * q), at % k);
     let from = (row / 2 * q + column / 2) * k + channel;
     let won = (index(from / 4) >> (2 * (from % 4)) & 3) as usize == row % 2 * 2 + column % 2;
-    if won && pooled[from] > T::default() { d[from] } else { T::default() }
+    (won && pooled[from] > T::default()).then_some(from)
 }
 
 /// [`Unpool`] on the host.

@@ -1,0 +1,145 @@
+//! The loader: files to squares by thread count, the cache they are kept in, and batches out of it.
+
+use super::record::{Record, Row, Time};
+use super::{Load, empty, milliseconds};
+use crate::bundled;
+use crate::data::{DecodeOptions, LoadOptions, Manifest, Pictures, Source, walk};
+use crate::error::{Error, Result};
+use crate::preprocess::Resize;
+use crate::rng::{Rng, Stream};
+use crate::table::{number, text_table};
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// A folder that goes when this goes.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new() -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("deep-affect-bench-{}", std::process::id()));
+        std::fs::create_dir_all(&path).map_err(|e| Error::io(&path, "create the folder", e))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Load {
+    pub fn run(&self) -> Result<()> {
+        let old = self.common.check()?;
+        if self.threads == Some(0) {
+            return Err(Error::usage("--threads must be at least 1"));
+        }
+        let sources = self.sources()?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = self.threads.unwrap_or(cores);
+        let mut record = Record { batch: Some(self.batch), ..empty("load", format!("{cores} CPU threads")) };
+        self.common.alike(&old, &record)?;
+        let options = |cache_dir| LoadOptions {
+            size: self.image,
+            resize: Resize::SquashBilinear,
+            decode: DecodeOptions::default(),
+            cache_dir,
+        };
+        let load = |options: &LoadOptions| Pictures::load(&sources, options, &())?.accept(true);
+        let encoded = sources.iter().map(bytes).sum::<u64>() as f64;
+        let counts = std::iter::successors(Some(1), |n| (*n < threads).then_some((2 * n).min(threads)));
+        let mut kept = None;
+        for n in counts {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build();
+            let pool = pool.map_err(|e| Error::job(format!("cannot start {n} threads: {e}")))?;
+            let time = self.samples(|| pool.install(|| load(&options(None))).map(|p| kept = Some(p)))?;
+            let name = format!("decode and resize, {n} thread{}", if n == 1 { "" } else { "s" });
+            record.rows.push(row(&name, time, sources.len(), encoded));
+        }
+        let pictures = kept.ok_or_else(|| Error::job("nothing was decoded"))?;
+        let squares = pictures.bytes().len() as f64;
+        drop(pictures);
+        let folder = Temporary::new()?;
+        let cached = options(Some(folder.0.clone()));
+        let fresh = || {
+            let _ = std::fs::remove_dir_all(&folder.0);
+            load(&cached).map(drop)
+        };
+        record.rows.push(row("decode, resize and write the cache", self.samples(fresh)?, sources.len(), encoded));
+        let mut mapped = load(&cached)?;
+        let again = self.samples(|| load(&cached).map(|p| mapped = p))?;
+        record.rows.push(row("name the files, map the cache, check it", again, sources.len(), encoded + squares));
+        let mut rng = Rng::new(1, Stream::Test(0), 0);
+        let square = (self.image * self.image * 3) as usize;
+        let mut batch = vec![0; self.batch * square];
+        // Enough batches that the clock does not matter.
+        let batches = (1 << 28) / batch.len() + 1;
+        let gather = || {
+            for _ in 0..batches {
+                let picked: Vec<usize> = (0..self.batch).map(|_| rng.below(mapped.len())).collect();
+                mapped.gather(&picked, &mut batch);
+            }
+            Ok(())
+        };
+        let time = self.samples(gather)?;
+        let copied = batches * self.batch;
+        record.rows.push(row("batches out of the mapping, one thread", time, copied, (copied * square) as f64));
+        let header = ["", "pictures/s", "MB/s", "ms (fastest – slowest)", "n"].map(String::from);
+        let cells = |r: &Row| {
+            let rates = [number(r.pictures_per_s, 0), number(r.mb_per_s, 1)];
+            let time = [milliseconds(&r.time), r.time.n.to_string()];
+            [vec![r.name.clone()], rates.to_vec(), time.to_vec()].concat()
+        };
+        let text = format!(
+            "{}\n{} pictures, {:.1} MB encoded, to squares of {} pixels ({:.1} MB); {cores} cores\n",
+            text_table(&header, &record.rows.iter().map(cells).collect::<Vec<_>>()),
+            sources.len(),
+            encoded / 1e6,
+            self.image,
+            squares / 1e6
+        );
+        self.common.finish(&record, &text, old)
+    }
+
+    fn sources(&self) -> Result<Vec<Source<'static>>> {
+        let Some(path) = &self.pictures else {
+            let memory = |d: &bundled::Drawing| Source::Memory { name: d.path.into(), bytes: d.png };
+            return Ok(bundled::emoji()?.iter().map(memory).collect());
+        };
+        let sources: Vec<_> = match path.is_dir() {
+            true => walk::walk(path)?.files.into_iter().map(|f| Source::File(path.join(f))).collect(),
+            false => Manifest::read(path, &[])?.sources(),
+        };
+        match sources.is_empty() {
+            true => Err(Error::file(path, "has no pictures").fix("name a manifest or folder that has some")),
+            false => Ok(sources),
+        }
+    }
+
+    /// One that does not count, then as many as asked for.
+    fn samples(&self, mut work: impl FnMut() -> Result<()>) -> Result<Time> {
+        let mut sample = || {
+            if crate::cli::stopped() {
+                return Err(Error::interrupted("stopped while measuring"));
+            }
+            let start = Instant::now();
+            work()?;
+            Ok(start.elapsed().as_secs_f64())
+        };
+        sample()?;
+        Ok(Time::of((0..self.common.rounds).map(|_| sample()).collect::<Result<_>>()?))
+    }
+}
+
+/// Of the encoded picture; 0 where it cannot be had, which loading says.
+fn bytes(source: &Source) -> u64 {
+    match source {
+        Source::File(path) => std::fs::metadata(path).map_or(0, |m| m.len()),
+        Source::Memory { bytes, .. } => bytes.len() as u64,
+    }
+}
+
+fn row(name: &str, time: Time, pictures: usize, bytes: f64) -> Row {
+    let rate = |work: f64| Some(work / time.time_median_s);
+    Row { name: name.into(), time, pictures_per_s: rate(pictures as f64), mb_per_s: rate(bytes / 1e6), ..Row::default() }
+}

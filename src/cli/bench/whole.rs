@@ -1,0 +1,84 @@
+//! Whole steps and inferences.
+
+use super::record::{Record, Row, since_start};
+use super::{milliseconds, time};
+use crate::cli::profile::timed::Timed;
+use crate::cli::subject::{Chosen, Run};
+use crate::cli::train::peak_memory;
+use crate::device::{Device, Session};
+use crate::error::Result;
+use crate::report::roofline::Point;
+use crate::train::network::TRAIN;
+
+/// Most runs that are taken apart launch by launch.
+const TAKEN_APART: usize = 5;
+
+/// Measures a loop of steps, and then each launch of some of them.
+pub fn measure(
+    mut record: Record,
+    chosen: &Chosen,
+    run: Run,
+    device: Box<dyn Device>,
+    rounds: usize,
+) -> Result<(Record, Vec<Point>)> {
+    let batch = record.batch.unwrap_or(1);
+    let (mut session, plan): (Session, usize) = match run {
+        Run::Infer => (chosen.evaluation(batch, device)?.0, 0),
+        // A rate of zero: the arithmetic and the traffic of an update, and the same numbers every run.
+        Run::Train => (chosen.training(batch, device, [0.0, 0.9, 0.0, 0.0])?.session, TRAIN),
+    };
+    session.run(plan)?;
+    session.wait()?;
+    record.start_to_first_step_s = since_start();
+    let time = time(&mut session, plan, rounds)?;
+    let pictures_per_s = Some(batch as f64 / time.time_median_s);
+    record.rows.push(Row { name: record.bench.clone(), time, pictures_per_s, ..Row::default() });
+    let [persistent, arena] = session.device().memory();
+    (record.persistent_bytes, record.arena_bytes) = (Some(persistent), Some(arena));
+    record.peak_memory_bytes = match session.device().own_memory() {
+        Some(_) => Some(persistent + arena),
+        None => peak_memory().map(|mib| (mib * (1 << 20) as f64) as usize),
+    };
+    let mut timed = Timed::default();
+    for _ in 0..=rounds.min(TAKEN_APART) {
+        timed.begin();
+        session.profile(plan, &mut |p| timed.add(&p))?;
+    }
+    let g = session.graph.clone();
+    let roof = session.into_device().ceilings()?;
+    let breakdown = timed.breakdown(&g, time.time_median_s, roof);
+    record.ceilings = roof.map(Into::into);
+    let worked = breakdown.launches.iter().filter(|l| l.figures.gflop > 0.0);
+    let points = worked.map(|l| Point::new(&l.layer, l.pass, [l.figures.gflop, l.figures.gb], l.figures.median_ms / 1e3));
+    let points = points.collect();
+    record.breakdown = Some(breakdown);
+    Ok((record, points))
+}
+
+/// The tables for people.
+pub fn table(record: &Record) -> String {
+    let mut text = record.breakdown.as_ref().map_or(String::new(), |b| b.sums());
+    if let Some(roof) = &record.ceilings {
+        text += &format!("\n{}", roof.text());
+    }
+    let mib = |bytes: Option<usize>| bytes.map_or("?".into(), |b| format!("{:.0}", b as f64 / (1 << 20) as f64));
+    for r in &record.rows {
+        text += &format!(
+            "\n{} of {} at batch {} on {}, {}: {} ms, n {}; {:.1} pictures/s\n\
+             process start to the end of the first: {} s; memory: persistent {} MiB, arena {} MiB, peak {} MiB\n",
+            r.name,
+            record.model.as_deref().unwrap_or("-"),
+            record.batch.unwrap_or(1),
+            record.device,
+            record.precision,
+            milliseconds(&r.time),
+            r.time.n,
+            r.pictures_per_s.unwrap_or(0.0),
+            record.start_to_first_step_s.map_or("?".into(), |s| format!("{s:.2}")),
+            mib(record.persistent_bytes),
+            mib(record.arena_bytes),
+            mib(record.peak_memory_bytes),
+        );
+    }
+    text.trim_start_matches('\n').to_string()
+}
