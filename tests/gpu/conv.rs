@@ -103,18 +103,18 @@ fn products_on_tensor_cores_meet_each_bank_once() {
     if !have("sim") {
         return;
     }
-    let (shape, half) = (ConvShape::new(&[1, 76, 76, 72], 72, Window::square(3, 1, 1), 1).unwrap(), DType::BF16);
+    let (shape, half) = (ConvShape::new(&[1, 76, 76, 64], 128, Window::square(3, 1, 1), 1).unwrap(), DType::BF16);
     let of = |dims: &[usize]| Type::new(half, dims);
-    let (image, filters) = (of(&[1, 76, 76, 72]), of(&[72, 3, 3, 72]));
-    let fprop = Fprop { filters: 72, window: shape.window, groups: 1, bias: false, relu: true };
+    let (x, y, filters) = (of(&[1, 76, 76, 64]), of(&[1, 76, 76, 128]), of(&[128, 3, 3, 64]));
+    let fprop = Fprop { filters: 128, window: shape.window, groups: 1, bias: false, relu: true };
     let dgrad = Dgrad { shape, before: Before::Nothing };
-    let (x, w) = (of(&[128, 2048]), of(&[128, 2048]));
+    let row = of(&[128, 2048]);
     let dot = Bound::Dot(0);
     let cases = [
-        Case::new("", fprop, &[image, filters], &[], dot),
-        Case::new("", dgrad, &[image, filters], &[], dot),
-        Case::new("", Wgrad { shape, bias: true }, &[image, image], &[], dot),
-        Case::new("", dense::Fprop { bias: false, relu: false }, &[x, w], &[], dot),
+        Case::new("", fprop, &[x, filters], &[], dot),
+        Case::new("", dgrad, &[y, filters], &[], dot),
+        Case::new("", Wgrad { shape, bias: true }, &[x, y], &[], dot),
+        Case::new("", dense::Fprop { bias: false, relu: false }, &[row; 2], &[], dot),
         Case::new(
             "",
             dense::Dgrad { x: of(&[128, 128]), mask: false },

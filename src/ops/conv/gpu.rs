@@ -277,7 +277,9 @@ pub fn wgrad(gpu: Gpu, form: Form, s: &ConvShape, bias: bool) -> Vec<Launch> {
             (&WGRAD_MMA, tile.consts(), cut(tile.m, tile.n), mma::STEP)
         }
     };
-    let (parts, part) = parts(blocks, pixels, step);
+    // On tensor cores the cut does not depend on the tile, which therefore changes no bit.
+    let busy = if let Form::Mma(_) = form { cut(128, 128) } else { blocks };
+    let (parts, part) = parts(busy, pixels, step);
     let (args, grid) = (args(s, Epilogue { bias, ..Epilogue::default() }, part), [blocks, parts]);
     let (dw, db) = ((Out(0), size), if bias { (Out(1), s.k) } else { NO_SUM });
     match form {

@@ -66,6 +66,7 @@ impl Op for Pooled {
         let s = self.shape(io);
         let one = |&at: &usize| {
             let v = self.conv.eval_at(io, ins, &places([s.q / 2, s.k], at))?;
+            let v: Vec<f64> = v.into_iter().map(|v| self.storage.round(v)).collect();
             Some(v[winner([v[0], v[1], v[2], v[3]])])
         };
         at.iter().map(one).collect()
