@@ -16,10 +16,10 @@ struct Pixels : DepthOuter<BN> {
           step(BK, a.p, a.q), apart(APART, a.p, a.q), left(end - begin - depth()) {}
     /// The address of channel t.inner of the pixel under tap t, or null where there is none.
     __device__ const Real *element(const Walk &pixel, const Walk &t) const {
-        const int row = pixel.middle * a.stride_h - a.pad_h + t.outer * image.row_step;
-        const int column = pixel.inner * a.stride_w - a.pad_w + t.middle * image.column_step;
+        const int row = pixel.middle * a.stride_h + (t.outer * image.row_step - a.pad_h);
+        const int column = pixel.inner * a.stride_w + (t.middle * image.column_step - a.pad_w);
         if (t.outer >= a.r || !image.has(row, column)) return nullptr;
-        return x + (long long)(pixel.outer * image.size() + (row * image.w + column) * image.stride + t.inner);
+        return x + (((pixel.outer * image.h + row) * image.w + column) * image.stride + t.inner);
     }
     __device__ void load(u32 to) {
         Walk pixel = at;
@@ -27,8 +27,8 @@ struct Pixels : DepthOuter<BN> {
         for (int i = 0; i < EACH; ++i) {
             const bool exists = i * APART < left;
             if (VEC == 8) {
-                const Real *p = exists ? element(pixel, tap) : nullptr;
-                copy(to + own(i), p ? p : x, p);
+                const Real *p = element(pixel, tap);
+                copy(to + own(i), p, exists && p);
             } else {
                 Walk t = tap;
                 put(to + own(i), gather([&](int) {
