@@ -1,7 +1,6 @@
 // dx = the transpose of the convolution, applied to dy: implicit GEMM, pixels [n h w] x channels, depth (r, s, k).
 #include "tile/image.cuh"
 #include "tile/epilogue.cuh"
-#include "tile/order.cuh"
 
 /// BN channels of the filters: depth runs (tap row, tap column, filter) over the taps of a phase.
 struct Filters : Straight<BN> {

@@ -2,7 +2,6 @@
 // of its windows.
 #include "tile/image.cuh"
 #include "tile/epilogue.cuh"
-#include "tile/order.cuh"
 
 // x [N,H,W,C], w [K,R,S,C/groups], b [K], y [N,P,Q,K]; pooled: y [N,P/2,Q/2,K], index [N,P/2,Q/2,K/4]
 KERNEL(conv_fprop, 5, Conv) {

@@ -2,7 +2,6 @@
 // (r, s, k).
 #include "mma/image.cuh"
 #include "tile/epilogue.cuh"
-#include "tile/order.cuh"
 
 /// BN channels of the filters: depth runs (tap row, tap column, filter) over the taps of a phase.
 struct Filters : DepthOuter<BN> {

@@ -1,7 +1,6 @@
 // y = act(x * w + b) on tensor cores: implicit GEMM, pixels [n p q] x filters, depth (r, s, c).
 #include "mma/image.cuh"
 #include "tile/epilogue.cuh"
-#include "tile/order.cuh"
 
 // x [N,H,W,C], w [K,R,S,C/groups], b [K] in float32, y [N,P,Q,K]; pooled: y [N,P/2,Q/2,K], index [N,P/2,Q/2,K/4]
 KERNEL(conv_fprop_mma, 5, Conv) {

@@ -1,6 +1,7 @@
 // Loaders of images: implicit im2col. Which pixels a filter covers is arithmetic, never a buffer.
 #pragma once
 #include "tile/matrix.cuh"
+#include "tile/order.cuh"
 
 /// A position in three nested loops, the two inner ones over `middles` and `inners`.
 struct Walk {
@@ -17,14 +18,6 @@ struct Walk {
             }
         }
     }
-};
-
-/// Images [N,H,W,stride] of which `channels` from the pointer on count, with taps (i, j) `row_step` and `column_step`
-/// pixels apart. Pixels outside are zero.
-struct Image {
-    int h, w, channels, stride, row_step, column_step;
-    __device__ int size() const { return h * w * stride; }
-    __device__ bool has(int row, int column) const { return (unsigned)row < (unsigned)h && (unsigned)column < (unsigned)w; }
 };
 
 /// Further outside than any tap leads back.

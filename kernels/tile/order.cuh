@@ -1,6 +1,14 @@
-// In which order convolutions take pixels.
+// Images, and in which order convolutions take their pixels.
 #pragma once
 #include "common.cuh"
+
+/// Images [N,H,W,stride] of which `channels` from the pointer on count, with taps (i, j) `row_step` and `column_step`
+/// pixels apart. Pixels outside are zero.
+struct Image {
+    int h, w, channels, stride, row_step, column_step;
+    __device__ int size() const { return h * w * stride; }
+    __device__ bool has(int row, int column) const { return (unsigned)row < (unsigned)h && (unsigned)column < (unsigned)w; }
+};
 
 /// fprop: the pixel of y in row `i` of the product. Where y is pooled, pixels come window by window, [n p/2 q/2] x the four of
 /// a window.
