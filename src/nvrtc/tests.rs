@@ -43,7 +43,7 @@ fn includes_are_found_through_includes() {
     assert_eq!(source.headers.keys().collect::<Vec<_>>(), ["tile/one.cuh", "two.cuh"]);
     assert!(Source::open("no such.cu").is_err());
     let add = Source::open("arith.cu").unwrap();
-    assert_eq!(add.headers.keys().collect::<Vec<_>>(), ["args.cuh", "common.cuh"]);
+    assert_eq!(add.headers.keys().collect::<Vec<_>>(), ["args.cuh", "common.cuh", "half.cuh"]);
 }
 
 #[test]
