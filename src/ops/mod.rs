@@ -4,6 +4,7 @@ guards, conformance. An op never sees a device. */
 
 pub mod activation;
 pub mod arith;
+pub mod augment;
 mod backward;
 pub mod ceiling;
 pub mod conv;
@@ -97,6 +98,7 @@ pub struct Family {
 pub const ALL: &[Family] = &[
     activation::FAMILY,
     arith::FAMILY,
+    augment::FAMILY,
     ceiling::FAMILY,
     conv::FAMILY,
     dense::FAMILY,
