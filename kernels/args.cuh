@@ -85,6 +85,7 @@ struct Descent {
     unsigned keras;
     unsigned nesterov;
     float dampening;
+    unsigned scaled;
 };
 
 struct Draws {
@@ -227,6 +228,15 @@ struct Running {
 struct Scalar {
     unsigned n;
     float by;
+};
+
+struct SplitAct {
+    unsigned n;
+    unsigned columns;
+    unsigned parts;
+    unsigned bias;
+    unsigned mask;
+    unsigned relu;
 };
 
 struct SquaredError {

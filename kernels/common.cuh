@@ -2,14 +2,17 @@
 // `nvcc -Ikernels -DTHREADS=256 ...`.
 #pragma once
 #include "args.cuh"
+#include "half.cuh"
 
 #ifndef THREADS
 #error "-DTHREADS=: the block size, kernel::gpu::Kernel::threads"
 #endif
 
-typedef unsigned char u8;
-typedef unsigned u32;
-typedef unsigned long long u64;
+/// How memory holds activations, DType::code; float32 where a kernel has no choice.
+#ifndef STORAGE
+#define STORAGE 0
+#endif
+typedef Stored<STORAGE>::type Real;
 
 /// Addresses of the operands of up to GROUP equal instances of an op; blockIdx.z picks the instance.
 template <int N>
@@ -42,12 +45,29 @@ __device__ inline u32 element() { return blockIdx.x * THREADS + threadIdx.x; }
 __device__ inline u32 operator/(u32 n, Divisor d) { return __umulhi(2 * n, d.factor) >> d.shift; }
 __device__ inline u32 operator%(u32 n, Divisor d) { return n - n / d * d.by; }
 
-/// V neighbours, moved by one instruction: their address is a multiple of their size.
+/// V neighbours in memory, moved by one instruction: their address is a multiple of their size.
+template <int V, class T>
+struct alignas(sizeof(T) * V) Neighbours {
+    T at[V];
+};
+
+/// V neighbours as numbers to compute with.
 template <int V>
 struct alignas(4 * V) Pack {
     float at[V];
-    __device__ static Pack load(const float *from) { return *reinterpret_cast<const Pack *>(from); }
-    __device__ void store(float *to) const { *reinterpret_cast<Pack *>(to) = *this; }
+    template <class T>
+    __device__ static Pack load(const T *from) {
+        const auto x = *reinterpret_cast<const Neighbours<V, T> *>(from);
+        Pack p;
+        for (int v = 0; v < V; v++) p.at[v] = widen(x.at[v]);
+        return p;
+    }
+    template <class T>
+    __device__ void store(T *to) const {
+        Neighbours<V, T> y;
+        for (int v = 0; v < V; v++) y.at[v] = narrow<T>(at[v]);
+        *reinterpret_cast<Neighbours<V, T> *>(to) = y;
+    }
     __device__ static Pack fill(float x) {
         Pack p;
         for (float &y : p.at) y = x;
@@ -78,9 +98,9 @@ template <int N, class F>
 __device__ inline void map(const Operands<N> &o, int y, u32 n, F f) {
     fours(n, [&](u32 i, auto width) {
         constexpr int V = width;
-        auto x = Pack<V>::load(o.template in<float>(0) + i);
+        auto x = Pack<V>::load(o.template in<Real>(0) + i);
         for (float &x : x.at) x = f(x);
-        x.store(o.template out<float>(y) + i);
+        x.store(o.template out<Real>(y) + i);
     });
 }
 
@@ -89,8 +109,8 @@ template <class F>
 __device__ inline void map2(const Operands<3> &o, u32 n, F f) {
     fours(n, [&](u32 i, auto width) {
         constexpr int V = width;
-        auto a = Pack<V>::load(o.in<float>(0) + i), b = Pack<V>::load(o.in<float>(1) + i);
+        auto a = Pack<V>::load(o.in<Real>(0) + i), b = Pack<V>::load(o.in<Real>(1) + i);
         for (int v = 0; v < V; v++) a.at[v] = f(a.at[v], b.at[v]);
-        a.store(o.out<float>(2) + i);
+        a.store(o.out<Real>(2) + i);
     });
 }

@@ -10,12 +10,12 @@ KERNEL(dropout_mask, 2, Draws) {
     u32 words[4] = {word.x, word.y, word.z, word.w};
     Pack<4> mask;
     for (int v = 0; v < 4; v++) mask.at[v] = uniform(words[v]) < a.keep ? 1 : 0;
-    float *y = o.out<float>(1) + 4 * i;
+    Real *y = o.out<Real>(1) + 4 * i;
     if (4 * i + 4 <= a.n) {
         mask.store(y);
     } else {
         for (int v = 0; v < 3; v++)
-            if (4 * i + v < a.n) y[v] = mask.at[v];
+            if (4 * i + v < a.n) y[v] = narrow<Real>(mask.at[v]);
     }
 }
 

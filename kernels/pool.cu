@@ -28,14 +28,14 @@ KERNEL(maxpool, 2, MaxWindow) {
     u32 i = element();
     if (i >= a.n) return;
     Place y = place(i, a.c, a.y);
-    const Lanes *x = image(o.in<Lanes>(0), y, a.c, a.x);
+    const Cell *x = image(o.in<Cell>(0), y, a.c, a.x);
     Lanes best = Lanes::fill(__int_as_float(0xff800000));
     taps(a, y.row, y.column, [&](u32 pixel) {
         Lanes v = x[pixel * a.c.by];
         // A NaN replaces the maximum, and stays: nothing compares greater than it.
         for (int l = 0; l < VECTOR; l++) best.at[l] = v.at[l] > best.at[l] || isnan(v.at[l]) ? v.at[l] : best.at[l];
     });
-    o.out<Lanes>(1)[i] = best;
+    o.out<Cell>(1)[i] = best;
 }
 
 constexpr u32 NOBODY = ~0u;
@@ -45,7 +45,7 @@ KERNEL(maxpool_grad, 3, MaxWindow) {
     u32 i = element();
     if (i >= a.n) return;
     Place at = place(i, a.c, a.x);
-    const Lanes *x = image(o.in<Lanes>(0), at, a.c, a.x), *dy = image(o.in<Lanes>(1), at, a.c, a.y);
+    const Cell *x = image(o.in<Cell>(0), at, a.c, a.x), *dy = image(o.in<Cell>(1), at, a.c, a.y);
     u32 own = at.row * a.x[1].by + at.column;
     Span rows = above(a, 0, at.row), columns = above(a, 1, at.column);
     Lanes sum = Lanes::fill(0);
@@ -69,7 +69,7 @@ KERNEL(maxpool_grad, 3, MaxWindow) {
             for (int l = 0; l < VECTOR; l++) sum.at[l] += winner[l] == own ? d.at[l] : 0;
         }
     }
-    o.out<Lanes>(2)[i] = sum;
+    o.out<Cell>(2)[i] = sum;
 }
 
 // ---- mean ----
@@ -105,7 +105,7 @@ KERNEL(avgpool, 2, MeanWindow) {
     u32 i = element();
     if (i >= a.n) return;
     Place y = place(i, a.c, a.y);
-    const Lanes *x = image(o.in<Lanes>(0), y, a.c, a.x);
+    const Cell *x = image(o.in<Cell>(0), y, a.c, a.x);
     u32 high, wide;
     Span rows = under(a, 0, y.row, high), columns = under(a, 1, y.column, wide);
     Lanes sum = Lanes::fill(0);
@@ -117,7 +117,7 @@ KERNEL(avgpool, 2, MeanWindow) {
     }
     float inverse = 1.0f / (high * wide);
     for (float &s : sum.at) s *= inverse;
-    o.out<Lanes>(1)[i] = sum;
+    o.out<Cell>(1)[i] = sum;
 }
 
 // Operands dy, dx
@@ -125,7 +125,7 @@ KERNEL(avgpool_grad, 2, MeanWindow) {
     u32 i = element();
     if (i >= a.n) return;
     Place at = place(i, a.c, a.x);
-    const Lanes *dy = image(o.in<Lanes>(0), at, a.c, a.y);
+    const Cell *dy = image(o.in<Cell>(0), at, a.c, a.y);
     Span rows = above(a, 0, at.row), columns = above(a, 1, at.column);
     Lanes sum = Lanes::fill(0);
     for (u32 p = rows.from; p < rows.to; p++) {
@@ -137,5 +137,5 @@ KERNEL(avgpool_grad, 2, MeanWindow) {
             for (int l = 0; l < VECTOR; l++) sum.at[l] += d.at[l] * inverse;
         }
     }
-    o.out<Lanes>(1)[i] = sum;
+    o.out<Cell>(1)[i] = sum;
 }

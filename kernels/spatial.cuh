@@ -6,8 +6,14 @@
 #error "-DVECTOR=: channels of a thread"
 #endif
 
-/// The channels of a thread; tensors are indexed in these.
+/// The channels of a thread, to compute with.
 typedef Pack<VECTOR> Lanes;
+
+/// The same as memory holds them; tensors are indexed in these.
+struct Cell : Neighbours<VECTOR, Real> {
+    __device__ operator Lanes() const { return Lanes::load(at); }
+    __device__ void operator=(const Lanes &x) { x.store(at); }
+};
 
 /// Channels c of pixel (row, column) of image n.
 struct Place {
@@ -22,7 +28,7 @@ __device__ inline Place place(u32 i, Divisor c, const Divisor (&size)[2]) {
 
 /// The same channels of the first pixel of the same image, in a tensor with images of `size` rows and columns. The next
 /// pixel is c.by further.
-__device__ inline const Lanes *image(const Lanes *x, Place at, Divisor c, const Divisor (&size)[2]) {
+__device__ inline const Cell *image(const Cell *x, Place at, Divisor c, const Divisor (&size)[2]) {
     return x + at.n * size[0].by * size[1].by * c.by + at.c;
 }
 

@@ -18,7 +18,7 @@ KERNEL(upsample, 2, Resampling) {
     u32 i = element();
     if (i >= a.n) return;
     Place y = place(i, a.c, a.y);
-    const Lanes *x = image(o.in<Lanes>(0), y, a.c, a.x);
+    const Cell *x = image(o.in<Cell>(0), y, a.c, a.x);
     Around row = around(a, 0, y.row), column = around(a, 1, y.column);
     auto pixel = [&](u32 row, u32 column) { return x[(row * a.x[1].by + column) * a.c.by]; };
     Lanes p = pixel(row.low, column.low), q = pixel(row.low, column.high);
@@ -27,7 +27,7 @@ KERNEL(upsample, 2, Resampling) {
     float whole = float(a.whole[0].by) * a.whole[1].by;
     for (int l = 0; l < VECTOR; l++)
         p.at[l] = (up * (left * p.at[l] + right * q.at[l]) + down * (left * r.at[l] + right * s.at[l])) / whole;
-    o.out<Lanes>(1)[i] = p;
+    o.out<Cell>(1)[i] = p;
 }
 
 /// Outputs along one axis that see source position i: those that lie above i - 1 and below i + 1.
@@ -49,7 +49,7 @@ KERNEL(upsample_grad, 2, Resampling) {
     u32 i = element();
     if (i >= a.n) return;
     Place at = place(i, a.c, a.x);
-    const Lanes *dy = image(o.in<Lanes>(0), at, a.c, a.y);
+    const Cell *dy = image(o.in<Cell>(0), at, a.c, a.y);
     Span rows = above(a, 0, at.row), columns = above(a, 1, at.column);
     Lanes sum = Lanes::fill(0);
     for (u32 p = rows.from; p < rows.to; p++) {
@@ -64,5 +64,5 @@ KERNEL(upsample_grad, 2, Resampling) {
     }
     float whole = float(a.whole[0].by) * a.whole[1].by;
     for (float &s : sum.at) s /= whole;
-    o.out<Lanes>(1)[i] = sum;
+    o.out<Cell>(1)[i] = sum;
 }

@@ -3,10 +3,10 @@ files. */
 
 use crate::graph::{Graph, Value};
 use crate::ops::norm::{self, Convention};
-use crate::ops::{activation, arith, conv, dense, dropout, image, layout, loss, lrn, pool, softmax, upsample};
+use crate::ops::{activation, arith, cast, conv, dense, dropout, image, layout, loss, lrn, pool, softmax, upsample};
 use crate::preprocess::Preprocess;
 use crate::rng::name_hash;
-use crate::shape::{Type, Window};
+use crate::shape::{DType, Type, Window};
 
 /// What a network is built for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,11 +33,21 @@ pub struct Net<'g> {
     updates: Vec<(Value, Value)>,
     fold: bool,
     frozen: Vec<String>,
+    storage: DType,
 }
 
 impl<'g> Net<'g> {
     pub fn new(g: &'g mut Graph, mode: Mode) -> Self {
-        Self { g, mode, scope: String::new(), penalties: vec![], updates: vec![], fold: true, frozen: vec![] }
+        Self {
+            g,
+            mode,
+            scope: String::new(),
+            penalties: vec![],
+            updates: vec![],
+            fold: true,
+            frozen: vec![],
+            storage: DType::F32,
+        }
     }
 
     /// Leaves convolutions and their batch norms apart in evaluation, so that it can be differentiated.
@@ -50,6 +60,14 @@ impl<'g> Net<'g> {
     /// too, as in Keras where a layer is not trainable.
     pub fn freeze(mut self, scopes: Vec<String>) -> Self {
         self.frozen = scopes;
+        self
+    }
+
+    /// How activations and the weights that multiply them lie in memory, where tensor cores can take them: convolutions
+    /// without groups, and dense layers whose widths are multiples of eight. Everything else stays float32, weights too:
+    /// what multiplies is a copy.
+    pub fn stored_as(mut self, storage: DType) -> Self {
+        self.storage = storage;
         self
     }
 
@@ -79,6 +97,35 @@ impl<'g> Net<'g> {
         ins
     }
 
+    /// x as another type.
+    fn cast(&mut self, x: Value, to: DType) -> Value {
+        if self.g.ty(x).dtype == to { x } else { self.g.push1(cast::Cast { to }, &[x]) }
+    }
+
+    /// x in float32.
+    fn wide(&mut self, x: Value) -> Value {
+        self.cast(x, DType::F32)
+    }
+
+    /// x and the weight of a product on tensor cores. `source` is what the copy of the weight is made from, where it is not
+    /// the weight itself.
+    fn narrow(&mut self, layer: &str, ins: &mut [Value], source: Option<Value>) {
+        let (w, name) = (ins[1], format!("{layer}.weight.copy"));
+        let known = self.g.find(&name).is_some();
+        let copy = self.g.state(&name, self.g.ty(w).of(self.storage));
+        if !known {
+            let out = self.g.push1(cast::Copy, &[source.unwrap_or(w), copy]);
+            self.g.prepare(copy, out);
+        }
+        ins[0] = self.cast(ins[0], self.storage);
+        ins[1] = copy;
+    }
+
+    /// Whether a convolution runs on tensor cores.
+    fn narrows(&self, conv: &Conv) -> bool {
+        self.storage.is_half() && conv.groups == 1
+    }
+
     /// u8 RGB images [N,H,W,3] -> what a network was trained on.
     pub fn normalize(&mut self, x: Value, p: &Preprocess) -> Value {
         self.layer("image");
@@ -88,7 +135,11 @@ impl<'g> Net<'g> {
     /// x [N,H,W,C] -> [N,P,Q,K].
     pub fn conv(&mut self, name: &str, x: Value, conv: Conv) -> Value {
         let layer = self.layer(name);
-        let ins = self.conv_weights(&layer, x, &conv);
+        let mut ins = self.conv_weights(&layer, x, &conv);
+        match self.narrows(&conv) {
+            true => self.narrow(&layer, &mut ins, None),
+            false => ins[0] = self.wide(x),
+        }
         self.g.push1(conv, &ins)
     }
 
@@ -117,6 +168,7 @@ impl<'g> Net<'g> {
     /// Bilinear resampling [N,H,W,C] -> [N,P,Q,C].
     pub fn upsample(&mut self, name: &str, x: Value, grid: upsample::Grid) -> Value {
         self.layer(name);
+        let x = self.wide(x);
         self.g.push1(upsample::Bilinear { grid }, &[x])
     }
 
@@ -124,6 +176,7 @@ impl<'g> Net<'g> {
     /// `running_mean` and `running_var`.
     pub fn batchnorm(&mut self, name: &str, x: Value, convention: Convention, relu: bool) -> Value {
         let layer = self.layer(name);
+        let x = self.wide(x);
         let x_ = self.g.ty(x);
         let [gamma, beta, mean, var] = self.norm(&layer, x_.channels(), convention.scale);
         let eps = convention.eps;
@@ -174,18 +227,26 @@ impl<'g> Net<'g> {
         let known = self.g.find(&format!("{name}.weight")).is_some();
         let w_ = self.g.state(&format!("{name}.weight"), self.g.ty(w));
         let b_ = self.g.state(&format!("{name}.bias"), self.g.ty(beta));
+        let mut folded = None;
         if !known {
             let mut from = vec![w_, b_, w, gamma, beta, mean, var];
             from.extend(b);
             let outs = self.g.push(norm::Fold { eps: convention.eps, bias: conv.bias }, &from);
+            folded = Some(outs[0]);
             [w_, b_].into_iter().zip(outs).for_each(|(state, out)| self.g.prepare(state, out));
         }
-        self.g.push1(Conv { bias: true, ..conv }, &[x, w_, b_])
+        let mut ins = [x, w_, b_];
+        match self.narrows(&conv) {
+            true => self.narrow(&name, &mut ins, folded),
+            false => ins[0] = self.wide(x),
+        }
+        self.g.push1(Conv { bias: true, ..conv }, &ins)
     }
 
     /// Local response normalisation across channels.
     pub fn lrn(&mut self, name: &str, x: Value, lrn: lrn::Lrn) -> Value {
         self.layer(name);
+        let x = self.wide(x);
         self.g.push1(lrn, &[x])
     }
 
@@ -193,7 +254,11 @@ impl<'g> Net<'g> {
     pub fn dense(&mut self, name: &str, x: Value, out: usize, relu: bool) -> Value {
         let layer = self.layer(name);
         let width = self.g.ty(x).row();
-        let ins = self.weights(&layer, x, &[out, width], true);
+        let mut ins = self.weights(&layer, x, &[out, width], true);
+        match self.storage.is_half() && [out, width].iter().all(|n| n.is_multiple_of(8)) {
+            true => self.narrow(&layer, &mut ins, None),
+            false => ins[0] = self.wide(x),
+        }
         self.g.push1(dense::Fprop { bias: true, relu }, &ins)
     }
 
@@ -223,6 +288,7 @@ impl<'g> Net<'g> {
     /// a + b, equal shapes.
     pub fn add(&mut self, name: &str, a: Value, b: Value) -> Value {
         self.layer(name);
+        let [a, b] = [a, b].map(|x| self.wide(x));
         self.g.push1(arith::Add, &[a, b])
     }
 
@@ -231,38 +297,45 @@ impl<'g> Net<'g> {
     }
 
     pub fn activate(&mut self, x: Value, act: activation::Act) -> Value {
+        let x = self.wide(x);
         self.g.push1(activation::Activate { act }, &[x])
     }
 
     /// a b, element by element.
     pub fn mul(&mut self, a: Value, b: Value) -> Value {
+        let [a, b] = [a, b].map(|x| self.wide(x));
         self.g.push1(arith::Mul, &[a, b])
     }
 
     /// by x.
     pub fn scale(&mut self, x: Value, by: f32) -> Value {
+        let x = self.wide(x);
         self.g.push1(arith::Scale { by }, &[x])
     }
 
     pub fn softmax(&mut self, name: &str, x: Value) -> Value {
         self.layer(name);
+        let x = self.wide(x);
         self.g.push1(softmax::Softmax, &[x])
     }
 
     pub fn log_softmax(&mut self, name: &str, x: Value) -> Value {
         self.layer(name);
+        let x = self.wide(x);
         self.g.push1(softmax::LogSoftmax, &[x])
     }
 
     /// Rows [N,F], or the channels of images [N,H,W,C], side by side; one alone is itself.
     pub fn concat(&mut self, name: &str, xs: &[Value]) -> Value {
         self.layer(name);
-        if let [x] = xs { *x } else { self.g.push1(layout::Concat, xs) }
+        let xs: Vec<Value> = xs.iter().map(|x| self.wide(*x)).collect();
+        if let [x] = xs[..] { x } else { self.g.push1(layout::Concat, &xs) }
     }
 
     /// x [N,C] -> (x - mean) / deviation, by statistics of the training set that are stored with the weights.
     pub fn standardize(&mut self, name: &str, x: Value) -> Value {
         let layer = self.layer(name);
+        let x = self.wide(x);
         let t = Type::f32(&[self.g.ty(x).row()]);
         let [mean, inverse] = ["mean", "inverse"].map(|p| self.g.statistic(&format!("{layer}.{p}"), t));
         self.g.push1(arith::Standardize, &[x, mean, inverse])

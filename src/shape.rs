@@ -4,12 +4,17 @@ Letters are the field's: N images, H x W pixels, C channels, K filters of R x S 
 Activations are NHWC, filters KRSC, dense weights [out, in]. */
 
 use crate::error::{Error, Result};
+use half::{bf16, f16};
 use std::fmt;
 
 /// Element type of a value.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum DType {
     F32,
+    /// IEEE binary16: 11 significant bits, up to 65,504.
+    F16,
+    /// The upper half of a float32: 8 significant bits.
+    BF16,
     /// Image bytes as decoded.
     U8,
     /// Class labels.
@@ -23,9 +28,45 @@ impl DType {
     pub fn bytes(self) -> usize {
         match self {
             DType::F32 | DType::I32 | DType::U32 => 4,
+            DType::F16 | DType::BF16 => 2,
             DType::U8 => 1,
         }
     }
+    /// What kernels call it: `Stored` of `kernels/half.cuh`.
+    pub fn code(self) -> i64 {
+        match self {
+            DType::F32 => 0,
+            DType::F16 => 1,
+            DType::BF16 => 2,
+            DType::U8 | DType::I32 | DType::U32 => unreachable!("kernels know it by name"),
+        }
+    }
+    /// Whether numbers of this type are stored in 16 bits; arithmetic on them is float32.
+    pub fn is_half(self) -> bool {
+        matches!(self, DType::F16 | DType::BF16)
+    }
+    pub fn is_float(self) -> bool {
+        self == DType::F32 || self.is_half()
+    }
+    /// The nearest number of this type, ties to even. Integers and float32 pass as they are: the definitions compute in
+    /// float64, and storage in 16 bits is part of what an op with such a result is defined as.
+    pub fn round(self, x: f64) -> f64 {
+        match self {
+            DType::F16 => f16::from_f32(sticky(x)).to_f64(),
+            DType::BF16 => bf16::from_f32(sticky(x)).to_f64(),
+            _ => x,
+        }
+    }
+}
+
+/// x in float32, inexact results made odd: what is rounded to 16 bits from here is rounded once.
+pub fn sticky(x: f64) -> f32 {
+    let near = x as f32;
+    if near as f64 == x || !x.is_finite() {
+        return near;
+    }
+    let toward_zero = near.to_bits() - (near.abs() as f64 > x.abs()) as u32;
+    f32::from_bits(toward_zero | 1)
 }
 
 /// Up to four extents, outermost first: NHWC for images, KRSC for filters, [out, in] for dense weights.
@@ -71,6 +112,10 @@ impl Type {
     pub fn f32(dims: &[usize]) -> Self {
         Self::new(DType::F32, dims)
     }
+    /// The same extents of another element type.
+    pub fn of(self, dtype: DType) -> Self {
+        Self { dtype, ..self }
+    }
     pub fn dims(&self) -> &[usize] {
         self.shape.dims()
     }
@@ -92,6 +137,14 @@ impl Type {
     pub fn row(&self) -> usize {
         self.dims().iter().skip(1).product()
     }
+}
+
+/// The element type that the operands of a product share: float32, or 16 bits with float32 sums.
+pub fn storage(a: &Type, b: &Type) -> Result<DType> {
+    if a.dtype == b.dtype && a.dtype.is_float() {
+        return Ok(a.dtype);
+    }
+    Err(Error::job(format!("{:?} times {:?}: both must be of one floating-point type", a.dtype, b.dtype)))
 }
 
 /// A sliding window over H x W: the geometry that convolution and pooling share.
@@ -221,6 +274,20 @@ mod tests {
         // ceil would add a window that begins at 6 + 1 = in the trailing padding: dropped
         assert_eq!(out(2, 3, 1, true, 5), 2);
         assert!(Window::square(3, 1, 0).out([2, 9]).is_err());
+    }
+
+    #[test]
+    fn sixteen_bits_are_rounded_once() {
+        // A tie in bf16, and what float32 cannot tell from it.
+        let (tie, step) = (1.0 + 2f64.powi(-8), 2f64.powi(-7));
+        assert_eq!(DType::BF16.round(tie), 1.0);
+        assert_eq!(DType::BF16.round(tie + 1e-12), 1.0 + step);
+        assert_eq!(DType::BF16.round(-tie - 1e-12), -1.0 - step);
+        assert_eq!(DType::BF16.round(tie + step - 1e-12), 1.0 + step);
+        assert_eq!(DType::F16.round(1.0 + 2f64.powi(-11) + 1e-13), 1.0 + 2f64.powi(-10));
+        assert_eq!((DType::F16.round(65519.9), DType::F16.round(65520.0)), (65504.0, f64::INFINITY));
+        assert_eq!((DType::F16.round(1e-60), DType::BF16.round(1e300)), (0.0, f64::INFINITY));
+        assert!(DType::F16.round(f64::NAN).is_nan());
     }
 
     #[test]

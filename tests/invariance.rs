@@ -14,7 +14,7 @@ use deep_affect::preprocess::Resize;
 use deep_affect::rng::{Rng, Stream};
 use deep_affect::train::checkpoint::{self, Card};
 use deep_affect::train::fit::{self, Inputs, Samples, Settings, State, Targets};
-use deep_affect::train::network::{Network, Task};
+use deep_affect::train::network::{Network, Precision, Task};
 use deep_affect::train::params::Initial;
 use deep_affect::train::predictor::Predictor;
 use deep_affect::weights::init::Rule;
@@ -144,7 +144,7 @@ fn predictions_at_full_width() {
     let mut levels = vec![];
     for simd in fused_levels() {
         let at = |threads: usize, batch: usize, x: &[u8]| {
-            let (g, image, outputs) = task.evaluation(batch).unwrap();
+            let (g, image, outputs) = task.evaluation(batch, Precision::Float32).unwrap();
             let mut s = Session::new(g, &[&outputs], Options::default(), cpu(simd, threads)).unwrap();
             fill(&mut s, &[""]);
             let one = |x: &[u8]| {
@@ -183,7 +183,7 @@ fn predictions_of_every_network() {
             let answer = |threads, batch: usize, x: &[u8]| {
                 let key = (threads, batch);
                 if !open.iter().any(|o| o.0 == key) {
-                    let (g, image, outputs) = task.evaluation(batch).unwrap();
+                    let (g, image, outputs) = task.evaluation(batch, Precision::Float32).unwrap();
                     let mut s = Session::new(g, &[&outputs], Options::default(), cpu(simd, threads)).unwrap();
                     fill(&mut s, &[""]);
                     open.push((key, s, image[0], outputs[0]));

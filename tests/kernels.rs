@@ -4,7 +4,7 @@ use deep_affect::nvrtc::{self, Target, Unit};
 use deep_affect::ops;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Instant;
 
@@ -42,7 +42,8 @@ fn every_kernel_compiles_for_every_architecture() {
             units.entry(Unit::of(kernel, consts)).or_default().insert(kernel.entry);
         }
     }
-    let work: Vec<_> = units.iter().flat_map(|u| Target::ALL.map(|target| (u, target))).collect();
+    let all = units.iter().flat_map(|u| Target::ALL.map(|target| (u, target)));
+    let work: Vec<_> = all.filter(|((unit, _), target)| unit.runs_on(*target)).collect();
     let start = Instant::now();
     let check = |&((unit, entries), target): &((&Unit, &BTreeSet<&str>), Target)| {
         let c = match nvrtc::compile(unit, target) {
@@ -58,6 +59,53 @@ fn every_kernel_compiles_for_every_architecture() {
     };
     let complaints: Vec<String> = work.par_iter().with_max_len(1).flat_map_iter(check).collect();
     println!("{} compilations in {:.1} s", work.len(), start.elapsed().as_secs_f64());
+    assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
+}
+
+/// The disassembler: beside NVRTC as the Python packages lay it, or on the path.
+fn nvdisasm() -> Option<PathBuf> {
+    let beside = std::env::var_os("DEEP_AFFECT_NVRTC").map(|lib| Path::new(&lib).join("../bin/nvdisasm"));
+    let found = beside.filter(|p| p.exists()).unwrap_or_else(|| "nvdisasm".into());
+    match Command::new(&found).arg("--version").output() {
+        Ok(_) => Some(found),
+        Err(e) => {
+            assert!(std::env::var_os("REQUIRE_NVRTC").is_none(), "nvdisasm: {e}");
+            println!("SKIPPED: nvdisasm: {e}");
+            None
+        }
+    }
+}
+
+/// What the assembler made of the products of 16 bits: tensor cores, matrix loads and asynchronous copies where the
+/// architecture has them, and no local memory. Opcodes as nvdisasm names them.
+#[test]
+fn products_of_sixteen_bits_are_tensor_core_code() {
+    let (true, Some(nvdisasm)) = (possible(), nvdisasm()) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let units: BTreeSet<Unit> = ops::kernels()
+        .flat_map(|k| k.variants.iter().map(move |v| Unit::of(k, v)))
+        .filter(|u| u.source.starts_with("mma/"))
+        .collect();
+    let targets = [75, 80, 120].map(Target::new).into_iter().chain(Target::ALL.into_iter().filter(|t| t.specific));
+    let work: Vec<_> = targets.flat_map(|t| units.iter().filter(move |u| u.runs_on(t)).map(move |u| (t, u))).collect();
+    let check = |(i, &(target, unit)): (usize, &(Target, &Unit))| -> Vec<String> {
+        let path = dir.path().join(i.to_string());
+        std::fs::write(&path, nvrtc::compile(unit, target).unwrap().cubin).unwrap();
+        let out = Command::new(&nvdisasm).arg("-c").arg(&path).output().unwrap();
+        let [text, said] = texts(out);
+        let opcodes: BTreeSet<&str> = text.split([' ', '.', ';', '\t', '\n']).collect();
+        let gathers = unit.defines.contains(&("VEC", 1));
+        let wanted: &[&str] = match target.compute {
+            75 => &["HMMA", "LDSM"],
+            _ if gathers => &["HMMA", "LDSM"],
+            _ => &["HMMA", "LDSM", "LDGSTS"],
+        };
+        let missing = wanted.iter().filter(|o| !opcodes.contains(*o)).map(|o| format!("no {o} {said}"));
+        let local = ["LDL", "STL"].iter().filter(|o| opcodes.contains(*o)).map(|o| format!("{o}: local memory"));
+        missing.chain(local).map(|text| format!("{unit} for {target}: {text}")).collect()
+    };
+    let complaints: Vec<String> = work.par_iter().enumerate().with_max_len(1).flat_map_iter(check).collect();
+    println!("{} disassembled", work.len());
     assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
 }
 

@@ -13,7 +13,7 @@ use deep_affect::preprocess::Resize;
 use deep_affect::train::checkpoint::{self, Card, Stored};
 use deep_affect::train::features::{self, Extracted};
 use deep_affect::train::fit::{self, Best, Inputs, Samples, Settings, SgdForm, State, Targets, Watch};
-use deep_affect::train::network::{EVAL, Network, PENALTY, TRAIN, Task};
+use deep_affect::train::network::{EVAL, Network, PENALTY, Precision, TRAIN, Task};
 use deep_affect::train::params::{Initial, MappedFile};
 use deep_affect::train::predictor::Predictor;
 use deep_affect::train::schedule::{Decay, PlateauRule, Threshold};
@@ -343,7 +343,7 @@ fn mapped_weights_are_as_good_as_copied_ones() {
     let file = saved(dir.path(), &end_to_end(&c), &network(&end_to_end(&c), 1, SgdForm::Keras, cpu(1)), &[]);
     let (mut answers, mut memory) = (vec![], vec![]);
     for mapped in [true, false] {
-        let (g, image, want) = end_to_end(&c).evaluation(3).unwrap();
+        let (g, image, want) = end_to_end(&c).evaluation(3, Precision::Float32).unwrap();
         let mut s = Session::new(g, &[&want], Options::default(), cpu(2)).unwrap();
         for v in s.graph.of_kind(Role::Param).collect::<Vec<_>>() {
             let name = s.graph.name(v).to_string();

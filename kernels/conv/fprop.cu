@@ -1,16 +1,8 @@
-// y = act(x * w + b): implicit GEMM, pixels [n p q] x filters, depth (r, s, c). Where y is pooled, pixels come window by
-// window, [n p/2 q/2] x the four of a window: each thread has all of its windows' pixels.
+// y = act(x * w + b): implicit GEMM, pixels [n p q] x filters, depth (r, s, c). Where y is pooled, each thread has all pixels
+// of its windows.
 #include "tile/image.cuh"
 #include "tile/epilogue.cuh"
-
-/// The pixel of y in row `i` of the product.
-__device__ inline Walk pixel_of(int i, const Conv &a) {
-    if (!a.pool) return Walk(i, a.p, a.q);
-    Walk at(i / 4, a.p / 2, a.q / 2);
-    at.middle = 2 * at.middle + i / 2 % 2;
-    at.inner = 2 * at.inner + i % 2;
-    return at;
-}
+#include "tile/order.cuh"
 
 // x [N,H,W,C], w [K,R,S,C/groups], b [K], y [N,P,Q,K]; pooled: y [N,P/2,Q/2,K], index [N,P/2,Q/2,K/4]
 KERNEL(conv_fprop, 5, Conv) {
@@ -19,7 +11,7 @@ KERNEL(conv_fprop, 5, Conv) {
 
     const Image image{a.h, a.w, a.gc, a.c, a.dilation_h, a.dilation_w};
     const int pixel = first + Transposed<BM>().row;
-    const Walk out = pixel_of(pixel, a);
+    const Walk out = pixel_of<Walk>(pixel, a);
     const float *x = o.in<float>(0) + (u64)out.outer * image.size() + group * a.gc;
     Patches from(image, x, pixel < pixels, out.middle * a.stride_h - a.pad_h, out.inner * a.stride_w - a.pad_w, a.r, a.s);
     Along<BN> filters(o.in<float>(1) + (u64)group * a.gk * depth, filter, a.gk, depth, 0, depth);

@@ -47,10 +47,13 @@ __device__ inline float4 largest(const float4 (&v)[4], u32 &index) {
 
 /// Writes a window of images with rows of `line` pixels, `to` its first pixel and `c` a pixel in units of four channels:
 /// every number of d goes to the pixel that won.
-__device__ inline void spread(float4 d, u32 index, float4 *to, u32 line, u32 c) {
+template <class T>
+__device__ inline void spread(const Neighbours<4, T> &d, u32 index, Neighbours<4, T> *to, u32 line, u32 c) {
 #pragma unroll
     for (u32 i = 0; i < 4; ++i) {
-        const auto own = [&](float v, int shift) { return (index >> shift & 3) == i ? v : 0; };
-        to[(u64)(i / 2 * line + i % 2) * c] = make_float4(own(d.x, 0), own(d.y, 2), own(d.z, 4), own(d.w, 6));
+        Neighbours<4, T> own;
+#pragma unroll
+        for (u32 v = 0; v < 4; ++v) own.at[v] = (index >> 2 * v & 3) == i ? d.at[v] : T{};
+        to[(u64)(i / 2 * line + i % 2) * c] = own;
     }
 }

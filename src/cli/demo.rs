@@ -4,6 +4,7 @@ use super::Compute;
 use super::flags::{DataFlags, TrainFlags, described_tower};
 use super::job::{Job};
 use super::train::train;
+use crate::train::network::Precision;
 use crate::bundled;
 use crate::data::Alpha;
 use crate::error::{Error, Result};
@@ -38,6 +39,7 @@ impl Command {
         let manifest = bundled::unpack(&self.out.join("emoji"))?;
         let (config, initial) = model(self.seed)?;
         let flags = TrainFlags {
+            precision: Precision::Float32,
             epochs: self.epochs,
             batch: 25,
             lr: 0.03,

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::models::{Architecture, Config, OutAct, Tower, TowerOutput};
 use crate::preprocess::Preprocess;
 use crate::train::fit::{Settings, SgdForm};
+use crate::train::network::Precision;
 use crate::train::params::Initial;
 use crate::train::schedule::{Decay, PlateauRule};
 use crate::weights::TowerWeights;
@@ -112,6 +113,9 @@ pub struct TrainFlags {
     /// Part of the training pictures that is held out and monitored; 0 monitors the training loss.
     #[arg(long, default_value_t = 0.1, value_name = "PART")]
     pub val: f64,
+    /// How numbers are stored between ops: bf16 and fp16 run on tensor cores, with weights and their updates in float32.
+    #[arg(long, value_enum, default_value_t, value_name = "NUMBERS")]
+    pub precision: Precision,
     /// Decides every random choice: initial weights, order, masks, folds.
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub seed: u64,
@@ -162,6 +166,7 @@ impl TrainFlags {
             weight_decay: self.weight_decay,
             patience: self.patience,
             seed: self.seed,
+            precision: self.precision,
         })
     }
 }

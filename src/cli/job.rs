@@ -13,7 +13,7 @@ use crate::report::folder::prepare;
 use crate::train::checkpoint::{self, Card, Stored};
 use crate::train::features::{self, Extracted};
 use crate::train::fit::{self, Best, Inputs, Samples, Settings, State, Targets, Watch};
-use crate::train::network::{Network, Task};
+use crate::train::network::{Method, Network, Task};
 use crate::train::params::Initial;
 use crate::weights::WeightFile;
 use std::path::Path;
@@ -162,9 +162,10 @@ impl Job {
     ) -> Result<(Network, State, u32)> {
         let s = self.settings.clone();
         let sgd = Sgd { form: s.form.into(), nesterov: s.nesterov, dampening: 0.0 };
+        let method = Method { sgd, precision: s.precision };
         let device = self.device.take().expect("a device between runs");
         let task = self.task();
-        let mut net = Network::new(&task, s.batch, sgd, device)?;
+        let mut net = Network::new(&task, s.batch, method, device)?;
         let means = self.means(train);
         let mut card = Card {
             format: checkpoint::FORMAT.into(),
@@ -188,8 +189,9 @@ impl Job {
                 if old.data != card.data {
                     return wrong("on other data");
                 }
-                // More epochs may be asked for; everything else must be as it was.
-                if (Settings { epochs: s.epochs, ..old.settings.clone() }) != s || old.task != card.task {
+                // More epochs may be asked for, and another precision; everything else must be as it was.
+                let (epochs, precision) = (s.epochs, s.precision);
+                if (Settings { epochs, precision, ..old.settings.clone() }) != s || old.task != card.task {
                     return wrong("with other settings");
                 }
                 if old.state.finished && s.epochs > old.settings.epochs {

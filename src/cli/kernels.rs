@@ -81,11 +81,12 @@ struct Row<'a> {
 
 fn list(targets: &[Target], as_json: bool) -> Result<()> {
     let units = units();
-    let sources: Vec<Unit> = units.iter().map(|u| u.0.clone()).collect();
     let cache = Cache::open();
     let mut rows = vec![];
     for &target in targets {
-        for ((unit, kernels), compiled) in units.iter().zip(nvrtc::compile_all(&sources, target, &cache)?) {
+        let units: Vec<_> = units.iter().filter(|u| u.0.runs_on(target)).collect();
+        let sources: Vec<Unit> = units.iter().map(|u| u.0.clone()).collect();
+        for ((unit, kernels), compiled) in units.into_iter().zip(nvrtc::compile_all(&sources, target, &cache)?) {
             for &kernel in kernels {
                 let used = compiled.resources.iter().find(|r| r.entry == kernel.entry);
                 let used = used.ok_or_else(|| Error::job(format!("{} has no kernel `{}`", unit.source, kernel.entry)));
@@ -106,11 +107,17 @@ fn list(targets: &[Target], as_json: bool) -> Result<()> {
 
 impl Row<'_> {
     fn occupancy(&self) -> Option<f64> {
-        nvrtc::occupancy(self.target, self.kernel.threads, &self.used)
+        nvrtc::occupancy(self.target, self.kernel.threads, &self.used())
+    }
+
+    /// With the shared memory that a launch adds.
+    fn used(&self) -> Resources {
+        let added = self.unit.defines.iter().find(|d| d.0 == "SHARED").map_or(0, |d| d.1 as u32);
+        Resources { shared: self.used.shared + added, ..self.used.clone() }
     }
 
     fn cells(&self) -> Vec<String> {
-        let (r, constants) = (&self.used, self.unit.defines.iter().map(|(name, value)| format!("{name}={value}")));
+        let (r, constants) = (self.used(), self.unit.defines.iter().map(|(name, value)| format!("{name}={value}")));
         let mut cells = vec![r.entry.clone(), constants.collect::<Vec<_>>().join(" "), self.target.to_string()];
         cells.extend([r.registers, r.shared, r.stack, r.spill_stores + r.spill_loads].map(|n| n.to_string()));
         cells.push(self.occupancy().map_or("-".into(), |o| format!("{:.0}", 100.0 * o)));
@@ -118,7 +125,7 @@ impl Row<'_> {
     }
 
     fn json(&self) -> serde_json::Value {
-        let r = &self.used;
+        let r = self.used();
         let constants: serde_json::Map<_, _> =
             self.unit.defines.iter().map(|(name, value)| (name.to_string(), json!(value))).collect();
         json!({
@@ -140,7 +147,10 @@ impl Row<'_> {
 fn export(folder: &std::path::Path, targets: &[Target]) -> Result<()> {
     let units: Vec<Unit> = units().into_iter().map(|u| u.0).collect();
     let cache = Cache::within(folder);
+    let mut files = 0;
     for &target in targets {
+        let units: Vec<Unit> = units.iter().filter(|u| u.runs_on(target)).cloned().collect();
+        files += units.len();
         nvrtc::compile_all(&units, target, &cache)?;
         if cache.is_unwritable() {
             return Err(Error::file(folder, "cannot write the compiled kernels").fix("choose a folder that can be written"));
@@ -148,8 +158,7 @@ fn export(folder: &std::path::Path, targets: &[Target]) -> Result<()> {
     }
     let names: Vec<_> = targets.iter().map(Target::to_string).collect();
     output::print(&format!(
-        "wrote {} files for each of {}\non the other machine: DEEP_AFFECT_CACHE={} deep-affect …\n",
-        units.len(),
+        "wrote {files} files for {}\non the other machine: DEEP_AFFECT_CACHE={} deep-affect …\n",
         names.join(", "),
         folder.display()
     ))

@@ -78,7 +78,7 @@ impl Command {
         let inputs = list(&self.inputs)?;
         // A batch is computed whole: one picture must not pay for eight.
         let batch = self.batch.min(inputs.len()).max(1);
-        let mut predictor = model.predictor(batch, &self.compute)?;
+        let mut predictor = model.predictor(self.reading.precision, batch, &self.compute)?;
         if model.toy {
             eprintln!(
                 "note: no --model: the bundled toy model answers. It is a toy, trained on emoji drawings: what it says \

@@ -11,7 +11,7 @@ use crate::preprocess::Preprocess;
 use crate::progress::Progress;
 use crate::report::folder::prepare;
 use crate::train::fit::{self, Inputs, Samples, Settings, State, Targets, Watch};
-use crate::train::network::{Network, Task};
+use crate::train::network::{Method, Network, Precision, Task};
 use crate::train::params::Initial;
 use crate::train::schedule::PlateauRule;
 use crate::weights::init::Rule;
@@ -82,6 +82,9 @@ pub struct Command {
     alpha: Alpha,
     #[arg(long)]
     skip_bad: bool,
+    /// How numbers are stored between ops.
+    #[arg(long, value_enum, default_value_t, value_name = "NUMBERS")]
+    precision: Precision,
     #[command(flatten)]
     compute: Compute,
 }
@@ -96,6 +99,7 @@ impl Command {
             plateau: Some(PlateauRule::keras()),
             patience: self.patience,
             seed: self.seed,
+            precision: self.precision,
             ..Settings::default()
         };
         let folder = match self.out.parent() {
@@ -150,7 +154,7 @@ impl Command {
         }
         let task = Task::Tower { tower: tower.clone(), image: self.image };
         let sgd = Sgd { form: settings.form.into(), nesterov: false, dampening: 0.0 };
-        let mut net = Network::new(&task, settings.batch, sgd, self.compute.open()?)?;
+        let mut net = Network::new(&task, settings.batch, Method { sgd, precision: settings.precision }, self.compute.open()?)?;
         initial.check(&net.session, &[""], &[tower.clone()], true)?;
         let params = net.stored();
         initial.fill(&mut net.session, &params, "", &[])?;

@@ -5,6 +5,7 @@ use crate::bundled;
 use crate::data::{Alpha, DecodeOptions, LoadOptions};
 use crate::error::{Error, Result};
 use crate::train::checkpoint::{self, Card};
+use crate::train::network::Precision;
 use crate::train::predictor::Predictor;
 use crate::weights::WeightFile;
 use clap::Args;
@@ -23,6 +24,9 @@ pub struct Reading {
     /// Transparency: drop shows whatever colour is stored, white lays the picture over white. By default as in training.
     #[arg(long, value_enum, value_name = "HOW")]
     alpha: Option<Alpha>,
+    /// How numbers are stored between ops: bf16 and fp16 run on tensor cores.
+    #[arg(long, value_enum, default_value_t, value_name = "NUMBERS")]
+    pub precision: Precision,
 }
 
 /// A checkpoint whose header has been read.
@@ -78,8 +82,8 @@ impl Model {
     }
 
     /// Loads the weights.
-    pub fn predictor(&self, batch: usize, compute: &Compute) -> Result<Predictor> {
-        Predictor::new(&self.file, batch, compute.open()?)
+    pub fn predictor(&self, precision: Precision, batch: usize, compute: &Compute) -> Result<Predictor> {
+        Predictor::within(precision, &self.file, batch, compute.open()?)
     }
 }
 

@@ -10,7 +10,8 @@ use crate::ops::optim::{Form, Sgd};
 use crate::preprocess::Preprocess;
 use crate::rng::{Rng, Stream};
 use crate::train::checkpoint;
-use crate::train::network::{Blueprint, Network, Task};
+use crate::train::fit::LossScale;
+use crate::train::network::{Blueprint, Method, Network, Precision, Task};
 use crate::train::params::Initial;
 use crate::weights::WeightFile;
 use clap::{Args, ValueEnum};
@@ -36,6 +37,9 @@ pub struct Subject {
     name: String,
     #[command(flatten)]
     flags: ModelFlags,
+    /// How numbers are stored between ops: bf16 and fp16 run on tensor cores.
+    #[arg(long, value_enum, default_value_t, value_name = "NUMBERS")]
+    precision: Precision,
 }
 
 /// The plain update that `train` uses by default.
@@ -47,6 +51,7 @@ pub struct Chosen {
     pub task: Task,
     initial: Initial,
     file: Option<Arc<WeightFile>>,
+    pub precision: Precision,
 }
 
 /// How small a model is made where the flags do not say.
@@ -84,7 +89,7 @@ impl Subject {
                 classes: if scale == Scale::Tiny { n.outputs.min(5) } else { n.outputs },
                 image: self.flags.image.unwrap_or(image),
             };
-            return Ok(Chosen { name: self.name.clone(), task, initial, file: None });
+            return Ok(Chosen { name: self.name.clone(), task, initial, file: None, precision: self.precision });
         }
         if !path.exists() && path.extension().is_none() {
             return Err(Error::usage(format!("there is no network and no file `{}`", self.name))
@@ -93,7 +98,7 @@ impl Subject {
         let file = WeightFile::open(path)?;
         let task = checkpoint::card(&file)?.task;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Chosen { name, task, initial, file: Some(file) })
+        Ok(Chosen { name, task, initial, file: Some(file), precision: self.precision })
     }
 
     fn fused(&self, seed: u64, scale: Scale) -> Result<Chosen> {
@@ -115,7 +120,13 @@ impl Subject {
             }
         }
         initial.init_missing = true;
-        Ok(Chosen { name: self.name.clone(), task: Task::EndToEnd { config, frozen }, initial, file: None })
+        Ok(Chosen {
+            name: self.name.clone(),
+            task: Task::EndToEnd { config, frozen },
+            initial,
+            file: None,
+            precision: self.precision,
+        })
     }
 }
 
@@ -136,16 +147,20 @@ impl Chosen {
         self.file.is_some()
     }
 
+    fn method(&self) -> Method {
+        Method { sgd: SGD, precision: self.precision }
+    }
+
     /// The training step, neither planned nor allocated.
     pub fn blueprint(&self, batch: usize) -> Result<Blueprint> {
-        Blueprint::new(&self.task, batch, SGD)
+        Blueprint::new(&self.task, batch, self.method())
     }
 
     /// Graph and wanted values of the evaluation, or of the training step and all that goes with it.
     pub fn graph(&self, run: Run, batch: usize) -> Result<(Graph, Vec<Vec<Value>>, usize)> {
         match run {
             Run::Infer => {
-                let (g, _, outputs) = self.whole().evaluation(batch)?;
+                let (g, _, outputs) = self.whole().evaluation(batch, self.precision)?;
                 Ok((g, vec![outputs], 0))
             }
             Run::Train => {
@@ -158,7 +173,7 @@ impl Chosen {
 
     /// The evaluation with its weights and random pictures, and its outputs.
     pub fn evaluation(&self, batch: usize, device: Box<dyn Device>) -> Result<(Session, Vec<Value>)> {
-        let (g, x, outputs) = self.whole().evaluation(batch)?;
+        let (g, x, outputs) = self.whole().evaluation(batch, self.precision)?;
         let options = device.options();
         let mut session = Session::new(g, &[&outputs], options, device)?;
         self.fill(&mut session)?;
@@ -168,7 +183,7 @@ impl Chosen {
 
     /// The training network with its weights, random pictures and the settings of every update.
     pub fn training(&self, batch: usize, device: Box<dyn Device>, hyper: [f32; 4]) -> Result<Network> {
-        let mut net = Network::new(&self.task, batch, SGD, device)?;
+        let mut net = Network::new(&self.task, batch, self.method(), device)?;
         self.fill(&mut net.session)?;
         for &x in &net.x {
             net.session.write(x, Data::U8(&pixels(&net.session.graph, x)))?;
@@ -176,6 +191,9 @@ impl Chosen {
         net.session.write(net.weight, Data::F32(&vec![1.0; batch]))?;
         for part in &net.parts {
             net.session.write(part.hyper, Data::F32(&hyper))?;
+            if let Some(scaling) = part.scaling {
+                net.session.write(scaling.scale, Data::F32(&[LossScale::default().scale]))?;
+            }
         }
         Ok(net)
     }

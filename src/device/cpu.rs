@@ -9,6 +9,7 @@ use crate::graph::{Graph, Kind, Value};
 use crate::host::ceiling::{self, Ceilings};
 use crate::kernel::{Arch, Code, Host, Launch, Routine, Simd, Slot};
 use crate::plan::{Place, Plan, Scheduled};
+use crate::shape::{DType, Type};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -208,7 +209,10 @@ impl Device for Cpu {
     }
 
     fn read(&self, v: Value, into: &mut [f32]) -> Result<()> {
-        into.copy_from_slice(bytemuck::cast_slice(self.bytes_of(v)?));
+        match self.graph.ty(v).dtype {
+            DType::F32 => into.copy_from_slice(bytemuck::cast_slice(self.bytes_of(v)?)),
+            dtype => into.iter_mut().zip(decode(dtype, self.bytes_of(v)?)).for_each(|(d, s)| *d = s as f32),
+        }
         Ok(())
     }
 
@@ -258,7 +262,8 @@ impl Device for Cpu {
                 });
             }
             if self.checks == Checks::Finite {
-                finite::check(&self.graph, *node, &launch.outs, |v| finite::first(self.bytes_of(v).ok()?))?;
+                let bad = |v| finite::first(self.graph.ty(v).dtype, self.bytes_of(v).ok()?);
+                finite::check(&self.graph, *node, &launch.outs, bad)?;
             }
             if p.plan.options.guard > 0
                 && let Some(place) = self.overrun(plan)
@@ -283,7 +288,7 @@ impl Device for Cpu {
         // The largest of them has the memory that the others share.
         let largest = ready.iter().max_by_key(|p| p.plan.arena_bytes + p.scratch);
         let [arena, scratch] = largest.map_or([0; 2], |p| [p.plan.arena_bytes, p.scratch]);
-        Demand { arena, scratch, ..Demand::persistent(g, 1) }
+        Demand { arena, scratch, ..Demand::persistent(g, Type::bytes) }
     }
 
     fn ceilings(&mut self) -> Result<Option<Ceilings>> {

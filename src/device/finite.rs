@@ -1,11 +1,17 @@
 //! The check for NaN and infinity after each launch: who made the first one.
 
+use super::layout::decode;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Value};
 use crate::kernel::Buf;
+use crate::shape::DType;
 
-/// The first float32 in `bytes` that is not finite, and where.
-pub fn first(bytes: &[u8]) -> Option<(usize, f64)> {
+/// The first number in `bytes` that is not finite, and where.
+pub fn first(dtype: DType, bytes: &[u8]) -> Option<(usize, f64)> {
+    if dtype.is_half() {
+        let x = decode(dtype, bytes);
+        return x.iter().position(|x| !x.is_finite()).map(|i| (i, x[i]));
+    }
     let x: &[f32] = bytemuck::try_cast_slice(bytes).ok()?;
     // Most are fine: the exponents of a block are looked at together.
     const BLOCK: usize = 1024;
@@ -19,7 +25,7 @@ pub fn first(bytes: &[u8]) -> Option<(usize, f64)> {
 /// element of a value; of float values only it is asked.
 pub fn check(g: &Graph, node: usize, outs: &[Buf], bad: impl Fn(Value) -> Option<(usize, f64)>) -> Result<()> {
     let n = &g.nodes()[node];
-    let float = |v: &Value| g.ty(*v).dtype == crate::shape::DType::F32;
+    let float = |v: &Value| g.ty(*v).dtype.is_float();
     let outs = outs.iter().map(|b| Value(b.0)).filter(float);
     let Some((v, (i, x))) = outs.filter_map(|v| Some((v, bad(v)?))).next() else { return Ok(()) };
     // Temporaries were looked at when they were made: what came from outside was not.

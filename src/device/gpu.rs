@@ -9,6 +9,7 @@ use crate::host::ceiling::Ceilings;
 use crate::kernel::gpu::{self, Access, Call};
 use crate::kernel::{Arch, Buf, Code};
 use crate::plan::{Options, Place, Plan, Scheduled};
+use crate::shape::{DType, Type};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -232,10 +233,8 @@ impl<D: Driver> Device for Gpu<D> {
     fn write(&mut self, v: Value, data: Data) -> Result<()> {
         let (window, dtype) = (self.window(v)?, self.graph.ty(v).dtype);
         match data {
-            Data::F32(x) if dtype == crate::shape::DType::F32 => {
-                self.driver.write(window.start, bytemuck::cast_slice(x))
-            }
-            Data::U8(x) if dtype == crate::shape::DType::U8 => self.driver.write(window.start, x),
+            Data::F32(x) if dtype == DType::F32 => self.driver.write(window.start, bytemuck::cast_slice(x)),
+            Data::U8(x) if dtype == DType::U8 => self.driver.write(window.start, x),
             data => {
                 let mut bytes = bytemuck::allocation::zeroed_slice_box::<u64>(window.len().div_ceil(8));
                 let bytes = &mut bytemuck::cast_slice_mut(&mut bytes)[..window.len()];
@@ -251,7 +250,14 @@ impl<D: Driver> Device for Gpu<D> {
     }
 
     fn read(&self, v: Value, into: &mut [f32]) -> Result<()> {
-        self.driver.read(self.window(v)?.start, bytemuck::cast_slice_mut(into))
+        match self.graph.ty(v).dtype {
+            DType::F32 => self.driver.read(self.window(v)?.start, bytemuck::cast_slice_mut(into)),
+            dtype => {
+                let numbers = decode(dtype, &self.bytes_of(v)?);
+                into.iter_mut().zip(numbers).for_each(|(d, s)| *d = s as f32);
+                Ok(())
+            }
+        }
     }
 
     fn read64(&self, v: Value) -> Result<Vec<f64>> {
@@ -282,7 +288,7 @@ impl<D: Driver> Device for Gpu<D> {
                 });
             }
             if self.checks == Checks::Finite {
-                let bad = |v| finite::first(&self.bytes_of(v).ok()?);
+                let bad = |v| finite::first(self.graph.ty(v).dtype, &self.bytes_of(v).ok()?);
                 finite::check(&self.graph, *node, &launch.outs, bad)?;
             }
             if let Some(place) = self.overrun(plan)? {
@@ -308,7 +314,7 @@ impl<D: Driver> Device for Gpu<D> {
         let ready = plans.iter().map(|p| Ready::new(g, p));
         // The largest of them has the memory that the others share.
         let [arena, scratch] = ready.map(|p| [p.arena(), p.scratch()]).max_by_key(|p| p[0] + p[1]).unwrap_or_default();
-        Demand { arena, scratch, ..Demand::persistent(g, 1) }
+        Demand { arena, scratch, ..Demand::persistent(g, Type::bytes) }
     }
 
     /// Equal ops in one launch: few large launches fill a GPU better than many small ones. Fused ops: what need not be

@@ -3,8 +3,9 @@
 use super::Data;
 use crate::graph::{Graph, Kind, Value};
 use crate::plan::{Place, Plan};
-use crate::shape::DType;
+use crate::shape::{DType, sticky};
 use bytemuck::{Pod, cast_slice, cast_slice_mut};
+use half::{bf16, f16};
 
 /// Byte that fills guard bands; as a float32 it is neither NaN nor a number a network computes.
 pub const CANARY: u8 = 0xA5;
@@ -55,6 +56,8 @@ pub fn encode(dtype: DType, data: Data, to: &mut [u8]) {
         (DType::I32, Data::I32(x)) => cast_slice_mut(to).copy_from_slice(x),
         (DType::U32, Data::U32(x)) => cast_slice_mut(to).copy_from_slice(x),
         (DType::F32, x) => fill::<f32>(to, |i| x.at(i) as f32),
+        (DType::F16, x) => fill(to, |i| f16::from_f32(sticky(x.at(i)))),
+        (DType::BF16, x) => fill(to, |i| bf16::from_f32(sticky(x.at(i)))),
         (DType::U8, x) => fill::<u8>(to, |i| x.at(i) as u8),
         (DType::I32, x) => fill::<i32>(to, |i| x.at(i) as i32),
         (DType::U32, x) => fill::<u32>(to, |i| x.at(i) as u32),
@@ -65,6 +68,8 @@ pub fn encode(dtype: DType, data: Data, to: &mut [u8]) {
 pub fn decode(dtype: DType, bytes: &[u8]) -> Vec<f64> {
     match dtype {
         DType::F32 => cast_slice::<u8, f32>(bytes).iter().map(|x| *x as f64).collect(),
+        DType::F16 => cast_slice::<u8, f16>(bytes).iter().map(|x| x.to_f64()).collect(),
+        DType::BF16 => cast_slice::<u8, bf16>(bytes).iter().map(|x| x.to_f64()).collect(),
         DType::U8 => bytes.iter().map(|x| *x as f64).collect(),
         DType::I32 => cast_slice::<u8, i32>(bytes).iter().map(|x| *x as f64).collect(),
         DType::U32 => cast_slice::<u8, u32>(bytes).iter().map(|x| *x as f64).collect(),

@@ -53,7 +53,8 @@ impl Device for Reference {
         Ok(())
     }
     fn write(&mut self, v: Value, data: Data) -> Result<()> {
-        self.persistent[v.i()] = (0..data.len()).map(|i| data.at(i)).collect();
+        let dtype = self.graph.ty(v).dtype;
+        self.persistent[v.i()] = (0..data.len()).map(|i| dtype.round(data.at(i))).collect();
         Ok(())
     }
     fn bind(&mut self, v: Value, bytes: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Result<()> {
@@ -82,6 +83,9 @@ impl Device for Reference {
             // Poison: an element the definition forgets to write is NaN in the result.
             let mut outs: Vec<Vec<f64>> = to.iter().map(|t| vec![f64::NAN; t.numel()]).collect();
             n.op.eval(&io, &ins, &mut outs);
+            for (y, t) in outs.iter_mut().zip(&to).filter(|(_, t)| t.dtype.is_half()) {
+                y.iter_mut().for_each(|y| *y = t.dtype.round(*y));
+            }
             for (v, out) in n.outs.iter().zip(&outs) {
                 match self.plans[plan].places[v.i()] {
                     Place::Arena(at) => self.arena[at / self.grain..][..out.len()].copy_from_slice(out),

@@ -5,6 +5,7 @@ use super::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind};
 use crate::plan::Plan;
+use crate::shape::Type;
 use std::path::{Path, PathBuf};
 
 /// Bytes that a graph and its plans need on a device.
@@ -24,7 +25,7 @@ impl Demand {
     /// Of a device that keeps float64, one slot for every [`Demand::grain`] bytes of the arena.
     pub fn float64(g: &Graph, plans: &[Plan]) -> Self {
         let slots = |p: &Plan| p.arena_bytes / Self::grain(g);
-        Self { arena: 8 * plans.iter().map(slots).max().unwrap_or(0), ..Self::persistent(g, 2) }
+        Self { arena: 8 * plans.iter().map(slots).max().unwrap_or(0), ..Self::persistent(g, |t| 8 * t.numel()) }
     }
 
     /// Bytes of the smallest element of a temporary.
@@ -32,9 +33,9 @@ impl Demand {
         g.of_kind(Kind::Temp).map(|v| g.ty(v).dtype.bytes()).min().unwrap_or(4)
     }
 
-    /// Everything but the temporaries, `scale` times as wide as in the graph.
-    pub(super) fn persistent(g: &Graph, scale: usize) -> Self {
-        let of = |kind| g.of_kind(kind).map(|v| g.ty(v).bytes() * scale).sum();
+    /// Everything but the temporaries, each value taking the `bytes` of its type.
+    pub(super) fn persistent(g: &Graph, bytes: impl Fn(&Type) -> usize) -> Self {
+        let of = |kind| g.of_kind(kind).map(|v| bytes(&g.ty(v))).sum();
         let state = [Kind::State, Kind::Statistic].map(of).iter().sum();
         Self { weights: of(Kind::Param), state, inputs: of(Kind::Input), arena: 0, scratch: 0 }
     }

@@ -48,7 +48,11 @@ impl Session {
             let own = Plan::new(&graph, &outs, options)?;
             let role = |p: &Plan| {
                 let updates = p.updates(&graph);
-                [states.iter().any(|s| read(p, *s)), updates.iter().any(|v| read(&own, *v))]
+                // A plan that changes a weight and the state that is made from it keeps them together.
+                let stale = states.iter().zip(&outs).filter(|(state, _)| !updates.contains(state));
+                let from =
+                    |(_, out): (_, &Value)| graph.needed(&[*out]).into_iter().flat_map(|n| &graph.nodes()[n].ins);
+                [states.iter().any(|s| read(p, *s)), stale.flat_map(from).any(|v| updates.contains(v))]
             };
             let roles = plans.iter().map(role).chain([[false; 2]]).collect();
             prepare = Some(Prepare { plan: plans.len(), done: false, roles });

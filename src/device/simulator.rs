@@ -5,7 +5,7 @@ output is an error. */
 use super::Counted;
 use super::gpu::{Driver, Measured, Step, Window};
 use crate::error::{Error, Result};
-use crate::kernel::gpu::Access;
+use crate::kernel::gpu::{Access, Call};
 use crate::nvrtc::{self, Cache, Target, Unit};
 use crate::sim::{self, Counters, Grid, Options, Program};
 use std::collections::{BTreeMap, BTreeSet};
@@ -80,7 +80,8 @@ impl Simulator {
             ranges.push(sim::Window { name, data, written, access });
             at = w.at + w.bytes;
         }
-        let grid = Grid { grid: step.grid(), block: [step.call.kernel.threads, 1, 1], shared_bytes: 0 };
+        let Call { kernel, consts, .. } = &step.call;
+        let grid = Grid { grid: step.grid(), block: [kernel.threads, 1, 1], shared_bytes: kernel.shared(consts) };
         let options = Options { count, ..self.options };
         let counters = sim::launch(program, step.call.kernel.entry, grid, &params, &mut ranges, options)
             .map_err(|fault| Error::job(format!("{}: {fault}", step.label)))?;

@@ -3,6 +3,7 @@
 use super::{Io, Member, Op};
 use crate::kernel::gpu::{self, Access, Call, CudaStruct, Kernel, Place};
 use crate::kernel::{Buf, Code, Cost, Host, Launch};
+use crate::shape::Type;
 use std::sync::Arc;
 
 /// One host launch per member of a group, all running `routine`.
@@ -82,6 +83,15 @@ impl<'a> Gpu<'a> {
         assert_eq!(kernel.operands, operands.len(), "{} takes other operands", kernel.entry);
         let known = kernel.variants.iter().find(|v| **v == consts);
         let consts = known.unwrap_or_else(|| panic!("{} is not compiled for {consts:?}", kernel.entry));
+        for o in operands {
+            let of = |t: &Type| t.dtype.is_half() && !kernel.consts.iter().any(|c| ["STORAGE", "FROM"].contains(c));
+            let unread = match *o {
+                Operand::In(i) => of(&self.io.ins[i]),
+                Operand::Out(o) | Operand::Update(o) | Operand::Result(o) => of(&self.io.outs[o]),
+                Operand::Scratch(..) => false,
+            };
+            assert!(!unread, "{} reads float32, and an operand of {} has 16 bits", kernel.entry, self.op.name());
+        }
         let grid = grid.map(|n| u32::try_from(n).expect("a grid counts in 32 bits"));
         let of = |m: &Member| {
             let value = |buf: Buf, bytes: usize, access| gpu::Operand { place: Place::Value(buf), bytes, access };

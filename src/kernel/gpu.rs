@@ -36,6 +36,13 @@ pub const PLAIN: &[&[i64]] = &[&[]];
 /// Kernels that move [`VECTOR`] neighbours at once: four where the innermost extent allows it ([`vector`]).
 pub const VECTOR: (&[&str], &[&[i64]]) = (&["VECTOR"], &[&[1], &[4]]);
 
+/// Kernels whose activations lie in memory as any of the floating-point types ([`crate::shape::DType::code`]).
+pub const STORED: (&[&str], &[&[i64]]) = (&["STORAGE"], &[&[0], &[1], &[2]]);
+
+/// [`VECTOR`] and [`STORED`] together.
+pub const VECTOR_STORED: (&[&str], &[&[i64]]) =
+    (&["VECTOR", "STORAGE"], &[&[1, 0], &[4, 0], &[1, 1], &[4, 1], &[1, 2], &[4, 2]]);
+
 /// The widest choice of [`VECTOR`] that divides each of `extents`.
 pub fn vector(extents: &[usize]) -> usize {
     if extents.iter().all(|n| n.is_multiple_of(4)) { 4 } else { 1 }
@@ -56,6 +63,11 @@ impl Kernel {
     /// The same, compiled for every one of `variants` of `consts`.
     pub const fn with(self, (consts, variants): (&'static [&'static str], &'static [&'static [i64]])) -> Self {
         Self { consts, variants, ..self }
+    }
+
+    /// Bytes of shared memory that a launch gives to each block, besides what the source declares: its constant `SHARED`.
+    pub fn shared(&self, consts: &[i64]) -> u32 {
+        self.consts.iter().position(|c| *c == "SHARED").map_or(0, |i| consts[i] as u32)
     }
 
     /// What the source is compiled with, for one choice of constants.

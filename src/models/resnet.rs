@@ -37,7 +37,7 @@ fn residual(net: &mut Net, x: Value, block: Block, channels: usize, stride: usiz
         let window = Window::square(kernel, if strided { stride } else { 1 }, kernel / 2);
         y = conv(net, [&format!("conv{i}"), &format!("bn{i}")], y, channels * times, window, i < block.len());
     }
-    let shortcut = if net.g.ty(x) == net.g.ty(y) {
+    let shortcut = if net.g.ty(x).shape == net.g.ty(y).shape {
         x
     } else {
         let channels = net.g.ty(y).channels();

@@ -13,6 +13,7 @@ pub use occupancy::occupancy;
 
 use crate::error::{Error, Result};
 use crate::kernel::gpu::Kernel;
+use crate::shape::DType;
 use library::{Failure, Nvrtc};
 use source::Source;
 use std::fmt;
@@ -98,6 +99,12 @@ impl Unit {
     pub fn of(kernel: &Kernel, consts: &[i64]) -> Self {
         Self { source: kernel.source, defines: kernel.defines(consts) }
     }
+
+    /// Whether an architecture has its instructions: the tensor cores of Turing (7.5) know no bf16.
+    pub fn runs_on(&self, target: Target) -> bool {
+        let bf16_products = self.source.starts_with("mma/") && self.defines.contains(&("STORAGE", DType::BF16.code()));
+        target.compute >= if bf16_products { 80 } else { 75 }
+    }
 }
 
 /// `dense.cu M=64 N=64 THREADS=256`.
@@ -150,6 +157,9 @@ pub fn compile(unit: &Unit, target: Target) -> Result<Compiled> {
 }
 
 fn compile_source(unit: &Unit, source: &Source, target: Target) -> Result<Compiled> {
+    if !unit.runs_on(target) {
+        return Err(Error::job(format!("{target} has no instructions for bf16 products")).fix("use fp16 or float32"));
+    }
     let headers: Vec<_> = source.headers.iter().map(|(name, text)| (name.as_str(), text.as_ref())).collect();
     let output = Nvrtc::get()?.compile(unit.source, &source.text, &headers, &options(unit, target));
     let output = output.map_err(|failure| match failure {

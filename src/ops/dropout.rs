@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host::pointwise;
-use crate::kernel::gpu::{CudaStruct, Kernel};
+use crate::kernel::gpu::{CudaStruct, Kernel, STORED};
 use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
 use crate::rng::{Stream, block, uniform};
@@ -18,8 +18,8 @@ crate::cuda_struct! {
     pub struct Draws { n: u32, stream: u32, keep: f32 }
 }
 
-static MASK: Kernel = Kernel::new("dropout.cu", "dropout_mask", 2, Draws::TEXT);
-static APPLY: Kernel = Kernel::new("dropout.cu", "dropout", 3, Scalar::TEXT);
+static MASK: Kernel = Kernel::new("dropout.cu", "dropout_mask", 2, Draws::TEXT).with(STORED);
+static APPLY: Kernel = Kernel::new("dropout.cu", "dropout", 3, Scalar::TEXT).with(STORED);
 
 /// mask [N,F] of 0 and 1, each 1 with probability `keep`; input: the generator's state, U32 [seed low, seed high, step].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -77,7 +77,7 @@ impl Op for Mask {
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
         let args = |n| Draws { n, stream: Stream::Dropout(self.layer).word(), keep: self.keep };
-        Gpu::new(self, io, group).map(&MASK, &[], &[In(0), Out(0)], args).done()
+        Gpu::new(self, io, group).map(&MASK, &[self.ty.dtype.code()], &[In(0), Out(0)], args).done()
     }
 }
 
@@ -113,7 +113,7 @@ impl Op for Apply {
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
         let args = |n| Scalar { n, by: self.keep };
-        Gpu::new(self, io, group).map(&APPLY, &[], &[In(0), In(1), Out(0)], args).done()
+        Gpu::new(self, io, group).map(&APPLY, &[io.ins[0].dtype.code()], &[In(0), In(1), Out(0)], args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 2.0 * io.outs[0].numel() as f64, ..traffic(io) }
@@ -127,9 +127,15 @@ fn cases() -> Vec<Case> {
     let ty = Type::f32(&[3, 41]);
     let mask = |layer, ty| Mask { keep: 0.5, layer, ty };
     let big = Type::f32(&[7, 5003]);
-    vec![
+    let mut cases = vec![
         Case::new("3x41", mask(2, ty), &[state_type()], &[], Bound::Exact).draw(0, Draw::Below(1000)),
         Case::new("7x5003", mask(0, big), &[state_type()], &[], Bound::Exact).draw(0, Draw::Below(1000)),
         Case::new("3x41", Apply { keep: 0.8 }, &[ty, ty], &[0], Bound::Ulps(2)).draw(1, Draw::Mask),
-    ]
+    ];
+    for half in [DType::F16, DType::BF16] {
+        let (ty, label) = (ty.of(half), format!("{half:?} 3x41"));
+        cases.push(Case::new(&label, mask(2, ty), &[state_type()], &[], Bound::Exact).draw(0, Draw::Below(1000)));
+        cases.push(Case::new(&label, Apply { keep: 0.8 }, &[ty, ty], &[], Bound::Ulps(2)).draw(1, Draw::Mask));
+    }
+    cases
 }

@@ -93,7 +93,8 @@ fn pool(g: &mut Graph, uses: &Uses, at: usize) {
         _ => return,
     }
     let ins = g.nodes()[part].ins.clone();
-    let outs = join(g, [part, at], conv::Pooled { conv, index: back.is_some() }, &ins, pooled);
+    let outs =
+        join(g, [part, at], conv::Pooled { conv, index: back.is_some(), storage: g.ty(pooled).dtype }, &ins, pooled);
     if let (Some(outs), Some((at, d, dz))) = (outs, back) {
         g.replace(at, part, Unpool, &[pooled, outs[1], d], &[dz]);
     }

@@ -6,6 +6,7 @@ pub mod activation;
 pub mod arith;
 pub mod augment;
 mod backward;
+pub mod cast;
 pub mod ceiling;
 pub mod conv;
 pub mod dense;
@@ -15,6 +16,7 @@ pub mod image;
 pub mod layout;
 pub mod loss;
 pub mod lrn;
+pub mod mma;
 pub mod norm;
 pub mod optim;
 pub mod pool;
@@ -57,6 +59,8 @@ pub enum Draw {
     Mask,
     /// Positive, away from zero.
     Positive,
+    /// Ones, and an infinity in the last place.
+    Infinite,
     /// Optimiser settings: lr, momentum, weight decay, first step.
     Hyper([f32; 4]),
 }
@@ -99,6 +103,7 @@ pub const ALL: &[Family] = &[
     activation::FAMILY,
     arith::FAMILY,
     augment::FAMILY,
+    cast::FAMILY,
     ceiling::FAMILY,
     conv::FAMILY,
     dense::FAMILY,

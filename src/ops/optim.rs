@@ -3,12 +3,12 @@ the same list of launches from first to last. */
 
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
-use crate::graph::Operand::{In, Update};
+use crate::graph::Operand::{self, In, Out};
 use crate::graph::{Gpu, Io, Member, Op, host_launches, traffic};
-use crate::kernel::gpu::{CudaStruct, Kernel};
+use crate::kernel::gpu::{Count, CudaStruct, Kernel, STORED, count};
 use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
-use crate::shape::Type;
+use crate::shape::{DType, Type};
 
 /// Whose SGD.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,11 +20,18 @@ pub enum Form {
 }
 
 crate::cuda_struct! {
-    /// Elements, and the form of the update.
-    pub struct Descent { n: u32, keras: u32, nesterov: u32, dampening: f32 }
+    /// Elements, the form of the update, and whether gradients are scaled.
+    pub struct Descent { n: u32, keras: u32, nesterov: u32, dampening: f32, scaled: u32 }
 }
 
-static SGD: Kernel = Kernel::new("optim.cu", "sgd", 4, Descent::TEXT);
+static SGD: Kernel = Kernel::new("optim.cu", "sgd", 6, Descent::TEXT).with(STORED);
+
+impl Descent {
+    fn new(n: u32, sgd: Sgd, scaled: bool) -> Self {
+        let Sgd { form, nesterov, dampening } = sgd;
+        Self { n, keras: (form == Form::Keras) as u32, nesterov: nesterov as u32, dampening, scaled: scaled as u32 }
+    }
+}
 
 /// One step of stochastic gradient descent; inputs w, v, g, hyper [lr, momentum, weight decay, first]; outputs w, v in
 /// place. Weight decay adds decay * w to g. `first` is 1 on the first step, else 0. With momentum 0 v stays as it is.
@@ -88,10 +95,11 @@ impl Op for Sgd {
         })
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        let Sgd { form, nesterov, dampening } = *self;
-        let (keras, nesterov) = ((form == Form::Keras) as u32, nesterov as u32);
-        let args = |n| Descent { n, keras, nesterov, dampening };
-        Gpu::new(self, io, group).map(&SGD, &[], &[Update(0), Update(1), In(2), In(3)], args).done()
+        // Neither a copy nor a scale: anything stands in their places.
+        let w = Operand::Update(0);
+        let operands = [w, Operand::Update(1), In(2), In(3), w, In(3)];
+        let args = |n| Descent::new(n, *self, false);
+        Gpu::new(self, io, group).map(&SGD, &[DType::F32.code()], &operands, args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 6.0 * io.ins[0].numel() as f64, ..traffic(io) }
@@ -101,7 +109,130 @@ impl Op for Sgd {
     }
 }
 
-pub const FAMILY: Family = Family { name: "optim", ops: &["sgd"], kernels: &[&SGD], cases };
+/// [`Sgd`] where 16 bits take part; inputs w, v, g, hyper, then, with `copy`, the copy of w that layers multiply with, and,
+/// with `scaled`, by [1]; outputs w, v and the copy in place. The copy becomes w rounded, in the pass that has w in its
+/// registers. g counts `by` times; 0 says that the step is not to be taken, and nothing changes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Update {
+    pub sgd: Sgd,
+    pub copy: bool,
+    pub scaled: bool,
+}
+
+impl Op for Update {
+    fn name(&self) -> &'static str {
+        "sgd.update"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        let (more, by) = (4 + self.copy as usize, Type::f32(&[1]));
+        if ins.len() != more + self.scaled as usize || self.scaled && ins[more] != by {
+            return Err(Error::job("w, v, g, hyper and, as asked for, a copy of w and a scale [1] are needed"));
+        }
+        let mut outs = self.sgd.infer(&ins[..4])?;
+        if self.copy {
+            if !ins[4].dtype.is_half() || ins[4].shape != ins[0].shape {
+                return Err(Error::job("the copy must have w's shape and 16 bits"));
+            }
+            outs.push(ins[4]);
+        }
+        Ok(outs)
+    }
+    fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let hyper: [f64; 4] = ins[3].try_into().expect("checked by infer");
+        let by = if self.scaled { ins[4 + self.copy as usize][0] } else { 1.0 };
+        for i in 0..ins[0].len() {
+            (outs[0][i], outs[1][i]) = match by {
+                0.0 => (ins[0][i], ins[1][i]),
+                _ => update!(self.sgd, f64, ins[0][i], ins[1][i], by * ins[2][i], hyper),
+            };
+            if self.copy {
+                outs[2][i] = if by == 0.0 { ins[4][i] } else { outs[0][i] };
+            }
+        }
+    }
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+        let op = *self;
+        host_launches(self, io, group, 0, move |h| {
+            let hyper: [f32; 4] = h.input(3).try_into().expect("checked by infer");
+            let by = if op.scaled { h.input::<f32>(4 + op.copy as usize)[0] } else { 1.0 };
+            let (w, g) = (h.output::<f32>(0), h.input::<f32>(2));
+            if by == 0.0 {
+                return;
+            }
+            par::chunks2_mut(w, h.output::<f32>(1), |at, w, v| {
+                for ((w, v), &g) in w.iter_mut().zip(v).zip(&g[at..]) {
+                    (*w, *v) = update!(op.sgd, f32, *w, *v, by * g, hyper);
+                }
+            });
+            if op.copy {
+                h.output::<f32>(2).copy_from_slice(w);
+            }
+        })
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let storage = if self.copy { io.ins[4].dtype } else { DType::F32 };
+        let copy = if self.copy { Operand::Update(2) } else { Operand::Update(0) };
+        let by = In(if self.scaled { 4 + self.copy as usize } else { 3 });
+        let operands = [Operand::Update(0), Operand::Update(1), In(2), In(3), copy, by];
+        let args = |n| Descent::new(n, self.sgd, self.scaled);
+        Gpu::new(self, io, group).map(&SGD, &[storage.code()], &operands, args).done()
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        Cost { flops: 6.0 * io.ins[0].numel() as f64, ..traffic(io) }
+    }
+    fn alias(&self) -> &'static [(usize, usize)] {
+        if self.copy { &[(0, 0), (1, 1), (2, 4)] } else { &[(0, 0), (1, 1)] }
+    }
+}
+
+/// 1 / scale where every element of the gradients is finite, else 0: what [`Update`] takes as `by`. Inputs scale [1] and any
+/// number of gradients; output [1].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Unscale;
+
+static BEGIN_UNSCALE: Kernel = Kernel::new("unscale.cu", "begin_unscale", 2, Count::TEXT);
+static UNSCALE: Kernel = Kernel::new("unscale.cu", "unscale", 2, Count::TEXT);
+
+/// Blocks that look through one gradient.
+const LOOKERS: usize = 264;
+
+impl Op for Unscale {
+    fn name(&self) -> &'static str {
+        "unscale"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        match ins {
+            [scale, grads @ ..] if *scale == Type::f32(&[1]) && grads.iter().all(|g| g.dtype == DType::F32) => {
+                Ok(vec![*scale])
+            }
+            _ => Err(Error::job("a scale [1] and gradients in float32 are needed")),
+        }
+    }
+    fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let finite = ins[1..].iter().all(|g| g.iter().all(|g| g.is_finite()));
+        outs[0][0] = if finite { 1.0 / ins[0][0] } else { 0.0 };
+    }
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+        let grads = io.ins.len();
+        host_launches(self, io, group, 0, move |h| {
+            // A sum of products with zero is zero, or NaN.
+            let finite = |i| h.input::<f32>(i).iter().fold(0.0, |sum, g| sum + g * 0.0) == 0.0;
+            h.output::<f32>(0)[0] = if (1..grads).all(finite) { 1.0 / h.input::<f32>(0)[0] } else { 0.0 };
+        })
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let mut gpu = Gpu::new(self, io, group).call(&BEGIN_UNSCALE, &[], [1, 1], &[In(0), Out(0)], Count { n: 1 });
+        for (i, g) in io.ins.iter().enumerate().skip(1) {
+            let n = count(g.numel());
+            let blocks = g.numel().div_ceil(1024).min(LOOKERS);
+            gpu = gpu.call(&UNSCALE, &[], [blocks, 1], &[In(i), Operand::Update(0)], Count { n });
+        }
+        gpu.done()
+    }
+}
+
+pub const FAMILY: Family =
+    Family { name: "optim", ops: &["sgd", "sgd.update", "unscale"], kernels: &[&SGD, &BEGIN_UNSCALE, &UNSCALE], cases };
 
 fn cases() -> Vec<Case> {
     let mut cases = vec![];
@@ -116,6 +247,30 @@ fn cases() -> Vec<Case> {
                 cases.push(case.draw(3, hyper));
             }
         }
+    }
+    let t = Type::f32(&[7, 501]);
+    let hyper = |first| Draw::Hyper([0.125, 0.875, 0.25, first]);
+    let sgd = Sgd { form: Form::Keras, nesterov: true, dampening: 0.0 };
+    for (copy, scaled) in [(None, true), (Some(DType::F16), true), (Some(DType::BF16), false)] {
+        let mut ins = vec![t, t, t, hyper_type()];
+        ins.extend(copy.map(|half| t.of(half)));
+        ins.extend(scaled.then_some(Type::f32(&[1])));
+        for skipped in if scaled { &[false, true][..] } else { &[false] } {
+            let op = Update { sgd, copy: copy.is_some(), scaled };
+            let label = format!("copy {copy:?} scaled {scaled} skipped {skipped}");
+            let mut case = Case::new(label, op, &ins, &[], Bound::Ulps(8)).draw(3, hyper(0.0));
+            if scaled {
+                let by = if *skipped { Draw::Below(1) } else { Draw::Positive };
+                case = case.draw(ins.len() - 1, by);
+            }
+            cases.push(case);
+        }
+    }
+    let grads = [Type::f32(&[1]), Type::f32(&[3, 41]), Type::f32(&[1, 5003])];
+    cases.push(Case::new("finite", Unscale, &grads, &[], Bound::Ulps(2)).draw(0, Draw::Positive));
+    for bad in [1, 2] {
+        let case = Case::new(format!("infinite gradient {bad}"), Unscale, &grads, &[], Bound::Exact);
+        cases.push(case.draw(0, Draw::Positive).draw(bad, Draw::Infinite));
     }
     cases
 }

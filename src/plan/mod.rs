@@ -8,8 +8,8 @@ mod usage;
 pub use usage::{Life, Pass, parts};
 
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Io, Kind, Member, Value};
-use crate::kernel::{Arch, Code, Host, Launch, gpu};
+use crate::graph::{Graph, Io, Kind, Member, Op, Value};
+use crate::kernel::{Arch, Code, Host, Launch, Simd, gpu, half};
 use crate::ops::fuse::fuse;
 use crate::shape::{DType, Type};
 use std::sync::Arc;
@@ -91,7 +91,7 @@ impl Plan {
             let chunk = if arch == Arch::Gpu { gpu::GROUP } else { group.len() };
             for (nodes, group) in step.chunks(chunk).zip(group.chunks(chunk)) {
                 let mut launches = match arch {
-                    Arch::Host(simd) => n.op.host(&io, group, simd),
+                    Arch::Host(simd) => host(n.op.as_ref(), &io, group, simd),
                     Arch::Gpu => n.op.gpu(&io, group),
                 };
                 if launches.is_empty() {
@@ -121,12 +121,24 @@ impl Plan {
     }
 }
 
+/// The host routines of an op, which know float32 only.
+fn host(op: &dyn Op, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+    if io.ins.iter().chain(io.outs).all(|t| !t.dtype.is_half()) {
+        return op.host(io, group, simd);
+    }
+    let wide = |t: &Type| if t.dtype.is_half() { t.of(DType::F32) } else { *t };
+    let [ins, outs] = [io.ins, io.outs].map(|t| t.iter().map(wide).collect::<Vec<_>>());
+    let launches = op.host(&Io { ins: &ins, outs: &outs }, group, simd);
+    launches.into_iter().map(|l| half::widened(l, io.ins, io.outs)).collect()
+}
+
 /// Runs the float64 definition on float32 storage: right, slow, and shown as such by the profiler.
 fn definition(g: &Graph, node: usize, member: usize, m: &Member) -> Launch {
     let n = &g.nodes()[node];
     let (ins, outs) = g.io(n);
     let (op, alias) = (n.op.clone(), n.op.alias());
     let cost = op.cost(&Io { ins: &ins, outs: &outs });
+    let types = [ins.clone(), outs.clone()];
     let routine = move |h: &Host| {
         let x: Vec<Vec<f64>> = ins
             .iter()
@@ -139,17 +151,26 @@ fn definition(g: &Graph, node: usize, member: usize, m: &Member) -> Launch {
         let x: Vec<&[f64]> = x.iter().map(Vec::as_slice).collect();
         let mut y: Vec<Vec<f64>> = outs.iter().map(|t| vec![f64::NAN; t.numel()]).collect();
         op.eval(&Io { ins: &ins, outs: &outs }, &x, &mut y);
-        for (o, y) in y.iter().enumerate() {
-            h.output::<f32>(o).iter_mut().zip(y).for_each(|(d, s)| *d = *s as f32);
+        for (o, (y, t)) in y.iter().zip(&outs).enumerate() {
+            match t.dtype {
+                DType::U8 => h.output::<u8>(o).iter_mut().zip(y).for_each(|(d, s)| *d = *s as u8),
+                _ => h.output::<f32>(o).iter_mut().zip(y).for_each(|(d, s)| *d = *s as f32),
+            }
         }
     };
     let (ins, outs) = (m.ins.clone(), m.outs.clone());
-    Launch { name: n.op.name(), member, code: Code::Definition(Arc::new(routine)), ins, outs, scratch: 0, cost }
+    let code = Code::Definition(Arc::new(routine));
+    let launch = Launch { name: n.op.name(), member, code, ins, outs, scratch: 0, cost };
+    match types[0].iter().chain(&types[1]).any(|t| t.dtype.is_half()) {
+        true => half::widened(launch, &types[0], &types[1]),
+        false => launch,
+    }
 }
 
 fn widen(h: &Host, i: usize, t: &Type) -> Vec<f64> {
     match t.dtype {
-        DType::F32 => h.input::<f32>(i).iter().map(|x| *x as f64).collect(),
+        // Those of 16 bits were widened before.
+        DType::F32 | DType::F16 | DType::BF16 => h.input::<f32>(i).iter().map(|x| *x as f64).collect(),
         DType::U8 => h.input::<u8>(i).iter().map(|x| *x as f64).collect(),
         DType::I32 => h.input::<i32>(i).iter().map(|x| *x as f64).collect(),
         DType::U32 => h.input::<u32>(i).iter().map(|x| *x as f64).collect(),

@@ -14,7 +14,8 @@ pub struct Counters {
     /// Warp accesses to global memory, and the 32-byte sectors they touched.
     pub global_requests: u64,
     pub sectors: u64,
-    /// Warp accesses to shared memory, and the passes over its 32 banks they took.
+    /// Accesses to shared memory, a warp's 128 bytes being one, and the passes over its 32 banks they took: as many where
+    /// no bank is asked twice.
     pub shared_requests: u64,
     pub shared_wavefronts: u64,
     /// Bytes that lanes read from and wrote to global memory.
@@ -60,14 +61,16 @@ pub fn sectors(addresses: &[u64; WARP], mask: u32, bytes: usize) -> u64 {
     n as u64
 }
 
-/// Passes over the banks: lanes go in groups that move 128 bytes; within a group, different words of one bank queue up.
-pub fn wavefronts(addresses: &[u64; WARP], mask: u32, bytes: usize) -> u64 {
+/// Requests and passes over the banks: lanes go in groups that move 128 bytes; within a group, different words of one bank
+/// queue up.
+pub fn wavefronts(addresses: &[u64; WARP], mask: u32, bytes: usize) -> [u64; 2] {
     let group = (128 / bytes).clamp(1, WARP);
-    let mut passes = 0;
+    let [mut requests, mut passes] = [0; 2];
     for first in (0..WARP).step_by(group) {
         // The first word of each bank, and all others, of which there are few.
         let (mut word_of, mut load, mut others) = ([u64::MAX; 32], [0u8; 32], vec![]);
         let lanes = mask & (u32::MAX >> (WARP - group)) << first;
+        requests += (lanes != 0) as u64;
         for l in active(lanes) {
             for word in addresses[l] / 4..=(addresses[l] + bytes as u64 - 1) / 4 {
                 let bank = word as usize % 32;
@@ -81,5 +84,5 @@ pub fn wavefronts(addresses: &[u64; WARP], mask: u32, bytes: usize) -> u64 {
         }
         passes += *load.iter().max().expect("32 banks") as u64;
     }
-    passes
+    [requests, passes]
 }

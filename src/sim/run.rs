@@ -40,8 +40,9 @@ impl Context<'_, '_> {
         let c = &mut self.counters;
         match space {
             Space::Shared => {
-                c.shared_requests += 1;
-                c.shared_wavefronts += wavefronts(addresses, mask, bytes);
+                let [requests, passes] = wavefronts(addresses, mask, bytes);
+                c.shared_requests += requests;
+                c.shared_wavefronts += passes;
             }
             Space::Global => {
                 c.global_requests += 1;

@@ -1,7 +1,7 @@
 /*! The training loop. Everything it decides is a function of the settings and the seed, and everything it remembers is in
 [`State`]: a run that was stopped anywhere goes on with the same bits. */
 
-use super::network::{EVAL, Network, PENALTY, TRAIN};
+use super::network::{EVAL, Network, PENALTY, Precision, TRAIN};
 use super::schedule::{Decay, EarlyStop, Plateau, PlateauRule, Schedule, Verdict};
 use crate::data::Pictures;
 use crate::device::Data;
@@ -34,6 +34,9 @@ pub struct Settings {
     /// Epochs without a decrease of the monitored loss after which to stop; 0 never stops early.
     pub patience: u32,
     pub seed: u64,
+    /// Of one run, not of the model: another can take it up.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 /// Serialisable twin of [`Form`].
@@ -68,6 +71,7 @@ impl Default for Settings {
             weight_decay: 0.0,
             patience: 6,
             seed: 1,
+            precision: Precision::Float32,
         }
     }
 }
@@ -111,6 +115,36 @@ pub struct PartState {
     pub schedule: Schedule,
     pub stop: EarlyStop,
     pub stopped: bool,
+    #[serde(default)]
+    pub scale: LossScale,
+}
+
+/// By what the loss is multiplied in [`Precision::Fp16`] before it is differentiated, a power of two: halved when a gradient
+/// overflows, which costs the step, doubled after many steps without (Micikevicius et al. 2018, section 3.2, with
+/// the patience of PyTorch's `GradScaler`). It begins lower than there: errors of ratings are larger than those of classes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LossScale {
+    pub scale: f32,
+    /// Steps since the last change.
+    pub steps: u32,
+}
+
+impl Default for LossScale {
+    fn default() -> Self {
+        Self { scale: 1024.0, steps: 0 }
+    }
+}
+
+impl LossScale {
+    /// After a step that was taken, or not.
+    pub fn next(self, taken: bool) -> Self {
+        const PATIENCE: u32 = 2000;
+        match (taken, self.steps + 1) {
+            (false, _) => Self { scale: (self.scale / 2.0).max(f32::MIN_POSITIVE), steps: 0 },
+            (true, PATIENCE..) => Self { scale: (self.scale * 2.0).min(2f32.powi(100)), steps: 0 },
+            (true, steps) => Self { steps, ..self },
+        }
+    }
 }
 
 /// Everything a run remembers besides weights and velocities.
@@ -146,7 +180,8 @@ impl State {
             (Some(_), Some(_)) => return Err(Error::usage("the rate can follow a plateau or a decay, not both")),
         };
         schedule.check()?;
-        let part = PartState { schedule, stop: EarlyStop::new(s.patience), stopped: false };
+        let part =
+            PartState { schedule, stop: EarlyStop::new(s.patience), stopped: false, scale: LossScale::default() };
         Ok(Self {
             epoch: 0,
             batches: 0,
@@ -322,8 +357,11 @@ fn step(net: &mut Network, data: &Samples, b: &Batch, s: &Settings, state: &mut 
     if rows > 0.0 {
         let place = || format!("epoch {}, batch {}", state.epoch + 1, state.batches + 1);
         update(net, data, b, s, state).map_err(|e| e.at(place()))?;
-        for (part, loss) in net.parts.iter().zip(&mut losses) {
+        for ((part, p), loss) in net.parts.iter().zip(&mut state.parts).zip(&mut losses) {
             *loss = net.session.read(part.loss)?[0] as f64;
+            if let Some(scaling) = part.scaling {
+                p.scale = p.scale.next(net.session.read(scaling.by)?[0] != 0.0);
+            }
         }
     }
     if let Some(l) = losses.iter().find(|l| !l.is_finite()) {
@@ -352,6 +390,9 @@ fn update(net: &mut Network, data: &Samples, b: &Batch, s: &Settings, state: &St
         // statistics go on until the best are put back.
         let hyper = if p.stopped { [0.0; 4] } else { [lr, s.momentum, s.weight_decay, first] };
         net.session.write(part.hyper, Data::F32(&hyper))?;
+        if let Some(scaling) = part.scaling {
+            net.session.write(scaling.scale, Data::F32(&[p.scale.scale]))?;
+        }
     }
     net.session.run(TRAIN)
 }

@@ -28,6 +28,50 @@ pub enum Task {
     Classifier { network: String, width: usize, classes: usize, image: usize },
 }
 
+/// How numbers are stored between ops. Sums, weights and their updates are float32 in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    #[default]
+    Float32,
+    /// Activations, and the copies of weights that multiply them, with 8 significant bits and the range of float32.
+    Bf16,
+    /// The same with 11 significant bits up to 65,504; the loss is scaled so that gradients stay inside.
+    Fp16,
+}
+
+impl Precision {
+    pub fn storage(self) -> DType {
+        match self {
+            Precision::Float32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+            Precision::Fp16 => DType::F16,
+        }
+    }
+}
+
+/// How a network is trained: whose SGD, on what numbers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Method {
+    pub sgd: Sgd,
+    pub precision: Precision,
+}
+
+impl From<Sgd> for Method {
+    fn from(sgd: Sgd) -> Self {
+        Self { sgd, precision: Precision::Float32 }
+    }
+}
+
+/// Where gradients could leave the range of their type: by what the loss is scaled, and what became of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Scaling {
+    /// Input [1].
+    pub scale: Value,
+    /// Output of the training plan [1]: 1 / scale, or 0 where a gradient was not finite and nothing was updated.
+    pub by: Value,
+}
+
 /// An independently trained part of the network.
 pub struct Part {
     /// Prefix of its parameters.
@@ -38,6 +82,8 @@ pub struct Part {
     pub y: Value,
     /// Input: learning rate, momentum, weight decay, first step.
     pub hyper: Value,
+    /// Of the loss, in [`Precision::Fp16`].
+    pub scaling: Option<Scaling>,
     /// Output of the training plan [1]: the mean error plus the penalty.
     pub loss: Value,
     /// Output of the penalty plan [1].
@@ -134,10 +180,10 @@ impl Task {
     }
 
     /// The evaluation alone: its graph, inputs, and the output of each part.
-    pub fn evaluation(&self, batch: usize) -> Result<(Graph, Vec<Value>, Vec<Value>)> {
+    pub fn evaluation(&self, batch: usize, precision: Precision) -> Result<(Graph, Vec<Value>, Vec<Value>)> {
         let mut g = Graph::default();
         let x = self.inputs(&mut g, batch);
-        let mut net = Net::new(&mut g, Mode::Eval);
+        let mut net = Net::new(&mut g, Mode::Eval).stored_as(precision.storage());
         let outputs = (0..self.parts().len()).map(|p| self.forward(&mut net, &x, p)).collect::<Result<_>>()?;
         net.take_penalty();
         g.check()?;
@@ -160,7 +206,9 @@ impl Task {
 
 impl Blueprint {
     /// Builds and differentiates.
-    pub fn new(task: &Task, batch: usize, sgd: Sgd) -> Result<Self> {
+    pub fn new(task: &Task, batch: usize, method: impl Into<Method>) -> Result<Self> {
+        let Method { sgd, precision } = method.into();
+        let storage = precision.storage();
         let mut g = Graph::default();
         let x = task.inputs(&mut g, batch);
         let weight = g.input("weight", Type::f32(&[batch]));
@@ -168,10 +216,11 @@ impl Blueprint {
         let (mut parts, mut updates, mut outputs, mut penalties) = (vec![], vec![], vec![], vec![]);
         for (p, (prefix, targets)) in task.parts().into_iter().enumerate() {
             // Penalties are computed twice: inside the step, where they are differentiated, and on their own.
-            let mut net = Net::new(&mut g, Mode::Eval);
+            let mut net = Net::new(&mut g, Mode::Eval).stored_as(storage);
             let output = task.forward(&mut net, &x, p)?;
             let penalty = net.take_penalty();
-            let mut net = Net::new(&mut g, Mode::Train { state, rows: weight }).freeze(task.frozen(&prefix));
+            let mut net =
+                Net::new(&mut g, Mode::Train { state, rows: weight }).freeze(task.frozen(&prefix)).stored_as(storage);
             let prediction = task.forward(&mut net, &x, p)?;
             let train_penalty = net.take_penalty();
             let (statistics, new): (Vec<Value>, Vec<Value>) = net.take_updates().into_iter().unzip();
@@ -190,20 +239,45 @@ impl Blueprint {
             };
             let all: Vec<Value> = g.of_kind(Kind::Param).collect();
             let params: Vec<Value> = all.into_iter().filter(|v| task.trains(&prefix, g.name(*v))).collect();
-            let grads = g.backward(loss, &params)?;
+            let scale = (precision == Precision::Fp16).then(|| g.input(&format!("{prefix}scale"), g.ty(loss)));
+            let scaled = scale.map_or(loss, |s| g.push1(arith::Mul, &[loss, s]));
+            let grads = g.backward(scaled, &params)?;
+            let scaling = scale.map(|scale| {
+                let ins: Vec<Value> = [scale].into_iter().chain(grads.iter().copied()).collect();
+                Scaling { scale, by: g.push1(optim::Unscale, &ins) }
+            });
             let hyper = g.input(&format!("{prefix}hyper"), optim::hyper_type());
             let mut velocity = vec![];
             for (&w, &d) in params.iter().zip(&grads) {
                 let name = g.name(w).to_string();
                 let v = g.state(&format!("velocity.{name}"), g.ty(w));
                 g.set_label(name.rsplit_once('.').map_or(&name, |n| n.0));
-                updates.extend(g.push(sgd, &[w, v, d, hyper]));
+                let (copy, by) = (g.find(&format!("{name}.copy")), scaling.map(|s| s.by));
+                let mut ins = vec![w, v, d, hyper];
+                ins.extend(copy.into_iter().chain(by));
+                updates.extend(match ins.len() {
+                    4 => g.push(sgd, &ins),
+                    _ => g.push(optim::Update { sgd, copy: copy.is_some(), scaled: by.is_some() }, &ins),
+                });
                 velocity.push(v);
             }
+            updates.extend(scaling.map(|s| s.by));
             updates.push(loss);
             outputs.push(output);
             penalties.extend(penalty);
-            parts.push(Part { prefix, targets, y, hyper, loss, penalty, output, params, velocity, statistics });
+            parts.push(Part {
+                prefix,
+                targets,
+                y,
+                hyper,
+                scaling,
+                loss,
+                penalty,
+                output,
+                params,
+                velocity,
+                statistics,
+            });
         }
         let mut want = vec![updates, outputs];
         if !penalties.is_empty() {
@@ -234,8 +308,8 @@ impl Blueprint {
 
 impl Network {
     /// The largest batch below `batch` that the device has room for.
-    fn largest_batch(task: &Task, batch: usize, sgd: Sgd, device: &dyn Device) -> Option<usize> {
-        let fits = |n: usize| Blueprint::new(task, n, sgd).and_then(|b| b.fits(device)).is_ok();
+    fn largest_batch(task: &Task, batch: usize, method: Method, device: &dyn Device) -> Option<usize> {
+        let fits = |n: usize| Blueprint::new(task, n, method).and_then(|b| b.fits(device)).is_ok();
         // The first fits, or is none; the last does not.
         let (mut fit, mut too_large) = (0, batch);
         while too_large - fit > 1 {
@@ -246,9 +320,10 @@ impl Network {
     }
 
     /// Builds, differentiates, plans and allocates.
-    pub fn new(task: &Task, batch: usize, sgd: Sgd, device: Box<dyn Device>) -> Result<Self> {
-        let b = Blueprint::new(task, batch, sgd)?;
-        b.fits(&*device).map_err(|e| match Self::largest_batch(task, batch, sgd, &*device) {
+    pub fn new(task: &Task, batch: usize, method: impl Into<Method>, device: Box<dyn Device>) -> Result<Self> {
+        let method = method.into();
+        let b = Blueprint::new(task, batch, method)?;
+        b.fits(&*device).map_err(|e| match Self::largest_batch(task, batch, method, &*device) {
             Some(n) => e.fix(format!("--batch {n} fits; `deep-affect plan` shows what a choice needs")),
             None => e,
         })?;

@@ -2,7 +2,7 @@
 
 use super::checkpoint::{self, Card};
 use super::fit::State;
-use super::network::Task;
+use super::network::{Precision, Task};
 use crate::device::{Data, Device, Probe, Room, Session};
 use crate::error::{Error, Result};
 use crate::graph::Value;
@@ -29,10 +29,15 @@ impl Predictor {
 
     /// The same for a file that is already mapped.
     pub fn new(file: &Arc<WeightFile>, batch: usize, device: Box<dyn Device>) -> Result<Self> {
+        Self::within(Precision::Float32, file, batch, device)
+    }
+
+    /// The same with numbers of another precision.
+    pub fn within(precision: Precision, file: &Arc<WeightFile>, batch: usize, device: Box<dyn Device>) -> Result<Self> {
         let card = checkpoint::card(file)?;
         let config = card.config().map_err(|e| Error::file(file.path(), e.to_string()))?.clone();
         let members = config.members();
-        let (g, x, want) = Task::EndToEnd { config: config.clone(), frozen: vec![] }.evaluation(batch)?;
+        let (g, x, want) = Task::EndToEnd { config: config.clone(), frozen: vec![] }.evaluation(batch, precision)?;
         let outputs = members.into_iter().map(|m| m.targets).zip(want.iter().copied()).collect();
         let image = x[0];
         let room = Room { mapped: true, beside: 0 };

@@ -2,13 +2,14 @@
 
 use super::{DEVICES, bits, on_devices, open};
 use crate::common::*;
+use deep_affect::device::{self, Data, Session};
 use deep_affect::error::Result;
 use deep_affect::graph::{Gpu, Io, Member, Op};
 use deep_affect::kernel::Launch;
-use deep_affect::ops::conv::{Before, Dgrad, Fprop, gpu};
-use deep_affect::ops::{Bound, Case};
+use deep_affect::ops::conv::{Before, Dgrad, Fprop, Wgrad, gpu};
+use deep_affect::ops::{Bound, Case, dense};
 use deep_affect::plan::Options;
-use deep_affect::shape::{ConvShape, Type, Window};
+use deep_affect::shape::{ConvShape, DType, Type, Window};
 
 /// Predictions do not depend on what else is in the batch.
 #[test]
@@ -24,7 +25,7 @@ fn a_row_has_the_same_bits_in_every_batch() {
         };
         let mut ins = case.ins.clone();
         let dims: Vec<usize> = [1].into_iter().chain(ins[0].dims()[1..].iter().copied()).collect();
-        ins[0] = Type::f32(&dims);
+        ins[0] = Type::new(ins[0].dtype, &dims);
         let one = Case { label: String::new(), op: op_of(case), ins, draws: vec![], diff: vec![], bound: Bound::Exact };
         let rows = x[0].chunks(x[0].len() / n).zip(together.chunks(together.len() / n));
         for (i, (row, y)) in rows.enumerate() {
@@ -92,5 +93,56 @@ fn tiles_equal_the_direct_convolution_bit_for_bit() {
                 Case::new("", Direct(dgrad, shape), &ins, &[], Bound::Exact),
             );
         }
+    }
+}
+
+/// What the kernels on tensor cores ask of shared and of global memory: one pass over the banks for a request, and no byte
+/// that is not used. Depths of many steps, so that the loops weigh more than what surrounds them.
+#[test]
+fn products_on_tensor_cores_meet_each_bank_once() {
+    if !have("sim") {
+        return;
+    }
+    let (shape, half) = (ConvShape::new(&[1, 76, 76, 64], 128, Window::square(3, 1, 1), 1).unwrap(), DType::BF16);
+    let of = |dims: &[usize]| Type::new(half, dims);
+    let (x, y, filters) = (of(&[1, 76, 76, 64]), of(&[1, 76, 76, 128]), of(&[128, 3, 3, 64]));
+    let fprop = Fprop { filters: 128, window: shape.window, groups: 1, bias: false, relu: true };
+    let dgrad = Dgrad { shape, before: Before::Nothing };
+    let row = of(&[128, 2048]);
+    let dot = Bound::Dot(0);
+    let cases = [
+        Case::new("", fprop, &[x, filters], &[], dot),
+        Case::new("", dgrad, &[y, filters], &[], dot),
+        Case::new("", Wgrad { shape, bias: true }, &[x, y], &[], dot),
+        Case::new("", dense::Fprop { bias: false, relu: false }, &[row; 2], &[], dot),
+        Case::new(
+            "",
+            dense::Dgrad { x: of(&[128, 128]), mask: false },
+            &[of(&[128, 2048]), of(&[2048, 128])],
+            &[],
+            dot,
+        ),
+        Case::new("", dense::Wgrad { bias: true }, &[of(&[2048, 128]), of(&[2048, 128])], &[], dot),
+    ];
+    for case in cases {
+        let (g, ins, outs) = graph_of(&case);
+        let mut s = Session::new(g, &[&outs], Options::default(), device::open("sim", None).unwrap()).unwrap();
+        for (v, x) in ins.iter().zip(draw(&case, 5, Numbers::Reals)) {
+            s.write(*v, Data::F64(&x)).unwrap();
+        }
+        let mut found = None;
+        s.profile(0, &mut |p| found = found.or(p.counted.filter(|c| c.counters.mma > 0))).unwrap();
+        let found = found.expect("a product on tensor cores");
+        let c = found.counters;
+        let passes = c.shared_wavefronts as f64 / c.shared_requests as f64;
+        let moved = 32.0 * c.sectors as f64 / (c.read_bytes + c.write_bytes) as f64;
+        let per_mma = c.warp_instructions as f64 / c.mma as f64;
+        println!(
+            "{}: {passes:.3} wavefronts per shared request, {moved:.3} bytes moved for each that is used, \
+             {per_mma:.2} instructions for each product",
+            found.kernel
+        );
+        assert!(passes <= 1.1, "{}: {passes} wavefronts per request", found.kernel);
+        assert!(moved <= 1.1, "{}: {moved} bytes moved for each that is used", found.kernel);
     }
 }

@@ -31,6 +31,9 @@ const BIAS: &str = "conv.wgrad [k5 3x3 stride [1, 1] groups 1";
 const MASK: &str = "conv.dgrad [relu k32 3x3";
 const POOLED: &str = "conv.pooled [k32 3x3";
 const AUGMENT: &str = "image.augment [Augment { rotation: 80";
+/// Several steps of depth, and one alone.
+const MMA: &str = "conv.fprop [BF16 k72 3x3";
+const MMA_SHORT: &str = "conv.fprop [BF16 k16 1x1";
 const POOL: &str = "maxpool [[3, 3] stride [2, 2] x [2, 8, 8, 3]";
 const POOL_GRAD: &str = "maxpool.grad [[3, 3] stride [2, 2] x [2, 8, 8, 3]";
 
@@ -48,7 +51,7 @@ const MUTANTS: &[Mutant] = &[
     m("layout.cu", "concatenation at the wrong channel", "a.to + pixel * a.y_width", "a.from + pixel * a.y_width", "concat"),
     m("image.cu", "colours the other way round", "a.bgr ? i + v + 2 - 2 * c : i + v", "a.bgr ? i + v : i + v + 2 - 2 * c", "image"),
     m("gather.cu", "rows past the last one are read", "min(o.in<u32>(1)[blockIdx.y], a.rows - 1)", "o.in<u32>(1)[blockIdx.y]", "image.gather"),
-    m("gather.cu", "the row below", "from * a.units + i", "from * a.units + a.units - 1 - i", "image.gather"),
+    m("gather.cu", "a row goes the other way round", "from * a.units + i", "from * a.units + a.units - 1 - i", "image.gather"),
     m("augment.cu", "no barrier before the map is read", "    __syncthreads();\n", "", AUGMENT),
     m("augment.cu", "pixels past the last one are written", "    if (pixel >= a.pixels) return;\n", "", AUGMENT),
     m("augment.cu", "a pixel beyond the edge is read", "min((at >> 8) + 1, side - 1)", "(at >> 8) + 1", AUGMENT),
@@ -57,9 +60,12 @@ const MUTANTS: &[Mutant] = &[
     m("augment.cu", "mirrored before the map", "int centre = (int(a.side.by) - 1) * (65536 - along_x", "int centre = (int(a.side.by) - 1) * (65536 - abs(along_x)", AUGMENT),
     m("augment.cu", "positions are cut off, not rounded", "(side - 1) << 16) + 128) >> 8;", "(side - 1) << 16)) >> 8;", AUGMENT),
     m("optim.cu", "momentum forgets to scale", "vj = momentum * vj - lr * d;", "vj = vj - lr * d;", "sgd"),
-    m("optim.cu", "velocity is not stored", "v.store(o.out<float>(1) + i);", "", "sgd"),
+    m("optim.cu", "velocity is not stored", "if (momentum != 0) v.store(o.out<float>(1) + i);", "", "sgd"),
+    m("optim.cu", "the copy is not renewed", "if (STORAGE != 0) w.store(o.out<Real>(4) + i);", "", "sgd.update"),
+    m("optim.cu", "a step that must not be taken is taken", "if (by == 0) return;", "", "sgd.update"),
+    m("unscale.cu", "the last element is not looked at", "i < a.n; i += gridDim", "i + 1 < a.n; i += gridDim", "unscale"),
     m("rng.cuh", "nine rounds", "round < 10", "round < 9", "dropout.mask"),
-    m("dropout.cu", "the tail is written past the end", "if (4 * i + v < a.n) y[v] = mask.at[v];", "y[v] = mask.at[v];", "dropout.mask"),
+    m("dropout.cu", "the tail is written past the end", "if (4 * i + v < a.n) y[v] = narrow", "y[v] = narrow", "dropout.mask"),
     m("ceiling.cu", "the last elements are written past the end", "if (i < a.n) o.out<float>(2)[i] = x[v];", "o.out<float>(2)[i] = x[v];", "ceiling.chain"),
     m("ceiling.cu", "a row's neighbours are left out", "sum += (v.x + v.y) + (v.z + v.w);", "sum += (v.x + v.y) + v.z;", "ceiling.row_sum"),
     // Transposition through shared memory.
@@ -110,21 +116,21 @@ const MUTANTS: &[Mutant] = &[
     m("tile/epilogue.cuh", "NaN loses in a window", "|| (isnan(v[i]) && !isnan(best))) best", ") best", "conv.pooled [k36 1x1 stride [1, 1] groups 1 x [1, 112, 112, 3]"),
     m("tile/epilogue.cuh", "two channels of the index are swapped", "v[3].y, best.y) << 2;", "v[3].y, best.y) << 4;", POOLED),
     m("tile/epilogue.cuh", "columns of a window are rows", "to[(u64)(i / 2 * line + i % 2) * c]", "to[(u64)(i % 2 * line + i / 2) * c]", "unpool"),
-    m("tile/epilogue.cuh", "the gradient goes to every pixel of the window", "(index >> shift & 3) == i ? v : 0", "(index >> shift & 3) <= i ? v : 0", "unpool"),
+    m("tile/epilogue.cuh", "the gradient goes to every pixel of the window", "(index >> 2 * v & 3) == i", "(index >> 2 * v & 3) <= i", "unpool"),
     m("tile/multiply.cuh", "a square's rows are those of its neighbour", "row(4 * i + 2, q), row(4 * i + 3, q)}", "row(4 * i + 3, q), row(4 * i + 2, q)}", POOLED),
     m("tile/matrix.cuh", "the mask is read past a row's end", "width > 3 ? __ldg(row + 3) : 0", "__ldg(row + 3)", "conv.dgrad [relu k5 3x3"),
     // Convolution and dense layers.
     m("conv/fprop.cu", "pixels past the last one are written", "if (first + i < pixels) put(", "put(", SINGLES),
     m("conv/fprop.cu", "padding on the wrong side", "out.middle * a.stride_h - a.pad_h", "out.middle * a.stride_h + a.pad_h", SINGLES),
     m("conv/fprop.cu", "the first group's filters for all", "o.in<float>(1) + (u64)group * a.gk * depth", "o.in<float>(1)", "conv.fprop [k80 3x3"),
-    m("conv/fprop.cu", "windows lie one below the other", "i / 2 % 2;", "i % 2;", POOLED),
+    m("tile/order.cuh", "windows lie one below the other", "i / 2 % 2;", "i % 2;", POOLED),
     m("conv/fprop.cu", "windows past the last one are written", "if (first + i >= pixels || filter + j >= a.gk) return;", "if (filter + j >= a.gk) return;", POOLED),
     m("conv/fprop.cu", "the maximum before the bias", "for (float4 &v : v) v = act(filter + j, v);", "v[0] = act(filter + j, v[0]);", POOLED),
     m("conv/fprop.cu", "an index that nobody asked for", "if (a.index) o", "o", "conv.pooled [no index k32"),
     m("conv/dgrad.cu", "the mask of the pixel before", "take(o.in<float>(2) + pixel,", "take(o.in<float>(2) + pixel - a.c * (pixel > 0),", MASK),
     m("conv/dgrad.cu", "the index of the first channels", "o.in<u8>(3)[(pixel + channel + j) / 4]", "o.in<u8>(3)[pixel / 4]", "conv.dgrad [pool k32"),
     m("conv/dgrad.cu", "windows of half the distance", "4 * line * a.w + 2 * column", "4 * line * a.w + column", "conv.dgrad [pool k32"),
-    m("conv/dgrad.cu", "the last tap of a phase is dropped", "count = div_up(taps - first, step);", "count = (taps - first) / step;", STRIDED),
+    m("tile/order.cuh", "the last tap of a phase is dropped", "count = (taps - first + step - 1) / step;", "count = (taps - first) / step;", STRIDED),
     m("conv/dgrad.cu", "a phase's missing pixels are written", "|| row >= a.h ||", "||", "conv.dgrad [k4 3x5"),
     m("conv/dgrad.cu", "taps are stepped through one by one", "at.middle * a.tap_step_w", "at.middle", STRIDED),
     m("conv/wgrad.cu", "filters past the last one are written", "if (filter + i < a.gk) put(", "put(", WGRAD),
@@ -140,6 +146,31 @@ const MUTANTS: &[Mutant] = &[
     m("reduce.cu", "a mask that is not looked at", "positive(sum_of(o.in<float>(0) + i, a.parts, a.n), o.in<float>(1)[i])", "sum_of(o.in<float>(0) + i, a.parts, a.n)", "dense.dgrad [x [3, 12]"),
     m("unpool.cu", "rows as long as the pooled ones", "dz, 2 * a.q.by, a.c.by", "dz, a.q.by, a.c.by", "unpool"),
     m("gemm.cu", "every part's bias gradient lies at the first one's", "(u64)blockIdx.y * a.m + at.row", "at.row", "dense.wgrad [x [300"),
+    // Tensor cores.
+    m("mma/multiply.cuh", "a wait count too small", "wait<STAGES - 2>();", "wait<STAGES - 1>();", MMA),
+    m("mma/multiply.cuh", "no barrier before a stage is filled again", "            __syncthreads();\n            fetch(", "            fetch(", MMA),
+    m("mma/multiply.cuh", "no barrier before shared memory serves another purpose", "// The copies of the last steps were waited for.\n        __syncthreads();\n", "\n", MMA_SHORT),
+    m("mma/multiply.cuh", "a staged tile is read too early", "= two;\n        });\n        __syncthreads();\n", "= two;\n        });\n", MMA),
+    m("mma/multiply.cuh", "the stage before is multiplied", "now = now + 1 == STAGES ? 0 : now + 1;", "now = now + 1 == STAGES ? 1 : now + 1;", MMA),
+    m("mma/multiply.cuh", "rows are stored swizzled and read straight", "ldmatrix(to, from + at(m + lane() % 16, 2 * k + lane() / 16));", "ldmatrix(to, from + 16 * ((m + lane() % 16) * CHUNKS + 2 * k + lane() / 16));", MMA),
+    m("mma/multiply.cuh", "fragments of B in the other order", "from + at(n + lane() % 8 + lane() / 16 * 8, 2 * k + lane() / 8 % 2)", "from + at(n + lane() % 8 + lane() / 8 % 2 * 8, 2 * k + lane() / 16)", MMA),
+    m("mma/multiply.cuh", "a fragment is not transposed", "ldmatrix_trans(to, from + at(16 * k + lane() % 16, n / 8 + lane() / 16));", "ldmatrix(to, from + at(16 * k + lane() % 16, n / 8 + lane() / 16));", "conv.dgrad [BF16 k32"),
+    m("mma/multiply.cuh", "the second sixteen of depth are dropped", "for (int k = 0; k < BK / 16; ++k) {", "for (int k = 0; k < BK / 16 - 1; ++k) {", MMA),
+    m("mma/multiply.cuh", "a chunk is written past the end of a row", "        if (at < width) *reinterpret_cast<Chunk *>(row + at) = v;\n        return;", "        *reinterpret_cast<Chunk *>(row + at) = v;\n        return;", MMA),
+    m("mma/multiply.cuh", "sums of rows eight further", "lane() / 4 + 8 * h, at[i][2 * h]);", "lane() / 4 + 8 * h, at[i][2 - 2 * h]);", "conv.wgrad [BF16 k32"),
+    m("mma/warp.cuh", "zeros are not filled in", "\"r\"(exists ? 16 : 0)", "\"r\"(16)", MMA),
+    m("mma/matrix.cuh", "a row past the last is read", "i * Place::APART < rows ? left : 0", "left", "conv.fprop [BF16 k19"),
+    m("mma/matrix.cuh", "the wrong stride from step to step", "p += (u64)BK * stride;", "p += BK;", "conv.wgrad [BF16 k72 3x3"),
+    m("mma/image.cuh", "a tap too few", "i < taps; ++i, at += step", "i + 1 < taps; ++i, at += step", "conv.fprop [BF16 k5"),
+    m("mma/image.cuh", "a carry is lost", "if (middle >= middles) middle -= middles, ++outer;\n    }\n    __device__ void next", "if (middle >= middles) middle -= middles;\n    }\n    __device__ void next", MMA),
+    m("mma/image.cuh", "columns left of the image are read", "columns_inside[i] = inside(at.z,", "columns_inside[i] = inside(at.z + 1,", MMA),
+    m("mma/fprop.cu", "an index of the first channels", "o.out<u8>(4)[at] = index", "o.out<u8>(4)[at - half] = index", "conv.pooled [BF16"),
+    m("mma/dgrad.cu", "the mask of the channel before", "take(o.in<Real>(2) + first, c, a.gc)", "take(o.in<Real>(2) + first, c - (c > 0) * 8, a.gc)", "conv.dgrad [BF16"),
+    m("mma/dgrad.cu", "both halves go to the first's place", "o.in<u8>(3)[(first + c) / 4 + half]", "o.in<u8>(3)[(first + c) / 4]", "conv.dgrad [BF16"),
+    m("mma/wgrad.cu", "filters past the last one are written", "if (filter + i < a.gk) put(", "put(", "conv.wgrad [BF16 k19"),
+    m("mma/dense.cu", "depth past the end of a part", "end(min(begin + a.part, a.depth))", "end(begin + a.part)", "dense.wgrad [BF16 x [25"),
+    m("split.cu", "the last part is left out", "p < a.parts; ++p", "p + 1 < a.parts; ++p", "dense.fprop [BF16 x [2, 2504"),
+    m("half.cuh", "bf16 is cut off", "cvt.rn.bf16.f32", "cvt.rz.bf16.f32", "cast [F32 to BF16"),
     m("gemm.cu", "depth past the end of a part", "end(min(begin + a.part, a.depth))", "end(begin + a.part)", "dense.wgrad [x [25"),
 ];
 

@@ -22,6 +22,7 @@ const FUNCTIONS: &[&str] = &[
     "cuEventElapsedTime_v2",
     "cuEventRecord",
     "cuEventSynchronize",
+    "cuFuncSetAttribute",
     "cuGetErrorName",
     "cuGetErrorString",
     "cuGraphDestroy",

@@ -24,6 +24,11 @@ const GRAPHS: &str = "DEEP_AFFECT_GRAPHS";
 /// Bytes of one of the two staging buffers.
 const STAGING: usize = 8 << 20;
 
+/// Bytes of shared memory that every kernel may ask for.
+const DEFAULT_SHARED: u32 = 48 << 10;
+const MOST_SHARED: sys::CUfunction_attribute =
+    sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+
 /// A GPU with what it holds.
 pub struct Cuda {
     card: Card,
@@ -66,6 +71,8 @@ struct Launch {
     function: sys::CUfunction,
     grid: [u32; 3],
     threads: u32,
+    /// Bytes for each block, besides what the kernel declares.
+    shared: u32,
     params: Vec<u8>,
 }
 
@@ -191,7 +198,7 @@ impl Cuda {
     }
 
     fn launch(&self, launch: &Launch) -> Result<()> {
-        let Launch { function, grid, threads, params, .. } = launch;
+        let Launch { function, grid, threads, shared, params, .. } = launch;
         let mut size = params.len();
         // CU_LAUNCH_PARAM_BUFFER_POINTER, CU_LAUNCH_PARAM_BUFFER_SIZE, CU_LAUNCH_PARAM_END.
         let mut extra: [*mut c_void; 5] = [
@@ -212,7 +219,7 @@ impl Cuda {
                 *threads,
                 1,
                 1,
-                0,
+                *shared,
                 self.stream,
                 null_mut(),
                 extra.as_mut_ptr(),
@@ -277,10 +284,18 @@ impl Driver for Cuda {
             let entry = CString::new(step.call.kernel.entry).expect("a name of C");
             // SAFETY: loaded above, unloaded with the plans.
             let function = unsafe { module::get_function(modules[&unit(&step)], entry) };
+            let function = function.map_err(|e| failed(format!("finding {}", step.call.kernel.entry))(e))?;
+            let shared = step.call.kernel.shared(step.call.consts);
+            if shared > DEFAULT_SHARED {
+                // SAFETY: the function was found above; the number bounds what its launches may ask for.
+                unsafe { result::function::set_function_attribute(function, MOST_SHARED, shared as i32) }
+                    .map_err(failed(format!("giving {shared} bytes of shared memory to {}", step.call.kernel.entry)))?;
+            }
             Ok(Launch {
-                function: function.map_err(|e| failed(format!("finding {}", step.call.kernel.entry))(e))?,
+                function,
                 grid: step.grid(),
                 threads: step.call.kernel.threads,
+                shared,
                 params: step.params(self.arena),
                 range: CString::new(step.label.as_str()).unwrap_or_default(),
                 label: step.label,

@@ -8,7 +8,7 @@ use crate::host::pointwise::{exp, map, map2};
 use crate::kernel::gpu::{CudaStruct, Kernel};
 use crate::kernel::{Cost, Launch, Simd};
 use crate::ops::Bound;
-use crate::shape::Type;
+use crate::shape::{DType, Type};
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
 crate::cuda_struct! {
@@ -25,7 +25,24 @@ impl Pointwise {
 
 /// One variant for each of [`Act::NAMES`], and one for ReLU.
 pub(super) const RELU: i64 = -1;
-const ACTS: (&[&str], &[&[i64]]) = (&["ACT"], &[&[RELU], &[0], &[1], &[2], &[3], &[4], &[5], &[6], &[7], &[8]]);
+/// Each as float32; ReLU, which the networks on tensor cores have, also in 16 bits.
+const ACTS: (&[&str], &[&[i64]]) = (
+    &["ACT", "STORAGE"],
+    &[
+        &[RELU, 0],
+        &[RELU, 1],
+        &[RELU, 2],
+        &[0, 0],
+        &[1, 0],
+        &[2, 0],
+        &[3, 0],
+        &[4, 0],
+        &[5, 0],
+        &[6, 0],
+        &[7, 0],
+        &[8, 0],
+    ],
+);
 pub(super) static ACTIVATE: Kernel = Kernel::new("activation.cu", "activate", 2, Pointwise::TEXT).with(ACTS);
 pub(super) static ACTIVATE_GRAD: Kernel = Kernel::new("activation.cu", "activate_grad", 3, Pointwise::TEXT).with(ACTS);
 
@@ -263,7 +280,7 @@ impl Op for Activate {
         })
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        let act = [self.act.index() as i64];
+        let act = [self.act.index() as i64, DType::F32.code()];
         Gpu::new(self, io, group).map(&ACTIVATE, &act, &[In(0), Out(0)], |n| self.act.numbers(n)).done()
     }
     fn cost(&self, io: &Io) -> Cost {
@@ -319,7 +336,7 @@ impl Op for ActivateGrad {
         })
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        let act = [self.act.index() as i64];
+        let act = [self.act.index() as i64, DType::F32.code()];
         Gpu::new(self, io, group).map(&ACTIVATE_GRAD, &act, &[In(0), In(1), Out(0)], |n| self.act.numbers(n)).done()
     }
     fn cost(&self, io: &Io) -> Cost {

@@ -13,7 +13,7 @@ use crate::graph::Operand::{In, Out};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host::pointwise;
 use crate::kernel::{Cost, Launch, Simd};
-use crate::shape::Type;
+use crate::shape::{DType, Type};
 
 /// y = max(x, 0). NaN stays NaN.
 #[derive(Debug, Clone)]
@@ -40,7 +40,9 @@ impl Op for Relu {
         })
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        Gpu::new(self, io, group).map(&ACTIVATE, &[RELU], &[In(0), Out(0)], Pointwise::plain).done()
+        Gpu::new(self, io, group)
+            .map(&ACTIVATE, &[RELU, io.ins[0].dtype.code()], &[In(0), Out(0)], Pointwise::plain)
+            .done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.outs[0].numel() as f64, ..traffic(io) }
@@ -78,7 +80,9 @@ impl Op for ReluGrad {
         })
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        Gpu::new(self, io, group).map(&ACTIVATE_GRAD, &[RELU], &[In(0), In(1), Out(0)], Pointwise::plain).done()
+        Gpu::new(self, io, group)
+            .map(&ACTIVATE_GRAD, &[RELU, io.ins[0].dtype.code()], &[In(0), In(1), Out(0)], Pointwise::plain)
+            .done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.outs[0].numel() as f64, ..traffic(io) }
@@ -103,6 +107,10 @@ fn cases() -> Vec<Case> {
     let mut cases = vec![
         Case::new("2x3x5x7", Relu, &[t], &[0], Bound::Exact),
         Case::new("2x3x5x7", ReluGrad, &[t, t], &[], Bound::Exact),
+        Case::new("F16", Relu, &[t.of(DType::F16)], &[], Bound::Exact),
+        Case::new("BF16", Relu, &[t.of(DType::BF16)], &[], Bound::Exact),
+        Case::new("F16", ReluGrad, &[t.of(DType::F16); 2], &[], Bound::Exact),
+        Case::new("BF16", ReluGrad, &[t.of(DType::BF16); 2], &[], Bound::Exact),
         Case::new("larger than one piece", Relu, &[Type::f32(&[5, 7919])], &[], Bound::Exact),
     ];
     for act in Act::EACH {

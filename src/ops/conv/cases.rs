@@ -4,7 +4,7 @@ use super::{Before, Dgrad, Fprop, Pooled, Transposed, Wgrad};
 use crate::graph::Op;
 use crate::ops::pool::unpool::index_type;
 use crate::ops::{Bound, Case};
-use crate::shape::{ConvShape, Type, Window};
+use crate::shape::{ConvShape, DType, Type, Window};
 
 pub(super) fn cases() -> Vec<Case> {
     let square = Window::square;
@@ -60,7 +60,7 @@ pub(super) fn cases() -> Vec<Case> {
         if pool.infer(&[yt, wt, xt, index]).is_ok() {
             cases.push(Case::new(label("pool "), pool, &[yt, wt, xt, index], &[], dot));
         }
-        let pooled = |index| Pooled { conv: Fprop { relu: true, ..fprop }, index };
+        let pooled = |index| Pooled { conv: Fprop { relu: true, ..fprop }, index, storage: DType::F32 };
         if pooled(true).infer(&ins).is_ok() {
             cases.push(Case::new(label(""), pooled(true), &ins, &[], Bound::Dot(terms)));
             cases.push(Case::new(label("no index "), pooled(false), &ins, &[], Bound::Dot(terms)));
@@ -73,6 +73,58 @@ pub(super) fn cases() -> Vec<Case> {
                 &[],
                 Bound::Dot(shape.n * shape.p * shape.q),
             ));
+        }
+    }
+    // Tensor cores: aligned and gathered loads, a depth shorter than a step, strides, phases that lack pixels, groups, and
+    // extents that reach every tile.
+    let halves: [([usize; 4], usize, Window, usize); 17] = [
+        ([2, 9, 11, 3], 5, square(3, 1, 1), 1),
+        ([1, 6, 6, 16], 32, square(3, 1, 1), 1),
+        ([3, 7, 5, 17], 19, square(3, 1, 1), 1),
+        ([2, 1, 1, 8], 8, square(3, 1, 1), 1),
+        ([2, 8, 8, 4], 6, square(3, 2, 1), 1),
+        ([1, 13, 13, 3], 8, square(7, 2, 3), 1),
+        ([2, 7, 7, 8], 16, square(1, 2, 0), 1),
+        ([2, 9, 10, 3], 4, odd, 1),
+        ([2, 9, 10, 16], 48, dilated, 2),
+        ([2, 11, 10, 40], 72, square(3, 1, 1), 1),
+        ([2, 9, 9, 24], 24, square(3, 2, 1), 1),
+        ([3, 6, 6, 72], 72, square(1, 1, 0), 1),
+        ([2, 6, 6, 40], 72, square(1, 1, 0), 1),
+        ([1, 76, 76, 8], 72, square(1, 1, 0), 1),
+        ([1, 76, 76, 8], 40, square(1, 1, 0), 1),
+        ([1, 76, 76, 72], 8, square(1, 1, 0), 1),
+        ([1, 76, 76, 40], 8, square(1, 1, 0), 1),
+    ];
+    for (i, (x, k, window, groups)) in halves.into_iter().enumerate() {
+        for half in [DType::F16, DType::BF16] {
+            let shape = ConvShape::new(&x, k, window, groups).expect("a case fits");
+            let [r, s] = shape.taps();
+            let of = |dims: &[usize]| Type::new(half, dims);
+            let (xt, yt) = (of(&x), of(&[shape.n, shape.p, shape.q, k]));
+            let (wt, bt) = (of(&[k, r, s, shape.group_c()]), Type::f32(&[k]));
+            let bias = i % 3 != 2;
+            let ins: Vec<Type> = [xt, wt].into_iter().chain(bias.then_some(bt)).collect();
+            let label = format!("{half:?} k{k} {r}x{s} stride {:?} groups {groups} x {x:?}", window.stride);
+            let fprop = Fprop { filters: k, window, groups, bias, relu: i % 2 == 0 };
+            cases.push(Case::new(&label, fprop, &ins, &[], Bound::Dot(r * s * shape.group_c() + 1)));
+            let terms = Bound::Dot(r * s * shape.group_k());
+            let before = if i % 2 == 0 { Before::Nothing } else { Before::Relu };
+            let dgrad: Vec<Type> = [yt, wt].into_iter().chain((i % 2 == 1).then_some(xt)).collect();
+            cases.push(Case::new(&label, Dgrad { shape, before }, &dgrad, &[], terms));
+            let (pool, index) =
+                (Dgrad { shape, before: Before::Pool }, Type::new(DType::U8, &[x[0], x[1], x[2], x[3] / 4]));
+            if pool.infer(&[yt, wt, xt, index]).is_ok() {
+                cases.push(Case::new(format!("{label} pool"), pool, &[yt, wt, xt, index], &[], terms));
+            }
+            let pooled = Pooled { conv: Fprop { relu: true, ..fprop }, index: i % 3 != 1, storage: half };
+            if pooled.infer(&ins).is_ok() {
+                cases.push(Case::new(&label, pooled, &ins, &[], Bound::Dot(r * s * shape.group_c() + 1)));
+            }
+            if x[1] < 76 {
+                let terms = Bound::Dot(shape.n * shape.p * shape.q);
+                cases.push(Case::new(&label, Wgrad { shape, bias: i % 4 != 3 }, &[xt, yt], &[], terms));
+            }
         }
     }
     // x [N,P,Q,K], C, window, output padding, groups

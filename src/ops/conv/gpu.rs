@@ -5,8 +5,9 @@ use crate::graph::Gpu;
 use crate::graph::Operand::{In, Out};
 use crate::kernel::Launch;
 use crate::kernel::gpu::{CudaStruct, Kernel, PLAIN};
+use crate::ops::mma;
 use crate::ops::tile::{NO_SUM, Tile, column_sums, index, parts, summed, third_or_filters, vector};
-use crate::shape::ConvShape;
+use crate::shape::{ConvShape, DType};
 
 cuda_struct! {
     /// A convolution x [N,H,W,C] * w [K,R,S,C/groups] -> y [N,P,Q,K].
@@ -69,6 +70,13 @@ const VECTORS: &[&[i64]] = &[&[4], &[1]];
 static FPROP: Kernel = kernel("conv_fprop", "conv/fprop.cu", 5, Tile::CONSTS, FPROP_TILES);
 static DGRAD: Kernel = kernel("conv_dgrad", "conv/dgrad.cu", 5, Tile::CONSTS, DGRAD_TILES);
 static WGRAD: Kernel = kernel("conv_wgrad", "conv/wgrad.cu", 4, Tile::CONSTS, WGRAD_TILES);
+const fn mma(entry: &'static str, source: &'static str, operands: usize) -> Kernel {
+    kernel(entry, source, operands, mma::CONSTS, mma::TILES)
+}
+
+static FPROP_MMA: Kernel = mma("conv_fprop_mma", "mma/fprop.cu", 5);
+static DGRAD_MMA: Kernel = mma("conv_dgrad_mma", "mma/dgrad.cu", 5);
+static WGRAD_MMA: Kernel = mma("conv_wgrad_mma", "mma/wgrad.cu", 4);
 static DIRECT_FPROP: Kernel = kernel("conv_direct_fprop", "conv/direct.cu", 4, &[], PLAIN);
 static DIRECT_DGRAD: Kernel = kernel("conv_direct_dgrad", "conv/direct.cu", 4, &[], PLAIN);
 static DIRECT_WGRAD: Kernel = kernel("conv_direct_wgrad", "conv/direct.cu", 3, &[], PLAIN);
@@ -80,6 +88,9 @@ pub(super) const KERNELS: &[&Kernel] = &[
     &FPROP,
     &DGRAD,
     &WGRAD,
+    &FPROP_MMA,
+    &DGRAD_MMA,
+    &WGRAD_MMA,
     &DIRECT_FPROP,
     &DIRECT_DGRAD,
     &DIRECT_WGRAD,
@@ -98,17 +109,25 @@ pub enum Form {
     Depthwise,
     /// Implicit GEMM.
     Tiled,
+    /// Implicit GEMM of 16-bit operands, on tensor cores.
+    Mma(DType),
 }
 
 impl Form {
-    /// The form for a shape, the same for all passes.
-    pub fn of(s: &ConvShape) -> Form {
+    /// The form for a shape and the operands' type, the same for all passes.
+    pub fn of(s: &ConvShape, storage: DType) -> Form {
         match (s.group_c(), s.group_k()) {
+            _ if storage.is_half() => Form::Mma(storage),
             _ if s.groups == 1 => Form::Tiled,
             (1, 1) => Form::Depthwise,
             (c, k) if c < 16 || k < 16 => Form::Direct,
             _ => Form::Tiled,
         }
+    }
+
+    /// Whether blocks compute tiles, which pooling needs.
+    pub fn is_tiled(self) -> bool {
+        matches!(self, Form::Tiled | Form::Mma(_))
     }
 }
 
@@ -128,6 +147,11 @@ pub fn dgrad_tile(s: &ConvShape) -> Tile {
 /// The tile of wgrad: filters x (taps and channels). Parts of the sum make blocks.
 pub fn wgrad_tile(s: &ConvShape) -> Tile {
     Tile::choose(WGRAD_TILES, &[s.group_c(), s.group_k()], s.group_k(), width(s), 1)
+}
+
+/// The tile of a pass on tensor cores: of m x n results, in so many parts that do not share blocks.
+fn mma_tile(storage: DType, s: &ConvShape, product: [usize; 2], parts: usize) -> mma::Tile {
+    mma::Tile::choose(storage, &[s.group_c(), s.group_k()], product, parts)
 }
 
 /// Numbers in a filter.
@@ -202,6 +226,11 @@ pub fn fprop(gpu: Gpu, form: Form, s: &ConvShape, end: Epilogue) -> Vec<Launch> 
             let grid = [pixels.div_ceil(tile.m), s.groups * s.group_k().div_ceil(tile.n)];
             gpu.call(&FPROP, tile.consts(), grid, &operands, args)
         }
+        Form::Mma(storage) => {
+            let tile = mma_tile(storage, s, [pixels, s.group_k()], s.groups);
+            let grid = [pixels.div_ceil(tile.m), s.groups * s.group_k().div_ceil(tile.n)];
+            gpu.call(&FPROP_MMA, tile.consts(), grid, &operands, args)
+        }
     }
     .done()
 }
@@ -216,13 +245,19 @@ pub fn dgrad(gpu: Gpu, form: Form, s: &ConvShape, end: Epilogue) -> Vec<Launch> 
         Form::Depthwise => {
             gpu.call(&DEPTHWISE_DGRAD, &[vec as i64], [(pixels * s.c / vec).div_ceil(256), 1], &operands, args)
         }
-        Form::Tiled => {
-            let (tile, [down, right]) = (dgrad_tile(s), s.window.stride);
+        Form::Tiled | Form::Mma(_) => {
+            let [down, right] = s.window.stride;
             // Pixels that are equal modulo the stride have the same taps, and blocks of their own.
-            let phase = s.n * s.h.div_ceil(down) * s.w.div_ceil(right);
-            let grid = [down * right * phase.div_ceil(tile.m), s.groups * s.group_c().div_ceil(tile.n)];
-            let index = In(if end.pool { 3 } else { 0 });
-            gpu.call(&DGRAD, tile.consts(), grid, &[In(0), In(1), third, index, Out(0)], args)
+            let (phases, phase) = (down * right, s.n * s.h.div_ceil(down) * s.w.div_ceil(right));
+            let grid = |m: usize, n: usize| [phases * phase.div_ceil(m), s.groups * s.group_c().div_ceil(n)];
+            let operands = [In(0), In(1), third, In(if end.pool { 3 } else { 0 }), Out(0)];
+            if let Form::Mma(storage) = form {
+                let tile = mma_tile(storage, s, [phase, s.group_c()], phases * s.groups);
+                gpu.call(&DGRAD_MMA, tile.consts(), grid(tile.m, tile.n), &operands, args)
+            } else {
+                let tile = dgrad_tile(s);
+                gpu.call(&DGRAD, tile.consts(), grid(tile.m, tile.n), &operands, args)
+            }
         }
     }
     .done()
@@ -232,19 +267,23 @@ pub fn dgrad(gpu: Gpu, form: Form, s: &ConvShape, end: Epilogue) -> Vec<Launch> 
 pub fn wgrad(gpu: Gpu, form: Form, s: &ConvShape, bias: bool) -> Vec<Launch> {
     let (size, pixels, vec) = (s.k * width(s), s.n * s.p * s.q, vector(&[s.c]));
     let tile = wgrad_tile(s);
+    let cut = |m: usize, n: usize| s.groups * s.group_k().div_ceil(m) * width(s).div_ceil(n);
     let (kernel, consts, blocks, step) = match form {
         Form::Direct => (&DIRECT_WGRAD, &[][..], size.div_ceil(256), 1),
         Form::Depthwise => (&DEPTHWISE_WGRAD, &[vec as i64][..], s.c.div_ceil(32) * s.taps()[0] * s.taps()[1], 1),
-        Form::Tiled => {
-            let blocks = s.groups * s.group_k().div_ceil(tile.m) * width(s).div_ceil(tile.n);
-            (&WGRAD, tile.consts(), blocks, tile.k)
+        Form::Tiled => (&WGRAD, tile.consts(), cut(tile.m, tile.n), tile.k),
+        Form::Mma(storage) => {
+            let tile = mma_tile(storage, s, [s.group_k(), width(s)], mma::MANY);
+            (&WGRAD_MMA, tile.consts(), cut(tile.m, tile.n), mma::STEP)
         }
     };
-    let (parts, part) = parts(blocks, pixels, step);
+    // On tensor cores the cut does not depend on the tile, which therefore changes no bit.
+    let busy = if let Form::Mma(_) = form { cut(128, 128) } else { blocks };
+    let (parts, part) = parts(busy, pixels, step);
     let (args, grid) = (args(s, Epilogue { bias, ..Epilogue::default() }, part), [blocks, parts]);
     let (dw, db) = ((Out(0), size), if bias { (Out(1), s.k) } else { NO_SUM });
     match form {
-        Form::Tiled => {
+        Form::Tiled | Form::Mma(_) => {
             summed(gpu, parts, [dw, db], |gpu, [dw, db]| gpu.call(kernel, consts, grid, &[In(0), In(1), dw, db], args))
         }
         _ => {

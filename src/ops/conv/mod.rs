@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host;
 use crate::kernel::{Cost, Launch, Simd};
-use crate::shape::{ConvShape, Type, Window};
+use crate::shape::{ConvShape, Type, Window, storage};
 use gpu::{Epilogue, Form};
 use std::ops::Range;
 
@@ -131,7 +131,7 @@ fn end(y: &mut [f64], relu: bool) {
     }
 }
 
-/// y = act(x * w + b); inputs x, w and, with `bias`, b [K].
+/// y = act(x * w + b); inputs x, w and, with `bias`, b [K]. y is stored as x and w are; b is float32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fprop {
     /// K, the number of filters.
@@ -155,7 +155,7 @@ impl Op for Fprop {
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let s = self.shape(&ins[0])?;
         operands(ins, &s, self.bias.then_some(s.k))?;
-        Ok(vec![Type::f32(&[s.n, s.p, s.q, s.k])])
+        Ok(vec![Type::new(storage(&ins[0], &ins[1])?, &[s.n, s.p, s.q, s.k])])
     }
     fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         let (s, y) = (self.shape(&io.ins[0]).expect("checked by infer"), &mut outs[0]);
@@ -193,7 +193,7 @@ impl Op for Fprop {
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
         let s = self.shape(&io.ins[0]).expect("checked by infer");
         let end = Epilogue { bias: self.bias, relu: self.relu, ..Epilogue::default() };
-        gpu::fprop(Gpu::new(self, io, group), Form::of(&s), &s, end)
+        gpu::fprop(Gpu::new(self, io, group), Form::of(&s, io.ins[0].dtype), &s, end)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape(&io.ins[0]).map_or(0.0, |s| s.flops()), ..traffic(io) }
@@ -226,9 +226,9 @@ impl Op for Dgrad {
         let s = &self.shape;
         expect("dy", &ins[0], &[s.n, s.p, s.q, s.k])?;
         expect_w(&ins[1], s)?;
-        let dx = Type::f32(&[s.n, s.h, s.w, s.c]);
+        let dx = Type::new(storage(&ins[0], &ins[1])?, &[s.n, s.h, s.w, s.c]);
         // In tiles, a thread has four channels of a group.
-        let by_fours = Form::of(s) == Form::Tiled && s.group_c().is_multiple_of(4);
+        let by_fours = Form::of(s, dx.dtype).is_tiled() && s.group_c().is_multiple_of(4);
         match (self.before, &ins[2..]) {
             (Before::Nothing, []) => Ok(vec![dx]),
             (Before::Relu, [x]) if *x == dx => Ok(vec![dx]),
@@ -290,14 +290,15 @@ impl Op for Dgrad {
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
         let (mask, pool) = (self.before != Before::Nothing, self.before == Before::Pool);
         let end = Epilogue { mask, pool, ..Epilogue::default() };
-        gpu::dgrad(Gpu::new(self, io, group), Form::of(&self.shape), &self.shape, end)
+        gpu::dgrad(Gpu::new(self, io, group), Form::of(&self.shape, io.ins[0].dtype), &self.shape, end)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape.flops(), ..traffic(io) }
     }
 }
 
-/// dw [K,R,S,C/groups] = correlation of x with dy and, with `bias`, db [K] = the sum of dy over all pixels; inputs x, dy.
+/// dw [K,R,S,C/groups] = correlation of x with dy and, with `bias`, db [K] = the sum of dy over all pixels, both in
+/// float32; inputs x, dy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Wgrad {
     pub shape: ConvShape,
@@ -312,6 +313,7 @@ impl Op for Wgrad {
         let s = &self.shape;
         expect("x", &ins[0], &[s.n, s.h, s.w, s.c])?;
         expect("dy", &ins[1], &[s.n, s.p, s.q, s.k])?;
+        storage(&ins[0], &ins[1])?;
         let (dw, db) = (Type::f32(&[s.k, s.taps()[0], s.taps()[1], s.group_c()]), Type::f32(&[s.k]));
         Ok([dw].into_iter().chain(self.bias.then_some(db)).collect())
     }
@@ -342,7 +344,7 @@ impl Op for Wgrad {
         })
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        gpu::wgrad(Gpu::new(self, io, group), Form::of(&self.shape), &self.shape, self.bias)
+        gpu::wgrad(Gpu::new(self, io, group), Form::of(&self.shape, io.ins[0].dtype), &self.shape, self.bias)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape.flops(), ..traffic(io) }
@@ -395,7 +397,7 @@ impl Op for Transposed {
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let s = self.shape(&ins[0])?;
         operands(ins, &s, self.bias.then_some(s.c))?;
-        Ok(vec![Type::f32(&[s.n, s.h, s.w, s.c])])
+        Ok(vec![Type::new(storage(&ins[0], &ins[1])?, &[s.n, s.h, s.w, s.c])])
     }
     fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         let (s, y) = (self.shape(&io.ins[0]).expect("checked by infer"), &mut outs[0]);
@@ -428,7 +430,7 @@ impl Op for Transposed {
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
         let s = self.shape(&io.ins[0]).expect("checked by infer");
         let end = Epilogue { bias: self.bias, relu: self.relu, ..Epilogue::default() };
-        gpu::dgrad(Gpu::new(self, io, group), Form::of(&s), &s, end)
+        gpu::dgrad(Gpu::new(self, io, group), Form::of(&s, io.ins[0].dtype), &s, end)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape(&io.ins[0]).map_or(0.0, |s| s.flops()), ..traffic(io) }

@@ -8,7 +8,7 @@ use crate::host;
 use crate::kernel::{Cost, Launch, Simd};
 use crate::ops::pool::unpool::{full_type, index_type, places, window, winner};
 use crate::par;
-use crate::shape::{ConvShape, Type};
+use crate::shape::{ConvShape, DType, Type};
 
 /// y [N,P/2,Q/2,K] = the largest values of windows of 2 x 2 of relu(x * w + b); with `index`, and who won
 /// ([`crate::ops::pool::unpool`]): what [`super::Fprop`] and [`crate::ops::pool::MaxPool`] make of the same inputs, without
@@ -17,6 +17,8 @@ use crate::shape::{ConvShape, Type};
 pub struct Pooled {
     pub conv: Fprop,
     pub index: bool,
+    /// The element type. Values are rounded before they are compared, as they were if they were stored in between.
+    pub storage: DType,
 }
 
 impl Pooled {
@@ -43,7 +45,7 @@ impl Op for Pooled {
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let (s, y) = (self.conv.shape(&ins[0])?, self.conv.infer(ins)?[0]);
         let fits = [s.p, s.q].iter().all(|n| n.is_multiple_of(2)) && s.group_k().is_multiple_of(4);
-        if !fits || !self.conv.relu || Form::of(&s) != Form::Tiled {
+        if !fits || !self.conv.relu || y.dtype != self.storage || !Form::of(&s, y.dtype).is_tiled() {
             return Err(Error::job("pooled at once are a ReLU's even extents of multiples of four channels"));
         }
         let pooled = Type::new(y.dtype, &[s.n, s.p / 2, s.q / 2, s.k]);
@@ -54,6 +56,7 @@ impl Op for Pooled {
         let (s, y) = (self.shape(io), full_type(&io.outs[0]).expect("an image"));
         let mut full = [vec![f64::NAN; y.numel()]];
         self.conv.eval(&Io { ins: io.ins, outs: &[y] }, ins, &mut full);
+        full[0].iter_mut().for_each(|y| *y = self.storage.round(*y));
         outs[0].iter_mut().enumerate().for_each(|(i, y)| *y = pick(&full[0], &s, i).0);
         if self.index {
             outs[1].iter_mut().enumerate().for_each(|(i, y)| *y = byte(&full[0], &s, i) as f64);
@@ -63,6 +66,7 @@ impl Op for Pooled {
         let s = self.shape(io);
         let one = |&at: &usize| {
             let v = self.conv.eval_at(io, ins, &places([s.q / 2, s.k], at))?;
+            let v: Vec<f64> = v.into_iter().map(|v| self.storage.round(v)).collect();
             Some(v[winner([v[0], v[1], v[2], v[3]])])
         };
         at.iter().map(one).collect()
@@ -74,6 +78,9 @@ impl Op for Pooled {
             let (y, scratch) = h.scratch().split_at_mut(full);
             let bias = op.conv.bias.then(|| h.input(2));
             host::conv::fprop(simd, &s, h.input(0), h.input(1), bias, true, y, scratch);
+            if op.storage.is_half() {
+                par::chunks_mut(y, |_, y| y.iter_mut().for_each(|y| *y = op.storage.round(*y as f64) as f32));
+            }
             let y = &*y;
             par::chunks_mut(h.output::<f32>(0), |first, out| {
                 out.iter_mut().enumerate().for_each(|(i, out)| *out = pick(y, &s, first + i).0)
@@ -87,7 +94,8 @@ impl Op for Pooled {
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
         let end = Epilogue { bias: self.conv.bias, relu: true, pool: true, index: self.index, ..Epilogue::default() };
-        gpu::fprop(Gpu::new(self, io, group), Form::Tiled, &self.shape(io), end)
+        let s = self.shape(io);
+        gpu::fprop(Gpu::new(self, io, group), Form::of(&s, self.storage), &s, end)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape(io).flops(), ..traffic(io) }

@@ -5,9 +5,11 @@ use crate::graph::Gpu;
 use crate::graph::Operand::{In, Out};
 use crate::kernel::Launch;
 use crate::kernel::gpu::{CudaStruct, Kernel};
+use crate::ops::mma::{self, After};
 use crate::ops::tile::{
     COLUMN_SUM, NO_SUM, SPLIT_SUM, SPLIT_SUM_MASK, Tile, index, parts, summed, summed_masked, third_or_filters, vector,
 };
+use crate::shape::DType;
 
 cuda_struct! {
     /// y [rows,outputs] = act(x [rows,inputs] w^T + b).
@@ -57,7 +59,26 @@ const fn gemm(entry: &'static str, operands: usize) -> Kernel {
 static DGRAD: Kernel = gemm("dense_dgrad", 4);
 static WGRAD: Kernel = gemm("dense_wgrad", 4);
 
-pub(super) const KERNELS: &[&Kernel] = &[&FPROP, &DGRAD, &WGRAD, &COLUMN_SUM, &SPLIT_SUM, &SPLIT_SUM_MASK];
+const fn mma(entry: &'static str, operands: usize) -> Kernel {
+    Kernel { source: "mma/dense.cu", consts: mma::CONSTS, variants: mma::TILES, ..gemm(entry, operands) }
+}
+
+static FPROP_MMA: Kernel = mma("dense_fprop_mma", 3);
+static DGRAD_MMA: Kernel = mma("dense_dgrad_mma", 3);
+static WGRAD_MMA: Kernel = mma("dense_wgrad_mma", 4);
+
+pub(super) const KERNELS: &[&Kernel] = &[
+    &FPROP,
+    &DGRAD,
+    &WGRAD,
+    &FPROP_MMA,
+    &DGRAD_MMA,
+    &WGRAD_MMA,
+    &COLUMN_SUM,
+    &SPLIT_SUM,
+    &SPLIT_SUM_MASK,
+    &mma::SPLIT_ACT,
+];
 
 /// y = act(x w^T + b); operands x, w and, with `bias`, b. A value depends on its own row and on the widths, never on `rows`.
 pub(super) fn fprop(gpu: Gpu, [rows, inputs, outputs]: [usize; 3], bias: bool, relu: bool) -> Vec<Launch> {
@@ -94,6 +115,62 @@ pub(super) fn wgrad(gpu: Gpu, [rows, inputs, outputs]: [usize; 3], bias: bool) -
         gpu.call(&WGRAD, tile.consts(), [blocks, parts], &[In(0), In(1), dw, db], args)
     })
     .done()
+}
+
+/// [`fprop`] of 16-bit operands.
+pub(super) fn fprop_mma(
+    gpu: Gpu,
+    storage: DType,
+    [rows, inputs, outputs]: [usize; 3],
+    bias: bool,
+    relu: bool,
+) -> Vec<Launch> {
+    // Parts by the widths alone: a value does not depend on how many rows there are.
+    let cut = Cut::new(storage, [rows, outputs, inputs], &[inputs], outputs.div_ceil(64), false);
+    let after = After { bias: bias.then_some(2), mask: None, relu };
+    mma::summed_act(gpu, storage, cut.parts, [rows, outputs], after, |gpu, y| {
+        gpu.call(&FPROP_MMA, cut.tile.consts(), cut.grid, &[In(0), In(1), y], cut.args)
+    })
+}
+
+/// [`dgrad`] of 16-bit operands.
+pub(super) fn dgrad_mma(gpu: Gpu, storage: DType, [rows, inputs, outputs]: [usize; 3], mask: bool) -> Vec<Launch> {
+    let cut = Cut::new(storage, [rows, inputs, outputs], &[inputs, outputs], inputs.div_ceil(64), false);
+    let after = After { bias: None, mask: mask.then_some(2), relu: false };
+    mma::summed_act(gpu, storage, cut.parts, [rows, inputs], after, |gpu, dx| {
+        gpu.call(&DGRAD_MMA, cut.tile.consts(), cut.grid, &[In(0), In(1), dx], cut.args)
+    })
+}
+
+/// [`wgrad`] of 16-bit operands.
+pub(super) fn wgrad_mma(gpu: Gpu, storage: DType, [rows, inputs, outputs]: [usize; 3], bias: bool) -> Vec<Launch> {
+    let blocks = outputs.div_ceil(64) * inputs.div_ceil(64);
+    let cut = Cut::new(storage, [outputs, inputs, rows], &[inputs, outputs], blocks, bias);
+    let db = if bias { (Out(1), outputs) } else { NO_SUM };
+    summed(gpu, cut.parts, [(Out(0), outputs * inputs), db], |gpu, [dw, db]| {
+        gpu.call(&WGRAD_MMA, cut.tile.consts(), cut.grid, &[In(0), In(1), dw, db], cut.args)
+    })
+    .done()
+}
+
+/// How a product of matrices is cut for tensor cores.
+struct Cut {
+    tile: mma::Tile,
+    grid: [usize; 2],
+    parts: usize,
+    args: Gemm,
+}
+
+impl Cut {
+    /// Of operands that are copied along the `aligned` extents; `blocks` is what decides how many parts the sum has.
+    fn new(storage: DType, [m, n, depth]: [usize; 3], aligned: &[usize], blocks: usize, bias: bool) -> Self {
+        let (parts, part) = parts(blocks, depth, mma::STEP);
+        let tile = mma::Tile::choose(storage, aligned, [m, n], mma::MANY);
+        let grid = [m.div_ceil(tile.m) * n.div_ceil(tile.n), parts];
+        let args =
+            Gemm { m: index(m), n: index(n), depth: index(depth), part: index(part), bias: bias as i32, mask: 0 };
+        Self { tile, grid, parts, args }
+    }
 }
 
 /// How a product of matrices is cut.

@@ -11,7 +11,7 @@ use crate::graph::Operand::{In, Out};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host;
 use crate::kernel::{Cost, Launch, Simd};
-use crate::shape::Type;
+use crate::shape::{DType, Type, storage};
 
 fn flops(n: usize, i: usize, o: usize) -> f64 {
     2.0 * (n * i) as f64 * o as f64
@@ -32,7 +32,7 @@ impl Op for Fprop {
         let want = 2 + self.bias as usize;
         match (ins.len() == want, ins[0].dims().first(), ins.get(1).map(|w| w.dims())) {
             (true, Some(&n), Some(&[o, i])) if i == ins[0].row() && (!self.bias || ins[2].dims() == [o]) => {
-                Ok(vec![Type::f32(&[n, o])])
+                Ok(vec![Type::new(storage(&ins[0], &ins[1])?, &[n, o])])
             }
             _ => Err(Error::job(format!("x of {} numbers a row needs w [out, {0}] and b [out]", ins[0].row()))),
         }
@@ -77,7 +77,11 @@ impl Op for Fprop {
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
         let extents = [io.outs[0].dims()[0], io.ins[0].row(), io.outs[0].row()];
-        gpu::fprop(Gpu::new(self, io, group), extents, self.bias, self.relu)
+        let (gpu, storage) = (Gpu::new(self, io, group), io.ins[0].dtype);
+        match storage.is_half() {
+            true => gpu::fprop_mma(gpu, storage, extents, self.bias, self.relu),
+            false => gpu::fprop(gpu, extents, self.bias, self.relu),
+        }
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: flops(io.outs[0].dims()[0], io.ins[0].row(), io.outs[0].row()), ..traffic(io) }
@@ -103,7 +107,7 @@ impl Op for Dgrad {
         if ins.get(2) != self.mask.then_some(&self.x) {
             return Err(Error::job(format!("x {:?} is needed as it was made", self.x.shape)));
         }
-        Ok(vec![self.x])
+        Ok(vec![self.x.of(storage(&ins[0], &ins[1])?)])
     }
     fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         let (out, width) = (io.ins[0].row(), io.outs[0].row());
@@ -135,7 +139,12 @@ impl Op for Dgrad {
         })
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        gpu::dgrad(Gpu::new(self, io, group), [self.x.dims()[0], self.x.row(), io.ins[0].row()], self.mask)
+        let extents = [self.x.dims()[0], self.x.row(), io.ins[0].row()];
+        let (gpu, storage) = (Gpu::new(self, io, group), io.ins[0].dtype);
+        match storage.is_half() {
+            true => gpu::dgrad_mma(gpu, storage, extents, self.mask),
+            false => gpu::dgrad(gpu, extents, self.mask),
+        }
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: flops(self.x.dims()[0], self.x.row(), io.ins[0].row()), ..traffic(io) }
@@ -156,6 +165,7 @@ impl Op for Wgrad {
         if ins[0].dims()[0] != ins[1].dims()[0] {
             return Err(Error::job("x and dy need the same number of rows"));
         }
+        storage(&ins[0], &ins[1])?;
         let (dw, db) = (Type::f32(&[ins[1].row(), ins[0].row()]), Type::f32(&[ins[1].row()]));
         Ok([dw].into_iter().chain(self.bias.then_some(db)).collect())
     }
@@ -185,7 +195,12 @@ impl Op for Wgrad {
         })
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        gpu::wgrad(Gpu::new(self, io, group), [io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row()], self.bias)
+        let extents = [io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row()];
+        let (gpu, storage) = (Gpu::new(self, io, group), io.ins[0].dtype);
+        match storage.is_half() {
+            true => gpu::wgrad_mma(gpu, storage, extents, self.bias),
+            false => gpu::wgrad(gpu, extents, self.bias),
+        }
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: flops(io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row()), ..traffic(io) }
@@ -269,6 +284,21 @@ fn cases() -> Vec<Case> {
         cases.push(Case::new(masked, Dgrad { x: xt, mask: true }, &[yt, wt, xt], &[], Bound::Dot(out)));
         cases.push(Case::new(&label, Wgrad { bias }, &[xt, yt], &[], Bound::Dot(n)));
         cases.push(Case::new(&label, BiasGrad, &[yt], &[], Bound::Dot(n)));
+    }
+    // Tensor cores: aligned and gathered loads, several parts of a sum, every tile.
+    let halves =
+        [([3, 7], 5), ([25, 96], 72), ([2, 2504], 8), ([72, 136], 72), ([72, 40], 40), ([40, 72], 72), ([8, 40], 72)];
+    for (x, out) in halves {
+        for half in [DType::F16, DType::BF16] {
+            let (xt, wt, yt) = (Type::new(half, &x), Type::new(half, &[out, x[1]]), Type::new(half, &[x[0], out]));
+            let label = format!("{half:?} x {x:?} out {out}");
+            let (op, bias) = (Fprop { bias: true, relu: out == 72 }, Type::f32(&[out]));
+            cases.push(Case::new(&label, op, &[xt, wt, bias], &[], Bound::Dot(x[1] + 1)));
+            let (mask, wgrad) = (out == 72, Wgrad { bias: out != 40 });
+            let ins: Vec<Type> = [yt, wt].into_iter().chain(mask.then_some(xt)).collect();
+            cases.push(Case::new(&label, Dgrad { x: xt, mask }, &ins, &[], Bound::Dot(out)));
+            cases.push(Case::new(&label, wgrad, &[xt, yt], &[], Bound::Dot(x[0])));
+        }
     }
     for x in [[2, 9, 11, 5], [4, 17, 19, 34]] {
         cases.push(Case::new(format!("x {x:?}"), BiasGrad, &[Type::f32(&x)], &[], Bound::Dot(x[0] * x[1] * x[2])));

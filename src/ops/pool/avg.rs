@@ -5,10 +5,10 @@ use super::{nhwc, pooled};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
-use crate::kernel::gpu::{CudaStruct, Divisor, Kernel, VECTOR, count, vector};
+use crate::kernel::gpu::{CudaStruct, Divisor, Kernel, VECTOR_STORED, count, vector};
 use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
-use crate::shape::{Type, Window};
+use crate::shape::{DType, Type, Window};
 use std::ops::Range;
 
 crate::cuda_struct! {
@@ -28,8 +28,9 @@ crate::cuda_struct! {
     }
 }
 
-pub(super) static AVGPOOL: Kernel = Kernel::new("pool.cu", "avgpool", 2, MeanWindow::TEXT).with(VECTOR);
-pub(super) static AVGPOOL_GRAD: Kernel = Kernel::new("pool.cu", "avgpool_grad", 2, MeanWindow::TEXT).with(VECTOR);
+pub(super) static AVGPOOL: Kernel = Kernel::new("pool.cu", "avgpool", 2, MeanWindow::TEXT).with(VECTOR_STORED);
+pub(super) static AVGPOOL_GRAD: Kernel =
+    Kernel::new("pool.cu", "avgpool_grad", 2, MeanWindow::TEXT).with(VECTOR_STORED);
 
 /// Which pixels each output is the mean of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,8 +56,8 @@ impl Over {
             Over::Adaptive { out } if h * w * out[0] * out[1] == 0 => {
                 Err(Error::job(format!("{h}x{w} pixels do not make {}x{}", out[0], out[1])))
             }
-            Over::Adaptive { out: [p, q] } => Ok(Type::f32(&[n, p, q, c])),
-            Over::Image => Ok(Type::f32(&[n, c])),
+            Over::Adaptive { out: [p, q] } => Ok(Type::new(x.dtype, &[n, p, q, c])),
+            Over::Image => Ok(Type::new(x.dtype, &[n, c])),
         }
     }
     /// Along one axis: the inputs under output `i`, and by what their sum is divided.
@@ -160,7 +161,9 @@ impl Op for AvgPool {
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
         let v = vector(&[io.ins[0].channels()]);
         let args = self.over.numbers(&io.ins[0], &io.outs[0], v);
-        Gpu::new(self, io, group).each(&AVGPOOL, &[v as i64], args.n as usize, &[In(0), Out(0)], args).done()
+        Gpu::new(self, io, group)
+            .each(&AVGPOOL, &[v as i64, io.ins[0].dtype.code()], args.n as usize, &[In(0), Out(0)], args)
+            .done()
     }
     fn cost(&self, io: &Io) -> Cost {
         let ([_, h, w, c], [n, p, q, _]) = (nhwc(&io.ins[0]).unwrap(), self.over.npqc(&io.ins[0]));
@@ -231,7 +234,9 @@ impl Op for AvgPoolGrad {
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
         let v = vector(&[self.x.channels()]);
         let args = self.over.numbers(&self.x, &self.x, v);
-        Gpu::new(self, io, group).each(&AVGPOOL_GRAD, &[v as i64], args.n as usize, &[In(0), Out(0)], args).done()
+        Gpu::new(self, io, group)
+            .each(&AVGPOOL_GRAD, &[v as i64, io.ins[0].dtype.code()], args.n as usize, &[In(0), Out(0)], args)
+            .done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost {
@@ -269,15 +274,20 @@ pub(super) fn cases() -> Vec<Case> {
         overs.push((x, Over::Adaptive { out }));
     }
     overs.push(([3, 4, 5, 21], Over::Image));
+    let halves = [([2, 7, 7, 5], Over::Adaptive { out: [3, 2] }), ([2, 8, 6, 4], Over::Image)];
+    let halves = halves.into_iter().flat_map(|o| [(o, DType::F16), (o, DType::BF16)]);
     let mut cases = vec![];
-    for (x, over) in overs {
-        let ([_, p, q, _], [_, h, w, _], t) = (over.npqc(&Type::f32(&x)), x, Type::f32(&x));
+    for ((x, over), dtype) in overs.into_iter().map(|o| (o, DType::F32)).chain(halves) {
+        let t = Type::new(dtype, &x);
+        let ([_, p, q, _], [_, h, w, _]) = (over.npqc(&t), x);
         let most = |axis, outs, extent| (0..outs).map(|o| over.span(axis, o, extent).0.len()).max().unwrap_or(0);
         let above =
             |axis, outs, extent| (0..extent).map(|i| over.above(axis, i, extent, outs).len()).max().unwrap_or(0);
-        let label = format!("{over:?} x {x:?}");
+        let storage = if dtype.is_half() { format!("{dtype:?} ") } else { String::new() };
+        let label = format!("{storage}{over:?} x {x:?}");
+        let diff: &[usize] = if dtype.is_half() { &[] } else { &[0] };
         let terms = most(0, p, h) * most(1, q, w);
-        cases.push(Case::new(&label, AvgPool { over }, &[t], &[0], Bound::Dot(terms)));
+        cases.push(Case::new(&label, AvgPool { over }, &[t], diff, Bound::Dot(terms)));
         let (dy, terms) = (over.out(&t).expect("a case fits"), above(0, p, h) * above(1, q, w));
         cases.push(Case::new(&label, AvgPoolGrad { over, x: t }, &[dy], &[], Bound::Dot(terms)));
     }

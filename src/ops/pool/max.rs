@@ -5,10 +5,10 @@ use super::{nhwc, pooled};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
-use crate::kernel::gpu::{CudaStruct, Divisor, Kernel, VECTOR, count, vector};
+use crate::kernel::gpu::{CudaStruct, Divisor, Kernel, VECTOR_STORED, count, vector};
 use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
-use crate::shape::{Type, Window};
+use crate::shape::{DType, Type, Window};
 use std::ops::Range;
 
 crate::cuda_struct! {
@@ -25,8 +25,8 @@ crate::cuda_struct! {
     }
 }
 
-pub(super) static MAXPOOL: Kernel = Kernel::new("pool.cu", "maxpool", 2, MaxWindow::TEXT).with(VECTOR);
-pub(super) static MAXPOOL_GRAD: Kernel = Kernel::new("pool.cu", "maxpool_grad", 3, MaxWindow::TEXT).with(VECTOR);
+pub(super) static MAXPOOL: Kernel = Kernel::new("pool.cu", "maxpool", 2, MaxWindow::TEXT).with(VECTOR_STORED);
+pub(super) static MAXPOOL_GRAD: Kernel = Kernel::new("pool.cu", "maxpool_grad", 3, MaxWindow::TEXT).with(VECTOR_STORED);
 
 impl MaxWindow {
     /// Of x and y, for a thread per `v` channels of `out`.
@@ -117,7 +117,9 @@ impl Op for MaxPool {
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
         let (x, y, v) = (&io.ins[0], &io.outs[0], vector(&[io.ins[0].channels()]));
         let args = MaxWindow::new(&self.window, x, y, y, v);
-        Gpu::new(self, io, group).each(&MAXPOOL, &[v as i64], args.n as usize, &[In(0), Out(0)], args).done()
+        Gpu::new(self, io, group)
+            .each(&MAXPOOL, &[v as i64, io.ins[0].dtype.code()], args.n as usize, &[In(0), Out(0)], args)
+            .done()
     }
     fn cost(&self, io: &Io) -> Cost {
         let taps = self.window.kernel[0] * self.window.kernel[1];
@@ -182,7 +184,9 @@ impl Op for MaxPoolGrad {
         let (x, dy, v) = (&io.ins[0], &io.ins[1], vector(&[io.ins[0].channels()]));
         let args = MaxWindow::new(&self.window, x, dy, x, v);
         let operands = [In(0), In(1), Out(0)];
-        Gpu::new(self, io, group).each(&MAXPOOL_GRAD, &[v as i64], args.n as usize, &operands, args).done()
+        Gpu::new(self, io, group)
+            .each(&MAXPOOL_GRAD, &[v as i64, io.ins[0].dtype.code()], args.n as usize, &operands, args)
+            .done()
     }
     fn cost(&self, io: &Io) -> Cost {
         let taps = self.window.kernel[0] * self.window.kernel[1];
@@ -282,6 +286,22 @@ pub(super) fn cases() -> Vec<Case> {
         for draw in [Draw::Distinct, Draw::Below(3)] {
             let case = Case::new(&label, MaxPoolGrad { window }, &[x_, y], &[], Bound::Dot(taps));
             cases.push(case.draw(0, draw));
+        }
+    }
+    for (i, half) in [DType::F16, DType::BF16].into_iter().enumerate() {
+        for (x, window) in [([2, 8, 10, 4], Window::square(2, 2, 0)), ([2, 8, 8, 3], Window::square(3, 2, 1))] {
+            let x_ = Type::new(half, &x);
+            let y = pooled(&window, &x_).expect("a case fits");
+            let label = format!("{half:?} {:?} stride {:?} x {x:?}", window.kernel, window.stride);
+            cases.push(Case::new(&label, MaxPool { window }, &[x_], &[], Bound::Exact).draw(0, Draw::Distinct));
+            let case = Case::new(
+                &label,
+                MaxPoolGrad { window },
+                &[x_, y],
+                &[],
+                Bound::Dot(window.kernel[0] * window.kernel[1]),
+            );
+            cases.push(case.draw(0, if i == 0 { Draw::Distinct } else { Draw::Below(3) }));
         }
     }
     cases

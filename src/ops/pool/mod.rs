@@ -23,7 +23,7 @@ fn pooled(window: &Window, x: &Type) -> Result<Type> {
         return Err(Error::job("padding must not exceed half of the window"));
     }
     let [p, q] = window.out([h, w])?;
-    Ok(Type::f32(&[n, p, q, c]))
+    Ok(Type::new(x.dtype, &[n, p, q, c]))
 }
 
 pub const FAMILY: Family = Family {

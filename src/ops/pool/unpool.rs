@@ -9,7 +9,7 @@ use super::nhwc;
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
 use crate::graph::{Gpu, Io, Member, Op, host_launches, traffic};
-use crate::kernel::gpu::{CudaStruct, Divisor, Kernel, count};
+use crate::kernel::gpu::{CudaStruct, Divisor, Kernel, STORED, count};
 use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::{DType, Type, Window};
@@ -23,7 +23,7 @@ crate::cuda_struct! {
     }
 }
 
-pub(super) static UNPOOL: Kernel = Kernel::new("unpool.cu", "unpool", 4, Quads::TEXT);
+pub(super) static UNPOOL: Kernel = Kernel::new("unpool.cu", "unpool", 4, Quads::TEXT).with(STORED);
 
 /// The windows.
 pub const WINDOW: Window = Window { kernel: [2, 2], stride: [2, 2], pad: [0; 4], dilation: [1, 1], ceil: false };
@@ -118,7 +118,8 @@ impl Op for Unpool {
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
         let [_, _, q, k] = nhwc(&io.ins[0]).expect("checked by infer");
         let args = Quads { n: count(io.ins[0].numel()) / 4, c: Divisor::new(k / 4), q: Divisor::new(q) };
-        Gpu::new(self, io, group).each(&UNPOOL, &[], args.n as usize, &[In(0), In(1), In(2), Out(0)], args).done()
+        let (storage, operands) = ([io.ins[0].dtype.code()], [In(0), In(1), In(2), Out(0)]);
+        Gpu::new(self, io, group).each(&UNPOOL, &storage, args.n as usize, &operands, args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.outs[0].numel() as f64, ..traffic(io) }
@@ -126,10 +127,12 @@ impl Op for Unpool {
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    let case = |x: [usize; 4]| {
-        let pooled = Type::f32(&x);
+    let case = |(x, storage): ([usize; 4], DType)| {
+        let pooled = Type::new(storage, &x);
         let ins = [pooled, index_type(&pooled).expect("a case fits"), pooled];
-        Case::new(format!("x {x:?}"), Unpool, &ins, &[], Bound::Exact)
+        Case::new(format!("{storage:?} x {x:?}"), Unpool, &ins, &[], Bound::Exact)
     };
-    [[2, 3, 5, 4], [1, 4, 2, 20], [3, 9, 11, 36]].map(case).into()
+    let wide = [[2, 3, 5, 4], [1, 4, 2, 20], [3, 9, 11, 36]].map(|x| (x, DType::F32));
+    let halves = [DType::F16, DType::BF16].map(|half| ([2, 5, 3, 12], half));
+    wide.into_iter().chain(halves).map(case).collect()
 }

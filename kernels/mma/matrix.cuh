@@ -1,0 +1,62 @@
+// Loaders of matrices that lie row by row in memory.
+#pragma once
+#include "mma/multiply.cuh"
+
+/// Eight elements f(0), f(1) ... as a chunk.
+template <class F>
+__device__ inline Chunk gather(F f) {
+    Chunk c;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) c.at[i] = f(i);
+    return c;
+}
+
+/// p[0..8] of which `left` exist, to shared memory, zeros after them. With VEC 8 all exist or none, and p is aligned.
+__device__ inline void eight(u32 to, const Real *p, int left) {
+    if (VEC == 8) {
+        copy(to, p, left > 0);
+    } else {
+        put(to, gather([&](int i) { return i < left ? p[i] : Real{}; }));
+    }
+}
+
+/// A matrix whose rows run along the depth: `ROWS` rows from `first` on of `rows`, elements `begin` to `end` of each.
+template <int ROWS>
+struct Along : DepthInner<ROWS> {
+    typedef DepthInner<ROWS> Place;
+    const Real *p;
+    int rows, stride, left;
+    __device__ Along(const Real *m, int first, int rows, int stride, int begin, int end)
+        : p(m + (u64)(first + Place::row()) * stride + begin + 8 * Place::chunk()),
+          rows(rows - first - Place::row()),
+          stride(stride),
+          left(end - begin - 8 * Place::chunk()) {}
+    __device__ void load(u32 to) {
+#pragma unroll
+        for (int i = 0; i < Place::EACH; ++i)
+            eight(to + Place::own(i), p + (u64)(i * Place::APART) * stride, i * Place::APART < rows ? left : 0);
+        p += BK;
+        left -= BK;
+    }
+};
+
+/// A matrix whose rows follow one another along the depth: rows `begin` to `end`, `COLUMNS` columns from `first` on of
+/// `columns`.
+template <int COLUMNS>
+struct Across : DepthOuter<COLUMNS> {
+    typedef DepthOuter<COLUMNS> Place;
+    const Real *p;
+    int left, width, stride;
+    __device__ Across(const Real *m, int first, int columns, int stride, int begin, int end)
+        : p(m + (u64)(begin + Place::depth()) * stride + first + Place::column()),
+          left(end - begin - Place::depth()),
+          width(columns - first - Place::column()),
+          stride(stride) {}
+    __device__ void load(u32 to) {
+#pragma unroll
+        for (int i = 0; i < Place::EACH; ++i)
+            eight(to + Place::own(i), p + (u64)(i * Place::APART) * stride, i * Place::APART < left ? width : 0);
+        p += (u64)BK * stride;
+        left -= BK;
+    }
+};

@@ -1,0 +1,122 @@
+/*! Products of matrices on tensor cores (`kernels/mma/`): 16-bit operands, float32 sums. Which tile, by shape alone. */
+
+use super::tile::index;
+use crate::cuda_struct;
+use crate::graph::Gpu;
+use crate::graph::Operand::{self, In, Out, Scratch};
+use crate::kernel::Launch;
+use crate::kernel::gpu::{Access, CudaStruct, Kernel};
+use crate::shape::DType;
+
+/// Names of a tile's compile-time constants: a table of them is the list of a kernel's variants. `BM` x `BN` elements of
+/// the product by one block, `BK` of the depth per stage, `STAGES` of them in shared memory at once, `VEC` elements of an
+/// operand per copy, [`DType::code`] of the operands, and the bytes of shared memory that a launch gives each block.
+pub(super) const CONSTS: &[&str] = &["BM", "BN", "BK", "STAGES", "VEC", "STORAGE", "SHARED"];
+
+const fn tile(m: i64, n: i64, stages: i64, vec: i64, storage: i64) -> [i64; 7] {
+    let k = 32;
+    [m, n, k, stages, vec, storage, stages * k * (m + n) * 2]
+}
+
+/// Every tile, for both storages: large before small, those that copy eight elements at once before those that gather. The
+/// largest takes the 64 KiB that an SM of Turing has.
+pub(super) const TILES: &[&[i64]] = &[
+    &tile(128, 128, 4, 8, 1),
+    &tile(128, 64, 4, 8, 1),
+    &tile(64, 64, 4, 8, 1),
+    &tile(64, 64, 3, 1, 1),
+    &tile(128, 128, 4, 8, 2),
+    &tile(128, 64, 4, 8, 2),
+    &tile(64, 64, 4, 8, 2),
+    &tile(64, 64, 3, 1, 2),
+];
+
+/// A row of [`TILES`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tile {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    consts: &'static [i64],
+}
+
+/// Blocks that keep a large GPU busy: one for each of its 132 multiprocessors, where three towers share a launch.
+const ENOUGH: usize = 44;
+
+/// Parts of a sum that is cut as often as it takes to keep a GPU busy.
+pub(super) const MANY: usize = ENOUGH;
+
+impl Tile {
+    /// The tile for an m x n product whose operands are copied along the `aligned` extents: the first that is more than
+    /// half filled in both directions and gives blocks enough, with `parts` of the sum apart, or the last. It changes the
+    /// speed, not the bits.
+    pub fn choose(storage: DType, aligned: &[usize], [m, n]: [usize; 2], parts: usize) -> Tile {
+        let vec = if aligned.iter().all(|e| e.is_multiple_of(8)) { 8 } else { 1 };
+        let usable = || TILES.iter().filter(|t| t[4] == vec && t[5] == storage.code());
+        let of = |consts: &'static [i64]| {
+            let [m, n, k] = [0, 1, 2].map(|i| consts[i] as usize);
+            Tile { m, n, k, consts }
+        };
+        let fits = |t: &Tile| t.m < 2 * m && t.n < 2 * n && parts * m.div_ceil(t.m) * n.div_ceil(t.n) >= ENOUGH;
+        let last = usable().next_back().expect("a tile for every alignment");
+        usable().map(|t| of(t)).find(fits).unwrap_or_else(|| of(last))
+    }
+
+    pub fn consts(&self) -> &'static [i64] {
+        self.consts
+    }
+}
+
+/// Every tile's depth per stage divides it, so that what is cut by it does not depend on the tile.
+pub(super) const STEP: usize = 64;
+
+cuda_struct! {
+    /// Sums [rows,columns] in parts: elements in all, columns, parts; whether there is a bias or a mask, and whether ReLU
+    /// follows.
+    pub struct SplitAct {
+        n: u32,
+        columns: u32,
+        parts: u32,
+        bias: u32,
+        mask: u32,
+        relu: u32,
+    }
+}
+
+const STORAGES: (&[&str], &[&[i64]]) = (&["STORAGE"], &[&[1], &[2]]);
+
+pub(super) static SPLIT_ACT: Kernel = Kernel::new("split.cu", "split_act", 4, SplitAct::TEXT).with(STORAGES);
+
+/// What becomes of a sum: the inputs that are its bias, a number for each column, and its mask, 0 where that is not positive.
+#[derive(Clone, Copy)]
+pub(super) struct After {
+    pub bias: Option<usize>,
+    pub mask: Option<usize>,
+    pub relu: bool,
+}
+
+/// Launches `call`, which writes `parts` partial sums of output 0 [rows,columns] in float32 to the operand it is given, adds
+/// them in order, and stores what becomes of them in 16 bits.
+pub(super) fn summed_act<'a>(
+    mut gpu: Gpu<'a>,
+    storage: DType,
+    parts: usize,
+    [rows, columns]: [usize; 2],
+    after: After,
+    call: impl FnOnce(Gpu<'a>, Operand) -> Gpu<'a>,
+) -> Vec<Launch> {
+    let n = rows * columns;
+    let all = gpu.scratch(4 * parts * n);
+    let args = SplitAct {
+        n: index(n) as u32,
+        columns: index(columns) as u32,
+        parts: parts as u32,
+        bias: after.bias.is_some() as u32,
+        mask: after.mask.is_some() as u32,
+        relu: after.relu as u32,
+    };
+    let [bias, mask] = [after.bias, after.mask].map(|i| In(i.unwrap_or(0)));
+    let operands = [Scratch(all, Access::Read), bias, mask, Out(0)];
+    let gpu = call(gpu, Scratch(all, Access::Write));
+    gpu.each(&SPLIT_ACT, &[storage.code()], n, &operands, args).done()
+}
