@@ -15,6 +15,7 @@ use crate::par;
 use crate::rng::{Stream, block, uniform};
 use crate::shape::{DType, Type};
 use serde::{Deserialize, Serialize};
+use std::str::FromStr;
 
 crate::cuda_struct! {
     /// Pixels of a picture and its side, and [`Augment`].
@@ -113,6 +114,38 @@ impl Affine {
         let at = (at + 128) >> 8;
         let low = (at >> 8) as usize;
         ([low, (low + 1).min(side - 1)], at & 255)
+    }
+}
+
+impl FromStr for Augment {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        let mut all = Self::default();
+        for part in text.split(',') {
+            let bad = || {
+                Error::usage(format!("`{part}` is not an augmentation")).fix(
+                    "write rotation=DEGREES, shift=PART, shift-x=PART, shift-y=PART, shear=DEGREES, zoom=PART, flip, flip-y, \
+                     with commas between them",
+                )
+            };
+            let (name, range) = match part.split_once('=') {
+                Some((name, range)) => (name, Some(range.parse().map_err(|_| bad())?)),
+                None => (part, None),
+            };
+            match (name, range) {
+                ("rotation", Some(range)) => all.rotation = range,
+                ("shift", Some(range)) => all.shift = [range; 2],
+                ("shift-x", Some(range)) => all.shift[0] = range,
+                ("shift-y", Some(range)) => all.shift[1] = range,
+                ("shear", Some(range)) => all.shear = range,
+                ("zoom", Some(range)) => all.zoom = range,
+                ("flip", None) => all.flip[0] = true,
+                ("flip-y", None) => all.flip[1] = true,
+                _ => return Err(bad()),
+            }
+        }
+        all.check()?;
+        Ok(all)
     }
 }
 
@@ -289,6 +322,21 @@ mod tests {
             let (sin, cos) = (degrees as f64).to_radians().sin_cos();
             let [s, c] = turn(degrees);
             assert!((s as f64 - sin).abs() < 1e-6 && (c as f64 - cos).abs() < 1e-6, "{degrees}: {s} {c}");
+        }
+    }
+
+    #[test]
+    fn ranges_are_written_as_in_the_help() {
+        let parse = |text: &str| text.parse::<Augment>().map_err(|e| e.to_string());
+        let want = Augment { rotation: 15.0, shift: [0.1, 0.2], shear: 5.0, zoom: 0.25, flip: [true, false] };
+        assert_eq!(parse("rotation=15,shift=0.1,shift-y=0.2,shear=5,zoom=0.25,flip"), Ok(want));
+        assert_eq!(parse("flip-y"), Ok(Augment { flip: [false, true], ..Augment::default() }));
+        for bad in ["", "rotate=3", "flip=1", "zoom", "zoom=x", "shift=0.1,,flip"] {
+            let e = parse(bad).unwrap_err();
+            assert!(e.contains("is not an augmentation") && e.lines().count() == 1, "{bad}: {e}");
+        }
+        for bad in ["rotation=181", "zoom=1", "shear=-1", "shift=nan", "shift-x=inf"] {
+            assert!(parse(bad).unwrap_err().contains("from 0 up"), "{bad}");
         }
     }
 
