@@ -1,7 +1,7 @@
 //! `demo`: the main job on the bundled set.
 
 use super::Compute;
-use super::flags::{DataFlags, TrainFlags, described_tower};
+use super::flags::{DataFlags, Resident, TrainFlags, described_tower};
 use super::job::{Job};
 use super::train::train;
 use crate::train::network::Precision;
@@ -40,6 +40,7 @@ impl Command {
         let (config, initial) = model(self.seed)?;
         let flags = TrainFlags {
             precision: Precision::Float32,
+            augment: None,
             epochs: self.epochs,
             batch: 25,
             lr: 0.03,
@@ -60,6 +61,7 @@ impl Command {
             skip_bad: false,
             ignore_exif: false,
             alpha: Alpha::White,
+            resident: Resident::Auto,
             cache: None,
         };
         eprintln!("the main job on {} drawings of emoji, rated by how people use them", bundled::emoji()?.len());
