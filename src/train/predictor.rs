@@ -34,7 +34,6 @@ impl Predictor {
 
     /// The same with numbers of another precision.
     pub fn within(precision: Precision, file: &Arc<WeightFile>, batch: usize, device: Box<dyn Device>) -> Result<Self> {
-        file.read_ahead();
         let card = checkpoint::card(file)?;
         let config = card.config().map_err(|e| Error::file(file.path(), e.to_string()))?.clone();
         let members = config.members();

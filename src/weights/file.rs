@@ -120,25 +120,6 @@ impl WeightFile {
         self.backing.bytes()
     }
 
-    /// Brings the file into memory from front to back while the caller does other things: a page fault alone waits for the
-    /// disk, and computes nothing meanwhile. Advice only; where it cannot be given, pages come when they are touched.
-    pub fn read_ahead(self: &Arc<Self>) {
-        #[cfg(target_os = "linux")]
-        {
-            use memmap2::Advice;
-            /// Small enough that the first pages do not wait for the last ones.
-            const PIECE: usize = 4 << 20;
-            let file = self.clone();
-            let read = move || {
-                let Backing::Mapped { map, .. } = &file.backing else { return };
-                let _ = map.advise(Advice::Sequential);
-                let piece = |at: usize| map.advise_range(Advice::PopulateRead, at, PIECE.min(map.len() - at));
-                let _ = (0..map.len()).step_by(PIECE).try_for_each(piece);
-            };
-            let _ = std::thread::Builder::new().name("read ahead".into()).spawn(read);
-        }
-    }
-
     /// Fails if the file was truncated, extended or written to since it was opened.
     pub fn unchanged(&self) -> Result<()> {
         let Backing::Mapped { file, stamp: before, .. } = &self.backing else { return Ok(()) };
