@@ -95,7 +95,7 @@ fn precisions_are_said_and_measured() {
     let dir = tempfile::tempdir().unwrap();
     record(dir.path(), "conv", &TINY);
     std::fs::rename(dir.path().join("conv.json"), dir.path().join("float32.json")).unwrap();
-    for (precision, half_a_unit) in [("bf16", 2f64.powi(-9)), ("fp16", 2f64.powi(-12))] {
+    for (precision, half_a_unit) in [("bf16", 2f64.powi(-8)), ("fp16", 2f64.powi(-11))] {
         for what in ["conv", "dense"] {
             let r = record(dir.path(), what, &[&TINY[..], &["--precision", precision]].concat());
             assert_eq!(r["precision"], *precision);

@@ -193,10 +193,10 @@ pub fn table(record: &Record) -> String {
     if let Some(roof) = &record.ceilings {
         text += &format!("\n{}", roof.text());
     }
-    // Half a unit in the last of 8 or 11 places.
+    // Half a unit in the last of 8 or 11 places, relative to the number.
     let rounding = match &*record.precision {
-        "bf16" => " Activations are rounded to\nbf16, which is up to 2.0e-3 of it; gradients of weights are float32.",
-        "fp16" => " Activations are rounded to\nfp16, which is up to 2.4e-4 of it; gradients of weights are float32.",
+        "bf16" => " Activations are rounded to\nbf16, which is up to 3.9e-3 of it; gradients of weights are float32.",
+        "fp16" => " Activations are rounded to\nfp16, which is up to 4.9e-4 of it; gradients of weights are float32.",
         _ => "",
     };
     text + &format!(
