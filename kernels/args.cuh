@@ -9,6 +9,17 @@ struct Divisor {
     unsigned shift;
 };
 
+struct Augmentation {
+    unsigned pixels;
+    Divisor side;
+    unsigned stream;
+    float rotation;
+    float shift[2];
+    float shear;
+    float zoom;
+    unsigned flip[2];
+};
+
 struct Channels {
     unsigned n;
     Divisor c;
@@ -154,6 +165,11 @@ struct Parts {
     unsigned n;
     unsigned more;
     unsigned parts;
+};
+
+struct Picking {
+    unsigned units;
+    unsigned rows;
 };
 
 struct Pointwise {

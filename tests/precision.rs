@@ -32,7 +32,7 @@ fn config() -> Config {
 fn network(precision: Precision, device: Box<dyn Device>) -> Network {
     let task = Task::EndToEnd { config: config(), frozen: vec![] };
     let sgd = Sgd { form: Form::Keras, nesterov: false, dampening: 0.0 };
-    let mut net = Network::new(&task, BATCH, Method { sgd, precision }, device).unwrap();
+    let mut net = Network::new(&task, BATCH, Method { precision, ..sgd.into() }, device).unwrap();
     let mut initial = Initial::new(5, true);
     initial.rule = Rule::He;
     let params = net.stored();

@@ -13,7 +13,7 @@ use deep_affect::preprocess::Resize;
 use deep_affect::train::checkpoint::{self, Card, Stored};
 use deep_affect::train::features::{self, Extracted};
 use deep_affect::train::fit::{self, Best, Inputs, Samples, Settings, SgdForm, State, Targets, Watch};
-use deep_affect::train::network::{EVAL, Network, PENALTY, Precision, TRAIN, Task};
+use deep_affect::train::network::{Blueprint, EVAL, Method, Network, PENALTY, Precision, TRAIN, Task};
 use deep_affect::train::params::{Initial, MappedFile};
 use deep_affect::train::predictor::Predictor;
 use deep_affect::train::schedule::{Decay, PlateauRule, Threshold};
@@ -74,7 +74,10 @@ fn empty(task: &Task, batch: usize, form: SgdForm, device: Box<dyn Device>) -> N
 }
 
 fn network(task: &Task, batch: usize, form: SgdForm, device: Box<dyn Device>) -> Network {
-    let mut net = empty(task, batch, form, device);
+    begun(empty(task, batch, form, device))
+}
+
+fn begun(mut net: Network) -> Network {
     let params = net.stored();
     for part in &net.parts {
         initial().fill(&mut net.session, &params, &part.prefix, &[]).unwrap();
@@ -129,11 +132,20 @@ impl Watch for Stopper<'_> {
     }
 }
 
+/// What the settings say about a network.
+fn method(s: &Settings) -> Method {
+    Method { augment: s.augment, ..Sgd { form: s.form.into(), nesterov: false, dampening: 0.0 }.into() }
+}
+
 /// What a run comes to: parameters and velocities, the state with its history, the best weights.
 type End = (Vec<Vec<u32>>, State, Best);
 
 fn whole(task: &Task, data: &Samples, rows: [&[usize]; 2], s: &Settings) -> End {
-    let mut net = network(task, s.batch, s.form, cpu(2));
+    whole_by(method(s), task, data, rows, s)
+}
+
+fn whole_by(method: Method, task: &Task, data: &Samples, rows: [&[usize]; 2], s: &Settings) -> End {
+    let mut net = begun(Network::new(task, s.batch, method, cpu(2)).unwrap());
     let (mut state, mut best) = (State::new(s, net.parts.len()).unwrap(), vec![]);
     fit::fit(&mut net, data, rows, s, &mut state, &mut best, &mut ()).unwrap();
     (bits(&net), state, best)
@@ -150,7 +162,7 @@ fn pieces(
 ) -> End {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("c.safetensors");
-    let mut net = network(task, s.batch, s.form, cpu(2));
+    let mut net = begun(Network::new(task, s.batch, method(s), cpu(2)).unwrap());
     let (mut state, mut best) = (State::new(s, net.parts.len()).unwrap(), vec![]);
     loop {
         let mut watch = Stopper { left: every, path: &path, task, settings: s };
@@ -161,7 +173,7 @@ fn pieces(
         let file = WeightFile::open(&path).unwrap();
         let stopped = checkpoint::card(&file).unwrap();
         assert_eq!(stopped, card(task, s, &state));
-        net = empty(task, s.batch, s.form, cpu(2));
+        net = Network::new(task, s.batch, method(s), cpu(2)).unwrap();
         (state, best) = (stopped.state, checkpoint::restore(&file, &mut net).unwrap());
         look(&state);
     }
@@ -210,6 +222,49 @@ fn a_resumed_decay_has_the_same_bits() {
     assert_eq!(rates, [0.5, 1.0, 0.5]);
     let both = Settings { plateau: settings(4).plateau, ..s };
     assert!(State::new(&both, 1).unwrap_err().to_string().contains("not both"));
+}
+
+fn augment() -> Option<deep_affect::ops::augment::Augment> {
+    Some("rotation=15,shift=0.1,shear=5,zoom=0.1,flip".parse().unwrap())
+}
+
+#[test]
+fn a_resumed_augmented_run_has_the_same_bits() {
+    let pictures = pictures(16);
+    let (task, data) = (end_to_end(&config(Architecture::Shared)), samples(&pictures));
+    let s = Settings { augment: augment(), ..settings(4) };
+    resumes(&task, &data, &s, &mut |_| ());
+    let with = whole(&task, &data, [&TRAINED, &MONITORED], &s);
+    let without = whole(&task, &data, [&TRAINED, &MONITORED], &settings(4));
+    assert!(with.0 != without.0 && with.1.history != without.1.history);
+}
+
+#[test]
+fn pictures_that_lie_on_the_device_change_no_bit() {
+    let pictures = pictures(16);
+    for (architecture, augment) in [(Architecture::Shared, None), (Architecture::Split, augment())] {
+        let (task, data) = (end_to_end(&config(architecture)), samples(&pictures));
+        let s = Settings { augment, ..settings(3) };
+        let sent = whole(&task, &data, [&TRAINED, &MONITORED], &s);
+        let there = Method { resident: Some(pictures.len()), ..method(&s) };
+        assert!(whole_by(there, &task, &data, [&TRAINED, &MONITORED], &s) == sent, "{architecture:?}");
+    }
+}
+
+#[test]
+fn augmentation_happens_once_and_in_training_alone() {
+    let c = config(Architecture::Split);
+    for resident in [None, Some(9)] {
+        let method = Method { augment: augment(), resident, ..method(&settings(1)) };
+        let b = Blueprint::new(&end_to_end(&c), 4, method).unwrap();
+        let uses = |plan: usize| {
+            let nodes = b.graph.needed(&b.want[plan]);
+            nodes.iter().filter(|&&i| b.graph.nodes()[i].op.name() == "image.augment").count()
+        };
+        assert_eq!([uses(TRAIN), uses(EVAL), uses(PENALTY)], [1, 0, 0]);
+        let e = Blueprint::new(&Task::Head { config: c.clone() }, 4, method).err().unwrap().to_string();
+        assert!(e.contains("trained on features") && e.lines().count() == 1, "{e}");
+    }
 }
 
 /// The second target of the monitored pictures is far from what the others teach: its part stops early.

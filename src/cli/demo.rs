@@ -1,7 +1,7 @@
 //! `demo`: the main job on the bundled set.
 
 use super::Compute;
-use super::flags::{DataFlags, TrainFlags, described_tower};
+use super::flags::{DataFlags, Resident, TrainFlags, described_tower};
 use super::job::Job;
 use super::train::train;
 use crate::bundled;
@@ -43,6 +43,7 @@ impl Command {
         let (config, initial) = model(self.seed)?;
         let flags = TrainFlags {
             precision: self.precision,
+            augment: None,
             epochs: self.epochs,
             batch: 25,
             lr: 0.03,
@@ -63,6 +64,7 @@ impl Command {
             skip_bad: false,
             ignore_exif: false,
             alpha: Alpha::White,
+            resident: Resident::Auto,
             cache: None,
         };
         eprintln!("the main job on {} drawings of emoji, rated by how people use them", bundled::emoji()?.len());

@@ -116,9 +116,25 @@ pub struct TrainFlags {
     /// How numbers are stored between ops: bf16 and fp16 run on tensor cores, with weights and their updates in float32.
     #[arg(long, value_enum, default_value_t, value_name = "NUMBERS")]
     pub precision: Precision,
-    /// Decides every random choice: initial weights, order, masks, folds.
+    /// Changes each picture a little whenever it is trained on, by RANGES like rotation=15,shift=0.1,shear=5,zoom=0.1,flip:
+    /// turned and sheared by at most so many degrees, shifted by at most such a part of its side (shift-x and shift-y for one
+    /// direction), zoomed by 1 - zoom to 1 + zoom in either direction, mirrored left to right (flip) or upside down
+    /// (flip-y) half of the time. Pixels at the edge go on outside. Off by default.
+    #[arg(long, value_name = "RANGES")]
+    pub augment: Option<String>,
+    /// Decides every random choice: initial weights, order, masks, folds, augmentation.
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub seed: u64,
+}
+
+/// Where the pictures lie while a network is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Resident {
+    /// On a GPU, if it has room for all of them.
+    Auto,
+    Yes,
+    /// Those of each batch are sent.
+    No,
 }
 
 /// The data.
@@ -136,6 +152,9 @@ pub struct DataFlags {
     /// What to do with transparency: drop it (as the published networks' pipelines do), or lay drawings over white.
     #[arg(long, value_enum, default_value_t = Alpha::Drop)]
     pub alpha: Alpha,
+    /// Whether all pictures lie on the device while it trains, instead of being sent batch by batch.
+    #[arg(long, value_enum, default_value_t = Resident::Auto)]
+    pub resident: Resident,
     /// Folder for resized pictures and features of frozen towers; by default `cache` in the output folder.
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
@@ -167,6 +186,7 @@ impl TrainFlags {
             patience: self.patience,
             seed: self.seed,
             precision: self.precision,
+            augment: self.augment.as_deref().map(str::parse).transpose()?,
         })
     }
 }

@@ -1,6 +1,6 @@
 //! What `train`, `cross-validate` and `demo` share: pictures, towers, one training run.
 
-use super::flags::{DataFlags, RunFlags, TrainFlags};
+use super::flags::{DataFlags, Resident, RunFlags, TrainFlags};
 use super::{Bar, Compute, stopped};
 use crate::data::{Alpha, DecodeOptions, LoadOptions, Manifest, Pictures, folds};
 use crate::device::{Data, Device};
@@ -13,7 +13,7 @@ use crate::report::folder::prepare;
 use crate::train::checkpoint::{self, Card, Stored};
 use crate::train::features::{self, Extracted};
 use crate::train::fit::{self, Best, Inputs, Samples, Settings, State, Targets, Watch};
-use crate::train::network::{Method, Network, Task};
+use crate::train::network::{Blueprint, Method, Network, Task};
 use crate::train::params::Initial;
 use crate::weights::WeightFile;
 use std::path::Path;
@@ -41,6 +41,7 @@ pub struct Job {
     pub manifest: Manifest,
     pub pictures: Pictures,
     pub extracted: Option<Extracted>,
+    resident: Resident,
     device: Option<Box<dyn Device>>,
     pub device_name: String,
     compute: Compute,
@@ -65,6 +66,15 @@ impl Job {
     ) -> Result<Self> {
         compute.bind_threads();
         let settings = train.settings()?;
+        if config.towers.iter().all(|t| frozen.contains(&t.name)) {
+            let what = [(settings.augment.is_some(), "--augment"), (data.resident == Resident::Yes, "--resident yes")];
+            if let Some((_, flag)) = what.into_iter().find(|w| w.0) {
+                return Err(Error::usage(format!(
+                    "{flag}: all towers are frozen, so pictures are looked at only once"
+                ))
+                .fix(format!("train a tower, or leave out {flag}")));
+            }
+        }
         let targets: Vec<&str> = data.targets.iter().map(String::as_str).collect();
         let manifest = Manifest::read(manifest, &targets)?;
         prepare(out)?;
@@ -90,6 +100,7 @@ impl Job {
             manifest,
             pictures,
             extracted: None,
+            resident: data.resident,
             device: Some(device),
             device_name,
             compute: compute.clone(),
@@ -162,9 +173,10 @@ impl Job {
     ) -> Result<(Network, State, u32)> {
         let s = self.settings.clone();
         let sgd = Sgd { form: s.form.into(), nesterov: s.nesterov, dampening: 0.0 };
-        let method = Method { sgd, precision: s.precision };
+        let method = Method { precision: s.precision, augment: s.augment, ..sgd.into() };
         let device = self.device.take().expect("a device between runs");
         let task = self.task();
+        let method = Method { resident: self.resident(&task, method, &*device), ..method };
         let mut net = Network::new(&task, s.batch, method, device)?;
         let means = self.means(train);
         let mut card = Card {
@@ -242,6 +254,22 @@ impl Job {
         }
         let updates = state.step - before;
         Ok((net, state, updates))
+    }
+
+    /// How many pictures are to lie on the device: all, if that was asked for or if it has memory of its own for them.
+    fn resident(&self, task: &Task, method: Method, device: &dyn Device) -> Option<usize> {
+        let all = Some(self.pictures.len());
+        let there = || Blueprint::new(task, self.settings.batch, Method { resident: all, ..method });
+        let kept = match self.resident {
+            Resident::No => false,
+            Resident::Yes => true,
+            Resident::Auto => device.own_memory().is_some() && there().is_ok_and(|b| b.fits(device).is_ok()),
+        };
+        if kept {
+            let size = self.pictures.bytes().len().div_ceil(1 << 20);
+            eprintln!("all {} pictures ({size} MiB) lie on the device", self.pictures.len());
+        }
+        all.filter(|_| kept)
     }
 
     /// Writes the statistics of the features over the training rows. Towers that are trained have no features yet: those

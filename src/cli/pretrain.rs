@@ -154,7 +154,7 @@ impl Command {
         }
         let task = Task::Tower { tower: tower.clone(), image: self.image };
         let sgd = Sgd { form: settings.form.into(), nesterov: false, dampening: 0.0 };
-        let mut net = Network::new(&task, settings.batch, Method { sgd, precision: settings.precision }, self.compute.open()?)?;
+        let mut net = Network::new(&task, settings.batch, Method { precision: settings.precision, ..sgd.into() }, self.compute.open()?)?;
         initial.check(&net.session, &[""], &[tower.clone()], true)?;
         let params = net.stored();
         initial.fill(&mut net.session, &params, "", &[])?;

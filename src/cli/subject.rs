@@ -148,7 +148,7 @@ impl Chosen {
     }
 
     fn method(&self) -> Method {
-        Method { sgd: SGD, precision: self.precision }
+        Method { precision: self.precision, ..SGD.into() }
     }
 
     /// The training step, neither planned nor allocated.

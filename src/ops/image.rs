@@ -1,10 +1,10 @@
 /*! From bytes to what a tower was trained on. */
 
-use super::{Bound, Case, Family};
+use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
-use crate::kernel::gpu::{CudaStruct, Kernel};
+use crate::kernel::gpu::{CudaStruct, Kernel, count};
 use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
 use crate::preprocess::{Order, Preprocess};
@@ -15,7 +15,69 @@ crate::cuda_struct! {
     pub struct Preprocessing { n: u32, bgr: u32, scale: f32, mean: [f32; 3], std: [f32; 3] }
 }
 
+crate::cuda_struct! {
+    /// Rows of a table, and what a thread moves of one.
+    pub struct Picking { units: u32, rows: u32 }
+}
+
+/// Bytes that a thread moves.
+const BYTES: (&[&str], &[&[i64]]) = (&["BYTES"], &[&[1], &[16]]);
+
+static GATHER: Kernel = Kernel::new("gather.cu", "image_gather", 3, Picking::TEXT).with(BYTES);
 static NORMALIZE: Kernel = Kernel::new("image.cu", "image_normalize", 2, Preprocessing::TEXT);
+
+/// y [N,H,W,3] = table[rows]: of all pictures [M,H,W,3] those of a batch, by rows U32 [N]. Numbers from M up are the last
+/// row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gather;
+
+impl Gather {
+    fn row(row: usize, table: &Type) -> usize {
+        row.min(table.dims()[0] - 1)
+    }
+}
+
+impl Op for Gather {
+    fn name(&self) -> &'static str {
+        "image.gather"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        match (ins[0].dtype, ins[0].dims(), ins[1].dtype, ins[1].dims()) {
+            (DType::U8, &[m, h, w, 3], DType::U32, &[n]) if m > 0 => Ok(vec![Type::new(DType::U8, &[n, h, w, 3])]),
+            _ => Err(Error::job("u8 images [M,H,W,3] and rows of them (U32 [N]) are needed")),
+        }
+    }
+    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let width = io.ins[0].row();
+        for (i, y) in outs[0].iter_mut().enumerate() {
+            *y = ins[0][Self::row(ins[1][i / width] as usize, &io.ins[0]) * width + i % width];
+        }
+    }
+    /// Bytes have no gradient.
+    fn grad(&self, _: &mut Graph, _: &Node, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        Ok(vec![None; 2])
+    }
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+        let (table, n, width) = (io.ins[0], io.outs[0].dims()[0], io.outs[0].row());
+        host_launches(self, io, group, 0, move |h| {
+            let (x, rows) = (h.input::<u8>(0), h.input::<u32>(1));
+            par::rows_mut(h.output::<u8>(0), width, n, |i, y| {
+                y.copy_from_slice(&x[Self::row(rows[i] as usize, &table) * width..][..width]);
+            })
+        })
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let (n, width) = (io.outs[0].dims()[0], io.outs[0].row());
+        let bytes = if width.is_multiple_of(16) { 16 } else { 1 };
+        let args = Picking { units: count(width / bytes), rows: count(io.ins[0].dims()[0]) };
+        let grid = [(width / bytes).div_ceil(GATHER.threads as usize), n];
+        Gpu::new(self, io, group).call(&GATHER, &[bytes as i64], grid, &[In(0), In(1), Out(0)], args).done()
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        let bytes = io.outs[0].bytes() as f64;
+        Cost { flops: 0.0, read: bytes + io.ins[1].bytes() as f64, write: bytes }
+    }
+}
 
 /// y [N,H,W,3] = (x[order(c)] scale - mean[c]) / std[c] of u8 RGB images x [N,H,W,3].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -89,13 +151,18 @@ impl Op for Normalize {
     }
 }
 
-pub const FAMILY: Family = Family { name: "image", ops: &["image.normalize"], kernels: &[&NORMALIZE], cases };
+pub const FAMILY: Family =
+    Family { name: "image", ops: &["image.gather", "image.normalize"], kernels: &[&GATHER, &NORMALIZE], cases };
 
 fn cases() -> Vec<Case> {
     let x = Type::new(DType::U8, &[2, 5, 7, 3]);
     // The largest magnitude (about 2.6 after division, 152 before) bounds the rounding of product and difference.
-    crate::preprocess::PRESETS
-        .iter()
-        .map(|(name, p, _)| Case::new(*name, Normalize::from(p), &[x], &[], Bound::Ulps(8)))
-        .collect()
+    let normalize =
+        |(name, p, _): &(&str, Preprocess, _)| Case::new(*name, Normalize::from(p), &[x], &[], Bound::Ulps(8));
+    // Of seven rows; some that are asked for do not exist.
+    let gather = |(n, side): (usize, usize)| {
+        let ins = [Type::new(DType::U8, &[7, side, side, 3]), Type::new(DType::U32, &[n])];
+        Case::new(format!("{n} of 7x{side}"), Gather, &ins, &[], Bound::Exact).draw(1, Draw::Below(9))
+    };
+    crate::preprocess::PRESETS.iter().map(normalize).chain([(5, 5), (9, 12), (3, 40)].map(gather)).collect()
 }

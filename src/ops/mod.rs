@@ -4,6 +4,7 @@ guards, conformance. An op never sees a device. */
 
 pub mod activation;
 pub mod arith;
+pub mod augment;
 mod backward;
 pub mod cast;
 pub mod ceiling;
@@ -101,6 +102,7 @@ pub struct Family {
 pub const ALL: &[Family] = &[
     activation::FAMILY,
     arith::FAMILY,
+    augment::FAMILY,
     cast::FAMILY,
     ceiling::FAMILY,
     conv::FAMILY,

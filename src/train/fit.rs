@@ -6,6 +6,7 @@ use super::schedule::{Decay, EarlyStop, Plateau, PlateauRule, Schedule, Verdict}
 use crate::data::Pictures;
 use crate::device::Data;
 use crate::error::{Error, Result};
+use crate::ops::augment::Augment;
 use crate::ops::optim::Form;
 use crate::rng::{Rng, Stream};
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,9 @@ pub struct Settings {
     /// Of one run, not of the model: another can take it up.
     #[serde(default)]
     pub precision: Precision,
+    /// What happens to the pictures that are trained on.
+    #[serde(default)]
+    pub augment: Option<Augment>,
 }
 
 /// Serialisable twin of [`Form`].
@@ -72,6 +76,7 @@ impl Default for Settings {
             patience: 6,
             seed: 1,
             precision: Precision::Float32,
+            augment: None,
         }
     }
 }
@@ -217,6 +222,7 @@ impl Watch for () {}
 struct Batch {
     rows: Vec<usize>,
     weight: Vec<f32>,
+    /// Empty where they are on the device.
     pixels: Vec<u8>,
 }
 
@@ -244,26 +250,31 @@ impl Samples<'_> {
         Ok(())
     }
 
-    /// The rows of a batch, padded to `n` with the first row at weight 0.
-    fn batch(&self, rows: &[usize], n: usize) -> Batch {
+    /// The rows of a batch, padded to `n` with the first row at weight 0; `sent` with their pixels.
+    fn batch(&self, rows: &[usize], n: usize, sent: bool) -> Batch {
         let mut weight: Vec<f32> = rows.iter().map(|&i| self.weight[i]).collect();
         weight.resize(n, 0.0);
         let mut rows = rows.to_vec();
         rows.resize(n, rows[0]);
         let pixels = match &self.inputs {
-            Inputs::Pictures(p) => {
+            Inputs::Pictures(p) if sent => {
                 let mut pixels = vec![0; n * p.size() as usize * p.size() as usize * 3];
                 p.gather(&rows, &mut pixels);
                 pixels
             }
-            Inputs::Features(_) => vec![],
+            _ => vec![],
         };
         Batch { rows, weight, pixels }
     }
 
     /// Writes the inputs of a batch.
     fn feed(&self, net: &mut Network, b: &Batch) -> Result<()> {
+        if let Some(rows) = net.rows {
+            let numbers: Vec<u32> = b.rows.iter().map(|&i| i as u32).collect();
+            net.session.write(rows, Data::U32(&numbers))?;
+        }
         match &self.inputs {
+            Inputs::Pictures(_) if net.table.is_some() => {}
             Inputs::Pictures(_) => net.session.write(net.x[0], Data::U8(&b.pixels))?,
             Inputs::Features(parts) => {
                 for (&x, (width, values)) in net.x.iter().zip(parts) {
@@ -317,16 +328,19 @@ pub fn fit(
         return Err(Error::usage("no pictures to train on").fix("check the manifest and the folds"));
     }
     data.check([train, val])?;
+    if let (Some(table), Inputs::Pictures(p)) = (net.table, &data.inputs) {
+        net.session.write(table, Data::U8(p.bytes()))?;
+    }
     best.resize(net.parts.len(), vec![]);
     let total = train.len().div_ceil(net.batch) as u32;
     while !state.finished {
         let rows = order(train, s.seed, state.epoch);
         let todo: Vec<&[usize]> = rows.chunks(net.batch).skip(state.batches as usize).collect();
-        let (n, mut stopped) = (net.batch, false);
+        let (n, sent, mut stopped) = (net.batch, net.table.is_none(), false);
         // The next batch is gathered (pages of the cache are read) while this one is computed.
         std::thread::scope(|scope| -> Result<()> {
             let (send, receive) = sync_channel(1);
-            scope.spawn(move || todo.into_iter().try_for_each(|rows| send.send(data.batch(rows, n))));
+            scope.spawn(move || todo.into_iter().try_for_each(|rows| send.send(data.batch(rows, n, sent))));
             for b in receive {
                 let loss = step(net, data, &b, s, state)?;
                 if watch.step(state, total, loss) {
@@ -454,7 +468,7 @@ pub fn restore(net: &mut Network, best: &Best) -> Result<()> {
 pub fn outputs(net: &mut Network, data: &Samples, rows: &[usize]) -> Result<Vec<Vec<f32>>> {
     let mut all = vec![vec![]; net.parts.len()];
     for chunk in rows.chunks(net.batch) {
-        data.feed(net, &data.batch(chunk, net.batch))?;
+        data.feed(net, &data.batch(chunk, net.batch, net.table.is_none()))?;
         net.session.run(EVAL)?;
         for (part, all) in net.parts.iter().zip(&mut all) {
             let y = net.session.read(part.output)?;

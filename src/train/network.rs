@@ -6,9 +6,10 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Value};
 use crate::models::{self, Config, Size, Tower};
 use crate::nn::{Mode, Net};
+use crate::ops::augment::Augment;
 use crate::ops::loss::{CrossEntropy, Mse, Reduction};
 use crate::ops::optim::{self, Sgd};
-use crate::ops::{arith, dropout};
+use crate::ops::{arith, dropout, image};
 use crate::plan::Plan;
 use crate::preprocess::Preprocess;
 use crate::shape::{DType, Type};
@@ -59,16 +60,20 @@ impl Precision {
     }
 }
 
-/// How a network is trained: whose SGD, on what numbers.
+/// How a network is trained: whose SGD, on what numbers, on what pictures.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Method {
     pub sgd: Sgd,
     pub precision: Precision,
+    /// What happens to pictures that are trained on.
+    pub augment: Option<Augment>,
+    /// How many pictures lie on the device; None sends it those of each batch.
+    pub resident: Option<usize>,
 }
 
 impl From<Sgd> for Method {
     fn from(sgd: Sgd) -> Self {
-        Self { sgd, precision: Precision::Float32 }
+        Self { sgd, precision: Precision::Float32, augment: None, resident: None }
     }
 }
 
@@ -117,11 +122,15 @@ impl Part {
 pub struct Network {
     pub session: Session,
     pub batch: usize,
-    /// Input: u8 pictures [N,S,S,3], or features [N,F].
+    /// Input: u8 pictures [N,S,S,3], or features [N,F]; none where pictures lie on the device.
     pub x: Vec<Value>,
+    /// State: all u8 pictures [M,S,S,3], where they lie on the device.
+    pub table: Option<Value>,
+    /// Input: rows of the data set [N], where the device has to know them.
+    pub rows: Option<Value>,
     /// Input: how much each row counts [N]; 0 for padding.
     pub weight: Value,
-    /// Input: seed and step of the dropout masks.
+    /// Input: seed and step of dropout masks and augmentation.
     pub state: Value,
     pub parts: Vec<Part>,
 }
@@ -133,6 +142,8 @@ pub struct Blueprint {
     pub want: Vec<Vec<Value>>,
     pub batch: usize,
     pub x: Vec<Value>,
+    pub table: Option<Value>,
+    pub rows: Option<Value>,
     pub weight: Value,
     pub state: Value,
     pub parts: Vec<Part>,
@@ -158,16 +169,27 @@ impl Task {
         self.parts().into_iter().map(|p| p.0).collect()
     }
 
+    /// The type of some of its pictures.
+    fn pictures(&self, n: usize) -> Result<Type> {
+        let side = match self {
+            Task::EndToEnd { config, .. } => config.image,
+            Task::Tower { image, .. } | Task::Classifier { image, .. } => *image,
+            Task::Head { .. } => {
+                return Err(Error::usage("a head alone is trained on features, which have no pixels")
+                    .fix("train a tower, or leave out --augment and --resident yes"));
+            }
+        };
+        Ok(Type::new(DType::U8, &[n, side, side, 3]))
+    }
+
     /// The inputs: one of pictures, or features for each part.
     fn inputs(&self, g: &mut Graph, batch: usize) -> Vec<Value> {
-        let pictures = |s| Type::new(DType::U8, &[batch, s, s, 3]);
         match self {
-            Task::EndToEnd { config, .. } => vec![g.input("image", pictures(config.image))],
-            Task::Tower { image, .. } | Task::Classifier { image, .. } => vec![g.input("image", pictures(*image))],
             Task::Head { config } => {
                 let t = Type::f32(&[batch, config.features()]);
                 config.members().iter().map(|m| g.input(&format!("{}features", m.prefix), t)).collect()
             }
+            _ => vec![g.input("image", self.pictures(batch).expect("it has pictures"))],
         }
     }
 
@@ -218,21 +240,43 @@ impl Task {
 impl Blueprint {
     /// Builds and differentiates.
     pub fn new(task: &Task, batch: usize, method: impl Into<Method>) -> Result<Self> {
-        let Method { sgd, precision } = method.into();
+        let Method { sgd, precision, augment, resident } = method.into();
         let storage = precision.storage();
         let mut g = Graph::default();
-        let x = task.inputs(&mut g, batch);
         let weight = g.input("weight", Type::f32(&[batch]));
         let state = g.input("dropout", dropout::state_type());
+        // What comes in, what evaluation sees of it, and what training sees.
+        let mut rows = None;
+        let mut known = |g: &mut Graph| *rows.get_or_insert_with(|| g.input("rows", Type::new(DType::U32, &[batch])));
+        g.set_label("image");
+        let (x, table, seen) = match resident {
+            None => {
+                let x = task.inputs(&mut g, batch);
+                (x.clone(), None, x)
+            }
+            Some(all) => {
+                let table = g.state("pictures", task.pictures(all)?);
+                let rows = known(&mut g);
+                (vec![], Some(table), vec![g.push1(image::Gather, &[table, rows])])
+            }
+        };
+        let changed = match augment {
+            None => seen.clone(),
+            Some(augment) => {
+                task.pictures(batch)?;
+                let rows = known(&mut g);
+                vec![g.push1(augment, &[seen[0], rows, state])]
+            }
+        };
         let (mut parts, mut updates, mut outputs, mut penalties) = (vec![], vec![], vec![], vec![]);
         for (p, (prefix, targets)) in task.parts().into_iter().enumerate() {
             // Penalties are computed twice: inside the step, where they are differentiated, and on their own.
             let mut net = Net::new(&mut g, Mode::Eval).stored_as(storage);
-            let output = task.forward(&mut net, &x, p)?;
+            let output = task.forward(&mut net, &seen, p)?;
             let penalty = net.take_penalty();
             let mut net =
                 Net::new(&mut g, Mode::Train { state, rows: weight }).freeze(task.frozen(&prefix)).stored_as(storage);
-            let prediction = task.forward(&mut net, &x, p)?;
+            let prediction = task.forward(&mut net, &changed, p)?;
             let train_penalty = net.take_penalty();
             let (statistics, new): (Vec<Value>, Vec<Value>) = net.take_updates().into_iter().unzip();
             updates.extend(new);
@@ -294,7 +338,7 @@ impl Blueprint {
         if !penalties.is_empty() {
             want.push(penalties);
         }
-        Ok(Self { graph: g, want, batch, x, weight, state, parts })
+        Ok(Self { graph: g, want, batch, x, table, rows, weight, state, parts })
     }
 
     /// Bytes of the weights of the best epoch, which a training run keeps beside the network.
@@ -311,7 +355,7 @@ impl Blueprint {
     }
 
     /// Refuses where a device has no room for it.
-    fn fits(&self, device: &dyn Device) -> Result<()> {
+    pub fn fits(&self, device: &dyn Device) -> Result<()> {
         let (graph, plans) = Plan::all(self.graph.clone(), &self.want(), device.options())?;
         device::fits(device, &graph, &plans, self.room())
     }
@@ -340,8 +384,8 @@ impl Network {
         })?;
         let (room, options) = (b.room(), device.options());
         let session = Session::within(room, b.graph.clone(), &b.want(), options, device)?;
-        let Blueprint { batch, x, weight, state, .. } = b;
-        Ok(Self { session, batch, x, weight, state, parts: b.parts })
+        let Blueprint { batch, x, table, rows, weight, state, .. } = b;
+        Ok(Self { session, batch, x, table, rows, weight, state, parts: b.parts })
     }
 
     /// Every weight and statistic of the graph, trained or not.

@@ -30,6 +30,7 @@ const BIAS: &str = "conv.wgrad [k5 3x3 stride [1, 1] groups 1";
 /// Epilogues: through a ReLU, and pooling.
 const MASK: &str = "conv.dgrad [relu k32 3x3";
 const POOLED: &str = "conv.pooled [k32 3x3";
+const AUGMENT: &str = "image.augment [Augment { rotation: 80";
 /// Several steps of depth, and one alone.
 const MMA: &str = "conv.fprop [BF16 k72 3x3";
 const MMA_SHORT: &str = "conv.fprop [BF16 k16 1x1";
@@ -49,6 +50,15 @@ const MUTANTS: &[Mutant] = &[
     m("layout.cu", "rows as wide as what is copied", "a.from + pixel * a.x_width", "a.from + pixel * a.width.by", "slice"),
     m("layout.cu", "concatenation at the wrong channel", "a.to + pixel * a.y_width", "a.from + pixel * a.y_width", "concat"),
     m("image.cu", "colours the other way round", "a.bgr ? i + v + 2 - 2 * c : i + v", "a.bgr ? i + v : i + v + 2 - 2 * c", "image"),
+    m("gather.cu", "rows past the last one are read", "min(o.in<u32>(1)[blockIdx.y], a.rows - 1)", "o.in<u32>(1)[blockIdx.y]", "image.gather"),
+    m("gather.cu", "a row goes the other way round", "from * a.units + i", "from * a.units + a.units - 1 - i", "image.gather"),
+    m("augment.cu", "no barrier before the map is read", "    __syncthreads();\n", "", AUGMENT),
+    m("augment.cu", "pixels past the last one are written", "    if (pixel >= a.pixels) return;\n", "", AUGMENT),
+    m("augment.cu", "a pixel beyond the edge is read", "min((at >> 8) + 1, side - 1)", "(at >> 8) + 1", AUGMENT),
+    m("augment.cu", "every picture has the first one's map", "o.in<u32>(1)[blockIdx.y]", "o.in<u32>(1)[0]", AUGMENT),
+    m("augment.cu", "sheared but not turned", "turn(plus(rotation, shear))", "turn(shear)", AUGMENT),
+    m("augment.cu", "mirrored before the map", "int centre = (int(a.side.by) - 1) * (65536 - along_x", "int centre = (int(a.side.by) - 1) * (65536 - abs(along_x)", AUGMENT),
+    m("augment.cu", "positions are cut off, not rounded", "(side - 1) << 16) + 128) >> 8;", "(side - 1) << 16)) >> 8;", AUGMENT),
     m("optim.cu", "momentum forgets to scale", "vj = momentum * vj - lr * d;", "vj = vj - lr * d;", "sgd"),
     m("optim.cu", "velocity is not stored", "if (momentum != 0) v.store(o.out<float>(1) + i);", "", "sgd"),
     m("optim.cu", "the copy is not renewed", "if (STORAGE != 0) w.store(o.out<Real>(4) + i);", "", "sgd.update"),
