@@ -2,12 +2,12 @@
 # Everything that needs an NVIDIA GPU. Needs the driver and the built binaries; NVRTC or exported kernels
 # (DEEP_AFFECT_CACHE); compute-sanitizer for its part, and a Python with torch for the side-by-side.
 #
-#     cargo build --release && cargo test --release --no-run --test gpu      # where there is Rust
+#     cargo build --release && cargo test --release --no-run --test gpu --test precision      # where there is Rust
 #     benches/gpu.sh check [REPORT]      # where there is a GPU: every case, sanitizer, golden files, compare, the demo
 #     benches/gpu.sh speed [REPORT]      # ours beside PyTorch, in under nine minutes; the table comes last
 #
-# BINARY and TESTS name the two binaries if they are not under target/release, PYTHON the interpreter that has torch; MODEL,
-# BATCHES and CPU_BATCH choose what `check` runs, OUT is where `speed` leaves its records. SMOKE=1 runs every part that can
+# BINARY, TESTS and PRECISION_TESTS name the binaries if they are not under target/release, PYTHON the interpreter that has
+# torch; MODEL, BATCHES and CPU_BATCH choose what `check` runs, OUT is where `speed` leaves its records. SMOKE=1 runs every part that can
 # run without a GPU, tiny and on the CPU, to try this script. Every part runs, whatever failed before it; the exit status
 # counts the parts that failed.
 set -uo pipefail
@@ -15,7 +15,9 @@ cd "$(dirname "$0")/.."
 
 newest() { ls -t "$@" 2>/dev/null | head -1; }
 BINARY=${BINARY:-target/release/deep-affect}
-TESTS=${TESTS:-$(newest $(find target/release/deps -maxdepth 1 -name 'gpu-*' -perm -u+x -type f 2>/dev/null))}
+built() { newest $(find target/release/deps -maxdepth 1 -name "$1-*" -perm -u+x -type f 2>/dev/null); }
+TESTS=${TESTS:-$(built gpu)}
+PRECISION_TESTS=${PRECISION_TESTS:-$(built precision)}
 PYTHON=${PYTHON:-python3}
 MODEL=${MODEL:-deep-affect}
 BATCHES=${BATCHES:-1 25}
@@ -40,6 +42,8 @@ part() {
 
 cases() { REQUIRE_DEVICES=cuda "$TESTS" kernels_ same_bits grouped_ nan_ ceilings --nocapture --test-threads=1 "$@"; }
 
+precisions() { REQUIRE_DEVICES=cuda "$PRECISION_TESTS" --nocapture --test-threads=1; }
+
 sanitize() {
     # One run of every case is enough: the same kernels run in the other tests.
     REQUIRE_DEVICES=cuda compute-sanitizer --tool "$1" --error-exitcode 9 --print-limit 20 \
@@ -57,52 +61,80 @@ check() {
         part "inference at batch $batch against the CPU" "$BINARY" compare "$MODEL" --batch "$batch" --device cuda --against cpu
     done
     part "a training step against the CPU" "$BINARY" compare "$MODEL" --pass train --batch "$CPU_BATCH" --device cuda --against cpu
+    part "training in 16 bits" precisions
+    for precision in bf16 fp16; do
+        for pass in infer train; do
+            part "$pass in $precision against the CPU" "$BINARY" compare "$MODEL" --pass $pass --batch "$CPU_BATCH" \
+                --precision $precision --device cuda --against cpu
+        done
+    done
     demo=$(mktemp -d)
-    part "the demo" "$BINARY" demo --out "$demo/demo" --device cuda
+    for precision in float32 bf16; do
+        part "the demo in $precision" "$BINARY" demo --out "$demo/$precision" --precision $precision --device cuda
+    done
     rm -rf "$demo"
 }
 
-# Ours and theirs in turns: what the card does meanwhile (clocks, heat) hits both. Compiling a training step takes PyTorch
-# minutes, so the first of each kind has the most seconds.
+# Ours and theirs in turns: what the card does meanwhile (clocks, heat) hits both. 16 bits first, the comparison that
+# counts; then float32, as far as the time goes. Compiling a training step takes PyTorch minutes, so the first of each kind
+# has the most seconds.
 speed() {
-    local began=$SECONDS out=${OUT:-$(mktemp -d)} rounds=5 flags=(--device cuda) peer=() peers=() all=() found=()
-    local steps="25 64" infers="25 1 64 256" layers=25 seconds
+    local began=$SECONDS out=${OUT:-$(mktemp -d)} rounds=5 flags=(--device cuda) peer=() all=() peers=() found=()
+    local steps="25 64" infers="25 1 64 256" layers=25 seconds precision
     if [ -n "$SMOKE" ]; then
         rounds=2 steps=2 infers="2 1" layers=2 peer=(--device cpu --smoke)
         flags=(--device cpu --threads 1 --width 16 --image 32 --head "12,8,6")
     fi
     mkdir -p "$out"
-    ours() { # name, what, batch
-        part "$2 at batch $3" "$BINARY" bench "$2" --batch "$3" --rounds $rounds "${flags[@]}" --json "$out/$1.json" ${4:+--svg "$out/$1.svg"}
+    # Seconds until nothing new is begun: the script ends within nine minutes.
+    left() { echo $((505 - (SECONDS - began))); }
+    ours() { # what, batch, set for a picture; in `precision`
+        [ "$(left)" -gt 10 ] || return 0
+        local name=$1-$2-$precision
+        all+=("$out/$name.json")
+        part "$1 at batch $2 in $precision" "$BINARY" bench "$1" --batch "$2" --rounds $rounds --precision $precision "${flags[@]}" \
+            --json "$out/$name.json" ${3:+--svg "$out/$name.svg"}
     }
-    theirs() { # name, cases, seconds
-        [ "$3" -gt 5 ] || return 0
-        peers+=("$out/$1.json")
-        part "PyTorch: $2" "$PYTHON" benches/peers/deep_affect_torch.py "${peer[@]}" --cases "$2" --rounds $rounds --budget "$3" --json "$out/$1.json"
+    theirs() { # case, seconds at most; in `precision`
+        local setups=$precision most=$(left) name=torch-${1/:/-}-$precision
+        [ $precision = bf16 ] || setups=float32,tf32
+        [ "$most" -lt "$2" ] || most=$2
+        [ "$most" -gt 12 ] || return 0
+        peers+=("$out/$name.json")
+        part "PyTorch: $1 in $setups" "$PYTHON" benches/peers/deep_affect_torch.py "${peer[@]}" --cases "$1" --setups $setups \
+            --rounds $rounds --budget "$most" --json "$out/$name.json"
     }
     # Kernels are compiled once, before anything counts; so is what Python compiles.
-    part "kernels and caches" "$BINARY" bench step --batch "${steps%% *}" --rounds 1 "${flags[@]}"
-    theirs torch-warm "infer:1" 25
-    seconds=120
+    precision=bf16
+    part "kernels and caches" "$BINARY" bench step --batch "${steps%% *}" --rounds 1 --precision bf16 "${flags[@]}"
+    theirs infer:3 20
+    seconds=105
     for batch in $steps; do
-        ours "step-$batch" step "$batch" svg
-        theirs "torch-step-$batch" "step:$batch" $seconds
-        all+=("$out/step-$batch.json")
-        seconds=50
+        ours step "$batch" svg
+        theirs "step:$batch" $seconds
+        seconds=45
     done
     seconds=60
     for batch in $infers; do
-        ours "infer-$batch" infer "$batch"
-        theirs "torch-infer-$batch" "infer:$batch" $seconds
-        all+=("$out/infer-$batch.json")
-        seconds=20
+        ours infer "$batch"
+        theirs "infer:$batch" $seconds
+        seconds=18
     done
-    ours conv conv "$layers" svg
-    ours dense dense "$layers" svg
-    all+=("$out/conv.json" "$out/dense.json")
-    # The script ends within nine minutes, whatever came before.
-    local left=$((505 - (SECONDS - began)))
-    theirs torch-layers "layers:$layers" $((left < 110 ? left : 110))
+    for precision in bf16 float32; do
+        ours conv "$layers" svg
+        ours dense "$layers" svg
+        theirs "layers:$layers" 40
+        # The whole steps of 16 bits are done.
+        [ $precision = float32 ] || continue
+        for batch in $steps; do
+            ours step "$batch" svg
+            theirs "step:$batch" 25
+        done
+        for batch in $infers; do
+            ours infer "$batch"
+            theirs "infer:$batch" 15
+        done
+    done
     for file in "${all[@]}" "${peers[@]}"; do
         [ -s "$file" ] && found+=("$file")
     done
@@ -120,7 +152,7 @@ head_lines() {
 
 needed=("$BINARY")
 case $WHAT in
-    check) needed+=("$TESTS") ;;
+    check) needed+=("$TESTS" "$PRECISION_TESTS") ;;
     speed) ;;
     *) echo "usage: benches/gpu.sh check|speed [REPORT]" >&2; exit 2 ;;
 esac

@@ -103,7 +103,7 @@ impl<'g> Net<'g> {
     }
 
     /// x in float32.
-    fn wide(&mut self, x: Value) -> Value {
+    pub fn wide(&mut self, x: Value) -> Value {
         self.cast(x, DType::F32)
     }
 

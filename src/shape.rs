@@ -8,8 +8,9 @@ use half::{bf16, f16};
 use std::fmt;
 
 /// Element type of a value.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Debug)]
 pub enum DType {
+    #[default]
     F32,
     /// IEEE binary16: 11 significant bits, up to 65,504.
     F16,

@@ -89,6 +89,28 @@ fn records_have_names_with_units() {
     );
 }
 
+/// Operands are what 16 bits hold, so that the error is what the layer adds: its sums, and rounding what it stores.
+#[test]
+fn precisions_are_said_and_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    record(dir.path(), "conv", &TINY);
+    std::fs::rename(dir.path().join("conv.json"), dir.path().join("float32.json")).unwrap();
+    for (precision, half_a_unit) in [("bf16", 2f64.powi(-8)), ("fp16", 2f64.powi(-11))] {
+        for what in ["conv", "dense"] {
+            let r = record(dir.path(), what, &[&TINY[..], &["--precision", precision]].concat());
+            assert_eq!(r["precision"], *precision);
+            for row in r["rows"].as_array().unwrap() {
+                let stored = if row["name"].as_str().unwrap().ends_with("wgrad") { 0.0 } else { half_a_unit };
+                assert!(row["error_largest"].as_f64().unwrap() <= stored + 1e-5, "{precision}: {row:#}");
+            }
+        }
+        let other = ["conv", "--batch", "2", "--precision", precision, "--compare", "float32.json"];
+        ends(dir.path(), &[&other, &TINY[..]].concat(), 1, "compare what was measured alike");
+    }
+    let r = record(dir.path(), "step", &[&TINY[..], &["--precision", "bf16"]].concat());
+    assert_eq!(r["precision"], "bf16");
+}
+
 /// Multiplies every time of a record.
 fn scaled(record: &Value, by: f64) -> String {
     let mut r = record.clone();

@@ -95,7 +95,9 @@ fn products_of_sixteen_bits_are_tensor_core_code() {
         let [text, said] = texts(out);
         let opcodes: BTreeSet<&str> = text.split([' ', '.', ';', '\t', '\n']).collect();
         let gathers = unit.defines.contains(&("VEC", 1));
+        let staged = unit.defines.iter().any(|d| d.0 == "STAGES");
         let wanted: &[&str] = match target.compute {
+            _ if !staged => &["HMMA"],
             75 => &["HMMA", "LDSM"],
             _ if gathers => &["HMMA", "LDSM"],
             _ => &["HMMA", "LDSM", "LDGSTS"],
@@ -164,4 +166,35 @@ fn an_exported_folder_serves_a_machine_without_a_compiler() {
     assert!(said.starts_with("note: ") && said.contains("damaged") && said.lines().count() == 1, "{said}");
     let [again, said] = texts(list(&folder, true));
     assert_eq!((again, said, std::fs::read(&entry).unwrap()), (json, String::new(), good));
+}
+
+/// What the tiles of a network become on a GPU, where there is neither one nor a compiler, and with one.
+#[test]
+fn launches_are_counted_without_a_gpu() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["launches", "vgg16", "--image", "32", "--width", "8", "--batch", "2", "--precision", "bf16"];
+    let launches = |compiler, rest: &[&str]| {
+        let out = kernels(dir.path(), compiler, &[&args[..], rest].concat()).output().unwrap();
+        let ok = out.status.success();
+        let [said, error] = texts(out);
+        assert!(ok, "{error}");
+        said
+    };
+    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let r = json(&launches(false, &["--pass", "train", "--json"]));
+    assert_eq!((&r["precision"], &r["batch"], &r["multiprocessors"]), (&"bf16".into(), &2.into(), &132.into()));
+    let rows = r["launches"].as_array().unwrap();
+    let of = |kernel: &str| rows.iter().filter(|row| row["kernel"] == kernel).collect::<Vec<_>>();
+    assert_eq!([of("conv_fprop_mma").len(), of("conv_dgrad_mma").len(), of("conv_wgrad_mma").len()], [13, 12, 13]);
+    assert!(rows.iter().all(|row| row["blocks"].as_u64() > Some(0) && row["fills"].is_null()));
+    assert!(
+        of("conv_fprop_mma").iter().all(|row| row["constants"]["STORAGE"] == 2 && row["gflop"].as_f64() > Some(0.0))
+    );
+    assert!(launches(false, &[]).contains("NVRTC is missing"));
+    if possible() {
+        let r = json(&launches(true, &["--json"]));
+        let fills = |row: &serde_json::Value| row["fills"].as_f64() > Some(0.0) && row["blocks_resident"].is_u64();
+        assert!(r["launches"].as_array().unwrap().iter().all(fills), "{r:#}");
+        assert!(launches(true, &["--arch", "sm_80"]).contains("SMs of sm_80 take at once"));
+    }
 }

@@ -23,7 +23,7 @@ import time
 arguments = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__)
 arguments.add_argument("--device", default="cuda")
 arguments.add_argument("--cases", help="step:BATCH, infer:BATCH and layers:BATCH, separated by commas")
-arguments.add_argument("--setups", help="only those whose name has one of these words, separated by commas")
+arguments.add_argument("--setups", help="only those whose name or precision has one of these words, separated by commas")
 arguments.add_argument("--budget", type=float, default=240, help="seconds after which nothing new is begun")
 arguments.add_argument("--rounds", type=int, default=5)
 arguments.add_argument("--json", default="-", help="where the records go; - is standard output")
@@ -107,7 +107,7 @@ class Setup:
     nhwc: bool = False
     sgd: str = "foreach"
     graph: bool = False
-    compiled: bool = False
+    compiled: str = ""  # a mode of torch.compile
 
     def apply(self):
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.precision == "tf32"
@@ -117,27 +117,31 @@ class Setup:
 
 
 STEPS = [
-    Setup("eager", sgd="fused"),
-    Setup("eager, bf16 autocast, channels_last, fused SGD", "bf16", True, "fused"),
     Setup("CUDA graph, bf16 autocast, channels_last, fused SGD", "bf16", True, "fused", graph=True),
+    Setup("eager, bf16 autocast, channels_last, fused SGD", "bf16", True, "fused"),
+    Setup("compile reduce-overhead, bf16 autocast, channels_last, fused SGD", "bf16", True, "fused", compiled="reduce-overhead"),  # fmt: skip
+    Setup("compile max-autotune, bf16 autocast, channels_last, fused SGD", "bf16", True, "fused", compiled="max-autotune"),  # fmt: skip
+    Setup("eager, bf16 autocast, channels_last, foreach SGD", "bf16", True, "foreach"),
+    Setup("CUDA graph, TF32, channels_last, fused SGD", "tf32", True, "fused", graph=True),
+    Setup("CUDA graph, channels_last, fused SGD", "float32", True, "fused", graph=True),
     Setup("eager, TF32, channels_last, fused SGD", "tf32", True, "fused"),
     Setup("eager, channels_last, fused SGD", "float32", True, "fused"),
-    Setup("CUDA graph, channels_last, fused SGD", "float32", True, "fused", graph=True),
-    Setup("eager, bf16 autocast, channels_last, foreach SGD", "bf16", True, "foreach"),
-    Setup("compile max-autotune, bf16 autocast, channels_last, fused SGD", "bf16", True, "fused", compiled=True),
+    Setup("eager", sgd="fused"),
 ]
 INFERENCES = [
-    Setup("eager"),
-    Setup("eager, bf16 weights, channels_last", "bf16", True),
     Setup("CUDA graph, bf16 weights, channels_last", "bf16", True, graph=True),
+    Setup("eager, bf16 weights, channels_last", "bf16", True),
+    Setup("compile reduce-overhead, bf16 weights, channels_last", "bf16", True, compiled="reduce-overhead"),
+    Setup("compile max-autotune, bf16 weights, channels_last", "bf16", True, compiled="max-autotune"),
+    Setup("CUDA graph, TF32, channels_last", "tf32", True, graph=True),
+    Setup("CUDA graph, channels_last", "float32", True, graph=True),
     Setup("eager, TF32, channels_last", "tf32", True),
     Setup("eager, channels_last", "float32", True),
-    Setup("CUDA graph, channels_last", "float32", True, graph=True),
-    Setup("compile max-autotune, bf16 weights, channels_last", "bf16", True, compiled=True),
+    Setup("eager"),
 ]
 LAYERS = [
-    Setup("NHWC", "float32", True),
     Setup("NHWC", "bf16", True),
+    Setup("NHWC", "float32", True),
     Setup("NHWC", "tf32", True),
     Setup("NCHW", "float32"),
 ]
@@ -220,7 +224,7 @@ def step(setup, batch):
             return F.mse_loss(model(x).float(), y)
 
     if setup.compiled:
-        loss_of = torch.compile(loss_of, mode="max-autotune")
+        loss_of = torch.compile(loss_of, mode=setup.compiled)
 
     def run():
         sgd.zero_grad(set_to_none=True)
@@ -234,7 +238,7 @@ def inference(setup, batch):
     dtype = torch.bfloat16 if setup.precision == "bf16" else torch.float32
     model = model_of(setup).eval().to(dtype)
     x = (torch.rand(batch, 3, SIDE, SIDE, device=a.device) - 0.5).to(dtype).to(memory_format=setup.format())
-    forward = torch.compile(model, mode="max-autotune") if setup.compiled else model
+    forward = torch.compile(model, mode=setup.compiled) if setup.compiled else model
 
     def run():
         with torch.inference_mode():
@@ -341,7 +345,7 @@ def attempt(what, work):
 
 def wanted(setups):
     words = a.setups.split(",") if a.setups else [""]
-    return [s for s in setups if any(w in s.name for w in words)]
+    return [s for s in setups if any(w in s.name or w == s.precision for w in words)]
 
 
 def whole(bench, batch, setup):
@@ -394,7 +398,7 @@ for case in (a.cases or CASES).split(","):
     batch = int(batch or 1)
     if kind == "layers":
         with torch.no_grad():
-            for setup in LAYERS:
+            for setup in wanted(LAYERS):
                 layers(batch, setup)
     else:
         for setup in wanted(STEPS if kind == "step" else INFERENCES):

@@ -5,8 +5,9 @@ use super::{Compute, output};
 use crate::device::{self, Device};
 use crate::error::{Error, Result};
 use crate::graph::Value;
+use crate::shape::DType;
 use crate::table::text_table;
-use crate::train::network::{Network, TRAIN};
+use crate::train::network::{Network, Precision, TRAIN};
 use clap::Args;
 use serde::Serialize;
 use std::collections::HashMap;
@@ -22,7 +23,8 @@ pub struct Command {
     #[arg(long, default_value = "cpu", value_name = "NAME")]
     against: String,
     /// Largest difference that is accepted, relative to the largest magnitude among the layer's tensors (float32 sums in
-    /// another order differ, the more the deeper); 1e-4 of an inference and 1e-3 of a training step by default.
+    /// another order differ, the more the deeper); 1e-4 of an inference and 1e-3 of a training step by default. In 16 bits
+    /// the mean square counts by default, and what is accepted is twice the distance to the same in float32.
     #[arg(long, value_name = "X")]
     tolerance: Option<f64>,
     /// One JSON object instead of a table.
@@ -42,8 +44,11 @@ struct Row {
     largest: f64,
     /// In any tensor of the layer: the gradient of a bias before a batch norm is zero, and what is left of it is rounding.
     largest_of_layer: f64,
-    /// Relative to the largest magnitude of the layer; null where a number is missing on one side only.
+    /// Relative to the largest magnitude of the layer; null where a number is missing on one side only. In 16 bits the root
+    /// of the mean square, relative to that of the tensor, unless a tolerance is given.
     difference: Option<f64>,
+    /// The largest difference that is accepted.
+    tolerance: f64,
     accepted: bool,
 }
 
@@ -54,7 +59,6 @@ struct Comparison {
     batch: usize,
     device: String,
     against: String,
-    tolerance: f64,
     tensors: Vec<Row>,
 }
 
@@ -68,7 +72,8 @@ impl Command {
         }
         self.compute.bind_threads();
         let chosen = self.model.choose(1, Scale::Full)?;
-        let (against, want) = self.compute_on(&chosen, device::open(&self.against, self.compute.threads)?)?;
+        let believed = || device::open(&self.against, self.compute.threads);
+        let (against, want) = self.compute_on(&chosen, believed()?)?;
         let (device, got) = self.compute_on(&chosen, self.compute.open()?)?;
         let tolerance = self.tolerance.unwrap_or(match self.pass {
             Run::Infer => 1e-4,
@@ -80,9 +85,17 @@ impl Command {
             *scale = scale.max(largest(want));
         }
         let pairs = got.iter().zip(&want);
-        let rows = pairs.map(|((t, got), (_, want))| row(t, got, want, scales[layer(t)], tolerance)).collect();
+        let rows = if chosen.precision == Precision::Float32 || self.tolerance.is_some() {
+            pairs.map(|((t, got), (_, want))| row(t, got, want, scales[layer(t)], tolerance)).collect()
+        } else {
+            let mut exact = self.model.choose(1, Scale::Full)?;
+            exact.precision = Precision::Float32;
+            let (_, exact) = self.compute_on(&exact, believed()?)?;
+            let tolerance = rounding(&want, &exact, chosen.precision.storage());
+            pairs.map(|((t, got), (_, want))| rounded(t, got, want, scales[layer(t)], tolerance)).collect()
+        };
         let (model, pass, batch) = (chosen.name, self.pass, self.batch);
-        let all = Comparison { model, pass, batch, device, against, tolerance, tensors: rows };
+        let all = Comparison { model, pass, batch, device, against, tensors: rows };
         let json = || serde_json::to_string_pretty(&all).expect("plain data") + "\n";
         output::print(&if self.json { json() } else { all.table() })?;
         match all.tensors.iter().find(|r| !r.accepted) {
@@ -129,7 +142,35 @@ fn row(tensor: &str, got: &[f32], want: &[f32], largest_of_layer: f64, tolerance
     let worst = got.iter().zip(want).map(apart).fold(0.0, |m: f64, e| if m.is_nan() || e <= m { m } else { e });
     let difference = Some(worst).filter(|w| w.is_finite() && got.len() == want.len());
     let accepted = difference.is_some_and(|d| d <= tolerance);
-    Row { tensor: tensor.into(), elements: want.len(), largest: largest(want), largest_of_layer, difference, accepted }
+    let (tensor, elements, largest) = (tensor.into(), want.len(), largest(want));
+    Row { tensor, elements, largest, largest_of_layer, difference, tolerance, accepted }
+}
+
+/// The same in 16 bits, by the root of the mean square: single elements say nothing where a ReLU or a maximum goes the other
+/// way.
+fn rounded(tensor: &str, got: &[f32], want: &[f32], largest_of_layer: f64, tolerance: f64) -> Row {
+    let difference = Some(distance(got, want)).filter(|d| d.is_finite() && got.len() == want.len());
+    let accepted = difference.is_some_and(|d| d <= tolerance);
+    let (tensor, elements, largest) = (tensor.into(), want.len(), largest(want));
+    Row { tensor, elements, largest, largest_of_layer, difference, tolerance, accepted }
+}
+
+/// What is accepted in 16 bits. Devices round alike but where their float32 sums lie on the two sides of a tie; the first such
+/// elements make more in every layer after them, until the roundings of two devices are as good as independent: then they are
+/// sqrt(2) as far from each other as each is from `exact`, the same in float32. Twice the distance of the tensor that is
+/// farthest from it, because a ReLU that goes the other way in one of the three changes the gradients of all layers before it;
+/// and, where a few elements say little about that distance, four times what one rounding is at most.
+fn rounding(want: &Tensors, exact: &Tensors, storage: DType) -> f64 {
+    let one = if storage == DType::BF16 { 2f64.powi(-8) } else { 2f64.powi(-11) };
+    let farthest = want.iter().zip(exact).map(|((_, want), (_, exact))| distance(want, exact)).fold(0.0, f64::max);
+    4.0 * one + 2.0 * farthest
+}
+
+/// The distance of two tensors, relative to the larger of their norms.
+fn distance(x: &[f32], y: &[f32]) -> f64 {
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+    let largest = [x, y].map(|x| norm(&mut x.iter().map(|x| *x as f64))).into_iter().fold(f64::MIN_POSITIVE, f64::max);
+    norm(&mut x.iter().zip(y).map(|(x, y)| *x as f64 - *y as f64)) / largest
 }
 
 /// Rate -1 and momentum: from zero, v = momentum v - rate g leaves the gradient in every velocity.
@@ -149,23 +190,29 @@ fn trained(net: &Network) -> Result<Tensors> {
 
 impl Comparison {
     fn table(&self) -> String {
-        let header = ["tensor", "elements", "largest", "difference", ""].map(String::from);
+        let header = ["tensor", "elements", "largest", "difference", "accepted", ""].map(String::from);
         let row = |r: &Row| {
             let difference = r.difference.map_or("NaN".into(), |d| format!("{d:.1e}"));
             let verdict = if r.accepted { "" } else { "DIFFERS" };
-            vec![r.tensor.clone(), r.elements.to_string(), format!("{:.3e}", r.largest), difference, verdict.into()]
+            vec![
+                r.tensor.clone(),
+                r.elements.to_string(),
+                format!("{:.3e}", r.largest),
+                difference,
+                format!("{:.1e}", r.tolerance),
+                verdict.into(),
+            ]
         };
         let rows: Vec<_> = self.tensors.iter().map(row).collect();
         let worst = self.tensors.iter().filter_map(|r| r.difference).fold(0.0, f64::max);
         format!(
-            "{}\n{}, {:?} at batch {}: {} against {}; largest difference {worst:.1e} of the largest magnitude in a layer, accepted {:.1e}\n",
+            "{}\n{}, {:?} at batch {}: {} against {}; largest difference {worst:.1e}\n",
             text_table(&header, &rows),
             self.model,
             self.pass,
             self.batch,
             self.device,
-            self.against,
-            self.tolerance
+            self.against
         )
     }
 }

@@ -2,13 +2,13 @@
 
 use super::Compute;
 use super::flags::{DataFlags, Resident, TrainFlags, described_tower};
-use super::job::{Job};
+use super::job::Job;
 use super::train::train;
-use crate::train::network::Precision;
 use crate::bundled;
 use crate::data::Alpha;
 use crate::error::{Error, Result};
 use crate::models::{Architecture, Config, OutAct, TowerOutput};
+use crate::train::network::Precision;
 use crate::train::params::Initial;
 use crate::weights::{TowerWeights, WeightFile};
 use clap::Args;
@@ -27,6 +27,9 @@ pub struct Command {
     resume: bool,
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
+    /// How numbers are stored between ops: bf16 and fp16 run on tensor cores.
+    #[arg(long, value_enum, default_value_t, value_name = "NUMBERS")]
+    precision: Precision,
     #[command(flatten)]
     compute: Compute,
 }
@@ -39,7 +42,7 @@ impl Command {
         let manifest = bundled::unpack(&self.out.join("emoji"))?;
         let (config, initial) = model(self.seed)?;
         let flags = TrainFlags {
-            precision: Precision::Float32,
+            precision: self.precision,
             augment: None,
             epochs: self.epochs,
             batch: 25,
@@ -76,10 +79,7 @@ impl Command {
         ];
         let title = "Deep Affect in miniature".into();
         train(&mut job, &self.out, TEST, self.resume, title, notes)?;
-        eprintln!(
-            "next: deep-affect predict --model {} PICTURE",
-            self.out.join(super::train::CHECKPOINT).display()
-        );
+        eprintln!("next: deep-affect predict --model {} PICTURE", self.out.join(super::train::CHECKPOINT).display());
         Ok(())
     }
 }
@@ -90,7 +90,8 @@ pub fn model(seed: u64) -> Result<(Config, Initial)> {
     let mut towers = vec![];
     for (name, bytes) in bundled::towers() {
         let weights = TowerWeights::new(WeightFile::from_static(&format!("bundled {name} tower"), bytes)?)?;
-        let tower = described_tower(&weights)?.ok_or_else(|| Error::job(format!("the bundled {name} tower is undescribed")))?;
+        let tower =
+            described_tower(&weights)?.ok_or_else(|| Error::job(format!("the bundled {name} tower is undescribed")))?;
         towers.push(tower);
         initial.tower(name, weights);
     }

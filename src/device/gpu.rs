@@ -8,10 +8,15 @@ use crate::graph::{Graph, Kind, Value};
 use crate::host::ceiling::Ceilings;
 use crate::kernel::gpu::{self, Access, Call};
 use crate::kernel::{Arch, Buf, Code};
+use crate::nvrtc::Target;
 use crate::plan::{Options, Place, Plan, Scheduled};
 use crate::shape::{DType, Type};
 use std::ops::Range;
 use std::sync::Arc;
+
+/// How plans for a GPU are made. Equal ops in one launch: few large launches fill a GPU better than many small ones. Fused
+/// ops: what need not be written need not be read.
+pub const OPTIONS: Options = Options { group: true, fuse: true, guard: 0 };
 
 /// Where an operand lies in the allocation, in bytes, and what the launch does with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +60,8 @@ pub struct Measured {
 pub trait Driver: Send {
     /// For people: `cuda:0 (NVIDIA H100 80GB HBM3, sm_90)`.
     fn name(&self) -> String;
+    /// What its kernels are compiled for.
+    fn target(&self) -> Target;
     /// Whether its seconds are those of a GPU.
     fn timed(&self) -> bool;
     /// Bytes that can be allocated besides those held; None where it uses the machine's memory.
@@ -317,10 +324,8 @@ impl<D: Driver> Device for Gpu<D> {
         Demand { arena, scratch, ..Demand::persistent(g, Type::bytes) }
     }
 
-    /// Equal ops in one launch: few large launches fill a GPU better than many small ones. Fused ops: what need not be
-    /// written need not be read.
     fn options(&self) -> Options {
-        Options { group: true, fuse: true, ..Options::default() }
+        OPTIONS
     }
 
     fn own_memory(&self) -> Option<usize> {
@@ -331,7 +336,8 @@ impl<D: Driver> Device for Gpu<D> {
         if !self.driver.timed() {
             return Ok(None);
         }
-        let free = self.driver.free();
-        ceiling::measure(self, ceiling::Load::GPU.within(free)).map(Some)
+        let (free, target) = (self.driver.free(), self.driver.target());
+        let storages: Vec<DType> = [DType::F16, DType::BF16].into_iter().filter(|s| target.multiplies(*s)).collect();
+        ceiling::measure(self, ceiling::Load::GPU.within(free), &storages).map(Some)
     }
 }

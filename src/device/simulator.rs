@@ -126,6 +126,10 @@ impl Driver for Simulator {
         format!("sim ({}, {checks})", self.target)
     }
 
+    fn target(&self) -> Target {
+        self.target
+    }
+
     fn timed(&self) -> bool {
         false
     }

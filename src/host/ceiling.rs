@@ -4,6 +4,7 @@ no arithmetic. A launch's time is judged against these (the roofline). */
 use super::simd::{self, Kernel, V16};
 use super::{LANES, Out};
 use crate::kernel::Simd;
+use crate::shape::DType;
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -103,6 +104,9 @@ pub struct Ceilings {
     pub gflops_one: Option<f64>,
     /// GFLOP/s of float32 multiply-adds.
     pub gflops: f64,
+    /// GFLOP/s of products of fp16 and of bf16 matrices with float32 sums, where there are tensor cores.
+    pub f16: Option<f64>,
+    pub bf16: Option<f64>,
     /// GB/s of reading.
     pub read: f64,
     /// GB/s of a = b + 3c: two thirds read, one third written.
@@ -115,22 +119,36 @@ impl Ceilings {
         self.read.max(self.triad)
     }
 
-    /// The least seconds in which so much arithmetic and traffic can be done.
-    pub fn seconds(&self, flops: f64, bytes: f64) -> f64 {
-        (flops / (1e9 * self.gflops)).max(bytes / (1e9 * self.bandwidth()))
+    /// GFLOP/s of arithmetic on operands that are stored so: products on tensor cores where they have 16 bits
+    /// ([`Ceilings::f16`]), multiply-adds elsewhere.
+    pub fn arithmetic(&self, storage: DType) -> f64 {
+        let products = match storage {
+            DType::F16 => self.f16,
+            DType::BF16 => self.bf16,
+            _ => None,
+        };
+        products.unwrap_or(self.gflops)
+    }
+
+    /// The least seconds in which so much arithmetic, on operands that are stored so, and traffic can be done.
+    pub fn seconds(&self, storage: DType, flops: f64, bytes: f64) -> f64 {
+        (flops / (1e9 * self.arithmetic(storage))).max(bytes / (1e9 * self.bandwidth()))
     }
 
     /// Which of the two it is: `compute` or `memory`.
-    pub fn bound(&self, flops: f64, bytes: f64) -> &'static str {
-        if flops / self.gflops >= bytes / self.bandwidth() { "compute" } else { "memory" }
+    pub fn bound(&self, storage: DType, flops: f64, bytes: f64) -> &'static str {
+        if flops / self.arithmetic(storage) >= bytes / self.bandwidth() { "compute" } else { "memory" }
     }
 
     /// The better of two measurements.
     pub fn max(self, o: Self) -> Self {
+        let better = |a: Option<f64>, b| a.zip(b).map(|(a, b): (f64, f64)| a.max(b));
         Self {
             threads: self.threads,
-            gflops_one: self.gflops_one.zip(o.gflops_one).map(|(a, b)| a.max(b)),
+            gflops_one: better(self.gflops_one, o.gflops_one),
             gflops: self.gflops.max(o.gflops),
+            f16: better(self.f16, o.f16),
+            bf16: better(self.bf16, o.bf16),
             read: self.read.max(o.read),
             triad: self.triad.max(o.triad),
         }

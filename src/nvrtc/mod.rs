@@ -9,7 +9,7 @@ mod occupancy;
 mod source;
 
 pub use cache::{Cache, compile_all};
-pub use occupancy::occupancy;
+pub use occupancy::{occupancy, resident};
 
 use crate::error::{Error, Result};
 use crate::kernel::gpu::Kernel;
@@ -57,6 +57,11 @@ impl Target {
         Self { compute, specific: false }
     }
 
+    /// Whether its tensor cores multiply numbers of this type, one of 16 bits: those of Turing (7.5) know no bf16.
+    pub fn multiplies(self, storage: DType) -> bool {
+        self.compute >= if storage == DType::BF16 { 80 } else { 75 }
+    }
+
     /// What a GPU of a compute capability (times ten) is given: code of its own architecture or of an earlier one with
     /// the same first digits; failing that, what an earlier one's PTX becomes when the driver translates it (true).
     pub fn of_device(compute: u32) -> (Self, bool) {
@@ -100,10 +105,10 @@ impl Unit {
         Self { source: kernel.source, defines: kernel.defines(consts) }
     }
 
-    /// Whether an architecture has its instructions: the tensor cores of Turing (7.5) know no bf16.
+    /// Whether an architecture has its instructions.
     pub fn runs_on(&self, target: Target) -> bool {
-        let bf16_products = self.source.starts_with("mma/") && self.defines.contains(&("STORAGE", DType::BF16.code()));
-        target.compute >= if bf16_products { 80 } else { 75 }
+        let products = |d: &DType| self.source.starts_with("mma/") && self.defines.contains(&("STORAGE", d.code()));
+        [DType::F16, DType::BF16].iter().filter(|d| products(d)).all(|d| target.multiplies(*d))
     }
 }
 

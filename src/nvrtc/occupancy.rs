@@ -30,6 +30,12 @@ fn limits(compute: u32) -> Option<Limits> {
 /// Resident warps relative to the most an SM can hold, if only this kernel runs; None for a target that is not in the
 /// table.
 pub fn occupancy(target: Target, threads: u32, used: &Resources) -> Option<f64> {
+    let warps = resident(target, threads, used)? * threads.div_ceil(32);
+    Some(warps as f64 / limits(target.compute)?.warps as f64)
+}
+
+/// Blocks that an SM holds at once, if only this kernel runs; None for a target that is not in the table.
+pub fn resident(target: Target, threads: u32, used: &Resources) -> Option<u32> {
     let most = limits(target.compute)?;
     let warps = threads.div_ceil(32);
     // Registers are given to warps, 8 to a thread at a time, and an SM is four equal parts.
@@ -37,8 +43,7 @@ pub fn occupancy(target: Target, threads: u32, used: &Resources) -> Option<f64> 
     // From 8.0 on the system takes 1 KiB for each block.
     let (grain, system) = if target.compute < 80 { (256, 0) } else { (128, 1 << 10) };
     let shared = (used.shared + system).next_multiple_of(grain).max(1);
-    let blocks = most.blocks.min(most.warps / warps).min(by_registers / warps).min(most.shared / shared);
-    Some((blocks * warps) as f64 / most.warps as f64)
+    Some(most.blocks.min(most.warps / warps).min(by_registers / warps).min(most.shared / shared))
 }
 
 #[cfg(test)]

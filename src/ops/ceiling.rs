@@ -1,7 +1,7 @@
 /*! Work that does nothing but work: what a device can do at most is measured with it ([`crate::device::Device::ceilings`]).
 Ops like all others, so that the same checks run over them and the same compiled kernels are exported. */
 
-use super::{Bound, Case, Draw, Family};
+use super::{Bound, Case, Draw, Family, mma};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
 use crate::graph::{Gpu, Io, Member, Op, host_launches, traffic};
@@ -9,14 +9,15 @@ use crate::host::pointwise;
 use crate::kernel::gpu::{Count, CudaStruct, Kernel, count};
 use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
-use crate::shape::Type;
+use crate::shape::{DType, Type};
 
 crate::cuda_struct! {
-    /// Elements, and how many multiply-adds each of them goes through.
+    /// Elements, or sixteen rows of them, and how many multiply-adds or products each of them goes through.
     pub struct Turns { n: u32, turns: u32 }
 }
 
 static CHAIN: Kernel = Kernel::new("ceiling.cu", "ceiling_chain", 3, Turns::TEXT);
+static PRODUCT: Kernel = Kernel::new("mma/ceiling.cu", "ceiling_product", 3, Turns::TEXT).with(mma::STORAGES);
 static ROW_SUM: Kernel = Kernel::new("ceiling.cu", "ceiling_row_sum", 2, Count::TEXT);
 static TRIAD: Kernel = Kernel::new("ceiling.cu", "ceiling_triad", 3, Count::TEXT);
 
@@ -58,6 +59,65 @@ impl Op for Chain {
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 2.0 * (self.turns * io.outs[0].numel()) as f64, ..traffic(io) }
+    }
+}
+
+/// y = x w^T on tensor cores, added up so many times; inputs x [M,16], w [64,16] of the same 16-bit type, M a multiple of
+/// 16; y [M,64] in float32. By the instruction that the kernels of `kernels/mma/` use, on operands in registers.
+#[derive(Debug, Clone, Copy)]
+pub struct Product {
+    pub turns: usize,
+}
+
+impl Product {
+    /// Rows of x that a warp has, and their length; columns of y.
+    pub const SIDE: usize = 16;
+    pub const COLUMNS: usize = 64;
+}
+
+impl Op for Product {
+    fn name(&self) -> &'static str {
+        "ceiling.product"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        let [x, w] = ins else { return Err(Error::job("x and w are needed")) };
+        match (x.dims(), w.dims()) {
+            (&[m, Self::SIDE], &[Self::COLUMNS, Self::SIDE])
+                if m.is_multiple_of(Self::SIDE) && x.dtype.is_half() && x.dtype == w.dtype =>
+            {
+                Ok(vec![Type::f32(&[m, Self::COLUMNS])])
+            }
+            _ => Err(Error::job("sixteen-bit x [16 n,16] and w [64,16] are needed")),
+        }
+    }
+    fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let dot = |x: &[f64], w: &[f64]| x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>();
+        for (y, x) in outs[0].chunks_mut(Self::COLUMNS).zip(ins[0].chunks(Self::SIDE)) {
+            let products = ins[1].chunks(Self::SIDE).map(|w| self.turns as f64 * dot(x, w));
+            y.iter_mut().zip(products).for_each(|(y, product)| *y = product);
+        }
+    }
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+        let turns = self.turns as f32;
+        host_launches(self, io, group, 0, move |h| {
+            let (x, w): (&[f32], &[f32]) = (h.input(0), h.input(1));
+            par::pieces_mut(h.output(0), Self::COLUMNS, |row, y: &mut [f32]| {
+                let x = &x[row * Self::SIDE..][..Self::SIDE];
+                let dot = |w: &[f32]| x.iter().zip(w).map(|(x, w)| x * w).sum::<f32>();
+                y.iter_mut().zip(w.chunks(Self::SIDE)).for_each(|(y, w)| *y = turns * dot(w));
+            });
+        })
+    }
+    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+        /// A tile for each of a block's eight warps.
+        const TILES: usize = 8;
+        let tiles = io.ins[0].dims()[0] / Self::SIDE;
+        let (args, storage) = (Turns { n: count(tiles), turns: count(self.turns) }, [io.ins[0].dtype.code()]);
+        let grid = [tiles.div_ceil(TILES), 1];
+        Gpu::new(self, io, group).call(&PRODUCT, &storage, grid, &[In(0), In(1), Out(0)], args).done()
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        Cost { flops: 2.0 * (Self::SIDE * self.turns * io.outs[0].numel()) as f64, ..traffic(io) }
     }
 }
 
@@ -128,8 +188,8 @@ impl Op for Triad {
 
 pub const FAMILY: Family = Family {
     name: "ceiling",
-    ops: &["ceiling.chain", "ceiling.row_sum", "ceiling.triad"],
-    kernels: &[&CHAIN, &ROW_SUM, &TRIAD],
+    ops: &["ceiling.chain", "ceiling.product", "ceiling.row_sum", "ceiling.triad"],
+    kernels: &[&CHAIN, &PRODUCT, &ROW_SUM, &TRIAD],
     cases,
 };
 
@@ -142,5 +202,12 @@ fn cases() -> Vec<Case> {
             .draw(1, Draw::Positive)
     };
     let triad = Case::new("2083", Triad, &[x, x], &[], Bound::Ulps(2));
-    vec![chain(3), chain(37), rows(3, 20), rows(2, 9236), triad]
+    // Nine warps: two blocks, the second of which is not full.
+    let product = |storage: DType| {
+        let ins = [[144, Product::SIDE], [Product::COLUMNS, Product::SIDE]].map(|dims| Type::new(storage, &dims));
+        let label = format!("{storage:?} 144, 5 turns");
+        Case::new(label, Product { turns: 5 }, &ins, &[], Bound::Dot(5 * Product::SIDE))
+    };
+    let products = [DType::F16, DType::BF16].map(product);
+    [chain(3), chain(37), rows(3, 20), rows(2, 9236), triad].into_iter().chain(products).collect()
 }

@@ -2,11 +2,11 @@
 
 use super::tile::index;
 use crate::cuda_struct;
-use crate::graph::Gpu;
 use crate::graph::Operand::{self, In, Out, Scratch};
+use crate::graph::{Gpu, Op};
 use crate::kernel::Launch;
 use crate::kernel::gpu::{Access, CudaStruct, Kernel};
-use crate::shape::DType;
+use crate::shape::{DType, Type};
 
 /// Names of a tile's compile-time constants: a table of them is the list of a kernel's variants. `BM` x `BN` elements of
 /// the product by one block, `BK` of the depth per stage, `STAGES` of them in shared memory at once, `VEC` elements of an
@@ -30,6 +30,13 @@ pub(super) const TILES: &[&[i64]] = &[
     &tile(64, 64, 4, 8, 2),
     &tile(64, 64, 3, 1, 2),
 ];
+
+/// How the operands lie in memory where an op's arithmetic is products of matrices, which tensor cores do in 16 bits;
+/// float32 elsewhere, where arithmetic is that of float32.
+pub fn storage(op: &dyn Op, ins: &[Type]) -> DType {
+    let product = matches!(op.name().split('.').next(), Some("conv" | "dense"));
+    ins.iter().map(|t| t.dtype).find(|d| product && d.is_half()).unwrap_or(DType::F32)
+}
 
 /// A row of [`TILES`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,7 +90,8 @@ cuda_struct! {
     }
 }
 
-const STORAGES: (&[&str], &[&[i64]]) = (&["STORAGE"], &[&[1], &[2]]);
+/// Kernels that are compiled for both 16-bit types.
+pub(super) const STORAGES: (&[&str], &[&[i64]]) = (&["STORAGE"], &[&[1], &[2]]);
 
 pub(super) static SPLIT_ACT: Kernel = Kernel::new("split.cu", "split_act", 4, SplitAct::TEXT).with(STORAGES);
 

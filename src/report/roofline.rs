@@ -1,22 +1,25 @@
-/*! The roofline (Williams, Waterman & Patterson 2009): rate over arithmetic intensity, under the two ceilings that the
-device showed in the same run. A page of its own, light or dark as the reader's system is. */
+/*! The roofline (Williams, Waterman & Patterson 2009): rate over arithmetic intensity, under the ceilings that the device
+showed in the same run: memory, multiply-adds, and products on tensor cores where the points are some. A page of its own, light or dark as the reader's system is. */
 
 use super::svg::{Axis, Plot, escape, short};
 use crate::host::ceiling::Ceilings;
+use crate::shape::DType;
 use std::fmt::Write;
 
 /// One layer in one pass.
 pub struct Point {
     layer: String,
     pass: String,
+    storage: DType,
     /// FLOP a byte, GFLOP/s.
     at: (f64, f64),
 }
 
 impl Point {
-    /// Of so much work and least traffic, GFLOP and GB, in so many seconds.
-    pub fn new(layer: &str, pass: &str, [gflop, gb]: [f64; 2], seconds: f64) -> Self {
-        Self { layer: layer.into(), pass: pass.into(), at: (gflop / gb, gflop / seconds) }
+    /// Of so much work on operands that are stored so ([`Ceilings::arithmetic`]) and least traffic, GFLOP and GB, in so many
+    /// seconds.
+    pub fn new(layer: &str, pass: &str, storage: DType, [gflop, gb]: [f64; 2], seconds: f64) -> Self {
+        Self { layer: layer.into(), pass: pass.into(), storage, at: (gflop / gb, gflop / seconds) }
     }
 }
 
@@ -48,7 +51,12 @@ fn class(pass: &str) -> &'static str {
 
 /// The page.
 pub fn picture(title: &str, subtitle: &str, roof: Ceilings, points: &[Point]) -> String {
-    let (top, bandwidth) = (roof.gflops, roof.bandwidth());
+    let bandwidth = roof.bandwidth();
+    let products = [("fp16 products", DType::F16, roof.f16), ("bf16 products", DType::BF16, roof.bf16)];
+    let used = products.into_iter().filter(|p| points.iter().any(|point| point.storage == p.1));
+    let ceilings: Vec<(&str, f64)> =
+        used.filter_map(|p| Some((p.0, p.2?))).chain([("multiply-adds", roof.gflops)]).collect();
+    let top = ceilings.iter().fold(0.0, |m: f64, c| m.max(c.1));
     let ridge = top / bandwidth;
     let span = |of: &dyn Fn(&Point) -> f64, other: f64| {
         let all = points.iter().map(of).chain([other]).filter(|v| v.is_finite() && *v > 0.0);
@@ -59,12 +67,15 @@ pub fn picture(title: &str, subtitle: &str, roof: Ceilings, points: &[Point]) ->
     let x = Axis::log("arithmetic intensity, FLOP per byte of the least traffic", left, right);
     let mut plot = Plot::new(WIDTH, PLOT, x, Axis::log("GFLOP/s", low / 2.0, high * 1.5));
     let from = left.max(low / 2.0 / bandwidth);
-    plot.line("roof", &[(from, from * bandwidth), (ridge, top), (right, top)]);
-    plot.text("end", (right, top), (-4.0, -6.0), &format!("multiply-adds, {} GFLOP/s", short(top, 0)));
+    plot.line("roof", &[(from, from * bandwidth), (ridge, top)]);
+    for (name, rate) in ceilings {
+        plot.line("roof", &[(rate / bandwidth, rate), (right, rate)]);
+        plot.text("end", (right, rate), (-4.0, -6.0), &format!("{name}, {} GFLOP/s", short(rate, 0)));
+    }
     plot.text("", (from, from * bandwidth), (10.0, 14.0), &format!("memory, {} GB/s", short(bandwidth, 0)));
     let mut taken: Vec<[f64; 4]> = points.iter().map(|p| around(plot.pixel(p.at), 4.0)).collect();
     for p in points {
-        let percent = 100.0 * p.at.1 / top.min(p.at.0 * bandwidth);
+        let percent = 100.0 * p.at.1 / roof.arithmetic(p.storage).min(p.at.0 * bandwidth);
         let tip = format!(
             "{} {}: {} GFLOP/s at {} FLOP a byte, {} % of the roof",
             p.layer,
@@ -127,13 +138,19 @@ mod tests {
     #[test]
     fn every_point_is_drawn_and_text_stays_text() {
         let roof = Ceilings { gflops: 200.0, read: 40.0, triad: 30.0, ..Ceilings::default() };
-        let layer = |i: usize| Point::new("a<script>", PASSES[i % 3], [1.0 + i as f64, 0.01], 0.02);
+        let layer = |i: usize| Point::new("a<script>", PASSES[i % 3], DType::F32, [1.0 + i as f64, 0.01], 0.02);
         let points: Vec<Point> = (0..30).map(layer).collect();
         let svg = picture("conv \"x\"", "& more", roof, &points);
         assert_eq!(svg.matches("<circle").count(), 30 + 3);
         assert_eq!(svg.matches("class=\"layer\"").count(), 30);
         assert!(!svg.contains("<script") && !svg.contains("NaN") && !svg.contains("inf"));
         let empty = picture("", "", roof, &[]);
+        let tensor = Ceilings { bf16: Some(900.0), ..roof };
+        assert_eq!(picture("", "", tensor, &points).matches("GFLOP/s</text>").count(), 1);
+        let product = Point::new("a", "fprop", DType::BF16, [1.0, 0.01], 0.002);
+        let svg = picture("", "", tensor, &[product]);
+        assert!(svg.contains("bf16 products, 900 GFLOP/s") && svg.contains("multiply-adds, 200 GFLOP/s"), "{svg}");
+        assert!(svg.contains("500 GFLOP/s at 100.0 FLOP a byte, 56 % of the roof"), "{svg}");
         assert!(empty.contains("200 GFLOP/s") && empty.contains("40 GB/s") && !empty.contains("NaN"));
     }
 }

@@ -49,6 +49,15 @@ impl Precision {
             Precision::Fp16 => DType::F16,
         }
     }
+
+    /// As the command line has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::Float32 => "float32",
+            Precision::Bf16 => "bf16",
+            Precision::Fp16 => "fp16",
+        }
+    }
 }
 
 /// How a network is trained: whose SGD, on what numbers, on what pictures.
@@ -184,8 +193,9 @@ impl Task {
         }
     }
 
+    /// What is predicted, in float32 as losses and people take it.
     fn forward(&self, net: &mut Net, x: &[Value], part: usize) -> Result<Value> {
-        Ok(match self {
+        let y = match self {
             Task::EndToEnd { config, .. } => config.forward(net, &config.members()[part], x[0]),
             Task::Head { config } => config.predict(net, &config.members()[part], x[part]),
             Task::Tower { tower, .. } => tower.logits(net, x[0]),
@@ -198,7 +208,8 @@ impl Task {
                 let x = net.normalize(x[0], &Preprocess::preset("torch")?);
                 (table.build)(net, x, Size { width: *width, outputs: *classes })
             }
-        })
+        };
+        Ok(net.wide(y))
     }
 
     /// The evaluation alone: its graph, inputs, and the output of each part.

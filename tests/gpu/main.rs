@@ -14,6 +14,7 @@ use deep_affect::kernel::{Arch, Code};
 use deep_affect::models::{Architecture, Config};
 use deep_affect::ops::{self, Bound};
 use deep_affect::plan::{Options, Plan};
+use deep_affect::shape::DType;
 use deep_affect::sim::{self, Order};
 use deep_affect::train::checkpoint;
 use deep_affect::weights::WeightFile;
@@ -169,9 +170,12 @@ fn nan_goes_through_pooling_and_activations() {
 #[test]
 fn ceilings_are_measured_on_any_device() {
     for name in DEVICES.into_iter().filter(|d| have(d)) {
-        let load = Load { chains: 3000, turns: 20, rows: 64, row: 512, rounds: 2 };
-        let c = ceiling::measure(&mut *open(name), load).unwrap();
-        assert!([c.gflops, c.read, c.triad].iter().all(|r| r.is_finite() && *r > 0.0), "{name}: {c:?}");
+        let load = Load { chains: 3000, turns: 20, rows: 64, row: 512, tiles: 20, products: 3, rounds: 2 };
+        let c = ceiling::measure(&mut *open(name), load, &[DType::F16, DType::BF16]).unwrap();
+        assert!(
+            [c.gflops, c.f16.unwrap(), c.bf16.unwrap(), c.read, c.triad].iter().all(|r| r.is_finite() && *r > 0.0),
+            "{name}: {c:?}"
+        );
     }
     assert!(!have("sim") || device::open("sim", None).unwrap().ceilings().unwrap().is_none());
     assert_eq!(Load::GPU.within(None).rows, Load::GPU.rows);

@@ -169,6 +169,8 @@ const MUTANTS: &[Mutant] = &[
     m("mma/dgrad.cu", "both halves go to the first's place", "o.in<u8>(3)[(first + c) / 4 + half]", "o.in<u8>(3)[(first + c) / 4]", "conv.dgrad [BF16"),
     m("mma/wgrad.cu", "filters past the last one are written", "if (filter + i < a.gk) put(", "put(", "conv.wgrad [BF16 k19"),
     m("mma/dense.cu", "depth past the end of a part", "end(min(begin + a.part, a.depth))", "end(begin + a.part)", "dense.wgrad [BF16 x [25"),
+    m("mma/ceiling.cu", "tiles past the last are written", "if (tile >= a.n) return;", "", "ceiling.product"),
+    m("mma/ceiling.cu", "two fragments are exchanged", "two(0, 16 * tile + 8, 0), two(0, 16 * tile, 8),", "two(0, 16 * tile, 8), two(0, 16 * tile + 8, 0),", "ceiling.product"),
     m("split.cu", "the last part is left out", "p < a.parts; ++p", "p + 1 < a.parts; ++p", "dense.fprop [BF16 x [2, 2504"),
     m("half.cuh", "bf16 is cut off", "cvt.rn.bf16.f32", "cvt.rz.bf16.f32", "cast [F32 to BF16"),
     m("gemm.cu", "depth past the end of a part", "end(min(begin + a.part, a.depth))", "end(begin + a.part)", "dense.wgrad [x [25"),

@@ -64,9 +64,9 @@ pub fn print(path: &Path, old: &Record, new: &Record, limit: Option<Percent>) ->
         rows.push([vec![r.name.clone()], times.to_vec(), vec![format!("{ratio:.3}"), verdict.into()]].concat());
     }
     let gone = old.rows.iter().filter(|o| !new.rows.iter().any(|r| r.name == o.name && r.variant == o.variant));
-    rows.extend(gone.map(|o| {
-        vec![o.name.clone(), milliseconds(&o.time), "-".into(), "-".into(), "only before".into()]
-    }));
+    rows.extend(
+        gone.map(|o| vec![o.name.clone(), milliseconds(&o.time), "-".into(), "-".into(), "only before".into()]),
+    );
     let header = ["", "before, ms", "now, ms", "now / before", ""].map(String::from);
     output::print(&format!("\n{}before: {}, {}\n", text_table(&header, &rows), old.date, path.display()))?;
     match slower.first() {
@@ -102,7 +102,8 @@ impl Table {
 }
 
 fn markdown(records: &[Record]) -> String {
-    let (ours, peers): (Vec<&Record>, Vec<&Record>) = records.iter().partition(|r| r.program.starts_with("deep-affect"));
+    let (ours, peers): (Vec<&Record>, Vec<&Record>) =
+        records.iter().partition(|r| r.program.starts_with("deep-affect"));
     let mut names: Vec<String> = records.iter().map(|r| format!("{} on {}", r.program, r.device)).collect();
     names.sort();
     names.dedup();
@@ -123,7 +124,8 @@ fn markdown(records: &[Record]) -> String {
         let case = if row.name == record.bench { row.name.clone() } else { format!("{} {}", record.bench, row.name) };
         let batch = record.batch.map_or(String::new(), |b| format!(", batch {b}"));
         let mut line = |what: &str, own: String, of: &dyn Fn(Cell) -> Option<(String, f64)>| {
-            let theirs = [same, best].map(|c| c.and_then(of).map_or(["–".into(), "–".into()], |(t, r)| [t, format!("{r:.2}")]));
+            let theirs = [same, best]
+                .map(|c| c.and_then(of).map_or(["–".into(), "–".into()], |(t, r)| [t, format!("{r:.2}")]));
             let [[a, b], [c, d]] = theirs;
             text += &format!("| {case}{batch}{what} | {} | {own} | {a} | {b} | {c} | {d} |\n", record.precision);
         };
@@ -136,9 +138,7 @@ fn markdown(records: &[Record]) -> String {
         });
         if let Some(own) = record.peak_memory_bytes.filter(|_| row.name == record.bench) {
             let mib = |bytes: usize| format!("{:.0}", bytes as f64 / (1 << 20) as f64);
-            line(": peak memory, MiB", mib(own), &|c| {
-                c.0.peak_memory_bytes.map(|b| (mib(b), own as f64 / b as f64))
-            });
+            line(": peak memory, MiB", mib(own), &|c| c.0.peak_memory_bytes.map(|b| (mib(b), own as f64 / b as f64)));
         }
         if let Some(own) = record.start_to_first_step_s {
             let first = |c: &Cell| c.0.start_to_first_step_s;

@@ -7,6 +7,7 @@ use crate::device::{Data, Device, Session};
 use crate::error::Result;
 use crate::graph::{Graph, Io, Op};
 use crate::host::ceiling::Ceilings;
+use crate::ops::mma;
 use crate::plan::Pass;
 use crate::report::roofline::Point;
 use crate::rng::{Rng, Stream};
@@ -83,7 +84,7 @@ pub fn measure(
     let point = |r: &Row| {
         let w = r.work.as_ref()?;
         let (layer, pass) = r.name.rsplit_once(' ')?;
-        Some(Point::new(layer, pass, [w.gflop, w.least_gb], r.time.time_median_s))
+        Some(Point::new(layer, pass, w.storage, [w.gflop, w.least_gb], r.time.time_median_s))
     };
     let points = record.rows.iter().filter_map(point).collect();
     Ok((record, points))
@@ -92,7 +93,7 @@ pub fn measure(
 impl Work {
     /// Fills in how near it came to the ceilings.
     fn judge(&mut self, roof: Option<Ceilings>) {
-        self.compute_percent = roof.map(|r| 100.0 * self.gflop_per_s / r.gflops);
+        self.compute_percent = roof.map(|r| 100.0 * self.gflop_per_s / r.arithmetic(self.storage));
         self.memory_percent = roof.map(|r| 100.0 * self.gb_per_s / r.bandwidth());
     }
 }
@@ -119,6 +120,7 @@ fn one(layer: &Layer, device: Box<dyn Device>, rounds: usize) -> Result<(Row, Bo
         gflop_per_s: gflop / time.time_median_s,
         least_gb,
         gb_per_s: least_gb / time.time_median_s,
+        storage: mma::storage(&*layer.op, &layer.ins),
         compute_percent: None,
         memory_percent: None,
     };
@@ -127,12 +129,15 @@ fn one(layer: &Layer, device: Box<dyn Device>, rounds: usize) -> Result<(Row, Bo
     Ok((row, session.into_device()))
 }
 
-/// Numbers in [-1, 1), or bytes, that repeat after a prime number of them: drawing each would take longer than computing
-/// with them.
+/// Numbers in [-1, 1] that the type has, or bytes; they repeat after a prime number of them, for drawing each would take
+/// longer than computing with them.
 fn drawn(operand: usize, t: &Type) -> Vec<f32> {
     const PERIOD: usize = 1_048_573;
     let mut rng = Rng::new(1, Stream::Test(operand as u32), 0);
-    let mut one = || if t.dtype == DType::U8 { rng.below(256) as f32 } else { 2.0 * rng.uniform() - 1.0 };
+    let mut one = || match t.dtype {
+        DType::U8 => rng.below(256) as f32,
+        dtype => dtype.round(2.0 * rng.uniform() as f64 - 1.0) as f32,
+    };
     let n = t.numel();
     let some: Vec<f32> = (0..n.min(PERIOD)).map(|_| one()).collect();
     (0..n).map(|i| some[i % PERIOD]).collect()
@@ -188,9 +193,15 @@ pub fn table(record: &Record) -> String {
     if let Some(roof) = &record.ceilings {
         text += &format!("\n{}", roof.text());
     }
+    // Half a unit in the last of 8 or 11 places, relative to the number.
+    let rounding = match &*record.precision {
+        "bf16" => " Activations are rounded to\nbf16, which is up to 3.9e-3 of it; gradients of weights are float32.",
+        "fp16" => " Activations are rounded to\nfp16, which is up to 4.9e-4 of it; gradients of weights are float32.",
+        _ => "",
+    };
     text + &format!(
         "\n{} of {} at batch {} on {}, {}: each layer alone, equal ones once. The error is the largest difference from the\n\
-         float64 definition among so many elements of the output, relative to the largest of them.\n",
+         float64 definition among so many elements of the output, relative to the largest of them.{rounding}\n",
         record.bench,
         record.model.as_deref().unwrap_or("-"),
         record.batch.unwrap_or(1),

@@ -141,5 +141,11 @@ fn bytes(source: &Source) -> u64 {
 
 fn row(name: &str, time: Time, pictures: usize, bytes: f64) -> Row {
     let rate = |work: f64| Some(work / time.time_median_s);
-    Row { name: name.into(), time, pictures_per_s: rate(pictures as f64), mb_per_s: rate(bytes / 1e6), ..Row::default() }
+    Row {
+        name: name.into(),
+        time,
+        pictures_per_s: rate(pictures as f64),
+        mb_per_s: rate(bytes / 1e6),
+        ..Row::default()
+    }
 }

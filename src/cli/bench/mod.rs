@@ -148,7 +148,8 @@ impl Network {
     }
 
     fn record(&self, bench: &str, chosen: &Chosen, device: String) -> Record {
-        Record { model: Some(chosen.name.clone()), batch: Some(self.batch), ..empty(bench, device) }
+        let precision = chosen.precision.name().into();
+        Record { precision, model: Some(chosen.name.clone()), batch: Some(self.batch), ..empty(bench, device) }
     }
 
     fn layers(self, family: &str) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use super::super::profile::timed::{Breakdown, Roof};
 use crate::error::{Error, Result};
+use crate::shape::DType;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -99,7 +100,10 @@ pub struct Work {
     /// Every operand once.
     pub least_gb: f64,
     pub gb_per_s: f64,
-    /// Of the ceiling of multiply-adds, and of that of memory.
+    /// How the operands of products are stored.
+    #[serde(skip)]
+    pub storage: DType,
+    /// Of the ceiling of products on tensor cores, or of multiply-adds where there are none; and of that of memory.
     pub compute_percent: Option<f64>,
     pub memory_percent: Option<f64>,
 }

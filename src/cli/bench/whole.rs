@@ -49,7 +49,8 @@ pub fn measure(
     let breakdown = timed.breakdown(&g, time.time_median_s, roof);
     record.ceilings = roof.map(Into::into);
     let worked = breakdown.launches.iter().filter(|l| l.figures.gflop > 0.0);
-    let points = worked.map(|l| Point::new(&l.layer, l.pass, [l.figures.gflop, l.figures.gb], l.figures.median_ms / 1e3));
+    let points = worked
+        .map(|l| Point::new(&l.layer, l.pass, l.storage, [l.figures.gflop, l.figures.gb], l.figures.median_ms / 1e3));
     let points = points.collect();
     record.breakdown = Some(breakdown);
     Ok((record, points))

@@ -4,7 +4,9 @@ use crate::device::Probe;
 use crate::graph::Graph;
 use crate::host::ceiling::Ceilings;
 use crate::kernel::Cost;
+use crate::ops::mma;
 use crate::plan::{Pass, parts};
+use crate::shape::DType;
 use crate::table::text_table;
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +61,9 @@ pub struct Row {
     part: String,
     /// No routine for this device: the float64 definition ran.
     definition: bool,
+    /// How the operands of a product are stored ([`mma::storage`]).
+    #[serde(skip)]
+    pub storage: DType,
     /// Which ceiling is nearer: `compute` or `memory`.
     bound: Option<&'static str>,
     #[serde(flatten)]
@@ -82,6 +87,11 @@ pub struct Roof {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     multiply_add_one_thread_gflop_per_s: Option<f64>,
     multiply_add_gflop_per_s: f64,
+    /// Of tensor cores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    product_fp16_gflop_per_s: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    product_bf16_gflop_per_s: Option<f64>,
     read_gb_per_s: f64,
     triad_gb_per_s: f64,
 }
@@ -92,6 +102,8 @@ impl From<Ceilings> for Roof {
             threads: c.threads,
             multiply_add_one_thread_gflop_per_s: c.gflops_one,
             multiply_add_gflop_per_s: c.gflops,
+            product_fp16_gflop_per_s: c.f16,
+            product_bf16_gflop_per_s: c.bf16,
             read_gb_per_s: c.read,
             triad_gb_per_s: c.triad,
         }
@@ -104,6 +116,8 @@ impl Roof {
             threads: self.threads,
             gflops_one: self.multiply_add_one_thread_gflop_per_s,
             gflops: self.multiply_add_gflop_per_s,
+            f16: self.product_fp16_gflop_per_s,
+            bf16: self.product_bf16_gflop_per_s,
             read: self.read_gb_per_s,
             triad: self.triad_gb_per_s,
         }
@@ -111,12 +125,18 @@ impl Roof {
 
     /// A line for people.
     pub fn text(&self) -> String {
-        let one = self.multiply_add_one_thread_gflop_per_s.map_or(String::new(), |g| format!(" ({g:.0} on one thread)"));
+        let one =
+            self.multiply_add_one_thread_gflop_per_s.map_or(String::new(), |g| format!(" ({g:.0} on one thread)"));
+        let products = [("fp16", self.product_fp16_gflop_per_s), ("bf16", self.product_bf16_gflop_per_s)];
+        let products = products.into_iter().filter_map(|(name, rate)| Some(format!(", {name} products {:.0}", rate?)));
         format!(
-            "ceilings, measured in this run: multiply-adds {:.0} GFLOP/s{one},\n\
+            "ceilings, measured in this run: multiply-adds {:.0} GFLOP/s{one}{},\n\
              reading {:.1} GB/s, a = b + 3c {:.1} GB/s. Work is that of the definition,\n\
              traffic the least there could be: above 100 % a transform saved work, or a cache traffic.\n",
-            self.multiply_add_gflop_per_s, self.read_gb_per_s, self.triad_gb_per_s
+            self.multiply_add_gflop_per_s,
+            products.collect::<String>(),
+            self.read_gb_per_s,
+            self.triad_gb_per_s
         )
     }
 }
@@ -155,7 +175,8 @@ impl Timed {
     /// What a run of `total` seconds was made of.
     pub fn breakdown(&mut self, g: &Graph, total: f64, roof: Option<Ceilings>) -> Breakdown {
         let parts = parts(g, &self.seen.iter().map(|s| s.0).collect::<Vec<_>>(), PARTS);
-        let least = |c: &Cost| roof.map(|r| 1e3 * r.seconds(c.flops, c.read + c.write));
+        let storage = |node: usize| mma::storage(&*g.nodes()[node].op, &g.io(&g.nodes()[node]).0);
+        let least = |node: usize, c: &Cost| roof.map(|r| 1e3 * r.seconds(storage(node), c.flops, c.read + c.write));
         let mut launches = vec![];
         for (((node, op, definition, cost), t), part) in self.seen.iter().zip(&mut self.times).zip(parts) {
             launches.push(Row {
@@ -164,8 +185,9 @@ impl Timed {
                 pass: Pass::of(g, *node).name(),
                 part,
                 definition: *definition,
-                bound: roof.map(|r| r.bound(cost.flops, cost.read + cost.write)),
-                figures: Figures::new(median(t) * 1e3, total * 1e3, cost, least(cost)),
+                storage: storage(*node),
+                bound: roof.map(|r| r.bound(storage(*node), cost.flops, cost.read + cost.write)),
+                figures: Figures::new(median(t) * 1e3, total * 1e3, cost, least(*node, cost)),
             });
         }
         let sum = |name: String, of: &dyn Fn(&Row) -> bool| {
@@ -173,14 +195,18 @@ impl Timed {
             for (row, seen) in launches.iter().zip(&self.seen).filter(|(r, _)| of(r)) {
                 cost += seen.3;
                 ms += row.figures.median_ms;
-                least_ms = least_ms.zip(least(&seen.3)).map(|(a, b)| a + b);
+                least_ms = least_ms.zip(least(seen.0, &seen.3)).map(|(a, b)| a + b);
                 n += 1;
             }
             Sum { name, launches: n, figures: Figures::new(ms, total * 1e3, &cost, least_ms) }
         };
         let by_pass = Pass::ALL.iter().map(|p| sum(p.name().into(), &|r| r.pass == p.name()));
         let mut names: Vec<&String> = vec![];
-        launches.iter().for_each(|r| if !names.contains(&&r.part) { names.push(&r.part) });
+        launches.iter().for_each(|r| {
+            if !names.contains(&&r.part) {
+                names.push(&r.part)
+            }
+        });
         Breakdown {
             all: sum(String::new(), &|_| true).figures,
             by_pass: by_pass.filter(|s| s.launches > 0).collect(),

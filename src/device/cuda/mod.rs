@@ -261,6 +261,10 @@ impl Driver for Cuda {
         format!("cuda:{ordinal} ({name}, sm_{compute})")
     }
 
+    fn target(&self) -> Target {
+        self.target
+    }
+
     fn timed(&self) -> bool {
         true
     }

@@ -1,4 +1,7 @@
-//! `kernels`: what every GPU kernel takes of each architecture, and compiled kernels for a machine without NVRTC.
+//! `kernels`: what every GPU kernel takes of each architecture, what a network launches, and compiled kernels for a machine
+//! without NVRTC.
+
+mod launches;
 
 use super::output;
 use crate::error::{Error, Result};
@@ -26,6 +29,8 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Show what a GPU would be sent, without one: every launch, its tile, how well its blocks fill a GPU.
+    Launches(Box<launches::Command>),
     /// Compile every kernel into a folder, for machines that have a GPU and no NVRTC.
     Export {
         folder: PathBuf,
@@ -51,6 +56,7 @@ impl Command {
     pub fn run(self) -> Result<()> {
         match self.action {
             Action::List { targets, json } => list(targets.list(), json),
+            Action::Launches(command) => command.run(),
             Action::Export { folder, targets } => export(&folder, targets.list()),
         }
     }
@@ -69,6 +75,12 @@ fn units() -> Vec<(Unit, Vec<&'static Kernel>)> {
         }
     }
     units
+}
+
+/// What a kernel of a unit takes, with the shared memory that a launch adds.
+fn used(unit: &Unit, compiled: &Resources) -> Resources {
+    let added = unit.defines.iter().find(|d| d.0 == "SHARED").map_or(0, |d| d.1 as u32);
+    Resources { shared: compiled.shared + added, ..compiled.clone() }
 }
 
 /// One kernel of one unit for one target.
@@ -90,7 +102,7 @@ fn list(targets: &[Target], as_json: bool) -> Result<()> {
             for &kernel in kernels {
                 let used = compiled.resources.iter().find(|r| r.entry == kernel.entry);
                 let used = used.ok_or_else(|| Error::job(format!("{} has no kernel `{}`", unit.source, kernel.entry)));
-                rows.push(Row { kernel, unit, target, used: used?.clone() });
+                rows.push(Row { kernel, unit, target, used: self::used(unit, used?) });
             }
         }
     }
@@ -98,7 +110,8 @@ fn list(targets: &[Target], as_json: bool) -> Result<()> {
     match as_json {
         true => output::print(&format!("{:#}\n", rows.iter().map(Row::json).collect::<serde_json::Value>())),
         false => {
-            let header = ["kernel", "constants", "for", "registers", "shared, B", "stack, B", "spilled, B", "occupancy, %"];
+            let header =
+                ["kernel", "constants", "for", "registers", "shared, B", "stack, B", "spilled, B", "occupancy, %"];
             let rows: Vec<_> = rows.iter().map(Row::cells).collect();
             output::print(&text_table(&header.map(String::from), &rows))
         }
@@ -107,17 +120,11 @@ fn list(targets: &[Target], as_json: bool) -> Result<()> {
 
 impl Row<'_> {
     fn occupancy(&self) -> Option<f64> {
-        nvrtc::occupancy(self.target, self.kernel.threads, &self.used())
-    }
-
-    /// With the shared memory that a launch adds.
-    fn used(&self) -> Resources {
-        let added = self.unit.defines.iter().find(|d| d.0 == "SHARED").map_or(0, |d| d.1 as u32);
-        Resources { shared: self.used.shared + added, ..self.used.clone() }
+        nvrtc::occupancy(self.target, self.kernel.threads, &self.used)
     }
 
     fn cells(&self) -> Vec<String> {
-        let (r, constants) = (self.used(), self.unit.defines.iter().map(|(name, value)| format!("{name}={value}")));
+        let (r, constants) = (&self.used, self.unit.defines.iter().map(|(name, value)| format!("{name}={value}")));
         let mut cells = vec![r.entry.clone(), constants.collect::<Vec<_>>().join(" "), self.target.to_string()];
         cells.extend([r.registers, r.shared, r.stack, r.spill_stores + r.spill_loads].map(|n| n.to_string()));
         cells.push(self.occupancy().map_or("-".into(), |o| format!("{:.0}", 100.0 * o)));
@@ -125,7 +132,7 @@ impl Row<'_> {
     }
 
     fn json(&self) -> serde_json::Value {
-        let r = self.used();
+        let r = &self.used;
         let constants: serde_json::Map<_, _> =
             self.unit.defines.iter().map(|(name, value)| (name.to_string(), json!(value))).collect();
         json!({
@@ -153,7 +160,9 @@ fn export(folder: &std::path::Path, targets: &[Target]) -> Result<()> {
         files += units.len();
         nvrtc::compile_all(&units, target, &cache)?;
         if cache.is_unwritable() {
-            return Err(Error::file(folder, "cannot write the compiled kernels").fix("choose a folder that can be written"));
+            return Err(
+                Error::file(folder, "cannot write the compiled kernels").fix("choose a folder that can be written")
+            );
         }
     }
     let names: Vec<_> = targets.iter().map(Target::to_string).collect();
