@@ -8,6 +8,7 @@ use super::params::MappedFile;
 use crate::data::Alpha;
 use crate::device::{Data, Session};
 use crate::error::{Error, Result};
+use crate::graph::{Graph, Value};
 use crate::models::Config;
 use crate::weights::write::Entry;
 use crate::weights::{LAYOUT, WeightFile, write};
@@ -113,9 +114,7 @@ pub fn card(file: &WeightFile) -> Result<Card> {
 /// judged by its best epoch so far.
 pub fn bind(file: &Arc<WeightFile>, session: &mut Session) -> Result<()> {
     for v in session.graph.stored().collect::<Vec<_>>() {
-        let (name, shape) = (session.graph.name(v).to_string(), session.graph.dims(v).to_vec());
-        let best = format!("{BEST}{name}");
-        let name = if file.info(&best).is_some() { best } else { name };
+        let (name, shape) = (name_of(file, &session.graph, v), session.graph.dims(v).to_vec());
         let t = file.tensor(&name)?;
         if t.shape != shape {
             let problem = format!("tensor `{name}` is {:?} instead of {shape:?}", t.shape);
@@ -127,6 +126,19 @@ pub fn bind(file: &Arc<WeightFile>, session: &mut Session) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Begins to read what [`bind`] will hand out, in the order in which a run of this graph comes to it.
+pub fn read_ahead(file: &Arc<WeightFile>, graph: &Graph) {
+    let range = |v| file.info(&name_of(file, graph, v)).map(|t| t.range.clone());
+    file.read_ahead(graph.stored().filter_map(range));
+}
+
+/// The best weights of an unfinished run go before its last.
+fn name_of(file: &WeightFile, graph: &Graph, v: Value) -> String {
+    let name = graph.name(v);
+    let best = format!("{BEST}{name}");
+    if file.info(&best).is_some() { best } else { name.to_string() }
 }
 
 /// Puts the weights back, and the velocities and best weights of an unfinished run.

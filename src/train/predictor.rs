@@ -38,6 +38,7 @@ impl Predictor {
         let config = card.config().map_err(|e| Error::file(file.path(), e.to_string()))?.clone();
         let members = config.members();
         let (g, x, want) = Task::EndToEnd { config: config.clone(), frozen: vec![] }.evaluation(batch, precision)?;
+        checkpoint::read_ahead(file, &g);
         let outputs = members.into_iter().map(|m| m.targets).zip(want.iter().copied()).collect();
         let image = x[0];
         let room = Room { mapped: true, beside: 0 };

@@ -127,6 +127,37 @@ impl WeightFile {
         if now == *before { Ok(()) } else { Err(changed(&self.path)) }
     }
 
+    /// Has the system bring these ranges of [`WeightFile::as_bytes`] into memory, in their order, while the caller goes
+    /// on: a thread of its own faults them in, because computing threads that find a page missing wait for one small
+    /// read at a time. Returns at once. Where the system cannot do that (before Linux 5.14), pages come as they are
+    /// touched.
+    pub fn read_ahead(self: &Arc<Self>, ranges: impl Iterator<Item = Range<usize>>) {
+        /// Neighbours closer than this are one read: what lies between costs less than asking twice.
+        const GAP: usize = 64 << 10;
+        let mut reads: Vec<Range<usize>> = vec![];
+        for range in ranges {
+            match reads.last_mut() {
+                Some(last) if last.end <= range.start && range.start - last.end < GAP => last.end = range.end,
+                _ => reads.push(range),
+            }
+        }
+        let file = self.clone();
+        let read = move || {
+            let Backing::Mapped { map, .. } = &file.backing else { return };
+            for r in reads {
+                // A page that cannot be read is an error here and not a signal: whoever needs it finds out.
+                #[cfg(target_os = "linux")]
+                let _ = map.advise_range(memmap2::Advice::PopulateRead, r.start, r.len());
+                #[cfg(all(unix, not(target_os = "linux")))]
+                let _ = map.advise_range(memmap2::Advice::WillNeed, r.start, r.len());
+                #[cfg(not(unix))]
+                let _ = (map, r);
+            }
+        };
+        // Without the thread the pages come as they are touched.
+        let _ = std::thread::Builder::new().name("read ahead".into()).spawn(read);
+    }
+
     /// One tensor, its bytes where they lie in the mapping.
     pub fn tensor(&self, name: &str) -> Result<Tensor<'_>> {
         let Some(t) = self.info(name) else {
@@ -311,6 +342,14 @@ mod tests {
         std::fs::OpenOptions::new().write(true).open(&p).unwrap().set_len(10).unwrap();
         let e = w.tensor("a").err().unwrap().to_string();
         assert!(e.contains("changed while it was being read"), "{e}");
+        // Nor does reading ahead end the process at a page that is gone.
+        write(&p, &BTreeMap::new(), &[Entry::f32("a", &[1 << 18], &big)]).unwrap();
+        let w = WeightFile::open(&p).unwrap();
+        std::fs::OpenOptions::new().write(true).open(&p).unwrap().set_len(10).unwrap();
+        w.read_ahead(std::iter::once(w.info("a").unwrap().range.clone()));
+        while Arc::strong_count(&w) > 1 {
+            std::thread::yield_now();
+        }
     }
 
     #[test]
