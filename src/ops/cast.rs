@@ -9,6 +9,25 @@ use crate::kernel::{Launch, Simd};
 use crate::par;
 use crate::shape::{DType, Type};
 
+/// FROM, TO: [`DType::code`]
+const WAYS: &[&[i64]] = &[&[0, 1], &[0, 2], &[1, 0], &[2, 0]];
+
+static CAST: Kernel = Kernel::new("cast.cu", "cast", 2, Count::TEXT).with((&["FROM", "TO"], WAYS));
+
+/// Output 0 is input 0 in another type. Routines know float32 only: what lies around them rounds.
+fn host(op: &dyn Op, io: &Io, group: &[Member]) -> Vec<Launch> {
+    host_launches(op, io, group, 0, |h| {
+        let x = h.input::<f32>(0);
+        par::chunks_mut(h.output::<f32>(0), |at, y| y.copy_from_slice(&x[at..][..y.len()]))
+    })
+}
+
+/// The same by the kernel.
+fn gpu(op: &dyn Op, io: &Io, group: &[Member]) -> Vec<Launch> {
+    let ways = [io.ins[0].dtype.code(), io.outs[0].dtype.code()];
+    Gpu::new(op, io, group).map(&CAST, &ways, &[In(0), Out(0)], |n| Count { n }).done()
+}
+
 /// The copy of a weight in 16 bits that the layer multiplies with, in place: inputs w in float32 and the copy. Made when the
 /// weights are loaded ([`Graph::prepare`]); the update of a training step renews it ([`super::optim::Update`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,24 +51,15 @@ impl Op for Copy {
         Ok(vec![dy[0], None])
     }
     fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
-        host_launches(self, io, group, 0, |h| {
-            let w = h.input::<f32>(0);
-            par::chunks_mut(h.output::<f32>(0), |at, y| y.copy_from_slice(&w[at..][..y.len()]))
-        })
+        host(self, io, group)
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        let ways = [DType::F32.code(), io.outs[0].dtype.code()];
-        Gpu::new(self, io, group).map(&CAST, &ways, &[In(0), Out(0)], |n| Count { n }).done()
+        gpu(self, io, group)
     }
     fn alias(&self) -> &'static [(usize, usize)] {
         &[(0, 1)]
     }
 }
-
-/// FROM, TO: [`DType::code`]
-const WAYS: &[&[i64]] = &[&[0, 1], &[0, 2], &[1, 0], &[2, 0]];
-
-static CAST: Kernel = Kernel::new("cast.cu", "cast", 2, Count::TEXT).with((&["FROM", "TO"], WAYS));
 
 /// y = x as `to`: from float32 to 16 bits, or back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -76,14 +86,10 @@ impl Op for Cast {
         Ok(vec![dy[0].map(|dy| if g.ty(dy).dtype == to { dy } else { g.push1(Cast { to }, &[dy]) })])
     }
     fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
-        host_launches(self, io, group, 0, |h| {
-            let x = h.input::<f32>(0);
-            par::chunks_mut(h.output::<f32>(0), |at, y| y.copy_from_slice(&x[at..][..y.len()]))
-        })
+        host(self, io, group)
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        let ways = [io.ins[0].dtype.code(), self.to.code()];
-        Gpu::new(self, io, group).map(&CAST, &ways, &[In(0), Out(0)], |n| Count { n }).done()
+        gpu(self, io, group)
     }
 }
 

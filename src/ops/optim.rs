@@ -26,13 +26,6 @@ crate::cuda_struct! {
 
 static SGD: Kernel = Kernel::new("optim.cu", "sgd", 6, Descent::TEXT).with(STORED);
 
-impl Descent {
-    fn new(n: u32, sgd: Sgd, scaled: bool) -> Self {
-        let Sgd { form, nesterov, dampening } = sgd;
-        Self { n, keras: (form == Form::Keras) as u32, nesterov: nesterov as u32, dampening, scaled: scaled as u32 }
-    }
-}
-
 /// One step of stochastic gradient descent; inputs w, v, g, hyper [lr, momentum, weight decay, first]; outputs w, v in
 /// place. Weight decay adds decay * w to g. `first` is 1 on the first step, else 0. With momentum 0 v stays as it is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -76,30 +69,14 @@ impl Op for Sgd {
             _ => Err(Error::job("w, v and g of one shape and hyper [4] are needed")),
         }
     }
-    fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
-        let hyper: [f64; 4] = ins[3].try_into().expect("checked by infer");
-        for i in 0..ins[0].len() {
-            (outs[0][i], outs[1][i]) = update!(self, f64, ins[0][i], ins[1][i], ins[2][i], hyper);
-        }
+    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        Update::plain(*self).eval(io, ins, outs)
     }
     fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
-        let op = *self;
-        host_launches(self, io, group, 0, move |h| {
-            let hyper: [f32; 4] = h.input(3).try_into().expect("checked by infer");
-            let g = h.input::<f32>(2);
-            par::chunks2_mut(h.output::<f32>(0), h.output::<f32>(1), |at, w, v| {
-                for ((w, v), &g) in w.iter_mut().zip(v).zip(&g[at..]) {
-                    (*w, *v) = update!(op, f32, *w, *v, g, hyper);
-                }
-            })
-        })
+        Update::plain(*self).host_of(self, io, group)
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        // Neither a copy nor a scale: anything stands in their places.
-        let w = Operand::Update(0);
-        let operands = [w, Operand::Update(1), In(2), In(3), w, In(3)];
-        let args = |n| Descent::new(n, *self, false);
-        Gpu::new(self, io, group).map(&SGD, &[DType::F32.code()], &operands, args).done()
+        Update::plain(*self).gpu_of(self, io, group)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 6.0 * io.ins[0].numel() as f64, ..traffic(io) }
@@ -117,6 +94,48 @@ pub struct Update {
     pub sgd: Sgd,
     pub copy: bool,
     pub scaled: bool,
+}
+
+impl Update {
+    fn plain(sgd: Sgd) -> Self {
+        Self { sgd, copy: false, scaled: false }
+    }
+
+    fn numbers(self, n: u32) -> Descent {
+        let Sgd { form, nesterov, dampening } = self.sgd;
+        let [keras, nesterov, scaled] = [form == Form::Keras, nesterov, self.scaled].map(u32::from);
+        Descent { n, keras, nesterov, dampening, scaled }
+    }
+
+    /// The routine, for `who` is lowered: this op or [`Sgd`].
+    fn host_of(self, who: &dyn Op, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let op = self;
+        host_launches(who, io, group, 0, move |h| {
+            let hyper: [f32; 4] = h.input(3).try_into().expect("checked by infer");
+            let by = if op.scaled { h.input::<f32>(4 + op.copy as usize)[0] } else { 1.0 };
+            let (w, g) = (h.output::<f32>(0), h.input::<f32>(2));
+            if by == 0.0 {
+                return;
+            }
+            par::chunks2_mut(w, h.output::<f32>(1), |at, w, v| {
+                for ((w, v), &g) in w.iter_mut().zip(v).zip(&g[at..]) {
+                    (*w, *v) = update!(op.sgd, f32, *w, *v, by * g, hyper);
+                }
+            });
+            if op.copy {
+                h.output::<f32>(2).copy_from_slice(w);
+            }
+        })
+    }
+    /// The kernel, as above. Where there is no copy or no scale, anything stands in its place.
+    fn gpu_of(self, who: &dyn Op, io: &Io, group: &[Member]) -> Vec<Launch> {
+        let storage = if self.copy { io.ins[4].dtype } else { DType::F32 };
+        let copy = if self.copy { Operand::Update(2) } else { Operand::Update(0) };
+        let by = In(if self.scaled { 4 + self.copy as usize } else { 3 });
+        let operands = [Operand::Update(0), Operand::Update(1), In(2), In(3), copy, by];
+        let args = |n| self.numbers(n);
+        Gpu::new(who, io, group).map(&SGD, &[storage.code()], &operands, args).done()
+    }
 }
 
 impl Op for Update {
@@ -151,31 +170,10 @@ impl Op for Update {
         }
     }
     fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
-        let op = *self;
-        host_launches(self, io, group, 0, move |h| {
-            let hyper: [f32; 4] = h.input(3).try_into().expect("checked by infer");
-            let by = if op.scaled { h.input::<f32>(4 + op.copy as usize)[0] } else { 1.0 };
-            let (w, g) = (h.output::<f32>(0), h.input::<f32>(2));
-            if by == 0.0 {
-                return;
-            }
-            par::chunks2_mut(w, h.output::<f32>(1), |at, w, v| {
-                for ((w, v), &g) in w.iter_mut().zip(v).zip(&g[at..]) {
-                    (*w, *v) = update!(op.sgd, f32, *w, *v, by * g, hyper);
-                }
-            });
-            if op.copy {
-                h.output::<f32>(2).copy_from_slice(w);
-            }
-        })
+        self.host_of(self, io, group)
     }
     fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        let storage = if self.copy { io.ins[4].dtype } else { DType::F32 };
-        let copy = if self.copy { Operand::Update(2) } else { Operand::Update(0) };
-        let by = In(if self.scaled { 4 + self.copy as usize } else { 3 });
-        let operands = [Operand::Update(0), Operand::Update(1), In(2), In(3), copy, by];
-        let args = |n| Descent::new(n, self.sgd, self.scaled);
-        Gpu::new(self, io, group).map(&SGD, &[storage.code()], &operands, args).done()
+        self.gpu_of(self, io, group)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 6.0 * io.ins[0].numel() as f64, ..traffic(io) }

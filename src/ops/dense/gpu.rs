@@ -153,6 +153,13 @@ pub(super) fn wgrad_mma(gpu: Gpu, storage: DType, [rows, inputs, outputs]: [usiz
     .done()
 }
 
+impl Gemm {
+    fn new(extents: [usize; 3], part: usize, bias: bool) -> Self {
+        let [m, n, depth] = extents.map(index);
+        Self { m, n, depth, part: index(part), bias: bias as i32, mask: 0 }
+    }
+}
+
 /// How a product of matrices is cut for tensor cores.
 struct Cut {
     tile: mma::Tile,
@@ -167,8 +174,7 @@ impl Cut {
         let (parts, part) = parts(blocks, depth, mma::STEP);
         let tile = mma::Tile::choose(storage, aligned, [m, n], mma::MANY);
         let grid = [m.div_ceil(tile.m) * n.div_ceil(tile.n), parts];
-        let args =
-            Gemm { m: index(m), n: index(n), depth: index(depth), part: index(part), bias: bias as i32, mask: 0 };
+        let args = Gemm::new([m, n, depth], part, bias);
         Self { tile, grid, parts, args }
     }
 }
@@ -186,8 +192,7 @@ impl Product {
         let tile = Tile::choose(TILES, aligned, m, n, 1);
         let blocks = m.div_ceil(tile.m) * n.div_ceil(tile.n);
         let (parts, part) = parts(blocks, depth, tile.k);
-        let args =
-            Gemm { m: index(m), n: index(n), depth: index(depth), part: index(part), bias: bias as i32, mask: 0 };
+        let args = Gemm::new([m, n, depth], part, bias);
         Self { tile, blocks, parts, args }
     }
 }
