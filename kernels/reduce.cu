@@ -1,14 +1,6 @@
 // Sums in an order that the shape alone decides: parts first, each by one chain of additions, then the parts.
 #include "tile/epilogue.cuh"
 
-/// The sum of x[part], n numbers being from one part to the next.
-__device__ inline float sum_of(const float *x, u32 parts, u32 n) {
-    float sum = 0;
-#pragma unroll 8
-    for (u32 part = 0; part < parts; ++part) sum += __ldg(x + (u64)part * n);
-    return sum;
-}
-
 // y[i] = the sum of x[part][i] for two tensors: x [parts,n], y [n], x [parts,more], y [more]
 KERNEL(split_sum, 4, Parts) {
     const u32 i = element(), j = i - a.n;
@@ -17,12 +9,6 @@ KERNEL(split_sum, 4, Parts) {
     } else if (j < a.more) {
         o.out<float>(3)[j] = sum_of(o.in<float>(2) + j, a.parts, a.more);
     }
-}
-
-// y[i] = the sum of x[part][i] where z[i], ReLU's result, is positive, else 0; x [parts,n], z [n], y [n]
-KERNEL(split_sum_mask, 3, Parts) {
-    const u32 i = element();
-    if (i < a.n) o.out<float>(2)[i] = positive(sum_of(o.in<float>(0) + i, a.parts, a.n), o.in<float>(1)[i]);
 }
 
 // Column sums of `part` rows per block; x [rows,n], y [parts,n]

@@ -7,11 +7,8 @@
 KERNEL(split_act, 4, SplitAct) {
     const u32 i = element();
     if (i >= a.n) return;
-    const float *part = o.in<float>(0) + i;
-    float sum = part[0];
-    for (u32 p = 1; p < a.parts; ++p) sum += part[u64(p) * a.n];
     const Act act{a.bias ? o.in<float>(1) : nullptr, int(a.columns), int(a.relu)};
-    sum = act(i % a.columns, sum);
+    float sum = act(i % a.columns, sum_of(o.in<float>(0) + i, a.parts, a.n));
     if (a.mask) sum = positive(sum, widen(o.in<Real>(2)[i]));
     o.out<Real>(3)[i] = narrow<Real>(sum);
 }

@@ -2,6 +2,14 @@
 #pragma once
 #include "common.cuh"
 
+/// The sum of x[part], n numbers being from one part to the next.
+__device__ inline float sum_of(const float *x, u32 parts, u32 n) {
+    float sum = 0;
+#pragma unroll 8
+    for (u32 part = 0; part < parts; ++part) sum += __ldg(x + (u64)part * n);
+    return sum;
+}
+
 /// Adds the bias of a column (where there is a bias) and applies ReLU (where asked to). NaN stays NaN.
 struct Act {
     const float *bias;

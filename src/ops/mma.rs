@@ -5,7 +5,7 @@ use crate::cuda_struct;
 use crate::graph::Operand::{self, In, Out, Scratch};
 use crate::graph::{Gpu, Op};
 use crate::kernel::Launch;
-use crate::kernel::gpu::{Access, CudaStruct, Kernel};
+use crate::kernel::gpu::{Access, CudaStruct, Kernel, STORED};
 use crate::shape::{DType, Type};
 
 /// Names of a tile's compile-time constants: a table of them is the list of a kernel's variants. `BM` x `BN` elements of
@@ -93,7 +93,7 @@ cuda_struct! {
 /// Kernels that are compiled for both 16-bit types.
 pub(super) const STORAGES: (&[&str], &[&[i64]]) = (&["STORAGE"], &[&[1], &[2]]);
 
-pub(super) static SPLIT_ACT: Kernel = Kernel::new("split.cu", "split_act", 4, SplitAct::TEXT).with(STORAGES);
+pub(super) static SPLIT_ACT: Kernel = Kernel::new("split.cu", "split_act", 4, SplitAct::TEXT).with(STORED);
 
 /// What becomes of a sum: the inputs that are its bias, a number for each column, and its mask, 0 where that is not positive.
 #[derive(Clone, Copy)]
@@ -104,7 +104,7 @@ pub(super) struct After {
 }
 
 /// Launches `call`, which writes `parts` partial sums of output 0 [rows,columns] in float32 to the operand it is given, adds
-/// them in order, and stores what becomes of them in 16 bits.
+/// them in order, and stores what becomes of them as `storage`.
 pub(super) fn summed_act<'a>(
     mut gpu: Gpu<'a>,
     storage: DType,

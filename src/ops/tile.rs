@@ -87,8 +87,6 @@ pub(super) static SPLIT_SUM: Kernel = Kernel {
     variants: PLAIN,
 };
 
-pub(super) static SPLIT_SUM_MASK: Kernel = Kernel::new("reduce.cu", "split_sum_mask", 3, Parts::TEXT);
-
 pub(super) static COLUMN_SUM: Kernel = Kernel {
     entry: "column_sum",
     source: "reduce.cu",
@@ -123,23 +121,6 @@ pub(super) fn summed<'a>(
     let operands = [place(0, Access::Read), one, place(1, Access::Read), other];
     let gpu = call(gpu, [0, 1].map(|i| place(i, Access::Write)));
     gpu.call(&SPLIT_SUM, &[], [(n + more).div_ceil(256), 1], &operands, args)
-}
-
-/// [`summed`] for one tensor, 0 where `x`, ReLU's result, is not positive. The only one of one part `call` masks itself.
-pub(super) fn summed_masked<'a>(
-    mut gpu: Gpu<'a>,
-    parts: usize,
-    (to, n): Sum,
-    x: Operand,
-    call: impl FnOnce(Gpu<'a>, Operand) -> Gpu<'a>,
-) -> Gpu<'a> {
-    if parts == 1 {
-        return call(gpu, to);
-    }
-    let all = gpu.scratch(4 * parts * n);
-    let args = Parts { n: index(n) as u32, more: 0, parts: parts as u32 };
-    let operands = [Scratch(all, Access::Read), x, to];
-    call(gpu, Scratch(all, Access::Write)).each(&SPLIT_SUM_MASK, &[], n, &operands, args)
 }
 
 /// `to` [n] = the sum over the rows of `from` [rows,n].

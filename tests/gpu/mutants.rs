@@ -86,7 +86,7 @@ const MUTANTS: &[Mutant] = &[
     m("reduce.cuh", "half of the warps are dropped", "for (int offset = WARPS / 2;", "for (int offset = WARPS / 4;", "softmax [2x365"),
     m("reduce.cuh", "a shuffle names lanes that do not come", "x = op(x, __shfl_xor_sync(~0u, x, offset));\n    return x;", "if (threadIdx.x % 2 == 0) x = op(x, __shfl_xor_sync(~0u, x, offset));\n    return x;", "softmax [2x365"),
     m("softmax.cu", "the maximum is subtracted once", "y[i] = exp(x[i] - max) / sum;", "y[i] = exp(x[i]) / sum;", "softmax [2x365"),
-    m("reduce.cu", "the last part is left out", "part < parts; ++part", "part + 1 < parts; ++part", PARTS),
+    m("tile/epilogue.cuh", "the last part is left out", "part < parts; ++part", "part + 1 < parts; ++part", PARTS),
     m("reduce.cu", "no barrier before the column's sums are read", "    __syncthreads();\n", "", "bias.grad"),
     m("reduce.cu", "a row of the next part is added", "end = min(begin + a.part, a.rows);", "end = min(begin + a.part + 1, a.rows);", "bias.grad [x [4, 17"),
     m("reduce.cu", "the second sum steps as the first", "o.in<float>(2) + j, a.parts, a.more", "o.in<float>(2) + j, a.parts, a.n", BIAS),
@@ -143,7 +143,7 @@ const MUTANTS: &[Mutant] = &[
     m("dense/fprop.cu", "rows past the last are read", "row = min(own, a.rows - ROWS)", "row = own", "dense.fprop [x [25"),
     m("dense/fprop.cu", "outputs past the last are written", "r >= own && c < a.outputs) o", "r >= own) o", "dense.fprop [x [3, 7]"),
     m("gemm.cu", "every row has the mask of the first", "take(x + at, column + j, a.n)", "take(x, column + j, a.n)", "dense.dgrad [x [25"),
-    m("reduce.cu", "a mask that is not looked at", "positive(sum_of(o.in<float>(0) + i, a.parts, a.n), o.in<float>(1)[i])", "sum_of(o.in<float>(0) + i, a.parts, a.n)", "dense.dgrad [x [3, 12]"),
+    m("split.cu", "a mask that is not looked at", "if (a.mask) sum = positive(sum, widen(o.in<Real>(2)[i]));", "", "dense.dgrad [x [3, 12]"),
     m("unpool.cu", "rows as long as the pooled ones", "dz, 2 * a.q.by, a.c.by", "dz, a.q.by, a.c.by", "unpool"),
     m("gemm.cu", "every part's bias gradient lies at the first one's", "(u64)blockIdx.y * a.m + at.row", "at.row", "dense.wgrad [x [300"),
     // Tensor cores.
@@ -171,7 +171,8 @@ const MUTANTS: &[Mutant] = &[
     m("mma/dense.cu", "depth past the end of a part", "end(min(begin + a.part, a.depth))", "end(begin + a.part)", "dense.wgrad [BF16 x [25"),
     m("mma/ceiling.cu", "tiles past the last are written", "if (tile >= a.n) return;", "", "ceiling.product"),
     m("mma/ceiling.cu", "two fragments are exchanged", "two(0, 16 * tile + 8, 0), two(0, 16 * tile, 8),", "two(0, 16 * tile, 8), two(0, 16 * tile + 8, 0),", "ceiling.product"),
-    m("split.cu", "the last part is left out", "p < a.parts; ++p", "p + 1 < a.parts; ++p", "dense.fprop [BF16 x [2, 2504"),
+    m("tile/epilogue.cuh", "the last part of a dense layer is left out", "part < parts; ++part", "part + 1 < parts; ++part", "dense.fprop [BF16 x [2, 2504"),
+    m("split.cu", "the bias of a row", "act(i % a.columns,", "act(i / a.columns,", "dense.fprop [BF16 x [2, 2504"),
     m("half.cuh", "bf16 is cut off", "cvt.rn.bf16.f32", "cvt.rz.bf16.f32", "cast [F32 to BF16"),
     m("gemm.cu", "depth past the end of a part", "end(min(begin + a.part, a.depth))", "end(begin + a.part)", "dense.wgrad [x [25"),
 ];

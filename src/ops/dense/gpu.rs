@@ -6,9 +6,7 @@ use crate::graph::Operand::{In, Out};
 use crate::kernel::Launch;
 use crate::kernel::gpu::{CudaStruct, Kernel};
 use crate::ops::mma::{self, After};
-use crate::ops::tile::{
-    COLUMN_SUM, NO_SUM, SPLIT_SUM, SPLIT_SUM_MASK, Tile, index, parts, summed, summed_masked, third_or_filters, vector,
-};
+use crate::ops::tile::{COLUMN_SUM, NO_SUM, SPLIT_SUM, Tile, index, parts, summed, third_or_filters, vector};
 use crate::shape::DType;
 
 cuda_struct! {
@@ -67,18 +65,8 @@ static FPROP_MMA: Kernel = mma("dense_fprop_mma", 3);
 static DGRAD_MMA: Kernel = mma("dense_dgrad_mma", 3);
 static WGRAD_MMA: Kernel = mma("dense_wgrad_mma", 4);
 
-pub(super) const KERNELS: &[&Kernel] = &[
-    &FPROP,
-    &DGRAD,
-    &WGRAD,
-    &FPROP_MMA,
-    &DGRAD_MMA,
-    &WGRAD_MMA,
-    &COLUMN_SUM,
-    &SPLIT_SUM,
-    &SPLIT_SUM_MASK,
-    &mma::SPLIT_ACT,
-];
+pub(super) const KERNELS: &[&Kernel] =
+    &[&FPROP, &DGRAD, &WGRAD, &FPROP_MMA, &DGRAD_MMA, &WGRAD_MMA, &COLUMN_SUM, &SPLIT_SUM, &mma::SPLIT_ACT];
 
 /// y = act(x w^T + b); operands x, w and, with `bias`, b. A value depends on its own row and on the widths, never on `rows`.
 pub(super) fn fprop(gpu: Gpu, [rows, inputs, outputs]: [usize; 3], bias: bool, relu: bool) -> Vec<Launch> {
@@ -96,15 +84,15 @@ pub(super) fn fprop(gpu: Gpu, [rows, inputs, outputs]: [usize; 3], bias: bool, r
 /// dx [rows,inputs] = dy w and, with `mask`, 0 where x is not positive; operands dy, w and, with `mask`, x.
 pub(super) fn dgrad<'a>(gpu: Gpu<'a>, [rows, inputs, outputs]: [usize; 3], mask: bool) -> Vec<Launch> {
     let Product { tile, blocks, parts, args } = Product::new([rows, inputs, outputs], &[inputs, outputs], false);
-    let (x, dx) = (In(if mask { 2 } else { 0 }), (Out(0), rows * inputs));
     // The mask belongs behind the whole sum.
     let args = Gemm { mask: (mask && parts == 1) as i32, ..args };
+    let x = In(if mask { 2 } else { 0 });
     let call = |gpu: Gpu<'a>, dx| gpu.call(&DGRAD, tile.consts(), [blocks, parts], &[In(0), In(1), x, dx], args);
-    let gpu = match mask {
-        true => summed_masked(gpu, parts, dx, x, call),
-        false => summed(gpu, parts, [dx, NO_SUM], |gpu, [dx, _]| call(gpu, dx)),
-    };
-    gpu.done()
+    if mask && parts > 1 {
+        let after = After { bias: None, mask: Some(2), relu: false };
+        return mma::summed_act(gpu, DType::F32, parts, [rows, inputs], after, call);
+    }
+    summed(gpu, parts, [(Out(0), rows * inputs), NO_SUM], |gpu, [dx, _]| call(gpu, dx)).done()
 }
 
 /// dw [outputs,inputs] = dy^T x and, with `bias`, db [outputs] = the column sums of dy; operands x, dy.
