@@ -1,9 +1,10 @@
-/*! From a decoded photograph to what a network was trained on. Two halves with one name: the resize rule, applied to the
-u8 pixels before they reach the engine, and the channel order, scale, mean and deviation, applied by each tower itself.
+/*! From a decoded photograph to what a network was trained on. Two halves with one name: the [`View`], a square of u8
+pixels made before they reach the engine, and the channel order, scale, mean and deviation, applied by each tower itself.
 Both are recorded in the weight file: a wrong preset is the classic silent error. */
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
 /// How a photograph of any size becomes a square.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -19,6 +20,45 @@ pub enum Resize {
     SquashCropBilinear,
 }
 
+/// The square that a tower sees of a photograph: what pixels become before the engine has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct View {
+    /// In pixels.
+    pub side: usize,
+    pub resize: Resize,
+    /// All three channels are the luma.
+    pub grey: bool,
+}
+
+impl View {
+    /// Bytes of the square, [side, side, 3].
+    pub fn bytes(&self) -> usize {
+        self.side * self.side * 3
+    }
+}
+
+/// Bytes of one picture: its squares, one view after another.
+pub fn record(views: &[View]) -> usize {
+    views.iter().map(View::bytes).sum()
+}
+
+/// The squares [n, side, side, 3] of one view out of n records, without a copy where it is the only one.
+pub fn squares<'a>(records: &'a [u8], views: &[View], which: usize) -> Cow<'a, [u8]> {
+    if views.len() == 1 {
+        return Cow::Borrowed(records);
+    }
+    let (from, length) = (record(&views[..which]), views[which].bytes());
+    let squares = records.chunks_exact(record(views)).flat_map(|r| &r[from..][..length]);
+    Cow::Owned(squares.copied().collect())
+}
+
+/// `224`, or `224 and 44`: each side once.
+pub fn sides(views: &[View]) -> String {
+    let first = |(i, v): &(usize, &View)| views[..*i].iter().all(|before| before.side != v.side);
+    let sides: Vec<String> = views.iter().enumerate().filter(first).map(|(_, v)| v.side.to_string()).collect();
+    sides.join(" and ")
+}
+
 /// Channel order a network was trained with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -32,6 +72,9 @@ pub enum Order {
 #[serde(deny_unknown_fields)]
 pub struct Preprocess {
     pub resize: Resize,
+    /// The picture becomes its luma, in all three channels, before anything else is done to its numbers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub grey: bool,
     pub order: Order,
     /// Applied to the bytes 0-255 first.
     pub scale: f32,
@@ -40,11 +83,12 @@ pub struct Preprocess {
 }
 
 /// Name, rule, source.
-pub const PRESETS: [(&str, Preprocess, &str); 4] = [
+pub const PRESETS: [(&str, Preprocess, &str); 5] = [
     (
         "keras",
         Preprocess {
             resize: Resize::SquashNearest,
+            grey: false,
             order: Order::Bgr,
             scale: 1.0,
             mean: [103.939, 116.779, 123.68],
@@ -56,6 +100,7 @@ pub const PRESETS: [(&str, Preprocess, &str); 4] = [
         "torch",
         Preprocess {
             resize: Resize::CropBilinear,
+            grey: false,
             order: Order::Rgb,
             scale: 1.0 / 255.0,
             mean: [0.485, 0.456, 0.406],
@@ -67,6 +112,7 @@ pub const PRESETS: [(&str, Preprocess, &str); 4] = [
         "caffe-places",
         Preprocess {
             resize: Resize::SquashCropBilinear,
+            grey: false,
             order: Order::Bgr,
             scale: 1.0,
             mean: [104.051, 112.514, 116.676],
@@ -78,12 +124,25 @@ pub const PRESETS: [(&str, Preprocess, &str); 4] = [
         "unit",
         Preprocess {
             resize: Resize::SquashBilinear,
+            grey: false,
             order: Order::Rgb,
             scale: 1.0 / 127.5,
             mean: [1.0; 3],
             std: [1.0; 3],
         },
         "pixels in [-1, 1]: towers trained here from scratch",
+    ),
+    (
+        "fer2013",
+        Preprocess {
+            resize: Resize::SquashBilinear,
+            grey: true,
+            order: Order::Rgb,
+            scale: 1.0 / 255.0,
+            mean: [0.0; 3],
+            std: [1.0; 3],
+        },
+        "networks of the FER2013 faces: torchvision's `ToTensor` of grey pictures, the channel three times",
     ),
 ];
 
@@ -94,6 +153,10 @@ impl Preprocess {
             let names: Vec<_> = PRESETS.iter().map(|p| p.0).collect();
             Error::usage(format!("unknown preprocessing `{name}`")).fix(format!("choose one of {}", names.join(", ")))
         })
+    }
+    /// The square of a photograph that this is for.
+    pub fn view(&self, side: usize) -> View {
+        View { side, resize: self.resize, grey: self.grey }
     }
     /// The preset's name, or `custom`.
     pub fn name(&self) -> &'static str {

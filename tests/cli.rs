@@ -368,6 +368,47 @@ fn inspect_reads_the_card_aloud() {
 }
 
 #[test]
+fn towers_have_squares_of_their_own() {
+    let dir = folder();
+    put(&dir, "r.csv", ratings(&[0, 1, 2, 3, 4, 5, 6, 7]));
+    let tower = ["--tower", "face", "--width", "64", "--dense", "8", "--image", "44", "--preprocess", "fer2013"];
+    let few = ["--epochs", "1", "--batch", "4", "--val", "0"];
+    let label = ["pretrain", "r.csv", "--label", "group", "--min-count", "2", "--out", "f.safetensors"];
+    good(dir.path(), &[&label[..], &tower, &few].concat());
+    let model = ["--width", "64", "--head", "4", "--image", "64", "--init-missing", "--features", "object,scene,face"];
+    let train = |out: &str, more: &[&str]| {
+        good(dir.path(), &[&["train", "r.csv", "--out", out], &model[..], &few, more].concat());
+        let model = format!("{out}/checkpoint.safetensors");
+        let card = good(dir.path(), &["inspect", &model]);
+        let predicted = good(dir.path(), &["predict", "--model", &model, "--format", "csv", "pictures"]);
+        assert_eq!(predicted.lines().count(), 11, "{predicted}");
+        good(dir.path(), &["evaluate", "r.csv", "--model", &model]);
+        (card, predicted)
+    };
+    // The side that the file states, the one of the flag, and the one for all; the scene tower's own rule.
+    let file = ["--weights", "face=f.safetensors"];
+    let (card, first) = train("a", &file);
+    assert!(card.contains("classes, fer2013 at 44 pixels") && card.contains("caffe-places at 64 pixels"), "{card}");
+    assert!(card.contains("keras);") && card.contains("64 and 44 pixels"), "{card}");
+    let frozen = ["--freeze", "all", "--cache", "cache"];
+    assert_eq!(train("b", &[&file[..], &frozen].concat()).0.matches("44 pixels").count(), 2);
+    let flag = [&["--tower-image", "face=48", "--tower-image", "object=40"], &file[..]].concat();
+    let (card, other) = train("c", &[&flag[..], &["--augment", "flip", "--resident", "yes"]].concat());
+    assert!(card.contains("40 and 64 and 48 pixels") && other != first, "{card}");
+
+    let asked = |spec: &'static str, parts: &[&str]| bad(dir.path(), &["plan", "--tower-image", spec], 2, parts);
+    asked("faec=44", &["--tower-image faec=44: there is no tower `faec`", "choose from object, scene, face"]);
+    asked("face=16", &["the face tower takes images of 32 to 4096 pixels, not 16", "--tower-image"]);
+    asked("face=4097", &["not 4097"]);
+    for spec in ["face", "face=", "face=44px", "face=-44"] {
+        asked(spec, &["TOWER=PIXELS", "face=44"]);
+    }
+    bad(dir.path(), &["plan", "--image", "0"], 2, &["the object tower takes images of 32 to 4096 pixels, not 0"]);
+    let small = [&label[..], &["--tower", "face", "--image", "31"]].concat();
+    bad(dir.path(), &small, 2, &["the face tower", "not 31"]);
+}
+
+#[test]
 fn conform_and_doctor() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let said = good(&golden, &["conform", "mse.safetensors"]);

@@ -10,7 +10,7 @@ use deep_affect::kernel::Simd;
 use deep_affect::models::{self, Architecture, Config};
 use deep_affect::ops::optim::{Form, Sgd};
 use deep_affect::plan::Options;
-use deep_affect::preprocess::Resize;
+use deep_affect::preprocess::{Resize, View};
 use deep_affect::rng::{Rng, Stream};
 use deep_affect::train::checkpoint::{self, Card};
 use deep_affect::train::fit::{self, Inputs, Samples, Settings, State, Targets};
@@ -216,12 +216,8 @@ fn pictures(n: usize, side: usize) -> Pictures {
     };
     let files: Vec<Vec<u8>> = squares(n, side).chunks(side * side * 3).map(file).collect();
     let items: Vec<(&str, &[u8])> = files.iter().map(|b| ("a picture", b.as_slice())).collect();
-    let options = LoadOptions {
-        size: side as u32,
-        resize: Resize::SquashNearest,
-        decode: DecodeOptions::default(),
-        cache_dir: None,
-    };
+    let view = View { side, resize: Resize::SquashNearest, grey: false };
+    let options = LoadOptions { views: vec![view], decode: DecodeOptions::default(), cache_dir: None };
     Pictures::from_bytes(&items, &options, &()).unwrap().accept(false).unwrap()
 }
 

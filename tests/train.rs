@@ -9,7 +9,7 @@ use deep_affect::graph::Kind as Role;
 use deep_affect::models::{Architecture, Config};
 use deep_affect::ops::optim::Sgd;
 use deep_affect::plan::Options;
-use deep_affect::preprocess::Resize;
+use deep_affect::preprocess::{Resize, View};
 use deep_affect::train::checkpoint::{self, Card, Stored};
 use deep_affect::train::features::{self, Extracted};
 use deep_affect::train::fit::{self, Best, Inputs, Samples, Settings, SgdForm, State, Targets, Watch};
@@ -36,8 +36,8 @@ fn pictures(n: u32) -> Pictures {
     };
     let files: Vec<_> = (0..n).map(png).collect();
     let items: Vec<(&str, &[u8])> = files.iter().map(|(n, b)| (n.as_str(), b.as_slice())).collect();
-    let options =
-        LoadOptions { size: 32, resize: Resize::SquashNearest, decode: DecodeOptions::default(), cache_dir: None };
+    let view = View { side: 32, resize: Resize::SquashNearest, grey: false };
+    let options = LoadOptions { views: vec![view], decode: DecodeOptions::default(), cache_dir: None };
     Pictures::from_bytes(&items, &options, &()).unwrap().accept(false).unwrap()
 }
 

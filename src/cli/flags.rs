@@ -52,9 +52,13 @@ pub struct ModelFlags {
     /// Activation of the output layer.
     #[arg(long, value_enum, default_value_t = OutAct::Linear)]
     pub out_act: OutAct,
-    /// Side of the square image in pixels, a multiple of 32; 224 by default.
+    /// Side of the square image in pixels, at least 32; 224 by default.
     #[arg(long, value_name = "PIXELS")]
     pub image: Option<usize>,
+    /// The same for one tower, which then gets a square of its own; repeatable: `--tower-image face=44`. By default what
+    /// its weight file states, else --image.
+    #[arg(long, value_name = "TOWER=PIXELS")]
+    pub tower_image: Vec<String>,
     /// Divides the channels of every convolution and the hidden dense layers of the towers: for small experiments.
     /// 1 by default.
     #[arg(long, value_name = "N")]
@@ -68,7 +72,8 @@ pub struct ModelFlags {
     /// Towers that are not trained: names, or `all`. When all are frozen their features are computed once.
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub freeze: Vec<String>,
-    /// Preprocessing of towers whose weight file does not state one: keras, torch, caffe-places, unit.
+    /// Preprocessing of towers whose weight file does not state one: keras, torch, caffe-places, unit,
+    /// fer2013.
     #[arg(long, value_name = "NAME")]
     pub preprocess: Option<String>,
 }
@@ -194,11 +199,6 @@ impl TrainFlags {
 impl ModelFlags {
     /// The model, where its first weights come from, and the towers that are not trained.
     pub fn model(&self, targets: &[String], seed: u64) -> Result<(Config, Initial, Vec<String>)> {
-        let image = self.image.unwrap_or(224);
-        if image == 0 || !image.is_multiple_of(32) {
-            return Err(Error::usage(format!("--image {image} is not a multiple of 32"))
-                .fix("five 2x2 pools halve the image five times"));
-        }
         let width = self.width.unwrap_or(1);
         if width == 0 || !(self.keep > 0.0 && self.keep <= 1.0) {
             return Err(Error::usage("--width must be at least 1 and --keep in (0, 1]"));
@@ -207,7 +207,7 @@ impl ModelFlags {
         config.tower_output = self.tower_output;
         config.standardize = self.tower_output == TowerOutput::Pooled;
         (config.head, config.keep) = (self.head.clone(), vec![self.keep; self.head.len()]);
-        (config.out_act, config.image, config.targets) = (self.out_act, image, targets.to_vec());
+        (config.out_act, config.image, config.targets) = (self.out_act, self.image.unwrap_or(224), targets.to_vec());
         for t in &mut config.towers {
             t.width = width;
             t.dense.iter_mut().for_each(|d| *d = (*d / width).max(1));
@@ -221,14 +221,12 @@ impl ModelFlags {
                 return Err(Error::usage(format!("--weights {spec}"))
                     .fix("write TOWER=FILE, for example object=vgg16.safetensors"));
             };
-            let Some(t) = config.towers.iter_mut().find(|t| t.name == tower) else {
-                return Err(Error::usage(format!("--weights {spec}: there is no tower `{tower}`"))
-                    .fix(format!("choose from {}", self.features.join(", "))));
-            };
+            let t = named(&mut config.towers, tower, &format!("--weights {spec}"))?;
             let weights = TowerWeights::open(file)?;
             if let Some(described) = described_tower(&weights)? {
                 *t = Tower { name: t.name.clone(), ..described };
             }
+            t.image = weights.image()?.or(t.image);
             match (weights.preprocess(), &self.preprocess) {
                 (Ok(p), _) => t.preprocess = p,
                 (Err(_), Some(_)) => {}
@@ -236,6 +234,15 @@ impl ModelFlags {
             }
             initial.tower(tower, weights);
         }
+        for spec in &self.tower_image {
+            let pair = spec.split_once('=').and_then(|(tower, side)| Some((tower, side.parse().ok()?)));
+            let (tower, side) = pair.ok_or_else(|| {
+                Error::usage(format!("--tower-image {spec}")).fix("write TOWER=PIXELS, for example face=44")
+            })?;
+            named(&mut config.towers, tower, &format!("--tower-image {spec}"))?.image = Some(side);
+        }
+        config.separate_views();
+        config.check_sides()?;
         Ok((config, initial, self.frozen()?))
     }
 
@@ -250,6 +257,14 @@ impl ModelFlags {
             None => Ok(self.freeze.clone()),
         }
     }
+}
+
+/// The tower of that name.
+fn named<'a>(towers: &'a mut [Tower], name: &str, flag: &str) -> Result<&'a mut Tower> {
+    let names: Vec<String> = towers.iter().map(|t| t.name.clone()).collect();
+    towers.iter_mut().find(|t| t.name == name).ok_or_else(|| {
+        Error::usage(format!("{flag}: there is no tower `{name}`")).fix(format!("choose from {}", names.join(", ")))
+    })
 }
 
 /// The tower that a file of `pretrain` describes in its header.

@@ -81,8 +81,7 @@ impl Job {
         let cache = data.cache.clone().unwrap_or_else(|| out.join("cache"));
         let bar = Bar::new();
         let options = LoadOptions {
-            size: config.image as u32,
-            resize: config.towers[0].preprocess.resize,
+            views: config.views(),
             decode: DecodeOptions { ignore_exif: data.ignore_exif, alpha: data.alpha, ..DecodeOptions::default() },
             cache_dir: Some(cache.clone()),
         };

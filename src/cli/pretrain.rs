@@ -16,7 +16,7 @@ use crate::train::params::Initial;
 use crate::train::schedule::PlateauRule;
 use crate::weights::init::Rule;
 use crate::weights::write::{Entry, write};
-use crate::weights::{LAYOUT, PREPROCESS, TowerWeights};
+use crate::weights::{IMAGE, LAYOUT, PREPROCESS, TowerWeights};
 use clap::Args;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -52,7 +52,7 @@ pub struct Command {
     /// Side of the square image in pixels.
     #[arg(long, default_value_t = 224, value_name = "PIXELS")]
     image: usize,
-    /// Preprocessing: keras, torch, caffe-places, unit.
+    /// Preprocessing: keras, torch, caffe-places, unit, fer2013.
     #[arg(long, default_value = "unit", value_name = "NAME")]
     preprocess: String,
     /// How the first weights are drawn.
@@ -122,9 +122,14 @@ impl Command {
         }
         let class = |i: &usize| labels[*i].as_deref().and_then(|l| classes.binary_search(&l).ok());
         let usable: Vec<usize> = all.iter().copied().filter(|i| class(i).is_some()).collect();
+        let mut tower = Tower::published(&self.tower, classes.len())?;
+        (tower.width, tower.classes) = (self.width.max(1), classes.len());
+        tower.preprocess = Preprocess::preset(&self.preprocess)?;
+        tower.dense = self.dense.clone().unwrap_or(tower.dense);
+        tower.keep = self.keep.unwrap_or(tower.keep);
+        tower.check_side(self.image)?;
         let options = LoadOptions {
-            size: self.image as u32,
-            resize: Preprocess::preset(&self.preprocess)?.resize,
+            views: vec![tower.preprocess.view(self.image)],
             decode: DecodeOptions { alpha: self.alpha, ..DecodeOptions::default() },
             cache_dir: None,
         };
@@ -142,11 +147,6 @@ impl Command {
         let weight = y.iter().map(|&c| if self.balance { even / size(c) as f32 } else { 1.0 }).collect();
         let samples = Samples { inputs: Inputs::Pictures(&pictures), targets: Targets::Labels(y.clone()), weight };
 
-        let mut tower = Tower::published(&self.tower, classes.len())?;
-        (tower.width, tower.classes) = (self.width.max(1), classes.len());
-        tower.preprocess = Preprocess::preset(&self.preprocess)?;
-        tower.dense = self.dense.clone().unwrap_or(tower.dense);
-        tower.keep = self.keep.unwrap_or(tower.keep);
         let mut initial = Initial::new(self.seed, true);
         initial.rule = self.init;
         if let Some(file) = &self.weights {
@@ -173,7 +173,7 @@ impl Command {
                 report.push_str(&format!("{name:>10}: {n:4} pictures, {all:.1} % right, {mean:.1} % over classes\n"));
             }
         }
-        save(&self.out, &net, &tower, &classes)?;
+        save(&self.out, &net, (&tower, self.image), &classes)?;
         output::print(&report)?;
         eprintln!("wrote {}", self.out.display());
         Ok(())
@@ -200,7 +200,7 @@ fn accuracy(net: &mut Network, samples: &Samples, rows: &[usize], y: &[i32]) -> 
 }
 
 /// Writes the tower under its own names.
-fn save(path: &std::path::Path, net: &Network, tower: &Tower, classes: &[&str]) -> Result<()> {
+fn save(path: &std::path::Path, net: &Network, (tower, image): (&Tower, usize), classes: &[&str]) -> Result<()> {
     let prefix = format!("{}.", tower.name);
     let mut tensors = vec![];
     for v in net.stored() {
@@ -212,6 +212,7 @@ fn save(path: &std::path::Path, net: &Network, tower: &Tower, classes: &[&str]) 
     let metadata = BTreeMap::from([
         (LAYOUT.to_string(), "KRSC".to_string()),
         (PREPROCESS.to_string(), json(&tower.preprocess)),
+        (IMAGE.to_string(), image.to_string()),
         (TOWER.to_string(), json(tower)),
         ("classes".to_string(), json(&classes)),
     ]);

@@ -54,8 +54,7 @@ impl Model {
         let card = checkpoint::card(&file)?;
         let config = card.config().map_err(|e| Error::file(file.path(), e.to_string()))?;
         // What the network is built from comes from the file: these would be asserted, not reported.
-        let sane = (32..=4096).contains(&config.image) && config.image.is_multiple_of(32);
-        if !sane || config.towers.is_empty() || card.train_mean.len() != config.targets.len() {
+        if config.check_sides().is_err() || config.towers.is_empty() || card.train_mean.len() != config.targets.len() {
             return Err(Error::file(file.path(), "its header contradicts itself").fix("train the model again"));
         }
         Ok(Self { file, card, name, toy: path.is_none() })
@@ -70,8 +69,7 @@ impl Model {
     pub fn load_options(&self, flags: &Reading, cache_dir: Option<PathBuf>) -> Result<LoadOptions> {
         let config = self.card.config()?;
         Ok(LoadOptions {
-            size: config.image as u32,
-            resize: config.towers[0].preprocess.resize,
+            views: config.views(),
             decode: DecodeOptions {
                 ignore_exif: flags.ignore_exif,
                 alpha: flags.alpha.unwrap_or(self.card.alpha),

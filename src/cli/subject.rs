@@ -177,7 +177,9 @@ impl Chosen {
         let options = device.options();
         let mut session = Session::new(g, &[&outputs], options, device)?;
         self.fill(&mut session)?;
-        session.write(x[0], Data::U8(&pixels(&session.graph, x[0])))?;
+        for x in x {
+            session.write(x, Data::U8(&pixels(&session.graph, x)))?;
+        }
         Ok((session, outputs))
     }
 

@@ -4,6 +4,7 @@ use super::flags::RunFlags;
 use super::job::{Job, split};
 use super::{command_line, output};
 use crate::error::Result;
+use crate::preprocess::sides;
 use crate::report::folder::{Outcome, write_folder};
 use crate::train::fit;
 use clap::Args;
@@ -60,7 +61,7 @@ pub fn train(job: &mut Job, out: &Path, test: f64, resume: bool, title: String, 
     let facts = [
         ("Epochs", format!("{} run, the weights of epoch {best} kept", state.epoch)),
         ("Updates", format!("{}, {pace}", state.step)),
-        ("Pictures", format!("{} trained on, side {} pixels", train.len(), job.config.image)),
+        ("Pictures", format!("{} trained on, side {} pixels", train.len(), sides(job.pictures.views()))),
         ("Seed", job.settings.seed.to_string()),
         ("Peak memory", peak_memory().map_or("unknown".into(), |m| format!("{m:.0} MiB"))),
     ];

@@ -97,7 +97,7 @@ impl TowerSpec {
         let [_, dense @ .., classes] = &self.dense[..] else { return None };
         let (name, dense, classes) = (self.name.clone(), dense.to_vec(), *classes);
         let preprocess = Preprocess::preset("unit").ok()?;
-        Some(Tower { name, base, width, dense, classes, keep: 1.0, l2: 0.0, preprocess })
+        Some(Tower { name, base, width, dense, classes, keep: 1.0, l2: 0.0, preprocess, image: None })
     }
 
     /// (name in the file, name in the graph) of every layer.
@@ -121,7 +121,7 @@ impl TowerSpec {
 impl Fused {
     fn model(&self, net: &mut Net, x: Value) -> (Value, Value) {
         let member = &self.config.members()[0];
-        let features = self.config.extract(net, member, x);
+        let features = self.config.extract(net, member, &[x]);
         (features, self.config.predict(net, member, features))
     }
 

@@ -1,22 +1,24 @@
-/*! The resized set: `[n, size, size, 3]` bytes, mapped from one file or held in memory. The file is named by what it was
-made from (the content of every picture, size, rule, options), so it is never out of date; it carries checksums and is
-rebuilt, never trusted, when they do not hold. It is written by rename only: a mapping of an older file stays valid.
+/*! The resized set: of every picture a record of its squares `[side, side, 3]`, one for each view, mapped from one file or
+held in memory. The file is named by what it was made from (the content of every picture, views, options), so it is never
+out of date; it carries checksums and is rebuilt, never trusted, when they do not hold. It is written by rename only: a
+mapping of an older file stays valid.
 
-Layout, little-endian: 128 bytes of header (magic, size, n, length of the tail, key, checksum of the tail, checksum of the
-header), the pixels from byte 128 on (a multiple of 64), a JSON tail with the rows, a checksum of each square and what
-happened to the rest. */
+Layout, little-endian: 128 bytes of header (magic, side of the first view, n, length of the tail, key, checksum of the
+tail, checksum of the header), the records from byte 128 on (a multiple of 64), a JSON tail with the rows, a checksum of
+each record and what happened to the rest. */
 
 pub use super::pictures::Source;
 
 use super::decode::DecodeOptions;
-use super::pictures::{Outcome, fingerprints, squares};
+use super::pictures::{Outcome, fingerprints, records};
 use crate::atomic;
 use crate::error::{Error, Result};
 use crate::hash;
-use crate::preprocess::Resize;
+use crate::preprocess::{self, View};
 use crate::progress::Progress;
 use memmap2::Mmap;
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
@@ -26,15 +28,14 @@ use std::time::{Duration, SystemTime};
 const VERSION: u32 = 1;
 const MAGIC: [u8; 8] = *b"DAPICS\r\n";
 const HEADER: usize = 128;
-/// Largest square: a side of 4096 makes 48 MiB a picture.
-const MAX_SIZE: u32 = 4096;
+/// Largest side of a square: 48 MiB a picture.
+const MAX_SIDE: usize = 4096;
 
 /// How pictures become squares, and where the squares are kept.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
-    /// Side of the square.
-    pub size: u32,
-    pub resize: Resize,
+    /// What is made of each picture; at least one.
+    pub views: Vec<View>,
     pub decode: DecodeOptions,
     /// None keeps the squares in memory.
     pub cache_dir: Option<PathBuf>,
@@ -63,11 +64,11 @@ pub struct Loaded {
     pub cached: bool,
 }
 
-/// The squares that exist. Index `i` counts them; [`rows`](Self::rows) says which source each came from.
+/// The pictures that exist. Index `i` counts them; [`rows`](Self::rows) says which source each came from.
 #[derive(Debug)]
 pub struct Pictures {
     store: Store,
-    size: u32,
+    views: Vec<View>,
     rows: Vec<usize>,
 }
 
@@ -109,9 +110,10 @@ impl Pictures {
     /// Loads every source: from the cache folder if there is a file for exactly these contents, by decoding otherwise.
     /// Errors are about the job (folder, disk, interruption); bad pictures are in the result.
     pub fn load(sources: &[Source], opts: &LoadOptions, progress: &dyn Progress) -> Result<Loaded> {
-        if opts.size == 0 || opts.size > MAX_SIZE {
+        if opts.views.is_empty() || opts.views.iter().any(|v| !(1..=MAX_SIDE).contains(&v.side)) {
+            let sides = preprocess::sides(&opts.views);
             return Err(
-                Error::usage(format!("pictures of {} pixels a side", opts.size)).fix(format!("choose 1 to {MAX_SIZE}"))
+                Error::usage(format!("pictures of {sides} pixels a side")).fix(format!("choose 1 to {MAX_SIDE}"))
             );
         }
         if sources.is_empty() {
@@ -121,12 +123,12 @@ impl Pictures {
             Some(dir) => from_cache(sources, opts, dir, progress),
             None => {
                 let mut pixels = Vec::new();
-                let sink = &mut |square: &[u8]| {
-                    pixels.extend_from_slice(square);
+                let sink = &mut |record: &[u8]| {
+                    pixels.extend_from_slice(record);
                     Ok(())
                 };
-                let outcome = squares(sources, (opts.size, opts.resize), &opts.decode, None, progress, sink)?;
-                Ok(loaded(Store::Memory(pixels), opts.size, outcome, sources))
+                let outcome = records(sources, &opts.views, &opts.decode, None, progress, sink)?;
+                Ok(loaded(Store::Memory(pixels), opts, outcome, sources))
             }
         }
     }
@@ -144,41 +146,50 @@ impl Pictures {
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
-    /// Side of the squares.
-    pub fn size(&self) -> u32 {
-        self.size
+    /// What there is of each picture.
+    pub fn views(&self) -> &[View] {
+        &self.views
     }
     /// The source (manifest row) of each picture, ascending: `manifest.select(pictures.rows())` is the matching list.
     pub fn rows(&self) -> &[usize] {
         &self.rows
     }
-    /// All squares, `[n, size, size, 3]`.
+    /// All records: of the only view, `[n, side, side, 3]`.
     pub fn bytes(&self) -> &[u8] {
-        let length = self.len() * self.square();
+        let length = self.len() * self.record();
         match &self.store {
             Store::Memory(pixels) => &pixels[..length],
             Store::Mapped(map) => &map[HEADER..HEADER + length],
         }
     }
-    /// Square `i` (< [`len`](Self::len)), `[size, size, 3]`.
+    /// Picture `i` (< [`len`](Self::len)): its squares, one view after another.
     pub fn image(&self, i: usize) -> &[u8] {
-        &self.bytes()[i * self.square()..(i + 1) * self.square()]
+        &self.bytes()[i * self.record()..(i + 1) * self.record()]
     }
-    /// Copies squares into a batch, `out` = `[indices.len(), size, size, 3]`.
-    pub fn gather(&self, indices: &[usize], out: &mut [u8]) {
-        assert_eq!(out.len(), indices.len() * self.square(), "the batch has the size of its pictures");
-        for (to, &i) in out.chunks_exact_mut(self.square()).zip(indices) {
-            to.copy_from_slice(self.image(i));
+    /// What one view shows of picture `i`, `[side, side, 3]`.
+    pub fn square(&self, i: usize, view: usize) -> &[u8] {
+        &self.image(i)[preprocess::record(&self.views[..view])..][..self.views[view].bytes()]
+    }
+    /// What one view shows of all of them, `[n, side, side, 3]`: without a copy where it is the only one.
+    pub fn squares(&self, view: usize) -> Cow<'_, [u8]> {
+        preprocess::squares(self.bytes(), &self.views, view)
+    }
+    /// Copies what one view shows of some into a batch, `out` = `[indices.len(), side, side, 3]`.
+    pub fn gather(&self, indices: &[usize], view: usize, out: &mut [u8]) {
+        let square = self.views[view].bytes();
+        assert_eq!(out.len(), indices.len() * square, "the batch has the size of its pictures");
+        for (to, &i) in out.chunks_exact_mut(square).zip(indices) {
+            to.copy_from_slice(self.square(i, view));
         }
     }
-    fn square(&self) -> usize {
-        self.size as usize * self.size as usize * 3
+    fn record(&self) -> usize {
+        preprocess::record(&self.views)
     }
 }
 
-fn loaded(store: Store, size: u32, outcome: Outcome, sources: &[Source]) -> Loaded {
+fn loaded(store: Store, opts: &LoadOptions, outcome: Outcome, sources: &[Source]) -> Loaded {
     let bad = outcome.bad.into_iter().map(|(row, reason)| Bad { row, path: sources[row].name(), reason }).collect();
-    let pictures = Pictures { store, size, rows: outcome.rows };
+    let pictures = Pictures { store, views: opts.views.clone(), rows: outcome.rows };
     Loaded { pictures, bad, notes: outcome.notes, rebuilt: None, cached: false }
 }
 
@@ -187,9 +198,9 @@ fn from_cache(sources: &[Source], opts: &LoadOptions, dir: &Path, progress: &dyn
     let names = fingerprints(sources, progress)?;
     let key = key(&names, opts);
     let path = dir.join(format!("pictures-{key:032x}.u8"));
-    let rebuilt = match open(&path, key, opts.size, sources.len()) {
+    let rebuilt = match open(&path, key, &opts.views, sources.len()) {
         Ok(Some((map, outcome))) => {
-            return Ok(Loaded { cached: true, ..loaded(Store::Mapped(map), opts.size, outcome, sources) });
+            return Ok(Loaded { cached: true, ..loaded(Store::Mapped(map), opts, outcome, sources) });
         }
         Ok(None) => None,
         Err(why) => Some(format!("{}: {why}; it was made again", path.display())),
@@ -199,36 +210,38 @@ fn from_cache(sources: &[Source], opts: &LoadOptions, dir: &Path, progress: &dyn
         let failed = |e| Error::io(&path, "write", e);
         file.write_all(&[0; HEADER]).map_err(failed)?;
         let mut checksums = Vec::with_capacity(sources.len());
-        let sink = &mut |square: &[u8]| {
-            checksums.push(hash::checksum(square));
-            file.write_all(square).map_err(failed)
+        let sink = &mut |record: &[u8]| {
+            checksums.push(hash::checksum(record));
+            file.write_all(record).map_err(failed)
         };
-        let outcome = squares(sources, (opts.size, opts.resize), &opts.decode, Some(&names), progress, sink)?;
+        let outcome = records(sources, &opts.views, &opts.decode, Some(&names), progress, sink)?;
         let n = outcome.rows.len();
         let tail = Tail { outcome, checksums };
         let tail = serde_json::to_vec(&tail).map_err(|e| Error::file(&path, format!("cannot write: {e}")))?;
-        let header = header(key, opts.size, n, &tail);
+        let header = header(key, &opts.views, n, &tail);
         file.write_all(&tail).and_then(|()| file.rewind()).and_then(|()| file.write_all(&header)).map_err(failed)
     })?;
-    let (map, outcome) = open(&path, key, opts.size, sources.len())
+    let (map, outcome) = open(&path, key, &opts.views, sources.len())
         .and_then(|found| found.ok_or_else(|| "it vanished".into()))
         .map_err(|why| Error::file(&path, format!("cannot read back what was written: {why}")).fix("check the disk"))?;
-    Ok(Loaded { rebuilt, ..loaded(Store::Mapped(map), opts.size, outcome, sources) })
+    Ok(Loaded { rebuilt, ..loaded(Store::Mapped(map), opts, outcome, sources) })
 }
 
 fn key(names: &[u128], opts: &LoadOptions) -> u128 {
     let mut h = hash::Fnv::default();
-    h.update(&VERSION.to_le_bytes()).field(format!("{} {:?} {:?}", opts.size, opts.resize, opts.decode).as_bytes());
+    let view = |v: &View| format!("{} {:?}{}", v.side, v.resize, if v.grey { " grey" } else { "" });
+    let views: Vec<String> = opts.views.iter().map(view).collect();
+    h.update(&VERSION.to_le_bytes()).field(format!("{} {:?}", views.join(", "), opts.decode).as_bytes());
     for name in names {
         h.update(&name.to_le_bytes());
     }
     h.finish()
 }
 
-fn header(key: u128, size: u32, n: usize, tail: &[u8]) -> [u8; HEADER] {
+fn header(key: u128, views: &[View], n: usize, tail: &[u8]) -> [u8; HEADER] {
     let mut h = [0; HEADER];
     h[..8].copy_from_slice(&MAGIC);
-    h[8..12].copy_from_slice(&size.to_le_bytes());
+    h[8..16].copy_from_slice(&(views[0].side as u64).to_le_bytes());
     h[16..24].copy_from_slice(&(n as u64).to_le_bytes());
     h[24..32].copy_from_slice(&(tail.len() as u64).to_le_bytes());
     h[32..48].copy_from_slice(&key.to_le_bytes());
@@ -239,7 +252,7 @@ fn header(key: u128, size: u32, n: usize, tail: &[u8]) -> [u8; HEADER] {
 }
 
 /// The mapped file if it is there and whole; None if it is not there; why not otherwise.
-fn open(path: &Path, key: u128, size: u32, sources: usize) -> Result<Option<(Mmap, Outcome)>, String> {
+fn open(path: &Path, key: u128, views: &[View], sources: usize) -> Result<Option<(Mmap, Outcome)>, String> {
     let file = match File::open(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|e| e.to_string())?,
@@ -252,11 +265,11 @@ fn open(path: &Path, key: u128, size: u32, sources: usize) -> Result<Option<(Mma
         return Err("the header is damaged".into());
     }
     let found = (u128::from_le_bytes(std::array::from_fn(|i| map[32 + i])), word(8));
-    if found != (key, size as u64) {
+    if found != (key, views[0].side as u64) {
         return Err("it was made from something else".into());
     }
-    let (square, n) = (size as usize * size as usize * 3, word(16) as usize);
-    let pixels = HEADER.checked_add(n.checked_mul(square).ok_or("the header is damaged")?);
+    let (record, n) = (preprocess::record(views), word(16) as usize);
+    let pixels = HEADER.checked_add(n.checked_mul(record).ok_or("the header is damaged")?);
     let tail = pixels.and_then(|p| map.get(p..)).filter(|t| t.len() as u64 == word(24)).ok_or("its length is wrong")?;
     if hash::checksum(tail) != word(48) {
         return Err("its list of pictures is damaged".into());
@@ -266,7 +279,7 @@ fn open(path: &Path, key: u128, size: u32, sources: usize) -> Result<Option<(Mma
     if outcome.rows.len() != n || checksums.len() != n || listed.into_iter().any(|&row| row >= sources) {
         return Err("its list of pictures is damaged".into());
     }
-    let whole = map[HEADER..HEADER + n * square].par_chunks(square.max(1)).zip(&checksums);
+    let whole = map[HEADER..HEADER + n * record].par_chunks(record).zip(&checksums);
     if !whole.into_par_iter().all(|(pixels, &sum)| hash::checksum(pixels) == sum) {
         return Err("its pixels are damaged".into());
     }

@@ -1,6 +1,7 @@
 //! Loading, caching, and every way a cache file can be wrong.
 
 use super::*;
+use crate::preprocess::Resize;
 use image::{ImageFormat, RgbImage};
 use std::io::Cursor;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,13 +11,11 @@ fn png(shade: u8) -> Vec<u8> {
     RgbImage::from_pixel(9, 6, image::Rgb([shade, 0, 255])).write_to(&mut out, ImageFormat::Png).unwrap();
     out.into_inner()
 }
+/// Of every picture.
+const VIEW: View = View { side: 4, resize: Resize::SquashNearest, grey: false };
+
 fn options(cache: Option<&Path>) -> LoadOptions {
-    LoadOptions {
-        size: 4,
-        resize: Resize::SquashNearest,
-        decode: DecodeOptions::default(),
-        cache_dir: cache.map(Path::to_path_buf),
-    }
+    LoadOptions { views: vec![VIEW], decode: DecodeOptions::default(), cache_dir: cache.map(Path::to_path_buf) }
 }
 /// Five files, of which the second is missing and the fourth is text.
 fn folder() -> (tempfile::TempDir, Vec<Source<'static>>) {
@@ -37,7 +36,7 @@ fn check(loaded: Loaded) {
         assert_eq!(pictures.image(i), [i as u8 * 20, 0, 255].repeat(16));
     }
     let mut batch = vec![0; 96];
-    pictures.gather(&[2, 0], &mut batch);
+    pictures.gather(&[2, 0], 0, &mut batch);
     assert_eq!((batch[0], batch[48]), (40, 0));
 }
 
@@ -50,7 +49,11 @@ fn bad_pictures_are_all_listed() {
     let e = Pictures::load(&sources[1..2], &options(None), &()).unwrap().accept(true).unwrap_err().to_string();
     assert!(e.contains("none of 1 pictures"), "{e}");
     assert!(Pictures::load(&[], &options(None), &()).is_err());
-    assert!(Pictures::load(&sources, &LoadOptions { size: 0, ..options(None) }, &()).is_err());
+    assert!(Pictures::load(&sources, &LoadOptions { views: vec![], ..options(None) }, &()).is_err());
+    assert!(
+        Pictures::load(&sources, &LoadOptions { views: vec![VIEW, View { side: 0, ..VIEW }], ..options(None) }, &())
+            .is_err()
+    );
 }
 
 #[test]
@@ -82,8 +85,10 @@ fn the_cache_follows_the_contents() {
     assert!(!changed.cached);
     assert_eq!(changed.accept(true).unwrap().image(1)[0], 99);
     for other in [
-        LoadOptions { size: 5, ..opts.clone() },
-        LoadOptions { resize: Resize::SquashBilinear, ..opts.clone() },
+        LoadOptions { views: vec![View { side: 5, ..VIEW }], ..opts.clone() },
+        LoadOptions { views: vec![View { resize: Resize::SquashBilinear, ..VIEW }], ..opts.clone() },
+        LoadOptions { views: vec![View { grey: true, ..VIEW }], ..opts.clone() },
+        LoadOptions { views: vec![VIEW, View { side: 5, ..VIEW }], ..opts.clone() },
         LoadOptions { decode: DecodeOptions { ignore_exif: true, ..Default::default() }, ..opts.clone() },
     ] {
         assert!(!Pictures::load(&sources, &other, &()).unwrap().cached);
@@ -164,4 +169,36 @@ fn a_cache_folder_that_cannot_be_made_is_one_line() {
     let (dir, sources) = folder();
     let e = Pictures::load(&sources, &options(Some(&dir.path().join("0.png/cache"))), &()).unwrap_err().to_string();
     assert!(e.contains("cache folder") && !e.contains('\n'), "{e}");
+}
+
+#[test]
+fn every_view_is_of_the_same_picture() {
+    let files: Vec<Vec<u8>> = (0..3)
+        .map(|i| {
+            let mut out = Cursor::new(vec![]);
+            let pixel = |x, y| image::Rgb([(x * 20) as u8, (y * 30) as u8, i * 60]);
+            RgbImage::from_fn(9, 6, pixel).write_to(&mut out, ImageFormat::Png).unwrap();
+            out.into_inner()
+        })
+        .collect();
+    let items: Vec<(&str, &[u8])> = files.iter().map(|f| ("a", f.as_slice())).collect();
+    let cache = tempfile::tempdir().unwrap();
+    let load = |views: &[View], cache: Option<&Path>| {
+        let loaded =
+            Pictures::from_bytes(&items, &LoadOptions { views: views.to_vec(), ..options(cache) }, &()).unwrap();
+        (loaded.cached, loaded.accept(false).unwrap())
+    };
+    let views = [VIEW, View { side: 7, resize: Resize::CropBilinear, grey: false }, View { grey: true, ..VIEW }];
+    let alone = views.map(|v| load(&[v], None).1);
+    for (cache, known) in [(None, false), (Some(cache.path()), false), (Some(cache.path()), true)] {
+        let (cached, all) = load(&views, cache);
+        assert_eq!((cached, all.views(), all.bytes().len()), (known, &views[..], 3 * (48 + 147 + 48)));
+        for (view, alone) in alone.iter().enumerate() {
+            assert_eq!(all.squares(view), alone.bytes());
+            let mut batch = vec![0; 2 * views[view].bytes()];
+            all.gather(&[2, 1], view, &mut batch);
+            assert_eq!(batch, [alone.image(2), alone.image(1)].concat());
+        }
+        assert_eq!(all.image(1), [alone[0].image(1), alone[1].image(1), alone[2].image(1)].concat());
+    }
 }

@@ -1,4 +1,4 @@
-/*! Ratings and pictures: what stands between a folder of photographs and the `[n, size, size, 3]` bytes a network is fed.
+/*! Ratings and pictures: what stands between a folder of photographs and the `[n, side, side, 3]` bytes a network is fed.
 [`import`] turns published rating tables into one [`manifest`]; [`decode`] and [`resize`] turn files into squares;
 [`cache`] keeps the squares in one mapped file; [`folds`] deals the rows out without separating near-duplicates. Everything
 here reads files that others made, so every function answers bad input with one line and none of them panics. */

@@ -5,7 +5,7 @@ use super::decode::{DecodeOptions, MAX_MEMORY, decode_within, read};
 use super::resize;
 use crate::error::{Error, Result};
 use crate::hash;
-use crate::preprocess::Resize;
+use crate::preprocess::{View, record};
 use crate::progress::Progress;
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -80,24 +80,24 @@ pub fn fingerprints(sources: &[Source], progress: &dyn Progress) -> Result<Vec<u
     Ok(names)
 }
 
-/// Decodes every source and hands the squares `[size, size, 3]` to `sink`, in order. With `expected`, a file whose
-/// content is no longer what it was when it was named is not used.
-pub fn squares(
+/// Decodes every source once and hands its squares, one view after another, to `sink`, in order. With `expected`, a file
+/// whose content is no longer what it was when it was named is not used.
+pub fn records(
     sources: &[Source],
-    (size, rule): (u32, Resize),
+    views: &[View],
     opts: &DecodeOptions,
     expected: Option<&[u128]>,
     progress: &dyn Progress,
     sink: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<Outcome> {
-    let square = size as usize * size as usize * 3;
-    let per_piece = (PIECE / square).clamp(1, sources.len().max(1));
+    let length = record(views);
+    let per_piece = (PIECE / length).clamp(1, sources.len().max(1));
     let gate = Gate::default();
-    let (mut buffer, mut outcome) = (vec![0; per_piece * square], Outcome::default());
+    let (mut buffer, mut outcome) = (vec![0; per_piece * length], Outcome::default());
     progress.start("decoding pictures", sources.len() as u64);
     for first in (0..sources.len()).step_by(per_piece) {
         let piece = &sources[first..sources.len().min(first + per_piece)];
-        let one = |(i, (source, out)): (usize, (&Source, &mut [u8]))| -> Result<Vec<String>, String> {
+        let one = |(i, (source, mut out)): (usize, (&Source, &mut [u8]))| -> Result<Vec<String>, String> {
             if progress.stopped() {
                 return Err(String::new());
             }
@@ -109,15 +109,19 @@ pub fn squares(
             let mut pass = None;
             let picture =
                 decode_within(&bytes, opts, &mut |n| pass = Some(gate.enter(n))).map_err(|e| e.to_string())?;
-            resize::resize(&picture.rgb, picture.w, picture.h, rule, size, out).map_err(|e| e.to_string())?;
+            for v in views {
+                let (square, rest) = out.split_at_mut(v.bytes());
+                resize::view(&picture.rgb, picture.w, picture.h, v, square).map_err(|e| e.to_string())?;
+                out = rest;
+            }
             Ok(picture.notes)
         };
         let results: Vec<_> =
-            piece.par_iter().zip(buffer.par_chunks_mut(square)).enumerate().with_max_len(1).map(one).collect();
+            piece.par_iter().zip(buffer.par_chunks_mut(length)).enumerate().with_max_len(1).map(one).collect();
         if progress.stopped() {
             break;
         }
-        for (i, (result, pixels)) in results.into_iter().zip(buffer.chunks(square)).enumerate() {
+        for (i, (result, pixels)) in results.into_iter().zip(buffer.chunks(length)).enumerate() {
             match result {
                 Ok(notes) => {
                     sink(pixels).inspect_err(|_| progress.done())?;

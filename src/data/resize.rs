@@ -1,14 +1,29 @@
 /*! A picture of any size to the square a network was trained on, u8 to u8. Antialiased bilinear is Pillow's to within one
 level, two in a rare pixel (two passes, each rounded to u8); nearest is Pillow's to the bit, because Keras resizes with it; crops are placed as
-torchvision places them. */
+torchvision places them. Grey is Pillow's `convert("L")` to the bit. */
 
 use crate::error::{Error, Result};
-use crate::preprocess::Resize;
+use crate::preprocess::{Resize, View};
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
-/// `rgb` is `[h, w, 3]`, `out` is `[size, size, 3]`. An error means sizes that contradict each other.
-pub fn resize(rgb: &[u8], w: u32, h: u32, rule: Resize, size: u32, out: &mut [u8]) -> Result<()> {
+/// What `view` shows of a picture: `rgb` is `[h, w, 3]`, `out` is `[side, side, 3]`. An error means sizes that contradict
+/// each other.
+pub fn view(rgb: &[u8], w: u32, h: u32, view: &View, out: &mut [u8]) -> Result<()> {
+    resize(rgb, w, h, view.resize, view.side as u32, out)?;
+    if view.grey {
+        out.as_chunks_mut().0.iter_mut().for_each(|pixel| *pixel = [luma(*pixel); 3]);
+    }
+    Ok(())
+}
+
+/// 0.299 R + 0.587 G + 0.114 B, in whole 65536ths as Pillow has them, rounded.
+fn luma([r, g, b]: [u8; 3]) -> u8 {
+    ((19_595 * r as u32 + 38_470 * g as u32 + 7_471 * b as u32 + 0x8000) >> 16) as u8
+}
+
+/// `rgb` is `[h, w, 3]`, `out` is `[size, size, 3]`.
+fn resize(rgb: &[u8], w: u32, h: u32, rule: Resize, size: u32, out: &mut [u8]) -> Result<()> {
     let square = size as usize * size as usize * 3;
     if rgb.is_empty() || rgb.len() != w as usize * h as usize * 3 || out.len() != square || square == 0 {
         return Err(Error::job(format!("{} bytes cannot be resized from {w} x {h} to {size} x {size}", rgb.len())));
@@ -141,6 +156,19 @@ mod tests {
         for (i, p) in out.chunks(3).enumerate() {
             let (x, y) = ((2 * (i % 10) + 1) * 5 / 20, (2 * (i / 10) + 1) * 7 / 20);
             assert_eq!(p, &rgb[(y * 5 + x) * 3..(y * 5 + x) * 3 + 3], "{i}");
+        }
+    }
+
+    #[test]
+    fn grey_is_the_luma_in_every_channel() {
+        let see = |rgb: &[u8], grey| {
+            let mut out = [0; 3];
+            view(rgb, 1, 1, &View { side: 1, resize: Resize::SquashBilinear, grey }, &mut out).unwrap();
+            out
+        };
+        // Pillow's `convert("L")`.
+        for (rgb, l) in [([255, 0, 0], 76), ([0, 255, 0], 150), ([0, 0, 255], 29), ([255; 3], 255), ([1, 2, 3], 2)] {
+            assert_eq!((see(&rgb, true), see(&rgb, false)), ([l; 3], rgb));
         }
     }
 

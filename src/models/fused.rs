@@ -6,9 +6,10 @@ use super::vgg::{Blocks, VGG16, VGG19, classifier, vgg};
 use crate::error::{Error, Result};
 use crate::graph::Value;
 use crate::nn::Net;
-use crate::preprocess::Preprocess;
+use crate::preprocess::{Preprocess, View};
 use crate::shape::DType;
 use serde::{Deserialize, Serialize};
+use std::ops::RangeInclusive;
 
 /// One network for all targets, or one complete network for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -44,6 +45,10 @@ pub enum Base {
     Vgg19,
 }
 
+/// Sides of the images that a tower takes, in pixels: its pools halve them five times, and a square of the largest has
+/// 48 MiB.
+const SIDES: RangeInclusive<usize> = 32..=4096;
+
 impl Base {
     fn blocks(self) -> &'static Blocks {
         match self {
@@ -70,6 +75,10 @@ pub struct Tower {
     /// L2 penalty on the convolutions.
     pub l2: f32,
     pub preprocess: Preprocess,
+    /// Side in pixels of the square that is made for this tower, by its own rule. None: it looks at what the model's
+    /// towers share, [`Config::image`] pixels by the rule of the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<usize>,
 }
 
 impl Tower {
@@ -85,6 +94,7 @@ impl Tower {
             keep,
             l2,
             preprocess: Preprocess::preset(preset).expect("a preset of ours"),
+            image: None,
         };
         match name {
             "object" => Ok(tower(Base::Vgg16, &[4096, 4096], 1000, 1.0, 0.0, "keras")),
@@ -130,6 +140,16 @@ impl Tower {
         built
     }
 
+    /// Refuses sides that this tower cannot take: five pools must leave a pixel.
+    pub fn check_side(&self, side: usize) -> Result<()> {
+        if SIDES.contains(&side) {
+            return Ok(());
+        }
+        let [least, most] = [SIDES.start(), SIDES.end()];
+        Err(Error::usage(format!("the {} tower takes images of {least} to {most} pixels, not {side}", self.name))
+            .fix("change --image, or its side in --tower-image"))
+    }
+
     /// Width of the features.
     pub fn features(&self, output: TowerOutput) -> usize {
         match output {
@@ -154,7 +174,7 @@ pub struct Config {
     /// Probability to KEEP each hidden unit of the head (the paper's "retained with p = 0.5"), one per hidden layer.
     pub keep: Vec<f32>,
     pub out_act: OutAct,
-    /// Side of the square image, in pixels.
+    /// Side in pixels of the square that all towers look at, but for those with one of their own.
     pub image: usize,
     /// What is predicted, in the order of the outputs.
     pub targets: Vec<String>,
@@ -192,6 +212,41 @@ impl Config {
         })
     }
 
+    /// What a tower of this model sees of a photograph.
+    pub fn view(&self, tower: &Tower) -> View {
+        match tower.image {
+            Some(side) => tower.preprocess.view(side),
+            None => self.towers[0].preprocess.view(self.image),
+        }
+    }
+
+    /// Everything that is seen of a photograph, once, in the order of the towers: what becomes of one decoded picture,
+    /// and the order of the inputs of [`Config::forward`].
+    pub fn views(&self) -> Vec<View> {
+        let mut views = vec![];
+        for v in self.towers.iter().map(|t| self.view(t)) {
+            if !views.contains(&v) {
+                views.push(v);
+            }
+        }
+        views
+    }
+
+    /// Gives every tower a square by its own rule, of its own side where it has one: towers that agree with the first
+    /// share one.
+    pub fn separate_views(&mut self) {
+        let Some(shared) = self.towers.first().map(|t| t.preprocess.view(self.image)) else { return };
+        for t in &mut self.towers {
+            let own = t.preprocess.view(t.image.unwrap_or(shared.side));
+            t.image = (own != shared).then_some(own.side);
+        }
+    }
+
+    /// Refuses sides that a tower cannot take.
+    pub fn check_sides(&self) -> Result<()> {
+        self.towers.iter().try_for_each(|t| t.check_side(self.view(t).side))
+    }
+
     /// Width of the concatenated features of one member.
     pub fn features(&self) -> usize {
         self.towers.iter().map(|t| t.features(self.tower_output)).sum()
@@ -218,10 +273,12 @@ impl Config {
         }
     }
 
-    /// u8 images [N,S,S,3] -> features [N,F] of one member.
-    pub fn extract(&self, net: &mut Net, m: &Member, image: Value) -> Value {
+    /// u8 images [N,S,S,3], one for each of [`Config::views`], -> features [N,F] of one member.
+    pub fn extract(&self, net: &mut Net, m: &Member, images: &[Value]) -> Value {
+        let views = self.views();
+        let image = |t| images[views.iter().position(|v| *v == self.view(t)).expect("a view of the model")];
         Self::within(net, m, |net| {
-            let f: Vec<Value> = self.towers.iter().map(|t| t.build(net, image, self.tower_output)).collect();
+            let f: Vec<Value> = self.towers.iter().map(|t| t.build(net, image(t), self.tower_output)).collect();
             net.concat("features", &f)
         })
     }
@@ -240,9 +297,9 @@ impl Config {
         })
     }
 
-    /// Images to outputs of one member.
-    pub fn forward(&self, net: &mut Net, m: &Member, image: Value) -> Value {
-        let features = self.extract(net, m, image);
+    /// Images, one for each of [`Config::views`], to outputs of one member.
+    pub fn forward(&self, net: &mut Net, m: &Member, images: &[Value]) -> Value {
+        let features = self.extract(net, m, images);
         self.predict(net, m, features)
     }
 }
@@ -258,7 +315,7 @@ pub(super) fn build(net: &mut Net, image: Value, size: Size) -> Value {
     }
     c.head.iter_mut().for_each(|k| *k = size.channels(*k));
     c.targets = (0..size.outputs).map(|i| format!("target{i}")).collect();
-    c.forward(net, &c.members()[0], image)
+    c.forward(net, &c.members()[0], &[image])
 }
 
 #[cfg(test)]
@@ -279,7 +336,7 @@ mod tests {
         let image = g.input("image", Type::new(DType::U8, &[1, c.image, c.image, 3]));
         let mut net = Net::new(&mut g, Mode::Eval);
         for m in c.members() {
-            c.forward(&mut net, &m, image);
+            c.forward(&mut net, &m, &[image]);
         }
         g.check().unwrap();
         g

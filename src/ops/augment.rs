@@ -316,6 +316,26 @@ mod tests {
     }
 
     #[test]
+    fn squares_of_every_side_go_through_the_same() {
+        let op = Augment { rotation: 30.0, shift: [0.2, 0.1], shear: 10.0, zoom: 0.2, flip: [true, true] };
+        for row in 0..100 {
+            let maps = [224, 44].map(|side| (side, op.change([7, 0, 3], row, side).affine(side)));
+            let [(_, a), (_, b)] = maps;
+            assert_eq!([&a.x[..2], &a.y[..2]], [&b.x[..2], &b.y[..2]], "row {row}");
+            // How far off the centre the centre comes from, as a part of the side.
+            let [a, b] = maps.map(|(side, map)| {
+                let centre = (side as f64 - 1.0) / 2.0;
+                [map.x, map.y].map(|k| {
+                    let [a, b, k] = k.map(|k| k as f64 / 65536.0);
+                    ((a + b) * centre + k - centre) / side as f64
+                })
+            });
+            assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6), "row {row}: {a:?} {b:?}");
+            assert!(a != [0.0; 2], "row {row} should be shifted");
+        }
+    }
+
+    #[test]
     fn turns_are_good_to_a_millionth() {
         for i in -3600..=3600 {
             let degrees = i as f32 * 0.1;

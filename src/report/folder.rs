@@ -124,7 +124,8 @@ fn report(o: &Outcome, metrics: &Metrics) -> Result<Report> {
     let mut points: Vec<Point> = o.manifest.rows.iter().zip(predicted).map(point).collect();
     let (best, worst) = extremes(&points);
     for i in best.into_iter().chain(worst) {
-        points[i].thumbnail = Some(thumbnail(o.pictures.image(o.squares.map_or(i, |s| s[i])), o.pictures.size())?);
+        points[i].thumbnail =
+            Some(thumbnail(o.pictures.square(o.squares.map_or(i, |s| s[i]), 0), o.pictures.views()[0].side as u32)?);
     }
     let own = [("Command", &o.command), ("Device", &o.device)].map(|(k, v)| (k.to_string(), v.clone()));
     Ok(Report {
@@ -190,15 +191,15 @@ pub fn metrics_json(o: &Outcome, m: &Metrics) -> String {
 mod tests {
     use super::*;
     use crate::data::{DecodeOptions, LoadOptions, Row};
-    use crate::preprocess::Resize;
+    use crate::preprocess::{Resize, View};
 
     #[test]
     fn the_three_files() {
         let dir = tempfile::tempdir().unwrap();
         let png = thumbnail(&[200; 100 * 100 * 3], 100).unwrap();
         let items: Vec<(&str, &[u8])> = ["a", "b", "c"].iter().map(|n| (*n, &png[..])).collect();
-        let opts =
-            LoadOptions { size: 100, resize: Resize::SquashNearest, decode: DecodeOptions::default(), cache_dir: None };
+        let view = View { side: 100, resize: Resize::SquashNearest, grey: false };
+        let opts = LoadOptions { views: vec![view], decode: DecodeOptions::default(), cache_dir: None };
         let pictures = Pictures::from_bytes(&items, &opts, &()).unwrap().accept(false).unwrap();
         let row = |i: usize| Row { path: format!("x/{i}.png"), targets: vec![i as f32 + 1.0, 5.0], ..Row::default() };
         let manifest = Manifest::new(dir.path(), &["valence", "arousal"], (0..3).map(row).collect(), vec![]);

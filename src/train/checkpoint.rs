@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::models::Config;
 use crate::weights::write::Entry;
-use crate::weights::{LAYOUT, WeightFile, write};
+use crate::weights::{IMAGE, LAYOUT, PREPROCESS, WeightFile, write};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -87,9 +87,10 @@ pub fn save(path: &Path, card: &Card, net: &Network, best: &Best, extra: &[Store
     }
     let text = serde_json::to_string(card).map_err(|e| Error::file(path, format!("cannot write the state: {e}")))?;
     let mut metadata = BTreeMap::from([(CARD.to_string(), text), (LAYOUT.to_string(), "KRSC".to_string())]);
-    if let Task::Tower { tower, .. } = &card.task {
+    if let Task::Tower { tower, image } = &card.task {
         let p = serde_json::to_string(&tower.preprocess).expect("a preset is plain data");
-        metadata.insert(crate::weights::PREPROCESS.into(), p);
+        metadata.insert(PREPROCESS.into(), p);
+        metadata.insert(IMAGE.into(), image.to_string());
     }
     let entries: Vec<Entry> = tensors.iter().map(|(n, s, x)| Entry::f32(n, s, x)).collect();
     write::write(path, &metadata, &entries)

@@ -9,8 +9,8 @@ use crate::hash::Fnv;
 use crate::models::Config;
 use crate::nn::{Mode, Net};
 use crate::progress::Progress;
-use crate::shape::{DType, Type};
 use crate::train::checkpoint::Stored;
+use crate::train::network::Task;
 use crate::weights::write::Entry;
 use crate::weights::{LAYOUT, WeightFile, write};
 use std::collections::BTreeMap;
@@ -34,10 +34,10 @@ pub fn extract(
     progress: &dyn Progress,
 ) -> Result<(Extracted, Box<dyn Device>)> {
     let mut g = Graph::default();
-    let side = config.image;
-    let image = g.input("image", Type::new(DType::U8, &[batch, side, side, 3]));
+    let images = Task::EndToEnd { config: config.clone(), frozen: vec![] }.inputs(&mut g, batch)?;
+    assert_eq!(images.len(), pictures.views().len(), "the pictures are those of the model");
     let mut net = Net::new(&mut g, Mode::Eval);
-    let features: Vec<Value> = config.members().iter().map(|m| config.extract(&mut net, m, image)).collect();
+    let features: Vec<Value> = config.members().iter().map(|m| config.extract(&mut net, m, &images)).collect();
     net.take_penalty();
     let options = device.options();
     let mut session = Session::new(g, &[&features], options, device)?;
@@ -49,15 +49,18 @@ pub fn extract(
         initial.fill(&mut session, &params, prefix, &[])?;
     }
     let mut all: Vec<(usize, Vec<f32>)> = features.iter().map(|f| (session.graph.ty(*f).row(), vec![])).collect();
-    let mut squares = vec![0; batch * side * side * 3];
+    let mut squares: Vec<Vec<u8>> = pictures.views().iter().map(|v| vec![0; batch * v.bytes()]).collect();
     progress.start("features", rows.len() as u64);
     for chunk in rows.chunks(batch) {
         if progress.stopped() {
             progress.done();
             return Err(Error::interrupted("stopped while computing features"));
         }
-        pictures.gather(chunk, &mut squares[..chunk.len() * side * side * 3]);
-        session.write(image, Data::U8(&squares))?;
+        for (view, (&image, squares)) in images.iter().zip(&mut squares).enumerate() {
+            let filled = chunk.len() * pictures.views()[view].bytes();
+            pictures.gather(chunk, view, &mut squares[..filled]);
+            session.write(image, Data::U8(squares))?;
+        }
         session.run(0)?;
         for (v, (width, all)) in features.iter().zip(&mut all) {
             all.extend_from_slice(&session.read(*v)?[..chunk.len() * *width]);

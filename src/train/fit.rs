@@ -8,6 +8,7 @@ use crate::device::Data;
 use crate::error::{Error, Result};
 use crate::ops::augment::Augment;
 use crate::ops::optim::Form;
+use crate::preprocess::View;
 use crate::rng::{Rng, Stream};
 use serde::{Deserialize, Serialize};
 use std::sync::mpsc::sync_channel;
@@ -222,8 +223,8 @@ impl Watch for () {}
 struct Batch {
     rows: Vec<usize>,
     weight: Vec<f32>,
-    /// Empty where they are on the device.
-    pixels: Vec<u8>,
+    /// Of each view; none where they are on the device.
+    pixels: Vec<Vec<u8>>,
 }
 
 impl Samples<'_> {
@@ -258,9 +259,12 @@ impl Samples<'_> {
         rows.resize(n, rows[0]);
         let pixels = match &self.inputs {
             Inputs::Pictures(p) if sent => {
-                let mut pixels = vec![0; n * p.size() as usize * p.size() as usize * 3];
-                p.gather(&rows, &mut pixels);
-                pixels
+                let gathered = |(view, v): (usize, &View)| {
+                    let mut pixels = vec![0; n * v.bytes()];
+                    p.gather(&rows, view, &mut pixels);
+                    pixels
+                };
+                p.views().iter().enumerate().map(gathered).collect()
             }
             _ => vec![],
         };
@@ -274,8 +278,12 @@ impl Samples<'_> {
             net.session.write(rows, Data::U32(&numbers))?;
         }
         match &self.inputs {
-            Inputs::Pictures(_) if net.table.is_some() => {}
-            Inputs::Pictures(_) => net.session.write(net.x[0], Data::U8(&b.pixels))?,
+            Inputs::Pictures(_) => {
+                assert_eq!(net.x.len(), b.pixels.len(), "the pictures are those of the network");
+                for (&x, pixels) in net.x.iter().zip(&b.pixels) {
+                    net.session.write(x, Data::U8(pixels))?;
+                }
+            }
             Inputs::Features(parts) => {
                 for (&x, (width, values)) in net.x.iter().zip(parts) {
                     let rows: Vec<f32> =
@@ -328,15 +336,18 @@ pub fn fit(
         return Err(Error::usage("no pictures to train on").fix("check the manifest and the folds"));
     }
     data.check([train, val])?;
-    if let (Some(table), Inputs::Pictures(p)) = (net.table, &data.inputs) {
-        net.session.write(table, Data::U8(p.bytes()))?;
+    if let (Inputs::Pictures(p), false) = (&data.inputs, net.tables.is_empty()) {
+        assert_eq!(net.tables.len(), p.views().len(), "the pictures are those of the network");
+        for (view, &table) in net.tables.iter().enumerate() {
+            net.session.write(table, Data::U8(&p.squares(view)))?;
+        }
     }
     best.resize(net.parts.len(), vec![]);
     let total = train.len().div_ceil(net.batch) as u32;
     while !state.finished {
         let rows = order(train, s.seed, state.epoch);
         let todo: Vec<&[usize]> = rows.chunks(net.batch).skip(state.batches as usize).collect();
-        let (n, sent, mut stopped) = (net.batch, net.table.is_none(), false);
+        let (n, sent, mut stopped) = (net.batch, net.tables.is_empty(), false);
         // The next batch is gathered (pages of the cache are read) while this one is computed.
         std::thread::scope(|scope| -> Result<()> {
             let (send, receive) = sync_channel(1);
@@ -468,7 +479,7 @@ pub fn restore(net: &mut Network, best: &Best) -> Result<()> {
 pub fn outputs(net: &mut Network, data: &Samples, rows: &[usize]) -> Result<Vec<Vec<f32>>> {
     let mut all = vec![vec![]; net.parts.len()];
     for chunk in rows.chunks(net.batch) {
-        data.feed(net, &data.batch(chunk, net.batch, net.table.is_none()))?;
+        data.feed(net, &data.batch(chunk, net.batch, net.tables.is_empty()))?;
         net.session.run(EVAL)?;
         for (part, all) in net.parts.iter().zip(&mut all) {
             let y = net.session.read(part.output)?;

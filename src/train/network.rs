@@ -11,7 +11,7 @@ use crate::ops::loss::{CrossEntropy, Mse, Reduction};
 use crate::ops::optim::{self, Sgd};
 use crate::ops::{arith, dropout, image};
 use crate::plan::Plan;
-use crate::preprocess::Preprocess;
+use crate::preprocess::{Preprocess, View};
 use crate::shape::{DType, Type};
 use serde::{Deserialize, Serialize};
 
@@ -122,10 +122,11 @@ impl Part {
 pub struct Network {
     pub session: Session,
     pub batch: usize,
-    /// Input: u8 pictures [N,S,S,3], or features [N,F]; none where pictures lie on the device.
+    /// Inputs: u8 pictures [N,S,S,3] for each of [`Task::views`], or features [N,F] for each part; none where pictures lie
+    /// on the device.
     pub x: Vec<Value>,
-    /// State: all u8 pictures [M,S,S,3], where they lie on the device.
-    pub table: Option<Value>,
+    /// States: all u8 pictures [M,S,S,3] for each of the views, where they lie on the device.
+    pub tables: Vec<Value>,
     /// Input: rows of the data set [N], where the device has to know them.
     pub rows: Option<Value>,
     /// Input: how much each row counts [N]; 0 for padding.
@@ -142,12 +143,15 @@ pub struct Blueprint {
     pub want: Vec<Vec<Value>>,
     pub batch: usize,
     pub x: Vec<Value>,
-    pub table: Option<Value>,
+    pub tables: Vec<Value>,
     pub rows: Option<Value>,
     pub weight: Value,
     pub state: Value,
     pub parts: Vec<Part>,
 }
+
+/// Preprocessing of the networks of [`models::ALL`].
+const CLASSIFIER: &str = "torch";
 
 /// Plans by index.
 pub const TRAIN: usize = 0;
@@ -169,34 +173,45 @@ impl Task {
         self.parts().into_iter().map(|p| p.0).collect()
     }
 
-    /// The type of some of its pictures.
-    fn pictures(&self, n: usize) -> Result<Type> {
-        let side = match self {
-            Task::EndToEnd { config, .. } => config.image,
-            Task::Tower { image, .. } | Task::Classifier { image, .. } => *image,
-            Task::Head { .. } => {
-                return Err(Error::usage("a head alone is trained on features, which have no pixels")
-                    .fix("train a tower, or leave out --augment and --resident yes"));
+    /// What it sees of a photograph: the order of its inputs.
+    pub fn views(&self) -> Result<Vec<View>> {
+        match self {
+            Task::EndToEnd { config, .. } => {
+                config.check_sides()?;
+                Ok(config.views())
             }
-        };
-        Ok(Type::new(DType::U8, &[n, side, side, 3]))
+            Task::Tower { tower, image } => {
+                tower.check_side(*image)?;
+                Ok(vec![tower.preprocess.view(*image)])
+            }
+            Task::Classifier { image, .. } => Ok(vec![Preprocess::preset(CLASSIFIER)?.view(*image)]),
+            Task::Head { .. } => Err(Error::usage("a head alone is trained on features, which have no pixels")
+                .fix("train a tower, or leave out --augment and --resident yes")),
+        }
     }
 
-    /// The inputs: one of pictures, or features for each part.
-    fn inputs(&self, g: &mut Graph, batch: usize) -> Vec<Value> {
+    /// Makes a value of `n` pictures for each view; the second and the following have their number in their name.
+    fn pictures(&self, n: usize, name: &str, make: &mut dyn FnMut(&str, Type) -> Value) -> Result<Vec<Value>> {
+        let numbered = |i: usize| if i == 0 { name.to_string() } else { format!("{name}{}", i + 1) };
+        let one = |(i, v): (usize, &View)| make(&numbered(i), Type::new(DType::U8, &[n, v.side, v.side, 3]));
+        Ok(self.views()?.iter().enumerate().map(one).collect())
+    }
+
+    /// The inputs: pictures for each view, or features for each part.
+    pub(super) fn inputs(&self, g: &mut Graph, batch: usize) -> Result<Vec<Value>> {
         match self {
             Task::Head { config } => {
                 let t = Type::f32(&[batch, config.features()]);
-                config.members().iter().map(|m| g.input(&format!("{}features", m.prefix), t)).collect()
+                Ok(config.members().iter().map(|m| g.input(&format!("{}features", m.prefix), t)).collect())
             }
-            _ => vec![g.input("image", self.pictures(batch).expect("it has pictures"))],
+            _ => self.pictures(batch, "image", &mut |name, t| g.input(name, t)),
         }
     }
 
     /// What is predicted, in float32 as losses and people take it.
     fn forward(&self, net: &mut Net, x: &[Value], part: usize) -> Result<Value> {
         let y = match self {
-            Task::EndToEnd { config, .. } => config.forward(net, &config.members()[part], x[0]),
+            Task::EndToEnd { config, .. } => config.forward(net, &config.members()[part], x),
             Task::Head { config } => config.predict(net, &config.members()[part], x[part]),
             Task::Tower { tower, .. } => tower.logits(net, x[0]),
             Task::Classifier { network, width, classes, image } => {
@@ -205,7 +220,7 @@ impl Task {
                     let sides = format!("{network} takes images of {} pixels and more, not {image}", table.smallest);
                     return Err(Error::usage(sides).fix("raise --image"));
                 }
-                let x = net.normalize(x[0], &Preprocess::preset("torch")?);
+                let x = net.normalize(x[0], &Preprocess::preset(CLASSIFIER)?);
                 (table.build)(net, x, Size { width: *width, outputs: *classes })
             }
         };
@@ -215,7 +230,7 @@ impl Task {
     /// The evaluation alone: its graph, inputs, and the output of each part.
     pub fn evaluation(&self, batch: usize, precision: Precision) -> Result<(Graph, Vec<Value>, Vec<Value>)> {
         let mut g = Graph::default();
-        let x = self.inputs(&mut g, batch);
+        let x = self.inputs(&mut g, batch)?;
         let mut net = Net::new(&mut g, Mode::Eval).stored_as(precision.storage());
         let outputs = (0..self.parts().len()).map(|p| self.forward(&mut net, &x, p)).collect::<Result<_>>()?;
         net.take_penalty();
@@ -249,23 +264,25 @@ impl Blueprint {
         let mut rows = None;
         let mut known = |g: &mut Graph| *rows.get_or_insert_with(|| g.input("rows", Type::new(DType::U32, &[batch])));
         g.set_label("image");
-        let (x, table, seen) = match resident {
+        let (x, tables, seen) = match resident {
             None => {
-                let x = task.inputs(&mut g, batch);
-                (x.clone(), None, x)
+                let x = task.inputs(&mut g, batch)?;
+                (x.clone(), vec![], x)
             }
             Some(all) => {
-                let table = g.state("pictures", task.pictures(all)?);
+                let tables = task.pictures(all, "pictures", &mut |name, t| g.state(name, t))?;
                 let rows = known(&mut g);
-                (vec![], Some(table), vec![g.push1(image::Gather, &[table, rows])])
+                let seen = tables.iter().map(|&t| g.push1(image::Gather, &[t, rows])).collect();
+                (vec![], tables, seen)
             }
         };
         let changed = match augment {
             None => seen.clone(),
             Some(augment) => {
-                task.pictures(batch)?;
+                task.views()?;
                 let rows = known(&mut g);
-                vec![g.push1(augment, &[seen[0], rows, state])]
+                // What is drawn for a row does not depend on the view.
+                seen.iter().map(|&x| g.push1(augment, &[x, rows, state])).collect()
             }
         };
         let (mut parts, mut updates, mut outputs, mut penalties) = (vec![], vec![], vec![], vec![]);
@@ -338,7 +355,7 @@ impl Blueprint {
         if !penalties.is_empty() {
             want.push(penalties);
         }
-        Ok(Self { graph: g, want, batch, x, table, rows, weight, state, parts })
+        Ok(Self { graph: g, want, batch, x, tables, rows, weight, state, parts })
     }
 
     /// Bytes of the weights of the best epoch, which a training run keeps beside the network.
@@ -384,8 +401,8 @@ impl Network {
         })?;
         let (room, options) = (b.room(), device.options());
         let session = Session::within(room, b.graph.clone(), &b.want(), options, device)?;
-        let Blueprint { batch, x, table, rows, weight, state, .. } = b;
-        Ok(Self { session, batch, x, table, rows, weight, state, parts: b.parts })
+        let Blueprint { batch, x, tables, rows, weight, state, .. } = b;
+        Ok(Self { session, batch, x, tables, rows, weight, state, parts: b.parts })
     }
 
     /// Every weight and statistic of the graph, trained or not.

@@ -7,6 +7,7 @@ use crate::device::{Data, Device, Probe, Room, Session};
 use crate::error::{Error, Result};
 use crate::graph::Value;
 use crate::models::Config;
+use crate::preprocess::{self, View, record};
 use crate::weights::WeightFile;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +18,8 @@ pub struct Predictor {
     pub config: Config,
     session: Session,
     batch: usize,
-    image: Value,
+    images: Vec<Value>,
+    views: Vec<View>,
     outputs: Vec<(Vec<usize>, Value)>,
 }
 
@@ -37,15 +39,15 @@ impl Predictor {
         let card = checkpoint::card(file)?;
         let config = card.config().map_err(|e| Error::file(file.path(), e.to_string()))?.clone();
         let members = config.members();
-        let (g, x, want) = Task::EndToEnd { config: config.clone(), frozen: vec![] }.evaluation(batch, precision)?;
+        let (g, images, want) =
+            Task::EndToEnd { config: config.clone(), frozen: vec![] }.evaluation(batch, precision)?;
         checkpoint::read_ahead(file, &g);
         let outputs = members.into_iter().map(|m| m.targets).zip(want.iter().copied()).collect();
-        let image = x[0];
         let room = Room { mapped: true, beside: 0 };
         let options = device.options();
         let mut session = Session::within(room, g, &[&want], options, device)?;
         checkpoint::bind(file, &mut session)?;
-        Ok(Self { card, config, session, batch, image, outputs })
+        Ok(Self { card, views: config.views(), config, session, batch, images, outputs })
     }
 
     /// `cpu (avx512, 2 threads)`.
@@ -58,7 +60,8 @@ impl Predictor {
         &self.card.state
     }
 
-    /// Ratings [n, targets] of u8 RGB squares [n, S, S, 3], S = `config.image`, in the order of `config.targets`.
+    /// Ratings [n, targets] in the order of `config.targets`, of the u8 RGB squares of n pictures: of each what
+    /// `config.views()` show, one after another.
     pub fn predict(&mut self, squares: &[u8]) -> Result<Vec<f32>> {
         self.run(squares, None)
     }
@@ -69,19 +72,19 @@ impl Predictor {
     }
 
     fn run(&mut self, squares: &[u8], mut probe: Option<&mut dyn FnMut(Probe)>) -> Result<Vec<f32>> {
-        let size = self.config.image * self.config.image * 3;
+        let size = record(&self.views);
         if !squares.len().is_multiple_of(size) {
             return Err(Error::job(format!("{} bytes are not whole pictures of {size}", squares.len())));
         }
         let targets = self.config.targets.len();
         let mut all = vec![0.0; squares.len() / size * targets];
         for (chunk, all) in squares.chunks(size * self.batch).zip(all.chunks_mut(self.batch * targets)) {
-            if chunk.len() == size * self.batch {
-                self.session.write(self.image, Data::U8(chunk))?;
-            } else {
-                let mut padded = chunk.to_vec();
-                padded.resize(size * self.batch, 0);
-                self.session.write(self.image, Data::U8(&padded))?;
+            for (i, (&image, view)) in self.images.iter().zip(&self.views).enumerate() {
+                let mut pixels = preprocess::squares(chunk, &self.views, i);
+                if chunk.len() < size * self.batch {
+                    pixels.to_mut().resize(view.bytes() * self.batch, 0);
+                }
+                self.session.write(image, Data::U8(&pixels))?;
             }
             match &mut probe {
                 Some(probe) => self.session.profile(0, probe)?,

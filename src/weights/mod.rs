@@ -1,6 +1,6 @@
 /*! Weight files: safetensors, mapped and never read into memory, whoever wrote them. [`mod@file`] maps and validates,
 [`names`] knows torchvision's and timm's parameter names and layouts, [`stated`]
-reads what the header says about preprocessing, [`tower`] matches a file to what a network wants,
+reads what the header says about the pictures, [`tower`] matches a file to what a network wants,
 [`init`] draws what is missing, [`mod@write`] makes files of ours, [`mod@inspect`] shows what is inside.
 
 Files of ours, as a list of invariants:
@@ -9,7 +9,7 @@ Files of ours, as a list of invariants:
 * The header ends in spaces so that the data begins at a multiple of 64 bytes; every tensor whose size is a multiple of
   64 bytes begins at such a multiple, every other one at least at a multiple of its element's size.
 * Metadata `layout` is `KRSC`: filters [K,R,S,C/groups], dense weights [out, in], the input flattened in H,W,C order.
-* Metadata `preprocess` is the JSON of [`crate::preprocess::Preprocess`].
+* Metadata `preprocess` is the JSON of [`crate::preprocess::Preprocess`], `image` the side of its squares in pixels.
 * A tower's names come without the tower: `conv1_1.weight`, `conv1_1.bias`, ..., `fc1.weight`, ...
 * Files are replaced by rename ([`crate::atomic`]), never overwritten in place: someone may have them mapped. */
 
@@ -30,3 +30,5 @@ pub use tower::{Matched, TowerWeights};
 pub const LAYOUT: &str = "layout";
 /// Metadata key: JSON of [`crate::preprocess::Preprocess`].
 pub const PREPROCESS: &str = "preprocess";
+/// Metadata key: side in pixels of the squares that a tower was trained on, a decimal number.
+pub const IMAGE: &str = "image";

@@ -1,9 +1,9 @@
-/*! What a file says about the pictures it was trained on. Files of ours carry the JSON of [`Preprocess`]; other people
+/*! What a file says about the pictures it was trained on: their side, and what was done to them. Files of ours carry the JSON of [`Preprocess`]; other people
 write a preset's name or a sentence ("caffe: RGB 0-255 -> BGR, minus (103.939, 116.779, 123.68)"). A sentence is accepted
 only if its numbers single out a preset; anything else is an error, because a wrong preset is the classic silent one. */
 
-use super::PREPROCESS;
 use super::names::{Kind, Lineage};
+use super::{IMAGE, PREPROCESS};
 use crate::error::{Error, Result};
 use crate::preprocess::{Order, PRESETS, Preprocess};
 use std::collections::BTreeMap;
@@ -39,6 +39,17 @@ pub fn preprocess(path: &Path, metadata: &BTreeMap<String, String>, kind: &Kind)
         Some(p) => Ok(Some(p)),
         None => refuse(format!("`{}` names no preprocessing", text.chars().take(120).collect::<String>())),
     }
+}
+
+/// The side of the squares in pixels, if the header states it.
+pub fn image(path: &Path, metadata: &BTreeMap<String, String>) -> Result<Option<usize>> {
+    let Some(text) = metadata.get(IMAGE) else { return Ok(None) };
+    text.trim().parse().map(Some).map_err(|_| {
+        let text: String = text.chars().take(40).collect();
+        Error::file(path, format!("`{text}` is no side in pixels"))
+            .at(format!("metadata `{IMAGE}`"))
+            .fix("write a whole number there")
+    })
 }
 
 fn sane(p: &Preprocess) -> bool {
@@ -100,6 +111,17 @@ mod tests {
         for (n, p, _) in PRESETS {
             let json = serde_json::to_string(&p).unwrap();
             assert_eq!(name(ask(Lineage::Ours, &[("preprocess", &json)])), Some(n));
+        }
+    }
+
+    #[test]
+    fn the_side_is_a_whole_number() {
+        let ask = |text: &str| image(Path::new("w.safetensors"), &BTreeMap::from([("image".into(), text.into())]));
+        assert_eq!(ask("44").unwrap(), Some(44));
+        assert_eq!(image(Path::new("w"), &BTreeMap::new()).unwrap(), None);
+        for text in ["", "44x44", "-1", "4.5", "99999999999999999999999"] {
+            let e = ask(text).unwrap_err().to_string();
+            assert!(e.contains("metadata `image`") && e.contains("is no side in pixels"), "{text}: {e}");
         }
     }
 

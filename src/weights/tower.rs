@@ -19,6 +19,7 @@ pub struct TowerWeights {
     pub file: Arc<WeightFile>,
     pub kind: Kind,
     preprocess: Result<Option<Preprocess>>,
+    image: Result<Option<usize>>,
     /// By our name.
     pub map: BTreeMap<String, Source>,
 }
@@ -48,7 +49,8 @@ impl TowerWeights {
             }
         }
         let preprocess = stated::preprocess(file.path(), file.metadata(), &kind);
-        Ok(Self { file, kind, preprocess, map })
+        let image = stated::image(file.path(), file.metadata());
+        Ok(Self { file, kind, preprocess, image, map })
     }
 
     /// What the network was trained on: the header's statement, else the lineage's. Fails if the header's statement is
@@ -58,6 +60,12 @@ impl TowerWeights {
             Error::file(self.file.path(), "does not say how its pictures were preprocessed")
                 .fix("write `preprocess` into its metadata, or state a preprocessing in the request")
         })
+    }
+
+    /// Side in pixels of the squares that the network was trained on, if the header states it. Fails if that is not
+    /// understood.
+    pub fn image(&self) -> Result<Option<usize>> {
+        self.image.clone()
     }
 
     /// A parameter by our name, in our layout: borrowed from the mapping where the file has it as float32 and in our

@@ -259,9 +259,9 @@ pub fn training(c: &Config, n: usize, masked: bool) -> Training {
     let mode = if masked { Mode::Masked { rows } } else { Mode::Train { state, rows } };
     let (mut targets, mut losses, mut eval) = (vec![], vec![], vec![]);
     for m in c.members() {
-        eval.push(c.forward(&mut Net::new(&mut g, Mode::Eval), &m, image));
+        eval.push(c.forward(&mut Net::new(&mut g, Mode::Eval), &m, &[image]));
         let mut net = Net::new(&mut g, mode);
-        let y = c.forward(&mut net, &m, image);
+        let y = c.forward(&mut net, &m, &[image]);
         let penalty = net.take_penalty();
         let t = g.input(&format!("{}targets", m.prefix), Type::f32(&[n, m.targets.len()]));
         losses.push(g.push1(loss::Mse { reduction: loss::Reduction::Mean }, &[y, t, rows]));

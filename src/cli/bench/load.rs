@@ -5,7 +5,7 @@ use super::{Load, empty, milliseconds};
 use crate::bundled;
 use crate::data::{DecodeOptions, LoadOptions, Manifest, Pictures, Source, walk};
 use crate::error::{Error, Result};
-use crate::preprocess::Resize;
+use crate::preprocess::{Resize, View};
 use crate::rng::{Rng, Stream};
 use crate::table::{number, text_table};
 use std::path::PathBuf;
@@ -39,9 +39,9 @@ impl Load {
         let threads = self.threads.unwrap_or(cores);
         let mut record = Record { batch: Some(self.batch), ..empty("load", format!("{cores} CPU threads")) };
         self.common.alike(&old, &record)?;
+        let view = View { side: self.image as usize, resize: Resize::SquashBilinear, grey: false };
         let options = |cache_dir| LoadOptions {
-            size: self.image,
-            resize: Resize::SquashBilinear,
+            views: vec![view],
             decode: DecodeOptions::default(),
             cache_dir,
         };
@@ -70,20 +70,19 @@ impl Load {
         let again = self.samples(|| load(&cached).map(|p| mapped = p))?;
         record.rows.push(row("name the files, map the cache, check it", again, sources.len(), encoded + squares));
         let mut rng = Rng::new(1, Stream::Test(0), 0);
-        let square = (self.image * self.image * 3) as usize;
-        let mut batch = vec![0; self.batch * square];
+        let mut batch = vec![0; self.batch * view.bytes()];
         // Enough batches that the clock does not matter.
         let batches = (1 << 28) / batch.len() + 1;
         let gather = || {
             for _ in 0..batches {
                 let picked: Vec<usize> = (0..self.batch).map(|_| rng.below(mapped.len())).collect();
-                mapped.gather(&picked, &mut batch);
+                mapped.gather(&picked, 0, &mut batch);
             }
             Ok(())
         };
         let time = self.samples(gather)?;
         let copied = batches * self.batch;
-        record.rows.push(row("batches out of the mapping, one thread", time, copied, (copied * square) as f64));
+        record.rows.push(row("batches out of the mapping, one thread", time, copied, (copied * view.bytes()) as f64));
         let header = ["", "pictures/s", "MB/s", "ms (fastest – slowest)", "n"].map(String::from);
         let cells = |r: &Row| {
             let rates = [number(r.pictures_per_s, 0), number(r.mb_per_s, 1)];
