@@ -55,8 +55,8 @@ pub struct ModelFlags {
     /// Side of the square image in pixels, at least 32; 224 by default.
     #[arg(long, value_name = "PIXELS")]
     pub image: Option<usize>,
-    /// The same for one tower, which then gets a square of its own; repeatable: `--tower-image face=44`. By default what
-    /// its weight file states, else --image.
+    /// The same for one tower, which then gets a square of its own; repeatable: `--tower-image face=44`. By default
+    /// what its weight file states, else --image.
     #[arg(long, value_name = "TOWER=PIXELS")]
     pub tower_image: Vec<String>,
     /// Divides the channels of every convolution and the hidden dense layers of the towers: for small experiments.
