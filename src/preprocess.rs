@@ -48,8 +48,9 @@ pub fn squares<'a>(records: &'a [u8], views: &[View], which: usize) -> Cow<'a, [
         return Cow::Borrowed(records);
     }
     let (from, length) = (record(&views[..which]), views[which].bytes());
-    let squares = records.chunks_exact(record(views)).flat_map(|r| &r[from..][..length]);
-    Cow::Owned(squares.copied().collect())
+    let mut squares = Vec::with_capacity(records.len() / record(views) * length);
+    records.chunks_exact(record(views)).for_each(|r| squares.extend_from_slice(&r[from..][..length]));
+    Cow::Owned(squares)
 }
 
 /// `224`, or `224 and 44`: each side once.
