@@ -14,6 +14,7 @@ Files of ours, as a list of invariants:
 * Files are replaced by rename ([`crate::atomic`]), never overwritten in place: someone may have them mapped. */
 
 pub mod file;
+pub mod foreign;
 pub mod header;
 pub mod init;
 pub mod inspect;
