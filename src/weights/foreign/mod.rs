@@ -18,6 +18,8 @@ before it is asked for, and what is not understood is refused by its name. The p
 
 #![forbid(unsafe_code)]
 
+pub mod zip;
+
 use super::header::MAX_RANK;
 use crate::error::Error;
 use safetensors::Dtype;
@@ -105,7 +107,7 @@ impl Fault {
 
 /// Strides of an array whose last index runs fastest.
 pub fn row_major(shape: &[usize]) -> Vec<usize> {
-    let mut strides = vec![1; shape.len()];
+    let mut strides = vec![1usize; shape.len()];
     for i in (1..shape.len()).rev() {
         // An array that overflows is refused by `check`; until then any stride will do.
         strides[i - 1] = strides[i].saturating_mul(shape[i].max(1));
@@ -123,7 +125,8 @@ impl Array {
         if self.shape.contains(&0) {
             return Some(0);
         }
-        let last = self.shape.iter().zip(&self.strides).try_fold(0usize, |a, (n, s)| a.checked_add((n - 1).checked_mul(*s)?));
+        let last =
+            self.shape.iter().zip(&self.strides).try_fold(0usize, |a, (n, s)| a.checked_add((n - 1).checked_mul(*s)?));
         last?.checked_add(1)?.checked_mul(size)
     }
 }
