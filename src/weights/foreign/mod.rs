@@ -18,6 +18,11 @@ before it is asked for, and what is not understood is refused by its name. The p
 
 #![forbid(unsafe_code)]
 
+pub mod npy;
+pub mod pickle;
+#[cfg(test)]
+mod testing;
+pub mod torch;
 pub mod zip;
 
 use super::header::MAX_RANK;
@@ -65,8 +70,8 @@ pub struct Array {
 pub enum Place {
     /// In the file, from the element whose indices are all 0; may be longer than the array needs.
     Mapped(Range<usize>),
-    /// Packed: this makes exactly the bytes (of a row-major array) of the file's, when they are asked for, so that one
-    /// array at a time is in memory. The number is how many there will be.
+    /// Packed: this makes the bytes of the file's when they are asked for, so that one array at a time is in memory. The
+    /// number is how many there will be; strides hold for them as for mapped ones.
     Packed(usize, Unpack),
 }
 
@@ -116,18 +121,19 @@ pub fn row_major(shape: &[usize]) -> Vec<usize> {
 }
 
 impl Array {
-    /// Bytes from the first to behind the last element that any index reaches; None if they cannot be counted, 0 for
-    /// an array without elements.
+    /// Bytes from the first to behind the last element that any index reaches, and no fewer than the elements need one
+    /// by one: strides of 0 would make a terabyte of four bytes. None if they cannot be counted, 0 for an array without
+    /// elements.
     fn extent(&self) -> Option<usize> {
         let size = self.dtype.bitsize().checked_div(8).filter(|b| b * 8 == self.dtype.bitsize())?;
         // A zero extent must not hide an overflow of the others.
-        self.shape.iter().try_fold(size, |a, b| a.checked_mul((*b).max(1)))?;
+        let dense = self.shape.iter().try_fold(size, |a, b| a.checked_mul((*b).max(1)))?;
         if self.shape.contains(&0) {
             return Some(0);
         }
         let last =
             self.shape.iter().zip(&self.strides).try_fold(0usize, |a, (n, s)| a.checked_add((n - 1).checked_mul(*s)?));
-        last?.checked_add(1)?.checked_mul(size)
+        Some(last?.checked_add(1)?.checked_mul(size)?.max(dense))
     }
 }
 

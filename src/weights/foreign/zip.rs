@@ -16,6 +16,8 @@ use std::ops::Range;
 
 /// Most entries: an archive has one per storage, and the largest networks have some thousand.
 const MAX_ENTRIES: u64 = 1 << 16;
+/// Longest name.
+const MAX_NAME: usize = 512;
 /// Bytes that a deflated entry may always unpack to: an array of zeros is a thousandth of its size.
 const FREE: usize = 64 << 20;
 /// How many times its size a larger one may unpack to. Trained weights hardly shrink at all.
@@ -51,11 +53,13 @@ pub fn entries(bytes: &[u8]) -> Result<Vec<Entry>, Fault> {
         let Some(record) = record.get(..46 + name + extra + comment) else {
             return Err(Fault::at(at, "the directory of the zip archive is truncated"));
         };
-        let entry = entry(bytes, at, record, name, extra, &mut taken)?;
-        if !names.insert(entry.name.clone()) {
-            return Err(Fault::of(place(&entry.name), "is there twice"));
+        if name > MAX_NAME {
+            return Err(Fault::at(at, format!("the name of an entry has {name} bytes")));
         }
-        all.push(entry);
+        if !names.insert(&record[46..46 + name]) {
+            return Err(Fault::at(at, "the name of an entry is there twice"));
+        }
+        all.push(entry(bytes, at, record, name, extra, &mut taken)?);
         at += record.len();
     }
     if at != end.directory.end {
@@ -244,4 +248,126 @@ fn u32_at(b: &[u8], at: usize) -> Option<u32> {
 
 fn u64_at(b: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(*b.get(at..)?.first_chunk()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::{Compression, write::DeflateEncoder};
+    use std::io::Write;
+
+    /// An archive of these entries; a name that ends in `.z` is deflated. `wide` writes the 64-bit end.
+    fn archive(entries: &[(&str, &[u8])], wide: bool) -> Vec<u8> {
+        let (mut file, mut directory) = (Vec::new(), Vec::new());
+        for (name, data) in entries {
+            let mut crc = Crc::new();
+            crc.update(data);
+            let mut packed = data.to_vec();
+            if name.ends_with(".z") {
+                let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
+                encoder.write_all(data).unwrap();
+                packed = encoder.finish().unwrap();
+            }
+            let method = if name.ends_with(".z") { 8u16 } else { 0 };
+            let mut common = [20u16, 0, method, 0, 0].map(u16::to_le_bytes).concat();
+            common.extend([crc.sum(), packed.len() as u32, data.len() as u32].map(u32::to_le_bytes).concat());
+            common.extend([name.len() as u16, 0].map(u16::to_le_bytes).concat());
+            let start = file.len() as u32;
+            directory.extend([b"PK\x01\x02\x14\x00".as_slice(), &common, &[0; 10], &start.to_le_bytes()].concat());
+            directory.extend(name.bytes());
+            file.extend([b"PK\x03\x04".as_slice(), &common, name.as_bytes(), &packed].concat());
+        }
+        let (start, size, n) = (file.len(), directory.len(), entries.len());
+        file.extend(directory);
+        if wide {
+            let at = file.len() as u64;
+            file.extend([b"PK\x06\x06".as_slice(), &44u64.to_le_bytes(), &[0; 12]].concat());
+            file.extend([n, n, size, start].map(|v| (v as u64).to_le_bytes()).concat());
+            file.extend([b"PK\x06\x07\0\0\0\0".as_slice(), &at.to_le_bytes(), &1u32.to_le_bytes()].concat());
+        }
+        file.extend([b"PK\x05\x06\0\0\0\0".as_slice(), &[n as u16, n as u16].map(u16::to_le_bytes).concat()].concat());
+        file.extend([size as u32, start as u32, 0].map(u32::to_le_bytes).concat());
+        file.truncate(file.len() - 2);
+        file
+    }
+
+    /// Where the record of an entry in the directory is.
+    fn record(file: &[u8], nth: usize) -> usize {
+        let mut found = file.windows(4).enumerate().filter(|(_, w)| *w == b"PK\x01\x02");
+        found.nth(nth).unwrap().0
+    }
+
+    #[test]
+    fn entries_are_found_and_unpacked() {
+        let text = b"the same again, the same again, the same again".as_slice();
+        for wide in [false, true] {
+            let file = archive(&[("a", b"stored"), ("b.z", text), ("c/", b"")], wide);
+            let all = entries(&file).unwrap();
+            assert_eq!(
+                all.iter().map(|e| (e.name.as_str(), e.size)).collect::<Vec<_>>(),
+                [("a", 6), ("b.z", 46), ("c/", 0)]
+            );
+            assert!(matches!(all[0].read(&file).unwrap(), Cow::Borrowed(b"stored")));
+            assert_eq!(*all[1].read(&file).unwrap(), *text);
+            assert_eq!((all[0].head(&file, 2), all[1].head(&file, 8)), (b"st".to_vec(), b"the same".to_vec()));
+            assert!(matches!(all[0].place(2), Place::Mapped(r) if file[r.clone()] == *b"ored"));
+            let Place::Packed(n, unpack) = all[1].place(4) else { panic!("deflated") };
+            assert_eq!((n, &unpack(&file).unwrap()[..]), (42, &text[4..]));
+            // A comment may follow.
+            let mut file = archive(&[("a", b"stored")], wide);
+            let end = file.len() - 2;
+            file[end] = 5;
+            file.extend(b"hello");
+            assert_eq!(entries(&file).unwrap().len(), 1);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let good = archive(&[("a", b"stored"), ("b.z", &[b'x'; 1000])], false);
+        let (a, b) = (record(&good, 0), record(&good, 1));
+        let patched = |changes: &[(usize, &[u8])]| {
+            let mut file = good.clone();
+            changes.iter().for_each(|(at, bytes)| file[*at..at + bytes.len()].copy_from_slice(bytes));
+            file
+        };
+        let end = good.len() - 22;
+        for (file, want) in [
+            (patched(&[(a + 8, &[1])]), "entry `a`: is encrypted"),
+            (patched(&[(a + 10, &[93])]), "entry `a`: is compressed by method 93"),
+            (patched(&[(a + 10, &[8])]), "entry `a`: its local header says something else"),
+            (patched(&[(a + 46, b"c")]), "entry `c`: its local header says something else"),
+            (patched(&[(a + 24, &[7])]), "entry `a`: is stored, 7 bytes as 6"),
+            (patched(&[(a + 20, &[0, 1, 1])]), "entry `a`: 65792 bytes, which are not in the file"),
+            (patched(&[(a + 42, &[1])]), "entry `a`: 6 bytes, which are not in the file"),
+            (patched(&[(a + 20, &[60]), (a + 24, &[60])]), "two parts of the zip archive overlap"),
+            (patched(&[(b + 24, &[0, 0, 0, 5])]), "entry `b.z`: 10 bytes would unpack to 83886080"),
+            (patched(&[(b + 24, &[255; 4])]), "entry `b.z`: has no 64-bit size"),
+            (patched(&[(a, b"x")]), "the directory of the zip archive is damaged"),
+            (patched(&[(b + 30, &[9])]), "the directory of the zip archive is truncated"),
+            (patched(&[(end + 10, &[1]), (end + 8, &[1])]), "holds more than its end says"),
+            (patched(&[(end + 4, &[1])]), "comes in parts"),
+            (patched(&[(end + 12, &[0])]), "the end of the zip archive is damaged"),
+            (patched(&[(end, b"x")]), "has no end; it may be truncated"),
+            (archive(&[("a", b"1"), ("a", b"2")], true), "is there twice"),
+            (archive(&[(&"n".repeat(513), b"")], false), "the name of an entry has 513 bytes"),
+            ([good.as_slice(), b"x"].concat(), "has no end"),
+            ([b"x", good.as_slice()].concat(), "the end of the zip archive is damaged"),
+            (Vec::new(), "has no end"),
+        ] {
+            let fault = entries(&file).err().expect(want);
+            let line = format!("{}: {}", fault.place, fault.problem);
+            assert!(line.contains(want), "{line}");
+        }
+        let read = |file: Vec<u8>, nth: usize| entries(&file).unwrap()[nth].read(&file).map(drop).unwrap_err().problem;
+        assert_eq!(read(patched(&[(31, b"S")]), 0), "is damaged: its checksum is another one");
+        assert_eq!(read(patched(&[(b + 16, &[0])]), 1), "is damaged: its checksum is another one");
+        for size in [999u16, 1001] {
+            let problem = read(patched(&[(b + 24, &size.to_le_bytes())]), 1);
+            assert_eq!(problem, format!("is damaged: it does not unpack to {size} bytes"));
+        }
+        // PyTorch without checksums.
+        let file = patched(&[(a + 16, &[0; 4])]);
+        assert!(entries(&file).unwrap()[0].read(&file).is_ok());
+    }
 }
