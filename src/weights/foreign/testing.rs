@@ -3,10 +3,12 @@
 use super::{Archive, Array, Fault, Place};
 use crate::rng::philox;
 use crate::weights::header;
+use flate2::{Compression, Crc, write::DeflateEncoder};
 use half::{bf16, f16};
 use safetensors::Dtype;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
@@ -67,6 +69,41 @@ pub fn reference(name: &str) -> Tensors {
         place: Place::Mapped(t.range),
     });
     arrays.map(|a| (a.name.clone(), (a.shape.clone(), values(&a, &file).unwrap()))).collect()
+}
+
+/// A zip archive of these entries; a name that ends in `.z` is deflated. `wide` writes the 64-bit end.
+pub fn archive(entries: &[(&str, &[u8])], wide: bool) -> Vec<u8> {
+    let (mut file, mut directory) = (Vec::new(), Vec::new());
+    for (name, data) in entries {
+        let mut crc = Crc::new();
+        crc.update(data);
+        let mut packed = data.to_vec();
+        if name.ends_with(".z") {
+            let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
+            encoder.write_all(data).unwrap();
+            packed = encoder.finish().unwrap();
+        }
+        let method = if name.ends_with(".z") { 8u16 } else { 0 };
+        let mut common = [20u16, 0, method, 0, 0].map(u16::to_le_bytes).concat();
+        common.extend([crc.sum(), packed.len() as u32, data.len() as u32].map(u32::to_le_bytes).concat());
+        common.extend([name.len() as u16, 0].map(u16::to_le_bytes).concat());
+        let start = file.len() as u32;
+        directory.extend([b"PK\x01\x02\x14\x00".as_slice(), &common, &[0; 10], &start.to_le_bytes()].concat());
+        directory.extend(name.bytes());
+        file.extend([b"PK\x03\x04".as_slice(), &common, name.as_bytes(), &packed].concat());
+    }
+    let (start, size, n) = (file.len(), directory.len(), entries.len());
+    file.extend(directory);
+    if wide {
+        let at = file.len() as u64;
+        file.extend([b"PK\x06\x06".as_slice(), &44u64.to_le_bytes(), &[0; 12]].concat());
+        file.extend([n, n, size, start].map(|v| (v as u64).to_le_bytes()).concat());
+        file.extend([b"PK\x06\x07\0\0\0\0".as_slice(), &at.to_le_bytes(), &1u32.to_le_bytes()].concat());
+    }
+    file.extend([b"PK\x05\x06\0\0\0\0".as_slice(), &[n as u16, n as u16].map(u16::to_le_bytes).concat()].concat());
+    file.extend([size as u32, start as u32, 0].map(u32::to_le_bytes).concat());
+    file.truncate(file.len() - 2);
+    file
 }
 
 /// Damages a file in `count` ways, always the same ones, and cuts it at every 37th byte. Each result is refused in one

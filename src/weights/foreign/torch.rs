@@ -26,6 +26,8 @@ const PROTOCOL: i64 = 1001;
 const WRAPPERS: [&str; 6] = ["state_dict", "model_state_dict", "model", "net", "module", "weights"];
 /// Most tensors of a state dict.
 const MAX_TENSORS: usize = 1 << 15;
+/// Largest pickle in an archive: that of a thousand tensors is 100 KB long.
+const MAX_PICKLE: usize = 16 << 20;
 /// What `DataParallel` puts before every name.
 const PARALLEL: &str = "module.";
 
@@ -51,6 +53,10 @@ fn archive(bytes: &[u8]) -> Result<Archive, Fault> {
         && *order.read(bytes)? != *b"little"
     {
         return Err(Fault::of(zip::place(&order.name), "is not `little`; only little endian files are supported"));
+    }
+    if pickle.size > MAX_PICKLE {
+        let problem = format!("{} bytes long, at most {MAX_PICKLE} are supported", pickle.size);
+        return Err(Fault::of(zip::place(&pickle.name), problem));
     }
     let text = pickle.read(bytes)?;
     let (top, heap) = pickle::load(&text, &mut 0)
@@ -235,7 +241,7 @@ fn key_text(key: Value) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Tensors, fixture, reference, tensors, torment};
+    use super::super::testing::{Tensors, archive, fixture, reference, tensors, torment};
     use super::*;
     use half::{bf16, f16};
     use safetensors::Dtype;
@@ -374,6 +380,30 @@ mod tests {
             (&[six, six], "is there twice"),
         ] {
             let line = refusal(&stream_of(&good, storages));
+            assert!(line.contains(want), "{line}");
+        }
+    }
+
+    #[test]
+    fn archives_must_be_whole() {
+        let pickle = object("K\x00(K\x02K\x03t(K\x03K\x01ttR");
+        let (p, six) = (("x/data.pkl", pickle.as_slice()), ("x/data/a", [0; 24].as_slice()));
+        assert_eq!(read(&archive(&[p, ("x/byteorder", b"little"), six], true)).unwrap().arrays.len(), 1);
+        // Without a folder, as someone packs it again.
+        let again = archive(&[("data/a.z", &[0; 24]), ("data.pkl", &pickle)], false);
+        assert!(refusal(&again).contains("its storage `a` is not in the archive"));
+        for (entries, want) in [
+            (&[six, p, ("y/data.pkl", b"N.")][..], "entry `y/data.pkl`: is the second pickle"),
+            (&[six], "has no `data.pkl`"),
+            (&[p], "tensor `w`: its storage `a` is not in the archive"),
+            (&[p, ("data/a", &[0; 24])], "its storage `a` is not in the archive"),
+            (&[p, ("x/data/a", &[0; 23])], "its storage `a` has 23 bytes for 6 elements of F32"),
+            (&[p, ("x/data/a", &[0; 28])], "its storage `a` has 28 bytes for 6 elements of F32"),
+            (&[p, six, ("x/byteorder", b"big")], "entry `x/byteorder`: is not `little`"),
+            (&[p, six, ("x/constants.pkl", b"")], "holds a TorchScript program"),
+            (&[("x/data.pkl", b"cos\nsystem\n."), six], "entry `x/data.pkl`, byte 0: `os.system` is not allowed"),
+        ] {
+            let line = refusal(&archive(entries, true));
             assert!(line.contains(want), "{line}");
         }
     }
