@@ -173,7 +173,7 @@ mod tests {
             ("'<f4'", "False", "(3,), 'shape': (4,)", "not numpy's"),
             ("'<f4'", "False", "(3,), 'x': 1", "not numpy's"),
         ] {
-            let problem = head(descr, order, shape).err().expect(descr);
+            let problem = head(descr, order, shape).expect_err(descr);
             assert!(problem.contains(want), "{problem}");
         }
         assert!(header("").is_err() && header("{}").is_err() && header("{'descr': '<f4'}").is_err());

@@ -1,4 +1,4 @@
-/*! A pickle machine that can build nothing but weights: the opcodes that `torch.save` writes (protocols 2 to 4;
+/*! A pickle machine that can build nothing but weights: the opcodes that `torch.save` writes (protocols 2 to 5;
 CPython's `Lib/pickletools.py` describes them) and the few globals a state dict is made of (PyTorch's
 `torch/_utils.py`). It calls no function. Every other opcode or global is refused by its name, and every value must be
 what the opcode that takes it expects.
