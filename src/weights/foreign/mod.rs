@@ -18,8 +18,13 @@ before it is asked for, and what is not understood is refused by its name. The p
 
 #![forbid(unsafe_code)]
 
+pub mod caffe;
+pub mod hdf5;
+pub mod keras;
 pub mod npy;
+pub mod onnx;
 pub mod pickle;
+pub mod proto;
 #[cfg(test)]
 mod testing;
 pub mod torch;

@@ -1,0 +1,269 @@
+/*! ONNX models (onnx/onnx.proto3): the initialisers of the graph under the names they have there, and, for those that were
+given none, which layers they belong to. Values are raw bytes or packed floats and lie in the file either way; values in
+files beside it are refused. Shapes are the writer's: filters [O,I,H,W]; of dense layers [out, in] where the product
+transposes them ([`Layer::transposed`]) and [in, out] where it does not. */
+
+use super::proto::{self, Value, fields};
+use super::{Archive, Array, Fault, Format, row_major};
+use crate::weights::header::MAX_RANK;
+use safetensors::Dtype;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
+
+/// Most initialisers and most layers.
+const MAX_TENSORS: usize = 1 << 14;
+/// Most inputs and outputs of a node.
+const MAX_ENDS: usize = 1 << 12;
+
+/// Whether this is an ONNX model: protobuf says nothing of what it is, but this has a version first and a graph.
+pub fn is_onnx(bytes: &[u8]) -> bool {
+    let mut fields = fields(bytes, 0..bytes.len()).map_while(Result::ok);
+    matches!(fields.next(), Some((1, Value::Number(_)))) && fields.any(|f| matches!(f, (7, Value::Bytes(_))))
+}
+
+/// All initialisers.
+pub fn read(bytes: &[u8]) -> Result<Archive, Fault> {
+    let (mut producer, mut graph) = ([String::new(), String::new()], None);
+    for field in fields(bytes, 0..bytes.len()) {
+        match field? {
+            (n @ 2..=3, value) => producer[n as usize - 2] = proto::text(bytes, &value)?,
+            (7, Value::Bytes(range)) => graph = Some(range),
+            _ => {}
+        }
+    }
+    let graph = graph.ok_or_else(|| Fault::at(0, "no graph: no ONNX model"))?;
+    let mut arrays = Vec::new();
+    for field in fields(bytes, graph.clone()) {
+        match field? {
+            (5, Value::Bytes(tensor)) => arrays.push(array(bytes, tensor)?),
+            (15, Value::Bytes(sparse)) => return Err(Fault::at(sparse.start, "sparse initialisers are not supported")),
+            _ => {}
+        }
+        if arrays.len() > MAX_TENSORS {
+            return Err(Fault::at(graph.start, format!("more than {MAX_TENSORS} initialisers")));
+        }
+    }
+    let notes = BTreeMap::from([("producer".to_string(), producer.join(" ").trim().to_string())]);
+    Archive { format: Format::Onnx, arrays, notes }.check(bytes.len())
+}
+
+/// TensorProto.
+fn array(bytes: &[u8], tensor: Range<usize>) -> Result<Array, Fault> {
+    let (mut name, mut shape, mut kind, mut external) = (String::new(), Vec::new(), 0, false);
+    for field in fields(bytes, tensor.clone()) {
+        match field? {
+            (1, value) => proto::numbers(bytes, &value, MAX_RANK, &mut shape)?,
+            (2, Value::Number(n)) => kind = n,
+            (8, value) => name = proto::text(bytes, &value)?,
+            (13, _) | (14, Value::Number(1)) => external = true,
+            _ => {}
+        }
+    }
+    let refuse = |problem: String| Err(Fault::of(format!("initialiser `{name}`, byte {}", tensor.start), problem));
+    if external {
+        return refuse("its values are in a file beside this one; save the model as one file (onnx.save_model)".into());
+    }
+    // The field of values that are not raw: floats and doubles are as raw as the others, the rest are varints.
+    let (dtype, field) = match kind {
+        1 => (Dtype::F32, 4),
+        2 => (Dtype::U8, 0),
+        3 => (Dtype::I8, 0),
+        6 => (Dtype::I32, 0),
+        7 => (Dtype::I64, 0),
+        10 => (Dtype::F16, 0),
+        11 => (Dtype::F64, 10),
+        16 => (Dtype::BF16, 0),
+        _ => return refuse(format!("values of type {kind} are not supported")),
+    };
+    let width = dtype.bitsize() / 8;
+    let (mut size, mut place) = proto::values(bytes, tensor.clone(), 9, width)?;
+    if size == 0 && field != 0 {
+        (size, place) = proto::values(bytes, tensor.clone(), field, width)?;
+    }
+    if shape.iter().try_fold(width, |a, n| a.checked_mul(*n)) != Some(size) {
+        return refuse(format!("{size} bytes of raw values for {shape:?} of {dtype}"));
+    }
+    Ok(Array { name, dtype, strides: row_major(&shape), shape, place })
+}
+
+/// An operation with initialisers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layer {
+    /// `Conv`, `Gemm`, `MatMul` or `BatchNormalization`.
+    pub op: String,
+    /// Its initialisers in the operation's order: weight and bias; of the last scale, bias, mean and variance. What is
+    /// added to a MatMul's result is its bias.
+    pub inputs: Vec<String>,
+    /// A Gemm that transposes its weight, which therefore is [out, in].
+    pub transposed: bool,
+}
+
+/// The layers along the graph, whose nodes are listed in an order in which they can run. Only operations that multiply by
+/// an initialiser count.
+pub fn layers(bytes: &[u8]) -> Result<Vec<Layer>, Fault> {
+    let names: HashSet<String> = read(bytes)?.arrays.into_iter().map(|a| a.name).collect();
+    let (mut layers, mut products) = (Vec::<Layer>::new(), HashMap::new());
+    for field in fields(bytes, 0..bytes.len()) {
+        let (7, Value::Bytes(graph)) = field? else { continue };
+        for field in fields(bytes, graph) {
+            let (1, Value::Bytes(range)) = field? else { continue };
+            let node = Node::read(bytes, range.clone())?;
+            let owned = |name: &&String| names.contains(*name);
+            let inputs: Vec<String> = node.inputs.iter().filter(owned).cloned().collect();
+            match node.op.as_str() {
+                "Conv" | "Gemm" | "MatMul" | "BatchNormalization" if node.inputs.get(1).as_ref().is_some_and(owned) => {
+                    if node.op == "MatMul" {
+                        products.extend(node.outputs.into_iter().map(|o| (o, layers.len())));
+                    }
+                    layers.push(Layer { op: node.op, inputs, transposed: node.transposed });
+                }
+                "Add" => {
+                    let product = node.inputs.iter().find_map(|i| products.get(i)).and_then(|i| layers.get_mut(*i));
+                    if let Some(layer) = product.filter(|l| l.inputs.len() == 1) {
+                        layer.inputs.extend(inputs);
+                    }
+                }
+                _ => {}
+            }
+            if layers.len() > MAX_TENSORS {
+                return Err(Fault::at(range.start, format!("more than {MAX_TENSORS} layers")));
+            }
+        }
+    }
+    Ok(layers)
+}
+
+/// NodeProto.
+#[derive(Default)]
+struct Node {
+    op: String,
+    inputs: Vec<String>,
+    outputs: Vec<String>,
+    transposed: bool,
+}
+
+impl Node {
+    fn read(bytes: &[u8], range: Range<usize>) -> Result<Self, Fault> {
+        let mut node = Self::default();
+        let start = range.start;
+        for field in fields(bytes, range) {
+            match field? {
+                (1, value) => node.inputs.push(proto::text(bytes, &value)?),
+                (2, value) => node.outputs.push(proto::text(bytes, &value)?),
+                (4, value) => node.op = proto::text(bytes, &value)?,
+                (5, Value::Bytes(attribute)) => {
+                    let (mut name, mut number) = (String::new(), 0);
+                    for field in fields(bytes, attribute) {
+                        match field? {
+                            (1, value) => name = proto::text(bytes, &value)?,
+                            (3, Value::Number(n)) => number = n,
+                            _ => {}
+                        }
+                    }
+                    node.transposed |= name == "transB" && number == 1;
+                }
+                _ => {}
+            }
+            if node.inputs.len() + node.outputs.len() > MAX_ENDS {
+                return Err(Fault::at(start, "a node of too many inputs and outputs"));
+            }
+        }
+        Ok(node)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{fixture, in_order, reference, tensors, torment};
+    use super::*;
+
+    const FIXTURES: [&str; 3] = ["tiny.onnx", "torch.onnx", "torch-bn.onnx"];
+
+    #[test]
+    fn both_writers_keep_the_networks_values() {
+        let plain = reference("torchvision.safetensors");
+        let file = fixture("torch.onnx");
+        let archive = read(&file).unwrap();
+        assert_eq!(archive.notes["producer"].split('+').next(), Some("pytorch 2.15.0"));
+        let mut theirs = tensors(&archive, &file);
+        assert_eq!(theirs.remove("val_8").map(|v| v.0), Some(vec![2]), "the shape that a Reshape wants");
+        assert_eq!(theirs, plain);
+
+        let file = fixture("tiny.onnx");
+        let archive = read(&file).unwrap();
+        let own = tensors(&archive, &file);
+        for (a, (_, (shape, values))) in archive.arrays.iter().zip(in_order(&plain)) {
+            let (mut want, mut there) = (shape, values);
+            if a.name == "fc3.weight" {
+                (want, there) = (vec![9, 10], (0..90).map(|i| there[i % 10 * 9 + i / 10]).collect());
+            }
+            assert_eq!(own[&a.name], (want, there), "{}", a.name);
+        }
+    }
+
+    #[test]
+    fn layers_are_told_by_the_graph() {
+        for name in FIXTURES {
+            assert!(is_onnx(&fixture(name)), "{name}");
+            let layers = layers(&fixture(name)).unwrap();
+            let say = |i: usize| {
+                let l: &Layer = &layers[i];
+                format!("{} {} {}", l.op, l.inputs.join(" "), l.transposed)
+            };
+            let last = layers.len() - 1;
+            match name {
+                "tiny.onnx" => {
+                    assert_eq!((last, say(0)), (15, "Conv conv1_1.weight conv1_1.bias false".into()));
+                    assert_eq!(say(14), "Gemm fc2.weight fc2.bias true");
+                    assert_eq!(say(last), "MatMul fc3.weight fc3.bias false");
+                }
+                "torch.onnx" => {
+                    assert_eq!((last, say(1)), (15, "Conv features.2.weight features.2.bias false".into()));
+                    assert_eq!(say(last), "Gemm classifier.6.weight classifier.6.bias true");
+                }
+                _ => {
+                    assert_eq!((last, say(0)), (1, "Conv onnx::Conv_24 onnx::Conv_25 false".into()));
+                    assert_eq!(say(1), "Conv onnx::Conv_27 onnx::Conv_28 false");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+            [&[number << 3 | 2, bytes.len() as u8], bytes].concat()
+        }
+        // Extents [2], type float, name `a`, and what else there is.
+        let model =
+            |parts: &[&[u8]]| field(7, &field(5, &[&[8, 2, 16, 1][..], &field(8, b"a"), &parts.concat()].concat()));
+        let good = field(9, &[0; 8]);
+        assert!(read(&model(&[&good])).is_ok());
+        let twice =
+            field(7, &[1, 2].map(|_| field(5, &[&[8, 2, 16, 1][..], &field(8, b"a"), &good].concat())).concat());
+        for (file, want) in [
+            (model(&[]), "initialiser `a`, byte 4: 0 bytes of raw values for [2] of F32"),
+            (model(&[&field(9, &[0; 7])]), "byte 13: 7 bytes of values of 4"),
+            (
+                model(&[&good, &[8, 255, 255, 255, 255, 255, 255, 255, 255, 127]]),
+                "8 bytes of raw values for [2, 9223372036854775807]",
+            ),
+            (model(&[&good, &[8, 1].repeat(16)]), "more than 16 extents"),
+            (model(&[&good, &[16, 8]]), "values of type 8 are not supported"),
+            (model(&[&[0x70, 1]]), "save the model as one file"),
+            (model(&[&field(13, b"")]), "save the model as one file"),
+            (twice, "tensor `a`: the name is empty or comes twice"),
+            (field(7, &field(15, b"")), "sparse initialisers are not supported"),
+            (vec![8, 7], "byte 0: no graph: no ONNX model"),
+        ] {
+            let e = read(&file).unwrap_err();
+            assert!(format!("{}: {}", e.place, e.problem).contains(want), "{e:?}\n{want}");
+        }
+    }
+
+    #[test]
+    fn damage_is_refused_or_harmless() {
+        let read_all = |bytes: &[u8]| layers(bytes).and_then(|_| read(bytes));
+        FIXTURES.iter().for_each(|f| torment(read_all, &fixture(f), 2000));
+    }
+}
