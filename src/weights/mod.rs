@@ -21,6 +21,7 @@ pub mod inspect;
 pub mod names;
 pub mod stated;
 pub mod tower;
+pub mod view;
 pub mod write;
 
 pub use file::{Tensor, WeightFile};
