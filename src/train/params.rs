@@ -73,7 +73,7 @@ impl Initial {
             let (tower, rest) = own.split_once('.').unwrap_or(("", own));
             let shape = session.graph.dims(v).to_vec();
             match self.towers.get(tower) {
-                Some(w) if w.map.contains_key(rest) => match w.bind(rest)? {
+                Some(w) if w.file.info(rest).is_some() => match w.bind(rest)? {
                     Some(range) => session.bind(v, Arc::new(MappedFile(w.file.clone())), range)?,
                     None => session.write(v, Data::F32(&w.load(rest)?))?,
                 },

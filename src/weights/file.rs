@@ -1,23 +1,16 @@
-/*! A mapped weight file. Opening costs the header only; tensors are slices of the mapping until someone asks for another
-element type.
-
-A mapping is a promise by whoever owns the file: **replace weight files by rename, never overwrite or truncate them in
-place**. Our own writers keep it ([`crate::atomic`]). Should someone break it, reading a lost page would kill the process
-(SIGBUS); length and modification time are therefore checked each time a tensor is handed out, which turns all but a
-race of microseconds into an error. */
+/*! A mapped weight file. Opening costs the header only; tensors are slices of the mapping ([`super::mapping`]) until
+someone asks for another element type. */
 
 use super::header::{self, Info, shape};
+use super::mapping::Mapping;
 use crate::error::{Error, Result};
 use half::{bf16, f16};
-use memmap2::Mmap;
 use safetensors::Dtype;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 // The format is little endian and tensors are borrowed as they lie.
 const _: () = assert!(cfg!(target_endian = "little"), "weight files are mapped: little-endian machines only");
@@ -27,72 +20,33 @@ pub const ALIGN: usize = 64;
 
 /// A safetensors file, mapped read-only or part of the program, its header already validated.
 pub struct WeightFile {
-    path: PathBuf,
-    backing: Backing,
+    mapping: Arc<Mapping>,
     tensors: Vec<Info>,
     index: HashMap<String, usize>,
     metadata: BTreeMap<String, String>,
 }
 
-/// Where the bytes are.
-enum Backing {
-    /// The stamp is the file's length and time when it was mapped.
-    Mapped {
-        file: File,
-        map: Mmap,
-        stamp: (u64, Option<SystemTime>),
-    },
-    Static(&'static [u8]),
-}
-
-fn stamp(file: &File) -> std::io::Result<(u64, Option<SystemTime>)> {
-    let m = file.metadata()?;
-    Ok((m.len(), m.modified().ok()))
-}
-
 impl WeightFile {
     /// Maps and validates `path`. Errors name the file, the tensor or byte, and the remedy.
     pub fn open(path: impl AsRef<Path>) -> Result<Arc<Self>> {
-        let path = path.as_ref();
-        let io = |e| Error::io(path, "read the weights", e);
-        // Opening a pipe would wait for a writer that may never come: look before.
-        let kind = std::fs::metadata(path).map_err(io)?;
-        if !kind.is_file() {
-            let what = if kind.is_dir() { "a folder" } else { "not a regular file and cannot be mapped" };
-            return Err(
-                Error::file(path, format!("cannot read the weights: it is {what}")).fix("name a .safetensors file")
-            );
-        }
-        let file = File::open(path).map_err(io)?;
-        let stamp = stamp(&file).map_err(io)?;
-        if stamp.0 < 8 {
-            // Nothing can be mapped of an empty file; the parser has the words for it.
-            header::parse(path, &vec![0; stamp.0 as usize])?;
-        }
-        // SAFETY: the file is only read. That it is not changed in place is the contract at the top of this module,
-        // and checked as far as the system allows each time a tensor is handed out.
-        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "map the weights", e))?;
-        if map.len() as u64 != stamp.0 {
-            return Err(changed(path));
-        }
-        Self::with(path, Backing::Mapped { file, map, stamp })
+        Self::with(Mapping::open(path.as_ref())?)
     }
 
     /// The same for bytes inside the program; `name` stands for the path in messages. Tensors that are not aligned are
     /// copied where they are used.
     pub fn from_static(name: &str, bytes: &'static [u8]) -> Result<Arc<Self>> {
-        Self::with(Path::new(name), Backing::Static(bytes))
+        Self::with(Mapping::of_static(name, bytes))
     }
 
-    fn with(path: &Path, backing: Backing) -> Result<Arc<Self>> {
-        let header = header::parse(path, backing.bytes())?;
+    fn with(mapping: Mapping) -> Result<Arc<Self>> {
+        let header = header::parse(mapping.path(), mapping.bytes())?;
         let index = header.tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
-        Ok(Arc::new(Self { path: path.into(), backing, tensors: header.tensors, index, metadata: header.metadata }))
+        Ok(Arc::new(Self { mapping: Arc::new(mapping), tensors: header.tensors, index, metadata: header.metadata }))
     }
 
     /// As it was opened.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.mapping.path()
     }
 
     /// Tensor names in the order of their data.
@@ -117,56 +71,28 @@ impl WeightFile {
 
     /// The whole file. Read [`WeightFile::unchanged`] first when time has passed since it was opened.
     pub fn as_bytes(&self) -> &[u8] {
-        self.backing.bytes()
+        self.mapping.bytes()
     }
 
     /// Fails if the file was truncated, extended or written to since it was opened.
     pub fn unchanged(&self) -> Result<()> {
-        let Backing::Mapped { file, stamp: before, .. } = &self.backing else { return Ok(()) };
-        let now = stamp(file).map_err(|e| Error::io(&self.path, "read the weights", e))?;
-        if now == *before { Ok(()) } else { Err(changed(&self.path)) }
+        self.mapping.unchanged()
     }
 
-    /// Has the system bring these ranges of [`WeightFile::as_bytes`] into memory, in their order, while the caller goes
-    /// on: a thread of its own faults them in, because computing threads that find a page missing wait for one small
-    /// read at a time. Returns at once. Where the system cannot do that (before Linux 5.14), pages come as they are
-    /// touched.
-    pub fn read_ahead(self: &Arc<Self>, ranges: impl Iterator<Item = Range<usize>>) {
-        /// Neighbours closer than this are one read: what lies between costs less than asking twice.
-        const GAP: usize = 64 << 10;
-        let mut reads: Vec<Range<usize>> = vec![];
-        for range in ranges {
-            match reads.last_mut() {
-                Some(last) if last.end <= range.start && range.start - last.end < GAP => last.end = range.end,
-                _ => reads.push(range),
-            }
-        }
-        let file = self.clone();
-        let read = move || {
-            let Backing::Mapped { map, .. } = &file.backing else { return };
-            for r in reads {
-                // A page that cannot be read is an error here and not a signal: whoever needs it finds out.
-                #[cfg(target_os = "linux")]
-                let _ = map.advise_range(memmap2::Advice::PopulateRead, r.start, r.len());
-                #[cfg(all(unix, not(target_os = "linux")))]
-                let _ = map.advise_range(memmap2::Advice::WillNeed, r.start, r.len());
-                #[cfg(not(unix))]
-                let _ = (map, r);
-            }
-        };
-        // Without the thread the pages come as they are touched.
-        let _ = std::thread::Builder::new().name("read ahead".into()).spawn(read);
+    /// [`Mapping::read_ahead`].
+    pub fn read_ahead(&self, ranges: impl Iterator<Item = Range<usize>>) {
+        self.mapping.read_ahead(ranges);
     }
 
     /// One tensor, its bytes where they lie in the mapping.
     pub fn tensor(&self, name: &str) -> Result<Tensor<'_>> {
         let Some(t) = self.info(name) else {
-            return Err(Error::file(&self.path, format!("no tensor `{name}`"))
+            return Err(Error::file(self.path(), format!("no tensor `{name}`"))
                 .fix("`deep-affect inspect` lists what the file holds"));
         };
         self.unchanged()?;
         Ok(Tensor {
-            file: &self.path,
+            file: self.path(),
             name: &t.name,
             dtype: t.dtype,
             shape: t.shape.clone(),
@@ -181,20 +107,6 @@ impl WeightFile {
         let at = self.as_bytes().as_ptr() as usize + t.range.start;
         (t.dtype == Dtype::F32 && at.is_multiple_of(ALIGN) && !t.range.is_empty()).then(|| t.range.clone())
     }
-}
-
-impl Backing {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Backing::Mapped { map, .. } => map,
-            Backing::Static(bytes) => bytes,
-        }
-    }
-}
-
-fn changed(path: &Path) -> Error {
-    Error::file(path, "the file was changed while it was being read")
-        .fix("run again, and replace weight files by renaming a new one over them, not by overwriting")
 }
 
 /// One tensor of a [`WeightFile`].

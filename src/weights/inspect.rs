@@ -76,7 +76,8 @@ fn report(path: &Path) -> Result<Report> {
     let tensors: Vec<Tensor> = file.names().map(|n| file.tensor(n)).collect::<Result<_>>()?;
     let stats = tensors.par_iter().map(stats).collect();
     drop(tensors);
-    let (kind, _) = recognise(file.infos(), file.metadata());
+    let listed: Vec<(&str, &[usize])> = file.infos().iter().map(|t| (&t.name[..], &t.shape[..])).collect();
+    let (kind, _) = recognise(&listed, file.metadata());
     let preprocess = match stated::preprocess(path, file.metadata(), &kind) {
         Ok(Some(p)) => Ok(p.name().to_string()),
         Ok(None) => Err("not stated".to_string()),

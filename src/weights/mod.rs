@@ -18,6 +18,7 @@ pub mod foreign;
 pub mod header;
 pub mod init;
 pub mod inspect;
+pub mod mapping;
 pub mod names;
 pub mod stated;
 pub mod tower;

@@ -1,15 +1,20 @@
-/*! Other people's names and layouts. Told from tensor names and shapes alone: torchvision's `features.N` and
-`classifier.0|3|6` (torchvision/models/vgg.py), timm's `pre_logits.fc1|fc2` and `head.fc` (timm/models/vgg.py,
-`_filter_fn`), and files of ours, which say so in their header (`layout`).
+/*! Names and layouts of weight files, ours and other people's, told from tensor names and shapes alone.
 
-Every foreign layout differs from ours in one way only: channels come before rows and columns. OIHW filters, dense
-weights whose input was flattened in C,H,W order, and timm's fc1 kept as a 7x7 convolution are all
-`[out, C, H, W] -> [out, H, W, C]`, so there is one permutation, [`Permute::ChwToHwc`]. */
+| lineage | names | filters | dense weights | source |
+|---|---|---|---|---|
+| ours | `conv1_1.weight`, `fc1.bias` | [K,R,S,C] | [out, in], H,W,C flattened | `layout: KRSC` in the header |
+| ours, foreign layout | the same | [K,C,R,S] | [out, in], C,H,W | `layout: OIHW` |
+| torchvision | `features.N`, `classifier.0`, `.3`, `.6`, or `classifier` alone | [K,C,R,S] | [out, in], C,H,W | torchvision/models/vgg.py |
+| timm | `features.N`, `pre_logits.fc1`, `.fc2`, `head.fc` | [K,C,R,S] | as convolutions | timm/models/vgg.py, `_filter_fn` |
+| torch | any `LAYER.weight` | [K,C,R,S] | [out, in] | other networks' state dicts |
+| Keras | `block1_conv1/kernel`, `fc1/bias`, `predictions/..` | [R,S,C,K] | [in, out], H,W,C | keras.applications |
+| Caffe | `conv1_1/0`, `fc6/1`, `fc8../..` | [K,C,R,S] | [out, in], C,H,W | VGG_ILSVRC, Places365 |
+| TensorFlow | `conv1_1_W`, `fc6_b` | [R,S,C,K] | [in, out], H,W,C | `vgg16_weights.npz` |
+
+Ours are [out, H, W, C] throughout, so every foreign layout comes to one split and one order of axes ([`Axes`]). */
 
 use super::LAYOUT;
-use super::header::Info;
-use rayon::prelude::*;
-use std::borrow::Cow;
+use super::view::Axes;
 use std::collections::BTreeMap;
 
 /// Who wrote the file.
@@ -21,16 +26,53 @@ pub enum Lineage {
     OursOihw,
     Torchvision,
     Timm,
+    /// A state dict of another network.
+    Torch,
+    Keras,
+    Caffe,
+    Tensorflow,
     Unknown,
+}
+
+/// How a lineage writes filters and dense weights.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    Krsc,
+    Oihw,
+    Hwio,
+}
+
+impl Lineage {
+    fn layout(self) -> Layout {
+        match self {
+            Lineage::Ours | Lineage::Unknown => Layout::Krsc,
+            Lineage::OursOihw | Lineage::Torchvision | Lineage::Timm | Lineage::Torch | Lineage::Caffe => Layout::Oihw,
+            Lineage::Keras | Lineage::Tensorflow => Layout::Hwio,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Lineage::Ours => "deep-affect",
+            Lineage::OursOihw => "deep-affect names in OIHW layout",
+            Lineage::Torchvision => "torchvision",
+            Lineage::Timm => "timm",
+            Lineage::Torch => "torch",
+            Lineage::Keras => "Keras",
+            Lineage::Caffe => "Caffe",
+            Lineage::Tensorflow => "TensorFlow",
+            Lineage::Unknown => "not recognised",
+        }
+    }
 }
 
 /// What a file is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kind {
     pub lineage: Lineage,
-    /// `vgg11`, `vgg13`, `vgg16` or `vgg19`, from the number of convolutions in each block.
+    /// `vgg11`, `vgg13`, `vgg16` or `vgg19`, from the number of convolutions in each block; `-bn` behind it with batch norm.
     pub network: Option<&'static str>,
-    /// Outputs of fc3; None without a classifier.
+    /// Outputs of the last dense layer; None without a classifier.
     pub classes: Option<usize>,
     /// Why nothing was recognised, or a part was not, with the remedy.
     pub trouble: Option<String>,
@@ -39,69 +81,15 @@ pub struct Kind {
 impl Kind {
     /// For people: `torchvision vgg16, 1000 classes`.
     pub fn describe(&self) -> String {
-        let who = match self.lineage {
-            Lineage::Ours => "deep-affect",
-            Lineage::OursOihw => "deep-affect names in OIHW layout",
-            Lineage::Torchvision => "torchvision",
-            Lineage::Timm => "timm",
-            Lineage::Unknown => return "not recognised".into(),
-        };
+        let who = self.lineage.name();
+        if self.lineage == Lineage::Unknown {
+            return who.into();
+        }
         let net = self.network.map_or(String::new(), |n| format!(" {n}"));
         match self.classes {
             Some(n) => format!("{who}{net}, {n} classes"),
             None => format!("{who}{net}, no classifier"),
         }
-    }
-}
-
-/// Channels that [`Permute::apply`] moves together.
-const TILE: usize = 16;
-
-/// How a tensor becomes ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Permute {
-    /// The values lie as ours do.
-    None,
-    /// Each row (filter, or output unit) goes from C,H,W to H,W,C order.
-    ChwToHwc { c: usize, h: usize, w: usize },
-}
-
-impl Permute {
-    /// None where channels or pixels are single and the orders agree.
-    fn chw(c: usize, h: usize, w: usize) -> Self {
-        if c == 1 || h * w == 1 { Permute::None } else { Permute::ChwToHwc { c, h, w } }
-    }
-
-    /// The values in our order; borrowed if they already are. `values` must consist of whole rows.
-    pub fn apply<'a>(&self, values: Cow<'a, [f32]>) -> Cow<'a, [f32]> {
-        if *self == Permute::None {
-            return values;
-        }
-        let mut out = vec![0.0; values.len()];
-        self.apply_into(&values, &mut out);
-        Cow::Owned(out)
-    }
-
-    /// The values in our order to a place of the same length. Fresh memory costs more than the permutation: prefer this
-    /// where the place exists already.
-    pub fn apply_into(&self, values: &[f32], out: &mut [f32]) {
-        assert_eq!(values.len(), out.len(), "as many places as values");
-        let Permute::ChwToHwc { c, h, w } = *self else { return out.copy_from_slice(values) };
-        let (row, pixels) = (c * h * w, h * w);
-        if out.is_empty() {
-            return;
-        }
-        assert_eq!(values.len() % row, 0, "{} values are no whole rows of {c}x{h}x{w}", values.len());
-        out.par_chunks_exact_mut(row).zip(values.par_chunks_exact(row)).for_each(|(to, from)| {
-            // Few enough channels at a time that their pixels stay in the nearest cache: a row of fc1 is 100 KB.
-            for (first, planes) in (0..c).step_by(TILE).zip(from.chunks(TILE * pixels)) {
-                let n = planes.len() / pixels;
-                for p in 0..pixels {
-                    let to = &mut to[p * c + first..][..n];
-                    to.iter_mut().zip(planes[p..].iter().step_by(pixels)).for_each(|(y, x)| *y = *x);
-                }
-            }
-        });
     }
 }
 
@@ -113,161 +101,254 @@ pub struct Source {
     pub theirs: String,
     /// In our layout: `[K,R,S,C/groups]`, `[out, in]` or `[out]`.
     pub shape: Vec<usize>,
-    pub permute: Permute,
+    /// How theirs becomes it.
+    pub axes: Axes,
 }
 
-/// What the file is, and every tensor of it under our name. Tensors without one keep theirs and come as they are, so
-/// that nothing disappears silently: they turn up as extra when the file is matched to a network.
-pub fn recognise(tensors: &[Info], metadata: &BTreeMap<String, String>) -> (Kind, Vec<Source>) {
-    let layout = metadata.get(LAYOUT).map_or("", |s| s.as_str());
-    let has = |name: &str| tensors.iter().any(|t| t.name == name);
-    let ours = tensors.iter().any(|t| is_ours(&t.name));
+/// What the file is, and every tensor of it, `(name, shape)`, under our name. Tensors without one keep theirs and come as
+/// they are, so that nothing disappears silently: they turn up as extra when the file is matched to a network.
+pub fn recognise(tensors: &[(&str, &[usize])], metadata: &BTreeMap<String, String>) -> (Kind, Vec<Source>) {
     let mut kind = Kind { lineage: Lineage::Unknown, network: None, classes: None, trouble: None };
-    if layout.starts_with("KRSC") {
-        kind.lineage = Lineage::Ours;
-    } else if ours && layout.starts_with("OIHW") {
-        kind.lineage = Lineage::OursOihw;
-    } else if ours {
-        kind.trouble = Some("the header states no layout; write `layout`: `KRSC` or `OIHW` into its metadata".into());
-    } else if has("features.0.weight") && (has("head.fc.weight") || has("pre_logits.fc1.weight")) {
-        kind.lineage = Lineage::Timm;
-    } else if has("features.0.weight") {
-        kind.lineage = Lineage::Torchvision;
-    } else {
-        kind.trouble = Some(
-            "the tensor names are neither ours nor torchvision's nor timm's; convert the file with one of those".into(),
-        );
+    match lineage(tensors, metadata) {
+        Ok(l) => kind.lineage = l,
+        Err(why) => kind.trouble = Some(why.into()),
     }
-    if tensors.iter().any(|t| t.name.ends_with(".running_mean")) {
-        kind.trouble = Some("it has batch normalisation; fold it into the convolutions first".into());
-    }
-
-    let foreign = matches!(kind.lineage, Lineage::Torchvision | Lineage::Timm);
-    let convs = if foreign { features(tensors) } else { BTreeMap::new() };
-    let sources: Vec<Source> = tensors
-        .iter()
-        .map(|t| {
-            let name = if foreign { foreign_name(&t.name, &convs) } else { None };
-            Source {
-                ours: name.unwrap_or_else(|| t.name.clone()),
-                theirs: t.name.clone(),
-                shape: t.shape.clone(),
-                permute: Permute::None,
-            }
-        })
-        .collect();
-    let sources = if foreign || kind.lineage == Lineage::OursOihw { reorder(sources) } else { sources };
+    let convs = match kind.lineage {
+        Lineage::Torchvision | Lineage::Timm => features(tensors),
+        _ => BTreeMap::new(),
+    };
+    let named = |(theirs, shape): &(&str, &[usize])| Source {
+        ours: our_name(kind.lineage, theirs, &convs).unwrap_or_else(|| theirs.to_string()),
+        theirs: theirs.to_string(),
+        shape: shape.to_vec(),
+        axes: Axes::default(),
+    };
+    let mut sources: Vec<Source> = tensors.iter().map(named).collect();
+    reorder(&mut sources, kind.lineage.layout());
     kind.network = network(&sources);
-    kind.classes = sources.iter().find(|s| s.ours == "fc3.weight").and_then(|s| s.shape.first().copied());
+    let dense = sources.iter().filter(|s| s.ours.starts_with("fc") && s.ours.ends_with(".weight"));
+    kind.classes = dense.max_by(|a, b| a.ours.cmp(&b.ours)).and_then(|s| s.shape.first().copied());
     (kind, sources)
+}
+
+fn lineage(tensors: &[(&str, &[usize])], metadata: &BTreeMap<String, String>) -> Result<Lineage, &'static str> {
+    let has = |name: &str| tensors.iter().any(|t| t.0 == name);
+    let any = |f: &dyn Fn(&str) -> bool| tensors.iter().any(|t| f(t.0));
+    let layout = metadata.get(LAYOUT).map_or("", |s| s.as_str());
+    let ours = any(&is_ours);
+    if layout.starts_with("KRSC") {
+        Ok(Lineage::Ours)
+    } else if ours && layout.starts_with("OIHW") {
+        Ok(Lineage::OursOihw)
+    } else if ours {
+        Err("the header states no layout; write `layout`: `KRSC` or `OIHW` into its metadata")
+    } else if has("features.0.weight") && (has("head.fc.weight") || has("pre_logits.fc1.weight")) {
+        Ok(Lineage::Timm)
+    } else if has("features.0.weight") {
+        Ok(Lineage::Torchvision)
+    } else if any(&|n| keras(n).is_some()) {
+        Ok(Lineage::Keras)
+    } else if any(&|n| caffe(n).is_some()) {
+        Ok(Lineage::Caffe)
+    } else if any(&|n| tensorflow(n).is_some()) {
+        Ok(Lineage::Tensorflow)
+    } else if any(&|n| n.ends_with(".weight")) {
+        Ok(Lineage::Torch)
+    } else {
+        Err("the tensor names are those of no known program; convert the file with torchvision's names")
+    }
+}
+
+fn our_name(lineage: Lineage, theirs: &str, convs: &BTreeMap<usize, String>) -> Option<String> {
+    match lineage {
+        Lineage::Torchvision | Lineage::Timm => {
+            let (stem, end) = theirs.rsplit_once('.')?;
+            Some(format!("{}.{end}", torch_layer(stem, convs)?))
+        }
+        Lineage::Keras => keras(theirs),
+        Lineage::Caffe => caffe(theirs),
+        Lineage::Tensorflow => tensorflow(theirs),
+        _ => None,
+    }
+}
+
+fn number(s: &str) -> bool {
+    !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// `conv1_1` with any numbers.
+fn is_conv(layer: &str) -> bool {
+    layer.strip_prefix("conv").and_then(|s| s.split_once('_')).is_some_and(|(a, b)| number(a) && number(b))
 }
 
 /// `conv1_1.weight`, `fc1.bias`, with or without a tower before it.
 fn is_ours(name: &str) -> bool {
     let Some(stem) = name.strip_suffix(".weight").or_else(|| name.strip_suffix(".bias")) else { return false };
     let layer = stem.rsplit('.').next().unwrap_or(stem);
-    let number = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
-    layer.strip_prefix("conv").and_then(|s| s.split_once('_')).is_some_and(|(a, b)| number(a) && number(b))
-        // timm's `pre_logits.fc1` is not ours.
-        || (layer.strip_prefix("fc").is_some_and(number) && !stem.starts_with("pre_logits."))
+    // timm's `pre_logits.fc1` and ResNet's `fc` are not ours.
+    is_conv(layer) || (layer.strip_prefix("fc").is_some_and(number) && !stem.starts_with("pre_logits."))
 }
 
-/// Index within `features` -> `convB_I`. Each convolution is followed by a ReLU, each block by a pool: an index two
-/// further on is in the same block, any larger step begins the next one.
-fn features(tensors: &[Info]) -> BTreeMap<usize, String> {
-    let index = |t: &Info| t.name.strip_prefix("features.")?.strip_suffix(".weight")?.parse::<usize>().ok();
-    let mut at: Vec<usize> = tensors.iter().filter(|t| t.shape.len() == 4).filter_map(index).collect();
+/// Index within `features` -> `convB_I`, and with batch norm `normB_I` for the index behind it. Each convolution is
+/// followed by a ReLU, each block by a pool: an index two further on (three with batch norm) is in the same block, any
+/// larger step begins the next one.
+fn features(tensors: &[(&str, &[usize])]) -> BTreeMap<usize, String> {
+    let index = |name: &str, end: &str| name.strip_prefix("features.")?.strip_suffix(end)?.parse::<usize>().ok();
+    let mut at: Vec<usize> = tensors.iter().filter(|t| t.1.len() == 4).filter_map(|t| index(t.0, ".weight")).collect();
     at.sort_unstable();
+    let norms: Vec<usize> = tensors.iter().filter_map(|t| index(t.0, ".running_mean")).collect();
+    let within = if norms.is_empty() { 2 } else { 3 };
     let (mut block, mut i, mut last) = (1, 0, None);
-    let name = |n: usize| {
+    let mut names = BTreeMap::new();
+    for n in at {
         (block, i) = match last {
-            Some(l) if n - l > 2 => (block + 1, 1),
+            Some(l) if n - l > within => (block + 1, 1),
             _ => (block, i + 1),
         };
         last = Some(n);
-        (n, format!("conv{block}_{i}"))
-    };
-    at.into_iter().map(name).collect()
+        names.insert(n, format!("conv{block}_{i}"));
+        if norms.contains(&(n + 1)) {
+            names.insert(n + 1, format!("norm{block}_{i}"));
+        }
+    }
+    names
 }
 
-fn foreign_name(name: &str, convs: &BTreeMap<usize, String>) -> Option<String> {
-    let (stem, end) = name.rsplit_once('.')?;
-    if end != "weight" && end != "bias" {
-        return None;
-    }
-    let layer = match stem {
-        "classifier.0" | "pre_logits.fc1" => "fc1",
+fn torch_layer<'a>(stem: &str, convs: &'a BTreeMap<usize, String>) -> Option<&'a str> {
+    Some(match stem {
+        // FER2013's VGG19 has one dense layer.
+        "classifier" | "classifier.0" | "pre_logits.fc1" => "fc1",
         "classifier.3" | "pre_logits.fc2" => "fc2",
         "classifier.6" | "head.fc" => "fc3",
         _ => convs.get(&stem.strip_prefix("features.")?.parse().ok()?)?,
+    })
+}
+
+/// `block1_conv1/kernel`, `fc1/bias`, `predictions/kernel`.
+fn keras(name: &str) -> Option<String> {
+    let (layer, end) = name.rsplit_once('/')?;
+    let end = match end {
+        "kernel" | "depthwise_kernel" | "gamma" => "weight",
+        "bias" | "beta" => "bias",
+        "moving_mean" => "running_mean",
+        "moving_variance" => "running_var",
+        _ => return None,
+    };
+    let conv = layer.strip_prefix("block").and_then(|l| l.split_once("_conv")).filter(|(b, i)| number(b) && number(i));
+    let layer = match (conv, layer) {
+        (Some((b, i)), _) => format!("conv{b}_{i}"),
+        (None, "predictions") => "fc3".into(),
+        (None, other) => other.into(),
     };
     Some(format!("{layer}.{end}"))
 }
 
-/// Shapes in our layout and the permutation that leads there. A tensor whose shape makes no sense keeps it, and is
-/// reported as mis-shaped by the match.
-fn reorder(mut sources: Vec<Source>) -> Vec<Source> {
+/// Caffe counts its dense layers on from the five blocks: `fc6`, `fc7`, `fc8` (`fc8a` for Places365).
+fn counted_on(layer: &str) -> Option<String> {
+    if is_conv(layer) {
+        return Some(layer.into());
+    }
+    let fc = layer.strip_prefix("fc")?.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let digits = fc.find(|c: char| !c.is_ascii_digit()).map_or(fc, |end| &fc[..end]);
+    match digits.parse::<usize>() {
+        Ok(n @ 6..=8) => Some(format!("fc{}", n - 5)),
+        _ => None,
+    }
+}
+
+/// `conv1_1/0` (weights), `fc8a/1` (bias).
+fn caffe(name: &str) -> Option<String> {
+    let (layer, blob) = name.rsplit_once('/')?;
+    let end = match blob {
+        "0" => "weight",
+        "1" => "bias",
+        _ => return None,
+    };
+    Some(format!("{}.{end}", counted_on(layer)?))
+}
+
+/// `conv1_1_W`, `fc6_b`.
+fn tensorflow(name: &str) -> Option<String> {
+    let (layer, end) = name.rsplit_once('_')?;
+    let end = match end {
+        "W" => "weight",
+        "b" => "bias",
+        _ => return None,
+    };
+    Some(format!("{}.{end}", counted_on(layer)?))
+}
+
+/// Shapes in our layout and the axes that lead there. A tensor whose shape makes no sense keeps it, and is reported as
+/// mis-shaped by the match.
+fn reorder(sources: &mut [Source], layout: Layout) {
+    if layout == Layout::Krsc {
+        return;
+    }
     // fc1 sees the last convolution's channels, flattened: that is how its pixels are known.
-    let last = sources.iter().filter(|s| s.ours.starts_with("conv") && s.shape.len() == 4);
-    let channels = last.max_by(|a, b| a.ours.cmp(&b.ours)).map(|s| s.shape[0]);
-    for s in &mut sources {
+    let last = sources.iter().filter(|s| is_conv(s.ours.trim_end_matches(".weight")) && s.shape.len() == 4);
+    let channels = last.max_by(|a, b| a.ours.cmp(&b.ours)).map(|s| s.shape[if layout == Layout::Hwio { 3 } else { 0 }]);
+    for s in sources {
         let Some(layer) = s.ours.strip_suffix(".weight") else { continue };
-        match (s.shape.as_slice(), layer) {
-            (&[k, c, h, w], _) if layer.starts_with("fc") => {
-                // Zero extents and overflow were dealt with when the file was opened.
-                s.shape = vec![k, c * h * w];
-                s.permute = Permute::chw(c, h, w);
+        let dense = layer.starts_with("fc");
+        match (layout, s.shape.as_slice()) {
+            // Zero extents and overflow were dealt with when the file was opened.
+            (Layout::Oihw, &[k, c, h, w]) if dense => {
+                (s.shape, s.axes) = (vec![k, c * h * w], Axes::order(&[0, 2, 3, 1]));
             }
-            (&[k, c, r, q], _) => {
-                s.shape = vec![k, r, q, c];
-                s.permute = Permute::chw(c, r, q);
+            (Layout::Oihw, &[k, c, r, q]) => {
+                (s.shape, s.axes) = (vec![k, r, q, c], Axes::order(&[0, 2, 3, 1]));
             }
-            (&[_, n], "fc1") => {
-                if let Some(c) = channels.filter(|c| *c > 0 && n % c == 0) {
-                    let side = (n / c).isqrt();
-                    if side * side == n / c {
-                        s.permute = Permute::chw(c, side, side);
-                    } else {
-                        // Not the square picture VGG flattens: refuse by shape rather than guess rows and columns.
-                        s.shape = vec![s.shape[0], c, n / c];
-                    }
+            (Layout::Oihw, &[k, n]) if layer == "fc1" => {
+                let Some(c) = channels.filter(|c| *c > 0 && n % c == 0) else { continue };
+                let side = (n / c).isqrt();
+                if side * side == n / c {
+                    s.axes = Axes::chw(k, c, side, side);
+                } else {
+                    // Not the square picture VGG flattens: refuse by shape rather than guess rows and columns.
+                    s.shape = vec![k, c, n / c];
                 }
+            }
+            // A depthwise filter has its channels where others have their inputs.
+            (Layout::Hwio, &[r, q, c, 1]) if s.theirs.ends_with("depthwise_kernel") => {
+                (s.shape, s.axes) = (vec![c, r, q, 1], Axes::order(&[2, 0, 1, 3]));
+            }
+            (Layout::Hwio, &[r, q, c, k]) => {
+                (s.shape, s.axes) = (vec![k, r, q, c], Axes::order(&[3, 0, 1, 2]));
+            }
+            (Layout::Hwio, &[n, k]) => {
+                (s.shape, s.axes) = (vec![k, n], Axes::order(&[1, 0]));
             }
             _ => {}
         }
     }
-    sources
 }
 
 /// From the number of convolutions in each block.
 fn network(sources: &[Source]) -> Option<&'static str> {
     let mut blocks = BTreeMap::<&str, usize>::new();
     for s in sources {
-        let layer = s.ours.strip_suffix(".weight").and_then(|n| n.strip_prefix("conv"));
+        let layer = s.ours.strip_suffix(".weight").filter(|l| is_conv(l)).and_then(|n| n.strip_prefix("conv"));
         if let Some((block, _)) = layer.and_then(|l| l.split_once('_')) {
             *blocks.entry(block).or_default() += 1;
         }
     }
-    match blocks.into_values().collect::<Vec<_>>()[..] {
-        [1, 1, 2, 2, 2] => Some("vgg11"),
-        [2, 2, 2, 2, 2] => Some("vgg13"),
-        [2, 2, 3, 3, 3] => Some("vgg16"),
-        [2, 2, 4, 4, 4] => Some("vgg19"),
-        _ => None,
-    }
+    let norm = sources.iter().any(|s| s.ours.starts_with("norm") && s.ours.ends_with(".running_mean"));
+    let (plain, normed) = match blocks.into_values().collect::<Vec<_>>()[..] {
+        [1, 1, 2, 2, 2] => ("vgg11", "vgg11-bn"),
+        [2, 2, 2, 2, 2] => ("vgg13", "vgg13-bn"),
+        [2, 2, 3, 3, 3] => ("vgg16", "vgg16-bn"),
+        [2, 2, 4, 4, 4] => ("vgg19", "vgg19-bn"),
+        _ => return None,
+    };
+    Some(if norm { normed } else { plain })
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use safetensors::Dtype;
 
     pub const VGG16: [usize; 13] = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28];
     pub const VGG19: [usize; 16] = [0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34];
-
-    fn info(name: &str, shape: &[usize]) -> Info {
-        Info { name: name.into(), dtype: Dtype::F32, shape: shape.into(), range: 0..0 }
-    }
 
     /// The names of torchvision or timm with 2-channel filters and 3x3 pixels before fc1.
     pub fn fake(at: &[usize], head: &str) -> Vec<(String, Vec<usize>)> {
@@ -293,12 +374,12 @@ pub(crate) mod tests {
     }
 
     fn ask(tensors: &[(String, Vec<usize>)], layout: &str) -> (Kind, BTreeMap<String, Source>) {
-        let infos: Vec<Info> = tensors.iter().map(|t| info(&t.0, &t.1)).collect();
+        let listed: Vec<(&str, &[usize])> = tensors.iter().map(|t| (&t.0[..], &t.1[..])).collect();
         let meta = match layout {
             "" => BTreeMap::new(),
             l => BTreeMap::from([(LAYOUT.to_string(), l.to_string())]),
         };
-        let (kind, sources) = recognise(&infos, &meta);
+        let (kind, sources) = recognise(&listed, &meta);
         (kind, sources.into_iter().map(|s| (s.ours.clone(), s)).collect())
     }
 
@@ -314,11 +395,12 @@ pub(crate) mod tests {
                 assert_eq!(s[&last].theirs, format!("features.{}.weight", at[at.len() - 1]));
                 assert_eq!(s["conv3_1.bias"].theirs, "features.10.bias");
                 assert_eq!(s["conv1_1.weight"].shape, [2, 3, 3, 3]);
-                assert_eq!(s["conv1_1.weight"].permute, Permute::ChwToHwc { c: 3, h: 3, w: 3 });
-                assert_eq!(s["conv1_1.bias"].permute, Permute::None);
+                assert_eq!(s["conv1_1.weight"].axes, Axes::order(&[0, 2, 3, 1]));
+                assert_eq!(s["conv1_1.bias"].axes, Axes::default());
                 assert_eq!(s["fc1.weight"].shape, [5, 18]);
-                assert_eq!(s["fc1.weight"].permute, Permute::ChwToHwc { c: 2, h: 3, w: 3 });
-                assert_eq!((&s["fc2.weight"].shape[..], s["fc2.weight"].permute), (&[5, 5][..], Permute::None));
+                let fc1 = if head == "timm" { Axes::order(&[0, 2, 3, 1]) } else { Axes::chw(5, 2, 3, 3) };
+                assert_eq!(s["fc1.weight"].axes, fc1);
+                assert_eq!(s["fc2.weight"].shape, [5, 5]);
                 assert_eq!(s["fc3.weight"].shape, [4, 5]);
             }
             let (kind, s) = ask(&fake(at, ""), "OIHW, names as in the torchvision state_dict");
@@ -337,20 +419,21 @@ pub(crate) mod tests {
         let t = [("conv1_1.weight".to_string(), vec![4, 3, 3, 3]), ("fc1.weight".into(), vec![2, 16])];
         let (kind, s) = ask(&t, "OIHW");
         assert_eq!(kind.lineage, Lineage::OursOihw);
-        assert_eq!(s["fc1.weight"].permute, Permute::ChwToHwc { c: 4, h: 2, w: 2 });
+        assert_eq!(s["fc1.weight"].axes, Axes::chw(2, 4, 2, 2));
         let (_, s) = ask(&t, "KRSC");
-        assert!(s.values().all(|s| s.permute == Permute::None));
+        assert!(s.values().all(|s| s.axes == Axes::default()));
     }
 
     #[test]
     fn what_is_not_understood_says_so_and_nothing_disappears() {
         let mut t = fake(&VGG16, "torchvision");
         t.push(("ema.decay".into(), vec![1]));
-        t.push(("features.1.running_mean".into(), vec![2]));
-        let (kind, s) = ask(&t, "");
-        assert!(kind.trouble.unwrap().contains("batch normalisation"));
+        let (_, s) = ask(&t, "");
         assert_eq!(s["ema.decay"].theirs, "ema.decay");
-        let (kind, _) = ask(&[("layer1.0.conv1.weight".to_string(), vec![1, 1, 1, 1])], "");
+        let (kind, s) = ask(&[("layer1.0.conv1.weight".to_string(), vec![6, 5, 3, 2])], "");
+        assert_eq!((kind.lineage, kind.network), (Lineage::Torch, None));
+        assert_eq!(s["layer1.0.conv1.weight"].shape, [6, 3, 2, 5]);
+        let (kind, _) = ask(&[("a".to_string(), vec![1])], "");
         assert_eq!(kind.lineage, Lineage::Unknown);
         assert!(kind.trouble.is_some());
         // fc1 of no square picture is not guessed at.
@@ -364,31 +447,47 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn channels_move_last_by_the_index() {
-        for (k, c, r, s) in [(2, 3, 2, 4), (3, TILE, 3, 3), (2, 2 * TILE + 1, 1, 3)] {
-            oihw_to_krsc(k, c, r, s);
-        }
-        // By hand: one filter, two channels of 1x2.
-        let p = Permute::ChwToHwc { c: 2, h: 1, w: 2 };
-        assert_eq!(*p.apply(Cow::Borrowed(&[1.0, 2.0, 10.0, 20.0])), [1.0, 10.0, 2.0, 20.0]);
-        let same = [1.0f32, 2.0];
-        assert!(matches!(Permute::None.apply(Cow::Borrowed(&same)), Cow::Borrowed(_)));
+    fn keras_caffe_and_tensorflow_become_ours() {
+        let t = |names: &[(&str, &[usize])]| -> Vec<(String, Vec<usize>)> {
+            names.iter().map(|(n, s)| (n.to_string(), s.to_vec())).collect()
+        };
+        let (kind, s) = ask(
+            &t(&[
+                ("block1_conv1/kernel", &[3, 3, 3, 4]),
+                ("block1_conv1/bias", &[4]),
+                ("fc1/kernel", &[36, 8]),
+                ("predictions/kernel", &[8, 10]),
+            ]),
+            "",
+        );
+        assert_eq!((kind.lineage, kind.classes), (Lineage::Keras, Some(10)));
+        assert_eq!(s["conv1_1.weight"].shape, [4, 3, 3, 3]);
+        assert_eq!(s["conv1_1.weight"].axes, Axes::order(&[3, 0, 1, 2]));
+        assert_eq!((&s["fc1.weight"].shape[..], &s["fc1.weight"].axes), (&[8, 36][..], &Axes::order(&[1, 0])));
+        assert_eq!(s["fc3.weight"].shape, [10, 8]);
+        let (kind, s) = ask(&t(&[("conv1_1/0", &[4, 3, 3, 3]), ("fc6/0", &[8, 16]), ("fc8a/0", &[365, 8])]), "");
+        assert_eq!((kind.lineage, kind.classes), (Lineage::Caffe, Some(365)));
+        assert_eq!(s["fc1.weight"].axes, Axes::chw(8, 4, 2, 2));
+        let (kind, s) = ask(&t(&[("conv1_1_W", &[3, 3, 3, 4]), ("fc6_b", &[8])]), "");
+        assert_eq!(kind.lineage, Lineage::Tensorflow);
+        assert_eq!((s["conv1_1.weight"].shape[0], s["fc1.bias"].shape[0]), (4, 8));
     }
 
-    /// Each value is its own index in the foreign order.
-    fn oihw_to_krsc(k: usize, c: usize, r: usize, s: usize) {
-        let from: Vec<f32> = (0..k * c * r * s).map(|i| i as f32).collect();
-        let to = Permute::ChwToHwc { c, h: r, w: s }.apply(Cow::Borrowed(&from));
-        for ik in 0..k {
-            for ic in 0..c {
-                for ir in 0..r {
-                    for is in 0..s {
-                        let theirs = ((ik * c + ic) * r + ir) * s + is;
-                        let ours = ((ik * r + ir) * s + is) * c + ic;
-                        assert_eq!(to[ours], from[theirs]);
-                    }
-                }
-            }
+    #[test]
+    fn batch_norm_stands_behind_its_convolution() {
+        // torchvision's vgg11_bn: convolution, norm, ReLU; a pool after each block.
+        let mut t = vec![];
+        for i in [0, 4, 8, 11, 15, 18, 22, 25] {
+            t.push((format!("features.{i}.weight"), vec![2, if i == 0 { 3 } else { 2 }, 3, 3]));
+            t.push((format!("features.{}.weight", i + 1), vec![2]));
+            t.push((format!("features.{}.running_mean", i + 1), vec![2]));
         }
+        t.push(("classifier.weight".into(), vec![7, 2]));
+        let (kind, s) = ask(&t, "");
+        assert_eq!((kind.network, kind.classes), (Some("vgg11-bn"), Some(7)));
+        assert_eq!(s["norm3_2.running_mean"].theirs, "features.12.running_mean");
+        assert_eq!(s["norm3_2.weight"].theirs, "features.12.weight");
+        assert_eq!(s["conv4_1.weight"].theirs, "features.15.weight");
+        assert_eq!(s["fc1.weight"].shape, [7, 2]);
     }
 }

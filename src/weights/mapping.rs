@@ -1,0 +1,123 @@
+/*! A file in the address space, or bytes of the program.
+
+A mapping is a promise by whoever owns the file: **replace weight files by rename, never overwrite or truncate them in
+place**. Our own writers keep it ([`crate::atomic`]). Should someone break it, reading a lost page would kill the process
+(SIGBUS); length and modification time are therefore checked each time a tensor is handed out, which turns all but a
+race of microseconds into an error. */
+
+use crate::error::{Error, Result};
+use memmap2::Mmap;
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// Bytes that stay where they are, and where they came from.
+pub struct Mapping {
+    path: PathBuf,
+    backing: Backing,
+}
+
+enum Backing {
+    /// The stamp is the file's length and time when it was mapped.
+    Mapped {
+        file: File,
+        map: Mmap,
+        stamp: (u64, Option<SystemTime>),
+    },
+    Static(&'static [u8]),
+}
+
+fn stamp(file: &File) -> std::io::Result<(u64, Option<SystemTime>)> {
+    let m = file.metadata()?;
+    Ok((m.len(), m.modified().ok()))
+}
+
+impl Mapping {
+    /// Maps a regular file that is not empty, read-only.
+    pub fn open(path: &Path) -> Result<Self> {
+        let io = |e| Error::io(path, "read the weights", e);
+        // Opening a pipe would wait for a writer that may never come: look before.
+        let kind = std::fs::metadata(path).map_err(io)?;
+        if !kind.is_file() {
+            let what = if kind.is_dir() { "a folder" } else { "not a regular file and cannot be mapped" };
+            return Err(Error::file(path, format!("cannot read the weights: it is {what}")).fix("name a weight file"));
+        }
+        let file = File::open(path).map_err(io)?;
+        let stamp = stamp(&file).map_err(io)?;
+        if stamp.0 < 8 {
+            // Nothing can be mapped of an empty file, and no format begins so.
+            return Err(Error::file(path, format!("only {} bytes long, not a weight file", stamp.0))
+                .fix("it may be a failed download: fetch it again"));
+        }
+        // SAFETY: the file is only read. That it is not changed in place is the contract at the top of this module,
+        // and checked as far as the system allows each time a tensor is handed out.
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "map the weights", e))?;
+        if map.len() as u64 != stamp.0 {
+            return Err(changed(path));
+        }
+        Ok(Self { path: path.into(), backing: Backing::Mapped { file, map, stamp } })
+    }
+
+    /// Bytes inside the program; `name` stands for the path in messages.
+    pub fn of_static(name: &str, bytes: &'static [u8]) -> Self {
+        Self { path: name.into(), backing: Backing::Static(bytes) }
+    }
+
+    /// As it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All of it. Read [`Mapping::unchanged`] first when time has passed since it was opened.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.backing {
+            Backing::Mapped { map, .. } => map,
+            Backing::Static(bytes) => bytes,
+        }
+    }
+
+    /// Fails if the file was truncated, extended or written to since it was opened.
+    pub fn unchanged(&self) -> Result<()> {
+        let Backing::Mapped { file, stamp: before, .. } = &self.backing else { return Ok(()) };
+        let now = stamp(file).map_err(|e| Error::io(&self.path, "read the weights", e))?;
+        if now == *before { Ok(()) } else { Err(changed(&self.path)) }
+    }
+
+    /// Has the system bring these ranges of [`Mapping::bytes`] into memory, in their order, while the caller goes
+    /// on: a thread of its own faults them in, because computing threads that find a page missing wait for one small
+    /// read at a time. Returns at once. Where the system cannot do that (before Linux 5.14), pages come as they are
+    /// touched.
+    pub fn read_ahead(self: &Arc<Self>, ranges: impl Iterator<Item = Range<usize>>) {
+        /// Neighbours closer than this are one read: what lies between costs less than asking twice.
+        const GAP: usize = 64 << 10;
+        let mut reads: Vec<Range<usize>> = vec![];
+        for range in ranges {
+            match reads.last_mut() {
+                Some(last) if last.end <= range.start && range.start - last.end < GAP => last.end = range.end,
+                _ => reads.push(range),
+            }
+        }
+        let file = self.clone();
+        let read = move || {
+            let Backing::Mapped { map, .. } = &file.backing else { return };
+            for r in reads {
+                // A page that cannot be read is an error here and not a signal: whoever needs it finds out.
+                #[cfg(target_os = "linux")]
+                let _ = map.advise_range(memmap2::Advice::PopulateRead, r.start, r.len());
+                #[cfg(all(unix, not(target_os = "linux")))]
+                let _ = map.advise_range(memmap2::Advice::WillNeed, r.start, r.len());
+                #[cfg(not(unix))]
+                let _ = (map, r);
+            }
+        };
+        // Without the thread the pages come as they are touched.
+        let _ = std::thread::Builder::new().name("read ahead".into()).spawn(read);
+    }
+}
+
+fn changed(path: &Path) -> Error {
+    Error::file(path, "the file was changed while it was being read")
+        .fix("run again, and replace weight files by renaming a new one over them, not by overwriting")
+}
