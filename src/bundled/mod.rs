@@ -38,6 +38,19 @@ pub const EMOJI_CSV: &str = include_str!("emoji.csv");
 /// Sources, licences, changes made; goes wherever the set goes.
 pub const NOTICE: &str = include_str!("NOTICE");
 
+/// Names of the classes of published networks, in the order of their outputs, where terms allow them to be here:
+/// `imagenet`, `places365`, `hybrid1365`, `fer2013`. `classes/NOTICE` has sources and licences.
+pub fn classes(set: &str) -> Option<Vec<&'static str>> {
+    let text = match set {
+        "imagenet" => include_str!("classes/imagenet.txt"),
+        "places365" => include_str!("classes/places365.txt"),
+        "hybrid1365" => include_str!("classes/hybrid1365.txt"),
+        "fer2013" => "angry\ndisgust\nfear\nhappy\nsad\nsurprise\nneutral",
+        _ => return None,
+    };
+    Some(text.lines().collect())
+}
+
 const COLUMNS: &str = "path,valence,intensity,group,dataset,category,subcategory,face,name";
 
 /// One drawing with its labels.
