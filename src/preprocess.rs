@@ -84,7 +84,7 @@ pub struct Preprocess {
 }
 
 /// Name, rule, source.
-pub const PRESETS: [(&str, Preprocess, &str); 5] = [
+pub const PRESETS: [(&str, Preprocess, &str); 7] = [
     (
         "keras",
         Preprocess {
@@ -108,6 +108,30 @@ pub const PRESETS: [(&str, Preprocess, &str); 5] = [
             std: [0.229, 0.224, 0.225],
         },
         "torchvision and timm tv_in1k",
+    ),
+    (
+        "caffe",
+        Preprocess {
+            resize: Resize::CropBilinear,
+            grey: false,
+            order: Order::Bgr,
+            scale: 1.0,
+            mean: [103.939, 116.779, 123.68],
+            std: [1.0; 3],
+        },
+        "VGG_ILSVRC_16_layers and VGG_ILSVRC_19_layers: short side 256, centre 224",
+    ),
+    (
+        "tensorflow",
+        Preprocess {
+            resize: Resize::SquashBilinear,
+            grey: false,
+            order: Order::Rgb,
+            scale: 1.0,
+            mean: [123.68, 116.779, 103.939],
+            std: [1.0; 3],
+        },
+        "vgg16_weights.npz: the same numbers for pictures in RGB",
     ),
     (
         "caffe-places",

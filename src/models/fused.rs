@@ -43,6 +43,11 @@ pub enum OutAct {
 pub enum Base {
     Vgg16,
     Vgg19,
+    /// With batch norm behind every convolution.
+    #[serde(rename = "vgg16-bn")]
+    Vgg16Bn,
+    #[serde(rename = "vgg19-bn")]
+    Vgg19Bn,
 }
 
 /// Sides of the images that a tower takes, in pixels: its pools halve them five times, and a square of the largest has
@@ -52,9 +57,14 @@ const SIDES: RangeInclusive<usize> = 32..=4096;
 impl Base {
     fn blocks(self) -> &'static Blocks {
         match self {
-            Base::Vgg16 => &VGG16,
-            Base::Vgg19 => &VGG19,
+            Base::Vgg16 | Base::Vgg16Bn => &VGG16,
+            Base::Vgg19 | Base::Vgg19Bn => &VGG19,
         }
+    }
+
+    /// Whether it has batch norm.
+    pub fn norm(self) -> bool {
+        matches!(self, Base::Vgg16Bn | Base::Vgg19Bn)
     }
 }
 
@@ -131,7 +141,7 @@ impl Tower {
             DType::U8 => net.normalize(image, &self.preprocess),
             _ => image,
         };
-        let built = vgg(net, x, self.base.blocks(), self.width);
+        let built = vgg(net, x, self.base.blocks(), self.base.norm(), self.width);
         if self.l2 > 0.0 {
             for (b, &(_, convs)) in (1..).zip(self.base.blocks()) {
                 (1..=convs).for_each(|c| net.l2(&format!("conv{b}_{c}"), self.l2));

@@ -63,6 +63,7 @@ impl Network {
 }
 
 const SIMONYAN: &str = "Simonyan & Zisserman 2014, Very deep convolutional networks for large-scale image recognition";
+const NORMED: &str = "Simonyan & Zisserman 2014, with the batch norm of torchvision behind every convolution";
 const HE: &str =
     "He, Zhang, Ren & Sun 2015, Deep residual learning for image recognition: stride at the 3x3 convolutions";
 const HUANG: &str = "Huang, Liu, van der Maaten & Weinberger 2017, Densely connected convolutional networks";
@@ -100,7 +101,7 @@ pub const ALL: &[Network] = &[
         outputs: 1000,
         parameters: 132_863_336,
         statistics: 0,
-        build: |net, x, size| vgg::build(net, x, &VGG11, size),
+        build: |net, x, size| vgg::build(net, x, &VGG11, false, size),
     },
     Network {
         name: "vgg13",
@@ -110,7 +111,7 @@ pub const ALL: &[Network] = &[
         outputs: 1000,
         parameters: 133_047_848,
         statistics: 0,
-        build: |net, x, size| vgg::build(net, x, &VGG13, size),
+        build: |net, x, size| vgg::build(net, x, &VGG13, false, size),
     },
     Network {
         name: "vgg16",
@@ -120,7 +121,7 @@ pub const ALL: &[Network] = &[
         outputs: 1000,
         parameters: 138_357_544,
         statistics: 0,
-        build: |net, x, size| vgg::build(net, x, &VGG16, size),
+        build: |net, x, size| vgg::build(net, x, &VGG16, false, size),
     },
     Network {
         name: "vgg19",
@@ -130,7 +131,27 @@ pub const ALL: &[Network] = &[
         outputs: 1000,
         parameters: 143_667_240,
         statistics: 0,
-        build: |net, x, size| vgg::build(net, x, &VGG19, size),
+        build: |net, x, size| vgg::build(net, x, &VGG19, false, size),
+    },
+    Network {
+        name: "vgg16-bn",
+        about: NORMED,
+        image: 224,
+        smallest: 32,
+        outputs: 1000,
+        parameters: 138_365_992,
+        statistics: 8_448,
+        build: |net, x, size| vgg::build(net, x, &VGG16, true, size),
+    },
+    Network {
+        name: "vgg19-bn",
+        about: NORMED,
+        image: 224,
+        smallest: 32,
+        outputs: 1000,
+        parameters: 143_678_248,
+        statistics: 11_008,
+        build: |net, x, size| vgg::build(net, x, &VGG19, true, size),
     },
     Network {
         name: "resnet18",

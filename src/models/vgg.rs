@@ -2,7 +2,8 @@
 
 use super::Size;
 use crate::graph::Value;
-use crate::nn::Net;
+use crate::nn::{Conv, Net};
+use crate::ops::norm::Convention;
 use crate::shape::Window;
 
 /// (channels, convolutions) per block; every block ends in a 2x2 max-pool of stride 2.
@@ -20,12 +21,24 @@ pub const VGG19: Blocks = [(64, 2), (128, 2), (256, 4), (512, 4), (512, 4)];
 const HIDDEN: [usize; 2] = [4096, 4096];
 
 /// x [N,S,S,3] -> the output of every block before its pool, and of the last pool: [N,S/32,S/32,512] at full width.
-/// Channels are divided by `width` (1 is the published network).
-pub fn vgg(net: &mut Net, mut x: Value, blocks: &Blocks, width: usize) -> (Vec<Value>, Value) {
+/// Channels are divided by `width` (1 is the published network). With `norm`, a batch norm `normB_I` stands between each
+/// `convB_I` and its ReLU, as in torchvision's `_bn` networks.
+pub fn vgg(net: &mut Net, mut x: Value, blocks: &Blocks, norm: bool, width: usize) -> (Vec<Value>, Value) {
     let mut stages = vec![];
     for (b, &(k, convs)) in (1..).zip(blocks) {
         for c in 1..=convs {
-            x = net.conv_relu(&format!("conv{b}_{c}"), x, (k / width).max(1), Window::square(3, 1, 1));
+            let conv = Conv {
+                filters: (k / width).max(1),
+                window: Window::square(3, 1, 1),
+                groups: 1,
+                bias: true,
+                relu: true,
+            };
+            let name = format!("conv{b}_{c}");
+            x = match norm {
+                true => net.conv_bn(&name, &format!("norm{b}_{c}"), x, conv, Convention::TORCH),
+                false => net.conv(&name, x, conv),
+            };
         }
         stages.push(x);
         x = net.maxpool(&format!("pool{b}"), x, Window::square(2, 2, 0));
@@ -43,7 +56,7 @@ pub fn classifier(net: &mut Net, mut x: Value, hidden: &[usize], keep: f32, outp
 }
 
 /// The whole network, dropout 0.5 between the dense layers.
-pub(super) fn build(net: &mut Net, x: Value, blocks: &Blocks, size: Size) -> Value {
-    let x = vgg(net, x, blocks, size.width).1;
+pub(super) fn build(net: &mut Net, x: Value, blocks: &Blocks, norm: bool, size: Size) -> Value {
+    let x = vgg(net, x, blocks, norm, size.width).1;
     classifier(net, x, &HIDDEN.map(|k| size.channels(k)), 0.5, size.outputs)
 }

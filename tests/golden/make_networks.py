@@ -86,6 +86,8 @@ class Torch:
     # name: (published image, small image)
     NETWORKS = {
         **{f"vgg{n}": (224, 32) for n in VGG},
+        "vgg16-bn": (224, 32),
+        "vgg19-bn": (224, 32),
         "alexnet": (227, 83),
         "alexnet-torchvision": (224, 79),
         "resnet18": (224, 64),
@@ -107,7 +109,7 @@ class Torch:
         elif name == "inception-v3":
             self.net = models.inception_v3(weights=None, init_weights=False, transform_input=False, aux_logits=False)
         else:
-            self.net = getattr(models, name.removesuffix("-torchvision"))(weights=None)
+            self.net = getattr(models, name.removesuffix("-torchvision").replace("-bn", "_bn"))(weights=None)
         if name.startswith("vgg") or name == "alexnet-torchvision":
             # Their adaptive pool does nothing at the published size; elsewhere it is left out, and the first dense
             # layer takes what there is.
@@ -119,11 +121,13 @@ class Torch:
             self.flat[f"classifier.{first}"] = (c, h, w)
         if name.startswith("vgg"):
             # Position in `features` -> convB_C; the classifier's three layers.
-            at = 0
-            for block, convs in enumerate(self.VGG[int(name[3:])], 1):
+            at, norm = 0, name.endswith("-bn")
+            for block, convs in enumerate(self.VGG[int(name[3:5])], 1):
                 for conv in range(1, convs + 1):
                     self.names[f"features.{at}"] = f"conv{block}_{conv}"
-                    at += 2
+                    if norm:
+                        self.names[f"features.{at + 1}"] = f"norm{block}_{conv}"
+                    at += 3 if norm else 2
                 at += 1
             self.names.update({f"classifier.{at}": f"fc{i}" for i, at in enumerate((0, 3, 6), 1)})
         self.net = self.net.double().eval()
