@@ -6,6 +6,7 @@ use crate::data::{Manifest, Pictures};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::report::folder::{Outcome, metrics, metrics_json, prepare, write_folder};
+use crate::train::network::Precision;
 use crate::train::predictor::Predictor;
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,9 @@ pub struct Command {
     /// Folder for resized pictures, to have them at once next time; by default they are kept in memory.
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
+    /// How numbers are stored between ops: bf16 and fp16 run on tensor cores.
+    #[arg(long, value_enum, default_value_t, value_name = "NUMBERS")]
+    precision: Precision,
     #[command(flatten)]
     reading: Reading,
     #[command(flatten)]
@@ -68,7 +72,7 @@ impl Command {
         }
         let pictures = loaded.accept(true)?;
         let manifest = manifest.select(pictures.rows());
-        let mut predictor = model.predictor(self.reading.precision, self.batch.min(pictures.len()), &self.compute)?;
+        let mut predictor = model.predictor(self.precision, self.batch.min(pictures.len()), &self.compute)?;
         let predicted = predict(&mut predictor, &pictures, &which, self.batch, &bar)?;
         let train_mean: Vec<f64> = which.iter().map(|&t| predictor.card.train_mean[t]).collect();
         let folds = self.fold.map(|f| vec![f; manifest.rows.len()]);

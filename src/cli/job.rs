@@ -86,6 +86,9 @@ impl Job {
             cache_dir: Some(cache.clone()),
         };
         let (manifest, pictures) = load_pictures(&manifest, &options, data.skip_bad, out, &bar)?;
+        for remark in initial.remarks(&config, &pictures)? {
+            eprintln!("warning: {remark}");
+        }
         let device = compute.open()?;
         let device_name = device.name();
         eprintln!("device: {device_name}");
@@ -277,13 +280,14 @@ impl Job {
         /// Pictures that stand for all of them.
         const SAMPLE: usize = 64;
         let sampled;
-        let (members, rows): (&[(usize, Vec<f32>)], Vec<usize>) = match &self.extracted {
+        let (members, rows): (&[features::Rows], Vec<usize>) = match &self.extracted {
             Some(e) => (&e.members, train.to_vec()),
             None => {
                 let rows: Vec<usize> = train.iter().copied().step_by(train.len().div_ceil(SAMPLE)).collect();
                 let device = self.compute.open()?;
-                let e = features::extract(&self.config, &self.initial, &self.pictures, &rows, 4, device, &Bar::new())?;
-                sampled = e.0.members;
+                let extracted =
+                    features::extract(&self.config, &self.initial, &self.pictures, &rows, 4, device, &Bar::new())?;
+                sampled = extracted.0;
                 (&sampled, (0..rows.len()).collect())
             }
         };

@@ -8,6 +8,7 @@ use crate::data::{LoadOptions, Pictures, Source, walk};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::table::number;
+use crate::train::network::Precision;
 use crate::train::predictor::Predictor;
 use clap::{Args, ValueEnum};
 use std::io::{IsTerminal, Read, stdin, stdout};
@@ -28,6 +29,9 @@ pub struct Command {
     /// Pictures computed at once: costs memory, changes no rating.
     #[arg(long, default_value = "8", value_parser = batch, value_name = "N")]
     batch: usize,
+    /// How numbers are stored between ops: bf16 and fp16 run on tensor cores.
+    #[arg(long, value_enum, default_value_t, value_name = "NUMBERS")]
+    precision: Precision,
     #[command(flatten)]
     reading: Reading,
     #[command(flatten)]
@@ -78,7 +82,7 @@ impl Command {
         let inputs = list(&self.inputs)?;
         // A batch is computed whole: one picture must not pay for eight.
         let batch = self.batch.min(inputs.len()).max(1);
-        let mut predictor = model.predictor(self.reading.precision, batch, &self.compute)?;
+        let mut predictor = model.predictor(self.precision, batch, &self.compute)?;
         if model.toy {
             eprintln!(
                 "note: no --model: the bundled toy model answers. It is a toy, trained on emoji drawings: what it says \

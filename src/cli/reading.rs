@@ -24,9 +24,17 @@ pub struct Reading {
     /// Transparency: drop shows whatever colour is stored, white lays the picture over white. By default as in training.
     #[arg(long, value_enum, value_name = "HOW")]
     alpha: Option<Alpha>,
-    /// How numbers are stored between ops: bf16 and fp16 run on tensor cores.
-    #[arg(long, value_enum, default_value_t, value_name = "NUMBERS")]
-    pub precision: Precision,
+}
+
+impl Reading {
+    /// For a network that does not say what was done with transparency.
+    pub fn decode(&self) -> DecodeOptions {
+        DecodeOptions {
+            ignore_exif: self.ignore_exif,
+            alpha: self.alpha.unwrap_or_default(),
+            allow_damaged: self.allow_damaged,
+        }
+    }
 }
 
 /// A checkpoint whose header has been read.
@@ -70,11 +78,7 @@ impl Model {
         let config = self.card.config()?;
         Ok(LoadOptions {
             views: config.views(),
-            decode: DecodeOptions {
-                ignore_exif: flags.ignore_exif,
-                alpha: flags.alpha.unwrap_or(self.card.alpha),
-                allow_damaged: flags.allow_damaged,
-            },
+            decode: DecodeOptions { alpha: flags.alpha.unwrap_or(self.card.alpha), ..flags.decode() },
             cache_dir,
         })
     }

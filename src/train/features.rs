@@ -19,11 +19,14 @@ use std::path::Path;
 /// Features of every picture for each member: width, then one row after another; and the towers' weights, to be stored
 /// with the head that is trained on them.
 pub struct Extracted {
-    pub members: Vec<(usize, Vec<f32>)>,
+    pub members: Vec<Rows>,
     pub towers: Vec<Stored>,
 }
 
-/// Runs the towers of `config` over some of the pictures.
+/// Width, then one row of features after another.
+pub type Rows = (usize, Vec<f32>);
+
+/// Runs the towers of `config` over some of the pictures: features for each member, and the session that holds the towers.
 pub fn extract(
     config: &Config,
     initial: &Initial,
@@ -32,7 +35,7 @@ pub fn extract(
     batch: usize,
     device: Box<dyn Device>,
     progress: &dyn Progress,
-) -> Result<(Extracted, Box<dyn Device>)> {
+) -> Result<(Vec<Rows>, Session)> {
     let mut g = Graph::default();
     let images = Task::EndToEnd { config: config.clone(), frozen: vec![] }.inputs(&mut g, batch)?;
     assert_eq!(images.len(), pictures.views().len(), "the pictures are those of the model");
@@ -48,7 +51,7 @@ pub fn extract(
     for prefix in &prefixes {
         initial.fill(&mut session, &params, prefix, &[])?;
     }
-    let mut all: Vec<(usize, Vec<f32>)> = features.iter().map(|f| (session.graph.ty(*f).row(), vec![])).collect();
+    let mut all: Vec<Rows> = features.iter().map(|f| (session.graph.ty(*f).row(), vec![])).collect();
     let mut squares: Vec<Vec<u8>> = pictures.views().iter().map(|v| vec![0; batch * v.bytes()]).collect();
     progress.start("features", rows.len() as u64);
     for chunk in rows.chunks(batch) {
@@ -68,11 +71,7 @@ pub fn extract(
         chunk.iter().for_each(|_| progress.inc());
     }
     progress.done();
-    let towers = params
-        .iter()
-        .map(|v| Ok((session.graph.name(*v).into(), session.graph.dims(*v).into(), session.read(*v)?)))
-        .collect::<Result<_>>()?;
-    Ok((Extracted { members: all, towers }, session.into_device()))
+    Ok((all, session))
 }
 
 /// [`extract`], unless the cache folder has the features of exactly these pictures, towers and weights.
@@ -91,7 +90,10 @@ pub fn cached(
         return Ok((found, device));
     }
     let all: Vec<usize> = (0..pictures.len()).collect();
-    let (extracted, device) = extract(config, initial, pictures, &all, batch, device, progress)?;
+    let (members, session) = extract(config, initial, pictures, &all, batch, device, progress)?;
+    let g = &session.graph;
+    let stored = g.stored().map(|v| Ok((g.name(v).into(), g.dims(v).into(), session.read(v)?)));
+    let extracted = Extracted { members, towers: stored.collect::<Result<_>>()? };
     let rows = pictures.len();
     let mut entries: Vec<Entry> = extracted.towers.iter().map(|(n, s, x)| Entry::f32(n, s, x)).collect();
     for (i, (width, x)) in extracted.members.iter().enumerate() {
@@ -99,7 +101,7 @@ pub fn cached(
     }
     let metadata = BTreeMap::from([("key".to_string(), key), (LAYOUT.to_string(), "KRSC".to_string())]);
     write::write(&path, &metadata, &entries)?;
-    Ok((extracted, device))
+    Ok((extracted, session.into_device()))
 }
 
 /// Everything the features depend on.
@@ -134,7 +136,7 @@ fn read(path: &Path, key: &str, config: &Config) -> Option<Extracted> {
 }
 
 /// Mean and 1 / standard deviation of each feature over some rows; a feature that does not vary is left at its scale.
-pub fn statistics(features: &(usize, Vec<f32>), rows: &[usize]) -> [Vec<f32>; 2] {
+pub fn statistics(features: &Rows, rows: &[usize]) -> [Vec<f32>; 2] {
     let (width, x) = features;
     let (mut mean, mut square) = (vec![0f64; *width], vec![0f64; *width]);
     for &i in rows {

@@ -1,9 +1,11 @@
 /*! Where the first values of parameters come from: tower files where they are given, a seeded draw elsewhere. */
 
+use super::first_layer;
+use crate::data::Pictures;
 use crate::device::{Data, Session};
 use crate::error::{Error, Result};
 use crate::graph::Value;
-use crate::models::Tower;
+use crate::models::{Config, Tower};
 use crate::weights::init::Rule;
 use crate::weights::tower::Allow;
 use crate::weights::{TowerWeights, WeightFile, init};
@@ -61,6 +63,24 @@ impl Initial {
             }
         }
         Ok(())
+    }
+
+    /// What looks wrong about these pictures, for towers whose files say what they expect ([`first_layer`]).
+    pub fn remarks(&self, config: &Config, pictures: &Pictures) -> Result<Vec<String>> {
+        /// Pictures that stand for all of them.
+        const SAMPLE: usize = 16;
+        let views = config.views();
+        let mut remarks = vec![];
+        for t in &config.towers {
+            let Some(weights) = self.towers.get(&t.name) else { continue };
+            let (view, step) = (config.view(t), pictures.len().div_ceil(SAMPLE).max(1));
+            let which = views.iter().position(|v| *v == view).expect("a view of the model");
+            let squares = (0..pictures.len()).step_by(step).map(|i| pictures.square(i, which));
+            if let Some(what) = first_layer::check(weights, &t.preprocess, squares, view.side)? {
+                remarks.push(format!("tower {}: {what}", t.name));
+            }
+        }
+        Ok(remarks)
     }
 
     /// Writes the first values of weights and statistics into a session. Mapped files are bound without a copy where nothing updates

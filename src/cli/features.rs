@@ -1,0 +1,132 @@
+//! `features`: what one tower sees in pictures: its likeliest classes for people, all its outputs for programs.
+
+use super::flags::described_tower;
+use super::output::{self, clean};
+use super::reading::{Reading, batch};
+use super::{Bar, Compute};
+use crate::data::{LoadOptions, Pictures, Source, walk};
+use crate::error::{Error, Result};
+use crate::models::{Architecture, Config, TowerOutput};
+use crate::train::features::extract;
+use crate::train::params::Initial;
+use crate::weights::TowerWeights;
+use clap::Args;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+#[derive(Args)]
+pub struct Command {
+    /// A tower: a file of `weights import` or of `pretrain`.
+    tower: PathBuf,
+    /// Pictures and folders (searched through, in sorted order).
+    #[arg(required = true, value_name = "FILES")]
+    inputs: Vec<PathBuf>,
+    /// What comes out: class probabilities, or the last convolution averaged over the picture.
+    #[arg(long, value_enum, default_value = "softmax")]
+    output: TowerOutput,
+    /// How many classes to show.
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    top: usize,
+    /// One JSON object a picture, with every output.
+    #[arg(long)]
+    json: bool,
+    /// Side in pixels of the square that is made of a picture; the tower's own by default.
+    #[arg(long, value_name = "PIXELS")]
+    image: Option<usize>,
+    /// Pictures computed at once: costs memory, changes no number.
+    #[arg(long, default_value = "8", value_parser = batch, value_name = "N")]
+    batch: usize,
+    #[command(flatten)]
+    reading: Reading,
+    #[command(flatten)]
+    compute: Compute,
+}
+
+impl Command {
+    pub fn run(self) -> Result<()> {
+        self.compute.bind_threads();
+        let weights = TowerWeights::open(&self.tower)?;
+        let Some(mut tower) = described_tower(&weights)? else {
+            return Err(Error::file(&self.tower, "does not say what tower it is")
+                .fix("make it with `deep-affect weights import` or `deep-affect pretrain`"));
+        };
+        let names = class_names(&weights);
+        let name = tower.name.clone();
+        let side = self.image.or(weights.image()?).or(tower.image).unwrap_or(224);
+        tower.image = None;
+        let mut config = Config::published(Architecture::Shared, &["object".to_string()], 5)?;
+        (config.towers, config.tower_output, config.image) = (vec![tower], self.output, side);
+        config.check_sides()?;
+        let files = list(&self.inputs)?;
+        let sources: Vec<Source> = files.iter().cloned().map(Source::File).collect();
+        let options = LoadOptions { views: config.views(), decode: self.reading.decode(), cache_dir: None };
+        let bar = Bar::new();
+        let loaded = Pictures::load(&sources, &options, &bar)?;
+        let bad: Vec<Error> = loaded.bad.iter().map(|b| Error::file(&b.path, &b.reason)).collect();
+        let pictures = loaded.accept(true)?;
+        let mut initial = Initial::new(0, false);
+        initial.tower(&name, weights);
+        for remark in initial.remarks(&config, &pictures)? {
+            eprintln!("warning: {remark}");
+        }
+        let all: Vec<usize> = (0..pictures.len()).collect();
+        let batch = self.batch.min(all.len()).max(1);
+        let (members, _) = extract(&config, &initial, &pictures, &all, batch, self.compute.open()?, &bar)?;
+        let (width, values) = &members[0];
+        for (row, values) in pictures.rows().iter().zip(values.chunks_exact(*width)) {
+            output::print(&self.answer(&files[*row], values, names.as_deref()))?;
+        }
+        match &bad[..] {
+            [] => Ok(()),
+            [one] => Err(one.clone()),
+            [first, ..] => {
+                Err(Error::job(format!("{} of {} pictures cannot be used, the first is {first}", bad.len(), files.len())))
+            }
+        }
+    }
+
+    fn answer(&self, path: &Path, values: &[f32], names: Option<&[String]>) -> String {
+        let name = |i: usize| names.and_then(|n| n.get(i).cloned());
+        let mut best: Vec<usize> = (0..values.len()).collect();
+        best.sort_by(|a, b| values[*b].total_cmp(&values[*a]).then(a.cmp(b)));
+        best.truncate(self.top);
+        if self.json {
+            let top = best.iter().map(|&i| json!({ "index": i, "class": name(i), "value": values[i] }));
+            let line = json!({
+                "path": path.display().to_string(),
+                "output": self.output,
+                "top": top.collect::<Vec<_>>(),
+                "values": values,
+            });
+            return format!("{line}\n");
+        }
+        let mut text = format!("{}\n", clean(&path.display().to_string()));
+        for i in best {
+            let class = name(i).unwrap_or_else(|| format!("output {i}"));
+            text += &format!("  {:>8.4}  {}\n", values[i], clean(&class));
+        }
+        text
+    }
+}
+
+/// The names in a tower's header.
+fn class_names(weights: &TowerWeights) -> Option<Vec<String>> {
+    serde_json::from_str(weights.file.metadata().get("classes")?).ok()
+}
+
+/// The pictures, in the order they were named and sorted inside folders.
+fn list(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut files = vec![];
+    for path in paths {
+        if !path.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        let found = walk::walk(path)?.files;
+        if found.is_empty() {
+            return Err(Error::file(path, "no pictures in this folder").fix("name another"));
+        }
+        files.extend(found.into_iter().map(|f| path.join(f)));
+    }
+    Ok(files)
+}
