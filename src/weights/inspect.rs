@@ -1,10 +1,11 @@
-/*! What is inside a weight file, for people ([`inspect`]) and for programs ([`inspect_json`]). Every value is read: a
-file that passes has no damaged page, and its NaN are counted. */
+/*! What is inside a weight file of any format, for people ([`inspect`]) and for programs ([`inspect_json`]). Every value
+is read: a file that passes has no damaged page, and its NaN are counted. */
 
-use super::file::{Tensor, WeightFile};
+use super::LAYOUT;
+use super::foreign::{Array, Place};
 use super::header::shape;
-use super::names::recognise;
-use super::{LAYOUT, stated};
+use super::import::Foreign;
+use super::strided::Axes;
 use crate::error::Result;
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -23,15 +24,15 @@ pub struct Stats {
     pub infinite: usize,
 }
 
-/// None for an element type whose values are not understood (float8 and smaller).
-pub fn stats(t: &Tensor) -> Option<Stats> {
+/// None for an element type that weights do not have (integers, float8).
+pub fn stats(file: &Foreign, array: &Array) -> Option<Stats> {
     let mut s = Stats { min: f64::INFINITY, max: f64::NEG_INFINITY, mean: 0.0, finite: 0, nan: 0, infinite: 0 };
-    t.for_chunks(|values| {
-        for v in values {
+    let mut block = |values: &[f32]| {
+        for &v in values {
             if v.is_finite() {
-                (s.min, s.max) = (s.min.min(*v), s.max.max(*v));
+                (s.min, s.max) = (s.min.min(v.into()), s.max.max(v.into()));
                 // The sum, until the division below.
-                s.mean += v;
+                s.mean += f64::from(v);
                 s.finite += 1;
             } else if v.is_nan() {
                 s.nan += 1;
@@ -39,8 +40,12 @@ pub fn stats(t: &Tensor) -> Option<Stats> {
                 s.infinite += 1;
             }
         }
-    })
-    .ok()?;
+    };
+    let each = |_, values: &mut [f32]| {
+        block(values);
+        Ok(())
+    };
+    file.view(array, &Axes::default(), |v| v.write(&mut std::io::sink(), each)).ok()?.ok()?;
     s.mean /= s.finite as f64;
     Some(s)
 }
@@ -64,26 +69,27 @@ fn clean(s: &str) -> String {
 }
 
 struct Report {
-    file: std::sync::Arc<WeightFile>,
+    file: Foreign,
     stats: Vec<Option<Stats>>,
-    kind: super::names::Kind,
     /// Preset name, `custom`, or why there is none.
     preprocess: std::result::Result<String, String>,
 }
 
 fn report(path: &Path) -> Result<Report> {
-    let file = WeightFile::open(path)?;
-    let tensors: Vec<Tensor> = file.names().map(|n| file.tensor(n)).collect::<Result<_>>()?;
-    let stats = tensors.par_iter().map(stats).collect();
-    drop(tensors);
-    let listed: Vec<(&str, &[usize])> = file.infos().iter().map(|t| (&t.name[..], &t.shape[..])).collect();
-    let (kind, _) = recognise(&listed, file.metadata());
-    let preprocess = match stated::preprocess(path, file.metadata(), &kind) {
+    let file = Foreign::open(path)?;
+    let arrays: Vec<&Array> = file.arrays().map(|a| a.0).collect();
+    let stats = arrays.par_iter().map(|a| stats(&file, a)).collect();
+    let preprocess = match file.preprocess() {
         Ok(Some(p)) => Ok(p.name().to_string()),
         Ok(None) => Err("not stated".to_string()),
         Err(e) => Err(e.to_string()),
     };
-    Ok(Report { file, stats, kind, preprocess })
+    Ok(Report { file, stats, preprocess })
+}
+
+/// Bytes of an array's values.
+fn size(a: &Array) -> usize {
+    a.shape.iter().product::<usize>() * a.dtype.bitsize() / 8
 }
 
 /// A table of all tensors (name, type, shape, elements, minimum, maximum, mean, bytes), totals, the header's metadata,
@@ -93,9 +99,9 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<String> {
     let mut rows = vec![["tensor", "type", "shape", "elements", "min", "max", "mean", "bytes"].map(String::from)];
     let mut notes = Vec::new();
     let (mut elements, mut bytes) = (0usize, 0usize);
-    for (t, s) in r.file.infos().iter().zip(&r.stats) {
+    for ((t, _), s) in r.file.arrays().zip(&r.stats) {
         let n: usize = t.shape.iter().product();
-        (elements, bytes) = (elements.saturating_add(n), bytes + t.range.len());
+        (elements, bytes) = (elements.saturating_add(n), bytes.saturating_add(size(t)));
         let value = |f: fn(&Stats) -> f64| s.filter(|s| s.finite > 0).map_or("-".into(), |s| format!("{:.4e}", f(&s)));
         rows.push([
             clean(&t.name),
@@ -105,7 +111,7 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<String> {
             value(|s| s.min),
             value(|s| s.max),
             value(|s| s.mean),
-            thousands(t.range.len()),
+            thousands(size(t)),
         ]);
         if let Some(s) = s
             && s.nan + s.infinite > 0
@@ -113,7 +119,7 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<String> {
             notes.push(format!("{}: {} NaN, {} infinite", clean(&t.name), thousands(s.nan), thousands(s.infinite)));
         }
     }
-    let mut out = format!("{}\n", clean(&r.file.path().display().to_string()));
+    let mut out = format!("{}: {}\n", clean(&r.file.path().display().to_string()), r.file.format().name());
     let width: Vec<usize> = (0..8).map(|c| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0)).collect();
     for row in &rows {
         let cells = row.iter().zip(&width).enumerate();
@@ -121,8 +127,8 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<String> {
         let cells = cells.map(|(c, (s, w))| if c < 3 { format!("{s:<w$}") } else { format!("{s:>w$}") });
         let _ = writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
     }
-    let tensors = r.file.infos().len();
-    let file = thousands(r.file.as_bytes().len());
+    let tensors = r.stats.len();
+    let file = thousands(r.file.len());
     let _ = writeln!(
         out,
         "{tensors} tensors, {} elements, {} bytes of data, {file} of file",
@@ -132,8 +138,8 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<String> {
     for n in notes {
         let _ = writeln!(out, "warning: {n}");
     }
-    let _ = writeln!(out, "recognised as: {}", r.kind.describe());
-    if let Some(t) = &r.kind.trouble {
+    let _ = writeln!(out, "recognised as: {}", r.file.kind().describe());
+    if let Some(t) = &r.file.kind().trouble {
         let _ = writeln!(out, "warning: {t}");
     }
     match &r.preprocess {
@@ -141,33 +147,37 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<String> {
         Err(e) => writeln!(out, "preprocessing: unknown ({e})"),
     }
     .ok();
-    if !r.file.metadata().contains_key(LAYOUT) {
+    if !r.file.notes().contains_key(LAYOUT) {
         let _ = writeln!(out, "layout: not stated");
     }
-    for (k, v) in r.file.metadata() {
+    for (k, v) in r.file.notes() {
         let _ = writeln!(out, "metadata {}: {}", clean(k), clean(v));
     }
     Ok(out)
 }
 
-/// The same for programs: an object with `file`, `bytes`, `kind`, `lineage`, `network`, `classes`, `preprocess` (null if
+/// The same for programs: an object with `file`, `format`, `bytes`, `kind`, `lineage`, `network`, `classes`, `preprocess` (null if
 /// unknown), `warnings`, `metadata` and `tensors`. Statistics of a tensor without finite values are null.
 pub fn inspect_json(path: impl AsRef<Path>) -> Result<Value> {
     let r = report(path.as_ref())?;
     let tensors: Vec<Value> = r
         .file
-        .infos()
-        .iter()
+        .arrays()
         .zip(&r.stats)
-        .map(|(t, s)| {
+        .map(|((t, ours), s)| {
+            let begin = match &t.place {
+                Place::Mapped(r) => Some(r.start),
+                Place::Packed(..) => None,
+            };
             let value = |f: fn(&Stats) -> f64| s.filter(|s| s.finite > 0).map(|s| f(&s));
             json!({
                 "name": t.name,
+                "ours": ours.ours,
                 "dtype": t.dtype.to_string(),
                 "shape": t.shape,
                 "elements": t.shape.iter().product::<usize>(),
-                "bytes": t.range.len(),
-                "begin": t.range.start,
+                "bytes": size(t),
+                "begin": begin,
                 "min": value(|s| s.min),
                 "max": value(|s| s.max),
                 "mean": value(|s| s.mean),
@@ -176,17 +186,18 @@ pub fn inspect_json(path: impl AsRef<Path>) -> Result<Value> {
             })
         })
         .collect();
-    let warnings: Vec<&String> = r.kind.trouble.iter().chain(r.preprocess.as_ref().err()).collect();
+    let warnings: Vec<&String> = r.file.kind().trouble.iter().chain(r.preprocess.as_ref().err()).collect();
     Ok(json!({
         "file": r.file.path().display().to_string(),
-        "bytes": r.file.as_bytes().len(),
-        "kind": r.kind.describe(),
-        "lineage": format!("{:?}", r.kind.lineage).to_lowercase(),
-        "network": r.kind.network,
-        "classes": r.kind.classes,
+        "format": r.file.format().name(),
+        "bytes": r.file.len(),
+        "kind": r.file.kind().describe(),
+        "lineage": format!("{:?}", r.file.kind().lineage).to_lowercase(),
+        "network": r.file.kind().network,
+        "classes": r.file.kind().classes,
         "preprocess": r.preprocess.as_ref().ok(),
         "warnings": warnings,
-        "metadata": r.file.metadata(),
+        "metadata": r.file.notes(),
         "tensors": tensors,
     }))
 }

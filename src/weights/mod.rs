@@ -13,16 +13,19 @@ Files of ours, as a list of invariants:
 * A tower's names come without the tower: `conv1_1.weight`, `conv1_1.bias`, ..., `fc1.weight`, ...
 * Files are replaced by rename ([`crate::atomic`]), never overwritten in place: someone may have them mapped. */
 
+pub mod diff;
 pub mod file;
 pub mod foreign;
 pub mod header;
+pub mod import;
 pub mod init;
 pub mod inspect;
 pub mod mapping;
 pub mod names;
 pub mod stated;
+pub mod strided;
 pub mod tower;
-pub mod view;
+
 pub mod write;
 
 pub use file::{Tensor, WeightFile};

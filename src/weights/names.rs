@@ -14,7 +14,7 @@
 Ours are [out, H, W, C] throughout, so every foreign layout comes to one split and one order of axes ([`Axes`]). */
 
 use super::LAYOUT;
-use super::view::Axes;
+use super::strided::Axes;
 use std::collections::BTreeMap;
 
 /// Who wrote the file.

@@ -18,6 +18,9 @@ pub fn preprocess(path: &Path, metadata: &BTreeMap<String, String>, kind: &Kind)
     let Some((key, text)) = stated else {
         return match kind.lineage {
             Lineage::Torchvision | Lineage::Timm => Preprocess::preset("torch").map(Some),
+            Lineage::Keras => Preprocess::preset("keras").map(Some),
+            Lineage::Caffe => Preprocess::preset("caffe").map(Some),
+            Lineage::Tensorflow => Preprocess::preset("tensorflow").map(Some),
             _ => Ok(None),
         };
     };

@@ -32,7 +32,7 @@ impl Axes {
 
 /// Elements `size` bytes apart in units of `strides`, from the first byte on.
 #[derive(Clone)]
-pub struct View<'a> {
+pub struct Strided<'a> {
     bytes: &'a [u8],
     dtype: Dtype,
     shape: Vec<usize>,
@@ -44,7 +44,7 @@ const TILE: usize = 16;
 /// Floats written at a time: what an import holds in memory beside the mapped file.
 const BLOCK: usize = 2 << 20;
 
-impl<'a> View<'a> {
+impl<'a> Strided<'a> {
     /// None for an element type that weights do not have, or where an element would lie outside `bytes`.
     pub fn new(bytes: &'a [u8], dtype: Dtype, shape: &[usize], strides: &[usize]) -> Option<Self> {
         let size = match dtype {
@@ -128,7 +128,7 @@ impl<'a> View<'a> {
         flat
     }
 
-    /// All values in row-major order. `out` has [`View::numel`] places.
+    /// All values in row-major order. `out` has [`Strided::numel`] places.
     pub fn read(&self, out: &mut [f32]) {
         assert_eq!(out.len(), self.numel(), "as many places as values");
         if let Some(values) = self.as_f32() {
@@ -151,7 +151,7 @@ impl<'a> View<'a> {
     }
 
     /// The rows `[first, first + rows)` of the outermost axis.
-    fn rows(&self, first: usize, rows: usize) -> View<'a> {
+    pub fn rows(&self, first: usize, rows: usize) -> Strided<'a> {
         let size = self.dtype.bitsize() / 8;
         let mut part = self.clone();
         part.bytes = &self.bytes[first * self.strides[0] * size..];
@@ -170,7 +170,7 @@ impl<'a> View<'a> {
             return Ok(());
         }
         let whole = if self.shape.is_empty() {
-            View { shape: vec![1], strides: vec![1], ..self.clone() }
+            Strided { shape: vec![1], strides: vec![1], ..self.clone() }
         } else {
             self.clone()
         };
@@ -270,7 +270,7 @@ mod tests {
         let strides = crate::weights::foreign::row_major(shape);
         // One byte in front: foreign data are aligned to nothing.
         let bytes: Vec<u8> = std::iter::once(0).chain(values.iter().flat_map(|x| x.to_le_bytes())).collect();
-        let view = View::new(&bytes[1..], Dtype::F32, shape, &strides).unwrap().by(axes).unwrap();
+        let view = Strided::new(&bytes[1..], Dtype::F32, shape, &strides).unwrap().by(axes).unwrap();
         let want = slow(&values, shape, axes);
         let mut out = vec![f32::NAN; n];
         view.read(&mut out);
@@ -301,7 +301,7 @@ mod tests {
         let (rows, columns) = (700, 4001);
         let bytes: Vec<u8> = (0..rows * columns).flat_map(|i| (i as f32).to_le_bytes()).collect();
         let view =
-            View::new(&bytes, Dtype::F32, &[columns, rows], &[rows, 1]).unwrap().by(&Axes::order(&[1, 0])).unwrap();
+            Strided::new(&bytes, Dtype::F32, &[columns, rows], &[rows, 1]).unwrap().by(&Axes::order(&[1, 0])).unwrap();
         let (mut out, mut next, mut blocks) = (vec![], 0, 0);
         view.write(&mut out, |first, block| {
             assert_eq!((first, block.len() % columns), (next, 0));
@@ -318,26 +318,26 @@ mod tests {
     fn other_types_and_strides() {
         let half: Vec<u8> = [1.5f32, -2.0, 0.25].iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect();
         let mut out = [0.0; 3];
-        View::new(&half, Dtype::F16, &[3], &[1]).unwrap().read(&mut out);
+        Strided::new(&half, Dtype::F16, &[3], &[1]).unwrap().read(&mut out);
         assert_eq!(out, [1.5, -2.0, 0.25]);
         // A broadcast array, and one with gaps.
         let bytes: Vec<u8> = (0..5).flat_map(|i| (i as f32).to_le_bytes()).collect();
         let mut out = [0.0; 4];
-        View::new(&bytes, Dtype::F32, &[2, 2], &[0, 1]).unwrap().read(&mut out);
+        Strided::new(&bytes, Dtype::F32, &[2, 2], &[0, 1]).unwrap().read(&mut out);
         assert_eq!(out, [0.0, 1.0, 0.0, 1.0]);
-        View::new(&bytes, Dtype::F32, &[2, 2], &[1, 3]).unwrap().read(&mut out);
+        Strided::new(&bytes, Dtype::F32, &[2, 2], &[1, 3]).unwrap().read(&mut out);
         assert_eq!(out, [0.0, 3.0, 1.0, 4.0]);
     }
 
     #[test]
     fn what_lies_outside_is_refused() {
         let bytes = [0; 16];
-        assert!(View::new(&bytes, Dtype::F32, &[4], &[1]).is_some());
-        assert!(View::new(&bytes, Dtype::F32, &[5], &[1]).is_none());
-        assert!(View::new(&bytes, Dtype::F32, &[2, 2], &[3, 1]).is_none());
-        assert!(View::new(&bytes, Dtype::F32, &[usize::MAX, 2], &[0, 1]).is_none());
-        assert!(View::new(&bytes, Dtype::I64, &[1], &[1]).is_none());
-        let v = View::new(&bytes, Dtype::F32, &[2, 2], &[2, 1]).unwrap();
+        assert!(Strided::new(&bytes, Dtype::F32, &[4], &[1]).is_some());
+        assert!(Strided::new(&bytes, Dtype::F32, &[5], &[1]).is_none());
+        assert!(Strided::new(&bytes, Dtype::F32, &[2, 2], &[3, 1]).is_none());
+        assert!(Strided::new(&bytes, Dtype::F32, &[usize::MAX, 2], &[0, 1]).is_none());
+        assert!(Strided::new(&bytes, Dtype::I64, &[1], &[1]).is_none());
+        let v = Strided::new(&bytes, Dtype::F32, &[2, 2], &[2, 1]).unwrap();
         assert!(v.clone().by(&Axes { split: vec![2, 3], order: vec![] }).is_none());
         assert!(v.clone().by(&Axes { split: vec![3, 2], order: vec![] }).is_none());
         assert!(v.clone().by(&Axes::order(&[0, 0])).is_none());

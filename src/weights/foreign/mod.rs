@@ -50,6 +50,79 @@ pub enum Format {
     Npz,
 }
 
+impl Format {
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Safetensors => "safetensors",
+            Format::TorchZip => "PyTorch zip",
+            Format::TorchLegacy => "PyTorch legacy stream",
+            Format::Hdf5 => "Keras HDF5",
+            Format::Keras => "Keras zip",
+            Format::Caffe => "caffemodel",
+            Format::Onnx => "ONNX",
+            Format::Npz => "npz",
+        }
+    }
+}
+
+/// First bytes of files that are no weights, and what they are.
+const NOT_WEIGHTS: [(&[u8], &str); 6] = [
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself"),
+    (b"<", "a web page or XML"),
+    (b"\x1f\x8b", "a gzip archive: unpack it first"),
+    (b"BZh", "a bzip2 archive: unpack it first"),
+    (b"\xfd7zXZ", "an xz archive: unpack it first"),
+    (b"\x93NUMPY", "a single NumPy array, not the archive of a network's"),
+];
+
+/// What a file is, from its first bytes and, for archives, the names inside.
+pub fn sniff(bytes: &[u8]) -> Result<Format, Fault> {
+    if let Some((_, what)) = NOT_WEIGHTS.iter().find(|k| bytes.starts_with(k.0)) {
+        return Err(Fault::at(0, format!("not a weight file but {what}")));
+    }
+    if bytes.starts_with(b"PK\x03\x04") {
+        let names = zip::entries(bytes)?;
+        let any = |end: &str| names.iter().any(|e| e.name.ends_with(end));
+        return match (any("data.pkl"), any(".weights.h5"), any(".npy")) {
+            (true, false, _) => Ok(Format::TorchZip),
+            (false, true, _) => Ok(Format::Keras),
+            (false, false, true) => Ok(Format::Npz),
+            _ => Err(Fault::at(0, "a zip archive, but neither of PyTorch nor of Keras nor of NumPy")),
+        };
+    }
+    if torch::is_legacy(bytes) {
+        return Ok(Format::TorchLegacy);
+    }
+    if hdf5::is_hdf5(bytes) {
+        return Ok(Format::Hdf5);
+    }
+    if bytes.get(8) == Some(&b'{') {
+        return Ok(Format::Safetensors);
+    }
+    if bytes.first() == Some(&0x80) {
+        return Err(Fault::at(0, "a pickle that torch.save did not write"));
+    }
+    if onnx::is_onnx(bytes) {
+        return Ok(Format::Onnx);
+    }
+    if caffe::is_caffe(bytes) {
+        return Ok(Format::Caffe);
+    }
+    Err(Fault::at(0, "neither safetensors, PyTorch, Keras, Caffe, ONNX nor npz"))
+}
+
+/// Takes a file of that format apart. Safetensors have a parser of their own ([`super::header`]).
+pub fn read(format: Format, bytes: &[u8]) -> Result<Archive, Fault> {
+    match format {
+        Format::Safetensors => Err(Fault::at(0, "is read by its own parser")),
+        Format::TorchZip | Format::TorchLegacy => torch::read(bytes),
+        Format::Hdf5 | Format::Keras => keras::read(bytes),
+        Format::Caffe => caffe::read(bytes),
+        Format::Onnx => onnx::read(bytes),
+        Format::Npz => npy::read(bytes),
+    }
+}
+
 /// A file taken apart: its arrays, in the writer's order, and what it says about itself.
 #[derive(Debug)]
 pub struct Archive {

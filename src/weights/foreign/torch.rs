@@ -31,6 +31,12 @@ const MAX_PICKLE: usize = 16 << 20;
 /// What `DataParallel` puts before every name.
 const PARALLEL: &str = "module.";
 
+/// Whether this is the stream: a protocol and the magic number, as an integer of ten bytes.
+pub fn is_legacy(bytes: &[u8]) -> bool {
+    let head = bytes.get(..14).unwrap_or(&[]);
+    head.first() == Some(&0x80) && head.get(2..4) == Some(&[0x8a, MAGIC.len() as u8]) && head.ends_with(&MAGIC)
+}
+
 /// Both containers. Peak memory is that of the pickle's values, at most some 64 MiB.
 pub fn read(bytes: &[u8]) -> Result<Archive, Fault> {
     if bytes.starts_with(b"PK\x03\x04") { archive(bytes) } else { stream(bytes) }

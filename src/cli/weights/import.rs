@@ -1,0 +1,302 @@
+//! `weights import`: a published weight file becomes one of ours, once.
+
+use crate::bundled;
+use crate::cli::flags::TOWER;
+use crate::cli::output::{self, clean};
+use crate::cli::{Bar, command_line};
+use crate::error::{Error, Result};
+use crate::graph::Graph;
+use crate::models::{self, Base, Size, Tower};
+use crate::nn::{Mode, Net};
+use crate::preprocess::{PRESETS, Preprocess};
+use crate::shape::{DType, Type};
+use crate::train::first_layer::{self, ACTIVATIONS, LAYER, Statistics};
+use crate::weights::PREPROCESS;
+use crate::weights::import::{Foreign, Norm, SOURCE_SHA256};
+use crate::weights::names::Lineage;
+use clap::Args;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+#[derive(Args)]
+pub struct Command {
+    /// safetensors, .pth, .h5, .weights.h5, .keras, .caffemodel, .onnx or .npz: told by its content.
+    file: PathBuf,
+    /// What it is: vgg16, vgg19, vgg16-bn, vgg19-bn, vgg16-places365, vgg16-hybrid1365, vgg19-fer2013, or any network
+    /// of `deep-affect plan`.
+    #[arg(long = "as", value_name = "NETWORK")]
+    network: String,
+    /// The file to write.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// How its pictures were prepared, where the file and its origin do not say: keras, torch, caffe, ...
+    #[arg(long, value_name = "PRESET")]
+    preprocess: Option<String>,
+    /// Make batch norm a part of the convolutions.
+    #[arg(long)]
+    fold_batch_norm: bool,
+    /// Names of the classes, one a line, in the order of the outputs.
+    #[arg(long, value_name = "FILE")]
+    classes: Option<PathBuf>,
+    /// Terms of the weights, to be kept in the header; known origins bring theirs.
+    #[arg(long, value_name = "TEXT")]
+    licence: Option<String>,
+    /// One JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Networks that people hold under a name of their own.
+struct Known {
+    name: &'static str,
+    base: Base,
+    /// Probability to keep a unit of the hidden dense layers in training.
+    keep: f32,
+    /// L2 penalty on the convolutions.
+    l2: f32,
+    /// Side of its pictures in pixels where it is not 224.
+    image: Option<usize>,
+    /// Prepared so, whoever wrote the file.
+    preset: Option<&'static str>,
+    /// The published file has batch norm that the tower does without.
+    fold: bool,
+    /// Names of its classes, by the set's.
+    classes: &'static str,
+}
+
+const KNOWN: [Known; 7] = [
+    known("vgg16", Base::Vgg16, "imagenet"),
+    known("vgg19", Base::Vgg19, "imagenet"),
+    known("vgg16-bn", Base::Vgg16Bn, "imagenet"),
+    known("vgg19-bn", Base::Vgg19Bn, "imagenet"),
+    // Its Keras model trains with L2 0.0002 on the convolutions and dropout.
+    Known { keep: 0.5, l2: 2e-4, ..known("vgg16-places365", Base::Vgg16, "places365") },
+    Known { keep: 0.5, l2: 2e-4, ..known("vgg16-hybrid1365", Base::Vgg16, "hybrid1365") },
+    // WuJie1010/Facial-Expression-Recognition.Pytorch: 48x48 grey faces, a crop of 44, no mean and no deviation.
+    Known {
+        image: Some(44),
+        preset: Some("fer2013"),
+        fold: true,
+        ..known("vgg19-fer2013", Base::Vgg19, "fer2013")
+    },
+];
+
+const fn known(name: &'static str, base: Base, classes: &'static str) -> Known {
+    Known { name, base, keep: 1.0, l2: 0.0, image: None, preset: None, fold: false, classes }
+}
+
+/// Terms under which a lineage's published weights stand, as their authors state them.
+fn licence(lineage: Lineage, network: &str) -> &'static str {
+    match (lineage, network) {
+        (Lineage::Torchvision | Lineage::Timm, "vgg16" | "vgg19" | "vgg16-bn" | "vgg19-bn") => "BSD-3-Clause (torchvision)",
+        (Lineage::Keras | Lineage::Caffe | Lineage::Tensorflow, "vgg16" | "vgg19") => "CC BY 4.0 (Oxford VGG)",
+        (Lineage::Caffe, "vgg16-places365" | "vgg16-hybrid1365") => "CC BY (MIT CSAIL, Places365)",
+        (Lineage::Keras, "vgg16-places365" | "vgg16-hybrid1365") => "GPL-3.0 if it is the published Keras port of Places365",
+        _ => "unknown: ask whoever published the file",
+    }
+}
+
+impl Command {
+    pub fn run(self) -> Result<()> {
+        let start = Instant::now();
+        let foreign = Foreign::open(&self.file)?;
+        let lineage = foreign.kind().lineage;
+        if lineage == Lineage::Ours {
+            return Err(Error::file(&self.file, "is a file of this program already").fix("use it as it is"));
+        }
+        let known = KNOWN.iter().find(|k| k.name == self.network);
+        let fold = self.fold_batch_norm || known.is_some_and(|k| k.fold);
+        let norm = if fold { Norm::Fold { eps: if lineage == Lineage::Keras { 1e-3 } else { 1e-5 } } } else { Norm::Keep };
+        let preprocess = self.preprocess(&foreign, known)?;
+        let mut metadata = BTreeMap::from([
+            (PREPROCESS.to_string(), json(&preprocess)),
+            ("network".to_string(), self.network.clone()),
+            ("made_by".to_string(), command_line()),
+            ("licence".to_string(), self.licence.clone().unwrap_or_else(|| licence(lineage, &self.network).into())),
+        ]);
+        let wanted = match known {
+            Some(known) => {
+                let tower = tower(&foreign, known, preprocess.clone());
+                metadata.insert(TOWER.into(), json(&tower));
+                wanted_of_tower(&tower)
+            }
+            None => wanted_of_network(&foreign, &self.network)?,
+        };
+        self.suggest_folding(&foreign, norm)?;
+        foreign.check(&wanted, norm)?;
+        if let Some(names) = self.class_names(&foreign, known)? {
+            metadata.insert("classes".into(), json(&names));
+        }
+        if let Some(expected) = self.expected(&foreign, known, norm, &preprocess)? {
+            metadata.insert(ACTIVATIONS.into(), json(&expected));
+        }
+        let digest = foreign.write(&self.out, &wanted, norm, &metadata, &Bar::new())?;
+        self.report(&foreign, &wanted, &metadata, &digest, start.elapsed().as_secs_f64())
+    }
+
+    /// The flag, else what the file or its origin says; never a guess.
+    fn preprocess(&self, foreign: &Foreign, known: Option<&Known>) -> Result<Preprocess> {
+        if let Some(name) = &self.preprocess {
+            return Preprocess::preset(name);
+        }
+        if let Some(preset) = known.and_then(|k| k.preset) {
+            return Preprocess::preset(preset);
+        }
+        let places = self.network.starts_with("vgg16-places") || self.network.starts_with("vgg16-hybrid");
+        if places && foreign.kind().lineage == Lineage::Caffe {
+            return Preprocess::preset("caffe-places");
+        }
+        let stated = if places { None } else { foreign.preprocess()? };
+        stated.ok_or_else(|| {
+            let names = PRESETS.map(|p| p.0).join(", ");
+            let why = if places { ": published ports of Places365 contradict each other" } else { "" };
+            Error::file(&self.file, format!("does not say how its pictures were prepared{why}"))
+                .fix(format!("add --preprocess with one of {names}"))
+        })
+    }
+
+    /// What the first layer gives for photographs that are prepared as the origin of the weights prescribes. Warns if
+    /// that is far from what it gives for photographs prepared as `--preprocess` asks.
+    fn expected(&self, foreign: &Foreign, known: Option<&Known>, norm: Norm, p: &Preprocess) -> Result<Option<Statistics>> {
+        let [weight, bias] = ["weight", "bias"].map(|part| format!("{LAYER}.{part}"));
+        if foreign.shape(&weight).is_none() {
+            return Ok(None);
+        }
+        let (weight, bias) = (foreign.parameter(&weight, norm)?, foreign.parameter(&bias, norm)?);
+        let pictures = first_layer::reference_pictures();
+        let of = |p: &Preprocess| {
+            Statistics::of(&weight, &bias, p, pictures.iter().map(|x| &x[..]), first_layer::SIDE)
+        };
+        let origin = match known.and_then(|k| k.preset) {
+            Some(preset) => Some(Preprocess::preset(preset)?),
+            None => foreign.preprocess()?,
+        };
+        let expected = of(origin.as_ref().unwrap_or(p));
+        if let (Some(expected), Some(seen)) = (expected, of(p))
+            && let Some(complaint) = expected.complaint(&seen)
+        {
+            eprintln!("warning: --preprocess {}: {complaint}", p.name());
+        }
+        Ok(expected)
+    }
+
+    /// Batch norm that a plain network has no place for.
+    fn suggest_folding(&self, foreign: &Foreign, norm: Norm) -> Result<()> {
+        let has = foreign.arrays().any(|(_, s)| s.ours.starts_with("norm"));
+        if has && norm == Norm::Keep && KNOWN.iter().any(|k| k.name == self.network && !k.base.norm()) {
+            return Err(Error::file(&self.file, format!("has batch norm, which {} has not", self.network))
+                .fix(format!("import it --as {}-bn, or add --fold-batch-norm", self.network)));
+        }
+        Ok(())
+    }
+
+    /// As many names as outputs: the user's, else the published ones where the count is theirs.
+    fn class_names(&self, foreign: &Foreign, known: Option<&Known>) -> Result<Option<Vec<String>>> {
+        let count = foreign.kind().classes;
+        let Some(path) = &self.classes else {
+            let names = known.and_then(|k| bundled::classes(k.classes)).filter(|n| Some(n.len()) == count);
+            return Ok(names.map(|n| n.into_iter().map(String::from).collect()));
+        };
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read the class names", e))?;
+        let names: Vec<String> = text.lines().map(|l| l.trim().to_string()).filter(|l| !l.is_empty()).collect();
+        if Some(names.len()) != count {
+            let problem = format!("{} names for {} classes", names.len(), count.unwrap_or(0));
+            return Err(Error::file(path, problem).fix("write one name a line, in the order of the network's outputs"));
+        }
+        Ok(Some(names))
+    }
+
+    fn report(
+        &self,
+        foreign: &Foreign,
+        wanted: &[(String, Vec<usize>)],
+        metadata: &BTreeMap<String, String>,
+        digest: &str,
+        seconds: f64,
+    ) -> Result<()> {
+        let written: Vec<_> = wanted.iter().filter(|w| foreign.shape(&w.0).is_some()).collect();
+        let parameters: usize = written.iter().map(|w| w.1.iter().product::<usize>()).sum();
+        let preset = serde_json::from_str::<Preprocess>(&metadata[PREPROCESS]).map_or("custom", |p| p.name());
+        if self.json {
+            let value = json!({
+                "file": self.file.display().to_string(),
+                "out": self.out.display().to_string(),
+                "format": foreign.format().name(),
+                "kind": foreign.kind().describe(),
+                "network": self.network,
+                "tensors": written.len(),
+                "parameters": parameters,
+                "preprocess": preset,
+                "licence": metadata["licence"],
+                (SOURCE_SHA256): digest,
+                "source_bytes": foreign.len(),
+                "seconds": seconds,
+            });
+            return output::print(&format!("{value:#}\n"));
+        }
+        let rate = foreign.len() as f64 / 1e6 / seconds;
+        output::print(&format!(
+            "{}: {}, {} ({} tensors, {parameters} parameters)\npreprocessing: {preset}\nlicence: {}\nsha256: {digest}\n\
+             wrote {} in {seconds:.2} s ({rate:.0} MB/s)\n",
+            clean(&self.file.display().to_string()),
+            foreign.format().name(),
+            foreign.kind().describe(),
+            written.len(),
+            clean(&metadata["licence"]),
+            clean(&self.out.display().to_string()),
+        ))
+    }
+}
+
+fn json(x: &impl serde::Serialize) -> String {
+    serde_json::to_string(x).expect("plain data")
+}
+
+/// The tower that the file's dense layers make of a base.
+fn tower(foreign: &Foreign, known: &Known, preprocess: Preprocess) -> Tower {
+    let rows = |i: usize| foreign.shape(&format!("fc{i}.weight")).and_then(|s| s.first().copied());
+    let mut dense: Vec<usize> = (1..).map_while(rows).collect();
+    // Without a classifier the published one is described: its layers will be drawn, or are not used.
+    let classes = dense.pop().unwrap_or_else(|| {
+        dense = vec![4096, 4096];
+        1000
+    });
+    Tower {
+        name: known.name.into(),
+        base: known.base,
+        width: 1,
+        dense,
+        classes,
+        keep: known.keep,
+        l2: known.l2,
+        preprocess,
+        image: known.image,
+    }
+}
+
+/// Names and shapes of a tower's parameters.
+fn wanted_of_tower(tower: &Tower) -> Vec<(String, Vec<usize>)> {
+    let side = tower.image.unwrap_or(224);
+    let scope = format!("{}.", tower.name);
+    let wanted = wanted(side, |net, x| tower.logits(net, x));
+    wanted.into_iter().filter_map(|(n, s)| Some((n.strip_prefix(&scope)?.to_string(), s))).collect()
+}
+
+fn wanted_of_network(foreign: &Foreign, name: &str) -> Result<Vec<(String, Vec<usize>)>> {
+    let Ok(network) = models::find(name) else {
+        let known: Vec<_> = KNOWN.iter().map(|k| k.name).collect();
+        return Err(Error::usage(format!("unknown network `{name}`"))
+            .fix(format!("choose one of {}, {}", known.join(", "), models::names())));
+    };
+    let outputs = foreign.kind().classes.unwrap_or(network.outputs);
+    Ok(wanted(network.image, |net, x| (network.build)(net, x, Size { width: 1, outputs })))
+}
+
+fn wanted(side: usize, build: impl FnOnce(&mut Net, crate::graph::Value) -> crate::graph::Value) -> Vec<(String, Vec<usize>)> {
+    let mut g = Graph::default();
+    let x = g.input("image", Type::new(DType::F32, &[1, side, side, 3]));
+    build(&mut Net::new(&mut g, Mode::Eval), x);
+    g.stored().map(|v| (g.name(v).to_string(), g.dims(v).to_vec())).collect()
+}

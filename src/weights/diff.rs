@@ -1,0 +1,116 @@
+/*! Which tensors of two weight files differ, and by how much, whoever wrote them: where both are known networks, names
+and layouts are ours first, so that a torchvision file and what was imported from it are equal. */
+
+use super::import::Foreign;
+use super::strided::Strided;
+use crate::error::Result;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// One tensor of either file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// Under our name where it has one.
+    pub name: String,
+    pub what: Difference,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Difference {
+    OnlyFirst,
+    OnlySecond,
+    Shapes(Vec<usize>, Vec<usize>),
+    /// Element types that weights do not have: not compared.
+    NoNumbers,
+    /// Over all elements; two NaN are equal.
+    Values {
+        elements: usize,
+        unequal: usize,
+        /// Largest |a - b|; NaN where one of the two is NaN.
+        largest: f64,
+        /// Root of the mean of (a - b)^2 over that of a^2.
+        relative: f64,
+    },
+}
+
+impl Difference {
+    pub fn equal(&self) -> bool {
+        matches!(self, Difference::Values { unequal: 0, .. })
+    }
+}
+
+/// Compares every tensor of both files, sorted by name.
+pub fn diff(a: impl AsRef<Path>, b: impl AsRef<Path>) -> Result<Vec<Row>> {
+    let (a, b) = (Foreign::open(a)?, Foreign::open(b)?);
+    let by_name = |f: &Foreign| -> BTreeMap<String, usize> {
+        f.arrays().enumerate().map(|(i, (_, source))| (source.ours.clone(), i)).collect()
+    };
+    let (mine, theirs) = (by_name(&a), by_name(&b));
+    let mut rows = vec![];
+    for (name, &i) in &mine {
+        let what = match theirs.get(name) {
+            Some(&j) => compare(&a, i, &b, j)?,
+            None => Difference::OnlyFirst,
+        };
+        rows.push(Row { name: name.clone(), what });
+    }
+    let second = theirs.keys().filter(|n| !mine.contains_key(*n));
+    rows.extend(second.map(|n| Row { name: n.clone(), what: Difference::OnlySecond }));
+    rows.sort_by(|x, y| x.name.cmp(&y.name));
+    Ok(rows)
+}
+
+/// Values held at a time of each file.
+const ROWS: usize = 1 << 20;
+
+fn compare(a: &Foreign, i: usize, b: &Foreign, j: usize) -> Result<Difference> {
+    let one = |f: &Foreign, i: usize| {
+        f.arrays().nth(i).map(|(x, s)| (x.dtype, s.shape.clone())).expect("an index of its own")
+    };
+    let ((da, sa), (db, sb)) = (one(a, i), one(b, j));
+    if sa != sb {
+        return Ok(Difference::Shapes(sa, sb));
+    }
+    if !is_float(da) || !is_float(db) {
+        return Ok(Difference::NoNumbers);
+    }
+    let (x, sx) = a.arrays().nth(i).expect("an index of its own");
+    let (y, sy) = b.arrays().nth(j).expect("an index of its own");
+    a.view(x, &sx.axes, |x| b.view(y, &sy.axes, |y| values(&x, &y)))?
+}
+
+fn is_float(t: safetensors::Dtype) -> bool {
+    use safetensors::Dtype as D;
+    matches!(t, D::F16 | D::BF16 | D::F32 | D::F64)
+}
+
+/// Both have the same shape.
+fn values(x: &Strided, y: &Strided) -> Difference {
+    let (mut unequal, mut largest, mut square, mut scale) = (0, 0.0f64, 0.0, 0.0);
+    let row = x.numel().checked_div(x.shape().first().copied().unwrap_or(1)).unwrap_or(0);
+    let step = (ROWS / row.max(1)).max(1);
+    let rows = x.shape().first().copied().unwrap_or(1);
+    let (mut p, mut q) = (vec![], vec![]);
+    for first in (0..if row == 0 { 0 } else { rows }).step_by(step) {
+        let n = step.min(rows - first);
+        let read = |v: &Strided, out: &mut Vec<f32>| {
+            out.resize(n * row, 0.0);
+            if v.shape().is_empty() { v.read(out) } else { v.rows(first, n).read(out) }
+        };
+        read(x, &mut p);
+        read(y, &mut q);
+        for (&a, &b) in p.iter().zip(&q) {
+            scale += f64::from(a) * f64::from(a);
+            if a == b || (a.is_nan() && b.is_nan()) {
+                continue;
+            }
+            unequal += 1;
+            let d = f64::from(a) - f64::from(b);
+            square += d * d;
+            // NaN stays once it is there.
+            largest = if largest.is_nan() || d.is_nan() { f64::NAN } else { largest.max(d.abs()) };
+        }
+    }
+    let relative = if unequal == 0 { 0.0 } else { (square / scale).sqrt() };
+    Difference::Values { elements: x.numel(), unequal, largest, relative }
+}

@@ -1,0 +1,335 @@
+/*! Import once, map for ever: reads a file of another program and writes one of ours. The foreign file is mapped, each
+tensor is seen in our layout ([`super::strided`]) and streamed out a few rows at a time, so that the peak of memory is the
+file and a few megabytes. What is written has been looked at: every value is finite, every shape is the network's. */
+
+use super::LAYOUT;
+use super::foreign::{self, Archive, Array, Format, Place};
+use super::header::{self, shape as show};
+use super::mapping::Mapping;
+use super::names::{Kind, Source, recognise};
+use super::stated;
+use super::strided::{Axes, Strided};
+use super::tower::{Allow, Matched};
+use super::write::{Entry, write};
+use crate::error::{Error, Result};
+use crate::preprocess::Preprocess;
+use crate::progress::Progress;
+use safetensors::Dtype;
+use sha2::{Digest, Sha256};
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+/// A file of any format, mapped, and what its tensors are called here.
+pub struct Foreign {
+    mapping: Mapping,
+    archive: Archive,
+    kind: Kind,
+    /// In the writer's order.
+    sources: Vec<Source>,
+}
+
+/// What becomes of batch norm behind a convolution.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Norm {
+    /// It stays a layer of its own.
+    Keep,
+    /// It becomes part of the convolution: `w γ/√(σ²+ε)`, `(b-μ) γ/√(σ²+ε) + β`.
+    Fold { eps: f64 },
+}
+
+/// Metadata keys that an import writes: where the weights came from.
+pub const SOURCE_FORMAT: &str = "source_format";
+/// SHA-256 of the whole foreign file, in hexadecimal.
+pub const SOURCE_SHA256: &str = "source_sha256";
+
+impl Foreign {
+    /// Maps `path` and takes it apart, whatever its name ends in.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let mapping = Mapping::open(path.as_ref())?;
+        let (path, bytes) = (mapping.path(), mapping.bytes());
+        let archive = match foreign::sniff(bytes) {
+            Ok(Format::Safetensors) => of_safetensors(header::parse(path, bytes)?),
+            Ok(format) => foreign::read(format, bytes).map_err(|f| f.error(path))?,
+            Err(fault) => return Err(fault.error(path)),
+        };
+        let listed: Vec<(&str, &[usize])> = archive.arrays.iter().map(|a| (&a.name[..], &a.shape[..])).collect();
+        let (kind, sources) = recognise(&listed, &archive.notes);
+        Ok(Self { mapping, archive, kind, sources })
+    }
+
+    pub fn path(&self) -> &Path {
+        self.mapping.path()
+    }
+
+    /// Length of the file in bytes.
+    pub fn len(&self) -> usize {
+        self.mapping.bytes().len()
+    }
+
+    /// Never: an empty file is not opened.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn format(&self) -> Format {
+        self.archive.format
+    }
+
+    pub fn kind(&self) -> &Kind {
+        &self.kind
+    }
+
+    /// What the file says about itself.
+    pub fn notes(&self) -> &BTreeMap<String, String> {
+        &self.archive.notes
+    }
+
+    /// Every array as the writer named it, and under our name.
+    pub fn arrays(&self) -> impl ExactSizeIterator<Item = (&Array, &Source)> {
+        self.archive.arrays.iter().zip(&self.sources)
+    }
+
+    /// Shape of a parameter of ours, in our layout.
+    pub fn shape(&self, ours: &str) -> Option<&[usize]> {
+        self.sources.iter().find(|s| s.ours == ours).map(|s| &s.shape[..])
+    }
+
+    /// How its pictures were prepared: what it states, else what its lineage implies, else None.
+    pub fn preprocess(&self) -> Result<Option<Preprocess>> {
+        stated::preprocess(self.path(), &self.archive.notes, &self.kind)
+    }
+
+    /// Calls `f` with an array in our layout; packed ones are unpacked for as long as that takes.
+    pub fn view<T>(&self, array: &Array, axes: &Axes, f: impl FnOnce(Strided) -> T) -> Result<T> {
+        self.mapping.unchanged()?;
+        let refuse = |problem: String| {
+            Err(Error::file(self.path(), problem).at(format!("tensor `{}`", array.name)).fix("save it as float32"))
+        };
+        let bytes = self.bytes(array)?;
+        let Some(view) = Strided::new(&bytes, array.dtype, &array.shape, &array.strides) else {
+            return refuse(format!("{} values are no weights: F32, F16, BF16 and F64 are", array.dtype));
+        };
+        match view.by(axes) {
+            Some(view) => Ok(f(view)),
+            None => refuse(format!("its shape {} is no layer's", show(&array.shape))),
+        }
+    }
+
+    fn bytes(&self, array: &Array) -> Result<Cow<'_, [u8]>> {
+        let all = self.mapping.bytes();
+        match &array.place {
+            Place::Mapped(r) => Ok(Cow::Borrowed(&all[r.clone()])),
+            Place::Packed(n, unpack) => match unpack(all).map_err(|f| f.error(self.path()))? {
+                b if b.len() == *n => Ok(Cow::Owned(b)),
+                b => Err(Error::file(self.path(), format!("{} bytes unpacked, {n} announced", b.len()))
+                    .at(format!("tensor `{}`", array.name))
+                    .fix("fetch the file again")),
+            },
+        }
+    }
+
+    fn find(&self, ours: &str) -> Result<(&Array, &Source)> {
+        self.arrays().find(|a| a.1.ours == ours).ok_or_else(|| {
+            Error::file(self.path(), format!("no tensor for parameter `{ours}`"))
+                .fix("`deep-affect weights inspect` lists what the file holds")
+        })
+    }
+
+    /// All values of a small parameter as [`Foreign::write`] writes them.
+    pub fn parameter(&self, ours: &str, norm: Norm) -> Result<Vec<f32>> {
+        let scales = self.scales(norm)?;
+        let mut out = vec![];
+        match ours.strip_suffix(".bias").and_then(|l| scales.get(l)) {
+            Some(folded) => return Ok(folded.bias.clone()),
+            None => self.stream(ours, &scales, &mut out)?.map_err(|e| Error::io(self.path(), "read the weights", e))?,
+        }
+        Ok(bytemuck::pod_collect_to_vec(&out))
+    }
+
+    /// All values of a small parameter as the file has them.
+    fn values(&self, ours: &str) -> Result<Vec<f32>> {
+        let (array, source) = self.find(ours)?;
+        let values = self.view(array, &source.axes, |v| {
+            let mut out = vec![0.0; v.numel()];
+            v.read(&mut out);
+            out
+        })?;
+        match values.iter().all(|x| x.is_finite()) {
+            true => Ok(values),
+            false => Err(not_finite(self.path(), array)),
+        }
+    }
+
+    /// Fails unless the file gives exactly what a network wants: `wanted` are our names and shapes. The dense layers may
+    /// all be missing (a file without its classifier); counters that nothing computes with may be there.
+    pub fn check(&self, wanted: &[(String, Vec<usize>)], norm: Norm) -> Result<()> {
+        if let Some(trouble) = &self.kind.trouble {
+            return Err(Error::file(self.path(), trouble));
+        }
+        let used = self.sources.iter().filter(|s| {
+            let folded = matches!(norm, Norm::Fold { .. }) && s.ours.starts_with("norm");
+            !folded && !s.ours.ends_with(".num_batches_tracked")
+        });
+        let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
+        for s in used.clone() {
+            if let Some(first) = seen.insert(&s.ours, &s.theirs) {
+                let problem = format!("`{first}` and `{}` are both {}", s.theirs, s.ours);
+                return Err(Error::file(self.path(), problem).fix("remove one of them"));
+            }
+        }
+        let have = used.map(|s| (s.ours.clone(), s.shape.clone()));
+        let dense = |name: &str| name.starts_with("fc");
+        let top = self.sources.iter().any(|s| dense(&s.ours));
+        let wanted: Vec<_> = wanted.iter().filter(|w| top || !dense(&w.0)).cloned().collect();
+        Matched::new(self.path(), &self.kind, have, &wanted).require(Allow::default())
+    }
+
+    /// Writes `out`: the wanted parameters in our layout as float32, `metadata` and where it all came from. Call
+    /// [`Foreign::check`] first. Returns the SHA-256 of the foreign file.
+    pub fn write(
+        &self,
+        out: &Path,
+        wanted: &[(String, Vec<usize>)],
+        norm: Norm,
+        metadata: &BTreeMap<String, String>,
+        progress: &dyn Progress,
+    ) -> Result<String> {
+        let wanted: Vec<_> = wanted.iter().filter(|w| self.shape(&w.0).is_some() || self.folded(&w.0, norm)).collect();
+        progress.start("import", wanted.len() as u64 + 1);
+        let digest: String = Sha256::digest(self.mapping.bytes()).iter().map(|b| format!("{b:02x}")).collect();
+        progress.inc();
+        // The writer knows only input and output errors: what is wrong with the foreign file waits here.
+        let blame: RefCell<Option<Error>> = RefCell::default();
+        let scales = self.scales(norm)?;
+        let stream = |name: &str| {
+            let (name, blame, scales) = (name.to_string(), &blame, &scales);
+            move |w: &mut dyn io::Write| -> io::Result<()> {
+                let told = |e: Error| {
+                    *blame.borrow_mut() = Some(e);
+                    io::Error::other("the foreign file is to blame")
+                };
+                let done = match name.strip_suffix(".bias").and_then(|l| scales.get(l)) {
+                    Some(folded) => w.write_all(bytemuck::cast_slice(&folded.bias)),
+                    None => self.stream(&name, scales, w).map_err(&told)?,
+                };
+                progress.inc();
+                done
+            }
+        };
+        let streams: Vec<_> = wanted.iter().map(|w| stream(&w.0)).collect();
+        let entries: Vec<Entry> =
+            wanted.iter().zip(&streams).map(|(w, s)| Entry::stream(&w.0, Dtype::F32, &w.1, s)).collect();
+        let mut metadata = metadata.clone();
+        metadata.insert(LAYOUT.into(), "KRSC".into());
+        metadata.insert(SOURCE_FORMAT.into(), self.format().name().into());
+        metadata.insert(SOURCE_SHA256.into(), digest.clone());
+        let written = write(out, &metadata, &entries);
+        progress.done();
+        drop(entries);
+        drop(streams);
+        match blame.into_inner() {
+            Some(e) => Err(e),
+            None => written.map(|()| digest),
+        }
+    }
+
+    /// A bias that only folding makes.
+    fn folded(&self, name: &str, norm: Norm) -> bool {
+        let norm_of = name.strip_prefix("conv").and_then(|l| l.strip_suffix(".bias")).map(|l| format!("norm{l}.bias"));
+        matches!(norm, Norm::Fold { .. }) && norm_of.is_some_and(|n| self.shape(&n).is_some())
+    }
+
+    /// One tensor. The outer error is the foreign file's.
+    fn stream(&self, name: &str, scales: &BTreeMap<String, Folded>, w: &mut dyn io::Write) -> Result<io::Result<()>> {
+        let (array, source) = self.find(name)?;
+        let scale = name.strip_suffix(".weight").and_then(|l| scales.get(l));
+        let mut finite = true;
+        let written = self.view(array, &source.axes, |view| {
+            view.write(w, |first, block| {
+                if let Some(folded) = scale {
+                    let row = source.shape[1..].iter().product::<usize>().max(1);
+                    for (row, s) in block.chunks_mut(row).zip(&folded.scale[first..]) {
+                        row.iter_mut().for_each(|x| *x = (f64::from(*x) * s) as f32);
+                    }
+                }
+                finite &= block.iter().fold(true, |ok, x| ok & x.is_finite());
+                if finite { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+            })
+        })?;
+        if finite { Ok(written) } else { Err(not_finite(self.path(), array)) }
+    }
+
+    /// By convolution: what folding its batch norm does to each filter.
+    fn scales(&self, norm: Norm) -> Result<BTreeMap<String, Folded>> {
+        let mut all = BTreeMap::new();
+        let Norm::Fold { eps } = norm else { return Ok(all) };
+        for s in &self.sources {
+            let Some(layer) = s.ours.strip_prefix("norm").and_then(|n| n.strip_suffix(".running_var")) else {
+                continue;
+            };
+            let [var, mean, gamma, beta] = ["running_var", "running_mean", "weight", "bias"]
+                .map(|part| self.values(&format!("norm{layer}.{part}")));
+            let (var, mean, gamma, beta) = (var?, mean?, gamma?, beta?);
+            let conv = format!("conv{layer}");
+            let bias = match self.shape(&format!("{conv}.bias")) {
+                Some(_) => self.values(&format!("{conv}.bias"))?,
+                None => vec![0.0; var.len()],
+            };
+            let filters = self.shape(&format!("{conv}.weight")).and_then(|s| s.first().copied());
+            if [mean.len(), gamma.len(), beta.len(), bias.len()].iter().any(|n| *n != var.len())
+                || filters != Some(var.len())
+            {
+                return Err(Error::file(
+                    self.path(),
+                    format!("the batch norm behind `{conv}` has not one value a filter"),
+                )
+                .at(format!("tensor `{}`", s.theirs))
+                .fix("give the file of the same network"));
+            }
+            let scale: Vec<f64> =
+                var.iter().zip(&gamma).map(|(v, g)| f64::from(*g) / (f64::from(*v) + eps).sqrt()).collect();
+            let bias = (0..var.len()).map(|k| {
+                let shifted = f64::from(bias[k]) - f64::from(mean[k]);
+                (shifted * scale[k] + f64::from(beta[k])) as f32
+            });
+            let bias: Vec<f32> = bias.collect();
+            if !scale.iter().all(|s| s.is_finite()) || !bias.iter().all(|b| b.is_finite()) {
+                return Err(Error::file(self.path(), format!("folding the batch norm behind `{conv}` overflows"))
+                    .at(format!("tensor `{}`", s.theirs))
+                    .fix("its variance is not positive: fetch the file again"));
+            }
+            all.insert(conv, Folded { scale, bias });
+        }
+        Ok(all)
+    }
+}
+
+/// A convolution's filters are multiplied by `scale` and get `bias`.
+struct Folded {
+    scale: Vec<f64>,
+    bias: Vec<f32>,
+}
+
+fn not_finite(path: &Path, array: &Array) -> Error {
+    Error::file(path, "has NaN or infinite values")
+        .at(format!("tensor `{}`", array.name))
+        .fix("use a file whose weights were trained to the end; some distributions fill the classifier with NaN")
+}
+
+fn of_safetensors(header: header::Header) -> Archive {
+    let array = |t: header::Info| Array {
+        strides: foreign::row_major(&t.shape),
+        name: t.name,
+        dtype: t.dtype,
+        shape: t.shape,
+        place: Place::Mapped(t.range),
+    };
+    Archive {
+        format: Format::Safetensors,
+        arrays: header.tensors.into_iter().map(array).collect(),
+        notes: header.metadata,
+    }
+}
