@@ -226,9 +226,9 @@ fn bad_models() {
     put(&dir, "cut.safetensors", &model()[..model().len() - 100]);
     put(&dir, "tiny.safetensors", "abc");
     put(&dir, "text.safetensors", "hello, these are no weights at all");
-    for command in ["predict", "evaluate", "inspect"] {
+    for command in ["predict", "evaluate", "weights"] {
         let with = |file: &'static str| match command {
-            "inspect" => vec![command, file],
+            "weights" => vec![command, "inspect", file],
             "predict" => vec![command, "--model", file, "pictures"],
             _ => vec![command, "--model", file, "set.csv"],
         };
@@ -355,14 +355,15 @@ fn import_lists_what_does_not_match() {
 fn inspect_reads_the_card_aloud() {
     let dir = folder();
     let p = dir.path();
-    let said = good(p, &["inspect", "m.safetensors"]);
+    let said = good(p, &["weights", "inspect", "m.safetensors"]);
     for part in
         ["object.conv1_1.weight", "targets", "valence, arousal (1 to 9)", "hidden 4-3-2", "arousal 4.000", "finished"]
     {
         assert!(said.contains(part), "no `{part}` in {said}");
     }
     assert!(!said.contains("metadata checkpoint"));
-    let json: serde_json::Value = serde_json::from_str(&good(p, &["inspect", "--json", "m.safetensors"])).unwrap();
+    let json: serde_json::Value =
+        serde_json::from_str(&good(p, &["weights", "inspect", "--json", "m.safetensors"])).unwrap();
     assert_eq!(json["checkpoint"]["train_mean"], serde_json::json!([5.0, 4.0]));
     assert!(json["tensors"].as_array().unwrap().len() > 10);
 }

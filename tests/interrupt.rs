@@ -323,7 +323,7 @@ fn pretrain_on_the_bundled_drawings_and_train_on_it() {
     let args = [&["pretrain", csv.to_str().unwrap(), "--label", "face", "--tower", "object"][..], &tiny].concat();
     let said = good(p, &args);
     assert!(said.contains("5 classes, 1 epochs") && said.contains("% right"), "{said}");
-    let said = good(p, &["inspect", "tower.safetensors"]);
+    let said = good(p, &["weights", "inspect", "tower.safetensors"]);
     assert!(said.contains("conv1_1.weight") && said.contains("happiness"), "{said}");
     let weights = ["--features", "object", "--weights", "object=tower.safetensors", "--image", "32", "--head", "6"];
     good(p, &[&TRAIN[..], &weights, &["--epochs", "2"]].concat());

@@ -1,13 +1,13 @@
 //! `demo`: the main job on the bundled set.
 
 use super::Compute;
-use super::flags::{DataFlags, Resident, TrainFlags, described_tower};
+use super::flags::{DataFlags, Resident, TrainFlags};
 use super::job::Job;
 use super::train::train;
 use crate::bundled;
 use crate::data::Alpha;
 use crate::error::{Error, Result};
-use crate::models::{Architecture, Config, OutAct, TowerOutput};
+use crate::models::{Architecture, Config, OutAct, Tower, TowerOutput};
 use crate::train::network::Precision;
 use crate::train::params::Initial;
 use crate::weights::{TowerWeights, WeightFile};
@@ -91,7 +91,7 @@ pub fn model(seed: u64) -> Result<(Config, Initial)> {
     for (name, bytes) in bundled::towers() {
         let weights = TowerWeights::new(WeightFile::from_static(&format!("bundled {name} tower"), bytes)?)?;
         let tower =
-            described_tower(&weights)?.ok_or_else(|| Error::job(format!("the bundled {name} tower is undescribed")))?;
+            Tower::described(&weights)?.ok_or_else(|| Error::job(format!("the bundled {name} tower is undescribed")))?;
         towers.push(tower);
         initial.tower(name, weights);
     }

@@ -223,7 +223,7 @@ impl ModelFlags {
             };
             let t = named(&mut config.towers, tower, &format!("--weights {spec}"))?;
             let weights = TowerWeights::open(file)?;
-            if let Some(described) = described_tower(&weights)? {
+            if let Some(described) = Tower::described(&weights)? {
                 *t = Tower { name: t.name.clone(), ..described };
             }
             t.image = weights.image()?.or(t.image);
@@ -266,14 +266,3 @@ fn named<'a>(towers: &'a mut [Tower], name: &str, flag: &str) -> Result<&'a mut 
         Error::usage(format!("{flag}: there is no tower `{name}`")).fix(format!("choose from {}", names.join(", ")))
     })
 }
-
-/// The tower that a file of `pretrain` describes in its header.
-pub fn described_tower(weights: &TowerWeights) -> Result<Option<Tower>> {
-    let Some(text) = weights.file.metadata().get(TOWER) else { return Ok(None) };
-    serde_json::from_str(text).map(Some).map_err(|e| {
-        Error::file(weights.file.path(), format!("its description of the tower cannot be read: {e}")).at("header")
-    })
-}
-
-/// Metadata key of a tower file: JSON of [`Tower`].
-pub const TOWER: &str = "tower";

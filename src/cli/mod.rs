@@ -12,7 +12,7 @@ pub use progress::Bar;
 
 use crate::device::{self, Checks, Device};
 use crate::error::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -24,23 +24,23 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// Declares the commands: the enum that clap parses and the dispatch, from one list.
+/// Declares commands: the enum that clap parses and the dispatch, from one list.
 macro_rules! commands {
-    ($($(#[$doc:meta])* $name:ident => $module:ident),* $(,)?) => {
+    ($which:ident: $($(#[$doc:meta])* $name:ident => $module:ident),* $(,)?) => {
         $(mod $module;)*
 
-        #[derive(Subcommand)]
-        pub enum Command { $($(#[$doc])* $name(Box<$module::Command>)),* }
+        #[derive(clap::Subcommand)]
+        pub enum $which { $($(#[$doc])* $name(Box<$module::Command>)),* }
 
-        impl Command {
-            pub fn run(self) -> Result<()> {
-                match self { $(Command::$name(c) => c.run()),* }
+        impl $which {
+            pub fn run(self) -> crate::error::Result<()> {
+                match self { $($which::$name(c) => c.run()),* }
             }
         }
     };
 }
 
-commands! {
+commands! { Command:
     /// Run the main job on the bundled set: train the fused network, evaluate it, leave a report.
     Demo => demo,
     /// Train the fused network on a manifest.
@@ -55,8 +55,8 @@ commands! {
     Evaluate => evaluate,
     /// Make a manifest of a rating table and a folder of pictures.
     Import => import,
-    /// Show what is inside a weight file or a checkpoint.
-    Inspect => inspect,
+    /// Look into weight files and checkpoints.
+    Weights => weights,
     /// Hold a device against golden files that another framework computed.
     Conform => conform,
     /// Compute one network on two devices, and hold their outputs or gradients against each other.

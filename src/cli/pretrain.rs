@@ -1,11 +1,10 @@
 //! `pretrain`: one tower as a classifier, saved as a weight file for `train --weights`.
 
-use super::flags::{TOWER};
 use super::job::{load_pictures, split};
 use super::{Bar, Compute, output, stopped};
 use crate::data::{Alpha, DecodeOptions, LoadOptions, Manifest};
 use crate::error::{Error, Result};
-use crate::models::Tower;
+use crate::models::{TOWER, Tower};
 use crate::ops::optim::Sgd;
 use crate::preprocess::Preprocess;
 use crate::progress::Progress;

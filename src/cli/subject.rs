@@ -134,14 +134,6 @@ impl Subject {
 const TINY: usize = 16;
 
 impl Chosen {
-    /// The task that starts from pictures: a head alone is never used without its towers.
-    fn whole(&self) -> Task {
-        match &self.task {
-            Task::Head { config } => Task::EndToEnd { config: config.clone(), frozen: vec![] },
-            task => task.clone(),
-        }
-    }
-
     /// Whether the weights are those of a file, and not drawn.
     pub fn trained(&self) -> bool {
         self.file.is_some()
@@ -160,7 +152,7 @@ impl Chosen {
     pub fn graph(&self, run: Run, batch: usize) -> Result<(Graph, Vec<Vec<Value>>, usize)> {
         match run {
             Run::Infer => {
-                let (g, _, outputs) = self.whole().evaluation(batch, self.precision)?;
+                let (g, _, outputs) = self.task.whole().evaluation(batch, self.precision)?;
                 Ok((g, vec![outputs], 0))
             }
             Run::Train => {
@@ -173,7 +165,7 @@ impl Chosen {
 
     /// The evaluation with its weights and random pictures, and its outputs.
     pub fn evaluation(&self, batch: usize, device: Box<dyn Device>) -> Result<(Session, Vec<Value>)> {
-        let (g, x, outputs) = self.whole().evaluation(batch, self.precision)?;
+        let (g, x, outputs) = self.task.whole().evaluation(batch, self.precision)?;
         let options = device.options();
         let mut session = Session::new(g, &[&outputs], options, device)?;
         self.fill(&mut session)?;

@@ -8,6 +8,7 @@ use crate::graph::Value;
 use crate::nn::Net;
 use crate::preprocess::{Preprocess, View};
 use crate::shape::DType;
+use crate::weights::TowerWeights;
 use serde::{Deserialize, Serialize};
 use std::ops::RangeInclusive;
 
@@ -91,7 +92,18 @@ pub struct Tower {
     pub image: Option<usize>,
 }
 
+/// Metadata key of a tower file: JSON of [`Tower`].
+pub const TOWER: &str = "tower";
+
 impl Tower {
+    /// The tower that a file of `pretrain` describes in its header, if it does.
+    pub fn described(weights: &TowerWeights) -> Result<Option<Self>> {
+        let Some(text) = weights.file.metadata().get(TOWER) else { return Ok(None) };
+        serde_json::from_str(text).map(Some).map_err(|e| {
+            Error::file(weights.file.path(), format!("its description of the tower cannot be read: {e}")).at("header")
+        })
+    }
+
     /// The published tower of that name: object (VGG16, 1000 ImageNet classes), scene (VGG16-Places365, whose Keras
     /// model trains with L2 0.0002 on the convolutions and dropout), face (VGG19 with 2048-1024-512).
     pub fn published(name: &str, face_classes: usize) -> Result<Self> {

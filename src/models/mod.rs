@@ -14,7 +14,7 @@ mod resnet;
 mod vgg;
 mod xception;
 
-pub use fused::{Architecture, Base, Config, Member, OutAct, STATISTICS, Tower, TowerOutput};
+pub use fused::{Architecture, Base, Config, Member, OutAct, STATISTICS, TOWER, Tower, TowerOutput};
 pub use vgg::{Blocks, VGG11, VGG13, VGG16, VGG19, classifier, vgg};
 
 use crate::error::{Error, Result};

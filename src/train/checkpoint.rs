@@ -8,7 +8,7 @@ use super::params::MappedFile;
 use crate::data::Alpha;
 use crate::device::{Data, Session};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Value};
+use crate::graph::Graph;
 use crate::models::Config;
 use crate::weights::write::Entry;
 use crate::weights::{IMAGE, LAYOUT, PREPROCESS, WeightFile, write};
@@ -100,13 +100,16 @@ pub fn save(path: &Path, card: &Card, net: &Network, best: &Best, extra: &[Store
 pub fn card(file: &WeightFile) -> Result<Card> {
     let text = file.metadata().get(CARD).ok_or_else(|| {
         Error::file(file.path(), "is not a checkpoint of this program")
-            .fix("`deep-affect inspect` shows what it is; weights of towers go to `train --weights`")
+            .fix("`deep-affect weights inspect` shows what it is; weights of towers go to `train --weights`")
     })?;
     let card: Card = serde_json::from_str(text)
         .map_err(|e| Error::file(file.path(), format!("its state cannot be read: {e}")).at("header"))?;
     if card.format != FORMAT {
         return Err(Error::file(file.path(), format!("has format `{}`, not `{FORMAT}`", card.format))
             .fix("use the version of the program that wrote it"));
+    }
+    if !card.task.sane() {
+        return Err(Error::file(file.path(), "its header contradicts itself").fix("train the model again"));
     }
     Ok(card)
 }
@@ -115,7 +118,7 @@ pub fn card(file: &WeightFile) -> Result<Card> {
 /// judged by its best epoch so far.
 pub fn bind(file: &Arc<WeightFile>, session: &mut Session) -> Result<()> {
     for v in session.graph.stored().collect::<Vec<_>>() {
-        let (name, shape) = (name_of(file, &session.graph, v), session.graph.dims(v).to_vec());
+        let (name, shape) = (name_of(file, session.graph.name(v)), session.graph.dims(v).to_vec());
         let t = file.tensor(&name)?;
         if t.shape != shape {
             let problem = format!("tensor `{name}` is {:?} instead of {shape:?}", t.shape);
@@ -131,13 +134,12 @@ pub fn bind(file: &Arc<WeightFile>, session: &mut Session) -> Result<()> {
 
 /// Begins to read what [`bind`] will hand out, in the order in which a run of this graph comes to it.
 pub fn read_ahead(file: &Arc<WeightFile>, graph: &Graph) {
-    let range = |v| file.info(&name_of(file, graph, v)).map(|t| t.range.clone());
+    let range = |v| file.info(&name_of(file, graph.name(v))).map(|t| t.range.clone());
     file.read_ahead(graph.stored().filter_map(range));
 }
 
-/// The best weights of an unfinished run go before its last.
-fn name_of(file: &WeightFile, graph: &Graph, v: Value) -> String {
-    let name = graph.name(v);
+/// The tensor of the file that is a weight as it is used: the best weights of an unfinished run go before its last.
+pub fn name_of(file: &WeightFile, name: &str) -> String {
     let best = format!("{BEST}{name}");
     if file.info(&best).is_some() { best } else { name.to_string() }
 }

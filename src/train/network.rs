@@ -29,6 +29,9 @@ pub enum Task {
     Classifier { network: String, width: usize, classes: usize, image: usize },
 }
 
+/// How the pictures of a [`Task::Classifier`] are preprocessed.
+pub const CLASSIFIER: &str = "torch";
+
 /// How numbers are stored between ops. Sums, weights and their updates are float32 in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -227,11 +230,48 @@ impl Task {
         Ok(net.wide(y))
     }
 
+    /// Whether a network can be built of it at all. What a file says would otherwise be asserted, not reported.
+    pub fn sane(&self) -> bool {
+        const LARGEST: usize = 1 << 24;
+        let widths = |all: &[usize]| all.iter().all(|n| (1..=LARGEST).contains(n));
+        let tower = |t: &Tower| t.width > 0 && widths(&t.dense) && widths(&[t.classes]);
+        let image = |side: usize| (1..=4096).contains(&side);
+        match self {
+            Task::EndToEnd { config, .. } | Task::Head { config } => {
+                let some = !config.towers.is_empty() && !config.targets.is_empty();
+                some && config.check_sides().is_ok() && config.towers.iter().all(tower) && widths(&config.head)
+            }
+            Task::Tower { tower: t, image: side } => tower(t) && image(*side),
+            Task::Classifier { width, classes, image: side, .. } => *width > 0 && widths(&[*classes]) && image(*side),
+        }
+    }
+
+    /// The task that starts from pictures: a head is used with its towers.
+    pub fn whole(&self) -> Self {
+        match self {
+            Task::Head { config } => Task::EndToEnd { config: config.clone(), frozen: vec![] },
+            task => task.clone(),
+        }
+    }
+
     /// The evaluation alone: its graph, inputs, and the output of each part.
     pub fn evaluation(&self, batch: usize, precision: Precision) -> Result<(Graph, Vec<Value>, Vec<Value>)> {
+        self.evaluated(batch, |net| net.stored_as(precision.storage()))
+    }
+
+    /// The same in float32 and layer by layer as it was trained, nothing folded: every weight is the one in the file.
+    pub fn layers(&self, batch: usize) -> Result<(Graph, Vec<Value>, Vec<Value>)> {
+        self.evaluated(batch, |net| net.unfolded())
+    }
+
+    fn evaluated(
+        &self,
+        batch: usize,
+        how: impl for<'g> FnOnce(Net<'g>) -> Net<'g>,
+    ) -> Result<(Graph, Vec<Value>, Vec<Value>)> {
         let mut g = Graph::default();
         let x = self.inputs(&mut g, batch)?;
-        let mut net = Net::new(&mut g, Mode::Eval).stored_as(precision.storage());
+        let mut net = how(Net::new(&mut g, Mode::Eval));
         let outputs = (0..self.parts().len()).map(|p| self.forward(&mut net, &x, p)).collect::<Result<_>>()?;
         net.take_penalty();
         g.check()?;

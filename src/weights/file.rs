@@ -88,7 +88,7 @@ impl WeightFile {
     pub fn tensor(&self, name: &str) -> Result<Tensor<'_>> {
         let Some(t) = self.info(name) else {
             return Err(Error::file(self.path(), format!("no tensor `{name}`"))
-                .fix("`deep-affect inspect` lists what the file holds"));
+                .fix("`deep-affect weights inspect` lists what the file holds"));
         };
         self.unchanged()?;
         Ok(Tensor {
