@@ -10,7 +10,7 @@
 | 5 | [`device`] | reference (float64), cpu (float32), session |
 | 6 | [`nn`] | layers over the graph |
 | 7 | [`models`] | networks as tables |
-| 8 | [`train`] [`conform`] | the loop, checkpoints, metrics, the predictor; golden files of another framework |
+| 8 | [`train`] [`conform`] [`export`] | the loop, checkpoints, metrics, the predictor; golden files of another framework; models for other programs |
 | 9 | [`report`] | pages and tables for people |
 | 10 | [`cli`] | commands |
 
@@ -49,6 +49,7 @@ pub mod conform;
 pub mod data;
 pub mod device;
 pub mod error;
+pub mod export;
 pub mod graph;
 pub mod hash;
 pub mod host;

@@ -55,7 +55,7 @@ commands! { Command:
     Evaluate => evaluate,
     /// Make a manifest of a rating table and a folder of pictures.
     Import => import,
-    /// Look into weight files and checkpoints.
+    /// Look into weight files and checkpoints, and give them to other programs.
     Weights => weights,
     /// Hold a device against golden files that another framework computed.
     Conform => conform,

@@ -1,4 +1,4 @@
-//! `weights`: what is in a weight file.
+//! `weights`: what is in a weight file, and its way to other programs.
 
 use clap::Args;
 
@@ -17,4 +17,6 @@ impl Command {
 commands! { Action:
     /// Show what is inside a weight file or a checkpoint.
     Inspect => inspect,
+    /// Write a trained model or a tower for another program.
+    Export => export,
 }
