@@ -196,7 +196,7 @@ fn network() -> Network {
     let (prefix, targets, penalty) = (String::new(), vec![0], None);
     let parts =
         vec![Part { prefix, targets, y, hyper, scaling: None, loss, penalty, output, params, velocity, statistics }];
-    let mut net = Network { session, batch, x: vec![x], table: None, rows: None, weight, state, parts };
+    let mut net = Network { session, batch, x: vec![x], tables: vec![], rows: None, weight, state, parts };
     fill(&mut net.session, 7);
     net
 }

@@ -11,7 +11,7 @@ use deep_affect::ops::optim::Sgd;
 use deep_affect::plan::Options;
 use deep_affect::preprocess::{Resize, View};
 use deep_affect::train::checkpoint::{self, Card, Stored};
-use deep_affect::train::features::{self, Extracted};
+use deep_affect::train::features;
 use deep_affect::train::fit::{self, Best, Inputs, Samples, Settings, SgdForm, State, Targets, Watch};
 use deep_affect::train::network::{Blueprint, EVAL, Method, Network, PENALTY, Precision, TRAIN, Task};
 use deep_affect::train::params::{Initial, MappedFile};
@@ -311,7 +311,7 @@ fn a_part_that_has_stopped_stays_where_it_is() {
     }
 }
 
-fn extract(c: &Config, pictures: &Pictures) -> Extracted {
+fn extract(c: &Config, pictures: &Pictures) -> Vec<features::Rows> {
     let all: Vec<usize> = (0..pictures.len()).collect();
     features::extract(c, &initial(), pictures, &all, 3, cpu(2), &()).unwrap().0
 }
@@ -319,7 +319,7 @@ fn extract(c: &Config, pictures: &Pictures) -> Extracted {
 #[test]
 fn a_resumed_head_has_the_same_bits() {
     let (pictures, c) = (pictures(16), config(Architecture::Split));
-    let data = Samples { inputs: Inputs::Features(extract(&c, &pictures).members), ..samples(&pictures) };
+    let data = Samples { inputs: Inputs::Features(extract(&c, &pictures)), ..samples(&pictures) };
     resumes(&Task::Head { config: c }, &data, &Settings { lr: 2e-2, ..settings(6) }, &mut |_| ());
 }
 

@@ -210,7 +210,7 @@ fn predictions_are_those_of_each_tower_alone_on_its_own_square() {
     // Frozen towers see the same.
     let rows: Vec<usize> = (0..7).collect();
     let (extracted, _) = features::extract(&c, &initial(), &all, &rows, 3, cpu(), &()).unwrap();
-    assert_eq!(extracted.members[0].1, joined);
+    assert_eq!(extracted[0].1, joined);
     // A square of another view is another picture.
     let shared = Config { towers: c.towers.iter().map(|t| Tower { image: None, ..t.clone() }).collect(), ..c };
     assert_eq!(shared.views(), VIEWS[..1]);

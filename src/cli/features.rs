@@ -1,12 +1,11 @@
 //! `features`: what one tower sees in pictures: its likeliest classes for people, all its outputs for programs.
 
-use super::flags::described_tower;
 use super::output::{self, clean};
 use super::reading::{Reading, batch};
 use super::{Bar, Compute};
 use crate::data::{LoadOptions, Pictures, Source, walk};
 use crate::error::{Error, Result};
-use crate::models::{Architecture, Config, TowerOutput};
+use crate::models::{Architecture, Config, Tower, TowerOutput};
 use crate::train::features::extract;
 use crate::train::params::Initial;
 use crate::weights::TowerWeights;
@@ -46,7 +45,7 @@ impl Command {
     pub fn run(self) -> Result<()> {
         self.compute.bind_threads();
         let weights = TowerWeights::open(&self.tower)?;
-        let Some(mut tower) = described_tower(&weights)? else {
+        let Some(mut tower) = Tower::described(&weights)? else {
             return Err(Error::file(&self.tower, "does not say what tower it is")
                 .fix("make it with `deep-affect weights import` or `deep-affect pretrain`"));
         };

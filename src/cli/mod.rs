@@ -51,6 +51,8 @@ commands! { Command:
     Pretrain => pretrain,
     /// Rate pictures with a trained model.
     Predict => predict,
+    /// Show what one tower sees in pictures: classes and probabilities.
+    Features => features,
     /// Measure a trained model on a manifest.
     Evaluate => evaluate,
     /// Make a manifest of a rating table and a folder of pictures.

@@ -237,7 +237,7 @@ fn tower(file: &Arc<WeightFile>) -> Result<(Task, Vec<String>)> {
         ));
     }
     let weights = TowerWeights::new(file.clone())?;
-    let dims = |name: &str| weights.map.get(name).map(|s| s.shape.clone());
+    let dims = |name: &str| weights.file.info(name).map(|t| t.shape.clone());
     let described = Tower::described(&weights)?;
     // Outputs and inputs of the dense layers, as the tensors have them.
     let dense: Vec<[usize; 2]> =
@@ -257,6 +257,8 @@ fn tower(file: &Arc<WeightFile>) -> Result<(Task, Vec<String>)> {
             base: match weights.kind.network {
                 Some("vgg16") => Base::Vgg16,
                 Some("vgg19") => Base::Vgg19,
+                Some("vgg16-bn") => Base::Vgg16Bn,
+                Some("vgg19-bn") => Base::Vgg19Bn,
                 _ => return Err(refuse("is neither a VGG16 nor a VGG19", "towers are one of them")),
             },
             width: 512usize.checked_div(last).unwrap_or(0),
@@ -265,13 +267,15 @@ fn tower(file: &Arc<WeightFile>) -> Result<(Task, Vec<String>)> {
             keep: 1.0,
             l2: 0.0,
             preprocess: weights.preprocess()?,
+            image: None,
         },
     };
     // What trains on this file believes the same statement.
     if let Ok(p) = weights.preprocess() {
         tower.preprocess = p;
     }
-    let task = Task::Tower { tower, image: side.saturating_mul(32) };
+    let image = tower.image.unwrap_or(side.saturating_mul(32));
+    let task = Task::Tower { tower, image };
     if !task.sane() {
         return Err(refuse("its header and its tensors contradict each other", "give the file as `pretrain` wrote it"));
     }

@@ -153,9 +153,6 @@ pub struct Blueprint {
     pub parts: Vec<Part>,
 }
 
-/// Preprocessing of the networks of [`models::ALL`].
-const CLASSIFIER: &str = "torch";
-
 /// Plans by index.
 pub const TRAIN: usize = 0;
 pub const EVAL: usize = 1;

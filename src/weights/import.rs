@@ -198,6 +198,8 @@ impl Foreign {
         progress: &dyn Progress,
     ) -> Result<String> {
         let wanted: Vec<_> = wanted.iter().filter(|w| self.shape(&w.0).is_some() || self.folded(&w.0, norm)).collect();
+        // Before the sum reads every page.
+        self.mapping.unchanged()?;
         progress.start("import", wanted.len() as u64 + 1);
         let digest: String = Sha256::digest(self.mapping.bytes()).iter().map(|b| format!("{b:02x}")).collect();
         progress.inc();

@@ -106,7 +106,8 @@ def stream_of_2017(state, path):
         else:
             key, n, view = f"9400{i}", t.numel(), b"N"
             storages[key] = t
-        storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text(key) + text("cuda:0") + number(n) + view + b"tQ"
+        storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text(key) + text("cuda:0") + number(n) + view
+        storage += b"tQ"
         tensor = b"ctorch._utils\n_rebuild_tensor\n(" + storage + number(0) + row(t.shape) + row(t.stride()) + b"tR"
         pairs += b"](" + text(name) + tensor + b"e"
     body = b"\x80\x02ccollections\nOrderedDict\n](" + pairs + b"e\x85R."

@@ -1,12 +1,11 @@
 //! `weights import`: a published weight file becomes one of ours, once.
 
 use crate::bundled;
-use crate::cli::flags::TOWER;
 use crate::cli::output::{self, clean};
 use crate::cli::{Bar, command_line};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
-use crate::models::{self, Base, Size, Tower};
+use crate::models::{self, Base, Size, TOWER, Tower};
 use crate::nn::{Mode, Net};
 use crate::preprocess::{PRESETS, Preprocess};
 use crate::shape::{DType, Type};

@@ -6,13 +6,14 @@ use crate::train::checkpoint::{self, Card};
 use crate::train::network::Task;
 use crate::weights::inspect::{inspect, inspect_json};
 use crate::weights::WeightFile;
+use crate::weights::import::Foreign;
 use clap::Args;
 use std::fmt::Write;
 use std::path::PathBuf;
 
 #[derive(Args)]
 pub struct Command {
-    /// A .safetensors file.
+    /// A weight file of any format, or a checkpoint.
     file: PathBuf,
     /// One JSON object instead of a table.
     #[arg(long)]
@@ -21,9 +22,9 @@ pub struct Command {
 
 impl Command {
     pub fn run(self) -> Result<()> {
-        let file = WeightFile::open(&self.file)?;
-        let is_checkpoint = file.metadata().contains_key(checkpoint::CARD);
-        let card = if is_checkpoint { Some(checkpoint::card(&file)?) } else { None };
+        // Only files of ours are checkpoints; any other format is looked into as well.
+        let checkpoint = Foreign::open(&self.file)?.notes().contains_key(checkpoint::CARD);
+        let card = if checkpoint { Some(checkpoint::card(&*WeightFile::open(&self.file)?)?) } else { None };
         if self.json {
             let mut value = inspect_json(&self.file)?;
             value["checkpoint"] = serde_json::to_value(&card)

@@ -15,8 +15,12 @@ impl Command {
 }
 
 commands! { Action:
+    /// Make a file of this program of somebody else's, once: it is mapped from then on.
+    Import => import,
     /// Show what is inside a weight file or a checkpoint.
     Inspect => inspect,
+    /// Show which tensors of two files differ, and by how much.
+    Diff => diff,
     /// Write a trained model or a tower for another program.
     Export => export,
 }

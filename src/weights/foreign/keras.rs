@@ -181,7 +181,7 @@ fn in_order(group: &Group) -> Vec<(&str, &Node)> {
 #[cfg(test)]
 mod tests {
     use super::super::Place;
-    use super::super::testing::{Tensors, fixture, in_order, reference, tensors, torment};
+    use super::super::testing::{Tensors, archive, fixture, in_order, reference, tensors, torment};
     use super::*;
 
     const READ: [&str; 8] = [
@@ -275,6 +275,8 @@ mod tests {
             let e = read(&fixture(name)).unwrap_err();
             assert!(format!("{}: {}", e.place, e.problem).contains(want), "{e:?}");
         }
+        let e = read(&archive(&[("config.json", b"{}")], false)).unwrap_err();
+        assert_eq!((e.place.as_str(), &e.problem[..10]), ("entry `model.weights.h5`", "is missing"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 /*! numpy's `.npz`: a zip archive, stored (`savez`) or deflated (`savez_compressed`), of one `.npy` for each array
-(numpy's `numpy/lib/_format_impl.py`, versions 1.0 to 3.0): a magic number, the length of the header, the header, which is
-a Python dictionary `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }`, and the elements to the end.
+(numpy's `numpy/lib/_format_impl.py`, versions 1.0 to 3.0): a magic number, the length of the header, the header, a
+Python dictionary `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }`, and the elements to the end.
 
 Numbers and truth values, little endian, in both orders; the transpose of a matrix comes with strides. Everything else
 (objects, which are pickles, texts, structures, big endian) is refused by its name. The names are those in the archive

@@ -1,16 +1,16 @@
-/*! PyTorch's `.pth`, `.pt`, `.t7`, `.bin`, `.ckpt`: the same pickle in two containers (PyTorch's `torch/serialization.py`).
+/*! PyTorch's `.pth`, `.pt`, `.t7`, `.bin`, `.ckpt`: the same pickle in two containers (`torch/serialization.py`).
 
 * Since 1.6 (2020), `_save`: a zip archive with `NAME/data.pkl`, storages `NAME/data/KEY`, `NAME/byteorder`.
 * Before, `_legacy_save`: a stream of five pickles (magic number, protocol 1001, what machine it was, the object, the
   storages' keys in their order), then for each key the number of elements in 8 bytes and the elements. Nothing aligns
   them. torchvision's VGG files of 2017 are of this kind.
 
-The object is a state dict, or a checkpoint, a dictionary that holds one among epochs and optimizers. Which one was
-read, what was passed over, and whether a `module.` was removed from every name is told in [`Archive::notes`].
+The object is a state dict, or a checkpoint, a dictionary that holds one among epochs and optimizers. Under which key it
+was, what was passed over, and whether a `module.` was removed from every name is told in [`Archive::notes`].
 
-Checked: the directory of the zip and the checksum of its pickle; that each storage has the bytes that its elements need,
-no fewer and no more; that each element of each tensor lies in its storage. Not checked: the checksums of stored storages
-(see [`super::zip`]). */
+Checked: the directory of the zip and the checksum of its pickle; that each storage has the bytes that its elements
+need, no fewer and no more; that each element of each tensor lies in its storage. Not checked: the checksums of stored
+storages (see [`super::zip`]). */
 
 use super::pickle::{self, Heap, MAX_NAME, SAVE_LESS, Storage, Tensor, Value, what};
 use super::zip::{self, Entry};
@@ -195,8 +195,8 @@ fn locate(t: &Tensor, heap: &Heap, find: &impl Fn(&Storage, usize) -> Result<Pla
 type Items<'h, 'a> = &'h [(Value<'a>, Value<'a>)];
 type Named<'h, 'a> = Vec<(&'a str, &'h Tensor)>;
 
-/// The dictionary whose values are the weights: one that a checkpoint is known to keep them in, or the object itself, or
-/// the only dictionary of tensors in it.
+/// The dictionary whose values are the weights: one that checkpoints are known to keep them in, or the object itself,
+/// or the only dictionary of tensors in it.
 fn state_dict<'h, 'a>(
     top: Value<'a>,
     heap: &'h Heap<'a>,

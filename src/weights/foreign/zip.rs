@@ -1,9 +1,9 @@
 /*! The directory of a zip file, as far as weight files need it: PKWARE APPNOTE 6.3.10, sections 4.3.7 (local header),
 4.3.12 (directory), 4.3.14 to 4.3.16 (its end, also in the 64-bit form that PyTorch always writes) and 4.5.3 (64-bit
-sizes). Entries are stored, and then a range of the file's bytes, or deflated, and then unpacked when they are asked for.
+sizes). Entries are stored, and then a range of the file's bytes, or deflated, and then unpacked when asked for.
 
-Refused: encryption, other compressions, archives in parts or with anything before or behind them, names that come twice,
-entries that overlap each other or the directory, local headers that name another entry than the directory does.
+Refused: encryption, other compressions, archives in parts or with anything before or behind them, names that come
+twice, entries that overlap each other or the directory, local headers that name another entry than the directory does.
 Checksums are checked by [`Entry::read`] and whenever an entry is unpacked. A stored array is not summed: its bytes are
 used where they lie, and the importer's fingerprint of the whole file is over them already. */
 
