@@ -1,5 +1,5 @@
-/*! Weight files of other programs, as they are published. Nothing is computed from them: [`crate::weights::import`] reads
-one once, permutes it into our layout and writes a file of ours, and only that is ever mapped again.
+/*! Weight files of other programs, as they are published. Nothing is computed from them: [`super::import`] reads one once,
+permutes it into our layout and writes a file of ours, and only that is ever mapped again.
 
 | format | container | module |
 |---|---|---|
@@ -182,9 +182,13 @@ impl Fault {
         Self { place: place.into(), problem: problem.into() }
     }
 
-    /// The error people see.
+    /// The error people see: with what to do about files that hold more than weights, else the usual remedy.
     pub fn error(self, path: &Path) -> Error {
-        Error::file(path, self.problem).at(self.place).fix("fetch the file again, or convert it to safetensors")
+        let (problem, remedy) = match self.problem.strip_suffix(pickle::SAVE_LESS) {
+            Some(problem) => (problem.trim_end_matches("; ").to_string(), pickle::SAVE_LESS),
+            None => (self.problem, "fetch the file again, or convert it to safetensors"),
+        };
+        Error::file(path, problem).at(self.place).fix(remedy)
     }
 }
 
