@@ -4,7 +4,7 @@ with their string attributes, and datasets whose values stay where they are in t
 Read: superblocks 0, 2 and 3; object headers 1 and 2; groups as symbol tables and as links in the header; integers and IEEE
 floats, little endian; contiguous, compact and chunked values, these deflated or shuffled. Refused by name: fractal heaps
 (`libver="latest"` from nine members on), the chunk indices of layout version 4, layouts before version 3, other filters and
-types, big-endian numbers, soft and external links, external files, shared messages, files within files.
+types, big-endian numbers, soft and external links, external files, shared messages, a superblock that is not the file's first byte.
 
 The sums behind version 2 structures are not checked: whoever forges a file forges them too, and damage that this reader
 cares about shows as an address outside the file. */
@@ -29,6 +29,8 @@ const MAX_DEPTH: usize = 32;
 /// Bytes of structures (not of values) that may be read, and so a bound of the time and memory that a file can ask for:
 /// structures may point at each other any number of times. A large Keras file has 2 MiB.
 const MAX_STRUCTURE: usize = 16 << 20;
+/// Messages of an object header; one of eight bytes takes four times as much here.
+const MAX_MESSAGES: usize = 1 << 16;
 /// What an object and a string cost in memory besides their bytes, counted against the same bound.
 const OVERHEAD: usize = 96;
 
@@ -257,6 +259,7 @@ impl<'a> Reader<'a> {
                 match kind {
                     0x10 => blocks.push(self.continuation(data, v2)?),
                     _ if flags & 2 != 0 => return Err(c.fault(format!("shared messages ({kind}) are not supported"))),
+                    _ if all.len() == MAX_MESSAGES => return Err(c.fault(format!("more than {MAX_MESSAGES} messages"))),
                     _ => all.push(Message { kind, data }),
                 }
             }

@@ -203,7 +203,7 @@ mod tests {
         let names = names.flat_map(|n| [format!("{n}/kernel"), format!("{n}/bias")]);
         let theirs = in_order(&reference("torchvision.safetensors")).into_iter();
         names
-            .zip(theirs.map(|(_, (shape, values))| match shape[..] {
+            .zip(theirs.map(|(shape, values)| match shape[..] {
                 [o, i, h, w] => {
                     let at = |n: usize| values[((n % o * i + n / o % i) * h + n / o / i / w) * w + n / o / i % w];
                     (vec![h, w, i, o], (0..values.len()).map(at).collect())

@@ -143,13 +143,13 @@ fn try_one(read: Read, bytes: &[u8]) -> Result<(), Fault> {
     result
 }
 
-/// Tensors in the order of torchvision's networks: by the number of the layer, the weight before the bias.
-pub fn in_order(tensors: &Tensors) -> Vec<(String, (Vec<usize>, Vec<f64>))> {
+/// Extents and values in the order of torchvision's networks: by the number of the layer, the weight before the bias.
+pub fn in_order(tensors: &Tensors) -> Vec<(Vec<usize>, Vec<f64>)> {
     let mut all: Vec<_> = tensors.clone().into_iter().collect();
     all.sort_by_key(|(name, _)| {
         let mut parts = name.split('.');
         let (block, number) = (parts.next().unwrap() == "classifier", parts.next().unwrap().parse::<usize>().unwrap());
         (block, number, name.ends_with("bias"))
     });
-    all
+    all.into_iter().map(|t| t.1).collect()
 }

@@ -111,9 +111,11 @@ impl Chunks {
                 }
                 Filter::Shuffle(n) => {
                     // What does not fill an element stays behind as it is.
-                    let count = bytes.len() / n;
-                    let (planes, rest) = bytes.split_at(count * n);
-                    (0..count).flat_map(|i| planes.iter().skip(i).step_by(count)).chain(rest).copied().collect()
+                    let (count, mut out) = (bytes.len() / n, bytes.to_vec());
+                    for (i, plane) in bytes.chunks_exact(count.max(1)).take(*n).enumerate() {
+                        out.iter_mut().skip(i).step_by(*n).zip(plane).for_each(|(to, from)| *to = *from);
+                    }
+                    out
                 }
             });
         }

@@ -28,7 +28,7 @@ impl Reader<'_> {
         if version != 1 || kind != 0 {
             let kind = ["hard", "soft"].get(kind as usize).unwrap_or(&"external");
             return Err(
-                c.fault(format!("a {kind} link of version {version}; only hard ones of version 1 are supported"))
+                c.fault(format!("of kind {kind} and version {version}; only hard ones of version 1 are supported"))
             );
         }
         // Creation order, then the character set, which is a subset of UTF-8 either way.
@@ -54,11 +54,12 @@ impl Reader<'_> {
             c.expect(b"SNOD")?;
             c.take(2)?;
             for _ in 0..c.number(2)? {
-                let (name, object, cached) = (c.size(8)?, c.required()?, c.number(4)?);
+                let (name, object, cached) = (c.size(8)?, c.address()?, c.number(4)?);
+                let object = match object {
+                    Some(object) if cached != 2 => object,
+                    _ => return Err(c.fault("a soft link; only hard ones are supported")),
+                };
                 c.take(20)?;
-                if cached == 2 {
-                    return Err(c.fault("a soft link; only hard ones are supported"));
-                }
                 let start = names.start.saturating_add(name);
                 let rest = self.bytes.get(start..names.end).ok_or_else(|| c.fault("a name outside of its heap"))?;
                 let rest = rest.get(..MAX_NAME).unwrap_or(rest);
