@@ -288,7 +288,7 @@ fn every_network_becomes_onnx() {
     let dir = kept.as_deref().unwrap_or(temporary.path());
     for (name, path) in sources(dir) {
         let out = path.with_extension("onnx");
-        assert_eq!(export(&path, Format::Onnx, &out).unwrap(), [out.clone()]);
+        assert_eq!(export(&path, Format::Onnx, &out).unwrap(), std::slice::from_ref(&out));
         let (source, model) = (Source::open(&path).unwrap(), read(&out));
         let side = source.graph.dims(source.image)[1].to_string();
         let expected: Vec<String> = ["N", &side, &side, "3"].map(String::from).into();
