@@ -165,20 +165,16 @@ fn translate(source: &Source) -> Result<Translated<'_>> {
         label: String::new(),
         pictures: HashMap::new(),
     };
-    // The names that people see come first: whatever is called so inside gets another.
-    let outputs = source.outputs.iter().map(output_name);
-    for name in std::iter::once(IMAGE).chain(outputs) {
+    // The names that others see come first: whatever would be called so inside gets another.
+    let weights = source.tensors.iter().map(|s| source.graph.name(s.value));
+    for name in std::iter::once(IMAGE).chain(source.outputs.iter().map(output_name)).chain(weights) {
         if name.is_empty() || !t.taken.insert(name.into()) {
-            return Err(Error::file(source.file.path(), format!("two inputs or outputs would be called `{name}`"))
+            return Err(Error::file(source.file.path(), format!("two values would be called `{name}`"))
                 .fix("train with other names of --targets"));
         }
     }
     t.names.insert(source.image, IMAGE.into());
-    for s in &source.tensors {
-        let name = t.fresh(source.graph.name(s.value));
-        debug_assert_eq!(name, source.graph.name(s.value));
-        t.names.insert(s.value, name);
-    }
+    t.names.extend(source.tensors.iter().map(|s| (s.value, source.graph.name(s.value).to_string())));
     let g = &source.graph;
     let want: Vec<Value> = source
         .outputs
