@@ -11,7 +11,7 @@ use deep_affect::ops::optim::Sgd;
 use deep_affect::plan::Options;
 use deep_affect::preprocess::{Resize, View};
 use deep_affect::train::checkpoint::{self, Card, Stored};
-use deep_affect::train::features;
+use deep_affect::train::features::{self, Extracted};
 use deep_affect::train::fit::{self, Best, Inputs, Samples, Settings, SgdForm, State, Targets, Watch};
 use deep_affect::train::network::{Blueprint, EVAL, Method, Network, PENALTY, Precision, TRAIN, Task};
 use deep_affect::train::params::{Initial, MappedFile};
