@@ -235,7 +235,7 @@ fn bad_models() {
         for file in ["cut.safetensors", "tiny.safetensors", "text.safetensors"] {
             bad(p, &with(file), 1, &[file, "; "]);
         }
-        bad(p, &with("pictures"), 1, &["pictures: ", "it is a folder; name a .safetensors file"]);
+        bad(p, &with("pictures"), 1, &["pictures: ", "it is a folder; name a weight file"]);
         bad(p, &with("none.safetensors"), 1, &["none.safetensors: ", "check the path"]);
     }
     // Weights, but not of a whole model.
@@ -380,7 +380,7 @@ fn towers_have_squares_of_their_own() {
     let train = |out: &str, more: &[&str]| {
         good(dir.path(), &[&["train", "r.csv", "--out", out], &model[..], &few, more].concat());
         let model = format!("{out}/checkpoint.safetensors");
-        let card = good(dir.path(), &["inspect", &model]);
+        let card = good(dir.path(), &["weights", "inspect", &model]);
         let predicted = good(dir.path(), &["predict", "--model", &model, "--format", "csv", "pictures"]);
         assert_eq!(predicted.lines().count(), 11, "{predicted}");
         good(dir.path(), &["evaluate", "r.csv", "--model", &model]);

@@ -20,7 +20,8 @@ pub struct Command {
     /// Pictures and folders (searched through, in sorted order).
     #[arg(required = true, value_name = "FILES")]
     inputs: Vec<PathBuf>,
-    /// What comes out: class probabilities, or the last convolution averaged over the picture.
+    /// What comes out: class probabilities, or the last convolution of the network or of a block, averaged over the
+    /// picture.
     #[arg(long, value_enum, default_value = "softmax")]
     output: TowerOutput,
     /// How many classes to show.
@@ -49,6 +50,10 @@ impl Command {
             return Err(Error::file(&self.tower, "does not say what tower it is")
                 .fix("make it with `deep-affect weights import` or `deep-affect pretrain`"));
         };
+        if self.output == TowerOutput::Softmax && weights.kind.classes.is_none() {
+            return Err(Error::file(&self.tower, "has no dense layers, and so no classes")
+                .fix("add --output pooled, or import a file with its classifier"));
+        }
         let names = class_names(&weights);
         let name = tower.name.clone();
         let side = self.image.or(weights.image()?).or(tower.image).unwrap_or(224);

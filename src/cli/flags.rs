@@ -205,7 +205,7 @@ impl ModelFlags {
         }
         let mut config = Config::published(self.architecture, &self.features, self.face_classes)?;
         config.tower_output = self.tower_output;
-        config.standardize = self.tower_output == TowerOutput::Pooled;
+        config.standardize = self.tower_output != TowerOutput::Softmax;
         (config.head, config.keep) = (self.head.clone(), vec![self.keep; self.head.len()]);
         (config.out_act, config.image, config.targets) = (self.out_act, self.image.unwrap_or(224), targets.to_vec());
         for t in &mut config.towers {

@@ -223,7 +223,7 @@ impl Job {
                 if self.extracted.is_none() {
                     let members = self.config.members();
                     let prefixes: Vec<&str> = members.iter().map(|m| m.prefix.as_str()).collect();
-                    let pooled = self.config.tower_output == TowerOutput::Pooled;
+                    let pooled = self.config.tower_output != TowerOutput::Softmax;
                     self.initial.check(&net.session, &prefixes, &self.config.towers, pooled)?;
                 }
                 let params = net.stored();

@@ -28,6 +28,21 @@ pub enum TowerOutput {
     Softmax,
     /// The last convolution's output averaged over the image: for towers without dense layers.
     Pooled,
+    /// The same of the third block's last convolution: textures rather than things.
+    Block3,
+    /// The same of the fourth block's.
+    Block4,
+}
+
+impl TowerOutput {
+    /// Index of the block whose activations are averaged.
+    fn stage(self) -> usize {
+        match self {
+            TowerOutput::Block3 => 2,
+            TowerOutput::Block4 => 3,
+            TowerOutput::Softmax | TowerOutput::Pooled => 4,
+        }
+    }
 }
 
 /// Activation of the output layer. The paper's text says ReLU everywhere; a rating is linear.
@@ -133,9 +148,9 @@ impl Tower {
                 let x = self.logits(net, image);
                 net.scope(&self.name, |net| net.softmax("softmax", x))
             }
-            TowerOutput::Pooled => net.scope(&self.name, |net| {
+            TowerOutput::Pooled | TowerOutput::Block3 | TowerOutput::Block4 => net.scope(&self.name, |net| {
                 let stages = self.convolutions(net, image).0;
-                net.global_avgpool("pooled", stages[4])
+                net.global_avgpool("pooled", stages[output.stage()])
             }),
         }
     }
@@ -176,7 +191,7 @@ impl Tower {
     pub fn features(&self, output: TowerOutput) -> usize {
         match output {
             TowerOutput::Softmax => self.classes,
-            TowerOutput::Pooled => (self.base.blocks()[4].0 / self.width).max(1),
+            _ => (self.base.blocks()[output.stage()].0 / self.width).max(1),
         }
     }
 }

@@ -86,13 +86,17 @@ const fn known(name: &'static str, base: Base, classes: &'static str) -> Known {
     Known { name, base, keep: 1.0, l2: 0.0, image: None, preset: None, fold: false, classes }
 }
 
-/// Terms under which a lineage's published weights stand, as their authors state them.
+/// Terms of the published weights that a file of this kind most likely is; nobody can tell from the numbers.
 fn licence(lineage: Lineage, network: &str) -> &'static str {
     match (lineage, network) {
-        (Lineage::Torchvision | Lineage::Timm, "vgg16" | "vgg19" | "vgg16-bn" | "vgg19-bn") => "BSD-3-Clause (torchvision)",
-        (Lineage::Keras | Lineage::Caffe | Lineage::Tensorflow, "vgg16" | "vgg19") => "CC BY 4.0 (Oxford VGG)",
-        (Lineage::Caffe, "vgg16-places365" | "vgg16-hybrid1365") => "CC BY (MIT CSAIL, Places365)",
-        (Lineage::Keras, "vgg16-places365" | "vgg16-hybrid1365") => "GPL-3.0 if it is the published Keras port of Places365",
+        (Lineage::Torchvision | Lineage::Timm, "vgg16" | "vgg19" | "vgg16-bn" | "vgg19-bn") => {
+            "BSD-3-Clause if these are torchvision's published weights"
+        }
+        (Lineage::Keras | Lineage::Caffe | Lineage::Tensorflow, "vgg16" | "vgg19") => {
+            "CC BY 4.0 if these are Oxford's published weights"
+        }
+        (Lineage::Caffe, "vgg16-places365" | "vgg16-hybrid1365") => "CC BY if these are the published weights of Places365",
+        (Lineage::Keras, "vgg16-places365" | "vgg16-hybrid1365") => "GPL-3.0 if this is the published Keras port of Places365",
         _ => "unknown: ask whoever published the file",
     }
 }
@@ -113,7 +117,7 @@ impl Command {
             (PREPROCESS.to_string(), json(&preprocess)),
             ("network".to_string(), self.network.clone()),
             ("made_by".to_string(), command_line()),
-            ("licence".to_string(), self.licence.clone().unwrap_or_else(|| licence(lineage, &self.network).into())),
+            ("licence".to_string(), self.licence(&foreign)),
         ]);
         let wanted = match known {
             Some(known) => {
@@ -133,6 +137,12 @@ impl Command {
         }
         let digest = foreign.write(&self.out, &wanted, norm, &metadata, &Bar::new())?;
         self.report(&foreign, &wanted, &metadata, &digest, start.elapsed().as_secs_f64())
+    }
+
+    /// The flag, else what the file says, else what its kind implies.
+    fn licence(&self, foreign: &Foreign) -> String {
+        let stated = self.licence.as_ref().or_else(|| ["licence", "license"].iter().find_map(|k| foreign.notes().get(*k)));
+        stated.cloned().unwrap_or_else(|| licence(foreign.kind().lineage, &self.network).into())
     }
 
     /// The flag, else what the file or its origin says; never a guess.
