@@ -2,6 +2,7 @@
 
 use crate::bundled;
 use crate::cli::output::{self, clean};
+use crate::cli::train::peak_memory;
 use crate::cli::{Bar, command_line};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
@@ -242,6 +243,7 @@ impl Command {
                 (SOURCE_SHA256): digest,
                 "source_bytes": foreign.len(),
                 "seconds": seconds,
+                "peak_memory_mib": peak_memory(),
             });
             return output::print(&format!("{value:#}\n"));
         }
