@@ -8,6 +8,9 @@ use deep_affect::train::checkpoint::{self, Card};
 use deep_affect::train::fit::{Settings, State};
 use deep_affect::train::network::{Network, Task};
 use deep_affect::train::params::Initial;
+use deep_affect::weights::Dtype;
+use deep_affect::weights::write::{Entry, write};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -513,4 +516,98 @@ fn check_finite_names_the_first_op() {
     bad(dir.path(), &args, 1, &["no finite rating"]);
     let parts = ["object.conv3_2", "conv.fprop", "first op", "`object.conv3_2.bias`", "NaN in element 0"];
     bad(dir.path(), &[&args[..], &["--check-finite"]].concat(), 1, &parts);
+}
+
+/// torchvision's convolutions of VGG16 at full width, as someone might have them in half precision.
+fn published(path: &Path) {
+    let mut entries = vec![];
+    let (mut at, mut inputs) = (0, 3);
+    for (channels, convs) in [(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)] {
+        for _ in 0..convs {
+            entries.push((format!("features.{at}.weight"), vec![channels, inputs, 3, 3]));
+            entries.push((format!("features.{at}.bias"), vec![channels]));
+            (at, inputs) = (at + 2, channels);
+        }
+        at += 1;
+    }
+    let value = |i: usize| half::f16::from_f32((i % 11) as f32 * 0.01 - 0.05);
+    let values = |shape: &[usize]| (0..shape.iter().product()).map(value).collect::<Vec<_>>();
+    let data: Vec<Vec<half::f16>> = entries.iter().map(|e| values(&e.1)).collect();
+    let tensors: Vec<Entry> = entries
+        .iter()
+        .zip(&data)
+        .map(|((name, shape), x)| Entry::bytes(name, Dtype::F16, shape, bytemuck::cast_slice(x)))
+        .collect();
+    write(path, &BTreeMap::from([("licence".to_string(), "CC0".to_string())]), &tensors).unwrap();
+}
+
+#[test]
+fn a_published_file_is_imported_looked_into_and_used() {
+    let dir = folder();
+    let p = dir.path();
+    published(&p.join("vgg16.bin"));
+    let json = |text: String| serde_json::from_str::<serde_json::Value>(&text).unwrap();
+    let import = ["weights", "import", "vgg16.bin", "--as", "vgg16", "--out"];
+    let said = json(good(p, &[&import[..], &["tower.safetensors", "--json"]].concat()));
+    assert_eq!((&said["parameters"], &said["tensors"]), (&14_714_688.into(), &26.into()));
+    assert_eq!((said["preprocess"].as_str(), said["licence"].as_str()), (Some("torch"), Some("CC0")));
+    let over = said["peak_memory_mib"].as_f64().unwrap() - said["source_bytes"].as_f64().unwrap() / f64::from(1 << 20);
+    assert!(over <= 64.0, "{over} MiB beside the file");
+    let text = good(p, &["weights", "inspect", "tower.safetensors"]);
+    assert!(text.contains("deep-affect vgg16, no classifier") && text.contains("metadata source_sha256: "), "{text}");
+    let text = good(p, &["weights", "diff", "vgg16.bin", "tower.safetensors"]);
+    assert_eq!(text, "26 of 26 tensors are equal\n");
+    for (output, width) in [("pooled", 512), ("block3", 256)] {
+        let args = ["features", "tower.safetensors", "pictures/0.png", "--image", "32", "--json", "--output", output];
+        let line = json(good(p, &args));
+        assert_eq!(line["values"].as_array().unwrap().len(), width);
+        assert_eq!(line["top"].as_array().unwrap().len(), 5);
+    }
+    bad(p, &["features", "tower.safetensors", "pictures"], 1, &["has no dense layers", "--output pooled"]);
+    bad(p, &["features", "vgg16.bin", "pictures"], 1, &["torchvision vgg16", "weights import", "--as vgg16"]);
+    // Far from what the origin of the weights prescribes: said at once, and again when pictures are looked at.
+    let out = run(p, &[&import[..], &["wrong.safetensors", "--preprocess", "keras"]].concat());
+    assert!(out.status.success() && text_of(&out).contains("warning: --preprocess keras: conv1_1 gives"), "{out:?}");
+    let out = run(p, &["features", "wrong.safetensors", "pictures/0.png", "--image", "32", "--output", "pooled"]);
+    assert!(out.status.success() && text_of(&out).contains("warning: tower vgg16: conv1_1 gives"), "{out:?}");
+}
+
+fn text_of(out: &Output) -> &str {
+    text(&out.stderr)
+}
+
+#[test]
+fn bad_weight_files() {
+    let dir = folder();
+    let p = dir.path();
+    let fixture = |name: &str| {
+        let to = p.join(name);
+        fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/foreign").join(name), to).unwrap();
+        name.to_string()
+    };
+    let [torch, norm, keras] = ["torch.pth", "torch-bn.pth", "keras1.h5"].map(fixture);
+    let text = good(p, &["weights", "diff", &torch, &keras]);
+    assert_eq!(text, "32 of 32 tensors are equal\n");
+    let text = good(p, &["weights", "diff", &torch, &norm]);
+    assert!(text.contains("only in the second") && text.contains("norm1_1.running_mean"), "{text}");
+    let text = good(p, &["weights", "inspect", &keras]);
+    assert!(
+        text.contains("keras1.h5: Keras HDF5") && text.contains("recognised as: Keras vgg16, 10 classes"),
+        "{text}"
+    );
+    let import = |file: &str, network: &str, code: i32, parts: &[&str]| {
+        bad(p, &["weights", "import", file, "--as", network, "--out", "o.safetensors"], code, parts);
+        assert!(!p.join("o.safetensors").exists());
+    };
+    import(&torch, "vgg16", 1, &["torch.pth", "mis-shaped", "conv1_1.weight is [3,3,3,3] instead of [64,3,3,3]"]);
+    import(&torch, "vgg61", 2, &["unknown network `vgg61`", "vgg16-places365"]);
+    import(&norm, "vgg16", 1, &["has batch norm", "--as vgg16-bn", "--fold-batch-norm"]);
+    import(&keras, "vgg16-places365", 1, &["contradict each other", "--preprocess"]);
+    put(&dir, "lfs.pth", b"version https://git-lfs.github.com/spec/v1\nsize 5\n".to_vec());
+    import("lfs.pth", "vgg16", 1, &["lfs.pth", "byte 0", "Git LFS pointer"]);
+    let whole = fs::read(p.join(&torch)).unwrap();
+    put(&dir, "cut.pth", whole[..whole.len() / 2].to_vec());
+    import("cut.pth", "vgg16", 1, &["cut.pth", "zip"]);
+    import("none.pth", "vgg16", 1, &["none.pth", "check the path"]);
+    import("pictures", "vgg16", 1, &["it is a folder"]);
 }

@@ -113,10 +113,10 @@ fn picture(which: u32) -> Vec<u8> {
             let (y, x) = (at(i / SIDE), at(i % SIDE));
             let (fy, fx) = (y.fract(), x.fract());
             let corner = |dy: usize, dx: usize| grid[(y as usize + dy) * (cells + 1) + x as usize + dx];
-            for c in 0..3 {
+            for (c, value) in p.iter_mut().enumerate() {
                 let top = corner(0, 0)[c] * (1.0 - fx) + corner(0, 1)[c] * fx;
                 let bottom = corner(1, 0)[c] * (1.0 - fx) + corner(1, 1)[c] * fx;
-                p[c] += (top * (1.0 - fy) + bottom * fy) * 2.0 / cells as f64;
+                *value += (top * (1.0 - fy) + bottom * fy) * 2.0 / cells as f64;
             }
         }
         cells *= 2;

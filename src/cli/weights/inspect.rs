@@ -2,6 +2,7 @@
 
 use crate::cli::output::{self, clean};
 use crate::error::{Error, Result};
+use crate::preprocess::sides;
 use crate::train::checkpoint::{self, Card};
 use crate::train::network::Task;
 use crate::weights::inspect::{inspect, inspect_json};
@@ -52,7 +53,8 @@ fn describe(card: &Card) -> String {
             let frozen = if frozen.contains(&t.name) { ", frozen" } else { "" };
             let base = format!("{:?}", t.base).to_uppercase();
             let width = if t.width == 1 { String::new() } else { format!(" at 1/{} width", t.width) };
-            format!("{} ({base}{width}, {} classes, {}{frozen})", t.name, t.classes, t.preprocess.name())
+            let side = t.image.map_or(String::new(), |s| format!(" at {s} pixels"));
+            format!("{} ({base}{width}, {} classes, {}{side}{frozen})", t.name, t.classes, t.preprocess.name())
         };
         config.towers.iter().map(one).collect::<Vec<_>>().join("; ")
     };
@@ -79,7 +81,7 @@ fn describe(card: &Card) -> String {
         line("towers", towers(frozen, config));
         let head: Vec<String> = config.head.iter().map(usize::to_string).collect();
         line("head", format!("{} features, hidden {}", config.features(), head.join("-")));
-        line("image", format!("{} pixels; transparency: {:?}", config.image, card.alpha).to_lowercase());
+        line("image", format!("{} pixels; transparency: {:?}", sides(&config.views()), card.alpha).to_lowercase());
         let means = config.targets.iter().zip(&card.train_mean).map(|(t, m)| format!("{t} {m:.3}"));
         line("train mean", means.collect::<Vec<_>>().join(", "));
     }
