@@ -211,10 +211,10 @@ fn a_run_resumes_only_on_its_own_data_and_settings() {
 
 #[test]
 fn a_full_disk_leaves_whole_files() {
-    // The limit on the size of files stands for the disk: 280 blocks hold the pictures and no checkpoint.
+    // The limit on the size of files stands for the disk: 330 blocks hold the pictures and no checkpoint.
     let dir = folder();
     let mut sh = Command::new("sh");
-    sh.args(["-c", "trap '' XFSZ; ulimit -f 280; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_deep-affect")]);
+    sh.args(["-c", "trap '' XFSZ; ulimit -f 330; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_deep-affect")]);
     let out = sh.args(train("5", &[])).current_dir(dir.path()).stdin(Stdio::null()).output().unwrap();
     assert_eq!(out.status.code(), Some(1), "{}", text(&out.stderr));
     assert!(complaint(&out).contains(": cannot write: "), "{}", complaint(&out));
@@ -226,7 +226,7 @@ fn a_full_disk_leaves_whole_files() {
     good(dir.path(), &train("2", &[]));
     let old = results(dir.path());
     let mut sh = Command::new("sh");
-    sh.args(["-c", "trap '' XFSZ; ulimit -f 280; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_deep-affect")]);
+    sh.args(["-c", "trap '' XFSZ; ulimit -f 330; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_deep-affect")]);
     let out = sh.args(train("5", &[])).current_dir(dir.path()).stdin(Stdio::null()).output().unwrap();
     assert_eq!(out.status.code(), Some(1), "{}", text(&out.stderr));
     same(dir.path(), &old);
