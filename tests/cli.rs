@@ -603,10 +603,10 @@ fn bad_weight_files() {
     import(&torch, "vgg61", 2, &["unknown network `vgg61`", "vgg16-places365"]);
     import(&norm, "vgg16", 1, &["has batch norm", "--as vgg16-bn", "--fold-batch-norm"]);
     import(&keras, "vgg16-places365", 1, &["contradict each other", "--preprocess"]);
-    put(&dir, "lfs.pth", b"version https://git-lfs.github.com/spec/v1\nsize 5\n".to_vec());
+    put(&dir, "lfs.pth", b"version https://git-lfs.github.com/spec/v1\nsize 5\n");
     import("lfs.pth", "vgg16", 1, &["lfs.pth", "byte 0", "Git LFS pointer"]);
     let whole = fs::read(p.join(&torch)).unwrap();
-    put(&dir, "cut.pth", whole[..whole.len() / 2].to_vec());
+    put(&dir, "cut.pth", &whole[..whole.len() / 2]);
     import("cut.pth", "vgg16", 1, &["cut.pth", "zip"]);
     import("none.pth", "vgg16", 1, &["none.pth", "check the path"]);
     import("pictures", "vgg16", 1, &["it is a folder"]);
