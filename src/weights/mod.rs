@@ -1,7 +1,8 @@
-/*! Weight files: safetensors, mapped and never read into memory, whoever wrote them. [`mod@file`] maps and validates,
-[`names`] knows torchvision's and timm's parameter names and layouts, [`stated`]
-reads what the header says about the pictures, [`tower`] matches a file to what a network wants,
-[`init`] draws what is missing, [`mod@write`] makes files of ours, [`mod@inspect`] shows what is inside.
+/*! Weight files: imported once, mapped for ever. [`foreign`] takes other programs' files apart, [`names`] knows what their
+tensors are called here and how their layouts become ours, [`strided`] sees an array in another layout without moving it,
+[`mod@import`] writes a file of ours from them. [`mapping`] maps, [`mod@file`] validates and hands out tensors, [`stated`] reads
+what a header says about preprocessing, [`tower`] matches a file to what a network wants, [`init`] draws what is missing,
+[`mod@write`] makes files of ours, [`mod@inspect`] shows what is inside, [`mod@diff`] what differs.
 
 Files of ours, as a list of invariants:
 
@@ -25,7 +26,6 @@ pub mod names;
 pub mod stated;
 pub mod strided;
 pub mod tower;
-
 pub mod write;
 
 pub use file::{Tensor, WeightFile};

@@ -5,7 +5,7 @@ use crate::cli::output::{self, clean};
 use crate::cli::train::peak_memory;
 use crate::cli::{Bar, command_line};
 use crate::error::{Error, Result};
-use crate::graph::Graph;
+use crate::graph::{Graph, Value};
 use crate::models::{self, Base, Size, TOWER, Tower};
 use crate::nn::{Mode, Net};
 use crate::preprocess::{PRESETS, Preprocess};
@@ -34,6 +34,9 @@ pub struct Command {
     /// How its pictures were prepared, where the file and its origin do not say: keras, torch, caffe, ...
     #[arg(long, value_name = "PRESET")]
     preprocess: Option<String>,
+    /// Side of its pictures in pixels, where dense layers were trained for another than the published one.
+    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u16).range(32..=4096))]
+    image: Option<u16>,
     /// Make batch norm a part of the convolutions.
     #[arg(long)]
     fold_batch_norm: bool,
@@ -122,11 +125,12 @@ impl Command {
         ]);
         let wanted = match known {
             Some(known) => {
-                let tower = tower(&foreign, known, preprocess.clone());
+                let mut tower = tower(&foreign, known, preprocess.clone());
+                tower.image = self.image.map(usize::from).or(tower.image);
                 metadata.insert(TOWER.into(), json(&tower));
                 wanted_of_tower(&tower)
             }
-            None => wanted_of_network(&foreign, &self.network)?,
+            None => wanted_of_network(&foreign, &self.network, self.image)?,
         };
         self.suggest_folding(&foreign, norm)?;
         foreign.check(&wanted, norm)?;
@@ -295,17 +299,18 @@ fn wanted_of_tower(tower: &Tower) -> Vec<(String, Vec<usize>)> {
     wanted.into_iter().filter_map(|(n, s)| Some((n.strip_prefix(&scope)?.to_string(), s))).collect()
 }
 
-fn wanted_of_network(foreign: &Foreign, name: &str) -> Result<Vec<(String, Vec<usize>)>> {
+fn wanted_of_network(foreign: &Foreign, name: &str, image: Option<u16>) -> Result<Vec<(String, Vec<usize>)>> {
     let Ok(network) = models::find(name) else {
         let known: Vec<_> = KNOWN.iter().map(|k| k.name).collect();
         return Err(Error::usage(format!("unknown network `{name}`"))
             .fix(format!("choose one of {}, {}", known.join(", "), models::names())));
     };
     let outputs = foreign.kind().classes.unwrap_or(network.outputs);
-    Ok(wanted(network.image, |net, x| (network.build)(net, x, Size { width: 1, outputs })))
+    let side = image.map_or(network.image, usize::from);
+    Ok(wanted(side, |net, x| (network.build)(net, x, Size { width: 1, outputs })))
 }
 
-fn wanted(side: usize, build: impl FnOnce(&mut Net, crate::graph::Value) -> crate::graph::Value) -> Vec<(String, Vec<usize>)> {
+fn wanted(side: usize, build: impl FnOnce(&mut Net, Value) -> Value) -> Vec<(String, Vec<usize>)> {
     let mut g = Graph::default();
     let x = g.input("image", Type::new(DType::F32, &[1, side, side, 3]));
     build(&mut Net::new(&mut g, Mode::Eval), x);
