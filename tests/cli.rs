@@ -611,3 +611,48 @@ fn bad_weight_files() {
     import("none.pth", "vgg16", 1, &["none.pth", "check the path"]);
     import("pictures", "vgg16", 1, &["it is a folder"]);
 }
+
+#[test]
+fn cross_validations_are_compared_fold_by_fold() {
+    let dir = tempfile::tempdir().unwrap();
+    let p = dir.path();
+    // Two pictures a fold; an error of e gives a squared error of e^2.
+    let table = |errors: [f64; 3], order: [usize; 3]| {
+        let mut text = "path,dataset,group,fold,valence_true,valence_predicted,valence_error\n".to_string();
+        for fold in order {
+            for i in 0..2 {
+                text += &format!("p{fold}{i}.png,,,{fold},5,{},0\n", 5.0 + errors[fold]);
+            }
+        }
+        text
+    };
+    for (name, errors, order) in
+        [("a", [1.0, 1.0, 1.0], [0, 1, 2]), ("b", [2.0, 1.5, 1.0], [2, 0, 1]), ("c", [1.0, 1.0, 2.0], [0, 1, 2])]
+    {
+        fs::create_dir(p.join(name)).unwrap();
+        fs::write(p.join(name).join("predictions.csv"), table(errors, order)).unwrap();
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&good(p, &["study", "compare", "a", "b", "c", "--json"])).unwrap();
+    assert_eq!((&json["folds"], json["comparisons"].as_array().unwrap().len()), (&3.into(), 3));
+    let first = &json["comparisons"][0];
+    // Differences -3, -1.25, 0: mean -17/12, SD 1.5069.
+    let t = first["test"]["t"].as_f64().unwrap();
+    assert!((t - -1.6283).abs() < 1e-3, "{t}");
+    assert!(first["p_holm"].as_f64() >= first["test"]["p"].as_f64());
+    assert!(first["test"]["p_corrected"].as_f64() > first["test"]["p"].as_f64());
+    let text = good(p, &["study", "compare", "a", "b"]);
+    assert!(text.contains("a - b") && text.contains("-1.63") && text.contains("3 folds"), "{text}");
+
+    fs::write(p.join("c/predictions.csv"), table([1.0; 3], [0, 1, 2]).replace("p00.png,,,0", "p00.png,,,1")).unwrap();
+    bad(
+        p,
+        &["study", "compare", "a", "c"],
+        1,
+        &["c/predictions.csv", "`p00.png` is not in the same fold", "--fold-file"],
+    );
+    fs::write(p.join("c/predictions.csv"), "path,fold\nx,\n").unwrap();
+    bad(p, &["study", "compare", "a", "c"], 1, &["c/predictions.csv", "row 2", "has no fold"]);
+    bad(p, &["study", "compare", "a", "none"], 1, &["none/predictions.csv", "check the path"]);
+    assert_eq!(run(p, &["study", "compare", "a"]).status.code(), Some(2));
+}

@@ -47,6 +47,8 @@ commands! { Command:
     Train => train,
     /// Train one model per fold and judge each on the pictures it has not seen.
     CrossValidate => cross_validate,
+    /// Compare whole cross-validations.
+    Study => study,
     /// Train one tower as a classifier of pictures.
     Pretrain => pretrain,
     /// Rate pictures with a trained model.

@@ -1,6 +1,6 @@
 /*! Floor 8: training. [`network`] turns a model into the plans of a step, [`params`] knows where initial values come from,
 [`fit`] is the loop, [`checkpoint`] its memory on disk, [`features`] the towers run once instead of in every step,
-[`predictor`] a trained model in use, [`first_layer`] whether pictures are prepared as its weights expect, [`gradcheck`] whether its gradient is one; [`metrics`], [`folds`] and [`schedule`] measure and steer. */
+[`predictor`] a trained model in use, [`first_layer`] whether pictures are prepared as its weights expect, [`gradcheck`] whether its gradient is one; [`metrics`], [`folds`] and [`schedule`] measure and steer, [`paired`] tells whether one model is better than another. */
 
 pub mod checkpoint;
 pub mod features;
@@ -10,6 +10,7 @@ pub mod folds;
 pub mod gradcheck;
 pub mod metrics;
 pub mod network;
+pub mod paired;
 pub mod params;
 pub mod predictor;
 pub mod schedule;
