@@ -399,6 +399,8 @@ fn towers_have_squares_of_their_own() {
     let flag = [&["--tower-image", "face=48", "--tower-image", "object=40"], &file[..]].concat();
     let (card, other) = train("c", &[&flag[..], &["--augment", "flip", "--resident", "yes"]].concat());
     assert!(card.contains("40 and 64 and 48 pixels") && other != first, "{card}");
+    // A block in the middle: nothing behind it is built, or the loss would not depend on what is trained.
+    train("d", &["--tower-output", "block3"]);
 
     let asked = |spec: &'static str, parts: &[&str]| bad(dir.path(), &["plan", "--tower-image", spec], 2, parts);
     asked("faec=44", &["--tower-image faec=44: there is no tower `faec`", "choose from object, scene, face"]);

@@ -149,7 +149,7 @@ impl Tower {
                 net.scope(&self.name, |net| net.softmax("softmax", x))
             }
             TowerOutput::Pooled | TowerOutput::Block3 | TowerOutput::Block4 => net.scope(&self.name, |net| {
-                let stages = self.convolutions(net, image).0;
+                let stages = self.convolutions(net, image, output.stage()).0;
                 net.global_avgpool("pooled", stages[output.stage()])
             }),
         }
@@ -158,19 +158,21 @@ impl Tower {
     /// u8 images [N,S,S,3], or floats that are already normalised, -> class scores [N, classes] before the softmax.
     pub fn logits(&self, net: &mut Net, image: Value) -> Value {
         net.scope(&self.name, |net| {
-            let x = self.convolutions(net, image).1;
+            let x = self.convolutions(net, image, 4).1;
             classifier(net, x, &self.dense, self.keep, self.classes)
         })
     }
 
-    fn convolutions(&self, net: &mut Net, image: Value) -> (Vec<Value>, Value) {
+    /// Up to the block of index `last`: what nothing reads has no parameters to be trained.
+    fn convolutions(&self, net: &mut Net, image: Value, last: usize) -> (Vec<Value>, Value) {
         let x = match net.g.ty(image).dtype {
             DType::U8 => net.normalize(image, &self.preprocess),
             _ => image,
         };
-        let built = vgg(net, x, self.base.blocks(), self.base.norm(), self.width);
+        let blocks = &self.base.blocks()[..=last];
+        let built = vgg(net, x, blocks, self.base.norm(), self.width);
         if self.l2 > 0.0 {
-            for (b, &(_, convs)) in (1..).zip(self.base.blocks()) {
+            for (b, &(_, convs)) in (1..).zip(blocks) {
                 (1..=convs).for_each(|c| net.l2(&format!("conv{b}_{c}"), self.l2));
             }
         }

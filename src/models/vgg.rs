@@ -23,7 +23,7 @@ const HIDDEN: [usize; 2] = [4096, 4096];
 /// x [N,S,S,3] -> the output of every block before its pool, and of the last pool: [N,S/32,S/32,512] at full width.
 /// Channels are divided by `width` (1 is the published network). With `norm`, a batch norm `normB_I` stands between each
 /// `convB_I` and its ReLU, as in torchvision's `_bn` networks.
-pub fn vgg(net: &mut Net, mut x: Value, blocks: &Blocks, norm: bool, width: usize) -> (Vec<Value>, Value) {
+pub fn vgg(net: &mut Net, mut x: Value, blocks: &[(usize, usize)], norm: bool, width: usize) -> (Vec<Value>, Value) {
     let mut stages = vec![];
     for (b, &(k, convs)) in (1..).zip(blocks) {
         for c in 1..=convs {
