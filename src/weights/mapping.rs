@@ -90,6 +90,10 @@ impl Mapping {
     /// read at a time. Returns at once. Where the system cannot do that (before Linux 5.14), pages come as they are
     /// touched.
     pub fn read_ahead(self: &Arc<Self>, ranges: impl Iterator<Item = Range<usize>>) {
+        if matches!(self.backing, Backing::Static(_)) {
+            // Part of the program, and read with it.
+            return;
+        }
         /// Neighbours closer than this are one read: what lies between costs less than asking twice.
         const GAP: usize = 64 << 10;
         let mut reads: Vec<Range<usize>> = vec![];
