@@ -2,6 +2,7 @@
 `safetensors` crate (offsets without holes or overlap, sizes against shapes without overflow, the last tensor ends the
 file); added here are the refusal of duplicate names, which its parser lets through, and errors that name the tensor. */
 
+use super::foreign::NOT_WEIGHTS;
 use crate::error::{Error, Result};
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorInfo};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
@@ -86,18 +87,18 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Header> {
 
 /// Names the usual other files that people hold, because "invalid header" helps nobody.
 fn not_safetensors(path: &Path, bytes: &[u8], len: u64) -> Error {
-    let known: [(&[u8], &str); 5] = [
+    let importable: [(&[u8], &str); 3] = [
         (b"PK\x03\x04", "a zip archive (a PyTorch .pth or a Keras .keras file)"),
         (b"\x80\x02\x8a\x0a", "a PyTorch .pth file of the old kind"),
         (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras .h5)"),
-        (b"version https://git-lfs", "a Git LFS pointer, not the file itself"),
-        (b"<", "a web page or XML"),
     ];
-    let what = known.iter().find(|k| bytes.starts_with(k.0)).map(|k| k.1);
-    match what {
-        Some(what) => Error::file(path, format!("not a safetensors file but {what}"))
-            .at("byte 0")
-            .fix("convert it to safetensors, or fetch the real file"),
+    let of = |known: &[(&[u8], &'static str)]| known.iter().find(|k| bytes.starts_with(k.0)).map(|k| k.1);
+    let weights = of(&importable).map(|what| (what, "make one of it with `deep-affect weights import`"));
+    let other = || of(&NOT_WEIGHTS).map(|what| (what, "fetch the real file"));
+    match weights.or_else(other) {
+        Some((what, remedy)) => {
+            Error::file(path, format!("not a safetensors file but {what}")).at("byte 0").fix(remedy)
+        }
         None => Error::file(path, format!("not a safetensors file (header length {len}, at most {MAX_HEADER})"))
             .at("byte 0")
             .fix("fetch it again"),

@@ -66,7 +66,7 @@ impl Format {
 }
 
 /// First bytes of files that are no weights, and what they are.
-const NOT_WEIGHTS: [(&[u8], &str); 6] = [
+pub const NOT_WEIGHTS: [(&[u8], &str); 6] = [
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself"),
     (b"<", "a web page or XML"),
     (b"\x1f\x8b", "a gzip archive: unpack it first"),
