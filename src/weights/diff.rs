@@ -1,7 +1,9 @@
 /*! Which tensors of two weight files differ, and by how much, whoever wrote them: where both are known networks, names
 and layouts are ours first, so that a torchvision file and what was imported from it are equal. */
 
+use super::foreign::Array;
 use super::import::Foreign;
+use super::names::Source;
 use super::strided::Strided;
 use crate::error::Result;
 use std::collections::BTreeMap;
@@ -42,40 +44,38 @@ impl Difference {
 /// Compares every tensor of both files, sorted by name.
 pub fn diff(a: impl AsRef<Path>, b: impl AsRef<Path>) -> Result<Vec<Row>> {
     let (a, b) = (Foreign::open(a)?, Foreign::open(b)?);
-    let by_name = |f: &Foreign| -> BTreeMap<String, usize> {
-        f.arrays().enumerate().map(|(i, (_, source))| (source.ours.clone(), i)).collect()
-    };
     let (mine, theirs) = (by_name(&a), by_name(&b));
     let mut rows = vec![];
-    for (name, &i) in &mine {
+    for (name, x) in &mine {
         let what = match theirs.get(name) {
-            Some(&j) => compare(&a, i, &b, j)?,
+            Some(y) => compare((&a, *x), (&b, *y))?,
             None => Difference::OnlyFirst,
         };
-        rows.push(Row { name: name.clone(), what });
+        rows.push(Row { name: name.to_string(), what });
     }
     let second = theirs.keys().filter(|n| !mine.contains_key(*n));
-    rows.extend(second.map(|n| Row { name: n.clone(), what: Difference::OnlySecond }));
+    rows.extend(second.map(|n| Row { name: n.to_string(), what: Difference::OnlySecond }));
     rows.sort_by(|x, y| x.name.cmp(&y.name));
     Ok(rows)
+}
+
+/// An array of a file, and what it is called here.
+type Named<'a> = (&'a Array, &'a Source);
+
+fn by_name(f: &Foreign) -> BTreeMap<&str, Named<'_>> {
+    f.arrays().map(|(array, source)| (&source.ours[..], (array, source))).collect()
 }
 
 /// Values held at a time of each file.
 const ROWS: usize = 1 << 20;
 
-fn compare(a: &Foreign, i: usize, b: &Foreign, j: usize) -> Result<Difference> {
-    let one = |f: &Foreign, i: usize| {
-        f.arrays().nth(i).map(|(x, s)| (x.dtype, s.shape.clone())).expect("an index of its own")
-    };
-    let ((da, sa), (db, sb)) = (one(a, i), one(b, j));
-    if sa != sb {
-        return Ok(Difference::Shapes(sa, sb));
+fn compare((a, (x, sx)): (&Foreign, Named), (b, (y, sy)): (&Foreign, Named)) -> Result<Difference> {
+    if sx.shape != sy.shape {
+        return Ok(Difference::Shapes(sx.shape.clone(), sy.shape.clone()));
     }
-    if !is_float(da) || !is_float(db) {
+    if !is_float(x.dtype) || !is_float(y.dtype) {
         return Ok(Difference::NoNumbers);
     }
-    let (x, sx) = a.arrays().nth(i).expect("an index of its own");
-    let (y, sy) = b.arrays().nth(j).expect("an index of its own");
     a.view(x, &sx.axes, |x| b.view(y, &sy.axes, |y| values(&x, &y)))?
 }
 
