@@ -655,6 +655,8 @@ fn cross_validations_are_compared_fold_by_fold() {
     );
     fs::write(p.join("c/predictions.csv"), "path,fold\nx,\n").unwrap();
     bad(p, &["study", "compare", "a", "c"], 1, &["c/predictions.csv", "row 2", "has no fold"]);
+    fs::write(p.join("c/predictions.csv"), "path,fold\nx,0\n").unwrap();
+    bad(p, &["study", "compare", "c", "c"], 1, &["c/predictions.csv", "row 1", "no rated target"]);
     bad(p, &["study", "compare", "a", "none"], 1, &["none/predictions.csv", "check the path"]);
     assert_eq!(run(p, &["study", "compare", "a"]).status.code(), Some(2));
 }

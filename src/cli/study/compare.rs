@@ -62,6 +62,9 @@ impl Run {
                 return Err(refuse(format!("`{name}` comes twice"), row));
             }
         }
+        if targets.is_empty() {
+            return Err(refuse("has no rated target: no column ends in `_true`".into(), 1));
+        }
         let name = folder.file_name().map_or_else(|| folder.display().to_string(), |n| n.to_string_lossy().into_owned());
         Ok(Self { name, path, targets, pictures })
     }
@@ -108,7 +111,9 @@ impl Command {
         let runs: Vec<Run> = self.folders.iter().map(|f| Run::read(f)).collect::<Result<_>>()?;
         let (first, others) = runs.split_first().expect("two folders at least");
         others.iter().try_for_each(|r| first.must_match(r))?;
-        let folds = first.mse(0).len();
+        let mse = |r: &Run| (0..r.targets.len()).map(|t| r.mse(t)).collect::<Vec<_>>();
+        let errors: Vec<Vec<Vec<f64>>> = runs.iter().map(mse).collect();
+        let folds = errors[0][0].len();
         if folds < 2 {
             return Err(Error::file(&first.path, "is of one fold, and two are needed").fix("use more --folds"));
         }
@@ -116,12 +121,11 @@ impl Command {
         let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
         let mut rows = vec![];
         for (i, a) in runs.iter().enumerate() {
-            for b in &runs[i + 1..] {
-                for (t, target) in first.targets.iter().enumerate() {
-                    let (x, y) = (a.mse(t), b.mse(t));
-                    let test = Paired::of(&x, &y, share)
+            for (j, b) in runs.iter().enumerate().skip(i + 1) {
+                for (target, (x, y)) in first.targets.iter().zip(errors[i].iter().zip(&errors[j])) {
+                    let test = Paired::of(x, y, share)
                         .ok_or_else(|| Error::file(&b.path, "has errors that are not finite").fix("train again"))?;
-                    rows.push(Row { models: [&a.name, &b.name], target, means: [mean(&x), mean(&y)], test });
+                    rows.push(Row { models: [&a.name, &b.name], target, means: [mean(x), mean(y)], test });
                 }
             }
         }
