@@ -40,6 +40,25 @@ macro_rules! commands {
     };
 }
 
+/// Declares a command that has commands of its own.
+macro_rules! group {
+    ($($list:tt)*) => {
+        #[derive(clap::Args)]
+        pub struct Command {
+            #[command(subcommand)]
+            action: Action,
+        }
+
+        impl Command {
+            pub fn run(self) -> crate::error::Result<()> {
+                self.action.run()
+            }
+        }
+
+        commands! { Action: $($list)* }
+    };
+}
+
 commands! { Command:
     /// Run the main job on the bundled set: train the fused network, evaluate it, leave a report.
     Demo => demo,

@@ -1,20 +1,6 @@
 //! `weights`: what is in a weight file, and its way to other programs.
 
-use clap::Args;
-
-#[derive(Args)]
-pub struct Command {
-    #[command(subcommand)]
-    action: Action,
-}
-
-impl Command {
-    pub fn run(self) -> crate::error::Result<()> {
-        self.action.run()
-    }
-}
-
-commands! { Action:
+group! {
     /// Make a file of this program of somebody else's, once: it is mapped from then on.
     Import => import,
     /// Show what is inside a weight file or a checkpoint.
