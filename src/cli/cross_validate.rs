@@ -1,9 +1,9 @@
 //! `cross-validate`: one model per fold, judged on the pictures it has not seen.
 
+use super::flags::RunFlags;
+use super::job::Job;
 use super::{command_line, output};
 use crate::atomic;
-use super::flags::RunFlags;
-use super::job::{Job};
 use crate::data::folds;
 use crate::error::{Error, Result};
 use crate::report::folder::{Outcome, write_folder};
@@ -60,7 +60,8 @@ impl Command {
             let truth: Vec<f32> = test.iter().flat_map(|&i| job.manifest.rows[i].targets.clone()).collect();
             let names: Vec<&str> = job.config.targets.iter().map(String::as_str).collect();
             let metrics = Metrics::of(&names, &truth, &y, &job.means(&rest))?;
-            let mse: Vec<String> = metrics.dimensions.iter().map(|d| format!("{} {:.3}", d.name, d.model.mse)).collect();
+            let mse: Vec<String> =
+                metrics.dimensions.iter().map(|d| format!("{} {:.3}", d.name, d.model.mse)).collect();
             eprintln!("fold {} of {k}: {} epochs, test MSE {}", f + 1, state.epoch, mse.join(", "));
             test.iter().zip(y.chunks_exact(n)).for_each(|(&i, y)| predicted[i * n..(i + 1) * n].copy_from_slice(y));
             per_fold.push(metrics);
@@ -89,7 +90,10 @@ impl Command {
         let json = serde_json::to_string_pretty(&all).expect("plain data");
         atomic::write(self.out.join("folds.json"), |w| w.write_all(json.as_bytes()))?;
         output::print(&all.table())?;
-        eprintln!("wrote folds.csv, folds.json, predictions.csv, metrics.json and report.html to {}", self.out.display());
+        eprintln!(
+            "wrote folds.csv, folds.json, predictions.csv, metrics.json and report.html to {}",
+            self.out.display()
+        );
         Ok(())
     }
 }

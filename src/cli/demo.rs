@@ -90,8 +90,8 @@ pub fn model(seed: u64) -> Result<(Config, Initial)> {
     let mut towers = vec![];
     for (name, bytes) in bundled::towers() {
         let weights = TowerWeights::new(WeightFile::from_static(&format!("bundled {name} tower"), bytes)?)?;
-        let tower =
-            Tower::described(&weights)?.ok_or_else(|| Error::job(format!("the bundled {name} tower is undescribed")))?;
+        let tower = Tower::described(&weights)?
+            .ok_or_else(|| Error::job(format!("the bundled {name} tower is undescribed")))?;
         towers.push(tower);
         initial.tower(name, weights);
     }

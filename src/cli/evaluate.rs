@@ -59,7 +59,8 @@ impl Command {
             prepare(dir)?;
         }
         let bar = Bar::new();
-        let loaded = Pictures::load(&manifest.sources(), &model.load_options(&self.reading, self.cache.clone())?, &bar)?;
+        let loaded =
+            Pictures::load(&manifest.sources(), &model.load_options(&self.reading, self.cache.clone())?, &bar)?;
         let (bad, total) = (loaded.bad.clone(), manifest.rows.len());
         if let Some(first) = bad.first().filter(|_| !self.skip_bad || bad.len() == total) {
             let e = Error::file(&first.path, &first.reason);

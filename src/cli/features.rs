@@ -83,9 +83,11 @@ impl Command {
         match &bad[..] {
             [] => Ok(()),
             [one] => Err(one.clone()),
-            [first, ..] => {
-                Err(Error::job(format!("{} of {} pictures cannot be used, the first is {first}", bad.len(), files.len())))
-            }
+            [first, ..] => Err(Error::job(format!(
+                "{} of {} pictures cannot be used, the first is {first}",
+                bad.len(),
+                files.len()
+            ))),
         }
     }
 

@@ -108,8 +108,8 @@ impl Command {
 
 impl Report {
     fn text(&self) -> String {
-        let header =
-            ["parameters", "shape", "checked", "of", "kinks", "largest", "max rel. error", "tolerance", ""].map(String::from);
+        let header = ["parameters", "shape", "checked", "of", "kinks", "largest", "max rel. error", "tolerance", ""]
+            .map(String::from);
         let row = |c: &Checked| {
             let shape: Vec<String> = c.shape.iter().map(usize::to_string).collect();
             let result = match c {

@@ -236,13 +236,7 @@ impl Report {
         steps.sort_by_key(|s| (std::cmp::Reverse(s.live_bytes), s.step));
         steps.truncate(ROWS);
         let rows = steps.iter().map(|s| {
-            vec![
-                s.layer.clone(),
-                s.op.to_string(),
-                s.step.to_string(),
-                mib(s.live_bytes),
-                mib(s.scratch_bytes),
-            ]
+            vec![s.layer.clone(), s.op.to_string(), s.step.to_string(), mib(s.live_bytes), mib(s.scratch_bytes)]
         });
         let header = ["layer", "op", "step", "live MiB", "scratch MiB"].map(String::from);
         out += &text_table(&header, &rows.collect::<Vec<_>>());

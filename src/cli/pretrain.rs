@@ -115,9 +115,12 @@ impl Command {
         labels.iter().flatten().for_each(|l| *counts.entry(l).or_default() += 1);
         let classes: Vec<&str> = counts.iter().filter(|c| *c.1 >= self.min_count).map(|c| *c.0).collect();
         if classes.len() < 2 {
-            return Err(Error::file(&self.manifest, format!("fewer than two classes with {} pictures", self.min_count))
-                .at(format!("column {}", self.label))
-                .fix("lower --min-count or name another column"));
+            return Err(Error::file(
+                &self.manifest,
+                format!("fewer than two classes with {} pictures", self.min_count),
+            )
+            .at(format!("column {}", self.label))
+            .fix("lower --min-count or name another column"));
         }
         let class = |i: &usize| labels[*i].as_deref().and_then(|l| classes.binary_search(&l).ok());
         let usable: Vec<usize> = all.iter().copied().filter(|i| class(i).is_some()).collect();
@@ -153,15 +156,19 @@ impl Command {
         }
         let task = Task::Tower { tower: tower.clone(), image: self.image };
         let sgd = Sgd { form: settings.form.into(), nesterov: false, dampening: 0.0 };
-        let mut net = Network::new(&task, settings.batch, Method { precision: settings.precision, ..sgd.into() }, self.compute.open()?)?;
+        let mut net = Network::new(
+            &task,
+            settings.batch,
+            Method { precision: settings.precision, ..sgd.into() },
+            self.compute.open()?,
+        )?;
         initial.check(&net.session, &[""], &[tower.clone()], true)?;
         let params = net.stored();
         initial.fill(&mut net.session, &params, "", &[])?;
         let mut state = State::new(&settings, 1)?;
         bar.start("pretrain", settings.epochs as u64 * train.len().div_ceil(settings.batch) as u64);
         let mut watch = Watcher { bar: &bar };
-        let result =
-            fit::fit(&mut net, &samples, [&train, &val], &settings, &mut state, &mut vec![], &mut watch);
+        let result = fit::fit(&mut net, &samples, [&train, &val], &settings, &mut state, &mut vec![], &mut watch);
         bar.done();
         result?;
 

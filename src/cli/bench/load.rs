@@ -40,11 +40,7 @@ impl Load {
         let mut record = Record { batch: Some(self.batch), ..empty("load", format!("{cores} CPU threads")) };
         self.common.alike(&old, &record)?;
         let view = View { side: self.image as usize, resize: Resize::SquashBilinear, grey: false };
-        let options = |cache_dir| LoadOptions {
-            views: vec![view],
-            decode: DecodeOptions::default(),
-            cache_dir,
-        };
+        let options = |cache_dir| LoadOptions { views: vec![view], decode: DecodeOptions::default(), cache_dir };
         let load = |options: &LoadOptions| Pictures::load(&sources, options, &())?.accept(true);
         let encoded = sources.iter().map(bytes).sum::<u64>() as f64;
         let counts = std::iter::successors(Some(1), |n| (*n < threads).then_some((2 * n).min(threads)));

@@ -65,7 +65,8 @@ impl Run {
         if targets.is_empty() {
             return Err(refuse("has no rated target: no column ends in `_true`".into(), 1));
         }
-        let name = folder.file_name().map_or_else(|| folder.display().to_string(), |n| n.to_string_lossy().into_owned());
+        let name =
+            folder.file_name().map_or_else(|| folder.display().to_string(), |n| n.to_string_lossy().into_owned());
         Ok(Self { name, path, targets, pictures })
     }
 
@@ -160,9 +161,7 @@ fn as_text(rows: &[Row], holm: &[Option<f64>], folds: usize) -> String {
 }
 
 fn as_json(rows: &[Row], holm: &[Option<f64>], folds: usize) -> String {
-    let row = |(r, holm): (&Row, &Option<f64>)| {
-        json!({ "models": r.models, "target": r.target, "test_mse": r.means, "test": r.test, "p_holm": holm })
-    };
+    let row = |(r, holm): (&Row, &Option<f64>)| json!({ "models": r.models, "target": r.target, "test_mse": r.means, "test": r.test, "p_holm": holm });
     let rows: Vec<_> = rows.iter().zip(holm).map(row).collect();
     format!("{:#}\n", json!({ "folds": folds, "comparisons": rows }))
 }

@@ -50,9 +50,10 @@ fn cells(row: &Row) -> Vec<String> {
         Difference::OnlySecond => (None, "only in the second".into()),
         Difference::Shapes(a, b) => (None, format!("{} and {}", shape(a), shape(b))),
         Difference::NoNumbers => (None, "not compared: no floating-point numbers".into()),
-        Difference::Values { elements, unequal, largest, relative } => {
-            (Some([elements.to_string(), unequal.to_string(), format!("{largest:.3e}"), format!("{relative:.3e}")]), String::new())
-        }
+        Difference::Values { elements, unequal, largest, relative } => (
+            Some([elements.to_string(), unequal.to_string(), format!("{largest:.3e}"), format!("{relative:.3e}")]),
+            String::new(),
+        ),
     };
     cells.extend(numbers.unwrap_or_else(|| ["-"; 4].map(String::from)));
     cells.push(remark);

@@ -78,12 +78,7 @@ const KNOWN: [Known; 7] = [
     Known { keep: 0.5, l2: 2e-4, ..known("vgg16-places365", Base::Vgg16, "places365") },
     Known { keep: 0.5, l2: 2e-4, ..known("vgg16-hybrid1365", Base::Vgg16, "hybrid1365") },
     // WuJie1010/Facial-Expression-Recognition.Pytorch: 48x48 grey faces, a crop of 44, no mean and no deviation.
-    Known {
-        image: Some(44),
-        preset: Some("fer2013"),
-        fold: true,
-        ..known("vgg19-fer2013", Base::Vgg19, "fer2013")
-    },
+    Known { image: Some(44), preset: Some("fer2013"), fold: true, ..known("vgg19-fer2013", Base::Vgg19, "fer2013") },
 ];
 
 const fn known(name: &'static str, base: Base, classes: &'static str) -> Known {
@@ -99,8 +94,12 @@ fn licence(lineage: Lineage, network: &str) -> &'static str {
         (Lineage::Keras | Lineage::Caffe | Lineage::Tensorflow, "vgg16" | "vgg19") => {
             "CC BY 4.0 if these are Oxford's published weights"
         }
-        (Lineage::Caffe, "vgg16-places365" | "vgg16-hybrid1365") => "CC BY if these are the published weights of Places365",
-        (Lineage::Keras, "vgg16-places365" | "vgg16-hybrid1365") => "GPL-3.0 if this is the published Keras port of Places365",
+        (Lineage::Caffe, "vgg16-places365" | "vgg16-hybrid1365") => {
+            "CC BY if these are the published weights of Places365"
+        }
+        (Lineage::Keras, "vgg16-places365" | "vgg16-hybrid1365") => {
+            "GPL-3.0 if this is the published Keras port of Places365"
+        }
         _ => "unknown: ask whoever published the file",
     }
 }
@@ -115,7 +114,8 @@ impl Command {
         }
         let known = KNOWN.iter().find(|k| k.name == self.network);
         let fold = self.fold_batch_norm || known.is_some_and(|k| k.fold);
-        let norm = if fold { Norm::Fold { eps: if lineage == Lineage::Keras { 1e-3 } else { 1e-5 } } } else { Norm::Keep };
+        let norm =
+            if fold { Norm::Fold { eps: if lineage == Lineage::Keras { 1e-3 } else { 1e-5 } } } else { Norm::Keep };
         let preprocess = self.preprocess(&foreign, known)?;
         let mut metadata = BTreeMap::from([
             (PREPROCESS.to_string(), json(&preprocess)),
@@ -146,7 +146,8 @@ impl Command {
 
     /// The flag, else what the file says, else what its kind implies.
     fn licence(&self, foreign: &Foreign) -> String {
-        let stated = self.licence.as_ref().or_else(|| ["licence", "license"].iter().find_map(|k| foreign.notes().get(*k)));
+        let stated =
+            self.licence.as_ref().or_else(|| ["licence", "license"].iter().find_map(|k| foreign.notes().get(*k)));
         stated.cloned().unwrap_or_else(|| licence(foreign.kind().lineage, &self.network).into())
     }
 
@@ -173,16 +174,20 @@ impl Command {
 
     /// What the first layer gives for photographs that are prepared as the origin of the weights prescribes. Warns if
     /// that is far from what it gives for photographs prepared as `--preprocess` asks.
-    fn expected(&self, foreign: &Foreign, known: Option<&Known>, norm: Norm, p: &Preprocess) -> Result<Option<Statistics>> {
+    fn expected(
+        &self,
+        foreign: &Foreign,
+        known: Option<&Known>,
+        norm: Norm,
+        p: &Preprocess,
+    ) -> Result<Option<Statistics>> {
         let [weight, bias] = ["weight", "bias"].map(|part| format!("{LAYER}.{part}"));
         if foreign.shape(&weight).is_none() {
             return Ok(None);
         }
         let (weight, bias) = (foreign.parameter(&weight, norm)?, foreign.parameter(&bias, norm)?);
         let pictures = first_layer::reference_pictures();
-        let of = |p: &Preprocess| {
-            Statistics::of(&weight, &bias, p, pictures.iter().map(|x| &x[..]), first_layer::SIDE)
-        };
+        let of = |p: &Preprocess| Statistics::of(&weight, &bias, p, pictures.iter().map(|x| &x[..]), first_layer::SIDE);
         let origin = match known.and_then(|k| k.preset) {
             Some(preset) => Some(Preprocess::preset(preset)?),
             None => foreign.preprocess()?,
@@ -302,8 +307,11 @@ fn wanted_of_tower(tower: &Tower) -> Vec<(String, Vec<usize>)> {
 fn wanted_of_network(foreign: &Foreign, name: &str, image: Option<u16>) -> Result<Vec<(String, Vec<usize>)>> {
     let Ok(network) = models::find(name) else {
         let known: Vec<_> = KNOWN.iter().map(|k| k.name).collect();
-        return Err(Error::usage(format!("unknown network `{name}`"))
-            .fix(format!("choose one of {}, {}", known.join(", "), models::names())));
+        return Err(Error::usage(format!("unknown network `{name}`")).fix(format!(
+            "choose one of {}, {}",
+            known.join(", "),
+            models::names()
+        )));
     };
     let outputs = foreign.kind().classes.unwrap_or(network.outputs);
     let side = image.map_or(network.image, usize::from);
