@@ -316,10 +316,13 @@ impl Config {
     pub fn extract(&self, net: &mut Net, m: &Member, images: &[Value]) -> Value {
         let views = self.views();
         let image = |t| images[views.iter().position(|v| *v == self.view(t)).expect("a view of the model")];
-        Self::within(net, m, |net| {
-            let f: Vec<Value> = self.towers.iter().map(|t| t.build(net, image(t), self.tower_output)).collect();
-            net.concat("features", &f)
-        })
+        let f: Vec<Value> = self.towers.iter().map(|t| self.tower(net, m, t, image(t))).collect();
+        Self::within(net, m, |net| net.concat("features", &f))
+    }
+
+    /// u8 images [N,S,S,3] of a tower's view -> its features, for one member.
+    pub fn tower(&self, net: &mut Net, m: &Member, tower: &Tower, image: Value) -> Value {
+        Self::within(net, m, |net| tower.build(net, image, self.tower_output))
     }
 
     /// Features [N,F] -> outputs [N, targets of the member], in rating units.

@@ -5,12 +5,12 @@ use crate::data::Pictures;
 use crate::device::{Data, Device, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
-use crate::hash::Fnv;
-use crate::models::Config;
+use crate::hash::{self, Fnv};
+use crate::models::{Config, Member, Tower};
 use crate::nn::{Mode, Net};
 use crate::progress::Progress;
+use crate::shape::{DType, Type};
 use crate::train::checkpoint::Stored;
-use crate::train::network::Task;
 use crate::weights::write::Entry;
 use crate::weights::{LAYOUT, WeightFile, write};
 use std::collections::BTreeMap;
@@ -26,7 +26,23 @@ pub struct Extracted {
 /// Width, then one row of features after another.
 pub type Rows = (usize, Vec<f32>);
 
-/// Runs the towers of `config` over some of the pictures: features for each member, and the session that holds the towers.
+/// One tower of one member, over some of the pictures of a model.
+struct Extraction<'a> {
+    config: &'a Config,
+    member: &'a Member,
+    tower: &'a Tower,
+    initial: &'a Initial,
+    pictures: &'a Pictures,
+    rows: &'a [usize],
+}
+
+/// What a tower made of pictures, and the weights it did that with, named without the member's prefix.
+struct Seen {
+    rows: Rows,
+    weights: Vec<Stored>,
+}
+
+/// Runs the towers of `config` over some of the pictures: features for each member. `batch` saves time and changes no bit.
 pub fn extract(
     config: &Config,
     initial: &Initial,
@@ -35,46 +51,17 @@ pub fn extract(
     batch: usize,
     device: Box<dyn Device>,
     progress: &dyn Progress,
-) -> Result<(Vec<Rows>, Session)> {
-    let mut g = Graph::default();
-    let images = Task::EndToEnd { config: config.clone(), frozen: vec![] }.inputs(&mut g, batch)?;
-    assert_eq!(images.len(), pictures.views().len(), "the pictures are those of the model");
-    let mut net = Net::new(&mut g, Mode::Eval);
-    let features: Vec<Value> = config.members().iter().map(|m| config.extract(&mut net, m, &images)).collect();
-    net.take_penalty();
-    let options = device.options();
-    let mut session = Session::new(g, &[&features], options, device)?;
-    let params: Vec<Value> = session.graph.stored().collect();
-    let members = config.members();
-    let prefixes: Vec<&str> = members.iter().map(|m| m.prefix.as_str()).collect();
-    initial.check(&session, &prefixes, &config.towers, true)?;
-    for prefix in &prefixes {
-        initial.fill(&mut session, &params, prefix, &[])?;
-    }
-    let mut all: Vec<Rows> = features.iter().map(|f| (session.graph.ty(*f).row(), vec![])).collect();
-    let mut squares: Vec<Vec<u8>> = pictures.views().iter().map(|v| vec![0; batch * v.bytes()]).collect();
-    progress.start("features", rows.len() as u64);
-    for chunk in rows.chunks(batch) {
-        if progress.stopped() {
-            progress.done();
-            return Err(Error::interrupted("stopped while computing features"));
-        }
-        for (view, (&image, squares)) in images.iter().zip(&mut squares).enumerate() {
-            let filled = chunk.len() * pictures.views()[view].bytes();
-            pictures.gather(chunk, view, &mut squares[..filled]);
-            session.write(image, Data::U8(squares))?;
-        }
-        session.run(0)?;
-        for (v, (width, all)) in features.iter().zip(&mut all) {
-            all.extend_from_slice(&session.read(*v)?[..chunk.len() * *width]);
-        }
-        chunk.iter().for_each(|_| progress.inc());
-    }
-    progress.done();
-    Ok((all, session))
+) -> Result<(Vec<Rows>, Box<dyn Device>)> {
+    let mut run = |e: &Extraction, device| {
+        let (rows, session) = e.run(batch, device, progress)?;
+        Ok((Seen { rows, weights: vec![] }, session.into_device()))
+    };
+    let (extracted, device) = every(config, initial, pictures, rows, device, &mut run)?;
+    Ok((extracted.members, device))
 }
 
-/// [`extract`], unless the cache folder has the features of exactly these pictures, towers and weights.
+/// [`extract`] over all pictures, but for towers whose features of exactly these pictures the cache folder has: models
+/// that share a tower run it once.
 pub fn cached(
     config: &Config,
     initial: &Initial,
@@ -84,55 +71,139 @@ pub fn cached(
     cache: &Path,
     progress: &dyn Progress,
 ) -> Result<(Extracted, Box<dyn Device>)> {
-    let key = key(config, initial, pictures, &device.name());
-    let path = cache.join(format!("features-{}.safetensors", &key[..16]));
-    if let Some(found) = read(&path, &key, config) {
-        return Ok((found, device));
-    }
     let all: Vec<usize> = (0..pictures.len()).collect();
-    let (members, session) = extract(config, initial, pictures, &all, batch, device, progress)?;
-    let g = &session.graph;
-    let stored = g.stored().map(|v| Ok((g.name(v).into(), g.dims(v).into(), session.read(v)?)));
-    let extracted = Extracted { members, towers: stored.collect::<Result<_>>()? };
-    let rows = pictures.len();
-    let mut entries: Vec<Entry> = extracted.towers.iter().map(|(n, s, x)| Entry::f32(n, s, x)).collect();
-    for (i, (width, x)) in extracted.members.iter().enumerate() {
-        entries.push(Entry::f32(&format!("features.{i}"), &[rows, *width], x));
+    let mut run = |e: &Extraction, device: Box<dyn Device>| {
+        let key = e.key(&device.name());
+        let path = cache.join(format!("features-{}.safetensors", &key[..16]));
+        if let Some(seen) = read(&path, &key) {
+            return Ok((seen, device));
+        }
+        let (rows, session) = e.run(batch, device, progress)?;
+        let seen = Seen { rows, weights: e.weights(&session)? };
+        write(&path, key, &seen)?;
+        Ok((seen, session.into_device()))
+    };
+    every(config, initial, pictures, &all, device, &mut run)
+}
+
+type Run<'a> = dyn FnMut(&Extraction, Box<dyn Device>) -> Result<(Seen, Box<dyn Device>)> + 'a;
+
+/// Lets every tower of every member be run, and lays their features side by side as the head takes them.
+fn every(
+    config: &Config,
+    initial: &Initial,
+    pictures: &Pictures,
+    rows: &[usize],
+    mut device: Box<dyn Device>,
+    run: &mut Run,
+) -> Result<(Extracted, Box<dyn Device>)> {
+    let mut all = Extracted { members: vec![], towers: vec![] };
+    for member in &config.members() {
+        let mut parts: Vec<Rows> = vec![];
+        for tower in &config.towers {
+            let seen;
+            (seen, device) = run(&Extraction { config, member, tower, initial, pictures, rows }, device)?;
+            parts.push(seen.rows);
+            let named = |(name, shape, x): Stored| (format!("{}{name}", member.prefix), shape, x);
+            all.towers.extend(seen.weights.into_iter().map(named));
+        }
+        let row = |i: usize| parts.iter().flat_map(move |(width, x)| &x[i * width..(i + 1) * width]).copied();
+        all.members.push((config.features(), (0..rows.len()).flat_map(row).collect()));
     }
+    Ok((all, device))
+}
+
+impl Extraction<'_> {
+    /// Index of what this tower sees among what there is of each picture.
+    fn view(&self) -> usize {
+        let view = self.config.view(self.tower);
+        self.pictures.views().iter().position(|v| *v == view).expect("the pictures are those of the model")
+    }
+
+    /// The features, and the session that holds the tower.
+    fn run(&self, batch: usize, device: Box<dyn Device>, progress: &dyn Progress) -> Result<(Rows, Session)> {
+        let (view, prefix) = (self.view(), &self.member.prefix);
+        let side = self.pictures.views()[view].side;
+        self.tower.check_side(side)?;
+        let mut g = Graph::default();
+        let image = g.input("image", Type::new(DType::U8, &[batch, side, side, 3]));
+        let mut net = Net::new(&mut g, Mode::Eval);
+        let features = self.config.tower(&mut net, self.member, self.tower, image);
+        net.take_penalty();
+        let options = device.options();
+        let mut session = Session::new(g, &[&[features]], options, device)?;
+        self.initial.check(&session, &[prefix], std::slice::from_ref(self.tower), true)?;
+        let params: Vec<Value> = session.graph.stored().collect();
+        self.initial.fill(&mut session, &params, prefix, &[])?;
+        let (width, mut all) = (session.graph.ty(features).row(), vec![]);
+        let bytes = self.pictures.views()[view].bytes();
+        let mut squares = vec![0; batch * bytes];
+        progress.start(&format!("{prefix}{}", self.tower.name), self.rows.len() as u64);
+        for chunk in self.rows.chunks(batch) {
+            if progress.stopped() {
+                progress.done();
+                return Err(Error::interrupted("stopped while computing features"));
+            }
+            self.pictures.gather(chunk, view, &mut squares[..chunk.len() * bytes]);
+            session.write(image, Data::U8(&squares))?;
+            session.run(0)?;
+            all.extend_from_slice(&session.read(features)?[..chunk.len() * width]);
+            chunk.iter().for_each(|_| progress.inc());
+        }
+        progress.done();
+        Ok(((width, all), session))
+    }
+
+    fn weights(&self, session: &Session) -> Result<Vec<Stored>> {
+        let g = &session.graph;
+        let one = |v: Value| {
+            let name = g.name(v).strip_prefix(&self.member.prefix).expect("parameters of this member");
+            Ok((name.into(), g.dims(v).into(), session.read(v)?))
+        };
+        g.stored().map(one).collect()
+    }
+
+    /// Everything the features depend on.
+    fn key(&self, device: &str) -> String {
+        let (mut h, view) = (Fnv::default(), self.view());
+        let tower = serde_json::to_vec(&(self.tower, self.config.tower_output)).expect("plain data");
+        // The device without its number of threads: those change no bit.
+        let device = device.split(',').next().unwrap_or(device);
+        h.field(&tower).field(self.initial.source(self.member, self.tower).as_bytes()).field(device.as_bytes());
+        h.field(format!("{:?}", self.pictures.views()[view]).as_bytes());
+        (0..self.pictures.len()).for_each(|i| {
+            h.update(&hash::checksum(self.pictures.square(i, view)).to_le_bytes());
+        });
+        format!("{:032x}", h.finish())
+    }
+}
+
+/// The tensor of features in a cache file; all others are weights.
+const FEATURES: &str = "features";
+
+fn write(path: &Path, key: String, seen: &Seen) -> Result<()> {
+    let (width, x) = &seen.rows;
+    let shape = [x.len() / width, *width];
+    let mut entries: Vec<Entry> = seen.weights.iter().map(|(n, s, x)| Entry::f32(n, s, x)).collect();
+    entries.push(Entry::f32(FEATURES, &shape, x));
     let metadata = BTreeMap::from([("key".to_string(), key), (LAYOUT.to_string(), "KRSC".to_string())]);
-    write::write(&path, &metadata, &entries)?;
-    Ok((extracted, session.into_device()))
+    write::write(path, &metadata, &entries)
 }
 
-/// Everything the features depend on.
-fn key(config: &Config, initial: &Initial, pictures: &Pictures, device: &str) -> String {
-    let mut h = Fnv::default();
-    let towers = serde_json::to_vec(&(&config.towers, config.architecture, config.tower_output)).expect("plain data");
-    // The device without its number of threads: those change no bit.
-    let device = device.split(',').next().unwrap_or(device);
-    h.field(&towers).field(initial.fingerprint().as_bytes()).field(device.as_bytes());
-    h.field(&(config.image as u64).to_le_bytes()).field(pictures.bytes());
-    format!("{:032x}", h.finish())
-}
-
-/// Features from the cache; None when the file is not there, is of another run, or is damaged: it is then made again.
-fn read(path: &Path, key: &str, config: &Config) -> Option<Extracted> {
+/// Features from the cache; None when the file is not there, is of other pictures or weights, or is damaged: they are
+/// then made again.
+fn read(path: &Path, key: &str) -> Option<Seen> {
     let file = WeightFile::open(path).ok()?;
     if file.metadata().get("key").map(String::as_str) != Some(key) {
         return None;
     }
-    let mut members = vec![];
-    for i in 0..config.members().len() {
-        let t = file.tensor(&format!("features.{i}")).ok()?;
-        members.push((*t.shape.get(1)?, t.to_f32().ok()?.into_owned()));
-    }
-    let stored = file.names().filter(|n| !n.starts_with("features.")).map(String::from).collect::<Vec<_>>();
-    let tower = |n: String| {
-        let t = file.tensor(&n).ok()?;
-        Some((n, t.shape.clone(), t.to_f32().ok()?.into_owned()))
+    let tensor = |n: &str| {
+        let t = file.tensor(n).ok()?;
+        Some((n.to_string(), t.shape.clone(), t.to_f32().ok()?.into_owned()))
     };
-    let towers = stored.into_iter().map(tower).collect::<Option<_>>()?;
-    Some(Extracted { members, towers })
+    let (_, shape, x) = tensor(FEATURES)?;
+    let weights = file.names().filter(|n| *n != FEATURES).map(tensor).collect::<Option<_>>()?;
+    Some(Seen { rows: (*shape.get(1)?, x), weights })
 }
 
 /// Mean and 1 / standard deviation of each feature over some rows; a feature that does not vary is left at its scale.

@@ -5,7 +5,7 @@ use crate::data::Pictures;
 use crate::device::{Data, Session};
 use crate::error::{Error, Result};
 use crate::graph::Value;
-use crate::models::{Config, Tower};
+use crate::models::{Config, Member, Tower};
 use crate::weights::init::Rule;
 use crate::weights::tower::Allow;
 use crate::weights::{TowerWeights, WeightFile, init};
@@ -33,14 +33,15 @@ impl Initial {
         self.towers.insert(name.into(), Arc::new(weights));
     }
 
-    /// Names the sources: what a cache of results must depend on. A file is named by its length and time of change.
-    pub fn fingerprint(&self) -> String {
-        let file = |(name, w): (&String, &Arc<TowerWeights>)| {
-            let m = std::fs::metadata(w.file.path());
-            let when = m.as_ref().ok().and_then(|m| m.modified().ok());
-            format!("{name} {} {:?} {when:?}\n", w.file.path().display(), m.map(|m| m.len()).ok())
-        };
-        format!("seed {} {}", self.seed, self.towers.iter().map(file).collect::<String>())
+    /// Names where a tower's values come from: what a cache of its results must depend on. A file is named by its length
+    /// and time of change, a draw by the member too: those of a split model are drawn apart.
+    pub fn source(&self, member: &Member, tower: &Tower) -> String {
+        let drawn = || format!("seed {} {:?} {}", self.seed, self.rule, member.prefix);
+        let Some(w) = self.towers.get(&tower.name) else { return drawn() };
+        let m = std::fs::metadata(w.file.path()).ok();
+        let when = m.as_ref().and_then(|m| m.modified().ok());
+        let file = format!("{} {:?} {when:?}", w.file.path().display(), m.map(|m| m.len()));
+        if self.init_missing { format!("{file} {}", drawn()) } else { file }
     }
 
     /// Compares every file with what the network wants; one message names everything missing, extra or mis-shaped.
