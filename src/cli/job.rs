@@ -152,7 +152,7 @@ impl Job {
     }
 
     /// What a resumed run must have in common with the one it continues.
-    fn fingerprint(&self, [train, val]: [&[usize]; 2]) -> String {
+    pub fn fingerprint(&self, [train, val]: [&[usize]; 2]) -> String {
         let mut text = String::new();
         for (which, rows) in [("train", train), ("val", val)] {
             for &i in rows {

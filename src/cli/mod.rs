@@ -66,7 +66,7 @@ commands! { Command:
     Train => train,
     /// Train one model per fold and judge each on the pictures it has not seen.
     CrossValidate => cross_validate,
-    /// Compare whole cross-validations.
+    /// Train, compare and report several models: a paper's tables.
     Study => study,
     /// Train one tower as a classifier of pictures.
     Pretrain => pretrain,

@@ -13,7 +13,7 @@ use std::io::Cursor;
 use std::path::Path;
 
 /// Longest side of a thumbnail, in pixels.
-const THUMBNAIL: u32 = 96;
+pub const THUMBNAIL: u32 = 96;
 
 /// The files of the folder, in the order they are written.
 pub const FILES: [&str; 3] = ["predictions.csv", "report.html", "metrics.json"];
@@ -141,7 +141,7 @@ fn report(o: &Outcome, metrics: &Metrics) -> Result<Report> {
 }
 
 /// A square as a small PNG file.
-fn thumbnail(square: &[u8], size: u32) -> Result<Vec<u8>> {
+pub fn thumbnail(square: &[u8], size: u32) -> Result<Vec<u8>> {
     let failed = |why: String| Error::job(format!("cannot make a thumbnail: {why}"));
     let full = RgbImage::from_raw(size, size, square.to_vec()).ok_or_else(|| failed("not a square".into()))?;
     let small = if size > THUMBNAIL { imageops::thumbnail(&full, THUMBNAIL, THUMBNAIL) } else { full };

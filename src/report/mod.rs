@@ -6,6 +6,7 @@ mod charts;
 pub mod folder;
 pub mod memory;
 pub mod roofline;
+pub mod study;
 mod svg;
 pub mod tables;
 
@@ -231,6 +232,7 @@ pub fn html(r: &Report) -> Result<String> {
         })
         .collect();
     let page = context! {
+        style => STYLE,
         title => r.title.as_str(),
         subtitle => r.subtitle.as_str(),
         notes => Serde(&r.notes),
@@ -249,12 +251,20 @@ pub fn html(r: &Report) -> Result<String> {
         facts => Serde(&r.facts),
         version => env!("CARGO_PKG_VERSION"),
     };
+    render(include_str!("report.html"), page)
+}
+
+/// How every page looks.
+const STYLE: &str = include_str!("style.css");
+
+/// Fills in a page.
+fn render(template: &str, page: minijinja::Value) -> Result<String> {
     let fault = |e: minijinja::Error| Error::job(format!("the report's template failed: {e:#}"));
     // The name's ending turns escaping on.
     let mut env = Environment::new();
     env.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
-    env.add_template("report.html", include_str!("report.html")).map_err(fault)?;
-    env.get_template("report.html").and_then(|t| t.render(page)).map_err(fault)
+    env.add_template("page.html", template).map_err(fault)?;
+    env.get_template("page.html").and_then(|t| t.render(page)).map_err(fault)
 }
 
 #[cfg(test)]

@@ -116,8 +116,9 @@ fn every(
 impl Extraction<'_> {
     /// Index of what this tower sees among what there is of each picture.
     fn view(&self) -> usize {
-        let view = self.config.view(self.tower);
-        self.pictures.views().iter().position(|v| *v == view).expect("the pictures are those of the model")
+        let (view, views) = (self.config.view(self.tower), self.config.views());
+        assert_eq!(views.len(), self.pictures.views().len(), "the pictures are those of the model");
+        views.iter().position(|v| *v == view).expect("a view of the model")
     }
 
     /// The features, and the session that holds the tower.

@@ -2,6 +2,7 @@
 [`fit`] is the loop, [`checkpoint`] its memory on disk, [`features`] the towers run once instead of in every step,
 [`predictor`] a trained model in use, [`first_layer`] whether pictures are prepared as its weights expect, [`gradcheck`] whether its gradient is one; [`metrics`], [`folds`] and [`schedule`] measure and steer, [`paired`] tells whether one model is better than another. */
 
+pub mod cell;
 pub mod checkpoint;
 pub mod features;
 pub mod first_layer;

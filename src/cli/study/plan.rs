@@ -1,0 +1,280 @@
+/*! `study.toml`: which models are trained on which folds, and which tables are made of them. Settings of a model are the
+flags of `train` without their dashes, parsed by the same rules: there is one list of them, and one set of messages. */
+
+use crate::cli::flags::{DataFlags, ModelFlags, TrainFlags};
+use crate::error::{Error, Result};
+use crate::report::study::Layout;
+use clap::{Args, FromArgMatches};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use toml::{Table, Value};
+
+/// The file as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct File {
+    title: Option<String>,
+    manifest: PathBuf,
+    #[serde(default)]
+    test_sets: Vec<String>,
+    #[serde(default = "five")]
+    folds: u32,
+    fold_file: Option<PathBuf>,
+    #[serde(default)]
+    ungrouped: bool,
+    #[serde(default = "yes")]
+    keep_models: bool,
+    #[serde(default)]
+    faces: Vec<PathBuf>,
+    #[serde(default)]
+    train: Table,
+    model: Vec<Entry>,
+    #[serde(default)]
+    table: Vec<Layout>,
+}
+
+fn five() -> u32 {
+    5
+}
+fn yes() -> bool {
+    true
+}
+
+/// One `[[model]]`.
+#[derive(Deserialize)]
+struct Entry {
+    name: String,
+    title: Option<String>,
+    #[serde(flatten)]
+    flags: Table,
+}
+
+/// What is to be done. Paths are relative to the working folder, no longer to the file.
+pub struct Plan {
+    pub path: PathBuf,
+    pub title: String,
+    pub manifest: PathBuf,
+    /// Sets (the manifest's `dataset`) that no model is trained on: every fold's model is tested on them too.
+    pub test_sets: Vec<String>,
+    pub folds: u32,
+    pub fold_file: Option<PathBuf>,
+    /// Rows are dealt one by one although the manifest has groups.
+    pub ungrouped: bool,
+    pub keep_models: bool,
+    /// Output folders of `train-face`: their accuracies and confusion matrices go into the report.
+    pub faces: Vec<PathBuf>,
+    pub models: Vec<Model>,
+    pub tables: Vec<Layout>,
+}
+
+/// One model of the study.
+pub struct Model {
+    pub name: String,
+    /// What tables call it.
+    pub title: String,
+    /// Its settings as they were written, for people.
+    pub settings: String,
+    pub flags: Flags,
+}
+
+/// The flags of `train` that make a model what it is.
+#[derive(Args, Clone, Debug)]
+pub struct Flags {
+    #[command(flatten)]
+    pub model: ModelFlags,
+    #[command(flatten)]
+    pub train: TrainFlags,
+    #[command(flatten)]
+    pub data: DataFlags,
+}
+
+impl Plan {
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read the study", e))?;
+        let file: File = toml::from_str(&text).map_err(|e| {
+            let line = e.span().map_or(1, |s| text[..s.start].matches('\n').count() + 1);
+            Error::file(path, e.message()).at(format!("line {line}")).fix("`deep-affect study init` writes an example")
+        })?;
+        let beside = |p: &Path| path.parent().unwrap_or(Path::new("")).join(p);
+        let models = file.model.into_iter().map(|m| m.resolve(path, &file.train, &beside)).collect::<Result<_>>()?;
+        let plan = Self {
+            title: file.title.unwrap_or_else(|| "Valence and arousal".into()),
+            manifest: beside(&file.manifest),
+            test_sets: file.test_sets,
+            folds: file.folds,
+            fold_file: file.fold_file.as_deref().map(beside),
+            ungrouped: file.ungrouped,
+            keep_models: file.keep_models,
+            faces: file.faces.iter().map(|f| beside(f)).collect(),
+            models,
+            tables: file.table,
+            path: path.into(),
+        };
+        plan.check()?;
+        Ok(plan)
+    }
+
+    /// Columns that every model predicts.
+    pub fn targets(&self) -> &[String] {
+        &self.models[0].flags.data.targets
+    }
+
+    fn check(&self) -> Result<()> {
+        let refuse = |place: String, what: String, fix: &str| Err(Error::file(&self.path, what).at(place).fix(fix));
+        let Some(first) = self.models.first() else {
+            return refuse("[[model]]".into(), "names no model".into(), "`deep-affect study init` writes an example");
+        };
+        for (i, m) in self.models.iter().enumerate() {
+            let place = format!("model `{}`", clean(&m.name));
+            // It becomes the name of a folder.
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_+.".contains(c);
+            if m.name.is_empty() || m.name.starts_with('.') || !m.name.chars().all(plain) {
+                return refuse(place, "cannot be the name of a folder".into(), "use letters, digits, - and _");
+            }
+            if self.models[..i].iter().any(|o| o.name.eq_ignore_ascii_case(&m.name)) {
+                return refuse(place, "comes twice".into(), "give every model a name of its own");
+            }
+            if m.flags.data.targets != first.flags.data.targets {
+                return refuse(place, "predicts other targets than the first".into(), "set `targets` in [train]");
+            }
+            if m.flags.train.test > 0.0 {
+                return refuse(place, "sets a test part apart".into(), "leave out `test`: the folds do that");
+            }
+        }
+        for (i, t) in self.tables.iter().enumerate() {
+            let place = format!("table {}", i + 1);
+            let known = |name: &&String| !self.models.iter().any(|m| m.name == **name);
+            if let Some(name) = t.models().find(known) {
+                return refuse(place, format!("there is no model `{}`", clean(name)), "use the names of the models");
+            }
+            if t.models().next().is_none() {
+                return refuse(place, "is of no models".into(), "give it `models` or `pairs`");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn clean(text: &str) -> String {
+    crate::cli::output::clean(text)
+}
+
+impl Entry {
+    /// The model, by its own settings over those of all.
+    fn resolve(self, path: &Path, all: &Table, beside: &dyn Fn(&Path) -> PathBuf) -> Result<Model> {
+        let refuse = |what: String| Error::file(path, what).at(format!("model `{}`", clean(&self.name)));
+        let mut settings = all.clone();
+        for (key, value) in &self.flags {
+            match (settings.get_mut(key), value) {
+                // `weights.face = …` of a model leaves those of its other towers.
+                (Some(Value::Table(old)), Value::Table(new)) => old.extend(new.clone()),
+                _ => drop(settings.insert(key.clone(), value.clone())),
+            }
+        }
+        // Weights of towers that a model does not have may stand in [train] for those that do.
+        let features = settings.get("features").and_then(Value::as_array).cloned();
+        if let (Some(features), Some(Value::Table(weights))) = (features, settings.get_mut("weights")) {
+            let own = self.flags.get("weights").and_then(Value::as_table);
+            let has = |tower: &str| features.iter().any(|f| f.as_str() == Some(tower));
+            weights.retain(|tower, _| has(tower) || own.is_some_and(|o| o.contains_key(tower)));
+        }
+        // As they were written, and with paths that hold from here.
+        let (mut written, mut words) = (vec![], vec![]);
+        for (key, value) in &settings {
+            let no = |what: &str, value: &Value| refuse(format!("`{what}` cannot have the value {value:?}"));
+            let mut flag = |text: String, meant: String| {
+                written.push(format!("--{key}={text}"));
+                words.push(format!("--{key}={meant}"));
+            };
+            match value {
+                Value::Boolean(false) => {}
+                Value::Boolean(true) => {
+                    written.push(format!("--{key}"));
+                    words.push(format!("--{key}"));
+                }
+                Value::Table(list) => {
+                    for (sub, value) in list {
+                        let text = scalar(value).ok_or_else(|| no(&format!("{key}.{sub}"), value))?;
+                        let path = beside(Path::new(&text)).display().to_string();
+                        let meant = if key == "weights" { &path } else { &text };
+                        flag(format!("{sub}={text}"), format!("{sub}={meant}"));
+                    }
+                }
+                Value::Array(list) => {
+                    for value in list {
+                        let text = scalar(value).ok_or_else(|| no(key, value))?;
+                        flag(text.clone(), text);
+                    }
+                }
+                value => {
+                    let text = scalar(value).ok_or_else(|| no(key, value))?;
+                    flag(text.clone(), text);
+                }
+            }
+        }
+        let command = Flags::augment_args(clap::Command::new("study").no_binary_name(true).disable_help_flag(true));
+        let flags = command.try_get_matches_from(&words).and_then(|m| Flags::from_arg_matches(&m)).map_err(|e| {
+            let text = e.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            refuse(clean(line.strip_prefix("error: ").unwrap_or(line)))
+                .fix("settings are the flags of `deep-affect train`")
+        })?;
+        let title = self.title.unwrap_or_else(|| self.name.clone());
+        Ok(Model { title, name: self.name, settings: clean(&written.join(" ")), flags })
+    }
+}
+
+/// What stands behind a flag's `=`.
+fn scalar(value: &Value) -> Option<String> {
+    match value {
+        Value::String(s) => Some(s.clone()),
+        Value::Integer(i) => Some(i.to_string()),
+        Value::Float(f) => Some(f.to_string()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Plan> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("study.toml"), text).unwrap();
+        Plan::read(&dir.path().join("study.toml"))
+    }
+
+    #[test]
+    fn the_example_is_the_papers_grid() {
+        let plan = read(super::super::init::EXAMPLE).unwrap();
+        assert_eq!((plan.models.len(), plan.folds, plan.tables.len()), (8, 5, 5));
+        let find = |name: &str| &plan.models.iter().find(|m| m.name == name).unwrap().flags;
+        let split = find("split-9");
+        assert_eq!(split.model.face_classes, 9);
+        assert!(split.model.weights.iter().any(|w| w.starts_with("face=") && w.ends_with("face9.safetensors")));
+        assert_eq!(split.model.weights.len(), 3);
+        assert_eq!(find("object").model.weights.len(), 1);
+        assert_eq!((find("object").train.lr, find("object").train.batch), (4e-4, 25));
+        assert_eq!(plan.tables.iter().flat_map(Layout::models).count(), 2 + 2 + 8 + 5 + 8);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let head = "manifest = 'm.csv'\n";
+        for (text, problem) in [
+            ("model = []\n".to_string(), "missing field `manifest`"),
+            (format!("{head}model = []\n"), "names no model"),
+            (format!("{head}colour = 1\nmodel = []\n"), "line 2: unknown field `colour`"),
+            (format!("{head}[[model]]\nname = 'a/b'\n"), "model `a/b`: cannot be the name of a folder"),
+            (format!("{head}[[model]]\nname = 'a'\n[[model]]\nname = 'A'\n"), "model `A`: comes twice"),
+            (format!("{head}[[model]]\nname = 'a'\nepoch = 3\n"), "model `a`: unexpected argument '--epoch' found"),
+            (format!("{head}[[model]]\nname = 'a'\nepochs = 'x'\n"), "invalid value 'x' for '--epochs <N>'"),
+            (format!("{head}[[model]]\nname = 'a'\ntest = 0.5\n"), "sets a test part apart"),
+            (format!("{head}[[model]]\nname = 'a'\n[[table]]\nmodels = ['b']\n"), "table 1: there is no model `b`"),
+            (format!("{head}[[model]]\nname = 'a'\n[[table]]\ntitle = 'b'\n"), "table 1: is of no models"),
+        ] {
+            let e = read(&text).map(|_| ()).unwrap_err().to_string();
+            assert!(e.contains(problem) && e.lines().count() == 1, "{e}");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! `study report`: the tables and the page of what is done so far.
+
+use super::grid::Grid;
+use crate::atomic;
+use crate::cli::output;
+use crate::data::{LoadOptions, Pictures, Source};
+use crate::error::{Error, Result};
+use crate::preprocess::{Resize, View};
+use crate::report::folder::{THUMBNAIL, thumbnail};
+use crate::report::study::page::{self, Extras, Figure};
+use crate::report::study::{Model, Predicted, Sheet, Study, tables};
+use crate::report::tables::{Prediction, write_predictions};
+use crate::train::cell::{Cell, TEST};
+use clap::Args;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+#[derive(Args)]
+pub struct Command {
+    /// The study that was run.
+    #[arg(default_value = "study.toml")]
+    study: PathBuf,
+    /// Its folder of results.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+impl Command {
+    pub fn run(self) -> Result<()> {
+        let grid = Grid::open(&self.study, &self.out)?;
+        if grid.done()? == 0 {
+            return Err(Error::file(&self.out, "holds no cell that is done").fix("`study run` computes them"));
+        }
+        output::print(&write(&grid)?)
+    }
+}
+
+/// Writes every table and the page; returns the tables that were asked for, to be read in a terminal.
+pub fn write(grid: &Grid) -> Result<String> {
+    let s = grid.study()?;
+    let sheets = tables::all(&s);
+    let folder = grid.out.join("tables");
+    std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, "create the folder", e))?;
+    let text = |name: &str, text: &str| atomic::write(grid.out.join(name), |w| w.write_all(text.as_bytes()));
+    let markdown: Vec<String> = sheets.iter().map(Sheet::markdown).collect();
+    text("tables.md", &format!("# {}\n\n{}", s.title, markdown.join("\n")))?;
+    text("tables.tex", &sheets.iter().map(Sheet::latex).collect::<Vec<_>>().join("\n"))?;
+    for sheet in &sheets {
+        let csv = sheet.csv();
+        atomic::write(folder.join(format!("{}.csv", sheet.key)), |w| w.write_all(&csv))?;
+    }
+    text("results.csv", &results(&s))?;
+    text("tests.csv", &tests(&s))?;
+    for m in s.models.iter().filter(|m| m.cells.iter().all(Option::is_some)) {
+        predictions(grid, m, TEST)?;
+        s.test_sets.iter().try_for_each(|set| predictions(grid, m, set))?;
+    }
+    text("report.html", &page::html(&s, &extras(grid, &s)?)?)?;
+    let asked = sheets.iter().filter(|t| t.key.starts_with("table-")).map(Sheet::text).collect::<Vec<_>>().join("\n");
+    Ok(format!(
+        "{asked}\nwrote tables.md, tables.tex, tables/, results.csv, tests.csv and report.html to {}\n",
+        grid.out.display()
+    ))
+}
+
+/// Every measure of every cell, one a line.
+fn results(s: &Study) -> String {
+    let mut csv = csv::Writer::from_writer(vec![]);
+    let mut line = |fields: &[&str]| csv.write_record(fields).expect("memory does not fail");
+    line(&["model", "fold", "set", "pictures", "target", "measure", "model_value", "baseline_value"]);
+    for c in s.models.iter().flat_map(Model::done) {
+        let fold = (c.fold + 1).to_string();
+        for set in &c.sets {
+            for d in &set.metrics.dimensions {
+                for (x, y) in d.model.fields().iter().zip(d.baseline.fields()) {
+                    let value = |v: Option<f64>| v.map_or(String::new(), |v| v.to_string());
+                    let n = set.metrics.n.to_string();
+                    line(&[&c.model, &fold, &set.name, &n, &d.name, x.key, &value(x.value), &value(y.value)]);
+                }
+            }
+        }
+    }
+    String::from_utf8(csv.into_inner().expect("memory does not fail")).expect("made of text")
+}
+
+/// Every comparison, one a line.
+fn tests(s: &Study) -> String {
+    let mut csv = csv::Writer::from_writer(vec![]);
+    let mut line = |fields: &[String]| csv.write_record(fields).expect("memory does not fail");
+    let header = "table,model_1,model_2,target,test_mse_1_points2,test_mse_2_points2,t,df,p,p_holm,p_nadeau_bengio,d";
+    line(&header.split(',').map(String::from).collect::<Vec<_>>());
+    for (i, layout) in s.layouts.iter().enumerate() {
+        for t in tables::compared(s, layout) {
+            let value = |v: Option<f64>| v.filter(|v| v.is_finite()).map_or(String::new(), |v| v.to_string());
+            let p = t.paired;
+            line(&[
+                (i + 1).to_string(),
+                t.models[0].name.clone(),
+                t.models[1].name.clone(),
+                s.targets[t.target].clone(),
+                value(Some(t.means[0])),
+                value(Some(t.means[1])),
+                value(p.and_then(|p| p.t)),
+                p.map_or(String::new(), |p| p.df.to_string()),
+                value(p.and_then(|p| p.p)),
+                value(t.p_holm),
+                value(p.and_then(|p| p.p_corrected)),
+                value(p.and_then(|p| p.effect)),
+            ]);
+        }
+    }
+    String::from_utf8(csv.into_inner().expect("memory does not fail")).expect("made of text")
+}
+
+/// A model's predictions on the test parts, or of every fold on a further set, as `study compare` and R read them.
+fn predictions(grid: &Grid, m: &Model, set: &str) -> Result<()> {
+    let dataset = |p: &Predicted| grid.manifest.rows[p.row].dataset.as_deref();
+    let mut mine: Vec<&Predicted> = match set {
+        TEST => m.predictions.iter().filter(|p| p.test).collect(),
+        _ => m.predictions.iter().filter(|p| !p.test && dataset(p) == Some(set)).collect(),
+    };
+    mine.sort_by_key(|p| (p.row, p.fold));
+    let name = if set == TEST { "predictions.csv".into() } else { format!("predictions-{set}.csv") };
+    let targets: Vec<&str> = grid.manifest.targets.iter().map(String::as_str).collect();
+    let lines = mine.iter().map(|p| {
+        let row = &grid.manifest.rows[p.row];
+        Prediction {
+            path: &row.path,
+            dataset: row.dataset.as_deref().unwrap_or_default(),
+            group: row.group.as_deref().unwrap_or_default(),
+            fold: Some(p.fold),
+            truth: &row.targets,
+            predicted: &p.values,
+        }
+    });
+    let mut bytes = vec![];
+    write_predictions(&mut bytes, &targets, lines)?;
+    atomic::write(grid.out.join(&m.name).join(name), |w| w.write_all(&bytes))
+}
+
+/// What the page shows beside the tables.
+fn extras(grid: &Grid, s: &Study) -> Result<Extras> {
+    let rows: Vec<usize> = page::pictured(s).into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+    let mut thumbnails = BTreeMap::new();
+    if !rows.is_empty() {
+        let view = View { side: THUMBNAIL as usize, resize: Resize::CropBilinear, grey: false };
+        let sources: Vec<Source> = rows.iter().map(|&i| Source::File(grid.manifest.file(i))).collect();
+        let options = LoadOptions { views: vec![view], decode: Default::default(), cache_dir: None };
+        // A picture that has gone since leaves a caption without one.
+        if let Ok(pictures) = Pictures::load(&sources, &options, &()).and_then(|l| l.accept(true)) {
+            for (i, &row) in pictures.rows().iter().enumerate() {
+                thumbnails.insert(rows[row], thumbnail(pictures.square(i, 0), THUMBNAIL)?);
+            }
+        }
+    }
+    let all = grid.plan.models.len() * grid.k as usize;
+    let cells: Vec<&Cell> = s.models.iter().flat_map(Model::done).collect();
+    let mut notes = vec![];
+    if cells.len() < all {
+        notes.push(format!("Not complete: {} of {all} cells are done.", cells.len()));
+    }
+    if grid.shared > 0 {
+        notes.push(format!(
+            "{} pictures of {} are left out there: the folds have the same pictures, by their group.",
+            grid.shared,
+            s.test_sets.join(", ")
+        ));
+    }
+    let lost = s.manifest.rows.len() - seen(s);
+    if cells.len() == all && lost > grid.shared {
+        notes.push(format!(
+            "{} pictures could not be read and were left out: see bad-pictures.csv.",
+            lost - grid.shared
+        ));
+    }
+    let distinct = |of: &dyn Fn(&Cell) -> String| {
+        cells.iter().map(|c| of(c)).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join("; ")
+    };
+    let minutes = cells.iter().map(|c| c.seconds).sum::<f64>() / 60.0;
+    let mut facts = vec![
+        ("Command".to_string(), crate::cli::command_line()),
+        ("Program".into(), distinct(&|c| c.made_by.clone())),
+        ("Devices".into(), distinct(&|c| c.device.clone())),
+        ("Time of all cells".into(), format!("{minutes:.1} min, features of frozen towers not counted")),
+        ("Pictures".into(), format!("{} in {} folds", s.folds.iter().flatten().count(), grid.k)),
+    ];
+    facts.extend(grid.plan.models.iter().map(|m| (format!("Model {}", m.name), m.settings.clone())));
+    let weights: BTreeSet<String> = cells
+        .iter()
+        .flat_map(|c| &c.weights)
+        .map(|w| format!("{} ({} bytes), sha256 {}", w.file, w.bytes, w.sha256))
+        .collect();
+    facts.extend(weights.into_iter().map(|w| ("Weights".to_string(), w)));
+    let data = distinct(&|c| c.study.clone());
+    facts.push(("Fingerprints of settings and ratings".into(), data));
+    Ok(Extras {
+        thumbnails,
+        subtitle: format!("{} models in {} folds", s.models.len(), grid.k),
+        notes,
+        facts,
+        figures: faces(grid)?,
+    })
+}
+
+/// Pictures that a complete model has a prediction for.
+fn seen(s: &Study) -> usize {
+    s.models.first().map_or(0, |m| m.predictions.iter().map(|p| p.row).collect::<BTreeSet<_>>().len())
+}
+
+/// What `train-face` left: its accuracies and confusion matrices.
+fn faces(_grid: &Grid) -> Result<Vec<Figure>> {
+    Ok(vec![])
+}

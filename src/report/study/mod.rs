@@ -1,0 +1,99 @@
+/*! A study for people: the tables of Parry & Vuong 2021 for whatever was trained ([`tables`]), in every form a paper needs
+([`sheet`]), and one page with all of it ([`page`]). Errors are mean squared errors on the 1 to 9 scale, averaged over folds
+with the sample SD (n-1), as in the paper. */
+
+pub mod page;
+pub mod sheet;
+pub mod tables;
+
+pub use sheet::Sheet;
+
+use crate::data::Manifest;
+use crate::train::cell::Cell;
+use serde::Deserialize;
+
+/// A table that somebody asked for.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Layout {
+    pub title: Option<String>,
+    /// Models whose errors are shown.
+    #[serde(default)]
+    pub models: Vec<String>,
+    #[serde(default)]
+    pub by: By,
+    /// Models that are held against each other, instead.
+    #[serde(default)]
+    pub pairs: Vec<[String; 2]>,
+}
+
+/// What a table of errors has in its rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum By {
+    /// The training part, the test part, every further set; all targets beside each other (Tables 2 and 3).
+    #[default]
+    Sets,
+    /// The targets, on the test part; models beside each other (Table 5).
+    Models,
+}
+
+impl Layout {
+    /// Names of all models it is of, with repetitions.
+    pub fn models(&self) -> impl Iterator<Item = &String> {
+        self.models.iter().chain(self.pairs.iter().flatten())
+    }
+}
+
+/// A model of a study and its cells, by fold; None where a cell is not done.
+pub struct Model {
+    pub name: String,
+    pub title: String,
+    pub cells: Vec<Option<Cell>>,
+    /// Of the test parts, and of the further sets by the model of every fold.
+    pub predictions: Vec<Predicted>,
+}
+
+/// One prediction.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Predicted {
+    /// Index of the picture in the manifest.
+    pub row: usize,
+    /// The fold whose model this is.
+    pub fold: u32,
+    /// The picture is of that fold, not of a set that nothing is trained on.
+    pub test: bool,
+    pub values: Vec<f32>,
+}
+
+/// Everything that tables are made of.
+pub struct Study {
+    pub title: String,
+    pub targets: Vec<String>,
+    pub models: Vec<Model>,
+    pub layouts: Vec<Layout>,
+    /// All pictures with their ratings: of the folds, and of the sets that nothing is trained on.
+    pub manifest: Manifest,
+    /// The fold of every picture; None for a set that nothing is trained on, and for pictures that cannot be used.
+    pub folds: Vec<Option<u32>>,
+    /// Names of those sets.
+    pub test_sets: Vec<String>,
+}
+
+impl Study {
+    pub fn model(&self, name: &str) -> Option<&Model> {
+        self.models.iter().find(|m| m.name == name)
+    }
+
+    /// Number of folds.
+    pub fn k(&self) -> usize {
+        self.models.first().map_or(0, |m| m.cells.len())
+    }
+}
+
+impl Model {
+    /// The cells that are done.
+    pub fn done(&self) -> impl Iterator<Item = &Cell> {
+        self.cells.iter().flatten()
+    }
+}

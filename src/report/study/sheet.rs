@@ -1,0 +1,193 @@
+/*! A table for a paper, once, and the forms people need it in: Markdown, CSV, LaTeX with booktabs, HTML. */
+
+use crate::report::svg::escape;
+use crate::table::text_table;
+use std::fmt::Write;
+
+/// A table with a header of several lines, of which a cell may span columns.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sheet {
+    /// Name of its file, without an ending.
+    pub key: String,
+    pub title: String,
+    /// Lines of (text, columns it spans).
+    pub header: Vec<Vec<(String, usize)>>,
+    pub rows: Vec<Vec<String>>,
+    /// What the reader must know about the numbers.
+    pub note: String,
+}
+
+impl Sheet {
+    pub fn new(key: &str, title: &str) -> Self {
+        Self { key: key.into(), title: title.into(), ..Self::default() }
+    }
+
+    /// A line of the header whose cells span one column each.
+    pub fn plain<T: Into<String>>(cells: impl IntoIterator<Item = T>) -> Vec<(String, usize)> {
+        cells.into_iter().map(|c| (c.into(), 1)).collect()
+    }
+
+    /// One text for each column: the header's lines from top to bottom, joined.
+    fn columns(&self, joint: &str) -> Vec<String> {
+        let width = self.header.iter().map(|l| l.iter().map(|c| c.1).sum()).max().unwrap_or(0);
+        let mut columns = vec![String::new(); width];
+        for line in &self.header {
+            let spread = line.iter().flat_map(|(text, span)| std::iter::repeat_n(text, *span));
+            for (column, text) in columns.iter_mut().zip(spread).filter(|(_, t)| !t.is_empty()) {
+                if !column.is_empty() {
+                    column.push_str(joint);
+                }
+                column.push_str(text);
+            }
+        }
+        columns
+    }
+
+    /// For a terminal.
+    pub fn text(&self) -> String {
+        let columns = self.columns(" ");
+        format!("{}\n{}{}\n", self.title, text_table(&columns, &self.rows), self.note)
+    }
+
+    pub fn markdown(&self) -> String {
+        let safe = |t: &String| t.replace('\\', "\\\\").replace('|', "\\|").replace('\n', " ");
+        let line = |cells: &[String]| format!("| {} |\n", cells.iter().map(safe).collect::<Vec<_>>().join(" | "));
+        let columns = self.columns(", ");
+        let rule: Vec<&str> = (0..columns.len()).map(|i| if i == 0 { "---" } else { "--:" }).collect();
+        let mut out = format!("**{}**\n\n{}|{}|\n", self.title, line(&columns), rule.join("|"));
+        self.rows.iter().for_each(|r| out += &line(r));
+        if !self.note.is_empty() {
+            let _ = write!(out, "\n{}\n", self.note);
+        }
+        out
+    }
+
+    /// Header and rows alone, for programs.
+    pub fn csv(&self) -> Vec<u8> {
+        let mut csv = csv::WriterBuilder::new().flexible(true).from_writer(vec![]);
+        for row in std::iter::once(&self.columns(" ")).chain(&self.rows) {
+            csv.write_record(row).expect("memory does not fail");
+        }
+        csv.into_inner().expect("memory does not fail")
+    }
+
+    /// A `table` environment; needs `\usepackage{booktabs}`.
+    pub fn latex(&self) -> String {
+        let columns = self.columns("").len();
+        let mut out = format!(
+            "\\begin{{table}}\n\\caption{{{}}}\n\\begin{{tabular}}{{l{}}}\n\\toprule\n",
+            tex(&self.title),
+            "r".repeat(columns.saturating_sub(1))
+        );
+        for (i, line) in self.header.iter().enumerate() {
+            let cell = |(text, span): &(String, usize)| match span {
+                1 => tex(text),
+                _ => format!("\\multicolumn{{{span}}}{{c}}{{{}}}", tex(text)),
+            };
+            let _ = writeln!(out, "{} \\\\", line.iter().map(cell).collect::<Vec<_>>().join(" & "));
+            let mut from = 1;
+            for (_, span) in line.iter().filter(|_| i + 1 < self.header.len()) {
+                if *span > 1 {
+                    let _ = write!(out, "\\cmidrule(lr){{{from}-{}}}", from + span - 1);
+                }
+                from += span;
+            }
+            if from > 1 {
+                out.push('\n');
+            }
+        }
+        out += "\\midrule\n";
+        for row in &self.rows {
+            let _ = writeln!(out, "{} \\\\", row.iter().map(|c| tex(c)).collect::<Vec<_>>().join(" & "));
+        }
+        out += "\\bottomrule\n\\end{tabular}\n";
+        if !self.note.is_empty() {
+            let _ = writeln!(out, "\\par\\footnotesize {}", tex(&self.note));
+        }
+        out + "\\end{table}\n"
+    }
+
+    /// A `<table>` with a caption.
+    pub fn html(&self) -> String {
+        let mut out = format!("<table class=\"sheet\">\n<caption>{}</caption>\n<thead>\n", escape(&self.title));
+        for line in &self.header {
+            out += "<tr>";
+            for (text, span) in line {
+                let _ = match span {
+                    1 => write!(out, "<th>{}</th>", escape(text)),
+                    _ => write!(out, "<th colspan=\"{span}\" class=\"span\">{}</th>", escape(text)),
+                };
+            }
+            out += "</tr>\n";
+        }
+        out += "</thead>\n<tbody>\n";
+        for row in &self.rows {
+            let cells = row.iter().enumerate().map(|(i, c)| match i {
+                0 => format!("<th scope=\"row\">{}</th>", escape(c)),
+                _ => format!("<td>{}</td>", escape(c)),
+            });
+            let _ = writeln!(out, "<tr>{}</tr>", cells.collect::<String>());
+        }
+        out += "</tbody>\n</table>\n";
+        if !self.note.is_empty() {
+            let _ = writeln!(out, "<p class=\"soft\">{}</p>", escape(&self.note));
+        }
+        out
+    }
+}
+
+/// Text for LaTeX.
+fn tex(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        match c {
+            '&' | '%' | '$' | '#' | '_' | '{' | '}' => out.extend(['\\', c]),
+            '\\' => out += "\\textbackslash{}",
+            '~' => out += "\\textasciitilde{}",
+            '^' => out += "\\textasciicircum{}",
+            '<' => out += "$<$",
+            '>' => out += "$>$",
+            '\n' => out.push(' '),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sheet() -> Sheet {
+        Sheet {
+            header: vec![
+                vec![(String::new(), 1), ("A & B".into(), 2), ("C|D".into(), 2)],
+                Sheet::plain(["", "M", "SD", "M", "SD"]),
+            ],
+            rows: vec![["Train", "1.72", ".17", "<1", "50 %"].map(String::from).into()],
+            note: "n_1".into(),
+            ..Sheet::new("k", "Errors of A & B")
+        }
+    }
+
+    #[test]
+    fn every_form() {
+        let s = sheet();
+        assert_eq!(
+            s.markdown(),
+            "**Errors of A & B**\n\n|  | A & B, M | A & B, SD | C\\|D, M | C\\|D, SD |\n|---|--:|--:|--:|--:|\n\
+             | Train | 1.72 | .17 | <1 | 50 % |\n\nn_1\n"
+        );
+        assert_eq!(s.csv(), b",A & B M,A & B SD,C|D M,C|D SD\nTrain,1.72,.17,<1,50 %\n");
+        assert_eq!(
+            s.latex(),
+            "\\begin{table}\n\\caption{Errors of A \\& B}\n\\begin{tabular}{lrrrr}\n\\toprule\n \
+             & \\multicolumn{2}{c}{A \\& B} & \\multicolumn{2}{c}{C|D} \\\\\n\
+             \\cmidrule(lr){2-3}\\cmidrule(lr){4-5}\n & M & SD & M & SD \\\\\n\\midrule\n\
+             Train & 1.72 & .17 & $<$1 & 50 \\% \\\\\n\\bottomrule\n\\end{tabular}\n\
+             \\par\\footnotesize n\\_1\n\\end{table}\n"
+        );
+        let html = s.html();
+        assert!(html.contains("<th colspan=\"2\" class=\"span\">A &amp; B</th>") && html.contains("<td>&lt;1</td>"));
+    }
+}

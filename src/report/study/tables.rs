@@ -1,0 +1,363 @@
+//! The tables of a study, from its cells.
+
+use super::{By, Layout, Model, Sheet, Study};
+use crate::table::number;
+use crate::train::cell::{Cell, TEST, TRAIN};
+use crate::train::folds::{FoldMetrics, Spread};
+use crate::train::paired::{Paired, holm};
+use std::collections::BTreeMap;
+
+/// Every table, in the order of a paper: the data, the tables that were asked for, then those behind them.
+pub fn all(s: &Study) -> Vec<Sheet> {
+    let mut sheets = vec![data(s)];
+    let asked = s.layouts.iter().enumerate().map(|(i, layout)| match (layout.pairs.is_empty(), layout.by) {
+        (false, _) => tests(s, i, layout),
+        (true, By::Sets) => by_sets(s, i, layout),
+        (true, By::Models) => by_models(s, i, layout),
+    });
+    sheets.extend(asked);
+    sheets.push(bounds(s));
+    sheets.push(measures(s));
+    sheets.extend(s.models.iter().map(|m| folds(s, m)));
+    sheets.extend(parts(s, "dataset", "Test error by set"));
+    sheets.extend(parts(s, "category", "Test error by category"));
+    sheets
+}
+
+/// Names of the sets that models are judged on.
+fn sets(s: &Study) -> Vec<&str> {
+    [TRAIN, TEST].into_iter().chain(s.test_sets.iter().map(String::as_str)).collect()
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or(String::new(), |c| c.to_uppercase().chain(letters).collect())
+}
+
+/// The mean squared errors of a model on a set, fold by fold; None where a cell is not done.
+fn errors(m: &Model, set: &str, target: usize) -> Vec<Option<f64>> {
+    let of = |c: &Cell| Some(c.set(set)?.dimensions[target].model.mse);
+    m.cells.iter().map(|c| of(c.as_ref()?)).collect()
+}
+
+/// Mean and SD over the folds that are done.
+fn spread(values: &[Option<f64>]) -> Spread {
+    Spread::of(&values.iter().copied().filter(Option::is_some).collect::<Vec<_>>())
+}
+
+fn cells(s: Spread) -> [String; 2] {
+    [number(s.mean, 3), number(s.sd, 3)]
+}
+
+/// Says which folds are missing, or nothing.
+fn missing<'a>(models: impl Iterator<Item = &'a Model>) -> String {
+    let open = models.filter(|m| m.cells.iter().any(Option::is_none));
+    let open: Vec<String> =
+        open.map(|m| format!("{}: {} of {} folds", m.title, m.done().count(), m.cells.len())).collect();
+    if open.is_empty() { String::new() } else { format!(" Not complete: {}.", open.join("; ")) }
+}
+
+fn title(layout: &Layout, otherwise: &str) -> String {
+    layout.title.clone().unwrap_or_else(|| otherwise.into())
+}
+
+/// The models of a layout. Names were checked when it was read.
+fn models<'a>(s: &'a Study, layout: &Layout) -> Vec<&'a Model> {
+    layout.models.iter().filter_map(|n| s.model(n)).collect()
+}
+
+/// Tables 2 and 3 of the paper.
+fn by_sets(s: &Study, i: usize, layout: &Layout) -> Sheet {
+    let models = models(s, layout);
+    let mut sheet = Sheet::new(&format!("table-{}", i + 1), &title(layout, "Errors on every set"));
+    let first = || vec![(String::new(), 1)];
+    let columns = 2 * s.targets.len();
+    sheet.header = vec![first(), first(), first()];
+    for m in &models {
+        sheet.header[0].push((m.title.clone(), columns));
+        for t in &s.targets {
+            sheet.header[1].push((capital(t), 2));
+            sheet.header[2].extend(Sheet::plain(["M", "SD"]));
+        }
+    }
+    for set in sets(s) {
+        let of = |m: &&Model| (0..s.targets.len()).flat_map(|t| cells(spread(&errors(m, set, t)))).collect::<Vec<_>>();
+        sheet.rows.push(std::iter::once(name(s, set)).chain(models.iter().flat_map(of)).collect());
+    }
+    sheet.note = format!(
+        "Mean squared error, points² of the 1 to 9 scale: mean (M) and sample SD over {} folds.{}",
+        s.k(),
+        missing(models.iter().copied())
+    );
+    sheet
+}
+
+/// What a set is called in a table.
+fn name(s: &Study, set: &str) -> String {
+    if s.test_sets.iter().any(|t| t == set) { set.to_uppercase() } else { capital(set) }
+}
+
+/// Table 5 of the paper.
+fn by_models(s: &Study, i: usize, layout: &Layout) -> Sheet {
+    let models = models(s, layout);
+    let mut sheet = Sheet::new(&format!("table-{}", i + 1), &title(layout, "Errors on the test parts"));
+    sheet.header = vec![vec![(String::new(), 1)], vec![(String::new(), 1)]];
+    for m in &models {
+        sheet.header[0].push((m.title.clone(), 2));
+        sheet.header[1].extend(Sheet::plain(["M", "SD"]));
+    }
+    for (t, target) in s.targets.iter().enumerate() {
+        let of = models.iter().flat_map(|m| cells(spread(&errors(m, TEST, t))));
+        sheet.rows.push(std::iter::once(capital(target)).chain(of).collect());
+    }
+    sheet.note = format!(
+        "Mean squared error of the test part, points²: mean (M) and sample SD over {} folds.{}",
+        s.k(),
+        missing(models.iter().copied())
+    );
+    sheet
+}
+
+/// One comparison of two models on one target.
+pub struct Test<'a> {
+    pub models: [&'a Model; 2],
+    pub target: usize,
+    pub means: [f64; 2],
+    /// Over the folds that both have; None for fewer than two.
+    pub paired: Option<Paired>,
+    /// Corrected for all comparisons of the same table.
+    pub p_holm: Option<f64>,
+}
+
+/// The comparisons of a layout: test errors, fold by fold.
+pub fn compared<'a>(s: &'a Study, layout: &Layout) -> Vec<Test<'a>> {
+    let mut all = vec![];
+    for [a, b] in &layout.pairs {
+        let (Some(a), Some(b)) = (s.model(a), s.model(b)) else { continue };
+        for target in 0..s.targets.len() {
+            let both = errors(a, TEST, target).into_iter().zip(errors(b, TEST, target));
+            let (x, y): (Vec<f64>, Vec<f64>) = both.filter_map(|(x, y)| Some((x?, y?))).unzip();
+            let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
+            // Equal folds: a test part is 1 / (k - 1) of what is trained on.
+            let paired = Paired::of(&x, &y, 1.0 / (s.k() as f64 - 1.0));
+            all.push(Test { models: [a, b], target, means: [mean(&x), mean(&y)], paired, p_holm: None });
+        }
+    }
+    let corrected = holm(&all.iter().map(|t| t.paired.and_then(|p| p.p)).collect::<Vec<_>>());
+    all.iter_mut().zip(corrected).for_each(|(t, p)| t.p_holm = p);
+    all
+}
+
+/// Tables 4 and 6 of the paper.
+fn tests(s: &Study, i: usize, layout: &Layout) -> Sheet {
+    let mut sheet = Sheet::new(&format!("table-{}", i + 1), &title(layout, "Comparisons"));
+    let header = ["Models compared", "A/V", "M1", "M2", "t", "df", "p", "p (Holm)", "p (Nadeau-Bengio)", "d"];
+    sheet.header = vec![Sheet::plain(header)];
+    let all = compared(s, layout);
+    for t in &all {
+        let p = |p: Option<f64>| p.map_or("-".into(), significance);
+        let of = |f: fn(&Paired) -> Option<f64>| t.paired.as_ref().and_then(f);
+        let mean = |m: f64| number(Some(m).filter(|m| m.is_finite()), 3);
+        sheet.rows.push(vec![
+            format!("{} vs {}", t.models[0].title, t.models[1].title),
+            initial(&s.targets[t.target]),
+            mean(t.means[0]),
+            mean(t.means[1]),
+            number(of(|p| p.t), 2),
+            t.paired.map_or("-".into(), |p| p.df.to_string()),
+            p(of(|p| p.p)),
+            p(t.p_holm),
+            p(of(|p| p.p_corrected)),
+            number(of(|p| p.effect), 2),
+        ]);
+    }
+    sheet.note = format!(
+        "Two-sided paired t-tests over the test errors of the folds; t < 0: the first model errs less. p is uncorrected, as in \
+         the paper; beside it Holm's over this table, and that of the corrected resampled test (Nadeau & Bengio 2003), which \
+         allows for training sets that overlap. d: mean difference over its SD.{}",
+        missing(all.iter().flat_map(|t| t.models))
+    );
+    sheet
+}
+
+/// A p-value as it is printed.
+fn significance(p: f64) -> String {
+    if p < 1e-4 { format!("{p:.1e}") } else { format!("{p:.4}") }
+}
+
+/// A and V, as the paper's tables have it; other targets by their names.
+fn initial(target: &str) -> String {
+    match target {
+        "arousal" => "A".into(),
+        "valence" => "V".into(),
+        other => capital(other),
+    }
+}
+
+/// Tables S2 to S5 of the paper: one model, fold by fold.
+fn folds(s: &Study, m: &Model) -> Sheet {
+    let mut sheet = Sheet::new(&format!("folds-{}", m.name), &format!("{}: error of each fold", m.title));
+    let mut header = vec!["".to_string(), "".into()];
+    header.extend((1..=s.k()).map(|k| format!("K{k}")));
+    header.extend(["Mean".into(), "SD".into()]);
+    sheet.header = vec![Sheet::plain(header)];
+    for (t, target) in s.targets.iter().enumerate() {
+        for (i, set) in sets(s).into_iter().enumerate() {
+            let e = errors(m, set, t);
+            let mut row = vec![if i == 0 { capital(target) } else { String::new() }, name(s, set)];
+            row.extend(e.iter().map(|e| number(*e, 3)));
+            row.extend(cells(spread(&e)));
+            sheet.rows.push(row);
+        }
+    }
+    sheet.note = format!("Mean squared error, points²; K1 to K{} are the folds.{}", s.k(), missing(std::iter::once(m)));
+    sheet
+}
+
+/// Every other measure, on the test parts.
+fn measures(s: &Study) -> Sheet {
+    let mut sheet = Sheet::new("measures", "Other measures on the test parts");
+    for m in &s.models {
+        let tested: Vec<_> = m.done().filter_map(|c| c.set(TEST)).cloned().collect();
+        let Ok(all) = FoldMetrics::of(&tested) else { continue };
+        for d in &all.dimensions {
+            if sheet.header.is_empty() {
+                let labels = d.measures.iter().map(|x| x.label);
+                sheet.header = vec![Sheet::plain(["Model", "A/V"].into_iter().chain(labels))];
+            }
+            let cell = |x: &crate::train::folds::Measure| match (x.model.mean, x.model.sd) {
+                (Some(_), Some(_)) => {
+                    format!("{} ({})", number(x.model.mean, x.decimals), number(x.model.sd, x.decimals))
+                }
+                _ => number(x.model.mean, x.decimals),
+            };
+            let row = [m.title.clone(), initial(&d.name)].into_iter().chain(d.measures.iter().map(cell));
+            sheet.rows.push(row.collect());
+        }
+    }
+    sheet.note = "Means over folds, SDs in brackets. A dash: a fold has no such value (a correlation of ratings or \
+                  predictions that are all equal)."
+        .into();
+    sheet
+}
+
+/// What a set of ratings allows: below is nothing, above is no better than not looking at the picture.
+fn bounds(s: &Study) -> Sheet {
+    let mut sheet = Sheet::new("bounds", "What errors mean");
+    sheet.header = vec![vec![(String::new(), 1)], vec![(String::new(), 1)]];
+    for t in &s.targets {
+        sheet.header[0].push((capital(t), 2));
+        sheet.header[1].extend(Sheet::plain(["M", "SD"]));
+    }
+    let row = |label: &str, of: &dyn Fn(usize) -> Spread| {
+        std::iter::once(label.to_string()).chain((0..s.targets.len()).flat_map(|t| cells(of(t)))).collect()
+    };
+    if let Some(m) = s.models.first() {
+        let mean = |t: usize| {
+            let of = |c: &Cell| Some(c.set(TEST)?.dimensions[t].baseline.mse);
+            spread(&m.cells.iter().map(|c| of(c.as_ref()?)).collect::<Vec<_>>())
+        };
+        sheet.rows.push(row("Always the training mean", &mean));
+    }
+    let best = |t: usize| {
+        let all = s.models.iter().map(|m| spread(&errors(m, TEST, t)));
+        let least = all
+            .filter(|s| s.mean.is_some())
+            .min_by(|a, b| a.mean.unwrap_or(f64::MAX).total_cmp(&b.mean.unwrap_or(f64::MAX)));
+        least.unwrap_or(Spread { mean: None, sd: None })
+    };
+    sheet.rows.push(row("The best model", &best));
+    let raters = |over: fn(f64, f64) -> f64| {
+        move |t: usize| {
+            let target = &s.targets[t];
+            let column = |what: &str| s.manifest.labels(&format!("{target}_{what}")).unwrap_or_default();
+            let (sd, n) = (column("sd"), column("n"));
+            let value = |x: Option<&Option<String>>| x?.as_ref()?.parse::<f64>().ok();
+            let rated = (0..s.folds.len()).filter(|&i| s.folds[i].is_some());
+            let all: Vec<f64> = rated
+                .filter_map(|i| Some(over(value(sd.get(i))?, value(n.get(i))?)).filter(|v| v.is_finite()))
+                .collect();
+            Spread { mean: (!all.is_empty()).then(|| all.iter().sum::<f64>() / all.len() as f64), sd: None }
+        }
+    };
+    sheet.rows.push(row("One more rater", &raters(|sd, n| sd * sd * (1.0 + 1.0 / n))));
+    sheet.rows.push(row("Noise of the mean ratings", &raters(|sd, n| sd * sd / n)));
+    sheet.note =
+        "Mean squared error, points². One more rater: how far, on average, a single person's rating lies from the \
+                  mean of the others, from the SD and number of raters of every picture of the folds; noise: what no \
+                  predictor can be below, because mean ratings are of a sample of raters. A dash: the manifest has no \
+                  columns with SDs and numbers of raters."
+            .into();
+    sheet
+}
+
+/// Table 1 of the paper: what the sets are.
+fn data(s: &Study) -> Sheet {
+    let mut sheet = Sheet::new("data", "Pictures and ratings");
+    sheet.header = vec![vec![(String::new(), 1), ("Pictures".into(), 1)], Sheet::plain(["", ""])];
+    for t in &s.targets {
+        sheet.header[0].push((capital(t), 4));
+        sheet.header[1].extend(Sheet::plain(["M", "SD", "lowest", "highest"]));
+    }
+    let mut sets: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (i, row) in s.manifest.rows.iter().enumerate() {
+        sets.entry(row.dataset.as_deref().unwrap_or("(no name)")).or_default().push(i);
+    }
+    let rows = |label: &str, which: &[usize]| {
+        let mut row = vec![label.to_string(), which.len().to_string()];
+        for t in 0..s.targets.len() {
+            let values: Vec<Option<f64>> = which.iter().map(|&i| Some(s.manifest.rows[i].targets[t].into())).collect();
+            let ends = values.iter().flatten().fold((f64::MAX, f64::MIN), |(lo, hi), v| (lo.min(*v), hi.max(*v)));
+            let spread = Spread::of(&values);
+            row.extend([spread.mean, spread.sd, Some(ends.0), Some(ends.1)].map(|v| number(v, 2)));
+        }
+        row
+    };
+    sheet.rows = sets.iter().map(|(name, which)| rows(name, which)).collect();
+    let dealt: Vec<usize> = (0..s.folds.len()).filter(|&i| s.folds[i].is_some()).collect();
+    if !dealt.is_empty() {
+        sheet.rows.push(rows("All in folds", &dealt));
+    }
+    let sizes: Vec<String> =
+        (0..s.k() as u32).map(|k| s.folds.iter().filter(|f| **f == Some(k)).count().to_string()).collect();
+    sheet.note = format!("Ratings on the 1 to 9 scale. Pictures of the folds: {}.", sizes.join(", "));
+    sheet
+}
+
+/// Errors on parts of the test pictures by a column of the manifest; None where it does not divide them.
+fn parts(s: &Study, column: &str, title: &str) -> Option<Sheet> {
+    let labels = s.manifest.labels(column).ok()?;
+    let mut groups: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (i, label) in labels.iter().enumerate().filter(|(i, _)| s.folds[*i].is_some()) {
+        groups.entry(label.as_deref().unwrap_or("(none)")).or_default().push(i);
+    }
+    // Forty groups fill a page; more are names of pictures rather than categories.
+    if !(2..=40).contains(&groups.len()) {
+        return None;
+    }
+    let mut sheet = Sheet::new(column, title);
+    sheet.header = vec![vec![(String::new(), 1), (String::new(), 1)], Sheet::plain(["", "Pictures"])];
+    for m in &s.models {
+        sheet.header[0].push((m.title.clone(), s.targets.len()));
+        sheet.header[1].extend(Sheet::plain(s.targets.iter().map(|t| initial(t))));
+    }
+    let truth = |i: usize, t: usize| f64::from(s.manifest.rows[i].targets[t]);
+    for (label, rows) in &groups {
+        let mut line = vec![label.to_string(), rows.len().to_string()];
+        for m in &s.models {
+            let mine: Vec<_> = m
+                .predictions
+                .iter()
+                .filter(|p| p.test && labels[p.row].as_deref().unwrap_or("(none)") == *label)
+                .collect();
+            for t in 0..s.targets.len() {
+                let sum: f64 = mine.iter().map(|p| (f64::from(p.values[t]) - truth(p.row, t)).powi(2)).sum();
+                line.push(number((!mine.is_empty()).then(|| sum / mine.len() as f64), 3));
+            }
+        }
+        sheet.rows.push(line);
+    }
+    sheet.note =
+        "Mean squared error over all pictures of the part, points², each by the model that has not seen it.".into();
+    Some(sheet)
+}

@@ -1,0 +1,272 @@
+//! A study as a researcher runs it, in miniature: every table from one command, whatever happens in between.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+/// Three models of a thousandth of the size on three folds, and a set that none is trained on.
+const STUDY: &str = r#"
+title = "A small study"
+manifest = "set.csv"
+test-sets = ["far"]
+folds = 3
+
+[train]
+image = 32
+width = 32
+head = [12, 6]
+epochs = 3
+batch = 4
+val = 0.2
+lr = 0.01
+init-missing = true
+skip-bad = true
+features = ["object", "scene"]
+
+[[model]]
+name = "shared"
+title = "Shared Model"
+
+[[model]]
+name = "split"
+title = "Split Model"
+architecture = "split"
+
+[[model]]
+name = "object"
+title = "Object"
+features = ["object"]
+tower-output = "pooled"
+freeze = "all"
+
+[[table]]
+title = "Errors"
+models = ["shared", "split"]
+
+[[table]]
+pairs = [["shared", "split"], ["shared", "object"]]
+
+[[table]]
+models = ["object", "shared"]
+by = "models"
+"#;
+
+/// A folder with `study.toml`, `set.csv` and 30 pictures, six of them of the set `far`.
+fn folder() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("pictures")).unwrap();
+    let mut table = String::from("path,valence,arousal,group,dataset,category,valence_sd,valence_n\n");
+    for i in 0..30u32 {
+        let path = format!("pictures/{i}.png");
+        let pixel = |x: u32, y: u32| image::Rgb([(8 * i) as u8, (x * 5) as u8, (y * (i + 1)) as u8]);
+        image::RgbImage::from_fn(40 + i, 30, pixel).save(dir.path().join(&path)).unwrap();
+        let (set, kind) = (if i < 24 { "near" } else { "far" }, ["sea", "sky"][i as usize % 2]);
+        // The last of the far set has a twin among the near.
+        let group = if i == 29 { 0 } else { i / 2 };
+        let valence = 1.0 + (i % 9) as f32;
+        table.push_str(&format!("{path},{valence},{},g{group},{set},{kind},1.5,9\n", 8.5 - 0.25 * i as f32));
+    }
+    fs::write(dir.path().join("set.csv"), table).unwrap();
+    fs::write(dir.path().join("study.toml"), STUDY).unwrap();
+    dir
+}
+
+fn program(dir: &Path, args: &[&str]) -> Command {
+    let mut c = Command::new(env!("CARGO_BIN_EXE_deep-affect"));
+    c.args(args).current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    c
+}
+
+fn study(dir: &Path, out: &str) -> Output {
+    program(dir, &["study", "run", "--out", out, "--device", "cpu", "--threads", "1"]).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+fn good(out: Output) -> String {
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    text(&out.stdout).to_string()
+}
+
+/// The last line on stderr of a run that failed.
+fn bad(out: &Output) -> &str {
+    let err = text(&out.stderr);
+    assert!(!out.status.success() && !err.contains("panicked"), "{err}");
+    err.lines().last().filter(|l| l.starts_with("error: ")).unwrap_or_else(|| panic!("{err}"))
+}
+
+fn read(path: PathBuf) -> String {
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The tables of a study, which do not depend on who computed what when.
+fn tables(out: &Path) -> Vec<String> {
+    ["tables.md", "tables.tex", "results.csv", "tests.csv", "shared/predictions.csv", "split/predictions-far.csv"]
+        .map(|f| read(out.join(f)))
+        .into()
+}
+
+#[test]
+fn one_command_makes_every_table_and_two_processes_make_the_same() {
+    let dir = folder();
+    let p = dir.path();
+    let said = good(study(p, "one"));
+    assert!(said.contains("Errors\n") && said.contains("Shared Model vs Object"), "{said}");
+    let one = p.join("one");
+    let markdown = read(one.join("tables.md"));
+    for part in [
+        "| FAR |",
+        "| near | 24 |",
+        "| All in folds | 24 |",
+        "| Object, M | Object, SD | Shared Model, M |",
+        "**Split Model: error of each fold**",
+        "**Test error by category**",
+        "Pictures of the folds: 8, 8, 8.",
+        // SD 1.5, 9 raters: 2.25 (1 + 1/9) and 2.25 / 9.
+        "| One more rater | 2.500 | - | - | - |",
+        "| Noise of the mean ratings | 0.250 | - | - | - |",
+    ] {
+        assert!(markdown.contains(part), "no `{part}` in {markdown}");
+    }
+    // Three models, three folds, three sets, two targets, twelve measures.
+    assert_eq!(read(one.join("results.csv")).lines().count(), 1 + 3 * 3 * 3 * 2 * 12);
+    assert_eq!(read(one.join("tests.csv")).lines().count(), 1 + 4);
+    assert_eq!(read(one.join("shared/predictions.csv")).lines().count(), 1 + 24);
+    // Five of six: the sixth has a twin that is trained on.
+    assert_eq!(read(one.join("split/predictions-far.csv")).lines().count(), 1 + 3 * 5);
+    let page = read(one.join("report.html"));
+    assert!(page.matches("data:image/png").count() >= 6 && page.contains("1 pictures of far are left out"), "{page}");
+    assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("<script"));
+    // What `study compare` finds is what the study's own table says.
+    let compared = good(program(&one, &["study", "compare", "shared", "split", "--json"]).output().unwrap());
+    let compared: serde_json::Value = serde_json::from_str(&compared).unwrap();
+    let t: f64 = read(one.join("tests.csv")).lines().nth(1).unwrap().split(',').nth(6).unwrap().parse().unwrap();
+    assert!((compared["comparisons"][0]["test"]["t"].as_f64().unwrap() - t).abs() < 1e-4, "{t}: {compared}");
+
+    // Nothing is left to be done, and the report can be made again.
+    let again = study(p, "one");
+    assert!(again.status.success() && !text(&again.stderr).contains("cell "), "{}", text(&again.stderr));
+    let before = tables(&one);
+    good(program(p, &["study", "report", "--out", "one"]).output().unwrap());
+    assert_eq!(tables(&one), before);
+
+    // Two at a time, and a cell that is lost afterwards.
+    let others: Vec<_> = (0..2)
+        .map(|_| program(p, &["study", "run", "--out", "two", "--device", "cpu", "--threads", "1"]).spawn().unwrap())
+        .collect();
+    others.into_iter().for_each(|c| drop(good(c.wait_with_output().unwrap())));
+    fs::remove_dir_all(p.join("two/split/fold-2")).unwrap();
+    let again = study(p, "two");
+    assert_eq!(text(&again.stderr).matches("\ncell ").count(), 1, "{}", text(&again.stderr));
+    assert_eq!(tables(&p.join("two")), before);
+}
+
+#[test]
+fn what_is_wrong_with_one_model_or_picture_leaves_the_others() {
+    let dir = folder();
+    let p = dir.path();
+    fs::write(p.join("pictures/3.png"), b"not a picture").unwrap();
+    let broken =
+        STUDY.replace("features = [\"object\"]", "features = [\"object\"]\nweights.object = \"none.safetensors\"");
+    fs::write(p.join("study.toml"), broken).unwrap();
+    let out = study(p, "run");
+    let line = bad(&out);
+    assert_eq!(out.status.code(), Some(1));
+    for part in ["model object", "none.safetensors", "check the path", "does what is missing"] {
+        assert!(line.contains(part), "{line}");
+    }
+    assert!(text(&out.stderr).contains("cell 6 of 9"), "{}", text(&out.stderr));
+    let markdown = read(p.join("run/tables.md"));
+    assert!(markdown.contains("Not complete: Object: 0 of 3 folds."), "{markdown}");
+    assert!(read(p.join("run/bad-pictures.csv")).contains("3.png"));
+    assert!(read(p.join("run/report.html")).contains("Not complete: 6 of 9 cells are done."));
+
+    // Mended, it goes on where it was, and what was changed since is not mixed with it.
+    fs::write(p.join("study.toml"), STUDY).unwrap();
+    good(study(p, "run"));
+    assert!(!read(p.join("run/tables.md")).contains("Not complete"));
+    fs::write(p.join("study.toml"), STUDY.replace("lr = 0.01", "lr = 0.02")).unwrap();
+    let out = study(p, "run");
+    let line = bad(&out);
+    assert!(
+        line.contains("fold-1/cell.json: was made with other settings") && line.contains("remove run/shared"),
+        "{line}"
+    );
+    // Ratings too.
+    fs::write(p.join("study.toml"), STUDY).unwrap();
+    let ratings = read(p.join("set.csv")).replacen(",8.5,", ",8,", 1);
+    fs::write(p.join("set.csv"), ratings).unwrap();
+    assert!(bad(&study(p, "run")).contains("other settings, ratings or folds"));
+}
+
+#[test]
+fn folds_that_cannot_be_are_refused() {
+    let dir = folder();
+    let p = dir.path();
+    let with = |study: String, part: &str| {
+        fs::write(p.join("study.toml"), study).unwrap();
+        let out = study_once(p);
+        let line = bad(&out).to_string();
+        assert!(line.contains(part), "no `{part}` in {line}");
+    };
+    with(STUDY.replace("folds = 3", "folds = 13"), "12 groups cannot fill 13 folds");
+    with(
+        STUDY.replace("[\"far\"]", "[\"naps\"]"),
+        "no pictures of the set `naps`; name in `test-sets` one of: far, near",
+    );
+    fs::write(p.join("folds.csv"), "path,fold\npictures/0.png,0\npictures/77.png,1\n").unwrap();
+    let file = STUDY.replace("folds = 3", "folds = 3\nfold-file = 'folds.csv'");
+    with(file.clone(), "folds.csv: line 3, column path: `pictures/77.png` is not in the manifest");
+    fs::write(p.join("folds.csv"), "path,fold\npictures/0.png,0\n").unwrap();
+    with(file, "no fold for `pictures/1.png`");
+    // Three pictures.
+    let three: String = read(p.join("set.csv")).lines().take(4).map(|l| format!("{l}\n")).collect();
+    fs::write(p.join("set.csv"), three).unwrap();
+    with(STUDY.replace("test-sets = [\"far\"]\n", ""), "2 groups cannot fill 3 folds");
+}
+
+fn study_once(p: &Path) -> Output {
+    study(p, "run")
+}
+
+#[test]
+fn ratings_that_are_all_equal_have_no_correlation() {
+    let dir = folder();
+    let p = dir.path();
+    let equal: String = read(p.join("set.csv"))
+        .lines()
+        .enumerate()
+        .map(|(i, l)| {
+            let mut fields: Vec<&str> = l.split(',').collect();
+            if i > 0 {
+                (fields[1], fields[2]) = ("5", "4");
+            }
+            fields.join(",") + "\n"
+        })
+        .collect();
+    fs::write(p.join("set.csv"), equal).unwrap();
+    let small = STUDY.replace("epochs = 3", "epochs = 1");
+    fs::write(p.join("study.toml"), &small[..small.find("[[model]]\nname = \"split\"").unwrap()]).unwrap();
+    good(study(p, "run"));
+    let measures = read(p.join("run/tables/measures.csv"));
+    let (header, row) = measures.split_once('\n').unwrap();
+    let at = header.split(',').position(|h| h == "Pearson r").unwrap();
+    assert_eq!(row.lines().next().unwrap().split(',').nth(at), Some("-"), "{measures}");
+    assert!(read(p.join("run/tables/measures.csv")).contains("0.000") || measures.contains("SD true"));
+}
+
+#[test]
+fn the_example_is_written_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = program(dir.path(), &["study", "init"]).output().unwrap();
+    assert!(good(out).contains("study.toml"));
+    let again = program(dir.path(), &["study", "init"]).output().unwrap();
+    assert_eq!(again.status.code(), Some(2));
+    assert!(bad(&again).contains("is there already"));
+    // Its pictures are not there, which is said before anything is computed.
+    let out = study(dir.path(), "run");
+    assert!(bad(&out).contains("all.csv"), "{}", bad(&out));
+}
