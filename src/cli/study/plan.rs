@@ -171,12 +171,15 @@ impl Entry {
                 _ => drop(settings.insert(key.clone(), value.clone())),
             }
         }
-        // Weights of towers that a model does not have may stand in [train] for those that do.
-        let features = settings.get("features").and_then(Value::as_array).cloned();
-        if let (Some(features), Some(Value::Table(weights))) = (features, settings.get_mut("weights")) {
-            let own = self.flags.get("weights").and_then(Value::as_table);
+        // What is said of towers that a model does not have may stand in [train] for those that do.
+        if let Some(features) = settings.get("features").and_then(Value::as_array).cloned() {
             let has = |tower: &str| features.iter().any(|f| f.as_str() == Some(tower));
-            weights.retain(|tower, _| has(tower) || own.is_some_and(|o| o.contains_key(tower)));
+            for key in ["weights", "tower-image"] {
+                let own = |tower: &str| self.flags.get(key)?.get(tower);
+                if let Some(Value::Table(towers)) = settings.get_mut(key) {
+                    towers.retain(|tower, _| has(tower) || own(tower).is_some());
+                }
+            }
         }
         // As they were written, and with paths that hold from here.
         let (mut written, mut words) = (vec![], vec![]);
