@@ -1,5 +1,5 @@
-/*! The cells of a study on disk: `OUT/MODEL/fold-K/`, with K from 1. A cell is done when its `cell.json` is there. Who
-computes one holds a lock on a file in its folder; the system takes the lock away when the process ends, however it ends,
+/*! The cells of a study on disk: `OUT/MODEL/fold-K/`, with K from 0 as in `folds.csv`, and `OUT/MODEL/fold-K.safetensors`,
+the model that has not seen that fold. A cell is done when its `cell.json` is there. Who computes one holds a lock on a file in its folder; the system takes the lock away when the process ends, however it ends,
 so no cell stays claimed by the dead. */
 
 use super::plan::{Model, Plan};
@@ -97,7 +97,12 @@ impl Grid {
     }
 
     pub fn folder(&self, model: &Model, fold: u32) -> PathBuf {
-        self.out.join(&model.name).join(format!("fold-{}", fold + 1))
+        self.out.join(&model.name).join(format!("fold-{fold}"))
+    }
+
+    /// The model of a cell; where an ensemble of all folds is looked for.
+    pub fn checkpoint(&self, model: &str, fold: u32) -> PathBuf {
+        self.out.join(model).join(format!("fold-{fold}.safetensors"))
     }
 
     /// Names everything that decides the numbers of a model's cells, but for the pixels.

@@ -153,11 +153,11 @@ impl Command {
             );
         }
         let [train, val] = l.job.hold_out(&rest)?;
-        let checkpoint = folder.join("model.safetensors");
+        let checkpoint = grid.checkpoint(&m.name, claim.fold);
         let label = format!("{} {}/{}", m.name, claim.fold + 1, grid.k);
         let resume = checkpoint.exists();
         let (mut net, state, updates) = l.job.run([&train, &val], &label, Some(&checkpoint), resume).map_err(|e| {
-            let anew = format!("remove {} to compute the cell anew", folder.display());
+            let anew = format!("remove {} to compute the cell anew", checkpoint.display());
             if resume && e.kind() == Kind::Job { e.fix(anew) } else { e }
         })?;
         let samples = l.job.samples();

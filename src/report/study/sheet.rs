@@ -1,7 +1,6 @@
 /*! A table for a paper, once, and the forms people need it in: Markdown, CSV, LaTeX with booktabs, HTML. */
 
 use crate::report::svg::escape;
-use crate::table::text_table;
 use std::fmt::Write;
 
 /// A table with a header of several lines, of which a cell may span columns.
@@ -43,10 +42,47 @@ impl Sheet {
         columns
     }
 
-    /// For a terminal.
+    /// For a terminal: the first column to the left, all others to the right, titles above the columns they span.
     pub fn text(&self) -> String {
-        let columns = self.columns(" ");
-        format!("{}\n{}{}\n", self.title, text_table(&columns, &self.rows), self.note)
+        let columns = self.header.iter().map(Vec::len).chain(self.rows.iter().map(Vec::len)).max().unwrap_or(0);
+        let length = |t: &str| t.chars().count();
+        let cell = |r: &[String], c: usize| r.get(c).map_or(0, |t| length(t));
+        let mut widths: Vec<usize> =
+            (0..columns).map(|c| self.rows.iter().map(|r| cell(r, c)).max().unwrap_or(0)).collect();
+        // What is longer than the columns it spans widens the last of them.
+        let across = |widths: &[usize]| widths.iter().sum::<usize>() + 2 * (widths.len() - 1);
+        for line in &self.header {
+            let mut from = 0;
+            for (text, span) in line {
+                let more = length(text).saturating_sub(across(&widths[from..from + span]));
+                from += span;
+                widths[from - 1] += more;
+            }
+        }
+        let mut out = format!("{}\n", self.title);
+        for line in &self.header {
+            let mut from = 0;
+            for (text, span) in line {
+                let width = across(&widths[from..from + span]);
+                let _ = match (from, span) {
+                    (0, _) => write!(out, "{text:<width$}"),
+                    (_, 1) => write!(out, "  {text:>width$}"),
+                    _ => write!(out, "  {text:^width$}"),
+                };
+                from += span;
+            }
+            out.truncate(out.trim_end().len());
+            out.push('\n');
+        }
+        let rule = widths.iter().map(|w| "-".repeat(*w)).collect::<Vec<_>>().join("  ");
+        let _ = writeln!(out, "{rule}");
+        for row in &self.rows {
+            for (c, (text, width)) in row.iter().zip(&widths).enumerate() {
+                let _ = if c == 0 { write!(out, "{text:<width$}") } else { write!(out, "  {text:>width$}") };
+            }
+            out.push('\n');
+        }
+        if self.note.is_empty() { out } else { out + &self.note + "\n" }
     }
 
     pub fn markdown(&self) -> String {
@@ -186,6 +222,11 @@ mod tests {
              \\cmidrule(lr){2-3}\\cmidrule(lr){4-5}\n & M & SD & M & SD \\\\\n\\midrule\n\
              Train & 1.72 & .17 & $<$1 & 50 \\% \\\\\n\\bottomrule\n\\end{tabular}\n\
              \\par\\footnotesize n\\_1\n\\end{table}\n"
+        );
+        assert_eq!(
+            s.text(),
+            "Errors of A & B\n         A & B      C|D\n          M   SD   M    SD\n-----  ----  ---  --  ----\n\
+             Train  1.72  .17  <1  50 %\nn_1\n"
         );
         let html = s.html();
         assert!(html.contains("<th colspan=\"2\" class=\"span\">A &amp; B</th>") && html.contains("<td>&lt;1</td>"));
