@@ -145,7 +145,9 @@ impl Sheet {
 
     /// A `<table>` with a caption.
     pub fn html(&self) -> String {
-        let mut out = format!("<table class=\"sheet\">\n<caption>{}</caption>\n<thead>\n", escape(&self.title));
+        // A page of paper has room for nine columns in the size of its text.
+        let class = if self.columns("").len() > 9 { "sheet wide" } else { "sheet" };
+        let mut out = format!("<table class=\"{class}\">\n<caption>{}</caption>\n<thead>\n", escape(&self.title));
         for line in &self.header {
             out += "<tr>";
             for (text, span) in line {
