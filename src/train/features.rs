@@ -121,16 +121,22 @@ impl Extraction<'_> {
         views.iter().position(|v| *v == view).expect("a view of the model")
     }
 
-    /// The features, and the session that holds the tower.
-    fn run(&self, batch: usize, device: Box<dyn Device>, progress: &dyn Progress) -> Result<(Rows, Session)> {
-        let (view, prefix) = (self.view(), &self.member.prefix);
-        let side = self.pictures.views()[view].side;
-        self.tower.check_side(side)?;
+    /// The tower, its input and its features.
+    fn graph(&self, batch: usize) -> (Graph, Value, Value) {
+        let side = self.pictures.views()[self.view()].side;
         let mut g = Graph::default();
         let image = g.input("image", Type::new(DType::U8, &[batch, side, side, 3]));
         let mut net = Net::new(&mut g, Mode::Eval);
         let features = self.config.tower(&mut net, self.member, self.tower, image);
         net.take_penalty();
+        (g, image, features)
+    }
+
+    /// The features, and the session that holds the tower.
+    fn run(&self, batch: usize, device: Box<dyn Device>, progress: &dyn Progress) -> Result<(Rows, Session)> {
+        let (view, prefix) = (self.view(), &self.member.prefix);
+        self.tower.check_side(self.pictures.views()[view].side)?;
+        let (g, image, features) = self.graph(batch);
         let options = device.options();
         let mut session = Session::new(g, &[&[features]], options, device)?;
         self.initial.check(&session, &[prefix], std::slice::from_ref(self.tower), true)?;
@@ -170,7 +176,8 @@ impl Extraction<'_> {
         let tower = serde_json::to_vec(&(self.tower, self.config.tower_output)).expect("plain data");
         // The device without its number of threads: those change no bit.
         let device = device.split(',').next().unwrap_or(device);
-        h.field(&tower).field(self.initial.source(self.member, self.tower).as_bytes()).field(device.as_bytes());
+        let source = self.initial.source(&self.graph(1).0, self.member, self.tower);
+        h.field(&tower).field(source.as_bytes()).field(device.as_bytes());
         h.field(format!("{:?}", self.pictures.views()[view]).as_bytes());
         (0..self.pictures.len()).for_each(|i| {
             h.update(&hash::checksum(self.pictures.square(i, view)).to_le_bytes());

@@ -4,7 +4,7 @@ use super::first_layer;
 use crate::data::Pictures;
 use crate::device::{Data, Session};
 use crate::error::{Error, Result};
-use crate::graph::Value;
+use crate::graph::{Graph, Value};
 use crate::models::{Config, Member, Tower};
 use crate::weights::init::Rule;
 use crate::weights::tower::Allow;
@@ -33,15 +33,24 @@ impl Initial {
         self.towers.insert(name.into(), Arc::new(weights));
     }
 
-    /// Names where a tower's values come from: what a cache of its results must depend on. A file is named by its length
-    /// and time of change, a draw by the member too: those of a split model are drawn apart.
-    pub fn source(&self, member: &Member, tower: &Tower) -> String {
-        let drawn = || format!("seed {} {:?} {}", self.seed, self.rule, member.prefix);
-        let Some(w) = self.towers.get(&tower.name) else { return drawn() };
-        let m = std::fs::metadata(w.file.path()).ok();
-        let when = m.as_ref().and_then(|m| m.modified().ok());
-        let file = format!("{} {:?} {when:?}", w.file.path().display(), m.map(|m| m.len()));
-        if self.init_missing { format!("{file} {}", drawn()) } else { file }
+    /// Names where the values of a member's tower in `g` come from: what a cache of its results must depend on. A file is
+    /// named by its length and time of change; a draw, of what no file gives, by the member too: those of a split model are
+    /// drawn apart.
+    pub fn source(&self, g: &Graph, member: &Member, tower: &Tower) -> String {
+        let scope = format!("{}{}.", member.prefix, tower.name);
+        let file = self.towers.get(&tower.name).map(|w| &w.file);
+        let given =
+            |v: Value| g.name(v).strip_prefix(&scope).is_some_and(|n| file.is_some_and(|f| f.info(n).is_some()));
+        let mut source = String::new();
+        if let Some(file) = file {
+            let m = std::fs::metadata(file.path()).ok();
+            let when = m.as_ref().and_then(|m| m.modified().ok());
+            source += &format!("{} {:?} {when:?}", file.path().display(), m.map(|m| m.len()));
+        }
+        if !g.stored().all(given) {
+            source += &format!("seed {} {:?} {}", self.seed, self.rule, member.prefix);
+        }
+        source
     }
 
     /// Compares every file with what the network wants; one message names everything missing, extra or mis-shaped.
