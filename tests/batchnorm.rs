@@ -254,6 +254,7 @@ fn statistics_survive_a_stop_bit_for_bit() {
             data: String::new(),
             made_by: "a test".into(),
             alpha: Alpha::Drop,
+            tower_classes: Default::default(),
         };
         let mut stopper = Stopper { left, path: path.clone(), card };
         let e = fit::fit(&mut net, &samples, [&train, &val], &settings, &mut state, &mut best, &mut stopper);

@@ -54,7 +54,7 @@ impl Command {
             return Err(Error::file(&self.tower, "has no dense layers, and so no classes")
                 .fix("add --output pooled, or import a file with its classifier"));
         }
-        let names = class_names(&weights);
+        let names = weights.class_names();
         let name = tower.name.clone();
         let side = self.image.or(weights.image()?).or(tower.image).unwrap_or(224);
         tower.image = None;
@@ -113,11 +113,6 @@ impl Command {
         }
         text
     }
-}
-
-/// The names in a tower's header.
-fn class_names(weights: &TowerWeights) -> Option<Vec<String>> {
-    serde_json::from_str(weights.file.metadata().get("classes")?).ok()
 }
 
 /// The pictures, in the order they were named and sorted inside folders.

@@ -191,6 +191,7 @@ impl Job {
             data: self.fingerprint([train, val]),
             made_by: format!("deep-affect {} on {}", env!("CARGO_PKG_VERSION"), self.device_name),
             alpha: self.alpha,
+            tower_classes: self.initial.class_names(),
         };
         let mut best: Best = vec![];
         match checkpoint.filter(|_| resume) {

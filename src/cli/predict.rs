@@ -1,5 +1,7 @@
 //! `predict`: ratings of pictures, as a table for people or as lines for programs.
 
+mod explain;
+
 use super::output::{self, Reader, clean};
 use super::reading::{Model, Reading, batch};
 use super::{Bar, Compute, stopped};
@@ -11,6 +13,7 @@ use crate::table::number;
 use crate::train::network::Precision;
 use crate::train::predictor::Predictor;
 use clap::{Args, ValueEnum};
+use explain::Sheet;
 use std::io::{IsTerminal, Read, stdin, stdout};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -32,6 +35,8 @@ pub struct Command {
     /// How numbers are stored between ops: bf16 and fp16 run on tensor cores.
     #[arg(long, value_enum, default_value_t, value_name = "NUMBERS")]
     precision: Precision,
+    #[command(flatten)]
+    explain: explain::Flags,
     #[command(flatten)]
     reading: Reading,
     #[command(flatten)]
@@ -83,6 +88,7 @@ impl Command {
         // A batch is computed whole: one picture must not pay for eight.
         let batch = self.batch.min(inputs.len()).max(1);
         let mut predictor = model.predictor(self.precision, batch, &self.compute)?;
+        let mut sheet = self.explain.sheet(&model, batch, &self.compute)?;
         if model.toy {
             eprintln!(
                 "note: no --model: the bundled toy model answers. It is a toy, trained on emoji drawings: what it says \
@@ -97,8 +103,12 @@ impl Command {
         let bar = (!stdout().is_terminal() && inputs.len() > batch).then(Bar::new);
         let progress: &dyn Progress = bar.as_ref().map_or(&(), |b| b);
         progress.start("predicting", inputs.len() as u64);
-        let failed = answer_all(&inputs, &options, batch, &mut predictor, &writer, progress);
+        let failed = answer_all(&inputs, &options, batch, &mut predictor, &mut sheet, &writer, progress);
         progress.done();
+        // Also of a run that was stopped: what was explained is shown.
+        if let Some(sheet) = sheet {
+            sheet.finish()?;
+        }
         match failed? {
             None => Ok(()),
             Some((1, first)) => Err(first),
@@ -115,6 +125,7 @@ fn answer_all(
     options: &LoadOptions,
     batch: usize,
     predictor: &mut Predictor,
+    sheet: &mut Option<Sheet>,
     writer: &Writer,
     progress: &dyn Progress,
 ) -> Result<Option<(usize, Error)>> {
@@ -126,7 +137,11 @@ fn answer_all(
         // Moved in, so that it is dropped, and the decoder stops, however this ends.
         let receive: Receiver<Result<Decoded>> = receive;
         for piece in receive {
-            for a in answer(piece?, predictor)? {
+            let piece = piece?;
+            if let Some(sheet) = sheet {
+                sheet.add(&piece)?;
+            }
+            for a in answer(piece, predictor)? {
                 if let Err(why) = &a.ratings {
                     failed = match failed.take() {
                         None => Some((1, Error::file(&a.path, why))),

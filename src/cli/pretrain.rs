@@ -15,7 +15,7 @@ use crate::train::params::Initial;
 use crate::train::schedule::PlateauRule;
 use crate::weights::init::Rule;
 use crate::weights::write::{Entry, write};
-use crate::weights::{IMAGE, LAYOUT, PREPROCESS, TowerWeights};
+use crate::weights::{CLASSES, IMAGE, LAYOUT, PREPROCESS, TowerWeights};
 use clap::Args;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -220,7 +220,7 @@ fn save(path: &std::path::Path, net: &Network, (tower, image): (&Tower, usize), 
         (PREPROCESS.to_string(), json(&tower.preprocess)),
         (IMAGE.to_string(), image.to_string()),
         (TOWER.to_string(), json(tower)),
-        ("classes".to_string(), json(&classes)),
+        (CLASSES.to_string(), json(&classes)),
     ]);
     write(path, &metadata, &entries)
 }

@@ -4,7 +4,9 @@ use super::Compute;
 use crate::bundled;
 use crate::data::{Alpha, DecodeOptions, LoadOptions};
 use crate::error::{Error, Result};
+use crate::models::Config;
 use crate::train::checkpoint::{self, Card};
+use crate::train::gradcam::{Explainer, Target};
 use crate::train::network::Precision;
 use crate::train::predictor::Predictor;
 use crate::weights::WeightFile;
@@ -65,6 +67,22 @@ impl Model {
             return Err(Error::file(file.path(), "its header contradicts itself").fix("train the model again"));
         }
         Ok(Self { file, card, name, toy: path.is_none() })
+    }
+
+    /// The fused model.
+    pub fn config(&self) -> Result<&Config> {
+        self.card.config()
+    }
+
+    /// Loads the weights, to explain with.
+    pub fn explainer(
+        &self,
+        targets: &[Target],
+        layer: Option<&str>,
+        batch: usize,
+        compute: &Compute,
+    ) -> Result<Explainer> {
+        Explainer::new(&self.file, targets, layer, batch, compute.open()?)
     }
 
     /// Names of the outputs.

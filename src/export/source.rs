@@ -7,7 +7,7 @@ use crate::ops::{conv, dense};
 use crate::preprocess::Preprocess;
 use crate::train::checkpoint;
 use crate::train::network::Task;
-use crate::weights::{LAYOUT, PREPROCESS, TowerWeights, WeightFile};
+use crate::weights::{CLASSES, LAYOUT, PREPROCESS, TowerWeights, WeightFile};
 use serde::Serialize;
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -17,8 +17,6 @@ use std::sync::Arc;
 
 /// Metadata key: JSON of the [`Task`] of an exported model, without what only training needs.
 pub const MODEL: &str = "model";
-/// Metadata key: JSON list of class names.
-pub const CLASSES: &str = "classes";
 
 /// In which order a weight's values are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,14 +2,13 @@
 `metrics.json` for scripts. Each file is replaced whole, the metrics last: where they are, the rest is too. */
 
 use super::tables::{Prediction, write_predictions};
-use super::{Epoch, Point, Report, extremes, html};
+use super::{Epoch, Point, Report, extremes, html, png};
 use crate::atomic;
 use crate::data::{Manifest, Pictures};
 use crate::error::{Error, Result};
 use crate::train::metrics::{DimensionMetrics, Metrics};
-use image::{ImageFormat, RgbImage, imageops};
+use image::{RgbImage, imageops};
 use serde_json::{Map, Value, json};
-use std::io::Cursor;
 use std::path::Path;
 
 /// Longest side of a thumbnail, in pixels.
@@ -142,12 +141,10 @@ fn report(o: &Outcome, metrics: &Metrics) -> Result<Report> {
 
 /// A square as a small PNG file.
 pub fn thumbnail(square: &[u8], size: u32) -> Result<Vec<u8>> {
-    let failed = |why: String| Error::job(format!("cannot make a thumbnail: {why}"));
-    let full = RgbImage::from_raw(size, size, square.to_vec()).ok_or_else(|| failed("not a square".into()))?;
+    let full = RgbImage::from_raw(size, size, square.to_vec())
+        .ok_or_else(|| Error::job("cannot make a thumbnail: not a square"))?;
     let small = if size > THUMBNAIL { imageops::thumbnail(&full, THUMBNAIL, THUMBNAIL) } else { full };
-    let mut png = Cursor::new(vec![]);
-    small.write_to(&mut png, ImageFormat::Png).map_err(|e| failed(e.to_string()))?;
-    Ok(png.into_inner())
+    png(small.into_raw(), size.min(THUMBNAIL) as usize)
 }
 
 /// The measures with their units: `points` are points of the 1 to 9 scale, `points2` their squares, the others have none.

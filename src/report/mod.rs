@@ -1,9 +1,10 @@
 /*! Floor 9: what a run leaves for people. [`html`] makes one page that needs nothing but itself: charts are inline SVG,
 thumbnails are data URIs, there is no script, and the page's own policy forbids loading anything. [`tables`] writes the
-predictions for other programs, [`folder`] all of it; [`memory`] draws a plan, [`roofline`] rates under ceilings. */
+predictions for other programs, [`folder`] all of it; [`gradcam`] shows where towers look; [`memory`] draws a plan, [`roofline`] rates under ceilings. */
 
 mod charts;
 pub mod folder;
+pub mod gradcam;
 pub mod memory;
 pub mod roofline;
 pub mod study;
@@ -16,9 +17,11 @@ pub use folder::{Outcome, prepare, write_folder};
 use crate::error::{Error, Result};
 use crate::table::number;
 use crate::train::metrics::{Dimension, Metrics};
+use image::{ImageFormat, RgbImage};
 use minijinja::value::Serde;
 use minijinja::{Environment, context};
 use serde::Serialize;
+use std::io::Cursor;
 
 /// Pictures shown among the best, and among the worst.
 const SHOWN: usize = 8;
@@ -113,6 +116,15 @@ fn data_uri(file: &[u8]) -> Result<String> {
         _ => return Err(Error::job("the thumbnail is neither PNG nor JPEG")),
     };
     Ok(format!("data:image/{kind};base64,{}", base64(file)))
+}
+
+/// An image as a PNG file.
+fn png(rgb: Vec<u8>, side: usize) -> Result<Vec<u8>> {
+    let failed = |why: String| Error::job(format!("cannot make a PNG: {why}"));
+    let picture = RgbImage::from_raw(side as u32, side as u32, rgb).ok_or_else(|| failed("not a square".into()))?;
+    let mut file = Cursor::new(vec![]);
+    picture.write_to(&mut file, ImageFormat::Png).map_err(|e| failed(e.to_string()))?;
+    Ok(file.into_inner())
 }
 
 /// Base64 of RFC 4648, with padding.

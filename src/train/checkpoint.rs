@@ -5,11 +5,12 @@ from which training goes on with the same bits. */
 use super::fit::{Best, Settings, State};
 use super::network::{Network, Task};
 use super::params::MappedFile;
+use crate::bundled;
 use crate::data::Alpha;
 use crate::device::{Data, Session};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
-use crate::models::Config;
+use crate::models::{Config, Tower};
 use crate::weights::write::Entry;
 use crate::weights::{IMAGE, LAYOUT, PREPROCESS, WeightFile, write};
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,9 @@ pub struct Card {
     /// What was done with transparency; `predict` does the same.
     #[serde(default)]
     pub alpha: Alpha,
+    /// Class names of a fused model's towers, by tower, where their files have them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tower_classes: BTreeMap<String, Vec<String>>,
 }
 
 /// Version of the file format.
@@ -48,6 +52,18 @@ pub const FORMAT: &str = "deep-affect-checkpoint-1";
 pub const CARD: &str = "checkpoint";
 
 impl Card {
+    /// Names of a tower's classes in the order of its outputs: its file's, or those of the network that was published
+    /// for it. Empty where they are not known.
+    pub fn class_names(&self, tower: &Tower) -> Vec<String> {
+        let published = match (&*tower.name, tower.classes) {
+            ("object", 1000) => bundled::classes("imagenet"),
+            ("scene", 365) => bundled::classes("places365"),
+            _ => None,
+        };
+        let own = self.tower_classes.get(&tower.name).filter(|names| names.len() == tower.classes);
+        own.cloned().unwrap_or_else(|| published.unwrap_or_default().into_iter().map(String::from).collect())
+    }
+
     /// The fused model of this checkpoint.
     pub fn config(&self) -> Result<&Config> {
         match &self.task {

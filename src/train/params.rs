@@ -33,6 +33,11 @@ impl Initial {
         self.towers.insert(name.into(), Arc::new(weights));
     }
 
+    /// Class names of the towers whose files have them.
+    pub fn class_names(&self) -> BTreeMap<String, Vec<String>> {
+        self.towers.iter().filter_map(|(name, w)| Some((name.clone(), w.class_names()?))).collect()
+    }
+
     /// Names where the values of a member's tower in `g` come from: what a cache of its results must depend on. A file is
     /// named by its length and time of change; a draw, of what no file gives, by the member too: those of a split model are
     /// drawn apart.

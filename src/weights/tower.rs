@@ -1,6 +1,7 @@
 /*! A weight file of ours seen as the parameters of one network, and its match to what the network wants: everything
 missing, extra or mis-shaped is named in one message. Other people's files are imported first ([`super::import`]). */
 
+use super::CLASSES;
 use super::file::WeightFile;
 use super::header::shape as show;
 use super::names::{Kind, Lineage, recognise};
@@ -58,6 +59,11 @@ impl TowerWeights {
     /// understood.
     pub fn image(&self) -> Result<Option<usize>> {
         self.image.clone()
+    }
+
+    /// Names of the classes, if the header has them.
+    pub fn class_names(&self) -> Option<Vec<String>> {
+        serde_json::from_str(self.file.metadata().get(CLASSES)?).ok()
     }
 
     /// A parameter by its name: borrowed from the mapping where the file has it as aligned float32, else converted. NaN and

@@ -11,9 +11,9 @@ use crate::nn::{Mode, Net};
 use crate::preprocess::{PRESETS, Preprocess};
 use crate::shape::{DType, Type};
 use crate::train::first_layer::{self, ACTIVATIONS, LAYER, Statistics};
-use crate::weights::PREPROCESS;
 use crate::weights::import::{Foreign, Norm, SOURCE_SHA256};
 use crate::weights::names::Lineage;
+use crate::weights::{CLASSES, PREPROCESS};
 use clap::Args;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -135,7 +135,7 @@ impl Command {
         self.suggest_folding(&foreign, norm)?;
         foreign.check(&wanted, norm)?;
         if let Some(names) = self.class_names(&foreign, known)? {
-            metadata.insert("classes".into(), json(&names));
+            metadata.insert(CLASSES.into(), json(&names));
         }
         if let Some(expected) = self.expected(&foreign, known, norm, &preprocess)? {
             metadata.insert(ACTIVATIONS.into(), json(&expected));
