@@ -75,6 +75,7 @@ fn model() -> &'static [u8] {
             data: String::new(),
             made_by: "a test".into(),
             alpha: Alpha::Drop,
+            tower_classes: Default::default(),
         };
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m.safetensors");

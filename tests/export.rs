@@ -189,6 +189,7 @@ fn checkpoint(path: &Path, task: &Task, finished: bool) {
         data: String::new(),
         made_by: "a test".into(),
         alpha: Alpha::Drop,
+        tower_classes: Default::default(),
     };
     let (g, ..) = task.whole().layers(1).unwrap();
     let mut all = vec![];

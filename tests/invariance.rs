@@ -73,6 +73,7 @@ fn save(config: &Config, path: &Path) {
         data: String::new(),
         made_by: "a test".into(),
         alpha: Alpha::Drop,
+        tower_classes: Default::default(),
     };
     checkpoint::save(path, &card, &net, &vec![], &[]).unwrap();
 }

@@ -102,6 +102,7 @@ fn card(task: &Task, s: &Settings, state: &State) -> Card {
         data: String::new(),
         made_by: "a test".into(),
         alpha: Alpha::Drop,
+        tower_classes: Default::default(),
     }
 }
 

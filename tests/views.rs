@@ -101,6 +101,7 @@ fn save(path: &Path, task: &Task, s: &Settings, state: &State, net: &Network, be
         data: String::new(),
         made_by: "a test".into(),
         alpha: Alpha::Drop,
+        tower_classes: Default::default(),
     };
     checkpoint::save(path, &card, net, best, &[])
 }

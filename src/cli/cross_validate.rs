@@ -29,6 +29,10 @@ pub struct Command {
     /// Folds from a file written by an earlier run.
     #[arg(long, value_name = "FILE")]
     fold_file: Option<PathBuf>,
+    /// Keep the model of each fold as fold-N.safetensors: `predict --model DIR` averages them, and knows from
+    /// predictions.csv how wrong they were.
+    #[arg(long)]
+    keep_models: bool,
     #[command(flatten)]
     flags: RunFlags,
 }
@@ -54,7 +58,9 @@ impl Command {
                 return Err(Error::usage(format!("fold {f} is empty or everything")).fix("choose fewer folds"));
             }
             let [train, val] = job.hold_out(&rest)?;
-            let (mut net, state, _) = job.run([&train, &val], &format!("fold {} of {k}", f + 1), None, false)?;
+            let kept = self.keep_models.then(|| self.out.join(format!("fold-{f}.safetensors")));
+            let (mut net, state, _) =
+                job.run([&train, &val], &format!("fold {} of {k}", f + 1), kept.as_deref(), false)?;
             let y = fit::predict(&mut net, &job.samples(), &test)?;
             job.recycle(net);
             let truth: Vec<f32> = test.iter().flat_map(|&i| job.manifest.rows[i].targets.clone()).collect();

@@ -73,7 +73,7 @@ impl Command {
         }
         let pictures = loaded.accept(true)?;
         let manifest = manifest.select(pictures.rows());
-        let mut predictor = model.predictor(self.precision, self.batch.min(pictures.len()), &self.compute)?;
+        let mut predictor = model.predictor(self.precision, self.batch.min(pictures.len()), &self.compute, false)?;
         let predicted = predict(&mut predictor, &pictures, &which, self.batch, &bar)?;
         let train_mean: Vec<f64> = which.iter().map(|&t| predictor.card.train_mean[t]).collect();
         let folds = self.fold.map(|f| vec![f; manifest.rows.len()]);

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::models::{Architecture, Config, Tower, TowerOutput};
 use crate::train::features::extract;
 use crate::train::params::Initial;
+use crate::train::predictor::largest;
 use crate::weights::TowerWeights;
 use clap::Args;
 use serde_json::json;
@@ -93,9 +94,7 @@ impl Command {
 
     fn answer(&self, path: &Path, values: &[f32], names: Option<&[String]>) -> String {
         let name = |i: usize| names.and_then(|n| n.get(i).cloned());
-        let mut best: Vec<usize> = (0..values.len()).collect();
-        best.sort_by(|a, b| values[*b].total_cmp(&values[*a]).then(a.cmp(b)));
-        best.truncate(self.top);
+        let best = largest(values, self.top);
         if self.json {
             let top = best.iter().map(|&i| json!({ "index": i, "class": name(i), "value": values[i] }));
             let line = json!({

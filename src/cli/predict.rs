@@ -1,31 +1,32 @@
 //! `predict`: ratings of pictures, as a table for people or as lines for programs.
 
 mod explain;
+mod models;
+mod writer;
 
-use super::output::{self, Reader, clean};
-use super::reading::{Model, Reading, batch};
+use super::output::{self, Reader};
+use super::reading::{Reading, batch};
 use super::{Bar, Compute, stopped};
 use crate::data::decode::MAX_FILE;
 use crate::data::{LoadOptions, Pictures, Source, walk};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
-use crate::table::number;
 use crate::train::network::Precision;
-use crate::train::predictor::Predictor;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use explain::Sheet;
+use models::Loaded;
 use std::io::{IsTerminal, Read, stdin, stdout};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
+use writer::{Answer, Format, Writer};
 
 #[derive(Args)]
 pub struct Command {
     /// Pictures, folders (searched through, in sorted order), or - for one picture on stdin.
     #[arg(required = true, value_name = "FILES")]
     inputs: Vec<PathBuf>,
-    /// Checkpoint of `train`; without it the bundled toy model answers.
-    #[arg(long, value_name = "FILE")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    models: models::ModelsFlags,
     /// Form of the answer; a table on a terminal and jsonl elsewhere.
     #[arg(long, value_enum)]
     format: Option<Format>,
@@ -36,21 +37,11 @@ pub struct Command {
     #[arg(long, value_enum, default_value_t, value_name = "NUMBERS")]
     precision: Precision,
     #[command(flatten)]
-    explain: explain::Flags,
+    explain: explain::ExplainFlags,
     #[command(flatten)]
     reading: Reading,
     #[command(flatten)]
     compute: Compute,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// For people.
-    Table,
-    /// One row a picture, under a header.
-    Csv,
-    /// One JSON object a line.
-    Jsonl,
 }
 
 /// Something to be answered.
@@ -71,39 +62,31 @@ impl Input {
     }
 }
 
-/// The answer about one input.
-struct Answer {
-    path: String,
-    /// Ratings, or why there are none.
-    ratings: Result<Vec<f32>, String>,
-    note: Option<String>,
-}
-
 impl Command {
     pub fn run(self) -> Result<()> {
         self.compute.bind_threads();
-        let model = Model::open(self.model.as_deref())?;
-        let options = model.load_options(&self.reading, None)?;
+        let models = self.models.open()?;
+        let options = models.all[0].load_options(&self.reading, None)?;
         let inputs = list(&self.inputs)?;
         // A batch is computed whole: one picture must not pay for eight.
         let batch = self.batch.min(inputs.len()).max(1);
-        let mut predictor = model.predictor(self.precision, batch, &self.compute)?;
-        let mut sheet = self.explain.sheet(&model, batch, &self.compute)?;
-        if model.toy {
+        let mut loaded = models.load(self.precision, batch, &self.compute)?;
+        let mut sheet = self.explain.sheet(&models, batch, &self.compute)?;
+        if models.toy() {
             eprintln!(
                 "note: no --model: the bundled toy model answers. It is a toy, trained on emoji drawings: what it says \
                 about photographs means nothing."
             );
         }
         let default = if stdout().is_terminal() { Format::Table } else { Format::Jsonl };
-        let writer = Writer { format: self.format.unwrap_or(default), targets: model.targets()?, model: &model };
+        let writer = Writer::new(self.format.unwrap_or(default), &loaded);
         if output::write(&writer.header())? == Reader::Gone {
             return Ok(());
         }
         let bar = (!stdout().is_terminal() && inputs.len() > batch).then(Bar::new);
         let progress: &dyn Progress = bar.as_ref().map_or(&(), |b| b);
         progress.start("predicting", inputs.len() as u64);
-        let failed = answer_all(&inputs, &options, batch, &mut predictor, &mut sheet, &writer, progress);
+        let failed = answer_all(&inputs, &options, batch, &mut loaded, &mut sheet, &writer, progress);
         progress.done();
         // Also of a run that was stopped: what was explained is shown.
         if let Some(sheet) = sheet {
@@ -124,7 +107,7 @@ fn answer_all(
     inputs: &[Input],
     options: &LoadOptions,
     batch: usize,
-    predictor: &mut Predictor,
+    loaded: &mut Loaded,
     sheet: &mut Option<Sheet>,
     writer: &Writer,
     progress: &dyn Progress,
@@ -141,8 +124,8 @@ fn answer_all(
             if let Some(sheet) = sheet {
                 sheet.add(&piece)?;
             }
-            for a in answer(piece, predictor)? {
-                if let Err(why) = &a.ratings {
+            for a in answer(piece, loaded)? {
+                if let Err(why) = &a.seen {
                     failed = match failed.take() {
                         None => Some((1, Error::file(&a.path, why))),
                         Some((n, first)) => Some((n + 1, first)),
@@ -245,97 +228,21 @@ fn decode(piece: &[Input], options: &LoadOptions) -> Result<Decoded> {
     Ok(Decoded { inputs, notes, pictures: Some(pictures) })
 }
 
-fn answer(piece: Decoded, predictor: &mut Predictor) -> Result<Vec<Answer>> {
-    let y = match &piece.pictures {
-        Some(p) if !p.is_empty() => predictor.predict(p.bytes())?,
+fn answer(piece: Decoded, loaded: &mut Loaded) -> Result<Vec<Answer>> {
+    let seen = match &piece.pictures {
+        Some(p) if !p.is_empty() => loaded.answer(p.bytes())?,
         _ => vec![],
     };
-    let n = predictor.config.targets.len();
+    // Squares are in the order of the inputs that have one.
+    let mut seen = seen.into_iter();
     let one = |(i, (path, square)): (usize, (String, Result<usize, String>))| {
         let notes: Vec<&str> = piece.notes.iter().filter(|x| x.0 == i).map(|x| x.1.as_str()).collect();
-        let ratings = square.and_then(|s| {
-            let y = &y[s * n..(s + 1) * n];
-            let finite = y.iter().all(|v| v.is_finite());
-            finite.then(|| y.to_vec()).ok_or_else(|| "the model gives no finite rating; train it again".into())
+        let seen = square.and_then(|_| {
+            let seen = seen.next().expect("one answer a square");
+            let finite = seen.ratings.iter().all(|v| v.is_finite());
+            finite.then_some(seen).ok_or_else(|| "the model gives no finite rating; train it again".into())
         });
-        Answer { path, ratings, note: (!notes.is_empty()).then(|| notes.join("; ")) }
+        Answer { path, seen, note: (!notes.is_empty()).then(|| notes.join("; ")) }
     };
     Ok(piece.inputs.into_iter().enumerate().map(one).collect())
-}
-
-/// Turns answers into text. Fields of csv and jsonl, in this order and in every row: `path`, one `<target>_1to9` a target,
-/// `error`, `note`, `model`, `toy`; what is missing is empty in csv and null in jsonl.
-struct Writer<'a> {
-    format: Format,
-    targets: &'a [String],
-    model: &'a Model,
-}
-
-/// Columns of the table before the path.
-const WIDTH: usize = 9;
-
-impl Writer<'_> {
-    fn fields(&self) -> Vec<String> {
-        let targets = self.targets.iter().map(|t| format!("{t}_1to9"));
-        let rest = ["error", "note", "model", "toy"].map(String::from);
-        std::iter::once("path".to_string()).chain(targets).chain(rest).collect()
-    }
-
-    fn header(&self) -> String {
-        match self.format {
-            Format::Jsonl => String::new(),
-            Format::Csv => line(&self.fields()),
-            Format::Table => {
-                let targets: String =
-                    self.targets.iter().map(|t| format!("{t:>w$}  ", w = WIDTH.max(t.chars().count()))).collect();
-                let toy = if self.model.toy { ", a toy" } else { "" };
-                format!("{targets}picture  (scale 1 to 9; {}{toy})\n", clean(&self.model.name))
-            }
-        }
-    }
-
-    fn row(&self, a: &Answer) -> String {
-        let rating = |t: usize| a.ratings.as_ref().ok().map(|r| r[t]);
-        let targets = 0..self.targets.len();
-        match self.format {
-            Format::Csv => {
-                let mut cells = vec![a.path.clone()];
-                cells.extend(targets.map(|t| rating(t).map_or(String::new(), |v| v.to_string())));
-                cells.push(a.ratings.as_ref().err().cloned().unwrap_or_default());
-                cells.extend([a.note.clone().unwrap_or_default(), self.model.name.clone(), self.model.toy.to_string()]);
-                line(&cells)
-            }
-            Format::Jsonl => {
-                let mut values = vec![json(&a.path)];
-                // As float32: through float64 they would show digits that they do not have.
-                values.extend(targets.map(|t| json(&rating(t))));
-                values.extend([json(&a.ratings.as_ref().err()), json(&a.note), json(&self.model.name)]);
-                values.push(json(&self.model.toy));
-                let pairs = self.fields().into_iter().zip(values).map(|(k, v)| format!("{}:{v}", json(&k)));
-                format!("{{{}}}\n", pairs.collect::<Vec<_>>().join(","))
-            }
-            Format::Table => {
-                let cell = |t: usize| {
-                    let w = WIDTH.max(self.targets[t].chars().count());
-                    format!("{:>w$}  ", number(rating(t).map(f64::from), 2))
-                };
-                let cells: String = targets.map(cell).collect();
-                let why = a.ratings.as_ref().err().or(a.note.as_ref());
-                let why = why.map_or(String::new(), |w| format!("  ({w})"));
-                format!("{cells}{}\n", clean(&format!("{}{why}", a.path)))
-            }
-        }
-    }
-}
-
-fn json(value: &impl serde::Serialize) -> String {
-    serde_json::to_string(value).expect("texts and finite numbers")
-}
-
-/// One line of CSV.
-fn line(cells: &[String]) -> String {
-    let mut csv = csv::Writer::from_writer(vec![]);
-    csv.write_record(cells).expect("memory does not fail");
-    let bytes = csv.into_inner().expect("memory does not fail");
-    String::from_utf8(bytes).expect("text in, text out")
 }

@@ -100,9 +100,15 @@ impl Model {
         })
     }
 
-    /// Loads the weights.
-    pub fn predictor(&self, precision: Precision, batch: usize, compute: &Compute) -> Result<Predictor> {
-        Predictor::within(precision, &self.file, batch, compute.open()?)
+    /// Whether it takes the same pictures of the same files.
+    pub fn reads_like(&self, other: &Model) -> bool {
+        self.card.alpha == other.card.alpha
+    }
+
+    /// Loads the weights; `seeing`, to hear of classes too.
+    pub fn predictor(&self, precision: Precision, batch: usize, compute: &Compute, seeing: bool) -> Result<Predictor> {
+        let load = if seeing { Predictor::seeing } else { Predictor::within };
+        load(precision, &self.file, batch, compute.open()?)
     }
 }
 

@@ -9,9 +9,10 @@ each other in evaluation, so the gradient of the sum of their targets is each on
 
 use super::checkpoint::{self, Card};
 use super::network::{Precision, Task};
+use super::predictor::{largest, softmax};
 use crate::device::{Data, Device, Room, Session};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Node, Value};
+use crate::graph::{Graph, Value};
 use crate::models::Config;
 use crate::ops::arith::Mul;
 use crate::preprocess::{self, View, record};
@@ -241,7 +242,7 @@ impl Explainer {
                         let scores =
                             self.session.read(self.towers[part.tower].scores.expect("a tower with classes"))?;
                         let one = |(row, scores): (usize, &[f32])| {
-                            let class = class.unwrap_or_else(|| largest(scores));
+                            let class = class.unwrap_or_else(|| largest(scores, 1)[0]);
                             choose(row, class);
                             (Some(class), probability(scores, class))
                         };
@@ -275,11 +276,6 @@ fn weighted(a: &[f32], d: &[f32], k: usize) -> Vec<f32> {
     a.chunks_exact(k).map(one).collect()
 }
 
-/// Index of the largest number; of equal ones the first.
-fn largest(x: &[f32]) -> usize {
-    (0..x.len()).fold(0, |best, i| if x[i] > x[best] { i } else { best })
-}
-
 /// Of the softmax of x, number i.
 fn probability(x: &[f32], i: usize) -> f32 {
     (1.0 / x.iter().map(|other| (f64::from(*other) - f64::from(x[i])).exp()).sum::<f64>()) as f32
@@ -293,11 +289,10 @@ fn towers(g: &Graph, card: &Card, config: &Config, layer: Option<&str>) -> Resul
         for t in &config.towers {
             let name = format!("{}{}", m.prefix, t.name);
             let scope = format!("{name}.");
-            let own = |n: &Node, op: &str| n.op.name() == op && n.label.starts_with(&scope);
             let convolutions: Vec<(&str, Value)> = g
                 .nodes()
                 .iter()
-                .filter(|n| own(n, "conv.fprop"))
+                .filter(|n| n.op.name() == "conv.fprop" && n.label.starts_with(&scope))
                 .map(|n| (&n.label[scope.len()..], n.outs[0]))
                 .collect();
             let found = match layer.map(ours) {
@@ -315,7 +310,7 @@ fn towers(g: &Graph, card: &Card, config: &Config, layer: Option<&str>) -> Resul
                 classes: card.class_names(t),
                 view: views.iter().position(|v| *v == config.view(t)).expect("a view of the model"),
                 activation,
-                scores: g.nodes().iter().find(|n| own(n, "softmax")).map(|n| n.ins[0]),
+                scores: softmax(g, &name).map(|n| n.ins[0]),
                 name,
             });
         }

@@ -5,12 +5,23 @@ use super::fit::State;
 use super::network::{Precision, Task};
 use crate::device::{Data, Device, Probe, Room, Session};
 use crate::error::{Error, Result};
-use crate::graph::Value;
+use crate::graph::{Graph, Node, Value};
 use crate::models::Config;
 use crate::preprocess::{self, View, record};
 use crate::weights::WeightFile;
 use std::path::Path;
 use std::sync::Arc;
+
+/// What a tower that classifies says of every picture.
+pub struct Classes {
+    /// `object`; in a split model `valence.object`.
+    pub tower: String,
+    /// In the order of the outputs; empty where they are not known.
+    pub names: Vec<String>,
+    /// How many there are.
+    pub count: usize,
+    probabilities: Value,
+}
 
 /// A model and the device that runs it. Ratings do not depend on the batch a picture comes in.
 pub struct Predictor {
@@ -21,6 +32,8 @@ pub struct Predictor {
     images: Vec<Value>,
     views: Vec<View>,
     outputs: Vec<(Vec<usize>, Value)>,
+    /// What [`Predictor::see`] answers beside ratings; empty unless [`Predictor::seeing`] made it.
+    pub classes: Vec<Classes>,
 }
 
 impl Predictor {
@@ -36,18 +49,42 @@ impl Predictor {
 
     /// The same with numbers of another precision.
     pub fn within(precision: Precision, file: &Arc<WeightFile>, batch: usize, device: Box<dyn Device>) -> Result<Self> {
+        Self::build(precision, file, batch, device, false)
+    }
+
+    /// The same for [`Predictor::see`]. Where towers hand on averaged activations there are no classes to see.
+    pub fn seeing(precision: Precision, file: &Arc<WeightFile>, batch: usize, device: Box<dyn Device>) -> Result<Self> {
+        Self::build(precision, file, batch, device, true)
+    }
+
+    fn build(
+        precision: Precision,
+        file: &Arc<WeightFile>,
+        batch: usize,
+        device: Box<dyn Device>,
+        seeing: bool,
+    ) -> Result<Self> {
         let card = checkpoint::card(file)?;
         let config = card.config().map_err(|e| Error::file(file.path(), e.to_string()))?.clone();
         let members = config.members();
         let (g, images, want) =
             Task::EndToEnd { config: config.clone(), frozen: vec![] }.evaluation(batch, precision)?;
         checkpoint::read_ahead(file, &g);
+        let mut classes = vec![];
+        for (m, t) in members.iter().flat_map(|m| config.towers.iter().map(move |t| (m, t))).filter(|_| seeing) {
+            let tower = format!("{}{}", m.prefix, t.name);
+            if let Some(softmax) = softmax(&g, &tower) {
+                let (names, count, probabilities) = (card.class_names(t), t.classes, softmax.outs[0]);
+                classes.push(Classes { tower, names, count, probabilities });
+            }
+        }
         let outputs = members.into_iter().map(|m| m.targets).zip(want.iter().copied()).collect();
+        let want: Vec<Value> = want.into_iter().chain(classes.iter().map(|c| c.probabilities)).collect();
         let room = Room { mapped: true, beside: 0 };
         let options = device.options();
         let mut session = Session::within(room, g, &[&want], options, device)?;
         checkpoint::bind(file, &mut session)?;
-        Ok(Self { card, views: config.views(), config, session, batch, images, outputs })
+        Ok(Self { card, views: config.views(), config, session, batch, images, outputs, classes })
     }
 
     /// `cpu (avx512, 2 threads)`.
@@ -63,21 +100,27 @@ impl Predictor {
     /// Ratings [n, targets] in the order of `config.targets`, of the u8 RGB squares of n pictures: of each what
     /// `config.views()` show, one after another.
     pub fn predict(&mut self, squares: &[u8]) -> Result<Vec<f32>> {
+        Ok(self.run(squares, None)?.0)
+    }
+
+    /// [`Predictor::predict`], and for each of `classes` the probabilities [n, count].
+    pub fn see(&mut self, squares: &[u8]) -> Result<(Vec<f32>, Vec<Vec<f32>>)> {
         self.run(squares, None)
     }
 
     /// [`Predictor::predict`], hearing about every launch.
     pub fn profile(&mut self, squares: &[u8], probe: &mut dyn FnMut(Probe)) -> Result<Vec<f32>> {
-        self.run(squares, Some(probe))
+        Ok(self.run(squares, Some(probe))?.0)
     }
 
-    fn run(&mut self, squares: &[u8], mut probe: Option<&mut dyn FnMut(Probe)>) -> Result<Vec<f32>> {
+    fn run(&mut self, squares: &[u8], mut probe: Option<&mut dyn FnMut(Probe)>) -> Result<(Vec<f32>, Vec<Vec<f32>>)> {
         let size = record(&self.views);
         if !squares.len().is_multiple_of(size) {
             return Err(Error::job(format!("{} bytes are not whole pictures of {size}", squares.len())));
         }
         let targets = self.config.targets.len();
         let mut all = vec![0.0; squares.len() / size * targets];
+        let mut seen = vec![vec![]; self.classes.len()];
         for (chunk, all) in squares.chunks(size * self.batch).zip(all.chunks_mut(self.batch * targets)) {
             for (i, (&image, view)) in self.images.iter().zip(&self.views).enumerate() {
                 let mut pixels = preprocess::squares(chunk, &self.views, i);
@@ -96,7 +139,24 @@ impl Predictor {
                     which.iter().zip(y).for_each(|(t, y)| all[*t] = *y);
                 }
             }
+            for (seen, c) in seen.iter_mut().zip(&self.classes) {
+                seen.extend_from_slice(&self.session.read(c.probabilities)?[..chunk.len() / size * c.count]);
+            }
         }
-        Ok(all)
+        Ok((all, seen))
     }
+}
+
+/// Where a tower turns class scores into probabilities, if it does.
+pub(super) fn softmax<'g>(g: &'g Graph, tower: &str) -> Option<&'g Node> {
+    let of = |n: &&Node| n.op.name() == "softmax" && n.label.strip_prefix(tower) == Some(".softmax");
+    g.nodes().iter().find(of)
+}
+
+/// Indices of the n largest, the largest first; of equal ones the first.
+pub fn largest(x: &[f32], n: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..x.len()).collect();
+    order.sort_by(|a, b| x[*b].total_cmp(&x[*a]).then(a.cmp(b)));
+    order.truncate(n);
+    order
 }

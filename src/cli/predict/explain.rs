@@ -1,9 +1,9 @@
 //! `predict --explain`: a folder of Grad-CAM overlays, one page that shows them, a table that lists them.
 
 use super::Decoded;
+use super::models::Models;
 use crate::atomic;
 use crate::cli::Compute;
-use crate::cli::reading::Model;
 use crate::data::Manifest;
 use crate::error::Result;
 use crate::models::TowerOutput;
@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 #[derive(Args)]
-pub struct Flags {
+pub struct ExplainFlags {
     /// Folder for Grad-CAM: of each picture and tower what the tower looked at, in colour over the photograph, with
     /// index.html that shows all of them, explain.csv that lists them, and the maps themselves as .npy.
     #[arg(long, value_name = "DIR")]
@@ -44,10 +44,11 @@ enum Signs {
     Both,
 }
 
-impl Flags {
+impl ExplainFlags {
     /// Loads the model once more, with its gradients, and makes the folder, if that was asked for.
-    pub fn sheet(&self, model: &Model, batch: usize, compute: &Compute) -> Result<Option<Sheet>> {
+    pub fn sheet(&self, models: &Models, batch: usize, compute: &Compute) -> Result<Option<Sheet>> {
         let Some(dir) = &self.explain else { return Ok(None) };
+        let model = models.one("--explain")?;
         prepare(dir)?;
         let config = model.config()?;
         let targets = match (&self.target[..], config.tower_output) {

@@ -1,0 +1,272 @@
+//! What answers: one model, or several whose mean it is, such as those of a cross-validation.
+
+use crate::cli::Compute;
+use crate::cli::output::clean;
+use crate::cli::reading::Model;
+use crate::error::{Error, Result};
+use crate::table::number;
+use crate::train::interval::Held;
+use crate::train::network::Precision;
+use crate::train::predictor::{Classes, Predictor, largest};
+use clap::{Args, value_parser};
+use std::path::{Path, PathBuf};
+
+#[derive(Args)]
+pub struct ModelsFlags {
+    /// Checkpoint of `train`, or a folder with those of `cross-validate --keep-models`; repeatable, and several models
+    /// answer with their mean. Without it the bundled toy model answers.
+    #[arg(long, value_name = "FILE|DIR")]
+    model: Vec<PathBuf>,
+    /// Of several models, one for each fold (`fold-N.safetensors`) beside the predictions.csv of their cross-validation:
+    /// level in percent of the interval that the errors on held-out pictures give (CV+).
+    #[arg(long, default_value_t = 90, value_parser = value_parser!(u32).range(50..=99), value_name = "PERCENT")]
+    interval: u32,
+    /// Also the N likeliest classes of each tower, and all of them where a tower has at most ten, such as expressions.
+    #[arg(long, value_parser = value_parser!(u32).range(1..=100), value_name = "N")]
+    top: Option<u32>,
+}
+
+/// Classes up to which all are told, in their own order.
+const FEW: usize = 10;
+
+/// Headers that have been read and fit each other.
+pub struct Models {
+    /// At least one.
+    pub all: Vec<Model>,
+    pub name: String,
+    pub targets: Vec<String>,
+    spread: Spread,
+    top: Option<usize>,
+}
+
+/// What is said about a rating beside its value.
+enum Spread {
+    /// One model: nothing.
+    None,
+    /// How much several disagree.
+    Models,
+    /// How wrong they are.
+    Held(Held),
+}
+
+impl ModelsFlags {
+    pub fn open(&self) -> Result<Models> {
+        let paths = self.paths()?;
+        let all = match &paths[..] {
+            [] => vec![Model::open(None)?],
+            paths => paths.iter().map(|p| Model::open(Some(p))).collect::<Result<_>>()?,
+        };
+        let (targets, views) = (all[0].targets()?.to_vec(), all[0].config()?.views());
+        for (other, path) in all.iter().zip(&paths).skip(1) {
+            let c = other.config()?;
+            let towers = self.top.is_none() || c.towers == all[0].config()?.towers;
+            if c.targets != targets || c.views() != views || !towers || !other.reads_like(&all[0]) {
+                return Err(Error::file(path, format!("is another kind of model than {}", paths[0].display()))
+                    .fix("average models of one cross-validation")
+                    .as_usage());
+            }
+        }
+        let name = match &self.model[..] {
+            [one] if all.len() > 1 => file_name(one),
+            _ => all.iter().map(|m| m.name.as_str()).collect::<Vec<_>>().join(", "),
+        };
+        let spread = match &paths[..] {
+            [] | [_] => Spread::None,
+            several => self.held(several, &targets)?.map_or(Spread::Models, Spread::Held),
+        };
+        Ok(Models { all, name, targets, spread, top: self.top.map(|n| n as usize) })
+    }
+
+    /// Files, and those in folders in sorted order.
+    fn paths(&self) -> Result<Vec<PathBuf>> {
+        let mut paths = vec![];
+        for path in &self.model {
+            if !path.is_dir() {
+                paths.push(path.clone());
+                continue;
+            }
+            let io = |e| Error::io(path, "read the folder", e);
+            let inside = std::fs::read_dir(path).map_err(io)?.map(|f| Ok(f.map_err(io)?.path()));
+            let mut inside = inside.collect::<Result<Vec<_>>>()?;
+            inside.retain(|p| p.extension().is_some_and(|e| e == "safetensors"));
+            inside.sort();
+            if inside.is_empty() {
+                return Err(Error::file(path, "no .safetensors in this folder")
+                    .fix("name the folder of `cross-validate --keep-models`, or a checkpoint of `train`"));
+            }
+            paths.extend(inside);
+        }
+        Ok(paths)
+    }
+
+    /// The errors of the cross-validation that these models are of, if they lie beside them.
+    fn held(&self, models: &[PathBuf], targets: &[String]) -> Result<Option<Held>> {
+        let folder = models[0].parent();
+        let Some(folds) = models.iter().map(|p| fold(p)).collect::<Option<Vec<u32>>>() else { return Ok(None) };
+        let table = folder.unwrap_or(Path::new("")).join("predictions.csv");
+        if models.iter().any(|p| p.parent() != folder) || !table.is_file() {
+            return Ok(None);
+        }
+        Held::read(&table, targets, &folds, self.interval).map(Some)
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// The fold that a model has not seen: 3 of `fold-3.safetensors`.
+fn fold(path: &Path) -> Option<u32> {
+    path.file_stem()?.to_str()?.strip_prefix("fold-")?.parse().ok()
+}
+
+/// What the models say of one picture.
+pub struct Seen {
+    pub ratings: Vec<f32>,
+    /// One for each of [`Models::fields`].
+    pub cells: Vec<Cell>,
+    /// The same for people, a line each.
+    pub lines: Vec<String>,
+}
+
+/// A value of a further field.
+#[derive(Clone)]
+pub enum Cell {
+    /// As float32: through float64 it would show digits that it does not have.
+    Number(f32),
+    Index(usize),
+    /// None where a class has no name.
+    Text(Option<String>),
+}
+
+impl Models {
+    /// The only one, for what cannot be averaged.
+    pub fn one(&self, what: &str) -> Result<&Model> {
+        match &self.all[..] {
+            [one] => Ok(one),
+            all => Err(Error::usage(format!("{what} takes one model, not {}", all.len())).fix("name one with --model")),
+        }
+    }
+
+    pub fn toy(&self) -> bool {
+        self.all[0].toy
+    }
+
+    /// Loads the weights.
+    pub fn load(&self, precision: Precision, batch: usize, compute: &Compute) -> Result<Loaded<'_>> {
+        let load = |m: &Model| m.predictor(precision, batch, compute, self.top.is_some());
+        let loaded = Loaded { models: self, predictors: self.all.iter().map(load).collect::<Result<_>>()? };
+        if self.top.is_some() && loaded.classes().is_empty() {
+            return Err(Error::usage("--top: the towers of this model hand on averaged activations, not classes")
+                .fix("leave out --top"));
+        }
+        Ok(loaded)
+    }
+}
+
+/// Models that answer.
+pub struct Loaded<'a> {
+    pub models: &'a Models,
+    predictors: Vec<Predictor>,
+}
+
+impl Loaded<'_> {
+    fn classes(&self) -> &[Classes] {
+        &self.predictors[0].classes
+    }
+
+    /// Names of what is said beside ratings, the same for every picture.
+    pub fn fields(&self) -> Vec<String> {
+        let mut fields = vec![];
+        for t in &self.models.targets {
+            match &self.models.spread {
+                Spread::None => {}
+                Spread::Models => {
+                    fields.extend(["sd_points", "min_1to9", "max_1to9"].map(|what| format!("{t}_models_{what}")));
+                }
+                Spread::Held(held) => {
+                    fields.extend(["low", "high"].map(|end| format!("{t}_cvplus{}_{end}_1to9", held.percent())));
+                }
+            }
+        }
+        for c in self.classes() {
+            if c.count <= FEW {
+                fields.extend((0..c.count).map(|i| format!("{}_{}_probability", c.tower, class(c, i))));
+                continue;
+            }
+            for n in 1..=self.shown(c) {
+                fields.extend(["index", "class", "probability"].map(|what| format!("{}_top{n}_{what}", c.tower)));
+            }
+        }
+        fields
+    }
+
+    /// How many classes of a tower are told.
+    fn shown(&self, c: &Classes) -> usize {
+        self.models.top.unwrap_or(0).min(c.count)
+    }
+
+    /// Answers about pictures, given as [`Predictor::predict`] takes them.
+    pub fn answer(&mut self, squares: &[u8]) -> Result<Vec<Seen>> {
+        let said = self.predictors.iter_mut().map(|p| p.see(squares)).collect::<Result<Vec<_>>>()?;
+        let (models, targets) = (said.len(), self.models.targets.len());
+        let mean =
+            |x: &dyn Fn(usize) -> f32| ((0..models).map(|m| f64::from(x(m))).sum::<f64>() / models as f64) as f32;
+        let one = |picture: usize| {
+            let mut seen = Seen { ratings: vec![], cells: vec![], lines: vec![] };
+            for t in 0..targets {
+                let each: Vec<f32> = said.iter().map(|s| s.0[picture * targets + t]).collect();
+                seen.ratings.push(mean(&|m| each[m]));
+                self.spread(t, &each, &mut seen);
+            }
+            for (i, c) in self.classes().iter().enumerate() {
+                let p: Vec<f32> = (0..c.count).map(|k| mean(&|m: usize| said[m].1[i][picture * c.count + k])).collect();
+                self.likeliest(c, &p, &mut seen);
+            }
+            seen
+        };
+        Ok((0..said[0].0.len() / targets).map(one).collect())
+    }
+
+    fn spread(&self, target: usize, each: &[f32], seen: &mut Seen) {
+        let (name, points) = (&self.models.targets[target], |v: f32| number(Some(v.into()), 2));
+        match &self.models.spread {
+            Spread::None => {}
+            Spread::Models => {
+                let n = each.len() as f64;
+                let mean = each.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
+                let squares = each.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>();
+                let sd = (squares / (n - 1.0)).sqrt() as f32;
+                let (min, max) = each.iter().fold((f32::MAX, f32::MIN), |(a, b), x| (a.min(*x), b.max(*x)));
+                seen.cells.extend([sd, min, max].map(Cell::Number));
+                let (sd, min, max) = (points(sd), points(min), points(max));
+                seen.lines.push(format!("{name}: the models say {min} to {max}, SD {sd}, which is not their error"));
+            }
+            Spread::Held(held) => {
+                let ends = held.interval(target, each).map(|end| end as f32);
+                seen.cells.extend(ends.map(Cell::Number));
+                let [low, high] = ends.map(points);
+                seen.lines.push(format!("{name}: {low} to {high} by CV+ at {} %", held.percent()));
+            }
+        }
+    }
+
+    fn likeliest(&self, c: &Classes, p: &[f32], seen: &mut Seen) {
+        let best = largest(p, self.shown(c));
+        if c.count <= FEW {
+            seen.cells.extend(p.iter().map(|p| Cell::Number(*p)));
+        } else {
+            for &i in &best {
+                seen.cells.extend([Cell::Index(i), Cell::Text(c.names.get(i).cloned()), Cell::Number(p[i])]);
+            }
+        }
+        let one = |i: &usize| format!("{} {}", class(c, *i), number(Some(p[*i].into()), 3));
+        let all = best.iter().map(one).collect::<Vec<_>>().join(", ");
+        seen.lines.push(clean(&format!("{}: {all}", c.tower)));
+    }
+}
+
+/// A class by its name, or else by its number.
+fn class(c: &Classes, i: usize) -> String {
+    c.names.get(i).cloned().unwrap_or_else(|| format!("class{i}"))
+}

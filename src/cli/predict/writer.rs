@@ -1,0 +1,121 @@
+//! Turns answers into text.
+
+use super::models::{Cell, Loaded, Models, Seen};
+use crate::cli::output::clean;
+use crate::table::number;
+use clap::ValueEnum;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// One row a picture, under a header.
+    Csv,
+    /// One JSON object a line.
+    Jsonl,
+}
+
+/// The answer about one input.
+pub struct Answer {
+    pub path: String,
+    /// What is seen, or why nothing is.
+    pub seen: Result<Seen, String>,
+    pub note: Option<String>,
+}
+
+/// Fields of csv and jsonl, in this order and in every row: `path`, one `<target>_1to9` a target, what was asked for
+/// beside ratings ([`Loaded::fields`]), `error`, `note`, `model`, `toy`; what is missing is empty in csv and null in jsonl.
+pub struct Writer<'a> {
+    format: Format,
+    models: &'a Models,
+    further: Vec<String>,
+}
+
+/// Columns of the table before the path.
+const WIDTH: usize = 9;
+
+impl<'a> Writer<'a> {
+    pub fn new(format: Format, loaded: &Loaded<'a>) -> Self {
+        Self { format, models: loaded.models, further: loaded.fields() }
+    }
+
+    fn fields(&self) -> Vec<String> {
+        let targets = self.models.targets.iter().map(|t| format!("{t}_1to9"));
+        let rest = ["error", "note", "model", "toy"].map(String::from);
+        std::iter::once("path".to_string()).chain(targets).chain(self.further.iter().cloned()).chain(rest).collect()
+    }
+
+    pub fn header(&self) -> String {
+        match self.format {
+            Format::Jsonl => String::new(),
+            Format::Csv => line(&self.fields()),
+            Format::Table => {
+                let cell = |t: &String| format!("{t:>w$}  ", w = WIDTH.max(t.chars().count()));
+                let targets: String = self.models.targets.iter().map(cell).collect();
+                let toy = if self.models.toy() { ", a toy" } else { "" };
+                format!("{targets}picture  (scale 1 to 9; {}{toy})\n", clean(&self.models.name))
+            }
+        }
+    }
+
+    pub fn row(&self, a: &Answer) -> String {
+        let seen = a.seen.as_ref().ok();
+        let rating = |t: usize| seen.map(|s| s.ratings[t]);
+        let further = |i: usize| seen.map(|s| &s.cells[i]);
+        let (targets, more) = (0..self.models.targets.len(), 0..self.further.len());
+        let (name, toy) = (&self.models.name, self.models.toy());
+        match self.format {
+            Format::Csv => {
+                let mut cells = vec![a.path.clone()];
+                cells.extend(targets.map(|t| rating(t).map_or(String::new(), |v| v.to_string())));
+                cells.extend(more.map(|i| match further(i) {
+                    Some(Cell::Number(x)) => x.to_string(),
+                    Some(Cell::Index(i)) => i.to_string(),
+                    Some(Cell::Text(text)) => text.clone().unwrap_or_default(),
+                    None => String::new(),
+                }));
+                cells.push(a.seen.as_ref().err().cloned().unwrap_or_default());
+                cells.extend([a.note.clone().unwrap_or_default(), name.clone(), toy.to_string()]);
+                line(&cells)
+            }
+            Format::Jsonl => {
+                let mut values = vec![json(&a.path)];
+                // As float32: through float64 they would show digits that they do not have.
+                values.extend(targets.map(|t| json(&rating(t))));
+                values.extend(more.map(|i| match further(i) {
+                    Some(Cell::Number(x)) => json(x),
+                    Some(Cell::Index(i)) => json(i),
+                    Some(Cell::Text(text)) => json(text),
+                    None => json(&()),
+                }));
+                values.extend([json(&a.seen.as_ref().err()), json(&a.note), json(name), json(&toy)]);
+                let pairs = self.fields().into_iter().zip(values).map(|(k, v)| format!("{}:{v}", json(&k)));
+                format!("{{{}}}\n", pairs.collect::<Vec<_>>().join(","))
+            }
+            Format::Table => {
+                let cell = |t: usize| {
+                    let w = WIDTH.max(self.models.targets[t].chars().count());
+                    format!("{:>w$}  ", number(rating(t).map(f64::from), 2))
+                };
+                let cells: String = targets.map(cell).collect();
+                let why = a.seen.as_ref().err().or(a.note.as_ref());
+                let why = why.map_or(String::new(), |w| format!("  ({w})"));
+                let indent = cells.chars().count();
+                let under = seen.into_iter().flat_map(|s| &s.lines).map(|l| format!("{:indent$}{l}\n", ""));
+                format!("{cells}{}\n{}", clean(&format!("{}{why}", a.path)), under.collect::<String>())
+            }
+        }
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("texts and finite numbers")
+}
+
+/// One line of CSV.
+fn line(cells: &[String]) -> String {
+    let mut csv = csv::Writer::from_writer(vec![]);
+    csv.write_record(cells).expect("memory does not fail");
+    let bytes = csv.into_inner().expect("memory does not fail");
+    String::from_utf8(bytes).expect("text in, text out")
+}

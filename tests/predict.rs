@@ -1,0 +1,202 @@
+//! What `predict` says beside ratings: where towers look, what they see, how far several models may be off.
+
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+use tempfile::TempDir;
+
+/// What all tests share.
+fn dir() -> &'static Path {
+    static DIR: OnceLock<TempDir> = OnceLock::new();
+    DIR.get_or_init(prepared).path()
+}
+
+fn program(dir: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_deep-affect")).args(args).current_dir(dir).output().unwrap()
+}
+
+fn run(args: &[&str]) -> Output {
+    program(dir(), args)
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+fn good(args: &[&str]) -> String {
+    let out = run(args);
+    assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));
+    text(&out.stdout).to_string()
+}
+
+/// The run fails with this code and one line that has all `parts`.
+fn bad(args: &[&str], code: i32, parts: &[&str]) {
+    let out = run(args);
+    let err = text(&out.stderr);
+    assert_eq!((out.status.code(), err.lines().count()), (Some(code), 1), "{args:?}: {err}");
+    assert!(parts.iter().all(|p| err.contains(p)), "{args:?}: {parts:?} in {err}");
+}
+
+/// A folder with the ratings of twelve drawings, a cross-validation `cv` that kept its three models, and these `alone`.
+fn prepared() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    deep_affect::bundled::unpack(dir.path()).unwrap();
+    let all = fs::read_to_string(dir.path().join("emoji.csv")).unwrap();
+    let few: Vec<&str> = all.lines().take(1).chain(all.lines().skip(1).step_by(100)).collect();
+    fs::write(dir.path().join("few.csv"), few[..13].join("\n")).unwrap();
+    for (name, tower) in deep_affect::bundled::towers() {
+        fs::write(dir.path().join(format!("{name}.safetensors")), tower).unwrap();
+    }
+    let args = "cross-validate few.csv --out cv --folds 3 --keep-models --targets valence,intensity --alpha white \
+                --features scene,face --weights scene=scene.safetensors --weights face=face.safetensors --image 64 --freeze all \
+                --head 4 --epochs 2 --val 0 --threads 1";
+    let out = program(dir.path(), &args.split_whitespace().collect::<Vec<_>>());
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    fs::create_dir(dir.path().join("alone")).unwrap();
+    for f in 0..3 {
+        let name = format!("fold-{f}.safetensors");
+        fs::copy(dir.path().join("cv").join(&name), dir.path().join("alone").join(&name)).unwrap();
+    }
+    dir
+}
+
+const ONE: &str = "cv/fold-0.safetensors";
+
+fn rows(args: &[&str]) -> Vec<serde_json::Map<String, Value>> {
+    good(args).lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+fn number(row: &serde_json::Map<String, Value>, key: &str) -> f64 {
+    row[key].as_f64().unwrap_or_else(|| panic!("{key} in {row:?}"))
+}
+
+const PICTURES: [&str; 2] = ["emoji/noto-1f602.png", "emoji/noto-1f494.png"];
+
+fn predict(more: &[&str]) -> Vec<serde_json::Map<String, Value>> {
+    rows(&[&["predict", "--format", "jsonl"], more, &PICTURES[..]].concat())
+}
+
+fn keys(row: &serde_json::Map<String, Value>) -> Vec<&str> {
+    row.keys().map(String::as_str).collect()
+}
+
+#[test]
+fn classes_come_with_names_and_only_when_asked_for() {
+    let plain = predict(&["--model", ONE]);
+    assert_eq!(keys(&plain[0]), ["path", "valence_1to9", "intensity_1to9", "error", "note", "model", "toy"]);
+    let seen = predict(&["--model", ONE, "--top", "2"]);
+    let want = "path valence_1to9 intensity_1to9 scene_top1_index scene_top1_class scene_top1_probability \
+                scene_top2_index scene_top2_class scene_top2_probability face_anger_probability \
+                face_fear_probability face_happiness_probability face_no-face_probability face_sadness_probability error \
+                note model toy";
+    for (row, plain) in seen.iter().zip(&plain) {
+        assert_eq!(keys(row), want.split_whitespace().collect::<Vec<_>>());
+        assert_eq!(row["valence_1to9"], plain["valence_1to9"]);
+        let faces: f64 = row.iter().filter(|(k, _)| k.starts_with("face_")).map(|(_, v)| v.as_f64().unwrap()).sum();
+        assert!((faces - 1.0).abs() < 1e-5);
+        assert!(number(row, "scene_top1_probability") >= number(row, "scene_top2_probability"));
+        assert_ne!(row["scene_top1_index"], row["scene_top2_index"]);
+        assert!(row["scene_top1_class"].is_string());
+    }
+    // The tower was not trained on: `features` says the same of it, in its own words.
+    let args =
+        ["features", "scene.safetensors", "--image", "64", "--alpha", "white", "--json", "--top", "1", PICTURES[0]];
+    let alone: Value = serde_json::from_str(&good(&args)).unwrap();
+    assert_eq!(alone["top"][0]["class"], seen[0]["scene_top1_class"]);
+    assert_eq!(alone["top"][0]["value"], seen[0]["scene_top1_probability"]);
+    // csv has the same columns, and a picture that cannot be used has empty cells.
+    fs::write(dir().join("bad.png"), "no picture").unwrap();
+    let out = run(&["predict", "--format", "csv", "--model", ONE, "--top", "2", PICTURES[0], "bad.png"]);
+    let lines: Vec<&str> = text(&out.stdout).lines().collect();
+    assert_eq!(lines[0], want.split_whitespace().collect::<Vec<_>>().join(","));
+    assert!(lines[2].starts_with("bad.png,,,,,,,,,,,,,,"), "{}", lines[2]);
+    let table = good(&["predict", "--format", "table", "--model", ONE, "--top", "2", PICTURES[0]]);
+    assert!(table.contains("  face: ") && table.lines().count() == 4, "{table}");
+}
+
+#[test]
+fn several_models_answer_with_their_mean_and_an_interval_of_their_errors() {
+    let each: Vec<_> = (0..3).map(|f| predict(&["--model", &format!("cv/fold-{f}.safetensors")])).collect();
+    let mean = |target: &str, i: usize| each.iter().map(|rows| number(&rows[i], target)).sum::<f64>() / 3.0;
+    let held = predict(&["--model", "cv", "--interval", "80"]);
+    let all = predict(&["--model", "alone"]);
+    for i in 0..2 {
+        for t in ["valence", "intensity"] {
+            let key = format!("{t}_1to9");
+            for rows in [&held, &all] {
+                assert!((number(&rows[i], &key) - mean(&key, i)).abs() < 1e-5);
+            }
+            let [low, high] = ["low", "high"].map(|end| number(&held[i], &format!("{t}_cvplus80_{end}_1to9")));
+            assert!(low < high);
+            let [sd, min, max] =
+                ["sd_points", "min_1to9", "max_1to9"].map(|what| number(&all[i], &format!("{t}_models_{what}")));
+            let said: Vec<f64> = each.iter().map(|rows| number(&rows[i], &key)).collect();
+            assert!(said.contains(&min) && said.contains(&max) && min <= max);
+            let m = mean(&key, i);
+            let want = (said.iter().map(|x| (x - m).powi(2)).sum::<f64>() / 2.0).sqrt();
+            assert!((sd - want).abs() <= 1e-5);
+            // Errors of drawings that were not seen are larger than disagreements about one.
+            assert!(high - low > max - min);
+        }
+    }
+    assert_eq!((&held[0]["model"], &all[0]["model"]), (&"cv".into(), &"alone".into()));
+    assert!(!held[0].contains_key("valence_models_sd_points"));
+    let table = good(&["predict", "--format", "table", "--model", "cv", PICTURES[0]]);
+    assert!(table.contains("by CV+ at 90 %"), "{table}");
+
+    let one = format!("{}/{ONE}", dir().display());
+    bad(
+        &["predict", "--model", &one, "--model", "cv/fold-1.safetensors", "--explain", "x", PICTURES[0]],
+        2,
+        &["--explain takes one model, not 2"],
+    );
+    let missing = ["predict", "--model", "cv/fold-0.safetensors", "--model", "cv/fold-1.safetensors", PICTURES[0]];
+    bad(&missing, 1, &["cv/predictions.csv", "column fold: `2` is not a fold with a model"]);
+    bad(&["predict", "--model", "cv", "--interval", "95", PICTURES[0]], 1, &["12 pictures give no interval of 95 %"]);
+    bad(&["predict", "--model", "emoji", PICTURES[0]], 1, &["emoji: no .safetensors in this folder"]);
+}
+
+#[test]
+fn explanations_are_a_folder_that_a_browser_and_a_program_can_read() {
+    let args = ["--model", ONE, "--explain", "why", "--target", "valence", "--target", "class", "--sign", "both"];
+    let explained = predict(&[&args[..], &["--truth", "few.csv"]].concat());
+    assert_eq!(explained, predict(&["--model", ONE]));
+    let folder = dir().join("why");
+    let table = fs::read_to_string(folder.join("explain.csv")).unwrap();
+    let mut reader = csv::Reader::from_reader(table.as_bytes());
+    let columns = reader.headers().unwrap().clone();
+    let all: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
+    let cell = |row: &csv::StringRecord, name: &str| row[columns.iter().position(|c| c == name).unwrap()].to_string();
+    // Two pictures, two towers, two targets, two signs.
+    assert_eq!(all.len(), 16);
+    let page = fs::read_to_string(folder.join("index.html")).unwrap();
+    let mut files = BTreeSet::new();
+    for row in &all {
+        let class = cell(row, "target") == "class";
+        assert_eq!((cell(row, "predicted_1to9").is_empty(), cell(row, "probability").is_empty()), (class, !class));
+        assert_eq!(cell(row, "class").is_empty(), !class);
+        let (overlay, map) = (cell(row, "overlay_png"), cell(row, "map_npy"));
+        assert!(page.contains(&format!("src=\"{overlay}\"")), "{overlay}");
+        let picture = image::open(folder.join(&overlay)).unwrap();
+        assert_eq!(picture.width(), picture.height());
+        let npy = fs::read(folder.join(&map)).unwrap();
+        assert!(npy.starts_with(b"\x93NUMPY\x01\x00") && npy.len() % 4 == 0);
+        files.extend([overlay, map]);
+    }
+    assert_eq!(files.len(), 16 + 8);
+    // And two photographs, the table, the page.
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 16 + 8 + 2 + 2);
+    assert!(page.contains("valence") && page.contains("what lowers valence") && page.contains("face at conv5_4"));
+
+    let complaint = |more: &[&str], code, parts: &[&str]| {
+        bad(&[&["predict", "--model", ONE, "--explain", "no"], more, &[PICTURES[0]]].concat(), code, parts);
+    };
+    complaint(&["--target", "dominance"], 2, &["no target `dominance`; choose from valence, intensity, class"]);
+    complaint(&["--layer", "conv5_4"], 2, &["the scene tower has no convolution `conv5_4`; choose from conv1_1"]);
+    complaint(&["--truth", "none.csv"], 1, &["none.csv"]);
+    fs::write(dir().join("file"), "").unwrap();
+    bad(&["predict", "--model", ONE, "--explain", "file", PICTURES[0]], 1, &["is a file, and a folder"]);
+}
