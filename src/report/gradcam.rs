@@ -118,7 +118,7 @@ fn over(square: &[u8], side: usize, map: &[f32], [height, width]: [usize; 2]) ->
             let row = |y: usize| map[y * width + left] * (1.0 - across) + map[y * width + right] * across;
             let value = row(top) * (1.0 - down) + row(bottom) * down;
             let [_, colour @ ..] = VIRIDIS[(value * scale).round() as usize & 255].to_be_bytes();
-            out.extend(pixel.iter().zip(colour).map(|(p, c)| ((u16::from(*p) + u16::from(c) + 1) / 2) as u8));
+            out.extend(pixel.iter().zip(colour).map(|(p, c)| (u16::from(*p) + u16::from(c)).div_ceil(2) as u8));
         }
     }
     out
