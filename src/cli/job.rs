@@ -1,23 +1,19 @@
 //! What `train`, `cross-validate` and `demo` share: pictures, towers, one training run.
 
 use super::flags::{DataFlags, Resident, RunFlags, TrainFlags};
-use super::{Bar, Compute, stopped};
+use super::kept::{Run, fingerprint, resident};
+use super::{Bar, Compute};
 use crate::data::{Alpha, DecodeOptions, LoadOptions, Manifest, Pictures, folds};
 use crate::device::{Data, Device};
 use crate::error::{Error, Result};
-use crate::hash;
 use crate::models::{Config, STATISTICS, TowerOutput};
-use crate::ops::optim::Sgd;
-use crate::progress::Progress;
 use crate::report::folder::prepare;
-use crate::train::checkpoint::{self, Card, Stored};
+use crate::train::checkpoint::{self, Card};
 use crate::train::features::{self, Extracted};
-use crate::train::fit::{self, Best, Inputs, Samples, Settings, State, Targets, Watch};
-use crate::train::network::{Blueprint, Method, Network, Task};
+use crate::train::fit::{Inputs, Samples, Settings, State, Targets};
+use crate::train::network::{Method, Network, Task};
 use crate::train::params::Initial;
-use crate::weights::WeightFile;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 /// Splits rows by a part, groups kept together: [rest, part]. A row without a group is its own.
 pub fn split(manifest: &Manifest, rows: &[usize], part: f64, seed: u64) -> Result<[Vec<usize>; 2]> {
@@ -152,15 +148,12 @@ impl Job {
     }
 
     /// What a resumed run must have in common with the one it continues.
-    pub fn fingerprint(&self, [train, val]: [&[usize]; 2]) -> String {
-        let mut text = String::new();
-        for (which, rows) in [("train", train), ("val", val)] {
-            for &i in rows {
-                let (r, pixels) = (&self.manifest.rows[i], hash::checksum(self.pictures.image(i)));
-                text.push_str(&format!("{which} {} {:?} {} {pixels:x}\n", r.path, r.targets, r.weight));
-            }
-        }
-        format!("{:032x}", hash::content(text.as_bytes()))
+    pub fn fingerprint(&self, rows: [&[usize]; 2]) -> String {
+        let of = |i: usize| {
+            let r = &self.manifest.rows[i];
+            format!("{} {:?} {}", r.path, r.targets, r.weight)
+        };
+        fingerprint(rows, &self.pictures, of)
     }
 
     /// Trains on some rows, monitoring others. With `checkpoint` the run is kept there; with `resume` it goes on from
@@ -173,106 +166,46 @@ impl Job {
         checkpoint: Option<&Path>,
         resume: bool,
     ) -> Result<(Network, State, u32)> {
-        let s = self.settings.clone();
-        let sgd = Sgd { form: s.form.into(), nesterov: s.nesterov, dampening: 0.0 };
-        let method = Method { precision: s.precision, augment: s.augment, ..sgd.into() };
         let device = self.device.take().expect("a device between runs");
-        let task = self.task();
-        let method = Method { resident: self.resident(&task, method, &*device), ..method };
-        let mut net = Network::new(&task, s.batch, method, device)?;
+        let (task, s, method) = (self.task(), self.settings.clone(), self.settings.method());
+        let kept = resident(self.resident, &self.pictures, &task, s.batch, method, &*device);
+        let mut net = Network::new(&task, s.batch, Method { resident: kept, ..method }, device)?;
         let means = self.means(train);
-        let mut card = Card {
+        let card = Card {
             format: checkpoint::FORMAT.into(),
             task,
-            settings: s.clone(),
             state: State::new(&s, net.parts.len())?,
+            settings: s,
             train_mean: means.clone(),
             classes: vec![],
             data: self.fingerprint([train, val]),
-            made_by: format!("deep-affect {} on {}", env!("CARGO_PKG_VERSION"), self.device_name),
+            made_by: made_by(&self.device_name),
             alpha: self.alpha,
             tower_classes: self.initial.class_names(),
         };
-        let mut best: Best = vec![];
-        match checkpoint.filter(|_| resume) {
-            Some(path) => {
-                let file = WeightFile::open(path)?;
-                let old = checkpoint::card(&file)?;
-                let wrong = |what: &str| {
-                    Err(Error::file(path, format!("was trained {what}")).fix("resume with the command of that run"))
-                };
-                if old.data != card.data {
-                    return wrong("on other data");
-                }
-                // More epochs may be asked for, and another precision; everything else must be as it was.
-                let (epochs, precision) = (s.epochs, s.precision);
-                if (Settings { epochs, precision, ..old.settings.clone() }) != s || old.task != card.task {
-                    return wrong("with other settings");
-                }
-                if old.state.finished && s.epochs > old.settings.epochs {
-                    return Err(Error::file(
-                        path,
-                        "is of a finished run, which cannot go on: only its weights were kept",
-                    )
-                    .fix("train anew with more --epochs, or resume with those of that run to write its report"));
-                }
-                card.state = old.state;
-                best = checkpoint::restore(&file, &mut net)?;
-                card.state.finished |= card.state.epoch >= s.epochs;
-            }
-            None => {
-                if self.extracted.is_none() {
-                    let members = self.config.members();
-                    let prefixes: Vec<&str> = members.iter().map(|m| m.prefix.as_str()).collect();
-                    let pooled = self.config.tower_output != TowerOutput::Softmax;
-                    self.initial.check(&net.session, &prefixes, &self.config.towers, pooled)?;
-                }
-                let params = net.stored();
-                for part in &net.parts {
-                    let means: Vec<f32> = part.targets.iter().map(|&t| means[t] as f32).collect();
-                    self.initial.fill(&mut net.session, &params, &part.prefix, &means)?;
-                }
-                if self.config.standardize {
-                    self.standardize(&mut net, train)?;
-                }
-            }
-        }
-        let samples = self.samples();
-        let mut state = card.state.clone();
-        let mut keeper = Keeper {
-            bar: Bar::new(),
-            checkpoint,
-            card,
-            extra: self.extracted.as_ref().map_or(&[], |e| e.towers.as_slice()),
-            saved: None,
-        };
-        keeper.bar.start(label, s.epochs.saturating_sub(state.epoch) as u64 * train.len().div_ceil(s.batch) as u64);
-        let before = state.step;
-        let result = fit::fit(&mut net, &samples, [train, val], &s, &mut state, &mut best, &mut keeper);
-        keeper.bar.done();
-        result?;
-        if let Some(path) = checkpoint {
-            keeper.card.state = state.clone();
-            checkpoint::save(path, &keeper.card, &net, &best, keeper.extra)?;
-        }
-        let updates = state.step - before;
+        let extra = self.extracted.as_ref().map_or(&[][..], |e| e.towers.as_slice());
+        let run = Run { label, card, samples: &self.samples(), rows: [train, val], checkpoint, resume, extra };
+        let (state, updates) = run.go(&mut net, |net| self.begin(net, train, &means))?;
         Ok((net, state, updates))
     }
 
-    /// How many pictures are to lie on the device: all, if that was asked for or if it has memory of its own for them.
-    fn resident(&self, task: &Task, method: Method, device: &dyn Device) -> Option<usize> {
-        let all = Some(self.pictures.len());
-        let there = || Blueprint::new(task, self.settings.batch, Method { resident: all, ..method });
-        let kept = match self.resident {
-            Resident::No => false,
-            Resident::Yes => true,
-            Resident::Auto => device.own_memory().is_some() && there().is_ok_and(|b| b.fits(device).is_ok()),
-        };
-        if kept {
-            let size = self.pictures.bytes().len().div_ceil(1 << 20);
-            eprintln!("all {} pictures ({size} MiB) lie on the device", self.pictures.len());
+    /// Writes the first weights.
+    fn begin(&self, net: &mut Network, train: &[usize], means: &[f64]) -> Result<()> {
+        if self.extracted.is_none() {
+            let members = self.config.members();
+            let prefixes: Vec<&str> = members.iter().map(|m| m.prefix.as_str()).collect();
+            let pooled = self.config.tower_output != TowerOutput::Softmax;
+            self.initial.check(&net.session, &prefixes, &self.config.towers, pooled)?;
         }
-        all.filter(|_| kept)
+        let params = net.stored();
+        for part in &net.parts {
+            let means: Vec<f32> = part.targets.iter().map(|&t| means[t] as f32).collect();
+            self.initial.fill(&mut net.session, &params, &part.prefix, &means)?;
+        }
+        if self.config.standardize {
+            self.standardize(net, train)?;
+        }
+        Ok(())
     }
 
     /// Writes the statistics of the features over the training rows. Towers that are trained have no features yet: those
@@ -307,6 +240,11 @@ impl Job {
     }
 }
 
+/// For people, in the header of a checkpoint.
+pub fn made_by(device: &str) -> String {
+    format!("deep-affect {} on {device}", env!("CARGO_PKG_VERSION"))
+}
+
 /// Decodes what a manifest lists; bad pictures are written to `bad-pictures.csv` and, if allowed, left out.
 pub fn load_pictures(
     manifest: &Manifest,
@@ -332,39 +270,4 @@ pub fn load_pictures(
     }
     let pictures = loaded.accept(skip_bad)?;
     Ok((manifest.select(pictures.rows()), pictures))
-}
-
-/// Seconds between two checkpoints within a run: a small network must not spend its time on the disk.
-const SAVE_EVERY: Duration = Duration::from_secs(30);
-
-/// Watches a run: the bar, the checkpoint, Ctrl-C.
-struct Keeper<'a> {
-    bar: Bar,
-    checkpoint: Option<&'a Path>,
-    card: Card,
-    extra: &'a [Stored],
-    /// When this run last wrote one.
-    saved: Option<Instant>,
-}
-
-impl Watch for Keeper<'_> {
-    fn step(&mut self, state: &State, _: u32, loss: f64) -> bool {
-        let val = state.history.last().map_or(String::new(), |e| match e.val_loss {
-            Some(v) => format!(", epoch {}: train {:.4}, val {v:.4}", e.epoch, e.train_loss),
-            None => format!(", epoch {}: train {:.4}", e.epoch, e.train_loss),
-        });
-        self.bar.message(format!("loss {loss:.4}{val}"));
-        self.bar.inc();
-        stopped()
-    }
-    fn keep(&mut self, net: &Network, state: &State, best: &Best) -> Result<()> {
-        let Some(path) = self.checkpoint else { return Ok(()) };
-        if state.finished || !(stopped() || self.saved.is_none_or(|t| t.elapsed() >= SAVE_EVERY)) {
-            return Ok(());
-        }
-        self.card.state = state.clone();
-        checkpoint::save(path, &self.card, net, best, self.extra)?;
-        self.saved = Some(Instant::now());
-        Ok(())
-    }
 }

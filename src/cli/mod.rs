@@ -1,8 +1,10 @@
 /*! Floor 10: the commands. One file each: its flags, what it does with the library, what it prints. Results go to stdout,
 everything else (progress, remarks, errors) to stderr. */
 
+mod classifier;
 mod flags;
 mod job;
+mod kept;
 mod output;
 mod progress;
 mod reading;
@@ -70,6 +72,8 @@ commands! { Command:
     Study => study,
     /// Train one tower as a classifier of pictures.
     Pretrain => pretrain,
+    /// Train a facial expression network over folds, and keep the best fold's tower.
+    TrainFace => train_face,
     /// Rate pictures with a trained model.
     Predict => predict,
     /// Show what one tower sees in pictures: classes and probabilities.

@@ -47,6 +47,49 @@ pub fn folds(groups: &[Option<String>], k: u32, seed: u64, grouped: bool) -> Res
     Ok(fold)
 }
 
+/// [`folds`] in which every class is dealt evenly too: its rows differ by one at most over folds when dealt singly. Whole
+/// groups are dealt largest first, each to the fold that has least of its classes. `classes` has one number a row.
+pub fn stratified(classes: &[usize], groups: &[Option<String>], k: u32, seed: u64, grouped: bool) -> Result<Vec<u32>> {
+    // For its refusals: what cannot be dealt at all cannot be dealt evenly.
+    folds(groups, k, seed, grouped)?;
+    let mut units = units(groups, grouped, &mut Rng::new(seed, Stream::Folds, 0));
+    // Class after class, so that what is left over of each goes to the smallest folds.
+    units.sort_by_key(|u| (std::cmp::Reverse(u.len()), classes[u[0]]));
+    let n = classes.iter().max().map_or(0, |c| c + 1);
+    let (mut sizes, mut held) = (vec![0; k as usize], vec![vec![0usize; n]; k as usize]);
+    let mut totals = vec![0usize; n];
+    classes.iter().for_each(|&c| totals[c] += 1);
+    let mut fold = vec![0; classes.len()];
+    for unit in units {
+        // Parts of classes, as whole numbers per million: sums of them do not depend on their order.
+        let part =
+            |f: usize| -> usize { unit.iter().map(|&i| held[f][classes[i]] * 1_000_000 / totals[classes[i]]).sum() };
+        let best = (0..sizes.len()).min_by_key(|&f| (part(f), sizes[f])).unwrap_or(0);
+        for &i in &unit {
+            (fold[i], sizes[best]) = (best as u32, sizes[best] + 1);
+            held[best][classes[i]] += 1;
+        }
+    }
+    Ok(fold)
+}
+
+/// At most `most` rows of each class, drawn at random, in the order of the rows; rows without a class are none of them.
+pub fn balanced(classes: &[Option<usize>], most: usize, seed: u64) -> Vec<usize> {
+    let mut of_class: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (i, class) in classes.iter().enumerate() {
+        class.iter().for_each(|&c| of_class.entry(c).or_default().push(i));
+    }
+    let mut rng = Rng::new(seed, Stream::Folds, 2);
+    let drawn = of_class.into_values().flat_map(|mut rows| {
+        rng.shuffle(&mut rows);
+        rows.truncate(most);
+        rows
+    });
+    let mut rows: Vec<usize> = drawn.collect();
+    rows.sort_unstable();
+    rows
+}
+
 /// True for the rows of the validation part: `fraction` of them, to the group. Both parts get at least one group.
 pub fn split(groups: &[Option<String>], fraction: f64, seed: u64, grouped: bool) -> Result<Vec<bool>> {
     if !(fraction > 0.0 && fraction < 1.0) {
@@ -163,6 +206,50 @@ mod tests {
         let f = folds(&g, 5, 0, false).unwrap();
         assert_eq!(sizes(&f, 5), [100; 5]);
         assert!((0..500).any(|i| (0..i).any(|j| g[i] == g[j] && f[i] != f[j])));
+    }
+
+    #[test]
+    fn classes_are_dealt_evenly() {
+        // Class c has 7 + 13 c rows, in no order.
+        let classes: Vec<usize> = (0..4).flat_map(|c| vec![c; 7 + 13 * c]).collect();
+        let classes: Vec<usize> = (0..classes.len()).map(|i| classes[i * 37 % classes.len()]).collect();
+        let count = |f: &[u32], fold: u32, c: usize| {
+            f.iter().zip(&classes).filter(|(f, class)| **f == fold && **class == c).count()
+        };
+        for seed in 0..20 {
+            let f = stratified(&classes, &vec![None; classes.len()], 5, seed, true).unwrap();
+            for c in 0..4 {
+                let each = [0, 1, 2, 3, 4].map(|fold| count(&f, fold, c));
+                assert_eq!(each.iter().sum::<usize>(), 7 + 13 * c);
+                assert!(each.iter().max().unwrap() - each.iter().min().unwrap() <= 1, "{each:?}");
+            }
+            let s = sizes(&f, 5);
+            assert!(s.iter().max().unwrap() - s.iter().min().unwrap() <= 1, "{s:?}");
+            // Pairs, and one group of eleven.
+            let name = |i: usize| if i < 11 { "large".to_string() } else { format!("{}", i / 2) };
+            let g: Vec<Option<String>> = (0..classes.len()).map(|i| Some(name(i))).collect();
+            let f = stratified(&classes, &g, 5, seed, true).unwrap();
+            assert!((0..g.len()).all(|i| (0..i).all(|j| g[i] != g[j] || f[i] == f[j])));
+            for c in 0..4 {
+                let even = (7 + 13 * c) as f64 / 5.0;
+                let each = [0, 1, 2, 3, 4].map(|fold| count(&f, fold, c));
+                assert!(each.iter().all(|&n| (n as f64 - even).abs() <= 4.0), "{each:?} of class {c}");
+            }
+        }
+        assert!(stratified(&[0, 1], &[None, None], 3, 0, true).is_err());
+    }
+
+    #[test]
+    fn no_class_has_more_than_asked_for() {
+        let classes: Vec<Option<usize>> = (0..60).map(|i| [Some(2), Some(0), None][i % 3].filter(|_| i < 50)).collect();
+        let rows = balanced(&classes, 10, 3);
+        assert!(rows.is_sorted() && rows.windows(2).all(|w| w[0] != w[1]));
+        let of = |c| rows.iter().filter(|&&i| classes[i] == Some(c)).count();
+        assert_eq!((rows.len(), of(0), of(2)), (20, 10, 10));
+        assert_eq!(rows, balanced(&classes, 10, 3));
+        assert_ne!(rows, balanced(&classes, 10, 4));
+        assert_eq!(balanced(&classes, 1000, 3).len(), 34);
+        assert!(balanced(&[None, None], 5, 0).is_empty());
     }
 
     #[test]

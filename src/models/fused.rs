@@ -54,7 +54,7 @@ pub enum OutAct {
 }
 
 /// Convolutional base of a tower.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Base {
     Vgg16,

@@ -8,12 +8,14 @@ torchvision's. */
 mod alexnet;
 mod densenet;
 mod emosepar;
+mod expressions;
 mod fused;
 mod inception;
 mod resnet;
 mod vgg;
 mod xception;
 
+pub use expressions::{FIVE, NINE, expression, expressions};
 pub use fused::{Architecture, Base, Config, Member, OutAct, STATISTICS, TOWER, Tower, TowerOutput};
 pub use vgg::{Blocks, VGG11, VGG13, VGG16, VGG19, classifier, vgg};
 

@@ -1,13 +1,13 @@
 /*! The training loop. Everything it decides is a function of the settings and the seed, and everything it remembers is in
 [`State`]: a run that was stopped anywhere goes on with the same bits. */
 
-use super::network::{EVAL, Network, PENALTY, Precision, TRAIN};
+use super::network::{EVAL, Method, Network, PENALTY, Precision, TRAIN};
 use super::schedule::{Decay, EarlyStop, Plateau, PlateauRule, Schedule, Verdict};
 use crate::data::Pictures;
 use crate::device::Data;
 use crate::error::{Error, Result};
 use crate::ops::augment::Augment;
-use crate::ops::optim::Form;
+use crate::ops::optim::{Form, Sgd};
 use crate::preprocess::View;
 use crate::rng::{Rng, Stream};
 use serde::{Deserialize, Serialize};
@@ -170,6 +170,12 @@ pub struct State {
 }
 
 impl Settings {
+    /// How a network is trained by them, its pictures sent batch by batch.
+    pub fn method(&self) -> Method {
+        let sgd = Sgd { form: self.form.into(), nesterov: self.nesterov, dampening: 0.0 };
+        Method { precision: self.precision, augment: self.augment, ..sgd.into() }
+    }
+
     /// The rate of update `step` in epoch `epoch`.
     fn rate(&self, schedule: &Schedule, epoch: u32, step: u32) -> f64 {
         let risen = if step < self.warmup { (step + 1) as f64 / self.warmup as f64 } else { 1.0 };

@@ -19,13 +19,15 @@ pub struct Initial {
     towers: BTreeMap<String, Arc<TowerWeights>>,
     /// Draw what no file gives; otherwise that is an error.
     pub init_missing: bool,
+    /// Take no dense layers from a file: they are drawn, whatever classes the file knows.
+    pub without_dense: bool,
     pub rule: Rule,
     pub seed: u64,
 }
 
 impl Initial {
     pub fn new(seed: u64, init_missing: bool) -> Self {
-        Self { towers: BTreeMap::new(), init_missing, rule: Rule::default(), seed }
+        Self { towers: BTreeMap::new(), init_missing, without_dense: false, rule: Rule::default(), seed }
     }
 
     /// Takes a tower's weights from a file.
@@ -38,6 +40,11 @@ impl Initial {
         self.towers.iter().filter_map(|(name, w)| Some((name.clone(), w.class_names()?))).collect()
     }
 
+    /// Whether a parameter of a tower may come from its file.
+    fn takes(&self, name: &str) -> bool {
+        !(self.without_dense && name.starts_with("fc"))
+    }
+
     /// Names where the values of a member's tower in `g` come from: what a cache of its results must depend on. A file is
     /// named by its length and time of change; a draw, of what no file gives, by the member too: those of a split model are
     /// drawn apart.
@@ -45,7 +52,7 @@ impl Initial {
         let scope = format!("{}{}.", member.prefix, tower.name);
         let file = self.towers.get(&tower.name).map(|w| &w.file);
         let given =
-            |v: Value| g.name(v).strip_prefix(&scope).is_some_and(|n| file.is_some_and(|f| f.info(n).is_some()));
+            |v: Value| g.name(v).strip_prefix(&scope).is_some_and(|n| file.is_some_and(|f| self.takes(n) && f.info(n).is_some()));
         let mut source = String::new();
         if let Some(file) = file {
             let m = std::fs::metadata(file.path()).ok();
@@ -67,6 +74,7 @@ impl Initial {
             let wanted: Vec<(String, Vec<usize>)> = g
                 .stored()
                 .filter_map(|v| Some((g.name(v).strip_prefix(&scope)?.to_string(), g.dims(v).to_vec())))
+                .filter(|w| self.takes(&w.0))
                 .collect();
             match self.towers.get(&t.name) {
                 Some(w) => w.match_to(&wanted).require(Allow { missing: self.init_missing, extra: allow_extra })?,
@@ -108,7 +116,7 @@ impl Initial {
             let (tower, rest) = own.split_once('.').unwrap_or(("", own));
             let shape = session.graph.dims(v).to_vec();
             match self.towers.get(tower) {
-                Some(w) if w.file.info(rest).is_some() => match w.bind(rest)? {
+                Some(w) if self.takes(rest) && w.file.info(rest).is_some() => match w.bind(rest)? {
                     Some(range) => session.bind(v, Arc::new(MappedFile(w.file.clone())), range)?,
                     None => session.write(v, Data::F32(&w.load(rest)?))?,
                 },

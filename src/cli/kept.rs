@@ -1,0 +1,155 @@
+//! One training run that is kept on disk: begun or gone on with, watched, saved. Everything that trains runs through here.
+
+use super::flags::Resident;
+use super::{Bar, stopped};
+use crate::data::Pictures;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::hash;
+use crate::progress::Progress;
+use crate::train::checkpoint::{self, Card, Stored};
+use crate::train::fit::{self, Best, Samples, Settings, State, Watch};
+use crate::train::network::{Blueprint, Method, Network, Task};
+use crate::weights::WeightFile;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A run before its first step.
+pub struct Run<'a> {
+    /// What the bar is called.
+    pub label: &'a str,
+    /// What is trained, how and on what; its state is that of a run that has not begun.
+    pub card: Card,
+    pub samples: &'a Samples<'a>,
+    /// Rows that are trained on, and that are monitored.
+    pub rows: [&'a [usize]; 2],
+    /// Where it is kept, if it is.
+    pub checkpoint: Option<&'a Path>,
+    /// Go on from there. Of a finished run only the weights are read.
+    pub resume: bool,
+    /// Weights that go into the file although the network does not have them.
+    pub extra: &'a [Stored],
+}
+
+impl Run<'_> {
+    /// Trains; `begin` writes the first weights of a run that begins. Afterwards the network holds the best weights. Also
+    /// returns the number of updates that were made here.
+    pub fn go(self, net: &mut Network, begin: impl FnOnce(&mut Network) -> Result<()>) -> Result<(State, u32)> {
+        let Self { label, mut card, samples, rows, checkpoint, resume, extra } = self;
+        let s = card.settings.clone();
+        let mut best: Best = vec![];
+        match checkpoint.filter(|_| resume) {
+            Some(path) => {
+                let (file, old) = continued(path, &card)?;
+                card.state = old.state;
+                best = checkpoint::restore(&file, net)?;
+                card.state.finished |= card.state.epoch >= s.epochs;
+            }
+            None => begin(net)?,
+        }
+        let mut state = card.state.clone();
+        let mut keeper = Keeper { bar: Bar::new(), checkpoint, card, extra, saved: None };
+        keeper.bar.start(label, s.epochs.saturating_sub(state.epoch) as u64 * rows[0].len().div_ceil(s.batch) as u64);
+        let before = state.step;
+        let result = fit::fit(net, samples, rows, &s, &mut state, &mut best, &mut keeper);
+        keeper.bar.done();
+        result?;
+        if let Some(path) = checkpoint {
+            keeper.card.state = state.clone();
+            checkpoint::save(path, &keeper.card, net, &best, extra)?;
+        }
+        let updates = state.step - before;
+        Ok((state, updates))
+    }
+}
+
+/// The file of the run that `card` describes, and where that run stands. Fails if it is of another.
+pub fn continued(path: &Path, card: &Card) -> Result<(Arc<WeightFile>, Card)> {
+    let file = WeightFile::open(path)?;
+    let old = checkpoint::card(&file)?;
+    let wrong =
+        |what: &str| Err(Error::file(path, format!("was trained {what}")).fix("resume with the command of that run"));
+    if old.data != card.data {
+        return wrong("on other data");
+    }
+    // More epochs may be asked for, and another precision; everything else must be as it was.
+    let (epochs, precision) = (card.settings.epochs, card.settings.precision);
+    if (Settings { epochs, precision, ..old.settings.clone() }) != card.settings || old.task != card.task {
+        return wrong("with other settings");
+    }
+    if old.state.finished && epochs > old.settings.epochs {
+        return Err(Error::file(path, "is of a finished run, which cannot go on: only its weights were kept")
+            .fix("train anew with more --epochs, or resume with those of that run to write its report"));
+    }
+    Ok((file, old))
+}
+
+/// What a resumed run must have in common with the one it continues: which pictures, and what each is to give.
+pub fn fingerprint([train, val]: [&[usize]; 2], pictures: &Pictures, of: impl Fn(usize) -> String) -> String {
+    let mut text = String::new();
+    for (which, rows) in [("train", train), ("val", val)] {
+        for &i in rows {
+            text.push_str(&format!("{which} {} {:x}\n", of(i), hash::checksum(pictures.image(i))));
+        }
+    }
+    format!("{:032x}", hash::content(text.as_bytes()))
+}
+
+/// How many pictures are to lie on the device: all, if that was asked for or if it has memory of its own for them.
+pub fn resident(
+    choice: Resident,
+    pictures: &Pictures,
+    task: &Task,
+    batch: usize,
+    method: Method,
+    device: &dyn Device,
+) -> Option<usize> {
+    let all = Some(pictures.len());
+    let there = || Blueprint::new(task, batch, Method { resident: all, ..method });
+    let kept = match choice {
+        Resident::No => false,
+        Resident::Yes => true,
+        Resident::Auto => device.own_memory().is_some() && there().is_ok_and(|b| b.fits(device).is_ok()),
+    };
+    if kept {
+        let size = pictures.bytes().len().div_ceil(1 << 20);
+        eprintln!("all {} pictures ({size} MiB) lie on the device", pictures.len());
+    }
+    all.filter(|_| kept)
+}
+
+/// Seconds between two checkpoints within a run: a small network must not spend its time on the disk.
+const SAVE_EVERY: Duration = Duration::from_secs(30);
+
+/// Watches a run: the bar, the checkpoint, Ctrl-C.
+struct Keeper<'a> {
+    bar: Bar,
+    checkpoint: Option<&'a Path>,
+    card: Card,
+    extra: &'a [Stored],
+    /// When this run last wrote one.
+    saved: Option<Instant>,
+}
+
+impl Watch for Keeper<'_> {
+    fn step(&mut self, state: &State, _: u32, loss: f64) -> bool {
+        let val = state.history.last().map_or(String::new(), |e| match e.val_loss {
+            Some(v) => format!(", epoch {}: train {:.4}, val {v:.4}", e.epoch, e.train_loss),
+            None => format!(", epoch {}: train {:.4}", e.epoch, e.train_loss),
+        });
+        self.bar.message(format!("loss {loss:.4}{val}"));
+        self.bar.inc();
+        stopped()
+    }
+    fn keep(&mut self, net: &Network, state: &State, best: &Best) -> Result<()> {
+        let Some(path) = self.checkpoint else { return Ok(()) };
+        if state.finished || !(stopped() || self.saved.is_none_or(|t| t.elapsed() >= SAVE_EVERY)) {
+            return Ok(());
+        }
+        self.card.state = state.clone();
+        checkpoint::save(path, &self.card, net, best, self.extra)?;
+        self.saved = Some(Instant::now());
+        Ok(())
+    }
+}

@@ -1,0 +1,333 @@
+//! `train-face`: the facial expression network of Parry & Vuong 2021 (supplement 1.3), judged over folds.
+
+use super::classifier::{Classifier, Origin, TowerFlags, fits, weights};
+use super::flags::TrainFlags;
+use super::job::split;
+use super::kept::continued;
+use super::{Compute, command_line, output};
+use crate::atomic;
+use crate::data::table::quoted;
+use crate::data::{Manifest, Row, folds, walk};
+use crate::error::{Error, Result};
+use crate::models::{expression, expressions};
+use crate::report::accuracy::{self, Accuracy};
+use crate::report::confusion;
+use crate::report::folder::prepare;
+use crate::train::confusion::Confusion;
+use crate::train::folds::Spread;
+use crate::train::params::Initial;
+use crate::weights::WeightFile;
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+#[derive(Args)]
+pub struct Command {
+    /// Manifest of faces with a column of expressions, or a folder with one folder for each expression.
+    manifest: PathBuf,
+    /// Folder for the results: folds, tables, confusion matrices, and the best fold's tower. The same command goes on
+    /// with what an interrupted one left there; the other number of classes goes into the same tables.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// 9 (happiness, sadness, fear, anger, surprise, disgust, contempt, neutral, no-face) or 5 (the first four and no-face).
+    #[arg(long, default_value_t = 9, value_name = "N")]
+    classes: usize,
+    /// Column of expressions; rows with another one are left out.
+    #[arg(long, default_value = "label", value_name = "COLUMN")]
+    label: String,
+    /// Most pictures of a class: so many are drawn of those that have more.
+    #[arg(long, default_value_t = 1500, value_name = "N")]
+    per_class: usize,
+    /// Number of folds, each with its part of every class.
+    #[arg(long, default_value_t = 5, value_name = "K")]
+    folds: u32,
+    /// Deal rows out one by one although the manifest has groups: near-duplicates may then be on both sides.
+    #[arg(long)]
+    ungrouped: bool,
+    /// Begin with the convolutions of this tower: a file of `weights import` or of `pretrain`.
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
+    /// Folder for resized pictures; by default `cache` in the output folder.
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    #[command(flatten)]
+    network: TowerFlags,
+    #[command(flatten)]
+    train: TrainFlags,
+    #[command(flatten)]
+    compute: Compute,
+}
+
+/// What is kept of a fold that is done.
+#[derive(Serialize, Deserialize)]
+struct Fold {
+    epochs: u32,
+    trained_on: usize,
+    train_accuracy_percent: f64,
+    test_accuracy_percent: f64,
+    /// The mean over classes: what the accuracy would be if the test part had as many of each.
+    test_class_accuracy_percent: f64,
+    /// Indices of the classes that the test pictures are taken for, in the order of the rows.
+    predicted: Vec<usize>,
+}
+
+/// What is kept of a network: `results.json`.
+#[derive(Serialize, Deserialize)]
+struct Results {
+    command: String,
+    classes: Vec<String>,
+    pictures_per_class: Vec<usize>,
+    /// The fold whose tower was kept, from 1.
+    best_fold: usize,
+    train_accuracy_percent: Spread,
+    test_accuracy_percent: Spread,
+    folds: Vec<Fold>,
+}
+
+impl Command {
+    pub fn run(self) -> Result<()> {
+        self.compute.bind_threads();
+        let classes = expressions(self.classes)?;
+        let settings = self.train.settings()?;
+        if self.train.test != 0.0 {
+            return Err(Error::usage("--test: every fold is a test part already").fix("leave it out"));
+        }
+        if self.per_class < self.folds as usize {
+            return Err(Error::usage(format!("--per-class {} cannot fill {} folds", self.per_class, self.folds))
+                .fix("raise it, or ask for fewer --folds"));
+        }
+        let name = format!("{}-FER", classes.len());
+        let dir = self.out.join(name.to_lowercase());
+        prepare(&dir)?;
+        let (manifest, y) = self.labelled(classes)?;
+        let file = weights(self.weights.as_deref())?;
+        let tower = self.network.tower("face", classes.len(), file.as_ref())?;
+        let mut initial = Initial::new(settings.seed, file.is_none());
+        if let Some(file) = file {
+            fits(&tower, &file)?;
+            initial.without_dense = true;
+            initial.tower("face", file);
+        }
+        let origin = Origin {
+            manifest: &manifest,
+            y: &y,
+            classes: classes.iter().map(|c| c.to_string()).collect(),
+            tower,
+            initial,
+            settings,
+            out: &dir,
+            cache: Some(self.cache.clone().unwrap_or_else(|| self.out.join("cache"))),
+        };
+        let mut job = Classifier::load(origin, &self.network, &self.compute)?;
+        let groups = job.manifest.groups();
+        let fold = folds::stratified(&job.y, &groups, self.folds, job.settings.seed, !self.ungrouped)?;
+        folds::write(dir.join("folds.csv"), &job.manifest, &fold)?;
+        let (mut done, mut confusions) = (vec![], vec![]);
+        for f in 0..self.folds {
+            let pick = |inside: bool| (0..fold.len()).filter(|&i| (fold[i] == f) == inside).collect::<Vec<_>>();
+            let test = pick(true);
+            let one = self.fold(&mut job, (f, &dir), &pick(false), &test)?;
+            eprintln!(
+                "fold {} of {}: {} epochs, {:.2} % right of {} trained on, {:.2} % of {} tested",
+                f + 1,
+                self.folds,
+                one.epochs,
+                one.train_accuracy_percent,
+                one.trained_on,
+                one.test_accuracy_percent,
+                test.len()
+            );
+            confusions.push(job.confusion(&test, &one.predicted));
+            done.push(one);
+        }
+        self.report(&job, (&name, &dir), &fold, done, &confusions)
+    }
+
+    /// The rows that take part, and the class of each; the rest is counted.
+    fn labelled(&self, classes: &[&str]) -> Result<(Manifest, Vec<usize>)> {
+        let (manifest, labels) = match self.manifest.is_dir() {
+            true => class_folders(&self.manifest)?,
+            false => {
+                let manifest = Manifest::read(&self.manifest, &[])?;
+                let labels = manifest.labels(&self.label)?;
+                (manifest, labels)
+            }
+        };
+        let class: Vec<Option<usize>> =
+            labels.iter().map(|l| l.as_deref().and_then(|l| expression(classes, l))).collect();
+        let mut others: BTreeMap<&str, usize> = BTreeMap::new();
+        for (label, _) in labels.iter().zip(&class).filter(|(_, c)| c.is_none()) {
+            *others.entry(label.as_deref().unwrap_or("no label")).or_default() += 1;
+        }
+        let list = |counts: &mut dyn Iterator<Item = (&str, usize)>| {
+            counts.map(|(name, n)| format!("{} {n}", output::clean(name))).collect::<Vec<_>>().join(", ")
+        };
+        let rows = folds::balanced(&class, self.per_class, self.train.seed);
+        let y: Vec<usize> = rows.iter().filter_map(|&i| class[i]).collect();
+        let size = |c: usize| y.iter().filter(|&&x| x == c).count();
+        let counts = || classes.iter().enumerate().map(|(c, name)| (*name, size(c)));
+        if let Some((name, n)) = counts().find(|c| c.1 < self.folds as usize) {
+            let found = list(&mut counts().chain(others.iter().map(|(l, n)| (*l, *n))));
+            return Err(Error::file(&self.manifest, format!("{n} pictures of {name} for {} folds", self.folds))
+                .at(format!("column {}", self.label))
+                .fix(format!("add some, or choose other --classes or --folds; there are {found}")));
+        }
+        eprintln!("{} pictures: {}", rows.len(), list(&mut counts()));
+        let short = list(&mut counts().filter(|c| c.1 < self.per_class));
+        if !short.is_empty() {
+            eprintln!("fewer than the {} of --per-class: {short}", self.per_class);
+        }
+        if !others.is_empty() {
+            eprintln!("left out: {}", list(&mut others.into_iter()));
+        }
+        Ok((manifest.select(&rows), y))
+    }
+
+    /// Trains and judges a fold, or finds it done.
+    fn fold(&self, job: &mut Classifier, (f, dir): (u32, &Path), rest: &[usize], test: &[usize]) -> Result<Fold> {
+        let [train, val] = split(&job.manifest, rest, self.train.val, job.settings.seed)?;
+        let (kept, result) = (checkpoint(dir, f as usize), dir.join(format!("fold{}.json", f + 1)));
+        if kept.exists() && continued(&kept, &job.card([&train, &val])?)?.1.state.finished {
+            let text = fs::read_to_string(&result).unwrap_or_default();
+            // A result that is not there, or not whole, is computed again from the weights.
+            let done = serde_json::from_str(&text).ok();
+            let fits =
+                |one: &Fold| one.predicted.len() == test.len() && one.predicted.iter().all(|&c| c < job.classes.len());
+            if let Some(one) = done.filter(fits) {
+                return Ok(one);
+            }
+        }
+        let label = format!("fold {} of {}", f + 1, self.folds);
+        let (mut net, state) = job.run([&train, &val], &label, Some(&kept))?;
+        let (trained, predicted) = (job.predict(&mut net, &train)?, job.predict(&mut net, test)?);
+        job.recycle(net);
+        let confusion = job.confusion(test, &predicted);
+        let right = |c: Option<f64>| c.ok_or_else(|| Error::job(format!("fold {} has no pictures", f + 1)));
+        let one = Fold {
+            epochs: state.epoch,
+            trained_on: train.len(),
+            train_accuracy_percent: right(job.confusion(&train, &trained).accuracy())?,
+            test_accuracy_percent: right(confusion.accuracy())?,
+            test_class_accuracy_percent: right(confusion.class_accuracy())?,
+            predicted,
+        };
+        put(&result, &json(&one))?;
+        Ok(one)
+    }
+
+    /// Writes what the folds gave, and the tables of every network in the output folder.
+    fn report(
+        &self,
+        job: &Classifier,
+        (name, dir): (&str, &Path),
+        fold: &[u32],
+        done: Vec<Fold>,
+        confusions: &[Confusion],
+    ) -> Result<()> {
+        // Of equal ones the first.
+        let better = |a: usize, b: usize| done[b].test_accuracy_percent > done[a].test_accuracy_percent;
+        let best = (1..done.len()).fold(0, |a, b| if better(a, b) { b } else { a });
+        let mut all = Confusion::of(&job.classes, []);
+        for (i, c) in confusions.iter().enumerate() {
+            all.add(c);
+            draw(dir, &format!("confusion-fold{}", i + 1), c, &format!("{name}, fold {}", i + 1))?;
+        }
+        draw(dir, "confusion", &all, &format!("{name}, all folds"))?;
+        let mut next = vec![0; done.len()];
+        let mut text = String::from("path,fold,class,predicted\n");
+        for (i, row) in job.manifest.rows.iter().enumerate() {
+            let f = fold[i] as usize;
+            let taken = &job.classes[done[f].predicted[next[f]]];
+            next[f] += 1;
+            text.push_str(&format!("{},{f},{},{taken}\n", quoted(&row.path), job.classes[job.y[i]]));
+        }
+        put(&dir.join("predictions.csv"), &text)?;
+        let file = WeightFile::open(checkpoint(dir, best))?;
+        let tower = dir.join("face.safetensors");
+        let stored = file.infos().iter().map(|t| {
+            let values = file.tensor(&t.name)?.to_f32()?.into_owned();
+            Ok((t.name.clone(), t.shape.clone(), values))
+        });
+        job.save(&tower, stored)?;
+        let over = |of: fn(&Fold) -> f64| Spread::of(&done.iter().map(|f| Some(of(f))).collect::<Vec<_>>());
+        let results = Results {
+            command: command_line(),
+            classes: job.classes.clone(),
+            pictures_per_class: all.rows().map(|row| row.iter().sum::<u32>() as usize).collect(),
+            best_fold: best + 1,
+            train_accuracy_percent: over(|f| f.train_accuracy_percent),
+            test_accuracy_percent: over(|f| f.test_accuracy_percent),
+            folds: done,
+        };
+        // Last of this folder: where it is, the rest is too.
+        put(&dir.join("results.json"), &json(&results))?;
+        let networks = networks(&self.out)?;
+        put(&self.out.join("accuracy.md"), &accuracy::markdown(&networks))?;
+        put(&self.out.join("accuracy.csv"), &accuracy::csv(&networks))?;
+        put(&self.out.join("accuracy.tex"), &accuracy::latex(&networks))?;
+        output::print(&accuracy::text(&networks))?;
+        eprintln!(
+            "the tower of fold {}, which did best on its own test part: `train --weights face={}`\nwrote accuracy.md, \
+             accuracy.csv and accuracy.tex to {}, and results.json, predictions.csv and confusion matrices to {}",
+            best + 1,
+            tower.display(),
+            self.out.display(),
+            dir.display()
+        );
+        Ok(())
+    }
+}
+
+/// Where the run of a fold is kept, counted from 0 here and from 1 in names.
+fn checkpoint(dir: &Path, fold: usize) -> PathBuf {
+    dir.join(format!("fold{}.safetensors", fold + 1))
+}
+
+/// The networks whose results are in the output folder, in the order of the paper's table.
+fn networks(out: &Path) -> Result<Vec<Accuracy>> {
+    let mut all = vec![];
+    for name in ["9-FER", "5-FER"] {
+        let path = out.join(name.to_lowercase()).join("results.json");
+        if !path.exists() {
+            continue;
+        }
+        let text = fs::read_to_string(&path).map_err(|e| Error::io(&path, "read", e))?;
+        let r: Results = serde_json::from_str(&text).map_err(|e| {
+            Error::file(&path, format!("cannot be read: {e}")).fix("remove it and train that network again")
+        })?;
+        all.push(Accuracy { name: name.into(), train: r.train_accuracy_percent, test: r.test_accuracy_percent });
+    }
+    Ok(all)
+}
+
+fn draw(dir: &Path, stem: &str, c: &Confusion, title: &str) -> Result<()> {
+    let title = match c.accuracy() {
+        Some(right) => format!("{title}: {right:.2} % of {} right", c.pictures()),
+        None => title.to_string(),
+    };
+    put(&dir.join(format!("{stem}.csv")), &c.csv())?;
+    put(&dir.join(format!("{stem}.svg")), &confusion::svg(c, &title))
+}
+
+fn put(path: &Path, text: &str) -> Result<()> {
+    atomic::write(path, |w| w.write_all(text.as_bytes()))
+}
+
+fn json(x: &impl Serialize) -> String {
+    serde_json::to_string_pretty(x).expect("plain data") + "\n"
+}
+
+/// A folder of folders: each picture has the name of the folder below the root that it is in.
+fn class_folders(root: &Path) -> Result<(Manifest, Vec<Option<String>>)> {
+    let (mut rows, mut labels) = (vec![], vec![]);
+    for path in walk::walk(root)?.files {
+        let Some(name) = path.to_str() else {
+            return Err(Error::file(root.join(&path), "its name is not Unicode").fix("rename it"));
+        };
+        labels.push(path.parent().and_then(|p| p.iter().next()).map(|p| p.to_string_lossy().into_owned()));
+        rows.push(Row { path: name.into(), ..Row::default() });
+    }
+    Ok((Manifest::new(root, &[], rows, vec![]), labels))
+}
