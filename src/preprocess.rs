@@ -28,6 +28,42 @@ pub struct View {
     pub resize: Resize,
     /// All three channels are the luma.
     pub grey: bool,
+    /// Only the picture's [`Area`] is seen, where it has one.
+    pub crop: Option<Crop>,
+}
+
+/// How much is seen of the surroundings of an [`Area`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Crop {
+    /// On every side, in percent of the area's width or height.
+    pub margin: u16,
+}
+
+/// What of a photograph is seen by those who look at its face only: in pixels of the upright picture, from its upper left
+/// corner. It need not lie within.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Area {
+    pub x: f64,
+    pub y: f64,
+    pub width: f64,
+    pub height: f64,
+}
+
+impl Area {
+    /// The pixels of a picture of w x h that it touches, with its surroundings: left, top, width, height. None if the area
+    /// itself touches none.
+    pub fn within(&self, w: u32, h: u32, crop: Crop) -> Option<[u32; 4]> {
+        let clip = |from: f64, length: f64, side: u32| {
+            let touched = |margin: f64| {
+                let (from, to) = ((from - margin).floor().max(0.0), (from + length + margin).ceil().min(f64::from(side)));
+                (to - from >= 1.0).then_some((from as u32, (to - from) as u32))
+            };
+            touched(0.0).and(touched(length * f64::from(crop.margin) / 100.0))
+        };
+        let ((x, width), (y, height)) = (clip(self.x, self.width, w)?, clip(self.y, self.height, h)?);
+        Some([x, y, width, height])
+    }
 }
 
 impl View {
@@ -181,10 +217,30 @@ impl Preprocess {
     }
     /// The square of a photograph that this is for.
     pub fn view(&self, side: usize) -> View {
-        View { side, resize: self.resize, grey: self.grey }
+        View { side, resize: self.resize, grey: self.grey, crop: None }
     }
     /// The preset's name, or `custom`.
     pub fn name(&self) -> &'static str {
         PRESETS.iter().find(|p| &p.1 == self).map_or("custom", |p| p.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_area_is_clipped_to_its_picture() {
+        let area = |x, y, width, height| Area { x, y, width, height };
+        let within = |a: Area, margin| a.within(100, 50, Crop { margin });
+        assert_eq!(within(area(10.0, 20.0, 30.0, 10.0), 0), Some([10, 20, 30, 10]));
+        assert_eq!(within(area(10.0, 20.0, 30.0, 10.0), 50), Some([0, 15, 55, 20]));
+        assert_eq!(within(area(-5.0, 45.5, 20.2, 100.0), 0), Some([0, 45, 16, 5]));
+        assert_eq!(within(area(99.5, 0.0, 0.1, 50.0), 0), Some([99, 0, 1, 50]));
+        // A margin does not bring in what lies outside.
+        for a in [area(100.0, 0.0, 9.0, 9.0), area(-9.0, 0.0, 9.0, 9.0), area(0.0, 60.0, 9.0, 9.0)] {
+            assert_eq!((within(a, 0), within(a, 1000)), (None, None));
+        }
+        assert_eq!(within(area(-1e300, -1e300, 2e300, 2e300), u16::MAX), Some([0, 0, 100, 50]));
     }
 }

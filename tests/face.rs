@@ -1,6 +1,9 @@
-//! The face networks as people train them, in miniature: `train-face` from a manifest to the tower that `train` takes.
+//! Faces as people work with them, in miniature: `train-face` from a manifest to the tower that `train` takes, and boxes
+//! around faces from a manifest to a rating.
 #![cfg(unix)]
 
+use deep_affect::data::{DecodeOptions, LoadOptions, Pictures, Source};
+use deep_affect::preprocess::{Area, Crop, Resize, View};
 use deep_affect::weights::WeightFile;
 use std::collections::BTreeMap;
 use std::fs;
@@ -301,4 +304,195 @@ fn what_cannot_be_trained_is_one_line() {
     assert!(e.contains("cannot be used") && e.contains("--skip-bad"), "{e}");
     good(p, &five("1", &["--skip-bad"]));
     assert!(read(p, "run/5-fer/bad-pictures.csv").contains("p/0-"));
+}
+
+const WHOLE: View = View { side: 4, resize: Resize::SquashNearest, grey: false, crop: None };
+const FACE: View = View { crop: Some(Crop { margin: 0 }), ..WHOLE };
+
+/// Black, but for a box of 10 x 8 pixels at 25, 5.
+fn boxed(x: u32, y: u32) -> image::Rgb<u8> {
+    image::Rgb([if (25..35).contains(&x) && (5..13).contains(&y) { 200 } else { 0 }; 3])
+}
+
+fn source(path: &Path, [x, y, width, height]: [f64; 4]) -> Source<'static> {
+    Source::Boxed { path: path.into(), face: Area { x, y, width, height }, place: "m.csv, line 7".into() }
+}
+
+fn load(source: &Source, views: &[View], cache: Option<&Path>) -> Result<Vec<u8>, String> {
+    let cache_dir = cache.map(Path::to_path_buf);
+    let opts = LoadOptions { views: views.to_vec(), decode: DecodeOptions::default(), cache_dir };
+    let loaded = Pictures::load(std::slice::from_ref(source), &opts, &()).unwrap();
+    match loaded.bad.first() {
+        Some(bad) => Err(bad.reason.clone()),
+        None => Ok(loaded.accept(false).unwrap().bytes().to_vec()),
+    }
+}
+
+#[test]
+fn a_box_fills_the_square_of_those_who_look_at_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("p.png");
+    image::RgbImage::from_fn(40, 20, boxed).save(&path).unwrap();
+    let here = source(&path, [25.0, 5.0, 10.0, 8.0]);
+    let both = load(&here, &[WHOLE, FACE], None).unwrap();
+    let whole = load(&Source::File(path.clone()), &[WHOLE, FACE], None).unwrap();
+    assert_eq!(both[48..], [200; 48]);
+    assert_eq!((&both[..48], &whole[48..]), (&whole[..48], &whole[..48]), "without a box it is seen whole");
+    // Half of the margin's box is face; at the edge it is clipped.
+    let wide = View { crop: Some(Crop { margin: 50 }), ..WHOLE };
+    let lit = |b: &[u8]| b.iter().filter(|b| **b == 200).count();
+    assert_eq!(lit(&load(&here, &[wide], None).unwrap()), 48 / 4);
+    assert_eq!(lit(&load(&source(&path, [25.0, 5.0, 100.0, 8.0]), &[FACE], None).unwrap()), 48 / 4 * 3);
+    for outside in [[40.0, 0.0, 5.0, 5.0], [-9.0, 0.0, 9.0, 9.0], [0.0, 20.0, 5.0, 5.0]] {
+        let e = load(&source(&path, outside), &[WHOLE, FACE], None).unwrap_err();
+        assert!(e.contains("lies outside its 40 x 20 pixels; correct m.csv, line 7"), "{e}");
+        // Who does not look at the box does not mind.
+        assert!(load(&source(&path, outside), &[WHOLE], None).is_ok());
+    }
+    // What is cached is named by the boxes where they count, and only there.
+    let cache = dir.path().join("cache");
+    let kept = || fs::read_dir(&cache).unwrap().count();
+    let other = source(&path, [0.0, 0.0, 4.0, 4.0]);
+    for (s, views, files) in [
+        (&here, [WHOLE], 1),
+        (&other, [WHOLE], 1),
+        (&here, [FACE], 2),
+        (&other, [FACE], 3),
+        (&here, [wide], 4),
+        (&here, [FACE], 4),
+    ] {
+        assert_eq!(load(s, &views, Some(&cache)), load(s, &views, None));
+        assert_eq!(kept(), files);
+    }
+}
+
+/// Boxes are of the picture as people see it.
+#[test]
+fn boxes_are_of_the_upright_picture() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("p.jpg");
+    // Turned by a quarter: what is stored at (x, y) of 40 x 20 is shown at (19 - y, x) of 20 x 40.
+    let stored = image::RgbImage::from_fn(40, 20, boxed);
+    stored.save(&path).unwrap();
+    let jpeg = fs::read(&path).unwrap();
+    let exif = b"\xff\xe1\x00\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+    fs::write(&path, [&jpeg[..2], exif, &jpeg[2..]].concat()).unwrap();
+    let seen = load(&source(&path, [8.0, 26.0, 6.0, 8.0]), &[FACE], None).unwrap();
+    assert!(seen.iter().all(|b| *b > 150), "{seen:?}");
+    assert!(load(&source(&path, [25.0, 5.0, 10.0, 8.0]), &[FACE], None).unwrap_err().contains("its 20 x 40 pixels"));
+}
+
+/// A folder with `m.csv`: pictures whose rating is the colour of a box, which is not always given.
+fn rated(box_of: impl Fn(u32) -> String) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let mut table = String::from("path,valence,arousal,face_x,face_y,face_width,face_height\n");
+    for i in 0..12u32 {
+        let pixel = |x: u32, y: u32| {
+            if boxed(x, y).0[0] > 0 { image::Rgb([20 * i as u8, 90, 200]) } else { image::Rgb([60; 3]) }
+        };
+        image::RgbImage::from_fn(64, 48, pixel).save(dir.path().join(format!("{i}.png"))).unwrap();
+        table.push_str(&format!("{i}.png,{},{},{}\n", 1.0 + 0.5 * i as f32, 5.0 + 0.1 * i as f32, box_of(i)));
+    }
+    fs::write(dir.path().join("m.csv"), table).unwrap();
+    dir
+}
+
+const CROP: [&str; 16] = [
+    "train",
+    "m.csv",
+    "--out",
+    "run",
+    "--features",
+    "object,face",
+    "--crop",
+    "face",
+    "--init-missing",
+    "--width",
+    "32",
+    "--image",
+    "32",
+    "--head",
+    "6",
+    "--preprocess=unit",
+];
+
+#[test]
+fn a_tower_that_looks_at_faces() {
+    let dir =
+        rated(|i| if i < 9 { "25,5,10,8".into() } else { ["NA,NA,NA,NA", ",,,", "0,0,-1,-1"][i as usize % 3].into() });
+    let p = dir.path();
+    let epochs = ["--epochs", "2", "--batch", "4", "--val", "0"];
+    let (_, remarks) = good(p, &[&CROP[..], &epochs].concat());
+    assert!(remarks.contains("3 of 12 pictures have no face box (face_x,"), "{remarks}");
+    let (said, _) = good(p, &["weights", "inspect", "run/checkpoint.safetensors"]);
+    assert!(said.contains("of the face box and 0 % around it"), "{said}");
+    // `evaluate` has the boxes of its manifest, `predict` those of a file; and without any it is another picture.
+    let model = ["--model", "run/checkpoint.safetensors"];
+    good(p, &[&["evaluate", "m.csv", "--out", "eval"][..], &model].concat());
+    let rows = read(p, "eval/predictions.csv");
+    let known: Vec<&str> = rows.lines().skip(1).map(|l| l.split(',').nth(5).unwrap()).collect();
+    let predict = |more: &[&str]| {
+        let (said, remarks) =
+            good(p, &[&["predict", "0.png", "./9.png", "--format", "csv"][..], &model, more].concat());
+        let values = said.lines().skip(1).map(|l| l.split(',').nth(1).unwrap().to_string()).collect::<Vec<_>>();
+        (values, remarks)
+    };
+    let (with, remarks) = predict(&["--boxes", "m.csv"]);
+    assert_eq!(with, [known[0], known[9]]);
+    assert!(remarks.contains("1 of 2 pictures have no face box"), "{remarks}");
+    let (without, remarks) = predict(&[]);
+    assert!(without[0] != with[0] && without[1] == with[1] && remarks.contains("2 of 2"), "{without:?} {remarks}");
+    good(p, &[&["evaluate", "m.csv", "--out", "eval2", "--boxes", "m.csv"][..], &model].concat());
+    assert_eq!(read(p, "eval2/predictions.csv"), rows);
+    fs::write(p.join("none.csv"), "path,face_x\n0.png,1\n").unwrap();
+    let e = complaint(p, &[&["predict", "0.png", "--boxes", "none.csv"][..], &model].concat());
+    assert!(e.contains("none.csv: no column `face_y`; name its columns path, face_x,"), "{e}");
+    let e = complaint(p, &["predict", "0.png", "--boxes", "m.csv"]);
+    assert!(e.contains("--boxes: no tower of this model looks at faces"), "{e}");
+}
+
+/// What the network was trained on goes with its file into the model that takes it.
+#[test]
+fn face_networks_are_trained_on_boxes() {
+    let dir = rated(|i| if i < 9 { "25,5,10,8".into() } else { ",,,".into() });
+    let p = dir.path();
+    let label = |(i, line): (usize, &str)| match i {
+        0 => format!("{line},label\n"),
+        i => format!("{line},{}\n", CLASSES[i % 5].0),
+    };
+    fs::write(p.join("m.csv"), read(p, "m.csv").lines().enumerate().map(label).collect::<String>()).unwrap();
+    let tower = |out: &str, more: &[&str]| {
+        let args =
+            ["train-face", "m.csv", "--classes", "5", "--folds", "2", "--epochs", "1", "--val", "0", "--out", out];
+        let (_, remarks) = good(p, &[&args[..], &TINY, more].concat());
+        let header = WeightFile::open(p.join(out).join("5-fer/face.safetensors")).unwrap().metadata().clone();
+        (header["tower"].contains(r#""crop":{"margin":10}"#), header["tower"].contains("crop"), remarks)
+    };
+    let (margin, _, remarks) = tower("boxes", &["--margin", "10"]);
+    assert!(margin && remarks.contains("3 of 12 pictures have no face box"), "{remarks}");
+    let (_, crop, remarks) = tower("whole", &["--whole"]);
+    assert!(!crop && !remarks.contains("face box"), "{remarks}");
+    let args = ["train", "m.csv", "--features", "face", "--image", "32", "--head", "6", "--epochs", "1", "--out", "va"];
+    for (file, cropped) in [("face=boxes/5-fer/face.safetensors", true), ("face=whole/5-fer/face.safetensors", false)] {
+        let (_, remarks) = good(p, &[&args[..], &["--weights", file]].concat());
+        assert_eq!(remarks.contains("3 of 12 pictures have no face box"), cropped, "{remarks}");
+    }
+}
+
+#[test]
+fn wrong_boxes_are_named() {
+    for (text, problem) in [
+        ("64,5,10,8", "2.png: its box of 10 x 8 at 64, 5 lies outside its 64 x 48 pixels; correct m.csv, line 4"),
+        ("25,x,10,8", "m.csv: line 4, column face_y: `x` is not a number of pixels"),
+    ] {
+        let dir = rated(|i| if i == 2 { text.into() } else { "25,5,10,8".into() });
+        let e = complaint(dir.path(), &CROP);
+        assert!(e.contains(problem), "{problem}: {e}");
+    }
+    let dir = rated(|_| "25,5,10,8".into());
+    for (crop, problem) in [("scene", "there is no tower `scene`"), ("face=x", "write TOWER, or TOWER=PERCENT")] {
+        let args: Vec<&str> = CROP.iter().map(|a| if *a == "face" { crop } else { a }).collect();
+        let e = complaint(dir.path(), &args);
+        assert!(e.contains(problem), "{e}");
+    }
 }

@@ -217,7 +217,7 @@ fn pictures(n: usize, side: usize) -> Pictures {
     };
     let files: Vec<Vec<u8>> = squares(n, side).chunks(side * side * 3).map(file).collect();
     let items: Vec<(&str, &[u8])> = files.iter().map(|b| ("a picture", b.as_slice())).collect();
-    let view = View { side, resize: Resize::SquashNearest, grey: false };
+    let view = View { side, resize: Resize::SquashNearest, grey: false, crop: None };
     let options = LoadOptions { views: vec![view], decode: DecodeOptions::default(), cache_dir: None };
     Pictures::from_bytes(&items, &options, &()).unwrap().accept(false).unwrap()
 }

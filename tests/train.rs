@@ -36,7 +36,7 @@ fn pictures(n: u32) -> Pictures {
     };
     let files: Vec<_> = (0..n).map(png).collect();
     let items: Vec<(&str, &[u8])> = files.iter().map(|(n, b)| (n.as_str(), b.as_slice())).collect();
-    let view = View { side: 32, resize: Resize::SquashNearest, grey: false };
+    let view = View { side: 32, resize: Resize::SquashNearest, grey: false, crop: None };
     let options = LoadOptions { views: vec![view], decode: DecodeOptions::default(), cache_dir: None };
     Pictures::from_bytes(&items, &options, &()).unwrap().accept(false).unwrap()
 }

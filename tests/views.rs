@@ -38,9 +38,9 @@ fn config(architecture: Architecture) -> Config {
 }
 
 const VIEWS: [View; 3] = [
-    View { side: 64, resize: Resize::SquashBilinear, grey: false },
-    View { side: 64, resize: Resize::CropBilinear, grey: false },
-    View { side: 44, resize: Resize::SquashBilinear, grey: true },
+    View { side: 64, resize: Resize::SquashBilinear, grey: false, crop: None },
+    View { side: 64, resize: Resize::CropBilinear, grey: false, crop: None },
+    View { side: 44, resize: Resize::SquashBilinear, grey: true, crop: None },
 ];
 
 /// Seven photographs of 90 x 70, each with colours and an edge of its own.
@@ -226,10 +226,10 @@ fn models_from_before_are_read_and_written_as_they_were() {
     let back: Config = serde_json::from_str(&text).unwrap();
     assert_eq!((&back, serde_json::to_string(&back).unwrap()), (&c, text));
     // One square for all, by the rule of the first tower, whatever the others were trained on.
-    assert_eq!(back.views(), [View { side: 32, resize: Resize::SquashBilinear, grey: false }]);
+    assert_eq!(back.views(), [View { side: 32, resize: Resize::SquashBilinear, grey: false, crop: None }]);
     // A model that is made now gives each its own, and equal ones once.
     c.separate_views();
-    let own = View { side: 32, resize: Resize::CropBilinear, grey: false };
+    let own = View { side: 32, resize: Resize::CropBilinear, grey: false, crop: None };
     assert_eq!((c.views(), c.towers[1].image, c.towers[2].image), (vec![back.views()[0], own], Some(32), None));
 }
 

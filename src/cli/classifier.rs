@@ -16,7 +16,7 @@ use crate::train::network::{Method, Network, Task};
 use crate::train::params::Initial;
 use crate::weights::init::Rule;
 use crate::weights::write::{Entry, write};
-use crate::weights::{IMAGE, LAYOUT, PREPROCESS, TowerWeights};
+use crate::weights::{CLASSES, IMAGE, LAYOUT, PREPROCESS, TowerWeights};
 use clap::Args;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -121,7 +121,7 @@ impl Classifier {
         let Origin { manifest, y, classes, tower, mut initial, settings, out, cache } = from;
         initial.rule = flags.init;
         let decode = DecodeOptions { ignore_exif: flags.ignore_exif, alpha: flags.alpha, ..DecodeOptions::default() };
-        let options = LoadOptions { views: vec![tower.preprocess.view(flags.image)], decode, cache_dir: cache };
+        let options = LoadOptions { views: vec![tower.view(flags.image)], decode, cache_dir: cache };
         let (manifest, pictures) = load_pictures(manifest, &options, flags.skip_bad, out, &Bar::new())?;
         let y = pictures.rows().iter().map(|&r| y[r]).collect();
         let device = compute.open()?;
@@ -227,7 +227,7 @@ impl Classifier {
             (PREPROCESS.to_string(), json(&self.tower.preprocess)),
             (IMAGE.to_string(), self.image.to_string()),
             (TOWER.to_string(), json(&self.tower)),
-            ("classes".to_string(), json(&self.classes)),
+            (CLASSES.to_string(), json(&self.classes)),
         ]);
         write(path, &metadata, &entries)
     }

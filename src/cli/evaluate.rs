@@ -2,6 +2,7 @@
 
 use super::reading::{Model, Reading, batch};
 use super::{Bar, Compute, output, stopped};
+use crate::data::boxes::seen_whole;
 use crate::data::{Manifest, Pictures};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -59,8 +60,15 @@ impl Command {
             prepare(dir)?;
         }
         let bar = Bar::new();
-        let loaded =
-            Pictures::load(&manifest.sources(), &model.load_options(&self.reading, self.cache.clone())?, &bar)?;
+        let options = model.load_options(&self.reading, self.cache.clone())?;
+        let sources = match self.reading.boxes(&options.views)? {
+            Some(boxes) => (0..manifest.rows.len()).map(|i| boxes.source(manifest.file(i))).collect(),
+            None => manifest.sources(),
+        };
+        if let Some(remark) = seen_whole(&sources, &options.views) {
+            eprintln!("{remark}");
+        }
+        let loaded = Pictures::load(&sources, &options, &bar)?;
         let (bad, total) = (loaded.bad.clone(), manifest.rows.len());
         if let Some(first) = bad.first().filter(|_| !self.skip_bad || bad.len() == total) {
             let e = Error::file(&first.path, &first.reason);

@@ -3,6 +3,7 @@
 use super::output::{self, clean};
 use super::reading::{Reading, batch};
 use super::{Bar, Compute};
+use crate::data::boxes::seen_whole;
 use crate::data::{LoadOptions, Pictures, Source, walk};
 use crate::error::{Error, Result};
 use crate::models::{Architecture, Config, Tower, TowerOutput};
@@ -63,8 +64,12 @@ impl Command {
         (config.towers, config.tower_output, config.image) = (vec![tower], self.output, side);
         config.check_sides()?;
         let files = list(&self.inputs)?;
-        let sources: Vec<Source> = files.iter().cloned().map(Source::File).collect();
         let options = LoadOptions { views: config.views(), decode: self.reading.decode(), cache_dir: None };
+        let boxes = self.reading.boxes(&options.views)?.unwrap_or_default();
+        let sources: Vec<Source> = files.iter().map(|f| boxes.source(f.clone())).collect();
+        if let Some(remark) = seen_whole(&sources, &options.views) {
+            eprintln!("{remark}");
+        }
         let bar = Bar::new();
         let loaded = Pictures::load(&sources, &options, &bar)?;
         let bad: Vec<Error> = loaded.bad.iter().map(|b| Error::file(&b.path, &b.reason)).collect();

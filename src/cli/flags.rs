@@ -5,7 +5,7 @@ use crate::data::Alpha;
 use crate::data::manifest::TARGETS;
 use crate::error::{Error, Result};
 use crate::models::{Architecture, Config, OutAct, Tower, TowerOutput};
-use crate::preprocess::Preprocess;
+use crate::preprocess::{Crop, Preprocess};
 use crate::train::fit::{Settings, SgdForm};
 use crate::train::network::Precision;
 use crate::train::params::Initial;
@@ -59,6 +59,11 @@ pub struct ModelFlags {
     /// what its weight file states, else --image.
     #[arg(long, value_name = "TOWER=PIXELS")]
     pub tower_image: Vec<String>,
+    /// This tower sees only the face where the manifest has a box around it (columns face_x, face_y, face_width and
+    /// face_height, in pixels of the upright picture): enlarged, and with =PERCENT so much of its sides around it;
+    /// repeatable. Other pictures it sees whole. By default what its weight file states.
+    #[arg(long, value_name = "TOWER[=PERCENT]")]
+    pub crop: Vec<String>,
     /// Divides the channels of every convolution and the hidden dense layers of the towers: for small experiments.
     /// 1 by default.
     #[arg(long, value_name = "N")]
@@ -240,6 +245,13 @@ impl ModelFlags {
                 Error::usage(format!("--tower-image {spec}")).fix("write TOWER=PIXELS, for example face=44")
             })?;
             named(&mut config.towers, tower, &format!("--tower-image {spec}"))?.image = Some(side);
+        }
+        for spec in &self.crop {
+            let (tower, margin) = spec.split_once('=').unwrap_or((spec, "0"));
+            let margin = margin.parse().map_err(|_| {
+                Error::usage(format!("--crop {spec}")).fix("write TOWER, or TOWER=PERCENT for a margin: face=20")
+            })?;
+            named(&mut config.towers, tower, &format!("--crop {spec}"))?.crop = Some(Crop { margin });
         }
         config.separate_views();
         config.check_sides()?;

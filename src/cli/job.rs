@@ -3,6 +3,7 @@
 use super::flags::{DataFlags, Resident, RunFlags, TrainFlags};
 use super::kept::{Run, fingerprint, resident};
 use super::{Bar, Compute};
+use crate::data::boxes::seen_whole;
 use crate::data::{Alpha, DecodeOptions, LoadOptions, Manifest, Pictures, folds};
 use crate::device::{Data, Device};
 use crate::error::{Error, Result};
@@ -253,7 +254,11 @@ pub fn load_pictures(
     out: &Path,
     bar: &Bar,
 ) -> Result<(Manifest, Pictures)> {
-    let loaded = Pictures::load(&manifest.sources(), options, bar)?;
+    let sources = manifest.sources();
+    if let Some(remark) = seen_whole(&sources, &options.views) {
+        eprintln!("{remark}");
+    }
+    let loaded = Pictures::load(&sources, options, bar)?;
     if let Some(note) = &loaded.rebuilt {
         eprintln!("{note}");
     }

@@ -7,8 +7,9 @@ mod writer;
 use super::output::{self, Reader};
 use super::reading::{Reading, batch};
 use super::{Bar, Compute, stopped};
+use crate::data::boxes::seen_whole;
 use crate::data::decode::MAX_FILE;
-use crate::data::{LoadOptions, Pictures, Source, walk};
+use crate::data::{Boxes, LoadOptions, Pictures, Source, walk};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::train::network::Precision;
@@ -46,7 +47,7 @@ pub struct Command {
 
 /// Something to be answered.
 enum Input {
-    Picture(PathBuf),
+    Picture(Source<'static>),
     /// Found out without decoding: path, reason.
     Bad(String, String),
     Stdin,
@@ -55,9 +56,18 @@ enum Input {
 impl Input {
     fn name(&self) -> String {
         match self {
-            Input::Picture(p) => p.display().to_string(),
+            Input::Picture(source) => source.name(),
             Input::Bad(path, _) => path.clone(),
             Input::Stdin => "-".into(),
+        }
+    }
+
+    /// What is to be decoded, but for stdin, which has no box.
+    fn source(&self) -> Option<Source<'static>> {
+        match self {
+            Input::Picture(source) => Some(source.clone()),
+            Input::Stdin => Some(Source::File("-".into())),
+            Input::Bad(..) => None,
         }
     }
 }
@@ -67,7 +77,12 @@ impl Command {
         self.compute.bind_threads();
         let models = self.models.open()?;
         let options = models.all[0].load_options(&self.reading, None)?;
-        let inputs = list(&self.inputs)?;
+        let boxes = self.reading.boxes(&options.views)?.unwrap_or_default();
+        let inputs = list(&self.inputs, &boxes)?;
+        let sources: Vec<Source> = inputs.iter().filter_map(Input::source).collect();
+        if let Some(remark) = seen_whole(&sources, &options.views) {
+            eprintln!("{remark}");
+        }
         // A batch is computed whole: one picture must not pay for eight.
         let batch = self.batch.min(inputs.len()).max(1);
         let mut loaded = models.load(self.precision, batch, &self.compute)?;
@@ -147,7 +162,7 @@ fn answer_all(
 }
 
 /// The pictures to answer about, in the order they were named and sorted inside folders.
-fn list(paths: &[PathBuf]) -> Result<Vec<Input>> {
+fn list(paths: &[PathBuf], boxes: &Boxes) -> Result<Vec<Input>> {
     let mut inputs = vec![];
     for path in paths {
         if path.as_os_str() == "-" {
@@ -156,15 +171,15 @@ fn list(paths: &[PathBuf]) -> Result<Vec<Input>> {
             }
             inputs.push(Input::Stdin);
         } else if path.is_dir() {
-            folder(path, &mut inputs)?;
+            folder(path, boxes, &mut inputs)?;
         } else {
-            inputs.push(Input::Picture(path.clone()));
+            inputs.push(Input::Picture(boxes.source(path.clone())));
         }
     }
     Ok(inputs)
 }
 
-fn folder(dir: &Path, inputs: &mut Vec<Input>) -> Result<()> {
+fn folder(dir: &Path, boxes: &Boxes, inputs: &mut Vec<Input>) -> Result<()> {
     let found = walk::walk(dir)?;
     let unread = "its format is not read; save it as JPEG or PNG";
     let mut all: Vec<(PathBuf, bool)> = found.files.into_iter().map(|p| (p, true)).collect();
@@ -175,7 +190,11 @@ fn folder(dir: &Path, inputs: &mut Vec<Input>) -> Result<()> {
     }
     for (path, read) in all {
         let path = dir.join(path);
-        inputs.push(if read { Input::Picture(path) } else { Input::Bad(path.display().to_string(), unread.into()) });
+        inputs.push(if read {
+            Input::Picture(boxes.source(path))
+        } else {
+            Input::Bad(path.display().to_string(), unread.into())
+        });
     }
     Ok(())
 }
@@ -203,8 +222,8 @@ fn decode(piece: &[Input], options: &LoadOptions) -> Result<Decoded> {
             Input::Stdin if stdin_bytes.is_empty() => {
                 inputs[i].1 = Err("nothing came on stdin; pipe a picture in".into());
             }
-            Input::Picture(path) => {
-                sources.push(Source::File(path.clone()));
+            Input::Picture(source) => {
+                sources.push(source.clone());
                 which.push(i);
             }
             Input::Stdin => {

@@ -2,9 +2,10 @@
 
 use super::Compute;
 use crate::bundled;
-use crate::data::{Alpha, DecodeOptions, LoadOptions};
+use crate::data::{Alpha, Boxes, DecodeOptions, LoadOptions};
 use crate::error::{Error, Result};
 use crate::models::Config;
+use crate::preprocess::View;
 use crate::train::checkpoint::{self, Card};
 use crate::train::gradcam::{Explainer, Target};
 use crate::train::network::Precision;
@@ -26,6 +27,10 @@ pub struct Reading {
     /// Transparency: drop shows whatever colour is stored, white lays the picture over white. By default as in training.
     #[arg(long, value_enum, value_name = "HOW")]
     alpha: Option<Alpha>,
+    /// Where faces are, for a tower that looks at them (see `train --crop`): a CSV with the columns path (from its own
+    /// folder), face_x, face_y, face_width and face_height. Other pictures are seen whole.
+    #[arg(long, value_name = "FILE")]
+    boxes: Option<PathBuf>,
 }
 
 impl Reading {
@@ -36,6 +41,16 @@ impl Reading {
             alpha: self.alpha.unwrap_or_default(),
             allow_damaged: self.allow_damaged,
         }
+    }
+
+    /// The boxes that were named, if any, for a model with these views.
+    pub fn boxes(&self, views: &[View]) -> Result<Option<Boxes>> {
+        let Some(file) = &self.boxes else { return Ok(None) };
+        if views.iter().all(|v| v.crop.is_none()) {
+            return Err(Error::usage("--boxes: no tower of this model looks at faces")
+                .fix("leave it out, or train one with --crop"));
+        }
+        Boxes::read(file).map(Some)
     }
 }
 

@@ -10,6 +10,7 @@ use crate::data::table::quoted;
 use crate::data::{Manifest, Row, folds, walk};
 use crate::error::{Error, Result};
 use crate::models::{expression, expressions};
+use crate::preprocess::Crop;
 use crate::report::accuracy::{self, Accuracy};
 use crate::report::confusion;
 use crate::report::folder::prepare;
@@ -46,6 +47,12 @@ pub struct Command {
     /// Deal rows out one by one although the manifest has groups: near-duplicates may then be on both sides.
     #[arg(long)]
     ungrouped: bool,
+    /// Where the manifest has boxes (see `train --crop`): how much around them is seen too, in percent of their sides.
+    #[arg(long, default_value_t = 0, value_name = "PERCENT")]
+    margin: u16,
+    /// Show whole pictures although the manifest has boxes, as the paper does.
+    #[arg(long, conflicts_with = "margin")]
+    whole: bool,
     /// Begin with the convolutions of this tower: a file of `weights import` or of `pretrain`.
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
@@ -103,7 +110,9 @@ impl Command {
         prepare(&dir)?;
         let (manifest, y) = self.labelled(classes)?;
         let file = weights(self.weights.as_deref())?;
-        let tower = self.network.tower("face", classes.len(), file.as_ref())?;
+        let mut tower = self.network.tower("face", classes.len(), file.as_ref())?;
+        let boxed = manifest.rows.iter().any(|r| r.face.is_some()) && !self.whole;
+        tower.crop = boxed.then_some(Crop { margin: self.margin });
         let mut initial = Initial::new(settings.seed, file.is_none());
         if let Some(file) = file {
             fits(&tower, &file)?;

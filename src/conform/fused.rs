@@ -97,7 +97,7 @@ impl TowerSpec {
         let [_, dense @ .., classes] = &self.dense[..] else { return None };
         let (name, dense, classes) = (self.name.clone(), dense.to_vec(), *classes);
         let preprocess = Preprocess::preset("unit").ok()?;
-        Some(Tower { name, base, width, dense, classes, keep: 1.0, l2: 0.0, preprocess, image: None })
+        Some(Tower { name, base, width, dense, classes, keep: 1.0, l2: 0.0, preprocess, image: None, crop: None })
     }
 
     /// (name in the file, name in the graph) of every layer.

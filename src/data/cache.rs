@@ -196,7 +196,7 @@ fn loaded(store: Store, opts: &LoadOptions, outcome: Outcome, sources: &[Source]
 fn from_cache(sources: &[Source], opts: &LoadOptions, dir: &Path, progress: &dyn Progress) -> Result<Loaded> {
     std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create the cache folder", e))?;
     let names = fingerprints(sources, progress)?;
-    let key = key(&names, opts);
+    let key = key(&names, sources, opts);
     let path = dir.join(format!("pictures-{key:032x}.u8"));
     let rebuilt = match open(&path, key, &opts.views, sources.len()) {
         Ok(Some((map, outcome))) => {
@@ -227,13 +227,22 @@ fn from_cache(sources: &[Source], opts: &LoadOptions, dir: &Path, progress: &dyn
     Ok(Loaded { rebuilt, ..loaded(Store::Mapped(map), opts, outcome, sources) })
 }
 
-fn key(names: &[u128], opts: &LoadOptions) -> u128 {
+fn key(names: &[u128], sources: &[Source], opts: &LoadOptions) -> u128 {
     let mut h = hash::Fnv::default();
-    let view = |v: &View| format!("{} {:?}{}", v.side, v.resize, if v.grey { " grey" } else { "" });
+    let view = |v: &View| {
+        let crop = v.crop.map_or(String::new(), |c| format!(" {c:?}"));
+        format!("{} {:?}{}{crop}", v.side, v.resize, if v.grey { " grey" } else { "" })
+    };
     let views: Vec<String> = opts.views.iter().map(view).collect();
     h.update(&VERSION.to_le_bytes()).field(format!("{} {:?}", views.join(", "), opts.decode).as_bytes());
     for name in names {
         h.update(&name.to_le_bytes());
+    }
+    // Boxes make a difference only where somebody looks into them.
+    if opts.views.iter().any(|v| v.crop.is_some()) {
+        for source in sources {
+            h.field(format!("{:?}", source.face()).as_bytes());
+        }
     }
     h.finish()
 }

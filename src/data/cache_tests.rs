@@ -12,7 +12,7 @@ fn png(shade: u8) -> Vec<u8> {
     out.into_inner()
 }
 /// Of every picture.
-const VIEW: View = View { side: 4, resize: Resize::SquashNearest, grey: false };
+const VIEW: View = View { side: 4, resize: Resize::SquashNearest, grey: false, crop: None };
 
 fn options(cache: Option<&Path>) -> LoadOptions {
     LoadOptions { views: vec![VIEW], decode: DecodeOptions::default(), cache_dir: cache.map(Path::to_path_buf) }
@@ -188,7 +188,7 @@ fn every_view_is_of_the_same_picture() {
             Pictures::from_bytes(&items, &LoadOptions { views: views.to_vec(), ..options(cache) }, &()).unwrap();
         (loaded.cached, loaded.accept(false).unwrap())
     };
-    let views = [VIEW, View { side: 7, resize: Resize::CropBilinear, grey: false }, View { grey: true, ..VIEW }];
+    let views = [VIEW, View { side: 7, resize: Resize::CropBilinear, grey: false, crop: None }, View { grey: true, ..VIEW }];
     let alone = views.map(|v| load(&[v], None).1);
     for (cache, known) in [(None, false), (Some(cache.path()), false), (Some(cache.path()), true)] {
         let (cached, all) = load(&views, cache);

@@ -6,6 +6,7 @@ use super::cache::Source;
 use super::table::{Table, TableOptions, quoted};
 use crate::atomic;
 use crate::error::{Error, Result};
+use crate::preprocess::Area;
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 
@@ -13,6 +14,9 @@ use std::path::{Component, Path, PathBuf};
 pub const TARGETS: [&str; 2] = ["valence", "arousal"];
 /// The columns with a meaning of their own, besides the targets.
 const OWN: [&str; 5] = ["path", "group", "dataset", "weight", "fold"];
+/// The columns that say where a face is, in pixels of the upright picture (as AffectNet names them). Without all four nobody
+/// says so; a row has no box where they are empty, or where a side is not above 0.
+pub const FACE: [&str; 4] = ["face_x", "face_y", "face_width", "face_height"];
 
 /// One picture.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,13 +32,24 @@ pub struct Row {
     pub weight: f32,
     /// A fold fixed by whoever made the manifest.
     pub fold: Option<u32>,
+    /// Where the face is. Read only: it is written as the columns of [`FACE`], which are kept as they were.
+    pub face: Option<Area>,
     /// Line in the manifest; 0 for a row that was never read from one.
     pub line: u64,
 }
 
 impl Default for Row {
     fn default() -> Self {
-        Self { path: String::new(), targets: Vec::new(), group: None, dataset: None, weight: 1.0, fold: None, line: 0 }
+        Self {
+            path: String::new(),
+            targets: Vec::new(),
+            group: None,
+            dataset: None,
+            weight: 1.0,
+            fold: None,
+            face: None,
+            line: 0,
+        }
     }
 }
 
@@ -45,6 +60,8 @@ pub struct Manifest {
     /// Names of the columns in [`Row::targets`].
     pub targets: Vec<String>,
     pub rows: Vec<Row>,
+    /// The file's name, for messages; empty for one made in memory.
+    name: String,
     /// Further columns: name, one text a row.
     extras: Vec<(String, Vec<Option<String>>)>,
 }
@@ -57,7 +74,8 @@ impl Manifest {
         rows: Vec<Row>,
         extras: Vec<(String, Vec<Option<String>>)>,
     ) -> Self {
-        Self { dir: dir.into(), targets: targets.iter().map(|t| t.to_string()).collect(), rows, extras }
+        let targets = targets.iter().map(|t| t.to_string()).collect();
+        Self { dir: dir.into(), targets, rows, name: String::new(), extras }
     }
 
     /// Reads a manifest, taking the columns `targets` as what is to be predicted ([`TARGETS`] usually; none for class
@@ -71,6 +89,8 @@ impl Manifest {
         let optional = |name| table.header.iter().position(|h| h == name);
         let [group, dataset, weight, fold] = ["group", "dataset", "weight", "fold"].map(optional);
         let mut manifest = Self::new(dir, targets, Vec::with_capacity(table.rows.len()), Vec::new());
+        manifest.name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let face = FACE.map(optional).into_iter().collect::<Option<Vec<usize>>>();
         let mut seen = HashMap::new();
         for (line, fields) in &table.rows {
             let wrong = |column: &str, problem: String, remedy: &str| {
@@ -109,6 +129,24 @@ impl Manifest {
                     Err(_) => return wrong("fold", format!("`{t}` is not a fold"), "number folds from 0"),
                 }
             }
+            if let Some(columns) = &face {
+                let mut sides = vec![];
+                for (&c, column) in columns.iter().zip(FACE) {
+                    // R writes NA for what is missing.
+                    let Some(t) = text(Some(c)).filter(|t| *t != "NA") else { continue };
+                    match table.number(t) {
+                        Some(side) => sides.push(side),
+                        None => {
+                            let remedy = "write pixels, or nothing where there is no face";
+                            return wrong(column, format!("`{t}` is not a number of pixels"), remedy);
+                        }
+                    }
+                }
+                row.face = match sides[..] {
+                    [x, y, width, height] if width > 0.0 && height > 0.0 => Some(Area { x, y, width, height }),
+                    _ => None,
+                };
+            }
             manifest.rows.push(row);
         }
         if manifest.rows.is_empty() {
@@ -129,7 +167,15 @@ impl Manifest {
     }
     /// All pictures, to be loaded.
     pub fn sources(&self) -> Vec<Source<'static>> {
-        (0..self.rows.len()).map(|i| Source::File(self.file(i))).collect()
+        (0..self.rows.len()).map(|i| self.source(i)).collect()
+    }
+    /// The picture of row `i`, with its box if it has one.
+    pub fn source(&self, i: usize) -> Source<'static> {
+        let (path, Row { face, line, .. }) = (self.file(i), &self.rows[i]);
+        match *face {
+            Some(face) => Source::Boxed { path, face, place: format!("{}, line {line}", self.name) },
+            None => Source::File(path),
+        }
     }
     pub fn groups(&self) -> Vec<Option<String>> {
         self.rows.iter().map(|r| r.group.clone()).collect()
@@ -167,6 +213,7 @@ impl Manifest {
         Self {
             dir: self.dir.clone(),
             targets: self.targets.clone(),
+            name: self.name.clone(),
             rows: indices.iter().map(|&i| self.rows[i].clone()).collect(),
             extras: self
                 .extras
@@ -210,7 +257,7 @@ impl Manifest {
 }
 
 /// The path without `.` and with `..` resolved by name, so that two spellings of one file compare equal.
-fn plain(path: &Path) -> PathBuf {
+pub(super) fn plain(path: &Path) -> PathBuf {
     let mut out = PathBuf::new();
     for part in path.components() {
         match part {

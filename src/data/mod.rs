@@ -1,8 +1,9 @@
 /*! Ratings and pictures: what stands between a folder of photographs and the `[n, side, side, 3]` bytes a network is fed.
 [`import`] turns published rating tables into one [`manifest`]; [`decode`] and [`resize`] turn files into squares;
-[`cache`] keeps the squares in one mapped file; [`folds`] deals the rows out without separating near-duplicates. Everything
+[`cache`] keeps the squares in one mapped file; [`boxes`] say where faces are; [`folds`] deals the rows out without separating near-duplicates. Everything
 here reads files that others made, so every function answers bad input with one line and none of them panics. */
 
+pub mod boxes;
 pub mod cache;
 pub mod decode;
 pub mod folds;
@@ -16,6 +17,7 @@ mod sniff;
 pub mod table;
 pub mod walk;
 
+pub use boxes::Boxes;
 pub use cache::{Bad, LoadOptions, Loaded, Pictures, Source};
 pub use decode::{Alpha, DecodeOptions, Picture};
 pub use manifest::{Manifest, Row};

@@ -1,11 +1,11 @@
 /*! Many files to many squares, on all threads and in bounded memory: the squares are handed on in pieces, and the large
 pictures wait for each other. A picture that cannot be used is recorded with its reason and the others go on. */
 
-use super::decode::{DecodeOptions, MAX_MEMORY, decode_within, read};
+use super::decode::{DecodeOptions, MAX_MEMORY, Picture, decode_within, read};
 use super::resize;
 use crate::error::{Error, Result};
 use crate::hash;
-use crate::preprocess::{View, record};
+use crate::preprocess::{Area, View, record};
 use crate::progress::Progress;
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -21,6 +21,12 @@ const BUDGET: u64 = 2 * MAX_MEMORY;
 #[derive(Clone, Debug)]
 pub enum Source<'a> {
     File(PathBuf),
+    /// A file, and where in it the face is. `place` says who said so, for messages.
+    Boxed {
+        path: PathBuf,
+        face: Area,
+        place: String,
+    },
     /// An encoded picture in memory, with a name for messages.
     Memory {
         name: String,
@@ -31,15 +37,37 @@ pub enum Source<'a> {
 impl Source<'_> {
     pub fn name(&self) -> String {
         match self {
-            Source::File(path) => path.display().to_string(),
+            Source::File(path) | Source::Boxed { path, .. } => path.display().to_string(),
             Source::Memory { name, .. } => name.clone(),
         }
+    }
+    /// Where its face is, if somebody said so.
+    pub fn face(&self) -> Option<&Area> {
+        match self {
+            Source::Boxed { face, .. } => Some(face),
+            _ => None,
+        }
+    }
+    /// What a view shows of it when decoded.
+    fn seen<'p>(&self, picture: &'p Picture, view: &View) -> Result<(Cow<'p, [u8]>, u32, u32), String> {
+        let (w, h) = (picture.w, picture.h);
+        let (Some(crop), Source::Boxed { face, place, .. }) = (view.crop, self) else {
+            return Ok((Cow::Borrowed(&picture.rgb), w, h));
+        };
+        let [left, top, width, height] = face.within(w, h, crop).ok_or_else(|| {
+            let Area { x, y, width, height } = face;
+            format!("its box of {width} x {height} at {x}, {y} lies outside its {w} x {h} pixels; correct {place}")
+        })?;
+        let bytes = |pixels: u32| pixels as usize * 3;
+        let lines = picture.rgb.chunks_exact(bytes(w)).skip(top as usize).take(height as usize);
+        let inside: Vec<u8> = lines.flat_map(|l| &l[bytes(left)..bytes(left + width)]).copied().collect();
+        Ok((Cow::Owned(inside), width, height))
     }
     /// The encoded bytes, or why there are none (without the name).
     fn bytes(&self) -> Result<Cow<'_, [u8]>, String> {
         match self {
             Source::Memory { bytes, .. } => Ok(Cow::Borrowed(bytes)),
-            Source::File(path) => read(path).map(Cow::Owned).map_err(|e| {
+            Source::File(path) | Source::Boxed { path, .. } => read(path).map(Cow::Owned).map_err(|e| {
                 let line = e.to_string();
                 let prefix = Error::file(path, "").to_string();
                 line.strip_prefix(&prefix).map(String::from).unwrap_or(line)
@@ -111,7 +139,8 @@ pub fn records(
                 decode_within(&bytes, opts, &mut |n| pass = Some(gate.enter(n))).map_err(|e| e.to_string())?;
             for v in views {
                 let (square, rest) = out.split_at_mut(v.bytes());
-                resize::view(&picture.rgb, picture.w, picture.h, v, square).map_err(|e| e.to_string())?;
+                let (rgb, w, h) = source.seen(&picture, v)?;
+                resize::view(&rgb, w, h, v, square).map_err(|e| e.to_string())?;
                 out = rest;
             }
             Ok(picture.notes)

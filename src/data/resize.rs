@@ -163,7 +163,7 @@ mod tests {
     fn grey_is_the_luma_in_every_channel() {
         let see = |rgb: &[u8], grey| {
             let mut out = [0; 3];
-            view(rgb, 1, 1, &View { side: 1, resize: Resize::SquashBilinear, grey }, &mut out).unwrap();
+            view(rgb, 1, 1, &View { side: 1, resize: Resize::SquashBilinear, grey, crop: None }, &mut out).unwrap();
             out
         };
         // Pillow's `convert("L")`.

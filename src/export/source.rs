@@ -266,6 +266,7 @@ fn tower(file: &Arc<WeightFile>) -> Result<(Task, Vec<String>)> {
             l2: 0.0,
             preprocess: weights.preprocess()?,
             image: None,
+            crop: None,
         },
     };
     // What trains on this file believes the same statement.

@@ -6,7 +6,7 @@ use super::vgg::{Blocks, VGG16, VGG19, classifier, vgg};
 use crate::error::{Error, Result};
 use crate::graph::Value;
 use crate::nn::Net;
-use crate::preprocess::{Preprocess, View};
+use crate::preprocess::{Crop, Preprocess, View};
 use crate::shape::DType;
 use crate::weights::TowerWeights;
 use serde::{Deserialize, Serialize};
@@ -105,6 +105,9 @@ pub struct Tower {
     /// towers share, [`Config::image`] pixels by the rule of the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<usize>,
+    /// Of photographs with a box around a face it sees only that, enlarged (the paper's Figure 8, future work there).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crop: Option<Crop>,
 }
 
 /// Metadata key of a tower file: JSON of [`Tower`].
@@ -132,6 +135,7 @@ impl Tower {
             l2,
             preprocess: Preprocess::preset(preset).expect("a preset of ours"),
             image: None,
+            crop: None,
         };
         match name {
             "object" => Ok(tower(Base::Vgg16, &[4096, 4096], 1000, 1.0, 0.0, "keras")),
@@ -139,6 +143,11 @@ impl Tower {
             "face" => Ok(tower(Base::Vgg19, &[2048, 1024, 512], face_classes, 1.0, 0.0, "keras")),
             _ => Err(Error::usage(format!("unknown feature `{name}`")).fix("choose from object, scene, face")),
         }
+    }
+
+    /// What it sees of a photograph by its own rule.
+    pub fn view(&self, side: usize) -> View {
+        View { crop: self.crop, ..self.preprocess.view(side) }
     }
 
     /// u8 images [N,S,S,3] -> features [N, classes], or [N, channels] when pooled.
@@ -254,8 +263,8 @@ impl Config {
     /// What a tower of this model sees of a photograph.
     pub fn view(&self, tower: &Tower) -> View {
         match tower.image {
-            Some(side) => tower.preprocess.view(side),
-            None => self.towers[0].preprocess.view(self.image),
+            Some(side) => tower.view(side),
+            None => View { crop: tower.crop, ..self.towers[0].preprocess.view(self.image) },
         }
     }
 

@@ -195,7 +195,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let png = thumbnail(&[200; 100 * 100 * 3], 100).unwrap();
         let items: Vec<(&str, &[u8])> = ["a", "b", "c"].iter().map(|n| (*n, &png[..])).collect();
-        let view = View { side: 100, resize: Resize::SquashNearest, grey: false };
+        let view = View { side: 100, resize: Resize::SquashNearest, grey: false, crop: None };
         let opts = LoadOptions { views: vec![view], decode: DecodeOptions::default(), cache_dir: None };
         let pictures = Pictures::from_bytes(&items, &opts, &()).unwrap().accept(false).unwrap();
         let row = |i: usize| Row { path: format!("x/{i}.png"), targets: vec![i as f32 + 1.0, 5.0], ..Row::default() };

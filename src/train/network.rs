@@ -182,7 +182,7 @@ impl Task {
             }
             Task::Tower { tower, image } => {
                 tower.check_side(*image)?;
-                Ok(vec![tower.preprocess.view(*image)])
+                Ok(vec![tower.view(*image)])
             }
             Task::Classifier { image, .. } => Ok(vec![Preprocess::preset(CLASSIFIER)?.view(*image)]),
             Task::Head { .. } => Err(Error::usage("a head alone is trained on features, which have no pixels")

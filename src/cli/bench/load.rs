@@ -39,7 +39,7 @@ impl Load {
         let threads = self.threads.unwrap_or(cores);
         let mut record = Record { batch: Some(self.batch), ..empty("load", format!("{cores} CPU threads")) };
         self.common.alike(&old, &record)?;
-        let view = View { side: self.image as usize, resize: Resize::SquashBilinear, grey: false };
+        let view = View { side: self.image as usize, resize: Resize::SquashBilinear, grey: false, crop: None };
         let options = |cache_dir| LoadOptions { views: vec![view], decode: DecodeOptions::default(), cache_dir };
         let load = |options: &LoadOptions| Pictures::load(&sources, options, &())?.accept(true);
         let encoded = sources.iter().map(bytes).sum::<u64>() as f64;
@@ -129,7 +129,7 @@ impl Load {
 /// Of the encoded picture; 0 where it cannot be had, which loading says.
 fn bytes(source: &Source) -> u64 {
     match source {
-        Source::File(path) => std::fs::metadata(path).map_or(0, |m| m.len()),
+        Source::File(path) | Source::Boxed { path, .. } => std::fs::metadata(path).map_or(0, |m| m.len()),
         Source::Memory { bytes, .. } => bytes.len() as u64,
     }
 }

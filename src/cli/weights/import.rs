@@ -293,6 +293,7 @@ fn tower(foreign: &Foreign, known: &Known, preprocess: Preprocess) -> Tower {
         l2: known.l2,
         preprocess,
         image: known.image,
+        crop: None,
     }
 }
 

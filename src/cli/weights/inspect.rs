@@ -54,7 +54,8 @@ fn describe(card: &Card) -> String {
             let base = format!("{:?}", t.base).to_uppercase();
             let width = if t.width == 1 { String::new() } else { format!(" at 1/{} width", t.width) };
             let side = t.image.map_or(String::new(), |s| format!(" at {s} pixels"));
-            format!("{} ({base}{width}, {} classes, {}{side}{frozen})", t.name, t.classes, t.preprocess.name())
+            let face = t.crop.map_or(String::new(), |c| format!(" of the face box and {} % around it", c.margin));
+            format!("{} ({base}{width}, {} classes, {}{side}{face}{frozen})", t.name, t.classes, t.preprocess.name())
         };
         config.towers.iter().map(one).collect::<Vec<_>>().join("; ")
     };
