@@ -56,7 +56,8 @@ impl Area {
     pub fn within(&self, w: u32, h: u32, crop: Crop) -> Option<[u32; 4]> {
         let clip = |from: f64, length: f64, side: u32| {
             let touched = |margin: f64| {
-                let (from, to) = ((from - margin).floor().max(0.0), (from + length + margin).ceil().min(f64::from(side)));
+                let (from, to) =
+                    ((from - margin).floor().max(0.0), (from + length + margin).ceil().min(f64::from(side)));
                 (to - from >= 1.0).then_some((from as u32, (to - from) as u32))
             };
             touched(0.0).and(touched(length * f64::from(crop.margin) / 100.0))

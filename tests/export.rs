@@ -292,7 +292,7 @@ fn every_network_becomes_onnx() {
         let out = path.with_extension("onnx");
         assert_eq!(export(&path, Format::Onnx, &out).unwrap(), std::slice::from_ref(&out));
         let (source, model) = (Source::open(&path).unwrap(), read(&out));
-        let side = source.graph.dims(source.image)[1].to_string();
+        let side = source.graph.dims(source.images[0])[1].to_string();
         let expected: Vec<String> = ["N", &side, &side, "3"].map(String::from).into();
         assert_eq!(model.inputs, [("image".to_string(), expected)], "{name}");
         match &source.task {

@@ -426,6 +426,12 @@ fn a_tower_that_looks_at_faces() {
     assert!(remarks.contains("3 of 12 pictures have no face box (face_x,"), "{remarks}");
     let (said, _) = good(p, &["weights", "inspect", "run/checkpoint.safetensors"]);
     assert!(said.contains("of the face box and 0 % around it"), "{said}");
+    // Other programs are told which input is what.
+    good(p, &["weights", "export", "run/checkpoint.safetensors", "--format", "onnx", "--out", "m.onnx"]);
+    let onnx = String::from_utf8_lossy(&fs::read(p.join("m.onnx")).unwrap()).into_owned();
+    let square = "uint8 RGB [N,32,32,3], ";
+    assert!(onnx.contains(&format!("image: {square}resized by `squash-bilinear`")), "no image");
+    assert!(onnx.contains(&format!("image2: {square}the face box of the picture with 0 % of it around it, resized")));
     // `evaluate` has the boxes of its manifest, `predict` those of a file; and without any it is another picture.
     let model = ["--model", "run/checkpoint.safetensors"];
     good(p, &[&["evaluate", "m.csv", "--out", "eval"][..], &model].concat());

@@ -188,7 +188,8 @@ fn every_view_is_of_the_same_picture() {
             Pictures::from_bytes(&items, &LoadOptions { views: views.to_vec(), ..options(cache) }, &()).unwrap();
         (loaded.cached, loaded.accept(false).unwrap())
     };
-    let views = [VIEW, View { side: 7, resize: Resize::CropBilinear, grey: false, crop: None }, View { grey: true, ..VIEW }];
+    let views =
+        [VIEW, View { side: 7, resize: Resize::CropBilinear, grey: false, crop: None }, View { grey: true, ..VIEW }];
     let alone = views.map(|v| load(&[v], None).1);
     for (cache, known) in [(None, false), (Some(cache.path()), false), (Some(cache.path()), true)] {
         let (cached, all) = load(&views, cache);

@@ -14,7 +14,7 @@ use crate::ops::lrn::Lrn;
 use crate::ops::pool::{AvgPool, MaxPool, Over};
 use crate::ops::softmax::Softmax;
 use crate::ops::{arith, conv, dense, image, norm};
-use crate::preprocess::Order;
+use crate::preprocess::{Crop, Order};
 use crate::shape::Window;
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
@@ -25,7 +25,6 @@ pub const INLINE: u64 = 1 << 30;
 /// Where tensors beside a model begin: a multiple of this, so that they can be mapped. Smaller ones stay inside.
 const PAGE: u64 = 4096;
 /// Name of the input.
-const IMAGE: &str = "image";
 /// Name of a classifier's output.
 const PROBABILITIES: &str = "probabilities";
 
@@ -96,7 +95,8 @@ fn tensor<'a>(source: &Source, t: &Stored) -> Message<'a> {
 fn model<'a>(source: &Source, graph: Message<'a>) -> Message<'a> {
     let metadata = source.metadata();
     let notes = ["licence", "license"].iter().filter_map(|k| metadata.get(*k)).map(|v| format!("; licence: {v}"));
-    let about = format!("{}{}", input(source), notes.collect::<String>());
+    let inputs: Vec<String> = (0..source.images.len()).map(|i| input(source, i)).collect();
+    let about = format!("{}{}", inputs.join("; "), notes.collect::<String>());
     let properties = metadata.iter().map(|(k, v)| Message::default().text(1, k).text(2, v));
     Message::default()
         .int(1, 8)
@@ -108,13 +108,17 @@ fn model<'a>(source: &Source, graph: Message<'a>) -> Message<'a> {
         .messages(14, properties)
 }
 
-/// What the input has to be, for people.
-fn input(source: &Source) -> String {
-    let side = source.graph.dims(source.image)[1];
-    let resize = source.preprocessing().first().map(|p| serde_json::json!(p.resize));
-    let resize = resize.as_ref().and_then(|r| r.as_str()).unwrap_or_default();
+/// What an input has to be, for people.
+fn input(source: &Source, which: usize) -> String {
+    let (image, view) = (source.graph.name(source.images[which]), source.views[which]);
+    let (side, resize) = (view.side, serde_json::json!(view.resize));
+    let resize = resize.as_str().unwrap_or_default();
+    let grey = if view.grey { ", grey in all channels" } else { "" };
+    let crop = |c: Crop| format!("the face box of the picture with {} % of it around it, ", c.margin);
+    let crop = view.crop.map_or(String::new(), crop);
     format!(
-        "{IMAGE}: uint8 RGB [N,{side},{side},3], resized by `{resize}`; channel order, scale, mean and deviation are inside"
+        "{image}: uint8 RGB [N,{side},{side},3], {crop}resized by `{resize}`{grey}; channel order, scale, mean and deviation \
+         are inside"
     )
 }
 
@@ -130,8 +134,8 @@ struct Translated<'a> {
     taken: HashSet<String>,
     /// The layer that is being translated.
     label: String,
-    /// The picture as float32 [N,3,S,S], in RGB and in BGR.
-    pictures: HashMap<&'static str, String>,
+    /// Inputs as float32 [N,3,S,S], in RGB and in BGR.
+    pictures: HashMap<(String, &'static str), String>,
 }
 
 /// An attribute of a node.
@@ -167,13 +171,14 @@ fn translate(source: &Source) -> Result<Translated<'_>> {
     };
     // The names that others see come first: whatever would be called so inside gets another.
     let weights = source.tensors.iter().map(|s| source.graph.name(s.value));
-    for name in std::iter::once(IMAGE).chain(source.outputs.iter().map(output_name)).chain(weights) {
+    let images = source.images.iter().map(|&x| source.graph.name(x));
+    for name in images.clone().chain(source.outputs.iter().map(output_name)).chain(weights) {
         if name.is_empty() || !t.taken.insert(name.into()) {
             return Err(Error::file(source.file.path(), format!("two values would be called `{name}`"))
                 .fix("train with other names of --targets"));
         }
     }
-    t.names.insert(source.image, IMAGE.into());
+    t.names.extend(source.images.iter().copied().zip(images.map(String::from)));
     t.names.extend(source.tensors.iter().map(|s| (s.value, source.graph.name(s.value).to_string())));
     let g = &source.graph;
     let want: Vec<Value> = source
@@ -263,7 +268,7 @@ impl<'a> Translated<'a> {
         let (x, y) = (n.ins.first().map_or(&[][..], |v| g.dims(*v)), g.dims(n.outs[0]));
         let ins: Vec<String> = n.ins.iter().map(|v| self.names[v].clone()).collect();
         Ok(if let Some(op) = is::<image::Normalize>(n) {
-            self.normalize(op)
+            self.normalize(op, &ins[0])
         } else if let Some(op) = is::<conv::Fprop>(n) {
             let mut all = window(&op.window, x, y);
             all.push(Int("group", op.groups as i64));
@@ -317,12 +322,9 @@ impl<'a> Translated<'a> {
     }
 
     /// (x scale - mean) / deviation, each operation in float32 as the engine does it.
-    fn normalize(&mut self, op: &image::Normalize) -> String {
-        let label = std::mem::replace(&mut self.label, IMAGE.into());
-        let mut x = self.picture("rgb");
-        if op.order == Order::Bgr {
-            x = self.picture("bgr");
-        }
+    fn normalize(&mut self, op: &image::Normalize, image: &str) -> String {
+        let label = std::mem::replace(&mut self.label, image.into());
+        let mut x = self.picture(image, if op.order == Order::Bgr { "bgr" } else { "rgb" });
         self.label = label;
         if op.scale != 1.0 {
             let scale = self.floats("scale", &[], &[op.scale]);
@@ -337,27 +339,27 @@ impl<'a> Translated<'a> {
         x
     }
 
-    /// The picture as float32 [N,3,S,S] in an order of channels, once for all towers.
-    fn picture(&mut self, order: &'static str) -> String {
-        if let Some(known) = self.pictures.get(order) {
+    /// An input as float32 [N,3,S,S] in an order of channels, once for all towers.
+    fn picture(&mut self, image: &str, order: &'static str) -> String {
+        let key = (image.to_string(), order);
+        if let Some(known) = self.pictures.get(&key) {
             return known.clone();
         }
         let x = if order == "rgb" {
-            let x = self.add("Transpose", &[IMAGE.into()], &[Ints("perm", vec![0, 3, 1, 2])]);
+            let x = self.add("Transpose", &[image.into()], &[Ints("perm", vec![0, 3, 1, 2])]);
             self.add("Cast", &[x], &[Int("to", FLOAT)])
         } else {
-            let rgb = self.picture("rgb");
+            let rgb = self.picture(image, "rgb");
             let order = self.constant("bgr", &[3], INT64, bytemuck::cast_slice(&[2i64, 1, 0]));
             self.add("Gather", &[rgb, order], &[Int("axis", 1)])
         };
-        self.pictures.insert(order, x.clone());
+        self.pictures.insert(key, x.clone());
         x
     }
 
     /// `GraphProto`.
     fn message(self, weights: Vec<Message<'a>>) -> Message<'a> {
         let g = &self.source.graph;
-        let side = g.dims(self.source.image)[1] as i64;
         let about = |o: &Output| match (o, self.source.classes.len()) {
             (Output::Target { .. }, _) => "rating, 1 to 9".to_string(),
             (Output::Probabilities { .. }, 0) => String::new(),
@@ -370,12 +372,16 @@ impl<'a> Translated<'a> {
             };
             typed(output_name(o), FLOAT, classes.as_slice(), &about(o))
         });
+        let inputs = self.source.images.iter().enumerate().map(|(i, &x)| {
+            let dims: Vec<i64> = g.dims(x)[1..].iter().map(|d| *d as i64).collect();
+            typed(g.name(x), UINT8, &dims, &input(self.source, i))
+        });
         Message::default()
             .messages(1, self.nodes)
             .text(2, env!("CARGO_PKG_NAME"))
             .messages(5, self.constants)
             .messages(5, weights)
-            .message(11, typed(IMAGE, UINT8, &[side, side, 3], &input(self.source)))
+            .messages(11, inputs)
             .messages(12, outputs)
     }
 }

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Value};
 use crate::models::{Base, TOWER, Tower};
 use crate::ops::{conv, dense};
-use crate::preprocess::Preprocess;
+use crate::preprocess::{Preprocess, View};
 use crate::train::checkpoint;
 use crate::train::network::Task;
 use crate::weights::{CLASSES, LAYOUT, PREPROCESS, TowerWeights, WeightFile};
@@ -71,8 +71,9 @@ pub struct Source {
     pub classes: Vec<String>,
     /// The evaluation of one picture, layer by layer.
     pub graph: Graph,
-    /// Input: u8 [1,S,S,3].
-    pub image: Value,
+    /// Inputs: u8 [1,S,S,3] for each of [`Task::views`].
+    pub images: Vec<Value>,
+    pub views: Vec<View>,
     pub outputs: Vec<Output>,
     /// Everything that the graph reads from the file, in its order.
     pub tensors: Vec<Stored>,
@@ -135,7 +136,7 @@ impl Source {
             let (filters, pixels) = rows(&graph, user, value);
             tensors.push(Stored { value, name, held, shape, pixels, filters });
         }
-        Ok(Self { image: x[0], file, task, classes, graph, outputs, tensors })
+        Ok(Self { images: x, views: task.views().map_err(broken)?, file, task, classes, graph, outputs, tensors })
     }
 
     /// What writes a weight's values as little-endian float32, row by row from the mapped file.
