@@ -273,10 +273,11 @@ impl Command {
         // Last of this folder: where it is, the rest is too.
         put(&dir.join("results.json"), &json(&results))?;
         let networks = networks(&self.out)?;
-        put(&self.out.join("accuracy.md"), &accuracy::markdown(&networks))?;
-        put(&self.out.join("accuracy.csv"), &accuracy::csv(&networks))?;
-        put(&self.out.join("accuracy.tex"), &accuracy::latex(&networks))?;
-        output::print(&accuracy::text(&networks))?;
+        let table = accuracy::sheet(&networks);
+        put(&self.out.join("accuracy.md"), &table.markdown())?;
+        put(&self.out.join("accuracy.csv"), &String::from_utf8_lossy(&table.csv()))?;
+        put(&self.out.join("accuracy.tex"), &table.latex())?;
+        output::print(&table.text())?;
         eprintln!(
             "the tower of fold {}, which did best on its own test part: `train --weights face={}`\nwrote accuracy.md, \
              accuracy.csv and accuracy.tex to {}, and results.json, predictions.csv and confusion matrices to {}",

@@ -51,8 +51,8 @@ impl Initial {
     pub fn source(&self, g: &Graph, member: &Member, tower: &Tower) -> String {
         let scope = format!("{}{}.", member.prefix, tower.name);
         let file = self.towers.get(&tower.name).map(|w| &w.file);
-        let given =
-            |v: Value| g.name(v).strip_prefix(&scope).is_some_and(|n| file.is_some_and(|f| self.takes(n) && f.info(n).is_some()));
+        let has = |n: &str| self.takes(n) && file.is_some_and(|f| f.info(n).is_some());
+        let given = |v: Value| g.name(v).strip_prefix(&scope).is_some_and(has);
         let mut source = String::new();
         if let Some(file) = file {
             let m = std::fs::metadata(file.path()).ok();

@@ -143,7 +143,7 @@ fn extras(grid: &Grid, s: &Study) -> Result<Extras> {
     let rows: Vec<usize> = page::pictured(s).into_iter().collect::<BTreeSet<_>>().into_iter().collect();
     let mut thumbnails = BTreeMap::new();
     if !rows.is_empty() {
-        let view = View { side: THUMBNAIL as usize, resize: Resize::CropBilinear, grey: false };
+        let view = View { side: THUMBNAIL as usize, resize: Resize::CropBilinear, grey: false, crop: None };
         let sources: Vec<Source> = rows.iter().map(|&i| Source::File(grid.manifest.file(i))).collect();
         let options = LoadOptions { views: vec![view], decode: Default::default(), cache_dir: None };
         // A picture that has gone since leaves a caption without one.
