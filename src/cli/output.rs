@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use std::io::{ErrorKind, Write, stdout};
+use std::path::{Path, PathBuf};
 
 /// What became of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,4 +30,14 @@ pub fn print(text: &str) -> Result<()> {
 /// Names of files are not ours: they must not break the line or steer the terminal.
 pub fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// `set.csv` to `set.WHAT.csv`, for a list beside a result.
+pub fn beside(out: &Path, what: &str) -> Result<PathBuf> {
+    let Some(stem) = out.file_stem().filter(|_| !out.is_dir()) else {
+        return Err(Error::file(out, "is a folder, and a file is to be written there").fix("name a file in --out"));
+    };
+    let mut name = stem.to_os_string();
+    name.push(format!(".{what}.csv"));
+    Ok(out.with_file_name(name))
 }

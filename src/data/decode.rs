@@ -230,7 +230,7 @@ fn name(format: ImageFormat) -> &'static str {
 }
 
 /// Panics of others, caught without the message that the runtime prints by default: the library never prints.
-mod quiet {
+pub(super) mod quiet {
     use std::cell::Cell;
     use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
     use std::sync::Once;

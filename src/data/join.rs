@@ -42,26 +42,22 @@ impl Files {
         if key.is_empty() {
             return Err("no picture is named".into());
         }
-        let [path, path_stem, name, name_stem] = &self.spellings;
-        let mut tries = vec![(path, key.as_str(), false), (path_stem, &key, false)];
-        // A file name alone is looked for in every folder; a path is not taken apart.
-        if !key.contains('/') {
-            tries.extend([(name, key.as_str(), false), (name_stem, &key, false)]);
-        }
+        // A file name alone is looked for in every folder, a path in every folder above it.
+        let mut tries: Vec<_> = (0..4).map(|spelling| (spelling, key.as_str(), false)).collect();
         if stem(&key) != key {
-            tries.push((path_stem, stem(&key), true));
-            if !key.contains('/') {
-                tries.push((name_stem, stem(&key), true));
-            }
+            tries.extend([1, 3].map(|spelling| (spelling, stem(&key), true)));
         }
-        for (map, key, other_ending) in tries {
-            let Some(found) = map.get(key) else { continue };
+        for (spelling, key, other_ending) in tries {
+            let found = self.spelled(spelling, key);
+            if found.is_empty() {
+                continue;
+            }
             if let [file] = found[..] {
                 return Ok(Found { file, other_ending });
             }
             // Where capitals are all that differs, the exact spelling decides.
-            let exact: Vec<_> = found.iter().filter(|&&i| self.files[i] == text).collect();
-            if let [&file] = exact[..] {
+            let exact: Vec<_> = found.iter().copied().filter(|&i| self.files[i] == text).collect();
+            if let [file] = exact[..] {
                 return Ok(Found { file, other_ending });
             }
             let names: Vec<_> = found.iter().take(3).map(|&i| self.files[i].as_str()).collect();
@@ -69,12 +65,25 @@ impl Files {
         }
         Err("no such file".into())
     }
+
+    /// The files that `key` is, in one of the spellings; a path may lack the folders it begins with.
+    fn spelled(&self, spelling: usize, key: &str) -> Vec<usize> {
+        let whole = spelling < 2 || !key.contains('/');
+        let last = if whole { key } else { key.rsplit('/').next().unwrap_or_default() };
+        let mut found = self.spellings[spelling].get(last).cloned().unwrap_or_default();
+        found.retain(|&i| {
+            let path = normal(&self.files[i]);
+            let path = if spelling == 3 { stem(&path) } else { &path };
+            whole || path.strip_suffix(key).is_some_and(|folders| folders.ends_with('/'))
+        });
+        found
+    }
 }
 
-/// Lower case, `/` between parts, no leading `./`, no spaces around nor before the ending.
+/// Lower case, `/` between parts, no leading `./` or `/`, no spaces around nor before the ending.
 fn normal(text: &str) -> String {
     let text = text.trim().replace('\\', "/").to_lowercase();
-    let text = text.trim_start_matches("./");
+    let text = text.trim_start_matches("./").trim_start_matches('/');
     let bare = stem(text);
     format!("{}{}", bare.trim_end(), &text[bare.len()..])
 }
@@ -93,8 +102,16 @@ mod tests {
 
     #[test]
     fn names_are_matched_by_what_they_mean() {
-        let names =
-            ["images/War 2 .jpg", "images/2055.1.JPG", "images/2055.10.jpg", "x/a.png", "y/a.png", "A.jpg", "B.BMP"];
+        let names = [
+            "images/War 2 .jpg",
+            "images/2055.1.JPG",
+            "images/2055.10.jpg",
+            "x/a.png",
+            "y/a.png",
+            "A.jpg",
+            "B.BMP",
+            "z/deep/down.png",
+        ];
         let files = Files::new(names.map(String::from).into());
         let find = |text| files.find(text).map(|f| (f.file, f.other_ending));
         for (text, file) in [
@@ -107,12 +124,14 @@ mod tests {
             ("x/a", 3),
             ("a", 5),
             ("a.jpg", 5),
+            ("/deep/down.png", 7),
+            ("deep/down", 7),
         ] {
             assert_eq!(find(text), Ok((file, false)), "{text}");
         }
         assert_eq!(find("b.jpg"), Ok((6, true)));
         assert_eq!(find("a.png"), Err("2 files could be meant: x/a.png, y/a.png".into()));
-        for text in ["2055", "z/a.png", "War"] {
+        for text in ["2055", "z/a.png", "War", "eep/down"] {
             assert_eq!(find(text), Err("no such file".into()), "{text}");
         }
         assert!(find(" ").is_err());

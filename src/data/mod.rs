@@ -16,6 +16,7 @@ pub mod resize;
 mod sniff;
 pub mod table;
 pub mod walk;
+mod workbook;
 
 pub use boxes::Boxes;
 pub use cache::{Bad, LoadOptions, Loaded, Pictures, Source};

@@ -1,7 +1,8 @@
 /*! Rating tables as people hand them on: comma, tab or semicolon; Windows, Unix or lone-return line ends; with or without a
-byte order mark; in UTF-8, UTF-16 or something older; with prose above the header. Read whole, as text, with the line of
-every row, so that a complaint can name it. */
+byte order mark; in UTF-8, UTF-16 or something older; with prose above the header; or a workbook. Read whole, as text, with
+the line of every row, so that a complaint can name it. */
 
+use super::workbook;
 use crate::error::{Error, Result};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -9,13 +10,25 @@ use std::path::{Path, PathBuf};
 /// Largest table, in bytes.
 const MAX_FILE: u64 = 256 << 20;
 
+/// Rows among which a header is looked for.
+const MAX_PROSE: usize = 40;
+
 /// How to read a table.
 #[derive(Clone, Debug, Default)]
-pub struct TableOptions {
+pub struct TableOptions<'a> {
     /// None takes the one of comma, tab and semicolon that is most frequent in the header.
     pub delimiter: Option<u8>,
+    /// What text with delimiters stands in; None is `"`.
+    pub quote: Option<u8>,
+    /// The sheet of a workbook, by name or as `#1`, `#2` …; None takes the first.
+    pub sheet: Option<&'a str>,
     /// Lines above the header.
     pub skip_rows: usize,
+    /// Further rows of the header: the names of a column are joined, those of merged cells go for all of them.
+    pub more_header: usize,
+    /// The header is the first row that has one of the names of each of these; where none has, the widest row is it. If
+    /// there is nothing to find, it is the first row.
+    pub find: &'a [&'a [&'a str]],
     /// Rows shorter than the header are filled with empty fields instead of refused.
     pub ragged: bool,
 }
@@ -62,36 +75,60 @@ impl Table {
 
     /// `path` is only for the messages.
     pub fn parse(path: &Path, bytes: &[u8], opts: &TableOptions) -> Result<Self> {
-        let (text, note) = text(path, bytes)?;
-        // A lone return would count as no line at all.
-        let text = text.replace("\r\n", "\n").replace('\r', "\n");
-        let mut body = text.as_str();
-        for _ in 0..opts.skip_rows {
-            body = body.split_once('\n').map_or("", |(_, rest)| rest);
+        let empty = || {
+            Error::file(path, format!("nothing is left after {} lines", opts.skip_rows))
+                .fix("check the file and the number of lines to skip")
+        };
+        let (rows, delimiter, note) = if workbook::is(bytes) {
+            let mut rows = workbook::rows(path, bytes, opts.sheet)?;
+            rows.retain(|(line, _)| *line > opts.skip_rows as u64);
+            let first: Vec<_> = rows.iter().take(MAX_PROSE).map(|r| &r.1[..]).collect();
+            let skip = header(&first, opts.find);
+            // No delimiter: a comma within a cell is a decimal one.
+            (rows.split_off(skip.min(rows.len())), 0, None)
+        } else if let Some(sheet) = opts.sheet {
+            return Err(Error::file(path, format!("is text and has no sheet `{sheet}`"))
+                .fix("leave the sheet out, or name a workbook")
+                .as_usage());
+        } else {
+            let (text, note) = text(path, bytes)?;
+            // A lone return would count as no line at all.
+            let text = text.replace("\r\n", "\n").replace('\r', "\n");
+            let mut body = text.as_str();
+            let next = |body: &str| body.find('\n').map_or(body.len(), |i| i + 1);
+            (0..opts.skip_rows).for_each(|_| body = &body[next(body)..]);
+            let lines: Vec<_> = body.lines().take(MAX_PROSE).map(|line| fields_of(line, opts)).collect();
+            let skip = header(&lines.iter().map(|l| &l[..]).collect::<Vec<_>>(), opts.find);
+            (0..skip).for_each(|_| body = &body[next(body)..]);
+            let first = body.lines().find(|l| !l.trim().is_empty()).ok_or_else(empty)?;
+            let delimiter = delimiter_of(first, opts);
+            let mut rows = Vec::new();
+            for record in reader(body, delimiter, opts).records() {
+                let record = record.map_err(|e| Error::file(path, e.to_string()).fix("save it as CSV UTF-8"))?;
+                let line = record.position().map_or(0, |p| p.line()) + (opts.skip_rows + skip) as u64;
+                rows.push((line, record.iter().map(String::from).collect()));
+            }
+            (rows, delimiter, note)
+        };
+        let mut rows = rows.into_iter();
+        let mut header: Vec<String> = rows.next().ok_or_else(empty)?.1.iter().map(|h| spaced(h)).collect();
+        for (_, more) in rows.by_ref().take(opts.more_header) {
+            // Only the first of merged cells has the text.
+            for i in 1..header.len() {
+                if header[i].is_empty() {
+                    header[i] = header[i - 1].clone();
+                }
+            }
+            header.resize(header.len().max(more.len()), String::new());
+            let joined =
+                header.iter().enumerate().map(|(i, h)| spaced(&format!("{h} {}", more.get(i).map_or("", |m| m))));
+            header = joined.collect();
         }
-        if body.trim().is_empty() {
-            return Err(Error::file(path, format!("nothing is left after {} lines", opts.skip_rows))
-                .fix("check the file and the number of lines to skip"));
+        while header.last().is_some_and(String::is_empty) && header.len() > 1 {
+            header.pop();
         }
-        let first = body.lines().find(|l| !l.is_empty()).unwrap_or_default();
-        let count = |d: u8| first.bytes().filter(|&b| b == d).count();
-        // Of equals the first, hence the reversal: `max_by_key` takes the last.
-        let common = || [b';', b'\t', b','].into_iter().max_by_key(|&d| count(d)).unwrap_or(b',');
-        let delimiter = opts.delimiter.unwrap_or_else(common);
-        let mut reader = csv::ReaderBuilder::new()
-            .delimiter(delimiter)
-            .flexible(true)
-            .has_headers(false)
-            .from_reader(body.as_bytes());
-        let (mut header, mut rows) = (None::<Vec<String>>, Vec::new());
-        for record in reader.records() {
-            let record = record.map_err(|e| Error::file(path, e.to_string()).fix("save it as CSV UTF-8"))?;
-            let line = record.position().map_or(0, |p| p.line()) + opts.skip_rows as u64;
-            let mut fields: Vec<String> = record.iter().map(String::from).collect();
-            let Some(header) = &header else {
-                header = Some(fields.into_iter().map(|f| f.trim().to_string()).collect());
-                continue;
-            };
+        let mut kept = Vec::new();
+        for (line, mut fields) in rows {
             // Spreadsheets leave rows of nothing but delimiters.
             if fields.iter().all(|f| f.trim().is_empty()) {
                 continue;
@@ -105,26 +142,22 @@ impl Table {
                     .fix("look for a stray quote or delimiter there"));
             }
             fields.resize(header.len(), String::new());
-            rows.push((line, fields));
+            kept.push((line, fields));
         }
-        let header = header.unwrap_or_default();
-        Ok(Self { path: path.to_path_buf(), header, rows, delimiter, note })
+        Ok(Self { path: path.to_path_buf(), header, rows: kept, delimiter, note })
     }
 
-    /// A column by name (capitals and spaces around it do not matter where that is unambiguous) or as `#1`, `#2` … for
-    /// columns without a name.
+    /// The first of `names` that is a column. The error is about the first name.
+    pub fn any(&self, names: &[&str]) -> Result<usize> {
+        let mut found = names.iter().map(|name| self.column(name));
+        let first = found.next().unwrap_or_else(|| self.column(""));
+        first.or_else(|e| found.find_map(Result::ok).ok_or(e))
+    }
+
+    /// A column by name (capitals and spaces around it do not matter where that is unambiguous), as `#1`, `#2` … for
+    /// columns without a name, or as pandas and R tell columns of one name apart: `M`, `M.1`, `M.2` ….
     pub fn column(&self, name: &str) -> Result<usize> {
-        let all = |same: &dyn Fn(&str) -> bool| -> Vec<usize> {
-            (0..self.header.len()).filter(|&i| same(&self.header[i])).collect()
-        };
-        let by_number = name.strip_prefix('#').and_then(|n| n.parse::<usize>().ok());
-        let mut found = all(&|h| h == name);
-        if found.is_empty() {
-            found = all(&|h| h.eq_ignore_ascii_case(name.trim()));
-        }
-        if found.is_empty() && by_number.is_some_and(|n| (1..=self.header.len()).contains(&n)) {
-            found.extend(by_number.map(|n| n - 1));
-        }
+        let found = named(&self.header, name);
         match found[..] {
             [i] => Ok(i),
             [] => Err(Error::file(&self.path, format!("no column `{name}`"))
@@ -150,18 +183,57 @@ impl Table {
     }
 }
 
+/// The columns that `name` means.
+fn named(header: &[String], name: &str) -> Vec<usize> {
+    let all = |same: &dyn Fn(&str) -> bool| -> Vec<usize> { (0..header.len()).filter(|&i| same(&header[i])).collect() };
+    let mut found = all(&|h| h == name);
+    if found.is_empty() {
+        found = all(&|h| h.trim().eq_ignore_ascii_case(name.trim()));
+    }
+    let place = name.strip_prefix('#').and_then(|n| n.parse::<usize>().ok());
+    if found.is_empty() && place.is_some_and(|n| (1..=header.len()).contains(&n)) {
+        found.extend(place.map(|n| n - 1));
+    }
+    if let (true, Some((name, n))) = (found.is_empty(), name.rsplit_once('.')) {
+        found.extend(n.parse::<usize>().ok().and_then(|n| all(&|h| h == name).get(n).copied()));
+    }
+    found
+}
+
+/// Which of the first rows is the header.
+fn header(rows: &[&[String]], find: &[&[&str]]) -> usize {
+    let has = |row: &[String], names: &[&str]| names.iter().any(|name| !named(row, name).is_empty());
+    let found = rows.iter().position(|row| find.iter().all(|names| has(row, names)));
+    let width = |i: &usize| rows[*i].iter().filter(|f| !f.trim().is_empty()).count();
+    // Of equals the first, hence the reversal: `max_by_key` takes the last.
+    found.unwrap_or_else(|| (0..rows.len()).rev().max_by_key(width).unwrap_or(0))
+}
+
+/// One line, taken apart for itself.
+fn fields_of(line: &str, opts: &TableOptions) -> Vec<String> {
+    let record = reader(line, delimiter_of(line, opts), opts).records().next();
+    record.and_then(std::result::Result::ok).map_or(Vec::new(), |r| r.iter().map(String::from).collect())
+}
+
+/// The one that is most frequent in the line; of equals the comma before the tab.
+fn delimiter_of(line: &str, opts: &TableOptions) -> u8 {
+    let count = |d: u8| line.bytes().filter(|&b| b == d).count();
+    opts.delimiter.or_else(|| [b';', b'\t', b','].into_iter().max_by_key(|&d| count(d))).unwrap_or(b',')
+}
+
+fn reader<'a>(text: &'a str, delimiter: u8, opts: &TableOptions) -> csv::Reader<&'a [u8]> {
+    let mut builder = csv::ReaderBuilder::new();
+    builder.delimiter(delimiter).quote(opts.quote.unwrap_or(b'"')).flexible(true).has_headers(false);
+    builder.from_reader(text.as_bytes())
+}
+
+/// Without spaces around it, and with single ones for line breaks and the like within.
+fn spaced(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// The bytes as text, and a remark if the encoding was guessed.
 fn text<'a>(path: &Path, bytes: &'a [u8]) -> Result<(Cow<'a, str>, Option<String>)> {
-    let spreadsheet = |what: &str| {
-        Err(Error::file(path, format!("is {what}, not a text table"))
-            .fix("open it, choose File > Save As > CSV UTF-8 (comma delimited), and name that file"))
-    };
-    if bytes.starts_with(b"PK\x03\x04") {
-        return spreadsheet("an Excel (.xlsx) or OpenDocument workbook");
-    }
-    if bytes.starts_with(b"\xd0\xcf\x11\xe0") {
-        return spreadsheet("an old Excel (.xls) workbook");
-    }
     let utf16 = |word: fn([u8; 2]) -> u16| {
         let words = bytes[2..].chunks_exact(2).map(|b| word([b[0], b[1]]));
         let text = char::decode_utf16(words).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect::<String>();
@@ -220,7 +292,7 @@ mod tests {
             assert_eq!((t.column("n").unwrap(), t.rows[0].1[0].as_str()), (0, "é"));
         }
         for (bytes, word) in
-            [(&b"PK\x03\x04"[..], "xlsx"), (b"\xd0\xcf\x11\xe0", "xls"), (b"a\0b", "text"), (b"", "left")]
+            [(&b"PK\x03\x04"[..], "workbook"), (b"\xd0\xcf\x11\xe0", "workbook"), (b"a\0b", "text"), (b"", "left")]
         {
             let e = parse(bytes, TableOptions::default()).unwrap_err().to_string();
             assert!(e.contains(word), "{e}");

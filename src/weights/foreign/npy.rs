@@ -25,7 +25,51 @@ pub fn read(bytes: &[u8]) -> Result<Archive, Fault> {
 fn array(entry: &Entry, bytes: &[u8]) -> Result<Array, String> {
     let name = entry.name.strip_suffix(".npy").ok_or("is no .npy, so the archive is no .npz")?;
     let head = entry.head(bytes, MAX_HEADER + 12);
-    let (version, rest) = match head.as_slice() {
+    let (text, skip) = head_text(&head)?;
+    let (descr, fortran, shape) = header(text)?;
+    let dtype = dtype(descr)?;
+    let elements = shape.iter().try_fold(dtype.bitsize() / 8, |a, b| a.checked_mul(*b)).ok_or("is too large")?;
+    if entry.size != skip.checked_add(elements).ok_or("is too large")? {
+        return Err(format!("has {} bytes of elements, its shape needs {elements}", entry.size - skip));
+    }
+    let strides = if fortran { column_major(&shape) } else { row_major(&shape) };
+    Ok(Array { name: name.into(), dtype, shape, strides, place: entry.place(skip) })
+}
+
+/// The one value of a `.npy` without extents, as text: data sets keep numbers, and numbers as texts, in files of their own.
+pub fn scalar(bytes: &[u8]) -> Result<String, String> {
+    let (text, skip) = head_text(bytes)?;
+    let (descr, _, shape) = header(text)?;
+    if shape.iter().any(|&n| n != 1) {
+        return Err(format!("has the shape {shape:?}; one value is expected"));
+    }
+    let value = &bytes[skip..];
+    let short = || format!("has {} bytes of elements, too few for `{descr}`", value.len());
+    fn first<const N: usize>(value: &[u8]) -> Option<[u8; N]> {
+        value.first_chunk().copied()
+    }
+    let number = match descr {
+        "<f4" => first(value).map(|b| f32::from_le_bytes(b).to_string()),
+        "<f8" => first(value).map(|b| f64::from_le_bytes(b).to_string()),
+        "<i4" => first(value).map(|b| i32::from_le_bytes(b).to_string()),
+        "<i8" => first(value).map(|b| i64::from_le_bytes(b).to_string()),
+        "|u1" => first(value).map(|b| u8::from_le_bytes(b).to_string()),
+        _ => {
+            let Some(n) = descr.strip_prefix("<U").and_then(|n| n.parse::<usize>().ok()) else {
+                return Err(format!("holds `{descr}`; only little endian numbers and texts are supported"));
+            };
+            let text = n.checked_mul(4).and_then(|n| value.get(..n));
+            // Four bytes a character, filled up with zeros.
+            let chars = text.map(|t| t.as_chunks().0.iter().map(|&b| char::from_u32(u32::from_le_bytes(b))));
+            chars.and_then(|c| c.filter(|c| *c != Some('\0')).collect())
+        }
+    };
+    number.ok_or_else(short)
+}
+
+/// The header of a `.npy` as text, and where its elements begin.
+fn head_text(head: &[u8]) -> Result<(&str, usize), String> {
+    let (version, rest) = match head {
         [0x93, b'N', b'U', b'M', b'P', b'Y', major @ 1..=3, 0, rest @ ..] => (*major, rest),
         [0x93, b'N', b'U', b'M', b'P', b'Y', major, minor, ..] => {
             return Err(format!("version {major}.{minor} of .npy; 1.0 to 3.0 are supported"));
@@ -39,15 +83,7 @@ fn array(entry: &Entry, bytes: &[u8]) -> Result<Array, String> {
         return Err(format!("a header of {n} bytes, at most {MAX_HEADER} are supported"));
     }
     let text = rest.get(width..width + n).ok_or("ends within its header")?;
-    let text = std::str::from_utf8(text).map_err(|_| "has a header that is not UTF-8")?;
-    let (dtype, fortran, shape) = header(text)?;
-    let elements = shape.iter().try_fold(dtype.bitsize() / 8, |a, b| a.checked_mul(*b)).ok_or("is too large")?;
-    let skip = 8 + width + n;
-    if entry.size != skip.checked_add(elements).ok_or("is too large")? {
-        return Err(format!("has {} bytes of elements, its shape needs {elements}", entry.size - skip));
-    }
-    let strides = if fortran { column_major(&shape) } else { row_major(&shape) };
-    Ok(Array { name: name.into(), dtype, shape, strides, place: entry.place(skip) })
+    Ok((std::str::from_utf8(text).map_err(|_| "has a header that is not UTF-8")?, 8 + width + n))
 }
 
 /// Strides of an array whose first index runs fastest.
@@ -56,8 +92,8 @@ fn column_major(shape: &[usize]) -> Vec<usize> {
     row_major(&backwards).into_iter().rev().collect()
 }
 
-/// Element type, whether the first index runs fastest, extents.
-fn header(text: &str) -> Result<(Dtype, bool, Vec<usize>), String> {
+/// Element type as numpy calls it, whether the first index runs fastest, extents.
+fn header(text: &str) -> Result<(&str, bool, Vec<usize>), String> {
     let bad = || "has a header that is not numpy's".to_string();
     let body = text.trim().strip_prefix('{').and_then(|t| t.strip_suffix('}')).ok_or_else(bad)?;
     let (mut descr, mut fortran, mut shape) = (None, None, None);
@@ -95,7 +131,7 @@ fn header(text: &str) -> Result<(Dtype, bool, Vec<usize>), String> {
     // Python 2 writes `3L`.
     let extent = |s: &str| s.strip_suffix('L').unwrap_or(s).parse().map_err(|_| bad());
     let shape = if shape.trim().is_empty() { Vec::new() } else { extents.map(extent).collect::<Result<_, _>>()? };
-    Ok((dtype(descr.trim_matches(['\'', '"']))?, fortran, shape))
+    Ok((descr.trim_matches(['\'', '"']), fortran, shape))
 }
 
 /// numpy's names of types.
@@ -154,7 +190,9 @@ mod tests {
     #[test]
     fn headers() {
         let head = |descr: &str, order: &str, shape: &str| {
-            header(&format!("{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}, }}   \n"))
+            let text = format!("{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}, }}   \n");
+            let (descr, fortran, shape) = header(&text)?;
+            Ok::<_, String>((dtype(descr)?, fortran, shape))
         };
         assert_eq!(head("'<f4'", "False", "(3, 4)").unwrap(), (Dtype::F32, false, vec![3, 4]));
         assert_eq!(head("'<f8'", "True", "(3L,)").unwrap(), (Dtype::F64, true, vec![3]));
@@ -177,6 +215,35 @@ mod tests {
             assert!(problem.contains(want), "{problem}");
         }
         assert!(header("").is_err() && header("{}").is_err() && header("{'descr': '<f4'}").is_err());
+    }
+
+    #[test]
+    fn single_values() {
+        let file = |descr: &str, shape: &str, value: &[u8]| {
+            let head = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n");
+            [b"\x93NUMPY\x01\x00", &(head.len() as u16).to_le_bytes()[..], head.as_bytes(), value].concat()
+        };
+        let text: Vec<u8> = "-0.5\0".chars().flat_map(|c| (c as u32).to_le_bytes()).collect();
+        for (bytes, value) in [
+            (file("<U5", "()", &text), "-0.5"),
+            (file("<f8", "()", &0.25_f64.to_le_bytes()), "0.25"),
+            (file("<f4", "(1,)", &(-2_f32).to_le_bytes()), "-2"),
+            (file("<i8", "()", &7_i64.to_le_bytes()), "7"),
+        ] {
+            assert_eq!(scalar(&bytes).as_deref(), Ok(value));
+            for n in 0..bytes.len() {
+                assert!(scalar(&bytes[..n]).is_err());
+            }
+        }
+        for (bytes, problem) in [
+            (file("<f8", "(2,)", &[0; 16]), "the shape [2]"),
+            (file("|O", "()", b"x"), "holds `|O`"),
+            (file("<U1", "()", &u32::MAX.to_le_bytes()), "too few"),
+            (b"no".to_vec(), "no .npy header"),
+        ] {
+            let e = scalar(&bytes).unwrap_err();
+            assert!(e.contains(problem), "{e}");
+        }
     }
 
     #[test]
