@@ -84,7 +84,7 @@ fn a_set_is_imported_and_what_is_left_out_is_listed() {
     );
     let list = fs::read_to_string(p.join("smid.unmatched.csv")).unwrap();
     assert!(
-        list.contains("row,line 3 `b10_p135_4`,b10_p135_4.gif is left out: a GIF or TIFF, as in the paper\n"),
+        list.contains("row,line 3 `b10_p135_4`,\"b10_p135_4.gif is left out: a GIF or TIFF, as in the paper\"\n"),
         "{list}"
     );
     assert!(
@@ -170,4 +170,92 @@ fn a_workbook_by_named_columns() {
         1,
         &["locked.xlsx: is locked by a password"],
     );
+}
+
+/// A picture like no other seed's.
+fn picture(seed: u32) -> image::RgbImage {
+    let block = |x: u32, y: u32| {
+        let mut h = (x / 8 * 31 + y / 8 * 17 + 1).wrapping_mul(0x9e37_79b9) ^ seed.wrapping_mul(0x85eb_ca6b);
+        h = (h ^ h >> 15).wrapping_mul(0x2c1b_3c6d);
+        (h >> 24) as u8 / 2 + 40
+    };
+    image::RgbImage::from_fn(48, 48, |x, y| image::Rgb([block(x, y), block(x, y), block(x, y)]))
+}
+
+#[test]
+fn sets_are_merged_and_what_they_share_is_kept_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let p = dir.path();
+    fs::create_dir_all(p.join("a")).unwrap();
+    fs::create_dir_all(p.join("b")).unwrap();
+    for seed in 0..4 {
+        picture(seed).save(p.join(format!("a/{seed}.png"))).unwrap();
+    }
+    picture(9).save(p.join("b/9.png")).unwrap();
+    fs::copy(p.join("a/1.png"), p.join("b/copy.png")).unwrap();
+    image::imageops::resize(&picture(2), 96, 96, image::imageops::Triangle).save(p.join("b/large.jpg")).unwrap();
+    put(&dir, "b/broken.png", "no picture");
+    put(
+        &dir,
+        "a/oasis.csv",
+        "path,valence,arousal,group,dataset\n0.png,1,2,x,oasis\n1.png,2,3,x,oasis\n2.png,3,4,,oasis\n3.png,4,5,,oasis\n",
+    );
+    put(
+        &dir,
+        "b.csv",
+        "path,valence,arousal,group\nb/9.png,9,1,\nb/copy.png,8,1,y\nb/large.jpg,7,1,\nb/broken.png,6,1,\n",
+    );
+    let out = run(p, &["merge", "a/oasis.csv", "b.csv", "--out", "all.csv", "--table", "sets.tex"]);
+    let (said, noted) = (text(&out.stdout), text(&out.stderr));
+    assert!(out.status.success(), "{noted}");
+    for part in ["oasis         4       2    1:7", "all           8", "1 pairs of equal files, 1 of similar pictures"] {
+        assert!(said.contains(part), "no `{part}` in\n{said}");
+    }
+    assert!(
+        noted.contains("1 pictures cannot be read and were not compared, the first: ")
+            && noted.contains("broken.png: "),
+        "{noted}"
+    );
+    let manifest = fs::read_to_string(p.join("all.csv")).unwrap();
+    for line in [
+        "a/0.png,1,2,oasis/x,oasis,1,",
+        "a/1.png,2,3,oasis/x,oasis,1,",
+        "b/copy.png,8,1,oasis/x,b,1,",
+        "a/2.png,3,4,similar-1,oasis,1,",
+        "b/large.jpg,7,1,similar-1,b,1,",
+        "a/3.png,4,5,,oasis,1,",
+    ] {
+        assert!(manifest.lines().any(|l| l == line), "no `{line}` in\n{manifest}");
+    }
+    let list = fs::read_to_string(p.join("all.duplicates.csv")).unwrap();
+    let pairs: Vec<Vec<&str>> = list.lines().map(|l| l.split(',').collect()).collect();
+    assert_eq!(pairs[0], ["path_a", "path_b", "kind", "distance_bits"]);
+    assert!(
+        pairs[1][0].ends_with("a/1.png") && pairs[1][1].ends_with("b/copy.png") && pairs[1][2..] == ["exact", "0"],
+        "{list}"
+    );
+    assert!(
+        pairs[2][0].ends_with("a/2.png") && pairs[2][1].ends_with("b/large.jpg") && pairs[2][2] == "similar",
+        "{list}"
+    );
+    assert_eq!(pairs.len(), 3);
+    assert!(fs::read_to_string(p.join("sets.tex")).unwrap().contains("\\begin{tabular}"));
+
+    bad(
+        p,
+        &["merge", "b.csv", "b.csv", "--out", "x.csv"],
+        1,
+        &["b.csv: line 2: names a picture that b.csv, line 2 names already"],
+    );
+    bad(
+        p,
+        &["merge", "b.csv", "--out", "x.csv", "--table", "x.doc"],
+        2,
+        &["x.doc: ends in none of .md, .csv and .tex"],
+    );
+    bad(p, &["merge", "none.csv", "--out", "x.csv"], 1, &["none.csv", "check the path"]);
+    bad(p, &["merge", "b.csv", "--out", "b"], 1, &["b: is a folder"]);
+    assert!(!p.join("x.csv").exists());
+    good(p, &["merge", "b.csv", "--out", "x.csv", "--unchecked", "--targets", ""]);
+    assert!(!p.join("x.duplicates.csv").exists());
 }

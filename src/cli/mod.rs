@@ -80,8 +80,10 @@ commands! { Command:
     Features => features,
     /// Measure a trained model on a manifest.
     Evaluate => evaluate,
-    /// Make a manifest of a rating table and a folder of pictures.
+    /// Make a manifest of a published set, or of any table and a folder of pictures.
     Import => import,
+    /// Join manifests into one, and find the pictures they have twice.
+    Merge => merge,
     /// Look into weight files and checkpoints, and give them to other programs.
     Weights => weights,
     /// Hold a device against golden files that another framework computed.

@@ -180,6 +180,10 @@ impl Manifest {
     pub fn groups(&self) -> Vec<Option<String>> {
         self.rows.iter().map(|r| r.group.clone()).collect()
     }
+    /// The columns without a meaning of their own: name, one text a row.
+    pub fn extras(&self) -> &[(String, Vec<Option<String>>)] {
+        &self.extras
+    }
     /// The names of all columns, in the order they are written.
     pub fn columns(&self) -> Vec<&str> {
         let mut names = vec!["path"];

@@ -1,16 +1,19 @@
 /*! Ratings and pictures: what stands between a folder of photographs and the `[n, side, side, 3]` bytes a network is fed.
-[`import`] turns published rating tables into one [`manifest`]; [`decode`] and [`resize`] turn files into squares;
+[`import`] turns published rating tables into one [`manifest`] each, [`merge`] joins them, and [`duplicates`] finds what they
+have in common; [`decode`] and [`resize`] turn files into squares;
 [`cache`] keeps the squares in one mapped file; [`boxes`] say where faces are; [`folds`] deals the rows out without separating near-duplicates. Everything
 here reads files that others made, so every function answers bad input with one line and none of them panics. */
 
 pub mod boxes;
 pub mod cache;
 pub mod decode;
+pub mod duplicates;
 pub mod folds;
 pub mod import;
 mod join;
 mod jpeg;
 pub mod manifest;
+pub mod merge;
 mod pictures;
 pub mod resize;
 mod sniff;

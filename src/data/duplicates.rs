@@ -1,0 +1,206 @@
+/*! The same photograph twice, within a set or across sets: with one copy in training and the other in a test fold, a network
+is praised for remembering. Copies of a file are found by its content, pictures that were saved anew, resized, brightened a
+little or given another format by what they look like. Mirrored and cropped copies are not found. */
+
+use super::cache::Source;
+use super::decode::DecodeOptions;
+use super::pictures::{fingerprints, records};
+use crate::error::Result;
+use crate::preprocess::Preprocess;
+use crate::progress::Progress;
+use rayon::prelude::*;
+use std::collections::HashMap;
+use std::f32::consts::PI;
+
+/// Side of the small grey picture that is compared.
+const SIDE: usize = 32;
+/// Frequencies of it that make the fingerprint, in each direction.
+const LOW: usize = 8;
+/// Bits of 63 that may differ: see the README for what was measured.
+pub const DISTANCE: u32 = 6;
+
+/// How two pictures are alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The same bytes.
+    Exact,
+    Similar,
+}
+
+/// Two pictures that are one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// The first of the two.
+    pub a: usize,
+    pub b: usize,
+    pub kind: Kind,
+    /// Bits in which their fingerprints differ.
+    pub distance: u32,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// By `a`, then `b`.
+    pub pairs: Vec<Pair>,
+    /// Pictures that cannot be read and were were not compared, and why.
+    pub bad: Vec<(usize, String)>,
+}
+
+/// Compares all with all: every picture is decoded once, and 17,000 of them make 144 million comparisons of one word.
+pub fn find(sources: &[Source], distance: u32, progress: &dyn Progress) -> Result<Found> {
+    let names = fingerprints(sources, progress)?;
+    // Any preset whose picture is squeezed into the square: nothing of it may be cut off.
+    let views = [Preprocess::named("tensorflow")?.view(SIDE)];
+    let mut prints = Vec::with_capacity(sources.len());
+    let outcome = records(sources, &views, &DecodeOptions::default(), Some(&names), progress, &mut |rgb| {
+        prints.push(look(rgb));
+        Ok(())
+    })?;
+    let mut looks = vec![None; sources.len()];
+    let mut copies = HashMap::<u128, Vec<usize>>::new();
+    // Only what could be read: the name of another file is that of its error.
+    for (&row, print) in outcome.rows.iter().zip(prints) {
+        looks[row] = print;
+        copies.entry(names[row]).or_default().push(row);
+    }
+    // A chain says as much as all pairs of the copies.
+    let copy = |w: &[usize]| Pair { a: w[0], b: w[1], kind: Kind::Exact, distance: 0 };
+    let mut pairs: Vec<Pair> = copies.values().flat_map(|same| same.windows(2).map(copy)).collect();
+    let similar = (0..looks.len()).into_par_iter().flat_map_iter(|a| {
+        let (looks, names) = (&looks, &names);
+        looks[a].into_iter().flat_map(move |x: u64| {
+            (a + 1..looks.len()).filter_map(move |b| {
+                let bits = (x ^ looks[b]?).count_ones();
+                let same = bits <= distance && names[a] != names[b];
+                same.then_some(Pair { a, b, kind: Kind::Similar, distance: bits })
+            })
+        })
+    });
+    pairs.extend(similar.collect::<Vec<_>>());
+    pairs.sort_by_key(|p| (p.a, p.b));
+    Ok(Found { pairs, bad: outcome.bad })
+}
+
+/// The perceptual hash of Zauner (2010): which of the lowest frequencies of the grey picture, without the mean, are above
+/// their median. `rgb` is `[32, 32, 3]`. None for a picture of next to one colour, which looks like every other of those.
+fn look(rgb: &[u8]) -> Option<u64> {
+    let grey: Vec<f32> =
+        rgb.as_chunks().0.iter().map(|[r, g, b]| 0.299 * *r as f32 + 0.587 * *g as f32 + 0.114 * *b as f32).collect();
+    let wave = |f: usize, i: usize| (PI * f as f32 * (i as f32 + 0.5) / SIDE as f32).cos();
+    // Rows first: [SIDE, LOW], then columns.
+    let mut rows = [[0.0_f32; LOW]; SIDE];
+    for (row, pixels) in rows.iter_mut().zip(grey.chunks(SIDE)) {
+        for (f, sum) in row.iter_mut().enumerate() {
+            *sum = pixels.iter().enumerate().map(|(x, p)| p * wave(f, x)).sum();
+        }
+    }
+    let at = |u: usize, v: usize| rows.iter().enumerate().map(|(y, row)| row[v] * wave(u, y)).sum::<f32>();
+    let waves: Vec<f32> = (1..LOW * LOW).map(|i| at(i / LOW, i % LOW)).collect();
+    // Half a grey level of contrast, in the units of these sums.
+    if !(waves.iter().map(|w| w * w).sum::<f32>().sqrt() > 0.5 * (SIDE * SIDE) as f32 / 2.0) {
+        return None;
+    }
+    let mut sorted = waves.clone();
+    sorted.sort_by(f32::total_cmp);
+    let median = sorted[sorted.len() / 2];
+    Some(waves.iter().enumerate().fold(0, |hash, (i, w)| hash | u64::from(*w > median) << i))
+}
+
+/// One common name for the groups that pairs connect, and for what was in none: given the groups of all pictures, those
+/// after. Names stay as far as they can; a group of pictures that had none is called `similar-1`, `similar-2` ….
+pub fn regroup(groups: &[Option<String>], pairs: &[Pair]) -> Vec<Option<String>> {
+    let mut parent: Vec<usize> = (0..groups.len()).collect();
+    fn root(parent: &mut [usize], mut i: usize) -> usize {
+        while parent[i] != i {
+            parent[i] = parent[parent[i]];
+            i = parent[i];
+        }
+        i
+    }
+    let mut first = HashMap::new();
+    let together = groups.iter().enumerate().filter_map(|(i, g)| Some((*first.entry(g.as_ref()?).or_insert(i), i)));
+    for (a, b) in together.collect::<Vec<_>>().into_iter().chain(pairs.iter().map(|p| (p.a, p.b))) {
+        let (a, b) = (root(&mut parent, a), root(&mut parent, b));
+        parent[a.max(b)] = a.min(b);
+    }
+    let roots: Vec<usize> = (0..groups.len()).map(|i| root(&mut parent, i)).collect();
+    let mut names = HashMap::<usize, String>::new();
+    for (i, group) in groups.iter().enumerate() {
+        if let Some(group) = group {
+            names.entry(roots[i]).or_insert_with(|| group.clone());
+        }
+    }
+    let mut made = 0;
+    for pair in pairs {
+        names.entry(roots[pair.a]).or_insert_with(|| {
+            made += 1;
+            format!("similar-{made}")
+        });
+    }
+    roots.iter().map(|r| names.get(r).cloned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::codecs::jpeg::JpegEncoder;
+    use image::imageops::{self, FilterType};
+    use image::{DynamicImage, ImageFormat, RgbImage};
+    use std::io::Cursor;
+
+    /// Something with the spectrum of a photograph: waves whose height falls with their frequency.
+    fn scene(seed: u64) -> RgbImage {
+        let mut rng = crate::rng::Rng::new(seed, crate::rng::Stream::Folds, 0);
+        let waves: Vec<[f32; 4]> = (0..40)
+            .map(|_| {
+                let [u, v, phase] = [0; 3].map(|_| rng.uniform());
+                [u * 12.0 - 6.0, v * 12.0 - 6.0, phase * 6.3, 60.0 / (1.0 + u.hypot(v) * 12.0)]
+            })
+            .collect();
+        RgbImage::from_fn(320, 240, |x, y| {
+            let (x, y) = (x as f32 / 320.0 * 6.3, y as f32 / 240.0 * 6.3);
+            let level: f32 = waves.iter().map(|[u, v, phase, height]| height * (u * x + v * y + phase).sin()).sum();
+            image::Rgb([level + 110.0, level + 128.0, 0.8 * level + 140.0].map(|c| c.clamp(0.0, 255.0) as u8))
+        })
+    }
+
+    fn png(image: &RgbImage) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        image.write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn copies_are_found_and_others_are_not() {
+        let mut files: Vec<Vec<u8>> = (0..30).map(|seed| png(&scene(seed))).collect();
+        files.push(files[3].clone());
+        // Saved as a poor JPEG, at a third of the size, a little brighter.
+        let small = imageops::resize(&scene(7), 107, 80, FilterType::Triangle);
+        let brighter = DynamicImage::from(small).brighten(12).into_rgb8();
+        let mut jpeg = Vec::new();
+        JpegEncoder::new_with_quality(&mut jpeg, 60).encode_image(&brighter).unwrap();
+        files.push(jpeg);
+        files.push(png(&RgbImage::from_pixel(64, 64, image::Rgb([200; 3]))));
+        files.push(png(&RgbImage::from_pixel(64, 64, image::Rgb([20; 3]))));
+        files.push(b"no picture".to_vec());
+        files.push(b"no picture".to_vec());
+        let sources: Vec<_> = files.iter().map(|bytes| Source::Memory { name: "x".into(), bytes }).collect();
+        let found = find(&sources, DISTANCE, &()).unwrap();
+        let pairs: Vec<_> = found.pairs.iter().map(|p| (p.a, p.b, p.kind)).collect();
+        assert_eq!(pairs, [(3, 30, Kind::Exact), (7, 31, Kind::Similar)]);
+        assert_eq!(found.bad.iter().map(|b| b.0).collect::<Vec<_>>(), [34, 35]);
+    }
+
+    #[test]
+    fn groups_are_joined() {
+        let pair = |a, b| Pair { a, b, kind: Kind::Exact, distance: 0 };
+        let groups = [Some("x"), None, Some("y"), Some("x"), None, None, Some("z"), None].map(|g| g.map(String::from));
+        let after = regroup(&groups, &[pair(1, 3), pair(2, 3), pair(4, 5)]);
+        let names: Vec<_> = after.iter().map(|g| g.as_deref().unwrap_or("-")).collect();
+        assert_eq!(names, ["x", "x", "x", "x", "similar-1", "similar-1", "z", "-"]);
+        assert_eq!(regroup(&groups, &[]), groups);
+        let chain: Vec<_> = (0..7).map(|i| pair(i, i + 1)).collect();
+        assert!(regroup(&groups, &chain).iter().all(|g| g.as_deref() == Some("x")));
+    }
+}
