@@ -51,7 +51,7 @@ pub struct Found {
 pub fn find(sources: &[Source], distance: u32, progress: &dyn Progress) -> Result<Found> {
     let names = fingerprints(sources, progress)?;
     // Any preset whose picture is squeezed into the square: nothing of it may be cut off.
-    let views = [Preprocess::named("tensorflow")?.view(SIDE)];
+    let views = [Preprocess::preset("tensorflow")?.view(SIDE)];
     let mut prints = Vec::with_capacity(sources.len());
     let outcome = records(sources, &views, &DecodeOptions::default(), Some(&names), progress, &mut |rgb| {
         prints.push(look(rgb));
