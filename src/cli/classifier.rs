@@ -172,6 +172,7 @@ impl Classifier {
             state: State::new(&self.settings, 1)?,
             train_mean: vec![],
             classes: self.classes.clone(),
+            tower_classes: BTreeMap::new(),
             data: fingerprint(rows, &self.pictures, of),
             made_by: made_by(&self.device_name),
             alpha: self.alpha,
