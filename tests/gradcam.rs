@@ -43,6 +43,7 @@ fn config(architecture: Architecture, tower_output: TowerOutput) -> Config {
         l2: 0.0,
         preprocess: Preprocess::preset("unit").unwrap(),
         image: None,
+        crop: None,
     };
     Config {
         architecture,

@@ -142,6 +142,7 @@ fn one_command_makes_every_table_and_two_processes_make_the_same() {
     assert_eq!(read(one.join("split/predictions-far.csv")).lines().count(), 1 + 3 * 5);
     let page = read(one.join("report.html"));
     assert!(page.matches("data:image/png").count() >= 6 && page.contains("1 pictures of far are left out"), "{page}");
+    assert!(page.contains("Where the towers look") && page.matches("<img").count() > 20, "{page}");
     assert!(!page.contains("href=") && !page.contains("src=\"http") && !page.contains("<script"));
     // What `study compare` finds is what the study's own table says.
     let compared = good(program(&one, &["study", "compare", "shared", "split", "--json"]).output().unwrap());

@@ -107,12 +107,15 @@ impl Model {
 
     /// How this model's pictures are made.
     pub fn load_options(&self, flags: &Reading, cache_dir: Option<PathBuf>) -> Result<LoadOptions> {
-        let config = self.card.config()?;
-        Ok(LoadOptions {
-            views: config.views(),
-            decode: DecodeOptions { alpha: flags.alpha.unwrap_or(self.card.alpha), ..flags.decode() },
-            cache_dir,
-        })
+        let mut options = self.options(flags.decode(), cache_dir)?;
+        options.decode.alpha = flags.alpha.unwrap_or(options.decode.alpha);
+        Ok(options)
+    }
+
+    /// The same without flags; transparency is as in training.
+    pub fn options(&self, decode: DecodeOptions, cache_dir: Option<PathBuf>) -> Result<LoadOptions> {
+        let views = self.card.config()?.views();
+        Ok(LoadOptions { views, decode: DecodeOptions { alpha: self.card.alpha, ..decode }, cache_dir })
     }
 
     /// Whether it takes the same pictures of the same files.

@@ -13,7 +13,7 @@ use super::predictor::{largest, softmax};
 use crate::device::{Data, Device, Room, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
-use crate::models::Config;
+use crate::models::{Config, TowerOutput};
 use crate::ops::arith::Mul;
 use crate::preprocess::{self, View, record};
 use crate::shape::Type;
@@ -40,6 +40,17 @@ pub enum Class {
     /// Counted from 0.
     Index(usize),
     Name(String),
+}
+
+impl Target {
+    /// What is explained unless something is asked for: the likeliest class, as in the paper, or all ratings where towers
+    /// have no classes.
+    pub fn usual(config: &Config) -> Vec<Self> {
+        match config.tower_output {
+            TowerOutput::Softmax => vec![Target::Class(Class::Top)],
+            _ => config.targets.iter().cloned().map(Target::Rating).collect(),
+        }
+    }
 }
 
 impl FromStr for Target {

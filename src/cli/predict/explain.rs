@@ -6,7 +6,6 @@ use crate::atomic;
 use crate::cli::Compute;
 use crate::data::Manifest;
 use crate::error::Result;
-use crate::models::TowerOutput;
 use crate::report::folder::prepare;
 use crate::report::gradcam::{self, Picture};
 use crate::train::gradcam::{Explainer, Sign, Target};
@@ -51,11 +50,7 @@ impl ExplainFlags {
         let model = models.one("--explain")?;
         prepare(dir)?;
         let config = model.config()?;
-        let targets = match (&self.target[..], config.tower_output) {
-            ([], TowerOutput::Softmax) => vec!["class".parse().expect("a target")],
-            ([], _) => config.targets.iter().cloned().map(Target::Rating).collect(),
-            (targets, _) => targets.to_vec(),
-        };
+        let targets = if self.target.is_empty() { Target::usual(config) } else { self.target.clone() };
         let truth = match &self.truth {
             Some(path) => {
                 ratings(&Manifest::read(path, &config.targets.iter().map(String::as_str).collect::<Vec<_>>())?)

@@ -24,6 +24,8 @@ struct File {
     ungrouped: bool,
     #[serde(default = "yes")]
     keep_models: bool,
+    #[serde(default = "one")]
+    maps: u8,
     #[serde(default)]
     faces: Vec<PathBuf>,
     #[serde(default)]
@@ -35,6 +37,9 @@ struct File {
 
 fn five() -> u32 {
     5
+}
+fn one() -> u8 {
+    1
 }
 fn yes() -> bool {
     true
@@ -61,6 +66,8 @@ pub struct Plan {
     /// Rows are dealt one by one although the manifest has groups.
     pub ungrouped: bool,
     pub keep_models: bool,
+    /// Pictures of each of the nine regions of the plane that the report shows with Grad-CAM.
+    pub maps: u8,
     /// Output folders of `train-face`: their accuracies and confusion matrices go into the report.
     pub faces: Vec<PathBuf>,
     pub models: Vec<Model>,
@@ -105,6 +112,7 @@ impl Plan {
             fold_file: file.fold_file.as_deref().map(beside),
             ungrouped: file.ungrouped,
             keep_models: file.keep_models,
+            maps: file.maps,
             faces: file.faces.iter().map(|f| beside(f)).collect(),
             models,
             tables: file.table,

@@ -2,15 +2,17 @@
 
 use super::grid::Grid;
 use crate::atomic;
-use crate::cli::output;
-use crate::data::{LoadOptions, Pictures, Source};
+use crate::cli::{Compute, output, reading};
+use crate::data::{DecodeOptions, LoadOptions, Pictures, Source};
 use crate::error::{Error, Result};
 use crate::preprocess::{Resize, View};
 use crate::report::folder::{THUMBNAIL, thumbnail};
+use crate::report::gradcam;
 use crate::report::study::page::{self, Extras, Figure};
 use crate::report::study::{Model, Predicted, Sheet, Study, tables};
 use crate::report::tables::{Prediction, write_predictions};
 use crate::train::cell::{Cell, TEST};
+use crate::train::gradcam::{Sign, Target};
 use clap::Args;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -23,6 +25,8 @@ pub struct Command {
     /// Its folder of results.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    #[command(flatten)]
+    compute: Compute,
 }
 
 impl Command {
@@ -31,12 +35,12 @@ impl Command {
         if grid.done()? == 0 {
             return Err(Error::file(&self.out, "holds no cell that is done").fix("`study run` computes them"));
         }
-        output::print(&write(&grid)?)
+        output::print(&write(&grid, &self.compute)?)
     }
 }
 
 /// Writes every table and the page; returns the tables that were asked for, to be read in a terminal.
-pub fn write(grid: &Grid) -> Result<String> {
+pub fn write(grid: &Grid, compute: &Compute) -> Result<String> {
     let s = grid.study()?;
     let sheets = tables::all(&s);
     let folder = grid.out.join("tables");
@@ -55,7 +59,7 @@ pub fn write(grid: &Grid) -> Result<String> {
         predictions(grid, m, TEST)?;
         s.test_sets.iter().try_for_each(|set| predictions(grid, m, set))?;
     }
-    text("report.html", &page::html(&s, &extras(grid, &s)?)?)?;
+    text("report.html", &page::html(&s, &extras(grid, &s, compute)?)?)?;
     let asked = sheets.iter().filter(|t| t.key.starts_with("table-")).map(Sheet::text).collect::<Vec<_>>().join("\n");
     Ok(format!(
         "{asked}\nwrote tables.md, tables.tex, tables/, results.csv, tests.csv and report.html to {}\n",
@@ -139,8 +143,8 @@ fn predictions(grid: &Grid, m: &Model, set: &str) -> Result<()> {
 }
 
 /// What the page shows beside the tables.
-fn extras(grid: &Grid, s: &Study) -> Result<Extras> {
-    let rows: Vec<usize> = page::pictured(s).into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+fn extras(grid: &Grid, s: &Study, compute: &Compute) -> Result<Extras> {
+    let rows = page::pictured(s, page::PER_REGION);
     let mut thumbnails = BTreeMap::new();
     if !rows.is_empty() {
         let view = View { side: THUMBNAIL as usize, resize: Resize::CropBilinear, grey: false, crop: None };
@@ -198,13 +202,48 @@ fn extras(grid: &Grid, s: &Study) -> Result<Extras> {
         subtitle: format!("{} models in {} folds", s.models.len(), grid.k),
         notes,
         facts,
-        figures: faces(grid)?,
+        figures: maps(grid, s, compute)?.into_iter().chain(faces(grid)?).collect(),
     })
 }
 
 /// Pictures that a complete model has a prediction for.
 fn seen(s: &Study) -> usize {
     s.models.first().map_or(0, |m| m.predictions.iter().map(|p| p.row).collect::<BTreeSet<_>>().len())
+}
+
+/// Where the towers of the best model look in a picture of each region, by the model that has not seen it (the paper's
+/// Figure 7); None where models were not kept.
+fn maps(grid: &Grid, s: &Study, compute: &Compute) -> Result<Option<Figure>> {
+    let rows = page::pictured(s, usize::from(grid.plan.maps));
+    let mut figures = BTreeMap::new();
+    let Some(m) = page::best(s) else { return Ok(None) };
+    for fold in 0..grid.k {
+        let mine: Vec<usize> = rows.iter().copied().filter(|&i| s.folds[i] == Some(fold)).collect();
+        let path = grid.checkpoint(&m.name, fold);
+        if mine.is_empty() || !path.exists() {
+            continue;
+        }
+        let model = reading::Model::open(Some(&path))?;
+        let ignore_exif = grid.plan.models.iter().any(|p| p.name == m.name && p.flags.data.ignore_exif);
+        let decode = DecodeOptions { ignore_exif, ..DecodeOptions::default() };
+        let options = model.options(decode, None)?;
+        let pictures = Pictures::load(&s.manifest.select(&mine).sources(), &options, &())?.accept(true)?;
+        let known: Vec<_> = pictures.rows().iter().map(|&i| &s.manifest.rows[mine[i]]).collect();
+        let known: Vec<_> = known.iter().map(|row| (row.path.clone(), Some(row.targets.clone()))).collect();
+        let targets = Target::usual(model.config()?);
+        let mut explainer = model.explainer(&targets, None, known.len(), compute)?;
+        let explained = gradcam::pictures(&mut explainer, pictures.bytes(), &known, &[Sign::Plus])?;
+        for (&i, picture) in pictures.rows().iter().zip(&explained) {
+            figures.insert(mine[i], gradcam::figure(picture, None)?);
+        }
+    }
+    let body: String = rows.iter().filter_map(|i| figures.remove(i)).collect();
+    let lead = format!(
+        "Grad-CAM of {}: what in the picture each tower took for its likeliest class, or, of towers without classes, what \
+         raises a rating. Blue is low, yellow high. Each picture is explained by the model of the fold that has not seen it.",
+        m.title
+    );
+    Ok((!body.is_empty()).then(|| Figure { title: "Where the towers look".into(), lead, body }))
 }
 
 /// What `train-face` left: its accuracies and confusion matrices.

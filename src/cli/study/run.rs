@@ -97,7 +97,7 @@ impl Command {
         drop(loaded);
         let done = grid.done()?;
         if done > 0 {
-            let written = report::write(&grid)?;
+            let written = report::write(&grid, &self.compute)?;
             output::print(&written)?;
         }
         if busy > 0 {

@@ -4,7 +4,7 @@ to 6), predictions against ratings, learning curves, and what it was made of. It
 use super::{Model, Predicted, Study, tables};
 use crate::error::Result;
 use crate::report::svg::{Axis, Plot};
-use crate::report::{Point, STYLE, charts, data_uri, render};
+use crate::report::{Point, STYLE, charts, data_uri, gradcam, render};
 use crate::table::number;
 use crate::train::cell::{Cell, TEST};
 use minijinja::context;
@@ -13,7 +13,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// Pictures in each of the nine regions of the plane.
-const PER_REGION: usize = 2;
+pub const PER_REGION: usize = 2;
 
 /// What a page shows beside what the study knows.
 #[derive(Default)]
@@ -78,9 +78,10 @@ fn regions<'a>(s: &Study, m: &'a Model) -> [[Vec<&'a Predicted>; 3]; 3] {
     all
 }
 
-/// Rows of the manifest that the page wants thumbnails of.
-pub fn pictured(s: &Study) -> Vec<usize> {
-    best(s).map_or(vec![], |m| regions(s, m).iter().flatten().flatten().map(|p| p.row).collect())
+/// Rows of the manifest that the page shows, at most so many of each region of the plane.
+pub fn pictured(s: &Study, most: usize) -> Vec<usize> {
+    let Some(m) = best(s) else { return vec![] };
+    regions(s, m).iter().flatten().flat_map(|r| r.iter().take(most)).map(|p| p.row).collect()
 }
 
 #[derive(Serialize)]
@@ -174,7 +175,7 @@ pub fn html(s: &Study, extras: &Extras) -> Result<String> {
     };
     let lines: Vec<_> = s.models.iter().filter_map(|m| Some((m.title.clone(), curves(m)?))).collect();
     let page = context! {
-        style => STYLE,
+        style => format!("{STYLE}{}", gradcam::STYLE),
         title => s.title.as_str(),
         subtitle => extras.subtitle.as_str(),
         notes => Serde(&extras.notes),
