@@ -157,7 +157,7 @@ fn several_models_answer_with_their_mean_and_an_interval_of_their_errors() {
     let missing = ["predict", "--model", "cv/fold-0.safetensors", "--model", "cv/fold-1.safetensors", PICTURES[0]];
     bad(&missing, 1, &["cv/predictions.csv", "column fold: `2` is not a fold with a model"]);
     bad(&["predict", "--model", "cv", "--interval", "95", PICTURES[0]], 1, &["12 pictures give no interval of 95 %"]);
-    bad(&["predict", "--model", "emoji", PICTURES[0]], 1, &["emoji: no .safetensors in this folder"]);
+    bad(&["predict", "--model", "emoji", PICTURES[0]], 1, &["emoji: ", "it is a folder; name a weight file"]);
 }
 
 #[test]

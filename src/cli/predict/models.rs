@@ -90,11 +90,8 @@ impl ModelsFlags {
             let mut inside = inside.collect::<Result<Vec<_>>>()?;
             inside.retain(|p| p.extension().is_some_and(|e| e == "safetensors"));
             inside.sort();
-            if inside.is_empty() {
-                return Err(Error::file(path, "no .safetensors in this folder")
-                    .fix("name the folder of `cross-validate --keep-models`, or a checkpoint of `train`"));
-            }
-            paths.extend(inside);
+            // A folder without any is refused like any other file that is no model.
+            paths.extend(if inside.is_empty() { vec![path.clone()] } else { inside });
         }
         Ok(paths)
     }
