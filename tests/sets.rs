@@ -99,7 +99,7 @@ fn a_set_is_imported_and_what_is_left_out_is_listed() {
         p,
         &["import", "smid", "smid", "--table", "wrong.csv", "--out", "smid.csv"],
         1,
-        &["wrong.csv", "no column `img_name`", "id, V, A", "import csv"],
+        &["wrong.csv", "no column `valence_mean`", "id, V, A", "import csv"],
     );
     bad(p, &["import", "gaped", "smid", "--out", "smid.csv"], 1, &["smid: holds no A.txt", "--table"]);
     bad(

@@ -18,7 +18,7 @@ pub struct Command {
 /// A command for every set of the list, and one for all other tables.
 enum Source {
     Set(&'static Set, Published),
-    Csv(Csv),
+    Csv(Box<Csv>),
 }
 
 impl Subcommand for Source {
@@ -46,7 +46,7 @@ impl FromArgMatches for Source {
         let (name, rest) = matches.subcommand().ok_or_else(missing)?;
         match import::sets::set(name) {
             Some(set) => Ok(Source::Set(set, Published::from_arg_matches(rest)?)),
-            None => Ok(Source::Csv(Csv::from_arg_matches(rest)?)),
+            None => Ok(Source::Csv(Box::new(Csv::from_arg_matches(rest)?))),
         }
     }
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> std::result::Result<(), clap::Error> {

@@ -149,9 +149,14 @@ impl Table {
 
     /// The first of `names` that is a column. The error is about the first name.
     pub fn any(&self, names: &[&str]) -> Result<usize> {
-        let mut found = names.iter().map(|name| self.column(name));
-        let first = found.next().unwrap_or_else(|| self.column(""));
-        first.or_else(|e| found.find_map(Result::ok).ok_or(e))
+        let mut problem = None;
+        for name in names {
+            match self.column(name) {
+                Ok(column) => return Ok(column),
+                Err(e) => problem = problem.or(Some(e)),
+            }
+        }
+        Err(problem.unwrap_or_else(|| Error::file(&self.path, "no column is named")))
     }
 
     /// A column by name (capitals and spaces around it do not matter where that is unambiguous), as `#1`, `#2` … for
@@ -307,6 +312,22 @@ mod tests {
         assert_eq!(e.to_string(), "t.csv: no column `Valence`; choose one of: #1, Theme, x, x");
         assert_eq!(e.exit_code(), 2);
         assert!(t.column("x").unwrap_err().to_string().contains("#3"));
+        assert_eq!((t.column("x.0").unwrap(), t.column("x.1").unwrap(), t.any(&["y", "theme"]).unwrap()), (2, 3, 1));
+        assert!(t.column("x.2").is_err() && t.any(&[]).is_err());
+        assert!(t.any(&["y", "z"]).unwrap_err().to_string().contains("no column `y`"));
+    }
+
+    #[test]
+    fn the_header_is_found() {
+        let text = b"Ratings, all of them\n\na;b\nname;M;M\n;1;2\nx;3;4\n";
+        let find: &[&[&str]] = &[&["id", "Name"], &["M.1"]];
+        let t = parse(text, TableOptions { find, ..Default::default() }).unwrap();
+        assert_eq!((t.header.as_slice(), t.rows[1].0), (&["name", "M", "M"].map(String::from)[..], 6));
+        // The widest row where none fits, so that the complaint lists what is there.
+        let t = parse(text, TableOptions { find: &[&["id"]], ..Default::default() }).unwrap();
+        assert_eq!(t.header, ["name", "M", "M"]);
+        let t = parse(b"x;V;;A\n;M;SD;M\n1;2;3;4\n", TableOptions { more_header: 1, ..Default::default() }).unwrap();
+        assert_eq!(t.header, ["x", "V M", "V SD", "A M"]);
     }
 
     #[test]
