@@ -90,7 +90,16 @@ struct Results {
     best_fold: usize,
     train_accuracy_percent: Spread,
     test_accuracy_percent: Spread,
+    /// Test pictures of all folds: a row a class, a column for what they are taken for.
+    confusion: Vec<Vec<u32>>,
     folds: Vec<Fold>,
+}
+
+impl Results {
+    fn accuracy(&self) -> Accuracy {
+        let name = format!("{}-FER", self.classes.len());
+        Accuracy { name, train: self.train_accuracy_percent, test: self.test_accuracy_percent }
+    }
 }
 
 impl Command {
@@ -268,12 +277,12 @@ impl Command {
             best_fold: best + 1,
             train_accuracy_percent: over(|f| f.train_accuracy_percent),
             test_accuracy_percent: over(|f| f.test_accuracy_percent),
+            confusion: all.rows().map(<[u32]>::to_vec).collect(),
             folds: done,
         };
         // Last of this folder: where it is, the rest is too.
         put(&dir.join("results.json"), &json(&results))?;
-        let networks = networks(&self.out)?;
-        let table = accuracy::sheet(&networks);
+        let table = accuracy::sheet(&networks(&self.out)?.iter().map(Results::accuracy).collect::<Vec<_>>());
         put(&self.out.join("accuracy.md"), &table.markdown())?;
         put(&self.out.join("accuracy.csv"), &String::from_utf8_lossy(&table.csv()))?;
         put(&self.out.join("accuracy.tex"), &table.latex())?;
@@ -296,7 +305,7 @@ fn checkpoint(dir: &Path, fold: usize) -> PathBuf {
 }
 
 /// The networks whose results are in the output folder, in the order of the paper's table.
-fn networks(out: &Path) -> Result<Vec<Accuracy>> {
+fn networks(out: &Path) -> Result<Vec<Results>> {
     let mut all = vec![];
     for name in ["9-FER", "5-FER"] {
         let path = out.join(name.to_lowercase()).join("results.json");
@@ -304,21 +313,47 @@ fn networks(out: &Path) -> Result<Vec<Accuracy>> {
             continue;
         }
         let text = fs::read_to_string(&path).map_err(|e| Error::io(&path, "read", e))?;
-        let r: Results = serde_json::from_str(&text).map_err(|e| {
-            Error::file(&path, format!("cannot be read: {e}")).fix("remove it and train that network again")
-        })?;
-        all.push(Accuracy { name: name.into(), train: r.train_accuracy_percent, test: r.test_accuracy_percent });
+        let remedy = "remove it and train that network again";
+        let wrong = |why: &str| Error::file(&path, format!("cannot be read: {why}")).fix(remedy);
+        let r: Results = serde_json::from_str(&text).map_err(|e| wrong(&e.to_string()))?;
+        let n = r.classes.len();
+        if r.confusion.len() != n || r.confusion.iter().any(|row| row.len() != n) {
+            return Err(wrong("its confusion matrix does not fit its classes"));
+        }
+        all.push(r);
     }
     Ok(all)
 }
 
-fn draw(dir: &Path, stem: &str, c: &Confusion, title: &str) -> Result<()> {
-    let title = match c.accuracy() {
-        Some(right) => format!("{title}: {right:.2} % of {} right", c.pictures()),
-        None => title.to_string(),
+/// Table S1 and Figure S1 of the networks in some output folders, as HTML.
+pub fn html(folders: &[PathBuf]) -> Result<String> {
+    let mut all = vec![];
+    for out in folders {
+        let found = networks(out)?;
+        if found.is_empty() {
+            return Err(
+                Error::file(out, "holds no results of `train-face`").fix("name its --out folder, when it is done")
+            );
+        }
+        all.extend(found);
+    }
+    let table = accuracy::sheet(&all.iter().map(Results::accuracy).collect::<Vec<_>>()).html();
+    let picture = |r: &Results| {
+        let c = Confusion { classes: r.classes.clone(), counts: r.confusion.concat() };
+        confusion::svg(&c, &titled(&c, &format!("{}, all folds", r.accuracy().name)))
     };
+    Ok(table + &all.iter().map(picture).collect::<String>())
+}
+
+/// A title, and how many are right.
+fn titled(c: &Confusion, title: &str) -> String {
+    let right = c.accuracy().map(|right| format!(": {right:.2} % of {} right", c.pictures()));
+    title.to_string() + &right.unwrap_or_default()
+}
+
+fn draw(dir: &Path, stem: &str, c: &Confusion, title: &str) -> Result<()> {
     put(&dir.join(format!("{stem}.csv")), &c.csv())?;
-    put(&dir.join(format!("{stem}.svg")), &confusion::svg(c, &title))
+    put(&dir.join(format!("{stem}.svg")), &confusion::svg(c, &titled(c, title)))
 }
 
 fn put(path: &Path, text: &str) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use super::grid::Grid;
 use crate::atomic;
-use crate::cli::{Compute, output, reading};
+use crate::cli::{Compute, output, reading, train_face};
 use crate::data::{DecodeOptions, LoadOptions, Pictures, Source};
 use crate::error::{Error, Result};
 use crate::preprocess::{Resize, View};
@@ -247,6 +247,11 @@ fn maps(grid: &Grid, s: &Study, compute: &Compute) -> Result<Option<Figure>> {
 }
 
 /// What `train-face` left: its accuracies and confusion matrices.
-fn faces(_grid: &Grid) -> Result<Vec<Figure>> {
-    Ok(vec![])
+fn faces(grid: &Grid) -> Result<Vec<Figure>> {
+    let folders = &grid.plan.faces;
+    if folders.is_empty() {
+        return Ok(vec![]);
+    }
+    let lead = "How often each class of faces was taken for each, by the network of a fold that had not seen them.";
+    Ok(vec![Figure { title: "Face networks".into(), lead: lead.into(), body: train_face::html(folders)? }])
 }
