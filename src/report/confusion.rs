@@ -14,7 +14,7 @@ pub fn svg(c: &Confusion, title: &str) -> String {
     let n = c.classes.len();
     let (width, height) = (NAMES + n * BOX + 16, 72 + n * BOX + 16);
     let mut out = format!(
-        r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{0}" font-family="sans-serif" font-size="12"><rect width="{width}" height="{height}" fill="white"/><text x="8" y="18" font-weight="bold">{0}</text><text x="{1}" y="38" text-anchor="middle" fill="gray">taken for</text>"#,
+        r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{0}" style="max-width:{width}px;font:12px sans-serif"><rect width="{width}" height="{height}" fill="white"/><text x="8" y="18" font-weight="bold">{0}</text><text x="{1}" y="38" text-anchor="middle" fill="gray">taken for</text>"#,
         escape(title),
         NAMES + n * BOX / 2,
     );
@@ -34,7 +34,7 @@ pub fn svg(c: &Confusion, title: &str) -> String {
             let ink = if part > 0.55 { "white" } else { "black" };
             let _ = write!(
                 out,
-                r##"<rect x="{x}" y="{y}" width="{BOX}" height="{BOX}" fill="rgb({},{},{})" stroke="#999" stroke-width=".5"><title>{} taken for {}: {count} of {all}</title></rect><text x="{}" y="{}" text-anchor="middle" fill="{ink}">{count}</text>"##,
+                r##"<rect x="{x}" y="{y}" width="{BOX}" height="{BOX}" fill="rgb({},{},{})" stroke="#999" stroke-width=".5"><title>{} taken for {}: {count} of {all}</title></rect><text x="{}" y="{}" text-anchor="middle" style="fill:{ink}">{count}</text>"##,
                 shade(8.0),
                 shade(48.0),
                 shade(107.0),
