@@ -300,7 +300,7 @@ fn frozen_towers_run_once() {
         let name = |f: &PathBuf| f.file_name().unwrap().to_str().unwrap().to_string();
         files(&p.join("run/cache")).iter().map(name).filter(|f| f.starts_with("features-")).collect::<Vec<_>>()
     };
-    assert_eq!(cached(p).len(), 1);
+    assert_eq!(cached(p).len(), 2, "a file for each tower");
     for f in ["run/checkpoint.safetensors", "run/predictions.csv"] {
         fs::remove_file(p.join(f)).unwrap();
     }

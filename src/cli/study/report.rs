@@ -227,7 +227,9 @@ fn maps(grid: &Grid, s: &Study, compute: &Compute) -> Result<Option<Figure>> {
         let ignore_exif = grid.plan.models.iter().any(|p| p.name == m.name && p.flags.data.ignore_exif);
         let decode = DecodeOptions { ignore_exif, ..DecodeOptions::default() };
         let options = model.options(decode, None)?;
-        let pictures = Pictures::load(&s.manifest.select(&mine).sources(), &options, &())?.accept(true)?;
+        // A picture that has gone since has no map.
+        let sources = s.manifest.select(&mine).sources();
+        let Ok(pictures) = Pictures::load(&sources, &options, &()).and_then(|l| l.accept(true)) else { continue };
         let known: Vec<_> = pictures.rows().iter().map(|&i| &s.manifest.rows[mine[i]]).collect();
         let known: Vec<_> = known.iter().map(|row| (row.path.clone(), Some(row.targets.clone()))).collect();
         let targets = Target::usual(model.config()?);
