@@ -1,7 +1,9 @@
-//! Embeds the drawings of `src/bundled/emoji` (the table in `OUT_DIR/drawings.rs`) and the weights beside them.
+//! Embeds the drawings of `src/bundled/emoji` (the table in `OUT_DIR/drawings.rs`) and the weights beside them, and says
+//! which commit a release is built on.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::{env, fs};
 
 fn main() {
@@ -9,6 +11,28 @@ fn main() {
     embed_drawings();
     embed_weights();
     embed_kernels();
+    name_version();
+}
+
+/// Sets `DEEP_AFFECT_VERSION`: the package's version and, of a release that is built in a clone, the commit that it is built
+/// on. Other profiles go without: every commit would compile everything again.
+fn name_version() {
+    let git = |args: &[&str]| {
+        let out = Command::new("git").args(args).output().ok().filter(|out| out.status.success())?;
+        Some(String::from_utf8(out.stdout).ok()?.trim().to_string())
+    };
+    let mut version = env::var("CARGO_PKG_VERSION").unwrap();
+    // Within somebody else's repository the commit would be theirs.
+    let own = || git(&["rev-parse", "--show-prefix"]).is_some_and(|p| p.is_empty());
+    if env::var("PROFILE").is_ok_and(|p| p == "release")
+        && own()
+        && let (Some(log), Some(commit)) =
+            (git(&["rev-parse", "--git-path", "logs/HEAD"]), git(&["rev-parse", "--short=12", "HEAD"]))
+    {
+        println!("cargo:rerun-if-changed={log}");
+        write!(version, " ({commit})").unwrap();
+    }
+    println!("cargo:rustc-env=DEEP_AFFECT_VERSION={version}");
 }
 
 /// Writes `SOURCES`, every file under `kernels/` as (path, text), sorted by path.

@@ -69,3 +69,6 @@ pub mod sim;
 pub mod table;
 pub mod train;
 pub mod weights;
+
+/// Version of the program and, of a release, the commit it was built on.
+pub const VERSION: &str = env!("DEEP_AFFECT_VERSION");

@@ -1,6 +1,7 @@
 //! `study report`: the tables and the page of what is done so far.
 
 use super::grid::Grid;
+use super::plan;
 use crate::atomic;
 use crate::cli::{Compute, output, reading, train_face};
 use crate::data::{DecodeOptions, LoadOptions, Pictures, Source};
@@ -188,7 +189,8 @@ fn extras(grid: &Grid, s: &Study, compute: &Compute) -> Result<Extras> {
         ("Time of all cells".into(), format!("{minutes:.1} min, features of frozen towers not counted")),
         ("Pictures".into(), format!("{} in {} folds", s.folds.iter().flatten().count(), grid.k)),
     ];
-    facts.extend(grid.plan.models.iter().map(|m| (format!("Model {}", m.name), m.settings.clone())));
+    let model = |m: &plan::Model| (format!("Model {}", m.name), format!("{}, seed {}", m.settings, m.flags.train.seed));
+    facts.extend(grid.plan.models.iter().map(model));
     let weights: BTreeSet<String> = cells
         .iter()
         .flat_map(|c| &c.weights)
@@ -231,7 +233,9 @@ fn maps(grid: &Grid, s: &Study, compute: &Compute) -> Result<Option<Figure>> {
         let sources = s.manifest.select(&mine).sources();
         let Ok(pictures) = Pictures::load(&sources, &options, &()).and_then(|l| l.accept(true)) else { continue };
         let known: Vec<_> = pictures.rows().iter().map(|&i| &s.manifest.rows[mine[i]]).collect();
-        let known: Vec<_> = known.iter().map(|row| (row.path.clone(), Some(row.targets.clone()))).collect();
+        // A report is passed on: folders stay here.
+        let name = |path: &str| path.rsplit('/').next().unwrap_or(path).to_string();
+        let known: Vec<_> = known.iter().map(|row| (name(&row.path), Some(row.targets.clone()))).collect();
         let targets = Target::usual(model.config()?);
         let mut explainer = model.explainer(&targets, None, known.len(), compute)?;
         let explained = gradcam::pictures(&mut explainer, pictures.bytes(), &known, &[Sign::Plus])?;

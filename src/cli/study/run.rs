@@ -198,7 +198,7 @@ impl Command {
             study: l.fingerprint.clone(),
             data: l.job.fingerprint([&train, &val]),
             device: l.job.device_name.clone(),
-            made_by: format!("deep-affect {}", env!("CARGO_PKG_VERSION")),
+            made_by: format!("deep-affect {}", crate::VERSION),
             seconds: start.elapsed().as_secs_f64(),
             updates,
             weights: l.weights.clone(),
