@@ -48,7 +48,7 @@ pub struct Pair {
 pub struct Found {
     /// By `a`, then `b`.
     pub pairs: Vec<Pair>,
-    /// Pictures that cannot be read and were were not compared, and why.
+    /// Pictures that cannot be read and were not compared, and why.
     pub bad: Vec<(usize, String)>,
 }
 

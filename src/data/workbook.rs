@@ -1,5 +1,6 @@
 /*! Workbooks of Excel (.xls, .xlsx, .xlsb) and OpenDocument (.ods), as rows of text. The kind is taken from the content,
-and one that is locked, damaged or made to exhaust memory is refused in one line. */
+and one that is locked or damaged is refused in one line. What that does not cover: the reader sets memory aside for as many
+cells and strings as a file says it has, so a file that lies about it can end the program; nothing is written before. */
 
 use super::decode::quiet;
 use crate::error::{Error, Result};
@@ -56,6 +57,9 @@ type Rows = Vec<(u64, Vec<String>)>;
 fn open(bytes: &[u8], sheet: Option<&str>) -> Result<Rows, Fault> {
     let file = || Cursor::new(bytes);
     if !bytes.starts_with(b"PK") {
+        if circular(bytes) {
+            return Err(Fault::Damaged("its sectors go round in a circle".into()));
+        }
         return match Xls::new(file()) {
             Ok(book) => range(book, sheet),
             Err(XlsError::Password) => Err(Fault::Locked),
@@ -108,6 +112,58 @@ fn open(bytes: &[u8], sheet: Option<&str>) -> Result<Rows, Fault> {
     Ok(rows)
 }
 
+/// True for a compound file whose chains of sectors ([MS-CFB] sections 2.3 to 2.5) do not end: the reader would follow
+/// them until memory is full. What is damaged otherwise is left to it.
+fn circular(bytes: &[u8]) -> bool {
+    let number = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?));
+    let size = if bytes.get(30) == Some(&12) { 4096 } else { 512 };
+    let sector = |id: u32| {
+        let start = (id as usize).saturating_add(1).saturating_mul(size);
+        (start..start.saturating_add(size)).step_by(4).map_while(number).collect::<Vec<u32>>()
+    };
+    // Where the table of sectors lies: first in the header, then in sectors whose last number names the next.
+    let mut lies: Vec<u32> = (76..512).step_by(4).map_while(number).collect();
+    let mut next = number(68).unwrap_or(NO_SECTOR);
+    for _ in 0..bytes.len() / size {
+        if next >= NO_SECTOR {
+            break;
+        }
+        lies.extend(sector(next));
+        next = lies.pop().unwrap_or(NO_SECTOR);
+    }
+    let table: Vec<u32> =
+        lies.into_iter().filter(|id| *id < NO_SECTOR).take(bytes.len() / size).flat_map(sector).collect();
+    if has_circle(&table) {
+        return true;
+    }
+    let (mut small, mut next) = (vec![], number(60).unwrap_or(NO_SECTOR));
+    while let Some(&after) = table.get(next as usize) {
+        small.extend(sector(next));
+        next = after;
+    }
+    has_circle(&small)
+}
+
+/// Numbers from here on name no sector.
+const NO_SECTOR: u32 = 0xffff_fffa;
+
+/// Whether following the numbers of a table from any of its places leads back to a place.
+fn has_circle(table: &[u32]) -> bool {
+    // The walk that came by first; 0 for none.
+    let mut seen = vec![0; table.len()];
+    (0..table.len()).any(|start| {
+        let (walk, mut at) = (start + 1, start);
+        loop {
+            match seen.get_mut(at) {
+                Some(by @ 0) => *by = walk,
+                Some(by) => return *by == walk,
+                None => return false,
+            }
+            at = table[at] as usize;
+        }
+    })
+}
+
 /// A sheet that is read as a whole.
 fn range<'a, R: Reader<Cursor<&'a [u8]>>>(mut book: R, sheet: Option<&str>) -> Result<Rows, Fault> {
     let name = pick(book.sheet_names(), sheet)?;
@@ -150,4 +206,32 @@ fn text(cell: &Data) -> String {
 fn holds(bytes: &[u8], name: &str) -> bool {
     let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
     bytes.windows(name.len()).any(|w| w == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn circles_of_sectors_are_found() {
+        for (table, circle) in [
+            (&[1, 2, 0xffff_fffe][..], false),
+            (&[1, 2, 0], true),
+            (&[0], true),
+            (&[2, 2, 0xffff_fffe], false),
+            (&[0xffff_ffff, 9, 1], false),
+            (&[], false),
+        ] {
+            assert_eq!(has_circle(table), circle, "{table:?}");
+        }
+        let mut book = include_bytes!("../../tests/sets/naps.xls").to_vec();
+        assert!(!circular(&book) && rows(Path::new("naps.xls"), &book, None).is_ok());
+        // The first sector of the directory is followed by itself.
+        let directory = u32::from_le_bytes(book[48..52].try_into().unwrap()) as usize;
+        let table = u32::from_le_bytes(book[76..80].try_into().unwrap()) as usize;
+        book[(table + 1) * 512 + 4 * directory..][..4].copy_from_slice(&(directory as u32).to_le_bytes());
+        let e = rows(Path::new("naps.xls"), &book, None).unwrap_err().to_string();
+        assert!(e.contains("naps.xls") && e.contains("in a circle"), "{e}");
+        (0..book.len()).step_by(97).for_each(|cut| assert!(!circular(&book[..cut]) || cut > 512));
+    }
 }
