@@ -2,6 +2,7 @@
 
 use super::grid::Grid;
 use super::plan;
+use super::run::sum;
 use crate::atomic;
 use crate::cli::{Compute, output, reading, train_face};
 use crate::data::{DecodeOptions, LoadOptions, Pictures, Source};
@@ -197,8 +198,14 @@ fn extras(grid: &Grid, s: &Study, compute: &Compute) -> Result<Extras> {
         .map(|w| format!("{} ({} bytes), sha256 {}", w.file, w.bytes, w.sha256))
         .collect();
     facts.extend(weights.into_iter().map(|w| ("Weights".to_string(), w)));
-    let data = distinct(&|c| c.study.clone());
-    facts.push(("Fingerprints of settings and ratings".into(), data));
+    let manifest = grid.plan.manifest.file_name().unwrap_or_default().to_string_lossy();
+    facts.push(("Ratings".into(), format!("{manifest}, sha256 {}", sum(&grid.plan.manifest)?.1)));
+    for (what, of) in [
+        ("Fingerprints of settings, ratings and folds", (|c| c.study.clone()) as fn(&Cell) -> String),
+        ("Fingerprints of pictures and splits", |c| c.data.clone()),
+    ] {
+        facts.push((what.into(), distinct(&of)));
+    }
     Ok(Extras {
         thumbnails,
         subtitle: format!("{} models in {} folds", s.models.len(), grid.k),

@@ -235,8 +235,14 @@ impl Grid {
 /// A weight file of `TOWER=FILE`, as others can check it.
 fn source(spec: &str) -> Result<cell::Source> {
     let (tower, path) = spec.split_once('=').unwrap_or(("", spec));
-    let path = Path::new(path);
-    let io = |e| Error::io(path, "read the weights", e);
+    let (bytes, sha256) = sum(Path::new(path))?;
+    let file = Path::new(path).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(cell::Source { tower: tower.into(), file, bytes, sha256 })
+}
+
+/// Length and SHA-256 of a file.
+pub fn sum(path: &Path) -> Result<(u64, String)> {
+    let io = |e| Error::io(path, "read", e);
     let mut file = std::fs::File::open(path).map_err(io)?;
     let (mut sum, mut bytes, mut piece) = (Sha256::new(), 0, vec![0; 1 << 20]);
     loop {
@@ -248,12 +254,7 @@ fn source(spec: &str) -> Result<cell::Source> {
             }
         }
     }
-    Ok(cell::Source {
-        tower: tower.into(),
-        file: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        bytes,
-        sha256: sum.finalize().iter().map(|b| format!("{b:02x}")).collect(),
-    })
+    Ok((bytes, sum.finalize().iter().map(|b| format!("{b:02x}")).collect()))
 }
 
 /// `3 h 20 min`, `40 s`.
