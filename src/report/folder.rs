@@ -100,14 +100,7 @@ fn predictions(o: &Outcome, to: &mut Vec<u8>) -> Result<()> {
     write_predictions(
         to,
         &targets,
-        rows.map(|(i, (row, predicted))| Prediction {
-            path: &row.path,
-            dataset: row.dataset.as_deref().unwrap_or_default(),
-            group: row.group.as_deref().unwrap_or_default(),
-            fold: o.folds.map(|f| f[i]),
-            truth: &row.targets,
-            predicted,
-        }),
+        rows.map(|(i, (row, predicted))| Prediction::of(row, o.folds.map(|f| f[i]), predicted)),
     )
 }
 

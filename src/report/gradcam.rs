@@ -2,13 +2,13 @@
 caption. [`pictures`] makes overlays and what their captions say, [`figure`] the HTML of one picture for any page that has
 [`STYLE`], [`page`] a sheet of its own. */
 
-use super::{data_uri, png};
+use super::{data_uri, png, render};
 use crate::error::{Error, Result};
 use crate::preprocess::{record, squares};
 use crate::table::number;
 use crate::train::gradcam::{Class, Explainer, Map, Sign, Target};
+use minijinja::context;
 use minijinja::value::Serde;
-use minijinja::{Environment, context};
 use serde::Serialize;
 
 /// One rating of a picture, points of the 1 to 9 scale.
@@ -174,7 +174,7 @@ pub fn figure(p: &Picture, image: Option<&dyn Fn(Option<usize>) -> String>) -> R
             lines: vec![line, format!("{}, peak {:.2e}", o.layer, o.peak)],
         });
     }
-    render("figure", context! { name => p.name.as_str(), tiles => Serde(tiles) })
+    render(include_str!("gradcam_figure.html"), context! { name => p.name.as_str(), tiles => Serde(tiles) })
 }
 
 /// A map before its ReLU as a NumPy file: float32, [height, width].
@@ -197,16 +197,10 @@ pub const STYLE: &str = include_str!("gradcam.css");
 /// A page of its own around some [`figure`]s, which needs nothing but the files that they name. `facts` are the lines of
 /// its head.
 pub fn page(title: &str, facts: &[String], figures: &[String]) -> Result<String> {
-    render("page", context! { title, facts => Serde(facts), figures => Serde(figures), style => STYLE })
-}
-
-fn render(template: &str, values: minijinja::Value) -> Result<String> {
-    let fault = |e: minijinja::Error| Error::job(format!("the template of the Grad-CAM sheet failed: {e:#}"));
-    let mut env = Environment::new();
-    env.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
-    env.add_template("page.html", include_str!("gradcam_page.html")).map_err(fault)?;
-    env.add_template("figure.html", include_str!("gradcam_figure.html")).map_err(fault)?;
-    env.get_template(&format!("{template}.html")).and_then(|t| t.render(values)).map_err(fault)
+    render(
+        include_str!("gradcam_page.html"),
+        context! { title, facts => Serde(facts), figures => Serde(figures), style => STYLE },
+    )
 }
 
 /// matplotlib's `viridis` (van der Walt & Smith 2015, CC0), 0xRRGGBB, its numbers in [0, 1] rounded to bytes.

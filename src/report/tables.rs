@@ -1,5 +1,6 @@
 /*! Tables for other programs: one row per picture, readable by `read.csv("predictions.csv")` in R or by pandas. */
 
+use crate::data::Row;
 use crate::error::{Error, Result};
 use std::io::Write;
 
@@ -14,6 +15,20 @@ pub struct Prediction<'a> {
     /// One value per target; NaN where the picture has no rating.
     pub truth: &'a [f32],
     pub predicted: &'a [f32],
+}
+
+impl<'a> Prediction<'a> {
+    /// Of a row of a manifest.
+    pub fn of(row: &'a Row, fold: Option<u32>, predicted: &'a [f32]) -> Self {
+        Self {
+            path: &row.path,
+            dataset: row.dataset.as_deref().unwrap_or_default(),
+            group: row.group.as_deref().unwrap_or_default(),
+            fold,
+            truth: &row.targets,
+            predicted,
+        }
+    }
 }
 
 /// Writes `path,dataset,group,fold` and, per target, `<target>_true,<target>_predicted,<target>_error`, the error being

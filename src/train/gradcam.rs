@@ -8,8 +8,9 @@ is explained by its score before the softmax, as in the paper. A batch is differ
 each other in evaluation, so the gradient of the sum of their targets is each one's own. */
 
 use super::checkpoint::{self, Card};
+use super::confusion::likeliest;
 use super::network::{Precision, Task};
-use super::predictor::{largest, softmax};
+use super::predictor::softmax;
 use crate::device::{Data, Device, Room, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
@@ -253,7 +254,7 @@ impl Explainer {
                         let scores =
                             self.session.read(self.towers[part.tower].scores.expect("a tower with classes"))?;
                         let one = |(row, scores): (usize, &[f32])| {
-                            let class = class.unwrap_or_else(|| largest(scores, 1)[0]);
+                            let class = class.unwrap_or_else(|| likeliest(scores));
                             choose(row, class);
                             (Some(class), probability(scores, class))
                         };

@@ -2,6 +2,7 @@
 
 use crate::cli::output::{self, clean};
 use crate::error::{Error, Result};
+use crate::report::study::tables::significance;
 use crate::table::{number, text_table};
 use crate::train::paired::{Paired, holm};
 use clap::Args;
@@ -137,7 +138,7 @@ impl Command {
 
 fn as_text(rows: &[Row], holm: &[Option<f64>], folds: usize) -> String {
     let header = ["models", "target", "MSE 1", "MSE 2", "t", "df", "p", "p Holm", "p corrected", "d"].map(String::from);
-    let p = |p: Option<f64>| p.map_or("-".into(), |p| if p < 1e-4 { format!("{p:.1e}") } else { format!("{p:.4}") });
+    let p = |p: Option<f64>| p.map_or("-".into(), significance);
     let row = |(r, holm): (&Row, &Option<f64>)| {
         vec![
             format!("{} - {}", clean(r.models[0]), clean(r.models[1])),

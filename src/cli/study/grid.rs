@@ -26,8 +26,6 @@ pub struct Grid {
     /// By row of the manifest; None for sets that nothing is trained on, and for what was left out.
     pub folds: Vec<Option<u32>>,
     pub k: u32,
-    /// Pictures left out of the further sets because the folds have the same.
-    pub shared: usize,
 }
 
 /// A cell that this process alone may compute, until it drops this.
@@ -78,10 +76,7 @@ impl Grid {
         }
         let mut all = vec![None; manifest.rows.len()];
         rows.iter().zip(fold).for_each(|(&i, f)| all[i] = Some(f));
-        let groups: HashSet<&String> = rows.iter().filter_map(|&i| manifest.rows[i].group.as_ref()).collect();
-        let shared =
-            further.iter().filter(|&&i| manifest.rows[i].group.as_ref().is_some_and(|g| groups.contains(g))).count();
-        Ok(Self { plan, out: out.into(), folds: all, k, shared, manifest })
+        Ok(Self { plan, out: out.into(), folds: all, k, manifest })
     }
 
     /// Rows of a further set: without pictures that have a twin in the folds.
@@ -94,6 +89,14 @@ impl Grid {
             row.dataset.as_deref() == Some(set) && !row.group.as_ref().is_some_and(|g| groups.contains(g))
         };
         (0..self.folds.len()).filter(mine).collect()
+    }
+
+    /// Pictures that [`Grid::further`] leaves out.
+    pub fn shared(&self) -> usize {
+        let sets: HashSet<&String> = self.plan.test_sets.iter().collect();
+        let named = |d: &Option<String>| d.as_ref().is_some_and(|d| sets.contains(d));
+        let all = self.manifest.rows.iter().filter(|r| named(&r.dataset)).count();
+        all - sets.iter().map(|s| self.further(s).len()).sum::<usize>()
     }
 
     pub fn folder(&self, model: &Model, fold: u32) -> PathBuf {

@@ -5,7 +5,7 @@ use super::plan;
 use super::run::sum;
 use crate::atomic;
 use crate::cli::{Compute, output, reading, train_face};
-use crate::data::{DecodeOptions, LoadOptions, Pictures, Source};
+use crate::data::{DecodeOptions, LoadOptions, Pictures, Row, Source};
 use crate::error::{Error, Result};
 use crate::preprocess::{Resize, View};
 use crate::report::folder::{THUMBNAIL, thumbnail};
@@ -128,17 +128,7 @@ fn predictions(grid: &Grid, m: &Model, set: &str) -> Result<()> {
     mine.sort_by_key(|p| (p.row, p.fold));
     let name = if set == TEST { "predictions.csv".into() } else { format!("predictions-{set}.csv") };
     let targets: Vec<&str> = grid.manifest.targets.iter().map(String::as_str).collect();
-    let lines = mine.iter().map(|p| {
-        let row = &grid.manifest.rows[p.row];
-        Prediction {
-            path: &row.path,
-            dataset: row.dataset.as_deref().unwrap_or_default(),
-            group: row.group.as_deref().unwrap_or_default(),
-            fold: Some(p.fold),
-            truth: &row.targets,
-            predicted: &p.values,
-        }
-    });
+    let lines = mine.iter().map(|p| Prediction::of(&grid.manifest.rows[p.row], Some(p.fold), &p.values));
     let mut bytes = vec![];
     write_predictions(&mut bytes, &targets, lines)?;
     atomic::write(grid.out.join(&m.name).join(name), |w| w.write_all(&bytes))
@@ -165,19 +155,17 @@ fn extras(grid: &Grid, s: &Study, compute: &Compute) -> Result<Extras> {
     if cells.len() < all {
         notes.push(format!("Not complete: {} of {all} cells are done.", cells.len()));
     }
-    if grid.shared > 0 {
+    let shared = grid.shared();
+    if shared > 0 {
         notes.push(format!(
             "{} pictures of {} are left out there: the folds have the same pictures, by their group.",
-            grid.shared,
+            shared,
             s.test_sets.join(", ")
         ));
     }
     let lost = s.manifest.rows.len() - seen(s);
-    if cells.len() == all && lost > grid.shared {
-        notes.push(format!(
-            "{} pictures could not be read and were left out: see bad-pictures.csv.",
-            lost - grid.shared
-        ));
+    if cells.len() == all && lost > shared {
+        notes.push(format!("{} pictures could not be read and were left out: see bad-pictures.csv.", lost - shared));
     }
     let distinct = |of: &dyn Fn(&Cell) -> String| {
         cells.iter().map(|c| of(c)).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join("; ")
@@ -239,10 +227,10 @@ fn maps(grid: &Grid, s: &Study, compute: &Compute) -> Result<Option<Figure>> {
         // A picture that has gone since has no map.
         let sources = s.manifest.select(&mine).sources();
         let Ok(pictures) = Pictures::load(&sources, &options, &()).and_then(|l| l.accept(true)) else { continue };
-        let known: Vec<_> = pictures.rows().iter().map(|&i| &s.manifest.rows[mine[i]]).collect();
         // A report is passed on: folders stay here.
         let name = |path: &str| path.rsplit('/').next().unwrap_or(path).to_string();
-        let known: Vec<_> = known.iter().map(|row| (name(&row.path), Some(row.targets.clone()))).collect();
+        let rated = |row: &Row| (name(&row.path), Some(row.targets.clone()));
+        let known: Vec<_> = pictures.rows().iter().map(|&i| rated(&s.manifest.rows[mine[i]])).collect();
         let targets = Target::usual(model.config()?);
         let mut explainer = model.explainer(&targets, None, known.len(), compute)?;
         let explained = gradcam::pictures(&mut explainer, pictures.bytes(), &known, &[Sign::Plus])?;

@@ -175,17 +175,7 @@ impl Command {
             }
         }
         atomic::write(folder.join(PREDICTIONS), |w| {
-            let all = lines.iter().map(|(i, y)| {
-                let row = &l.job.manifest.rows[*i];
-                Prediction {
-                    path: &row.path,
-                    dataset: row.dataset.as_deref().unwrap_or_default(),
-                    group: row.group.as_deref().unwrap_or_default(),
-                    fold: Some(claim.fold),
-                    truth: &row.targets,
-                    predicted: y,
-                }
-            });
+            let all = lines.iter().map(|(i, y)| Prediction::of(&l.job.manifest.rows[*i], Some(claim.fold), y));
             write_predictions(w, &names, all).map_err(|e| std::io::Error::other(e.to_string()))
         })?;
         let tested = &sets[1].metrics;

@@ -186,7 +186,7 @@ fn tests(s: &Study, i: usize, layout: &Layout) -> Sheet {
 }
 
 /// A p-value as it is printed.
-fn significance(p: f64) -> String {
+pub fn significance(p: f64) -> String {
     if p < 1e-4 { format!("{p:.1e}") } else { format!("{p:.4}") }
 }
 
