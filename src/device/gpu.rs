@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Value};
 use crate::host::ceiling::Ceilings;
 use crate::kernel::gpu::{self, Access, Call};
-use crate::kernel::{Arch, Buf, Code};
+use crate::kernel::{Arch, Buf, Choices, Code};
 use crate::nvrtc::Target;
 use crate::plan::{Options, Place, Plan, Scheduled};
 use crate::shape::{DType, Type};
@@ -83,6 +83,7 @@ pub trait Driver: Send {
 pub struct Gpu<D> {
     driver: D,
     checks: Checks,
+    choices: Choices,
     graph: Graph,
     plans: Vec<Ready>,
     layout: Layout,
@@ -97,8 +98,8 @@ struct Ready {
 }
 
 impl Ready {
-    fn new(g: &Graph, plan: &Plan) -> Self {
-        Self { plan: plan.clone(), launches: plan.lower(g, Arch::Gpu) }
+    fn new(g: &Graph, plan: &Plan, choices: &Choices) -> Self {
+        Self { plan: plan.clone(), launches: plan.lower(g, Arch::Gpu(choices)) }
     }
     fn scratch(&self) -> usize {
         self.launches.iter().map(|s| s.launch.scratch).max().unwrap_or(0)
@@ -109,9 +110,9 @@ impl Ready {
 }
 
 impl<D: Driver> Gpu<D> {
-    pub fn new(driver: D, checks: Checks) -> Self {
+    pub fn new(driver: D, checks: Checks, choices: Choices) -> Self {
         let (graph, layout) = (Graph::default(), Layout::default());
-        Self { driver, checks, graph, plans: vec![], layout, arena_bytes: 0, last: 0 }
+        Self { driver, checks, choices, graph, plans: vec![], layout, arena_bytes: 0, last: 0 }
     }
 
     fn place(&self, place: Place) -> usize {
@@ -231,7 +232,7 @@ impl<D: Driver> Device for Gpu<D> {
     fn load(&mut self, g: &Graph, plans: &[Plan]) -> Result<()> {
         self.graph = g.clone();
         self.layout = Layout::new(g, plans);
-        self.plans = plans.iter().map(|p| Ready::new(g, p)).collect();
+        self.plans = plans.iter().map(|p| Ready::new(g, p, &self.choices)).collect();
         let steps = self.plans.iter().map(|p| self.resolve(p)).collect::<Result<Vec<_>>>()?;
         self.arena_bytes = self.plans.iter().map(|p| p.arena() + p.scratch()).max().unwrap_or(0);
         self.driver.load(self.layout.bytes + self.arena_bytes, steps)
@@ -314,11 +315,11 @@ impl<D: Driver> Device for Gpu<D> {
     }
 
     fn launches(&self, g: &Graph, plan: &Plan) -> Vec<Scheduled> {
-        plan.lower(g, Arch::Gpu)
+        plan.lower(g, Arch::Gpu(&self.choices))
     }
 
     fn demand(&self, g: &Graph, plans: &[Plan]) -> Demand {
-        let ready = plans.iter().map(|p| Ready::new(g, p));
+        let ready = plans.iter().map(|p| Ready::new(g, p, &self.choices));
         // The largest of them has the memory that the others share.
         let [arena, scratch] = ready.map(|p| [p.arena(), p.scratch()]).max_by_key(|p| p[0] + p[1]).unwrap_or_default();
         Demand { arena, scratch, ..Demand::persistent(g, Type::bytes) }

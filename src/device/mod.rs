@@ -24,7 +24,7 @@ pub use simulator::Simulator;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::host::ceiling::Ceilings;
-use crate::kernel::Simd;
+use crate::kernel::{Choices, Simd};
 use crate::plan::{Options, Plan, Scheduled};
 use crate::progress;
 use crate::sim::{self, Counters};
@@ -157,7 +157,7 @@ pub fn open(name: &str, threads: Option<usize>) -> Result<Box<dyn Device>> {
 pub fn open_with(name: &str, threads: Option<usize>, checks: Checks) -> Result<Box<dyn Device>> {
     match name {
         "auto" => match Cuda::new(0) {
-            Ok(cuda) => Ok(Box::new(Gpu::new(cuda, checks))),
+            Ok(cuda) => Ok(Box::new(Gpu::new(cuda, checks, Choices::default()))),
             Err(e) => {
                 // Without a driver there is nothing to remark.
                 if cuda::driver().is_ok() {
@@ -169,11 +169,11 @@ pub fn open_with(name: &str, threads: Option<usize>, checks: Checks) -> Result<B
         "cpu" => Ok(Box::new(Cpu::with(Simd::detect(), threads, checks)?)),
         "sim" => {
             let options = sim::Options { checks: true, ..sim::Options::default() };
-            Ok(Box::new(Gpu::new(Simulator::new(Simulator::TARGET, options)?, checks)))
+            Ok(Box::new(Gpu::new(Simulator::new(Simulator::TARGET, options)?, checks, Choices::default())))
         }
         "reference" => Ok(Box::new(Reference::with(checks))),
         _ => match cuda_ordinal(name) {
-            Some(ordinal) => Ok(Box::new(Gpu::new(Cuda::new(ordinal)?, checks))),
+            Some(ordinal) => Ok(Box::new(Gpu::new(Cuda::new(ordinal)?, checks, Choices::default()))),
             None => Err(Error::usage(format!("unknown device `{name}`")).fix(format!("choose one of {NAMES}"))),
         },
     }

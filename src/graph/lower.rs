@@ -2,7 +2,7 @@
 
 use super::{Io, Member, Op};
 use crate::kernel::gpu::{self, Access, Call, CudaStruct, Kernel, Place};
-use crate::kernel::{Buf, Code, Cost, Host, Launch};
+use crate::kernel::{Buf, Choices, Code, Cost, Host, Launch};
 use crate::shape::Type;
 use std::sync::Arc;
 
@@ -53,14 +53,25 @@ pub struct Gpu<'a> {
     op: &'a dyn Op,
     io: &'a Io<'a>,
     group: &'a [Member],
+    choices: &'a Choices,
     scratch: usize,
     launches: Vec<Launch>,
 }
 
 impl<'a> Gpu<'a> {
-    pub fn new(op: &'a dyn Op, io: &'a Io<'a>, group: &'a [Member]) -> Self {
+    pub fn new(op: &'a dyn Op, io: &'a Io<'a>, group: &'a [Member], choices: &'a Choices) -> Self {
         assert!(group.len() <= gpu::GROUP, "the plan splits larger groups");
-        Self { op, io, group, scratch: 0, launches: vec![] }
+        Self { op, io, group, choices, scratch: 0, launches: vec![] }
+    }
+
+    /// Which of several kernels, where more than one computes the same.
+    pub fn choices(&self) -> &'a Choices {
+        self.choices
+    }
+
+    /// Instances that a launch computes.
+    pub fn instances(&self) -> usize {
+        self.group.len()
     }
 
     /// Reserves scratch memory for each instance. Contents are undefined at first, and stay from launch to launch.

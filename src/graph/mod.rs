@@ -78,8 +78,8 @@ pub trait Op: Any + Debug + Send + Sync {
     fn host(&self, _io: &Io, _group: &[Member], _simd: Simd) -> Vec<Launch> {
         Vec::new()
     }
-    /// The kernel launches that compute `group`, at most [`crate::kernel::gpu::GROUP`] instances. Empty: a GPU cannot run this op.
-    fn gpu(&self, _io: &Io, _group: &[Member]) -> Vec<Launch> {
+    /// The kernel launches that compute the instances of `gpu`. Empty: a GPU cannot run this op.
+    fn gpu(&self, _gpu: Gpu, _io: &Io) -> Vec<Launch> {
         Vec::new()
     }
     /// Work and least traffic of one instance.

@@ -3,8 +3,11 @@
 An op is lowered to launches for one [`Arch`]. On the host the code is a Rust closure over slices of the planned arena, on a
 GPU the call of a kernel; plan, profiler and tests see one kind of list. */
 
+pub mod choices;
 pub mod gpu;
 pub mod half;
+
+pub use choices::Choices;
 
 use bytemuck::Pod;
 use std::sync::Arc;
@@ -43,10 +46,10 @@ impl Simd {
 }
 
 /// What a launch is made for.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Arch {
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Arch<'a> {
     Host(Simd),
-    Gpu,
+    Gpu(&'a Choices),
 }
 
 /// Work and least possible memory traffic of one launch: the roofline model.

@@ -54,8 +54,8 @@ impl Op for Fill {
         let value = self.value as f32;
         host_launches(self, io, group, 0, move |h| h.output::<f32>(0).fill(value))
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        Gpu::new(self, io, group).map(&FILL, &[], &[Out(0)], |n| Scalar { n, by: self.value as f32 }).done()
+    fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
+        gpu.map(&FILL, &[], &[Out(0)], |n| Scalar { n, by: self.value as f32 }).done()
     }
 }
 
@@ -86,8 +86,8 @@ impl Op for Add {
             pointwise::map2(simd, h.input(0), h.input(1), h.output(0), |a, b| a + b)
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        Gpu::new(self, io, group).map(&ADD, &[], &[In(0), In(1), Out(0)], |n| Count { n }).done()
+    fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
+        gpu.map(&ADD, &[], &[In(0), In(1), Out(0)], |n| Count { n }).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.outs[0].numel() as f64, ..crate::graph::traffic(io) }
@@ -119,8 +119,8 @@ impl Op for Mul {
             pointwise::map2(simd, h.input(0), h.input(1), h.output(0), |a, b| a * b)
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        Gpu::new(self, io, group).map(&MUL, &[], &[In(0), In(1), Out(0)], |n| Count { n }).done()
+    fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
+        gpu.map(&MUL, &[], &[In(0), In(1), Out(0)], |n| Count { n }).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.outs[0].numel() as f64, ..crate::graph::traffic(io) }
@@ -150,8 +150,8 @@ impl Op for Scale {
         let by = self.by;
         host_launches(self, io, group, 0, move |h| pointwise::map(simd, h.input(0), h.output(0), |x| by * x))
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        Gpu::new(self, io, group).map(&SCALE, &[], &[In(0), Out(0)], |n| Scalar { n, by: self.by }).done()
+    fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
+        gpu.map(&SCALE, &[], &[In(0), Out(0)], |n| Scalar { n, by: self.by }).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.outs[0].numel() as f64, ..crate::graph::traffic(io) }
@@ -193,9 +193,9 @@ impl Op for Standardize {
             })
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let args = Channels::of(&io.ins[0]);
-        Gpu::new(self, io, group).each(&STANDARDIZE, &[], args.n as usize, &[In(0), In(1), In(2), Out(0)], args).done()
+        gpu.each(&STANDARDIZE, &[], args.n as usize, &[In(0), In(1), In(2), Out(0)], args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 2.0 * io.outs[0].numel() as f64, ..crate::graph::traffic(io) }
@@ -230,9 +230,9 @@ impl Op for StandardizeGrad {
             })
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let args = Channels::of(&io.ins[0]);
-        Gpu::new(self, io, group).each(&STANDARDIZE_GRAD, &[], args.n as usize, &[In(0), In(1), Out(0)], args).done()
+        gpu.each(&STANDARDIZE_GRAD, &[], args.n as usize, &[In(0), In(1), Out(0)], args).done()
     }
 }
 

@@ -239,7 +239,7 @@ impl Op for Augment {
             })
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let &[n, side, ..] = io.ins[0].dims() else { unreachable!("checked by infer") };
         let args = Augmentation {
             pixels: count(side * side),
@@ -252,7 +252,7 @@ impl Op for Augment {
             flip: self.flip.map(u32::from),
         };
         let grid = [(side * side).div_ceil(AUGMENT.threads as usize), n];
-        Gpu::new(self, io, group).call(&AUGMENT, &[], grid, &[In(0), In(1), In(2), Out(0)], args).done()
+        gpu.call(&AUGMENT, &[], grid, &[In(0), In(1), In(2), Out(0)], args).done()
     }
 }
 

@@ -23,9 +23,9 @@ fn host(op: &dyn Op, io: &Io, group: &[Member]) -> Vec<Launch> {
 }
 
 /// The same by the kernel.
-fn gpu(op: &dyn Op, io: &Io, group: &[Member]) -> Vec<Launch> {
+fn gpu(gpu: Gpu, io: &Io) -> Vec<Launch> {
     let ways = [io.ins[0].dtype.code(), io.outs[0].dtype.code()];
-    Gpu::new(op, io, group).map(&CAST, &ways, &[In(0), Out(0)], |n| Count { n }).done()
+    gpu.map(&CAST, &ways, &[In(0), Out(0)], |n| Count { n }).done()
 }
 
 /// The copy of a weight in 16 bits that the layer multiplies with, in place: inputs w in float32 and the copy. Made when the
@@ -53,8 +53,8 @@ impl Op for Copy {
     fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         host(self, io, group)
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        gpu(self, io, group)
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+        self::gpu(gpu, io)
     }
     fn alias(&self) -> &'static [(usize, usize)] {
         &[(0, 1)]
@@ -88,8 +88,8 @@ impl Op for Cast {
     fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         host(self, io, group)
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        gpu(self, io, group)
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+        self::gpu(gpu, io)
     }
 }
 

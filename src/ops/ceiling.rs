@@ -52,10 +52,10 @@ impl Op for Chain {
             pointwise::map(simd, h.input(0), h.output(0), |x| (0..turns).fold(x, |x, _| s * x + t))
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let n = io.outs[0].numel();
         let args = Turns { n: count(n), turns: count(self.turns) };
-        Gpu::new(self, io, group).each(&CHAIN, &[], n.div_ceil(CHAINS), &[In(0), In(1), Out(0)], args).done()
+        gpu.each(&CHAIN, &[], n.div_ceil(CHAINS), &[In(0), In(1), Out(0)], args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 2.0 * (self.turns * io.outs[0].numel()) as f64, ..traffic(io) }
@@ -108,13 +108,13 @@ impl Op for Product {
             });
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         /// A tile for each of a block's eight warps.
         const TILES: usize = 8;
         let tiles = io.ins[0].dims()[0] / Self::SIDE;
         let (args, storage) = (Turns { n: count(tiles), turns: count(self.turns) }, [io.ins[0].dtype.code()]);
         let grid = [tiles.div_ceil(TILES), 1];
-        Gpu::new(self, io, group).call(&PRODUCT, &storage, grid, &[In(0), In(1), Out(0)], args).done()
+        gpu.call(&PRODUCT, &storage, grid, &[In(0), In(1), Out(0)], args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 2.0 * (Self::SIDE * self.turns * io.outs[0].numel()) as f64, ..traffic(io) }
@@ -145,9 +145,9 @@ impl Op for RowSum {
             par::pieces_mut(h.output(0), 1, |row, y: &mut [f32]| y[0] = x[row * width..][..width].iter().sum());
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let args = Count { n: count(io.ins[0].row()) };
-        Gpu::new(self, io, group).call(&ROW_SUM, &[], [io.ins[0].dims()[0], 1], &[In(0), Out(0)], args).done()
+        gpu.call(&ROW_SUM, &[], [io.ins[0].dims()[0], 1], &[In(0), Out(0)], args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.ins[0].numel() as f64, ..traffic(io) }
@@ -178,8 +178,8 @@ impl Op for Triad {
             pointwise::map2(simd, h.input(0), h.input(1), h.output(0), |b, c| b + 3.0 * c)
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        Gpu::new(self, io, group).map(&TRIAD, &[], &[In(0), In(1), Out(0)], |n| Count { n }).done()
+    fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
+        gpu.map(&TRIAD, &[], &[In(0), In(1), Out(0)], |n| Count { n }).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 2.0 * io.outs[0].numel() as f64, ..traffic(io) }

@@ -75,9 +75,9 @@ impl Op for Mask {
             })
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
         let args = |n| Draws { n, stream: Stream::Dropout(self.layer).word(), keep: self.keep };
-        Gpu::new(self, io, group).map(&MASK, &[self.ty.dtype.code()], &[In(0), Out(0)], args).done()
+        gpu.map(&MASK, &[self.ty.dtype.code()], &[In(0), Out(0)], args).done()
     }
 }
 
@@ -111,9 +111,9 @@ impl Op for Apply {
             pointwise::map2(simd, h.input(0), h.input(1), h.output(0), |x, mask| x * mask / keep)
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let args = |n| Scalar { n, by: self.keep };
-        Gpu::new(self, io, group).map(&APPLY, &[io.ins[0].dtype.code()], &[In(0), In(1), Out(0)], args).done()
+        gpu.map(&APPLY, &[io.ins[0].dtype.code()], &[In(0), In(1), Out(0)], args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 2.0 * io.outs[0].numel() as f64, ..traffic(io) }

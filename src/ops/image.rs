@@ -66,12 +66,12 @@ impl Op for Gather {
             })
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let (n, width) = (io.outs[0].dims()[0], io.outs[0].row());
         let bytes = if width.is_multiple_of(16) { 16 } else { 1 };
         let args = Picking { units: count(width / bytes), rows: count(io.ins[0].dims()[0]) };
         let grid = [(width / bytes).div_ceil(GATHER.threads as usize), n];
-        Gpu::new(self, io, group).call(&GATHER, &[bytes as i64], grid, &[In(0), In(1), Out(0)], args).done()
+        gpu.call(&GATHER, &[bytes as i64], grid, &[In(0), In(1), Out(0)], args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         let bytes = io.outs[0].bytes() as f64;
@@ -141,10 +141,10 @@ impl Op for Normalize {
             })
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
         let bgr = (self.order == Order::Bgr) as u32;
         let args = |n| Preprocessing { n, bgr, scale: self.scale, mean: self.mean, std: self.std };
-        Gpu::new(self, io, group).map(&NORMALIZE, &[], &[In(0), Out(0)], args).done()
+        gpu.map(&NORMALIZE, &[], &[In(0), Out(0)], args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 3.0 * io.outs[0].numel() as f64, ..traffic(io) }

@@ -107,9 +107,9 @@ impl Op for Concat {
             })
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, mut gpu: Gpu, io: &Io) -> Vec<Launch> {
         let (pixels, y_width) = (io.outs[0].pixels(), io.outs[0].channels());
-        let (mut gpu, mut to) = (Gpu::new(self, io, group), 0);
+        let mut to = 0;
         for (i, width) in io.ins.iter().map(Type::channels).enumerate() {
             gpu = copy_columns(gpu, [In(i), Update(0)], pixels, width, [width, 0], [y_width, to]);
             to += width;
@@ -150,8 +150,8 @@ impl Op for Slice {
             })
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        let (gpu, pixels, c) = (Gpu::new(self, io, group), io.outs[0].pixels(), io.ins[0].channels());
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+        let (pixels, c) = (io.outs[0].pixels(), io.ins[0].channels());
         copy_columns(gpu, [In(0), Out(0)], pixels, self.width, [c, self.from], [self.width, 0]).done()
     }
 }
@@ -198,8 +198,8 @@ impl Op for Flatten {
             })
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        let (gpu, n, c) = (Gpu::new(self, io, group), io.ins[0].dims()[0], io.ins[0].channels());
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+        let (n, c) = (io.ins[0].dims()[0], io.ins[0].channels());
         if self.chw { transpose(gpu, n, [io.ins[0].row() / c, c]) } else { copy(gpu, io.ins[0].numel()) }
     }
 }
@@ -237,8 +237,8 @@ impl Op for Unflatten {
             })
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        let (gpu, n, c) = (Gpu::new(self, io, group), self.x.dims()[0], self.x.channels());
+    fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
+        let (n, c) = (self.x.dims()[0], self.x.channels());
         if self.chw { transpose(gpu, n, [c, self.x.row() / c]) } else { copy(gpu, self.x.numel()) }
     }
 }

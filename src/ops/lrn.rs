@@ -133,9 +133,9 @@ impl Op for Lrn {
             })
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let args = self.numbers(&io.ins[0]);
-        Gpu::new(self, io, group).each(&LRN, &[], args.n as usize, &[In(0), Out(0)], args).done()
+        gpu.each(&LRN, &[], args.n as usize, &[In(0), Out(0)], args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: (2 * self.size + 6) as f64 * io.ins[0].numel() as f64, ..traffic(io) }
@@ -197,14 +197,14 @@ impl Op for LrnGrad {
             });
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let args = self.of.numbers(&io.ins[0]);
         // Blocks overlap by a window; one that is wider than a block is nobody's.
         let Some(own) = LRN_GRAD.threads.checked_sub((args.before + args.after) as u32).filter(|n| *n > 0) else {
             return vec![];
         };
         let blocks = args.n.div_ceil(own) as usize;
-        Gpu::new(self, io, group).call(&LRN_GRAD, &[], [blocks, 1], &[In(0), In(1), Out(0)], args).done()
+        gpu.call(&LRN_GRAD, &[], [blocks, 1], &[In(0), In(1), Out(0)], args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: (4 * self.of.size + 12) as f64 * io.ins[0].numel() as f64, ..traffic(io) }

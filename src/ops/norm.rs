@@ -188,10 +188,9 @@ impl Op for Train {
             norm::normalize(simd, e, x, ch, h.input(2), op.relu, h.output(0), scratch)
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, mut gpu: Gpu, io: &Io) -> Vec<Launch> {
         use Operand::{In, Out, Result};
         let args = Normalization::new(&io.ins[0], self.eps, self.relu, Through::Batch);
-        let mut gpu = Gpu::new(self, io, group);
         let parts = gpu.scratch(args.blocks as usize * 3 * 8 * args.c.by as usize);
         let [written, read] = [Access::Write, Access::Read].map(|access| Operand::Scratch(parts, access));
         let gpu = gpu.call(&PARTS, &[], args.adding(), &[In(0), In(3), written], args).call(
@@ -242,9 +241,9 @@ impl Op for Eval {
             norm::normalize(simd, e, h.input(0), ch, h.input(2), op.relu, h.output(0), h.scratch())
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let args = Normalization::new(&io.ins[0], self.eps, self.relu, Through::Nothing);
-        normalized(Gpu::new(self, io, group), [Operand::In(3), Operand::In(4)], args).done()
+        normalized(gpu, [Operand::In(3), Operand::In(4)], args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 3.0 * io.ins[0].numel() as f64, ..traffic(io) }
@@ -314,10 +313,9 @@ impl Op for Grad {
             norm::grad(simd, e, h.input(0), ch, h.input(4), rows, moments, outs, h.scratch())
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, mut gpu: Gpu, io: &Io) -> Vec<Launch> {
         use Operand::{In, Out};
         let args = Normalization::new(&io.ins[0], self.eps, false, self.through);
-        let mut gpu = Gpu::new(self, io, group);
         let parts = gpu.scratch(args.blocks as usize * 2 * 8 * args.c.by as usize);
         let coefficients = gpu.scratch(3 * 4 * args.c.by as usize);
         let [sums, factors] =
@@ -383,13 +381,13 @@ impl Op for Update {
             }
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         use Operand::In;
         let (c, images) = (count(io.ins[0].numel()), count(io.ins[4].numel()));
         let Convention { momentum, unbiased, .. } = self.convention;
         let args = Running { momentum, c, images, pixels: count(self.pixels), unbiased: unbiased as u32 };
         let operands = [Operand::Update(0), Operand::Update(1), In(2), In(3), In(4)];
-        Gpu::new(self, io, group).each(&UPDATE, &[], c as usize, &operands, args).done()
+        gpu.each(&UPDATE, &[], c as usize, &operands, args).done()
     }
     fn alias(&self) -> &'static [(usize, usize)] {
         &[(0, 0), (1, 1)]
@@ -443,13 +441,13 @@ impl Op for Fold {
             }
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         use Operand::{In, Out};
         let (filters, row) = (io.ins[1].numel(), count(io.ins[2].row()));
         let args = Folding { eps: self.eps, row, bias: self.bias as u32 };
         let bias = In(if self.bias { 7 } else { 5 });
         let operands = [Out(0), Out(1), In(2), In(3), In(4), In(5), In(6), bias];
-        Gpu::new(self, io, group).call(&FOLD, &[], [filters, 1], &operands, args).done()
+        gpu.call(&FOLD, &[], [filters, 1], &operands, args).done()
     }
     fn alias(&self) -> &'static [(usize, usize)] {
         &[(0, 0), (1, 1)]

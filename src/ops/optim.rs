@@ -75,8 +75,8 @@ impl Op for Sgd {
     fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         Update::plain(*self).host_of(self, io, group)
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        Update::plain(*self).gpu_of(self, io, group)
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+        Update::plain(*self).gpu_of(gpu, io)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 6.0 * io.ins[0].numel() as f64, ..traffic(io) }
@@ -128,13 +128,13 @@ impl Update {
         })
     }
     /// The kernel, as above. Where there is no copy or no scale, anything stands in its place.
-    fn gpu_of(self, who: &dyn Op, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu_of(self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let storage = if self.copy { io.ins[4].dtype } else { DType::F32 };
         let copy = if self.copy { Operand::Update(2) } else { Operand::Update(0) };
         let by = In(if self.scaled { 4 + self.copy as usize } else { 3 });
         let operands = [Operand::Update(0), Operand::Update(1), In(2), In(3), copy, by];
         let args = |n| self.numbers(n);
-        Gpu::new(who, io, group).map(&SGD, &[storage.code()], &operands, args).done()
+        gpu.map(&SGD, &[storage.code()], &operands, args).done()
     }
 }
 
@@ -172,8 +172,8 @@ impl Op for Update {
     fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         self.host_of(self, io, group)
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        self.gpu_of(self, io, group)
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+        self.gpu_of(gpu, io)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 6.0 * io.ins[0].numel() as f64, ..traffic(io) }
@@ -218,8 +218,8 @@ impl Op for Unscale {
             h.output::<f32>(0)[0] = if (1..grads).all(finite) { 1.0 / h.input::<f32>(0)[0] } else { 0.0 };
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        let mut gpu = Gpu::new(self, io, group).call(&BEGIN_UNSCALE, &[], [1, 1], &[In(0), Out(0)], Count { n: 1 });
+    fn gpu(&self, mut gpu: Gpu, io: &Io) -> Vec<Launch> {
+        gpu = gpu.call(&BEGIN_UNSCALE, &[], [1, 1], &[In(0), Out(0)], Count { n: 1 });
         for (i, g) in io.ins.iter().enumerate().skip(1) {
             let n = count(g.numel());
             let blocks = g.numel().div_ceil(1024).min(LOOKERS);

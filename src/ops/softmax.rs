@@ -83,8 +83,8 @@ impl Op for Softmax {
             par::rows_mut(h.output::<f32>(0), c, n, |i, y| row(&x[i * c..][..c], y))
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        by_rows(Gpu::new(self, io, group), &SOFTMAX, &[In(0), Out(0)], &io.ins[0])
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+        by_rows(gpu, &SOFTMAX, &[In(0), Out(0)], &io.ins[0])
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 4.0 * io.ins[0].numel() as f64, ..traffic(io) }
@@ -121,8 +121,8 @@ impl Op for SoftmaxGrad {
             })
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        by_rows(Gpu::new(self, io, group), &SOFTMAX_GRAD, &[In(0), In(1), Out(0)], &io.ins[0])
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+        by_rows(gpu, &SOFTMAX_GRAD, &[In(0), In(1), Out(0)], &io.ins[0])
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 4.0 * io.ins[0].numel() as f64, ..traffic(io) }
@@ -161,8 +161,8 @@ impl Op for LogSoftmax {
             })
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        by_rows(Gpu::new(self, io, group), &LOG_SOFTMAX, &[In(0), Out(0)], &io.ins[0])
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+        by_rows(gpu, &LOG_SOFTMAX, &[In(0), Out(0)], &io.ins[0])
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 3.0 * io.ins[0].numel() as f64, ..traffic(io) }
@@ -201,8 +201,8 @@ impl Op for LogSoftmaxGrad {
             })
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        by_rows(Gpu::new(self, io, group), &LOG_SOFTMAX_GRAD, &[In(0), In(1), Out(0)], &io.ins[0])
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+        by_rows(gpu, &LOG_SOFTMAX_GRAD, &[In(0), In(1), Out(0)], &io.ins[0])
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 4.0 * io.ins[0].numel() as f64, ..traffic(io) }

@@ -152,10 +152,10 @@ impl Op for Bilinear {
             })
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let v = vector(&[io.ins[0].channels()]);
         let args = Resampling::new(&self.grid, &io.ins[0], &io.outs[0], v);
-        Gpu::new(self, io, group).each(&UPSAMPLE, &[v as i64], args.n as usize, &[In(0), Out(0)], args).done()
+        gpu.each(&UPSAMPLE, &[v as i64], args.n as usize, &[In(0), Out(0)], args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 8.0 * io.outs[0].numel() as f64, ..traffic(io) }
@@ -220,10 +220,10 @@ impl Op for BilinearGrad {
             })
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
         let v = vector(&[self.x.channels()]);
         let args = Resampling::new(&self.grid, &self.x, &self.x, v);
-        Gpu::new(self, io, group).each(&UPSAMPLE_GRAD, &[v as i64], args.n as usize, &[In(0), Out(0)], args).done()
+        gpu.each(&UPSAMPLE_GRAD, &[v as i64], args.n as usize, &[In(0), Out(0)], args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 8.0 * io.ins[0].numel() as f64, ..traffic(io) }

@@ -8,7 +8,7 @@ mod usage;
 pub use usage::{Life, Pass, parts};
 
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Io, Kind, Member, Op, Value};
+use crate::graph::{Gpu, Graph, Io, Kind, Member, Op, Value};
 use crate::kernel::{Arch, Code, Host, Launch, Simd, gpu, half};
 use crate::ops::fuse::fuse;
 use crate::shape::{DType, Type};
@@ -88,11 +88,11 @@ impl Plan {
             let bufs = |v: &[Value]| v.iter().map(|v| v.buf()).collect::<Vec<_>>();
             let member = |&i: &usize| Member { ins: bufs(&g.nodes()[i].ins), outs: bufs(&g.nodes()[i].outs) };
             let group: Vec<Member> = step.iter().map(member).collect();
-            let chunk = if arch == Arch::Gpu { gpu::GROUP } else { group.len() };
+            let chunk = if let Arch::Gpu(_) = arch { gpu::GROUP } else { group.len() };
             for (nodes, group) in step.chunks(chunk).zip(group.chunks(chunk)) {
                 let mut launches = match arch {
                     Arch::Host(simd) => host(n.op.as_ref(), &io, group, simd),
-                    Arch::Gpu => n.op.gpu(&io, group),
+                    Arch::Gpu(choices) => n.op.gpu(Gpu::new(n.op.as_ref(), &io, group, choices), &io),
                 };
                 if launches.is_empty() {
                     launches = nodes.iter().zip(group).enumerate().map(|(i, (&n, m))| definition(g, n, i, m)).collect();

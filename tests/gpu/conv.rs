@@ -4,7 +4,7 @@ use super::{DEVICES, bits, on_devices, open};
 use crate::common::*;
 use deep_affect::device::{self, Data, Session};
 use deep_affect::error::Result;
-use deep_affect::graph::{Gpu, Io, Member, Op};
+use deep_affect::graph::{Gpu, Io, Op};
 use deep_affect::kernel::Launch;
 use deep_affect::ops::conv::{Before, Dgrad, Fprop, Wgrad, gpu};
 use deep_affect::ops::{Bound, Case, dense};
@@ -54,9 +54,9 @@ impl<O: Op> Op for Direct<O> {
     fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         self.0.eval(io, ins, outs)
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
         let launches = if self.name() == "conv.fprop" { gpu::fprop } else { gpu::dgrad };
-        launches(Gpu::new(self, io, group), gpu::Form::Direct, &self.1, gpu::Epilogue::default())
+        launches(gpu, gpu::Form::Direct, &self.1, gpu::Epilogue::default())
     }
 }
 

@@ -10,7 +10,7 @@ use common::*;
 use deep_affect::device::ceiling::{self, Load};
 use deep_affect::device::{self, Checks, Data, Device, Gpu, Session, Simulator};
 use deep_affect::graph::Graph;
-use deep_affect::kernel::{Arch, Code};
+use deep_affect::kernel::{Arch, Choices, Code};
 use deep_affect::models::{Architecture, Config};
 use deep_affect::ops::{self, Bound};
 use deep_affect::plan::{Options, Plan};
@@ -30,7 +30,7 @@ fn open(name: &str) -> Box<dyn Device> {
 
 fn in_order(order: Order) -> Box<dyn Device> {
     let options = sim::Options { checks: true, order, ..sim::Options::default() };
-    Box::new(Gpu::new(Simulator::new(Simulator::TARGET, options).unwrap(), Checks::Poison))
+    Box::new(Gpu::new(Simulator::new(Simulator::TARGET, options).unwrap(), Checks::Poison, Choices::default()))
 }
 
 /// Runs a check on every case on every device there is.
@@ -48,7 +48,7 @@ fn every_case_is_computed_by_kernels_and_every_kernel_by_a_case() {
     let (mut missing, mut reached) = (BTreeSet::new(), BTreeSet::new());
     for (_, case) in cases() {
         let (g, _, outs) = graph_of(&case);
-        for s in Plan::new(&g, &outs, Options::default()).unwrap().lower(&g, Arch::Gpu) {
+        for s in Plan::new(&g, &outs, Options::default()).unwrap().lower(&g, Arch::Gpu(&Choices::default())) {
             match s.launch.code {
                 Code::Kernel(call) => drop(reached.insert((call.kernel.entry, call.consts))),
                 _ => drop(missing.insert(s.launch.name)),

@@ -8,7 +8,7 @@ use crate::device::gpu::OPTIONS;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::kernel::gpu::Call;
-use crate::kernel::{Arch, Code};
+use crate::kernel::{Arch, Choices, Code};
 use crate::nvrtc::{self, Cache, Compiled, Target, Unit};
 use crate::plan::{Pass, Plan, Scheduled};
 use crate::table::{number, text_table};
@@ -77,7 +77,7 @@ impl Command {
         let want: Vec<&[Value]> = want.iter().map(Vec::as_slice).collect();
         let (g, plans) = Plan::all(g, &want, OPTIONS)?;
         // What is wanted first: the step, or the inference.
-        let scheduled = plans[0].lower(&g, Arch::Gpu);
+        let scheduled = plans[0].lower(&g, Arch::Gpu(&Choices::default()));
         let calls = scheduled.iter().map(call).collect::<Result<Vec<_>>>()?;
         let compiled = compiled(&calls, self.arch)?;
         let rows = scheduled.iter().zip(&calls).map(|(s, call)| self.row(&g, s, call, &compiled));

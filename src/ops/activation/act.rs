@@ -279,9 +279,9 @@ impl Op for Activate {
             }
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
         let act = [self.act.index() as i64, DType::F32.code()];
-        Gpu::new(self, io, group).map(&ACTIVATE, &act, &[In(0), Out(0)], |n| self.act.numbers(n)).done()
+        gpu.map(&ACTIVATE, &act, &[In(0), Out(0)], |n| self.act.numbers(n)).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.act.flops() * io.outs[0].numel() as f64, ..traffic(io) }
@@ -335,9 +335,9 @@ impl Op for ActivateGrad {
             }
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
         let act = [self.act.index() as i64, DType::F32.code()];
-        Gpu::new(self, io, group).map(&ACTIVATE_GRAD, &act, &[In(0), In(1), Out(0)], |n| self.act.numbers(n)).done()
+        gpu.map(&ACTIVATE_GRAD, &act, &[In(0), In(1), Out(0)], |n| self.act.numbers(n)).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: (1.0 + self.act.flops()) * io.outs[0].numel() as f64, ..traffic(io) }

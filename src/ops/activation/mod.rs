@@ -39,10 +39,8 @@ impl Op for Relu {
             pointwise::map(simd, h.input(0), h.output(0), |x| if x < 0.0 { 0.0 } else { x })
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        Gpu::new(self, io, group)
-            .map(&ACTIVATE, &[RELU, io.ins[0].dtype.code()], &[In(0), Out(0)], Pointwise::plain)
-            .done()
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+        gpu.map(&ACTIVATE, &[RELU, io.ins[0].dtype.code()], &[In(0), Out(0)], Pointwise::plain).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.outs[0].numel() as f64, ..traffic(io) }
@@ -79,10 +77,8 @@ impl Op for ReluGrad {
             pointwise::map2(simd, h.input(0), h.input(1), h.output(0), masked)
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        Gpu::new(self, io, group)
-            .map(&ACTIVATE_GRAD, &[RELU, io.ins[0].dtype.code()], &[In(0), In(1), Out(0)], Pointwise::plain)
-            .done()
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+        gpu.map(&ACTIVATE_GRAD, &[RELU, io.ins[0].dtype.code()], &[In(0), In(1), Out(0)], Pointwise::plain).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.outs[0].numel() as f64, ..traffic(io) }

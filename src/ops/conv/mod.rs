@@ -190,10 +190,10 @@ impl Op for Fprop {
             host::conv::fprop(simd, &s, h.input(0), h.input(1), bias, op.relu, h.output(0), h.scratch())
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let s = self.shape(&io.ins[0]).expect("checked by infer");
         let end = Epilogue { bias: self.bias, relu: self.relu, ..Epilogue::default() };
-        gpu::fprop(Gpu::new(self, io, group), Form::of(&s, io.ins[0].dtype), &s, end)
+        gpu::fprop(gpu, Form::of(&s, io.ins[0].dtype), &s, end)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape(&io.ins[0]).map_or(0.0, |s| s.flops()), ..traffic(io) }
@@ -287,10 +287,10 @@ impl Op for Dgrad {
             }
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let (mask, pool) = (self.before != Before::Nothing, self.before == Before::Pool);
         let end = Epilogue { mask, pool, ..Epilogue::default() };
-        gpu::dgrad(Gpu::new(self, io, group), Form::of(&self.shape, io.ins[0].dtype), &self.shape, end)
+        gpu::dgrad(gpu, Form::of(&self.shape, io.ins[0].dtype), &self.shape, end)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape.flops(), ..traffic(io) }
@@ -343,8 +343,8 @@ impl Op for Wgrad {
             }
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
-        gpu::wgrad(Gpu::new(self, io, group), Form::of(&self.shape, io.ins[0].dtype), &self.shape, self.bias)
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+        gpu::wgrad(gpu, Form::of(&self.shape, io.ins[0].dtype), &self.shape, self.bias)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape.flops(), ..traffic(io) }
@@ -427,10 +427,10 @@ impl Op for Transposed {
             host::conv::transposed(simd, &s, h.input(0), h.input(1), bias, op.relu, h.output(0), h.scratch())
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let s = self.shape(&io.ins[0]).expect("checked by infer");
         let end = Epilogue { bias: self.bias, relu: self.relu, ..Epilogue::default() };
-        gpu::dgrad(Gpu::new(self, io, group), Form::of(&s, io.ins[0].dtype), &s, end)
+        gpu::dgrad(gpu, Form::of(&s, io.ins[0].dtype), &s, end)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape(&io.ins[0]).map_or(0.0, |s| s.flops()), ..traffic(io) }

@@ -92,10 +92,10 @@ impl Op for Pooled {
             }
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let end = Epilogue { bias: self.conv.bias, relu: true, pool: true, index: self.index, ..Epilogue::default() };
         let s = self.shape(io);
-        gpu::fprop(Gpu::new(self, io, group), Form::of(&s, self.storage), &s, end)
+        gpu::fprop(gpu, Form::of(&s, self.storage), &s, end)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape(io).flops(), ..traffic(io) }

@@ -75,9 +75,9 @@ impl Op for Fprop {
             host::dense::fprop(simd, n, i, o, h.input(0), h.input(1), bias, op.relu, h.output(0))
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let extents = [io.outs[0].dims()[0], io.ins[0].row(), io.outs[0].row()];
-        let (gpu, storage) = (Gpu::new(self, io, group), io.ins[0].dtype);
+        let storage = io.ins[0].dtype;
         match storage.is_half() {
             true => gpu::fprop_mma(gpu, storage, extents, self.bias, self.relu),
             false => gpu::fprop(gpu, extents, self.bias, self.relu),
@@ -138,9 +138,9 @@ impl Op for Dgrad {
             }
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let extents = [self.x.dims()[0], self.x.row(), io.ins[0].row()];
-        let (gpu, storage) = (Gpu::new(self, io, group), io.ins[0].dtype);
+        let storage = io.ins[0].dtype;
         match storage.is_half() {
             true => gpu::dgrad_mma(gpu, storage, extents, self.mask),
             false => gpu::dgrad(gpu, extents, self.mask),
@@ -194,9 +194,9 @@ impl Op for Wgrad {
             }
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let extents = [io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row()];
-        let (gpu, storage) = (Gpu::new(self, io, group), io.ins[0].dtype);
+        let storage = io.ins[0].dtype;
         match storage.is_half() {
             true => gpu::wgrad_mma(gpu, storage, extents, self.bias),
             false => gpu::wgrad(gpu, extents, self.bias),
@@ -237,9 +237,9 @@ impl Op for BiasGrad {
             host::column_sums(simd, rows, k, h.input(0), h.output(0), h.scratch())
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let k = io.outs[0].numel();
-        tile::column_sums(Gpu::new(self, io, group), In(0), Out(0), io.ins[0].numel() / k, k).done()
+        tile::column_sums(gpu, In(0), Out(0), io.ins[0].numel() / k, k).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.ins[0].numel() as f64, ..traffic(io) }

@@ -183,10 +183,9 @@ impl Op for CrossEntropy {
             };
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, mut gpu: Gpu, io: &Io) -> Vec<Launch> {
         let (rows, weighted) = (io.ins[0].dims()[0], io.ins.len() == 4);
         let (args, class) = (self.numbers(io, weighted), In(if weighted { 3 } else { 2 }));
-        let mut gpu = Gpu::new(self, io, group);
         let parts = gpu.scratch(2 * 8 * rows);
         let [written, read] = [Access::Write, Access::Read].map(|access| Operand::Scratch(parts, access));
         gpu.call(&ROWS, &[], [rows, 1], &[In(0), In(1), In(2), class, written], args)
@@ -254,11 +253,11 @@ impl Op for CrossEntropyGrad {
             }
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let (rows, weighted) = (io.ins[0].dims()[0], io.ins.len() == 5);
         let (args, class) = (self.forward.numbers(io, weighted), In(if weighted { 4 } else { 2 }));
         let operands = [In(0), In(1), In(2), class, In(3), Out(0)];
-        Gpu::new(self, io, group).call(&GRAD, &[], [rows, 1], &operands, args).done()
+        gpu.call(&GRAD, &[], [rows, 1], &operands, args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 6.0 * io.ins[0].numel() as f64, ..traffic(io) }

@@ -45,10 +45,9 @@ impl Op for L2 {
             h.output::<f32>(0)[0] = (lambda * sums.iter().sum::<f64>()) as f32;
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, mut gpu: Gpu, io: &Io) -> Vec<Launch> {
         let n = io.ins[0].numel();
         let blocks = n.div_ceil(4 * L2_PARTS.threads as usize).min(MOST_PARTS);
-        let mut gpu = Gpu::new(self, io, group);
         let parts = gpu.scratch(8 * blocks);
         let [written, read] = [Access::Write, Access::Read].map(|access| Operand::Scratch(parts, access));
         gpu.call(&L2_PARTS, &[], [blocks, 1], &[In(0), written], Count { n: count(n) })
@@ -84,8 +83,8 @@ impl Op for L2Grad {
             pointwise::map(simd, h.input(0), h.output(0), |w| factor * w)
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
         let args = |n| Scalar { n, by: self.lambda };
-        Gpu::new(self, io, group).map(&L2_GRAD, &[], &[In(0), In(1), Out(0)], args).done()
+        gpu.map(&L2_GRAD, &[], &[In(0), In(1), Out(0)], args).done()
     }
 }

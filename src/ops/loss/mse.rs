@@ -59,9 +59,9 @@ impl Op for Mse {
             h.output::<f32>(0)[0] = (op.reduction.factor(sum64(w), d) * sum) as f32;
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let args = SquaredError::new(self.reduction, &io.ins[0]);
-        Gpu::new(self, io, group).call(&MSE, &[], [1, 1], &[In(0), In(1), In(2), Out(0)], args).done()
+        gpu.call(&MSE, &[], [1, 1], &[In(0), In(1), In(2), Out(0)], args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 3.0 * io.ins[0].numel() as f64, ..traffic(io) }
@@ -99,9 +99,9 @@ impl Op for MseGrad {
             }
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let args = SquaredError::new(self.reduction, &io.ins[0]);
         let operands = [In(0), In(1), In(2), In(3), Out(0)];
-        Gpu::new(self, io, group).each(&MSE_GRAD, &[], io.ins[0].numel(), &operands, args).done()
+        gpu.each(&MSE_GRAD, &[], io.ins[0].numel(), &operands, args).done()
     }
 }

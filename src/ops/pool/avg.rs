@@ -158,12 +158,10 @@ impl Op for AvgPool {
             })
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let v = vector(&[io.ins[0].channels()]);
         let args = self.over.numbers(&io.ins[0], &io.outs[0], v);
-        Gpu::new(self, io, group)
-            .each(&AVGPOOL, &[v as i64, io.ins[0].dtype.code()], args.n as usize, &[In(0), Out(0)], args)
-            .done()
+        gpu.each(&AVGPOOL, &[v as i64, io.ins[0].dtype.code()], args.n as usize, &[In(0), Out(0)], args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         let ([_, h, w, c], [n, p, q, _]) = (nhwc(&io.ins[0]).unwrap(), self.over.npqc(&io.ins[0]));
@@ -231,12 +229,10 @@ impl Op for AvgPoolGrad {
             })
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let v = vector(&[self.x.channels()]);
         let args = self.over.numbers(&self.x, &self.x, v);
-        Gpu::new(self, io, group)
-            .each(&AVGPOOL_GRAD, &[v as i64, io.ins[0].dtype.code()], args.n as usize, &[In(0), Out(0)], args)
-            .done()
+        gpu.each(&AVGPOOL_GRAD, &[v as i64, io.ins[0].dtype.code()], args.n as usize, &[In(0), Out(0)], args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost {

@@ -114,12 +114,10 @@ impl Op for MaxPool {
             })
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let (x, y, v) = (&io.ins[0], &io.outs[0], vector(&[io.ins[0].channels()]));
         let args = MaxWindow::new(&self.window, x, y, y, v);
-        Gpu::new(self, io, group)
-            .each(&MAXPOOL, &[v as i64, io.ins[0].dtype.code()], args.n as usize, &[In(0), Out(0)], args)
-            .done()
+        gpu.each(&MAXPOOL, &[v as i64, io.ins[0].dtype.code()], args.n as usize, &[In(0), Out(0)], args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         let taps = self.window.kernel[0] * self.window.kernel[1];
@@ -180,13 +178,11 @@ impl Op for MaxPoolGrad {
             })
         })
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let (x, dy, v) = (&io.ins[0], &io.ins[1], vector(&[io.ins[0].channels()]));
         let args = MaxWindow::new(&self.window, x, dy, x, v);
         let operands = [In(0), In(1), Out(0)];
-        Gpu::new(self, io, group)
-            .each(&MAXPOOL_GRAD, &[v as i64, io.ins[0].dtype.code()], args.n as usize, &operands, args)
-            .done()
+        gpu.each(&MAXPOOL_GRAD, &[v as i64, io.ins[0].dtype.code()], args.n as usize, &operands, args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         let taps = self.window.kernel[0] * self.window.kernel[1];

@@ -115,11 +115,11 @@ impl Op for Unpool {
         let [_, _, q, k] = nhwc(&io.ins[0]).expect("checked by infer");
         host_launches(self, io, group, 0, move |h| run(h.input(0), h.input(1), h.input(2), [q, k], h.output(0)))
     }
-    fn gpu(&self, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let [_, _, q, k] = nhwc(&io.ins[0]).expect("checked by infer");
         let args = Quads { n: count(io.ins[0].numel()) / 4, c: Divisor::new(k / 4), q: Divisor::new(q) };
         let (storage, operands) = ([io.ins[0].dtype.code()], [In(0), In(1), In(2), Out(0)]);
-        Gpu::new(self, io, group).each(&UNPOOL, &storage, args.n as usize, &operands, args).done()
+        gpu.each(&UNPOOL, &storage, args.n as usize, &operands, args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.outs[0].numel() as f64, ..traffic(io) }
