@@ -108,6 +108,11 @@ speed() {
     precision=bf16
     part "kernels and caches" "$BINARY" bench step --batch "${steps%% *}" --rounds 1 --precision bf16 "${flags[@]}"
     theirs infer:3 20
+    # Theirs tunes itself while it compiles; ours keeps what it finds, for this kind of card.
+    if [ -z "$SMOKE" ]; then
+        part "tiles of a step" "$BINARY" kernels tune --pass train --batch "${steps%% *}" --repeat 3 --precision bf16 "${flags[@]}"
+        part "tiles of an inference" "$BINARY" kernels tune --pass infer --batch "${infers%% *}" --repeat 3 --precision bf16 "${flags[@]}"
+    fi
     seconds=105
     for batch in $steps; do
         ours step "$batch" svg

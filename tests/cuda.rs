@@ -8,6 +8,7 @@ use deep_affect::nvrtc;
 use deep_affect::ops::arith::Add;
 use deep_affect::plan::Options;
 use deep_affect::shape::Type;
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
 use std::{env, fs};
@@ -46,30 +47,28 @@ fn add() -> Result<()> {
     Ok(())
 }
 
-/// Runs [`inside`] with the imitation and these variables: what it printed, and what the driver was asked for.
-fn with(variables: &[(&str, &str)], compile: &[&str]) -> (String, Vec<String>) {
-    let dir = tempfile::tempdir().unwrap();
+/// Makes the imitation in a folder; what a loader looks through then.
+fn imitation(dir: &Path, compile: &[&str]) -> OsString {
     let rustc = env::var_os("RUSTC").unwrap_or("rustc".into());
     for (library, source) in [("libcuda.so", "libcuda.rs"), ("libnvtx3interop.so.1", "libnvtx.rs")] {
         let made = Command::new(&rustc)
             .args(["--edition=2024", "--crate-type=cdylib", "-Copt-level=2", "-o"])
-            .args([
-                dir.path().join(library),
-                Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake-cuda").join(source),
-            ])
+            .args([dir.join(library), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake-cuda").join(source)])
             .args(compile)
             .status();
         assert!(made.unwrap().success());
     }
-    let log = dir.path().join("log");
-    let path = env::join_paths(
-        [dir.path().to_path_buf()]
-            .into_iter()
-            .chain(env::split_paths(&env::var_os("LD_LIBRARY_PATH").unwrap_or_default())),
-    );
+    let old = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    env::join_paths([dir.to_path_buf()].into_iter().chain(env::split_paths(&old))).unwrap()
+}
+
+/// Runs [`inside`] with the imitation and these variables: what it printed, and what the driver was asked for.
+fn with(variables: &[(&str, &str)], compile: &[&str]) -> (String, Vec<String>) {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, log) = (imitation(dir.path(), compile), dir.path().join("log"));
     let out = Command::new(env::current_exe().unwrap())
         .args(["inside", "--exact", "--nocapture"])
-        .env("LD_LIBRARY_PATH", path.unwrap())
+        .env("LD_LIBRARY_PATH", path)
         .env("FAKE_CUDA_LOG", &log)
         .env("DEEP_AFFECT_CACHE", dir.path())
         .envs(variables.iter().copied())
@@ -154,4 +153,66 @@ fn what_is_said_when_it_does_not_work() {
     assert!(replayed.contains("exit code 1: replaying a plan: an illegal memory access"), "{replayed}");
     let lacking = with(&[], &["--cfg", "no_graphs"]).0;
     assert!(lacking.contains("the NVIDIA driver is too old: it has no cuGraphLaunch"), "{lacking}");
+}
+
+/// `kernels tune` on an imitation that takes a millisecond for a thousand blocks: the largest tiles win.
+#[test]
+fn the_fastest_tiles_are_kept_for_a_gpu() {
+    if !possible() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = imitation(dir.path(), &[]);
+    let run = |args: &[&str]| {
+        let out = Command::new(env!("CARGO_BIN_EXE_deep-affect"))
+            .args(["kernels"])
+            .args(args)
+            .args(["vgg16", "--width", "8", "--image", "64", "--batch", "40", "--precision", "bf16", "--pass", "infer"])
+            .env("LD_LIBRARY_PATH", &path)
+            .env("FAKE_CUDA_LOG", dir.path().join("log"))
+            .env("DEEP_AFFECT_CACHE", dir.path())
+            .output()
+            .unwrap();
+        let [said, remarks] = [out.stdout, out.stderr].map(|t| String::from_utf8(t).unwrap());
+        (out.status.code(), said, remarks)
+    };
+    let tune = ["tune", "--device", "cuda", "--repeat", "1"];
+    let (code, said, remarks) = run(&[&tune[..], &["--json"]].concat());
+    assert_eq!(code, Some(0), "{remarks}");
+    let r: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(r["device"], "Fake GPU, sm_86");
+    assert!(r["kept_us"].as_f64() < r["rule_us"].as_f64(), "{r:#}");
+    let products = r["products"].as_array().unwrap();
+    let [with_filters, dense] =
+        ["conv_fprop_mma VEC=8 STORAGE=2 m=163840 n=8 ", "dense_fprop_mma VEC=8 STORAGE=2 m=40 "]
+            .map(|key| products.iter().find(|p| p["product"].as_str().unwrap().starts_with(key)).unwrap());
+    // Of tiles with as many blocks the rule's, of others the one with the fewest.
+    assert!(with_filters["tile"]["BM"] == 128 && dense["tile"]["BN"] == 256, "{r:#}");
+    let file = r["file"].as_str().unwrap();
+    assert!(file.ends_with("fake-gpu--sm-86.json"), "{file}");
+
+    let launches = ["launches", "--arch", "sm_86", "--json", "--tiles", file];
+    let measured = |said: &str| {
+        serde_json::from_str::<serde_json::Value>(said).unwrap()["launches"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|l| l["tile_by"] == "measured")
+            .count()
+    };
+    assert!(measured(&run(&launches).1) >= products.len());
+    let (code, said, _) = run(&tune);
+    assert!(code == Some(0) && said.contains("ms with the tiles that are kept in"), "{said}");
+
+    // Of other kernels it is not used, and damaged it is said so.
+    let text = fs::read_to_string(file).unwrap();
+    let at = text.find("\"kernels\": \"").unwrap() + 12;
+    fs::write(file, format!("{}x{}", &text[..at], &text[at + 1..])).unwrap();
+    let (code, said, _) = run(&launches);
+    assert!(code == Some(1) && said.is_empty());
+    fs::write(file, &text[1..]).unwrap();
+    let (code, said, remarks) = run(&tune);
+    assert!(code == Some(1) && said.is_empty() && remarks.contains("not a table of tiles"), "{remarks}");
+    let (code, _, remarks) = run(&["tune", "--device", "cpu"]);
+    assert!(code == Some(2) && remarks.contains("tiles are measured on a GPU"), "{remarks}");
 }

@@ -1,8 +1,8 @@
 // What a warp asks of a tensor core, in 16 bits with float32 sums: PTX ISA 9.7.14 (mma, ldmatrix) and 9.7.9.25 (cp.async).
 #pragma once
-// A thread of the largest tiles keeps 64 sums: two blocks share a multiprocessor's registers, where its shared memory is
-// enough for two.
-#if __CUDA_ARCH__ >= 800
+// A thread of a tile of 128 x 128 keeps 64 sums: two blocks share a multiprocessor's registers, where its shared memory is
+// enough for two. Larger or deeper tiles take the registers of both.
+#if __CUDA_ARCH__ >= 800 && SHARED <= (64 << 10)
 #define RESIDENT 2
 #endif
 #include "common.cuh"

@@ -2,6 +2,7 @@
 
 use super::output;
 use crate::bundled;
+use crate::device::tuning::Table;
 use crate::device::{self, cuda};
 use crate::error::Result;
 use crate::nvrtc::{self, Cache};
@@ -38,13 +39,25 @@ impl Command {
             }),
         );
         for name in device::NAMES.split(", ") {
-            line(&format!("--device {name}"), device::open(name, None).map(|d| d.name()));
+            let device = device::open(name, None);
+            line(&format!("--device {name}"), device.as_ref().map(|d| d.name()).map_err(Clone::clone));
+            if let Some(model) = device.ok().filter(|d| d.timed() && name != "auto").and_then(|d| d.model()) {
+                line("  tiles", tiles(&model));
+            }
         }
         let toy = bundled::toy_model().map(|bytes| format!("{} KiB", bytes.len() >> 10));
         line("bundled model", Ok(toy.unwrap_or_else(|| "none in this build".into())));
         line("bundled pictures", Ok(bundled::emoji()?.len().to_string()));
         output::print(&out)
     }
+}
+
+/// What was measured on a device.
+fn tiles(model: &str) -> Result<String> {
+    Ok(match Table::of(model)? {
+        Some(table) => format!("{} products measured", table.products.len()),
+        None => "by the rule; `deep-affect kernels tune` measures".into(),
+    })
 }
 
 fn describe(card: &cuda::Card) -> String {

@@ -6,6 +6,7 @@ use super::{Checks, Counted, Data, Demand, Device, Probe, ceiling, finite};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Value};
 use crate::host::ceiling::Ceilings;
+use crate::kernel::choices::{Limits, Tiles};
 use crate::kernel::gpu::{self, Access, Call};
 use crate::kernel::{Arch, Buf, Choices, Code};
 use crate::nvrtc::Target;
@@ -60,8 +61,12 @@ pub struct Measured {
 pub trait Driver: Send {
     /// For people: `cuda:0 (NVIDIA H100 80GB HBM3, sm_90)`.
     fn name(&self) -> String;
+    /// What tables of measured tiles are about: `NVIDIA H100 80GB HBM3, sm_90a`.
+    fn model(&self) -> String;
     /// What its kernels are compiled for.
     fn target(&self) -> Target;
+    /// What choices depend on.
+    fn limits(&self) -> Limits;
     /// Whether its seconds are those of a GPU.
     fn timed(&self) -> bool;
     /// Bytes that can be allocated besides those held; None where it uses the machine's memory.
@@ -110,8 +115,10 @@ impl Ready {
 }
 
 impl<D: Driver> Gpu<D> {
-    pub fn new(driver: D, checks: Checks, choices: Choices) -> Self {
+    /// With `tiles` that were measured on it, or none.
+    pub fn new(driver: D, checks: Checks, tiles: Tiles) -> Self {
         let (graph, layout) = (Graph::default(), Layout::default());
+        let choices = Choices { limits: driver.limits(), tiles };
         Self { driver, checks, choices, graph, plans: vec![], layout, arena_bytes: 0, last: 0 }
     }
 
@@ -327,6 +334,22 @@ impl<D: Driver> Device for Gpu<D> {
 
     fn options(&self) -> Options {
         OPTIONS
+    }
+
+    fn choose(&mut self, tiles: Tiles) {
+        self.choices.tiles = tiles;
+    }
+
+    fn timed(&self) -> bool {
+        self.driver.timed()
+    }
+
+    fn model(&self) -> Option<String> {
+        Some(self.driver.model())
+    }
+
+    fn limits(&self) -> Limits {
+        self.choices.limits
     }
 
     fn own_memory(&self) -> Option<usize> {

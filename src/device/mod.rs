@@ -12,6 +12,7 @@ mod reference;
 mod room;
 mod session;
 mod simulator;
+pub mod tuning;
 
 pub use cpu::Cpu;
 pub use cuda::Cuda;
@@ -24,7 +25,8 @@ pub use simulator::Simulator;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::host::ceiling::Ceilings;
-use crate::kernel::{Choices, Simd};
+use crate::kernel::Simd;
+use crate::kernel::choices::{Limits, Tiles};
 use crate::plan::{Options, Plan, Scheduled};
 use crate::progress;
 use crate::sim::{self, Counters};
@@ -135,6 +137,20 @@ pub trait Device: Send {
     fn options(&self) -> Options {
         Options::default()
     }
+    /// Tiles for what is loaded next, where it has kernels to choose from.
+    fn choose(&mut self, _tiles: Tiles) {}
+    /// Whether it has kernels to choose from and a clock to choose by.
+    fn timed(&self) -> bool {
+        false
+    }
+    /// Whose choices are kept together: `NVIDIA H100 80GB HBM3, sm_90a`. None where there is nothing to choose.
+    fn model(&self) -> Option<String> {
+        None
+    }
+    /// What choices depend on.
+    fn limits(&self) -> Limits {
+        Limits::default()
+    }
     /// Bytes that can still be allocated of memory of its own; None where it uses the machine's.
     fn own_memory(&self) -> Option<usize> {
         None
@@ -157,7 +173,7 @@ pub fn open(name: &str, threads: Option<usize>) -> Result<Box<dyn Device>> {
 pub fn open_with(name: &str, threads: Option<usize>, checks: Checks) -> Result<Box<dyn Device>> {
     match name {
         "auto" => match Cuda::new(0) {
-            Ok(cuda) => Ok(Box::new(Gpu::new(cuda, checks, Choices::default()))),
+            Ok(cuda) => Ok(tuned(cuda, checks)),
             Err(e) => {
                 // Without a driver there is nothing to remark.
                 if cuda::driver().is_ok() {
@@ -169,14 +185,23 @@ pub fn open_with(name: &str, threads: Option<usize>, checks: Checks) -> Result<B
         "cpu" => Ok(Box::new(Cpu::with(Simd::detect(), threads, checks)?)),
         "sim" => {
             let options = sim::Options { checks: true, ..sim::Options::default() };
-            Ok(Box::new(Gpu::new(Simulator::new(Simulator::TARGET, options)?, checks, Choices::default())))
+            Ok(tuned(Simulator::new(Simulator::TARGET, options)?, checks))
         }
         "reference" => Ok(Box::new(Reference::with(checks))),
         _ => match cuda_ordinal(name) {
-            Some(ordinal) => Ok(Box::new(Gpu::new(Cuda::new(ordinal)?, checks, Choices::default()))),
+            Some(ordinal) => Ok(tuned(Cuda::new(ordinal)?, checks)),
             None => Err(Error::usage(format!("unknown device `{name}`")).fix(format!("choose one of {NAMES}"))),
         },
     }
+}
+
+/// A GPU with the tiles that were measured on its kind.
+fn tuned(driver: impl gpu::Driver + 'static, checks: Checks) -> Box<dyn Device> {
+    let table = tuning::Table::of(&driver.model()).unwrap_or_else(|e| {
+        progress::watcher().note(&format!("tiles by the rule: {e}"));
+        None
+    });
+    Box::new(Gpu::new(driver, checks, table.map(tuning::Table::tiles).unwrap_or_default()))
 }
 
 /// `cuda` and `cuda:0` are the first GPU, `cuda:1` is the next.

@@ -5,6 +5,7 @@ output is an error. */
 use super::Counted;
 use super::gpu::{Driver, Measured, Step, Window};
 use crate::error::{Error, Result};
+use crate::kernel::choices::Limits;
 use crate::kernel::gpu::{Access, Call};
 use crate::nvrtc::{self, Cache, Target, Unit};
 use crate::sim::{self, Counters, Grid, Options, Program};
@@ -128,6 +129,14 @@ impl Driver for Simulator {
 
     fn target(&self) -> Target {
         self.target
+    }
+
+    fn model(&self) -> String {
+        format!("simulator, {}", self.target)
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { shared: nvrtc::shared_memory(self.target), ..Limits::default() }
     }
 
     fn timed(&self) -> bool {

@@ -1,6 +1,7 @@
 //! How ops make launches.
 
 use super::{Io, Member, Op};
+use crate::kernel::choices::{Price, Product};
 use crate::kernel::gpu::{self, Access, Call, CudaStruct, Kernel, Place};
 use crate::kernel::{Buf, Choices, Code, Cost, Host, Launch};
 use crate::shape::Type;
@@ -54,6 +55,8 @@ pub struct Gpu<'a> {
     io: &'a Io<'a>,
     group: &'a [Member],
     choices: &'a Choices,
+    /// What the next call computes.
+    product: Option<Product>,
     scratch: usize,
     launches: Vec<Launch>,
 }
@@ -61,17 +64,23 @@ pub struct Gpu<'a> {
 impl<'a> Gpu<'a> {
     pub fn new(op: &'a dyn Op, io: &'a Io<'a>, group: &'a [Member], choices: &'a Choices) -> Self {
         assert!(group.len() <= gpu::GROUP, "the plan splits larger groups");
-        Self { op, io, group, choices, scratch: 0, launches: vec![] }
+        Self { op, io, group, choices, product: None, scratch: 0, launches: vec![] }
     }
 
-    /// Which of several kernels, where more than one computes the same.
-    pub fn choices(&self) -> &'a Choices {
-        self.choices
-    }
-
-    /// Instances that a launch computes.
-    pub fn instances(&self) -> usize {
-        self.group.len()
+    /// The variant of a kernel for products of m x n x depth ([`Choices::tile`]), `copies` of them an instance. The next call
+    /// computes them.
+    pub fn tile(
+        &mut self,
+        kernel: &'static Kernel,
+        given: Vec<(&'static str, i64)>,
+        extents: [usize; 3],
+        copies: usize,
+        price: impl Fn(&'static [i64]) -> Price,
+    ) -> &'static [i64] {
+        let product = Product { kernel, given, extents, copies: copies * self.group.len() };
+        let tile = self.choices.tile(&product, price);
+        self.product = Some(product);
+        tile
     }
 
     /// Reserves scratch memory for each instance. Contents are undefined at first, and stay from launch to launch.
@@ -121,7 +130,14 @@ impl<'a> Gpu<'a> {
         self.launches.push(Launch {
             name: self.op.name(),
             member: 0,
-            code: Code::Kernel(Call { kernel, consts, grid, operands, args: bytemuck::bytes_of(&args).to_vec() }),
+            code: Code::Kernel(Call {
+                kernel,
+                consts,
+                grid,
+                operands,
+                args: bytemuck::bytes_of(&args).to_vec(),
+                product: self.product.take_if(|p| p.kernel == kernel),
+            }),
             ins: self.group.iter().flat_map(|m| m.ins.clone()).collect(),
             outs: self.group.iter().flat_map(|m| m.outs.clone()).collect(),
             scratch: 0,

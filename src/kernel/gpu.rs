@@ -6,6 +6,7 @@ declares for both languages. Nothing that changes from step to step is among the
 a step can be recorded once and replayed. */
 
 use super::Buf;
+use super::choices::Product;
 use bytemuck::NoUninit;
 
 /// Instances of an op that one launch can compute.
@@ -67,7 +68,12 @@ impl Kernel {
 
     /// Bytes of shared memory that a launch gives to each block, besides what the source declares: its constant `SHARED`.
     pub fn shared(&self, consts: &[i64]) -> u32 {
-        self.consts.iter().position(|c| *c == "SHARED").map_or(0, |i| consts[i] as u32)
+        self.constant(consts, "SHARED").map_or(0, |bytes| bytes as u32)
+    }
+
+    /// The value of one constant in a choice of all.
+    pub fn constant(&self, consts: &[i64], name: &str) -> Option<i64> {
+        self.consts.iter().position(|c| *c == name).map(|i| consts[i])
     }
 
     /// What the source is compiled with, for one choice of constants.
@@ -115,6 +121,8 @@ pub struct Call {
     pub operands: Vec<Vec<Operand>>,
     /// The bytes of the kernel's struct of numbers.
     pub args: Vec<u8>,
+    /// What it computes, where other variants of the kernel would compute the same.
+    pub product: Option<Product>,
 }
 
 impl Call {

@@ -9,7 +9,8 @@ mod occupancy;
 mod source;
 
 pub use cache::{Cache, compile_all};
-pub use occupancy::{occupancy, resident};
+pub use occupancy::{occupancy, resident, shared_memory};
+pub use source::sources;
 
 use crate::error::{Error, Result};
 use crate::kernel::gpu::Kernel;
@@ -105,8 +106,12 @@ impl Unit {
         Self { source: kernel.source, defines: kernel.defines(consts) }
     }
 
-    /// Whether an architecture has its instructions.
+    /// Whether an architecture has its instructions, and a block the shared memory.
     pub fn runs_on(&self, target: Target) -> bool {
+        let shared = self.defines.iter().find(|d| d.0 == "SHARED").map_or(0, |d| d.1 as usize);
+        if shared > shared_memory(target) {
+            return false;
+        }
         let products = |d: &DType| self.source.starts_with("mma/") && self.defines.contains(&("STORAGE", d.code()));
         [DType::F16, DType::BF16].iter().filter(|d| products(d)).all(|d| target.multiplies(*d))
     }
@@ -163,7 +168,7 @@ pub fn compile(unit: &Unit, target: Target) -> Result<Compiled> {
 
 fn compile_source(unit: &Unit, source: &Source, target: Target) -> Result<Compiled> {
     if !unit.runs_on(target) {
-        return Err(Error::job(format!("{target} has no instructions for bf16 products")).fix("use fp16 or float32"));
+        return Err(Error::job(format!("{target} has not what {unit} takes")).fix("use fp16 or float32"));
     }
     let headers: Vec<_> = source.headers.iter().map(|(name, text)| (name.as_str(), text.as_ref())).collect();
     let output = Nvrtc::get()?.compile(unit.source, &source.text, &headers, &options(unit, target));

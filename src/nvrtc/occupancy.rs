@@ -27,6 +27,16 @@ fn limits(compute: u32) -> Option<Limits> {
     Some(Limits { blocks, warps, shared: kib << 10 })
 }
 
+/// Bytes that the system takes of an SM's shared memory for each block, from 8.0 on.
+fn system(compute: u32) -> u32 {
+    if compute < 80 { 0 } else { 1 << 10 }
+}
+
+/// Bytes of shared memory that one block may have; of a target that is not in the table as many as the least has.
+pub fn shared_memory(target: Target) -> usize {
+    limits(target.compute).map_or(64 << 10, |l| (l.shared - system(target.compute)) as usize)
+}
+
 /// Resident warps relative to the most an SM can hold, if only this kernel runs; None for a target that is not in the
 /// table.
 pub fn occupancy(target: Target, threads: u32, used: &Resources) -> Option<f64> {
@@ -40,9 +50,8 @@ pub fn resident(target: Target, threads: u32, used: &Resources) -> Option<u32> {
     let warps = threads.div_ceil(32);
     // Registers are given to warps, 8 to a thread at a time, and an SM is four equal parts.
     let by_registers = REGISTERS / (used.registers.max(1).next_multiple_of(8) * 32) / 4 * 4;
-    // From 8.0 on the system takes 1 KiB for each block.
-    let (grain, system) = if target.compute < 80 { (256, 0) } else { (128, 1 << 10) };
-    let shared = (used.shared + system).next_multiple_of(grain).max(1);
+    let grain = if target.compute < 80 { 256 } else { 128 };
+    let shared = (used.shared + system(target.compute)).next_multiple_of(grain).max(1);
     Some(most.blocks.min(most.warps / warps).min(by_registers / warps).min(most.shared / shared))
 }
 
@@ -68,5 +77,8 @@ mod tests {
         // Small blocks: their number decides.
         assert_eq!(of("sm_86", 32, 16, 0), Some(16.0 / 48.0));
         assert_eq!(of("sm_70", 32, 16, 0), None);
+        // CUDA Programming Guide 13.0, section 5.1: "maximum amount of shared memory per thread block".
+        let kib = ["sm_75", "sm_80", "sm_86", "sm_90a", "sm_120"].map(|t| shared_memory(t.parse().unwrap()) >> 10);
+        assert_eq!(kib, [64, 163, 99, 227, 99]);
     }
 }

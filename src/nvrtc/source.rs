@@ -47,6 +47,11 @@ impl Source {
     }
 }
 
+/// The path and the text of every file that the program has.
+pub fn sources() -> impl Iterator<Item = (&'static str, &'static str)> {
+    SOURCES.iter().copied()
+}
+
 fn embedded(path: &str) -> Result<Text> {
     match SOURCES.binary_search_by_key(&path, |(name, _)| name) {
         Ok(i) => Ok(Cow::Borrowed(SOURCES[i].1)),

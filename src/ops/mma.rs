@@ -1,10 +1,11 @@
 /*! Products of matrices on tensor cores (`kernels/mma/`): 16-bit operands, float32 sums. Which tile, by shape alone. */
 
-use super::tile::index;
+use super::tile::{Tile, index};
 use crate::cuda_struct;
 use crate::graph::Operand::{self, In, Out, Scratch};
 use crate::graph::{Gpu, Op};
 use crate::kernel::Launch;
+use crate::kernel::choices::Price;
 use crate::kernel::gpu::{Access, CudaStruct, Kernel, STORED};
 use crate::shape::{DType, Type};
 
@@ -13,22 +14,26 @@ use crate::shape::{DType, Type};
 /// operand per copy, [`DType::code`] of the operands, and the bytes of shared memory that a launch gives each block.
 pub(super) const CONSTS: &[&str] = &["BM", "BN", "BK", "STAGES", "VEC", "STORAGE", "SHARED"];
 
-const fn tile(m: i64, n: i64, stages: i64, vec: i64, storage: i64) -> [i64; 7] {
-    let k = 32;
+const fn row([m, n, k]: [i64; 3], stages: i64, vec: i64, storage: i64) -> [i64; 7] {
     [m, n, k, stages, vec, storage, stages * k * (m + n) * 2]
 }
 
-/// Every tile, for both storages: large before small, those that copy eight elements at once before those that gather. The
-/// largest takes the 64 KiB that an SM of Turing has.
+/// Every tile, for both storages: large before small, those that copy eight elements at once before those that gather.
 pub(super) const TILES: &[&[i64]] = &[
-    &tile(128, 128, 4, 8, 1),
-    &tile(128, 64, 4, 8, 1),
-    &tile(64, 64, 4, 8, 1),
-    &tile(64, 64, 3, 1, 1),
-    &tile(128, 128, 4, 8, 2),
-    &tile(128, 64, 4, 8, 2),
-    &tile(64, 64, 4, 8, 2),
-    &tile(64, 64, 3, 1, 2),
+    &row([128, 256, 64], 3, 8, 1),
+    &row([128, 256, 32], 4, 8, 1),
+    &row([128, 128, 64], 3, 8, 1),
+    &row([128, 128, 32], 4, 8, 1),
+    &row([128, 64, 32], 4, 8, 1),
+    &row([64, 64, 32], 4, 8, 1),
+    &row([64, 64, 32], 3, 1, 1),
+    &row([128, 256, 64], 3, 8, 2),
+    &row([128, 256, 32], 4, 8, 2),
+    &row([128, 128, 64], 3, 8, 2),
+    &row([128, 128, 32], 4, 8, 2),
+    &row([128, 64, 32], 4, 8, 2),
+    &row([64, 64, 32], 4, 8, 2),
+    &row([64, 64, 32], 3, 1, 2),
 ];
 
 /// How the operands lie in memory where an op's arithmetic is products of matrices, which tensor cores do in 16 bits;
@@ -38,39 +43,38 @@ pub fn storage(op: &dyn Op, ins: &[Type]) -> DType {
     ins.iter().map(|t| t.dtype).find(|d| product && d.is_half()).unwrap_or(DType::F32)
 }
 
-/// A row of [`TILES`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Tile {
-    pub m: usize,
-    pub n: usize,
-    pub k: usize,
-    consts: &'static [i64],
+/// The tile of `copies` products of m x n x depth an instance, whose operands are copied along the `aligned` extents. It
+/// changes the speed, not the bits.
+pub(super) fn tile(
+    gpu: &mut Gpu,
+    kernel: &'static Kernel,
+    storage: DType,
+    aligned: &[usize],
+    extents: [usize; 3],
+    copies: usize,
+) -> Tile {
+    let vec = if aligned.iter().all(|e| e.is_multiple_of(8)) { 8 } else { 1 };
+    Tile::new(gpu.tile(kernel, vec![("VEC", vec), ("STORAGE", storage.code())], extents, copies, price))
 }
 
-/// Blocks that keep a large GPU busy: one for each of its 132 multiprocessors, where three towers share a launch.
-const ENOUGH: usize = 44;
+/// Multiply-adds per clock that mma.sync gets out of a multiprocessor: 62 % of an H100's 2048 (arXiv 2402.13499).
+const PRODUCTS: f64 = 1270.0;
 
-/// Parts of a sum that is cut as often as it takes to keep a GPU busy.
-pub(super) const MANY: usize = ENOUGH;
+/// Bytes per clock of a multiprocessor's shared memory.
+const SHARED: f64 = 128.0;
 
-impl Tile {
-    /// The tile for an m x n product whose operands are copied along the `aligned` extents: the first that is more than
-    /// half filled in both directions and gives blocks enough, with `parts` of the sum apart, or the last. It changes the
-    /// speed, not the bits.
-    pub fn choose(storage: DType, aligned: &[usize], [m, n]: [usize; 2], parts: usize) -> Tile {
-        let vec = if aligned.iter().all(|e| e.is_multiple_of(8)) { 8 } else { 1 };
-        let usable = || TILES.iter().filter(|t| t[4] == vec && t[5] == storage.code());
-        let of = |consts: &'static [i64]| {
-            let [m, n, k] = [0, 1, 2].map(|i| consts[i] as usize);
-            Tile { m, n, k, consts }
-        };
-        let fits = |t: &Tile| t.m < 2 * m && t.n < 2 * n && parts * m.div_ceil(t.m) * n.div_ceil(t.n) >= ENOUGH;
-        let last = usable().next_back().expect("a tile for every alignment");
-        usable().map(|t| of(t)).find(fits).unwrap_or_else(|| of(last))
-    }
-
-    pub fn consts(&self) -> &'static [i64] {
-        self.consts
+/// `kernels/mma/multiply.cuh`: products, or what goes into shared memory once and out of it to eight warps.
+fn price(consts: &[i64]) -> Price {
+    let [m, n, _, _, _, _, shared] = consts[..] else { unreachable!("CONSTS") };
+    let across = if n >= 128 { 4 } else { 2 };
+    let warps = 8 * (m * across / 8 + n / across);
+    Price {
+        tile: [m as usize, n as usize],
+        clocks: ((m * n) as f64 / PRODUCTS).max(2.0 * (m + n + warps) as f64 / SHARED),
+        bytes: 2.0 * (m + n) as f64,
+        results: 2.0 * (m * n) as f64,
+        // RESIDENT in kernels/mma/warp.cuh
+        resident: if shared <= 64 << 10 { 2 } else { 1 },
     }
 }
 

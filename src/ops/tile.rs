@@ -4,6 +4,7 @@ functions of shapes, never of the GPU at hand: the same shape has the same bits 
 use crate::cuda_struct;
 use crate::graph::Gpu;
 use crate::graph::Operand::{self, In, Scratch};
+use crate::kernel::choices::Price;
 use crate::kernel::gpu::{Access, CudaStruct, Kernel, PLAIN};
 
 /// Blocks that occupy a large GPU: two on each of 132 multiprocessors.
@@ -12,37 +13,53 @@ const BUSY: usize = 264;
 /// Depth that is worth a part of its own.
 const LEAST: usize = 128;
 
-/// The part of a product of matrices that one block computes: `m` x `n` elements, `k` of the depth per step, `vec`
-/// elements of an operand per load.
+/// Every tile's step divides it, so that what is cut by it does not depend on the tile.
+pub(super) const STEP: usize = 16;
+
+/// The part of a product of matrices that one block computes: `m` x `n` elements.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tile {
     pub m: usize,
     pub n: usize,
-    pub k: usize,
-    pub vec: usize,
-    consts: &'static [i64],
+    pub consts: &'static [i64],
 }
 
-impl Tile {
-    /// Names of its compile-time constants: a table of tiles is the list of a kernel's variants.
-    pub const CONSTS: &'static [&'static str] = &["BM", "BN", "BK", "VEC"];
+/// Names of a tile's compile-time constants: a table of tiles is the list of a kernel's variants. `BM` x `BN` elements of the
+/// product, `BK` of the depth per step, `VEC` elements of an operand per load.
+pub(super) const CONSTS: &[&str] = &["BM", "BN", "BK", "VEC"];
 
-    /// The tile for an m x n product: of those in `table` that load as wide as the `aligned` extents allow, the first that
-    /// is more than half filled in both directions and gives `enough` blocks, or the last. It changes the speed, not the bits.
-    pub fn choose(table: &'static [&'static [i64]], aligned: &[usize], m: usize, n: usize, enough: usize) -> Tile {
-        let vec = vector(aligned);
-        let tiles = table.iter().map(|&consts| {
-            let [m, n, k, vec] = [0, 1, 2, 3].map(|i| consts[i] as usize);
-            Tile { m, n, k, vec, consts }
-        });
-        let fits = |t: &Tile| t.m < 2 * m && t.n < 2 * n && m.div_ceil(t.m) * n.div_ceil(t.n) >= enough;
-        let usable: Vec<Tile> = tiles.filter(|t| t.vec == vec).collect();
-        let fallback = usable.last().expect("a table has a tile for every alignment");
-        *usable.iter().find(|t| fits(t)).unwrap_or(fallback)
+impl Tile {
+    /// One of a kernel's variants, whose first constants are BM and BN.
+    pub fn new(consts: &'static [i64]) -> Self {
+        Self { m: consts[0] as usize, n: consts[1] as usize, consts }
     }
 
-    pub fn consts(&self) -> &'static [i64] {
-        self.consts
+    /// The tile of `copies` products of m x n x depth an instance, whose operands are loaded along the `aligned` extents. It
+    /// changes the speed, not the bits.
+    pub fn choose(
+        gpu: &mut Gpu,
+        kernel: &'static Kernel,
+        aligned: &[usize],
+        extents: [usize; 3],
+        copies: usize,
+    ) -> Tile {
+        let given = vec![("VEC", vector(aligned) as i64)];
+        Tile::new(gpu.tile(kernel, given, extents, copies, price))
+    }
+}
+
+/// `kernels/tile/multiply.cuh`: of 16 multiply-adds, loads of squares from shared memory and a dozen instructions for every
+/// step, four warps issue one per clock.
+fn price(consts: &[i64]) -> Price {
+    let [m, n, k] = [0, 1, 2].map(|i| consts[i] as f64);
+    let squares = m * n / 4096.0;
+    let loads = if squares == 4.0 { 4.0 } else { squares + 1.0 };
+    Price {
+        tile: [m as usize, n as usize],
+        clocks: 2.0 * (16.0 * squares + loads + 12.0 / k),
+        bytes: 4.0 * (m + n),
+        results: 4.0 * m * n,
+        resident: 2,
     }
 }
 

@@ -1,5 +1,5 @@
-//! A `libcuda.so` for `tests/cuda.rs`: memory, events, streams, capture and graphs on the host, and one kernel, `add`. It
-//! checks what a driver would be harmed by, and writes what it is asked for to `$FAKE_CUDA_LOG`, a line each.
+//! A `libcuda.so` for `tests/cuda.rs`: memory, events, streams, capture and graphs on the host, and one kernel, `add`;
+//! others do nothing. It checks what a driver would be harmed by, and writes what it is asked for to `$FAKE_CUDA_LOG`, a line each.
 //! `FAKE_CUDA_COMPUTE` and `FAKE_CUDA_FREE` make another GPU of it; the launch after `FAKE_CUDA_FAIL` others fails.
 // Some bodies need neither `unsafe` nor `mut`.
 #![allow(non_snake_case, unused_unsafe, unused_mut, clippy::missing_safety_doc)]
@@ -22,11 +22,13 @@ struct State {
     /// Launches since the capture began.
     capture: Option<Vec<Launch>>,
     launches: usize,
+    /// Of the last launch.
+    blocks: u32,
     /// CUDA_ERROR_ILLEGAL_ADDRESS, and every call fails from then on.
     broken: bool,
 }
 
-static STATE: Mutex<State> = Mutex::new(State { memory: BTreeMap::new(), capture: None, launches: 0, broken: false });
+static STATE: Mutex<State> = Mutex::new(State { memory: BTreeMap::new(), capture: None, launches: 0, blocks: 0, broken: false });
 
 fn number(name: &str, default: u64) -> u64 {
     env::var(name).map_or(default, |v| v.parse().unwrap())
@@ -51,7 +53,11 @@ impl State {
             self.broken = true;
             return Err(700);
         }
-        assert_eq!(entry.to_bytes(), b"add");
+        let adds = entry.to_bytes() == b"add";
+        self.blocks = if adds { 0 } else { grid.iter().product() };
+        if !adds {
+            return Ok(());
+        }
         let word = |i: usize| u64::from_le_bytes(params[8 * i..8 * i + 8].try_into().unwrap());
         // Four instances of three addresses, and a count.
         assert_eq!(params.len(), 4 * 3 * 8 + 4);
@@ -103,7 +109,7 @@ functions! {
     cuDeviceTotalMem_v2(_s, bytes: *mut usize, _device: i32) { *bytes = 8 << 30 }
     cuDeviceGetAttribute(_s, value: *mut i32, attribute: i32, _device: i32) {
         let compute = number("FAKE_CUDA_COMPUTE", 86) as i32;
-        *value = match attribute { 75 => compute / 10, 76 => compute % 10, _ => return Err(1) }
+        *value = match attribute { 16 => 84, 75 => compute / 10, 76 => compute % 10, _ => return Err(1) }
     }
     cuDevicePrimaryCtxRetain(_s, context: *mut Ptr, _device: i32) { *context = 1 as Ptr }
     cuDevicePrimaryCtxRelease_v2(s, _device: i32) { assert!(s.memory.is_empty(), "an allocation was lost") }
@@ -150,7 +156,10 @@ functions! {
     cuEventDestroy_v2(_s, _event: Ptr) {}
     cuEventRecord(_s, _event: Ptr, stream: Ptr) { assert_eq!(stream as usize, 2) }
     cuEventSynchronize(_s, _event: Ptr) {}
-    cuEventElapsedTime_v2(_s, milliseconds: *mut f32, _start: Ptr, _end: Ptr) { *milliseconds = 2.0 }
+    cuEventElapsedTime_v2(s, milliseconds: *mut f32, _start: Ptr, _end: Ptr) {
+        // Other kernels than `add`: the fewer the blocks, the faster.
+        *milliseconds = if s.blocks == 0 { 2.0 } else { s.blocks as f32 / 1000.0 }
+    }
     cuModuleLoadData(_s, module: *mut Ptr, image: *const [u8; 4]) {
         log(&format!("image {:?}", String::from_utf8_lossy(&*image)));
         *module = 4 as Ptr

@@ -10,6 +10,7 @@ use common::*;
 use deep_affect::device::ceiling::{self, Load};
 use deep_affect::device::{self, Checks, Data, Device, Gpu, Session, Simulator};
 use deep_affect::graph::Graph;
+use deep_affect::kernel::choices::{Limits, Tiles};
 use deep_affect::kernel::{Arch, Choices, Code};
 use deep_affect::models::{Architecture, Config};
 use deep_affect::ops::{self, Bound};
@@ -30,7 +31,7 @@ fn open(name: &str) -> Box<dyn Device> {
 
 fn in_order(order: Order) -> Box<dyn Device> {
     let options = sim::Options { checks: true, order, ..sim::Options::default() };
-    Box::new(Gpu::new(Simulator::new(Simulator::TARGET, options).unwrap(), Checks::Poison, Choices::default()))
+    Box::new(Gpu::new(Simulator::new(Simulator::TARGET, options).unwrap(), Checks::Poison, Tiles::default()))
 }
 
 /// Runs a check on every case on every device there is.
@@ -50,7 +51,11 @@ fn every_case_is_computed_by_kernels_and_every_kernel_by_a_case() {
         let (g, _, outs) = graph_of(&case);
         for s in Plan::new(&g, &outs, Options::default()).unwrap().lower(&g, Arch::Gpu(&Choices::default())) {
             match s.launch.code {
-                Code::Kernel(call) => drop(reached.insert((call.kernel.entry, call.consts))),
+                Code::Kernel(call) => {
+                    // `tiles_change_no_bit` launches all of them.
+                    let others = call.product.iter().flat_map(|p| p.candidates(&Limits::default()));
+                    reached.extend(others.chain([call.consts]).map(|consts| (call.kernel.entry, consts)));
+                }
                 _ => drop(missing.insert(s.launch.name)),
             }
         }
@@ -105,6 +110,32 @@ fn same_bits_twice_and_in_any_order_of_blocks() {
         };
         let differs = others.iter().any(|o| *o != first);
         differs.then(|| "other bits".into()).or(first.err())
+    });
+}
+
+/// Every tile that could compute a case computes the same.
+#[test]
+fn tiles_change_no_bit() {
+    on_devices("tiles", |device, _, case| {
+        let (g, _, outs) = graph_of(case);
+        let (limits, plan) = (open(device).limits(), Plan::new(&g, &outs, Options::default()).unwrap());
+        let launches = open(device).launches(&g, &plan);
+        let product = launches.iter().find_map(|s| match &s.launch.code {
+            Code::Kernel(call) => Some((call.product.clone()?, call.consts)),
+            _ => None,
+        });
+        let (product, chosen) = product?;
+        let x = draw(case, 3, Numbers::Reals);
+        let with = |tile: &[i64]| {
+            let named = product.kernel.consts.iter().map(|c| c.to_string()).zip(tile.iter().copied());
+            let mut device = open(device);
+            device.choose(Tiles::from([(product.to_string(), named.collect())]));
+            run(case, device, GUARDED, &x).map(|y| bits(&y)).map_err(|e| e.to_string())
+        };
+        let want = with(chosen);
+        let others = product.candidates(&limits).into_iter().filter(|tile| *tile != chosen);
+        let differs = others.filter(|tile| with(tile) != want).map(|tile| format!("{tile:?} has other bits, or fails"));
+        want.as_ref().err().cloned().or(differs.reduce(|all, one| format!("{all}, {one}")))
     });
 }
 

@@ -5,8 +5,10 @@ use crate::cli::output;
 use crate::cli::reading::batch;
 use crate::cli::subject::{Run, Scale, Subject};
 use crate::device::gpu::OPTIONS;
+use crate::device::tuning::Table;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
+use crate::kernel::choices::{Limits, Tiles};
 use crate::kernel::gpu::Call;
 use crate::kernel::{Arch, Choices, Code};
 use crate::nvrtc::{self, Cache, Compiled, Target, Unit};
@@ -15,6 +17,7 @@ use crate::table::{number, text_table};
 use clap::Args;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 #[derive(Args)]
@@ -26,6 +29,9 @@ pub struct Command {
     /// The architecture whose occupancy counts, where NVRTC can tell it.
     #[arg(long, default_value = "sm_90a", value_name = "SM")]
     arch: Target,
+    /// Tiles that `kernels tune` measured, from its file, before the rule's.
+    #[arg(long, value_name = "FILE")]
+    tiles: Option<PathBuf>,
     /// Multiprocessors of the GPU that is to be filled: 132 is an H100.
     #[arg(long, default_value_t = 132, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     multiprocessors: u32,
@@ -44,6 +50,8 @@ struct Row {
     pass: &'static str,
     kernel: &'static str,
     constants: BTreeMap<&'static str, i64>,
+    /// How the tile was chosen, where there is more than one: `measured` or by the `rule`.
+    tile_by: Option<&'static str>,
     /// Equal ops that share the launch.
     instances: usize,
     blocks: u64,
@@ -76,11 +84,14 @@ impl Command {
         let (g, want, _) = chosen.graph(self.pass, self.batch)?;
         let want: Vec<&[Value]> = want.iter().map(Vec::as_slice).collect();
         let (g, plans) = Plan::all(g, &want, OPTIONS)?;
+        let limits = Limits { multiprocessors: self.multiprocessors as usize, shared: nvrtc::shared_memory(self.arch) };
+        let tiles = self.tiles.as_deref().map(Table::current).transpose()?.map_or_else(Tiles::default, Table::tiles);
+        let choices = Choices { limits, tiles };
         // What is wanted first: the step, or the inference.
-        let scheduled = plans[0].lower(&g, Arch::Gpu(&Choices::default()));
+        let scheduled = plans[0].lower(&g, Arch::Gpu(&choices));
         let calls = scheduled.iter().map(call).collect::<Result<Vec<_>>>()?;
         let compiled = compiled(&calls, self.arch)?;
-        let rows = scheduled.iter().zip(&calls).map(|(s, call)| self.row(&g, s, call, &compiled));
+        let rows = scheduled.iter().zip(&calls).map(|(s, call)| self.row(&g, s, call, &compiled, &choices));
         let launches: Vec<Row> = rows.collect();
         let report = Report {
             model: chosen.name.clone(),
@@ -97,7 +108,14 @@ impl Command {
         output::print(&if self.json { json() } else { report.text() })
     }
 
-    fn row(&self, g: &Graph, s: &Scheduled, call: &Call, compiled: &BTreeMap<Unit, Arc<Compiled>>) -> Row {
+    fn row(
+        &self,
+        g: &Graph,
+        s: &Scheduled,
+        call: &Call,
+        compiled: &BTreeMap<Unit, Arc<Compiled>>,
+        choices: &Choices,
+    ) -> Row {
         let unit = Unit::of(call.kernel, call.consts);
         let found = compiled.get(&unit).and_then(|c| c.resources.iter().find(|r| r.entry == call.kernel.entry));
         let found = found.map(|r| used(&unit, r));
@@ -113,6 +131,7 @@ impl Command {
             pass: Pass::of(g, s.node).name(),
             kernel: call.kernel.entry,
             constants: constants.filter(|c| c.0 != "SHARED").collect(),
+            tile_by: call.product.as_ref().and_then(|p| choices.chosen_by(p)),
             instances,
             blocks,
             blocks_resident,
@@ -144,12 +163,24 @@ fn compiled(calls: &[&Call], target: Target) -> Result<BTreeMap<Unit, Arc<Compil
 
 impl Report {
     fn text(&self) -> String {
-        let header =
-            ["layer", "op", "kernel", "constants", "instances", "blocks", "a SM", "fills", "shared, B", "MB", "GFLOP"];
+        let header = [
+            "layer",
+            "op",
+            "kernel",
+            "constants",
+            "by",
+            "instances",
+            "blocks",
+            "a SM",
+            "fills",
+            "shared, B",
+            "MB",
+            "GFLOP",
+        ];
         let row = |r: &Row| {
             let constants: Vec<String> = r.constants.iter().map(|(name, value)| format!("{name}={value}")).collect();
             let mut cells = vec![r.layer.clone(), r.op.into(), r.kernel.into(), constants.join(" ")];
-            cells.extend([r.instances.to_string(), r.blocks.to_string()]);
+            cells.extend([r.tile_by.unwrap_or("-").into(), r.instances.to_string(), r.blocks.to_string()]);
             cells.push(r.blocks_resident.map_or("-".into(), |n| n.to_string()));
             cells.extend([number(r.fills, 2), r.shared_bytes.to_string()]);
             cells.extend([number(Some(r.least_mb), 2), number(Some(r.gflop), 2)]);

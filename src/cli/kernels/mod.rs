@@ -2,6 +2,7 @@
 //! without NVRTC.
 
 mod launches;
+mod tune;
 
 use super::output;
 use crate::error::{Error, Result};
@@ -31,6 +32,8 @@ enum Action {
     },
     /// Show what a GPU would be sent, without one: every launch, its tile, how well its blocks fill a GPU.
     Launches(Box<launches::Command>),
+    /// Measure the tiles of a network's products on a GPU and keep the fastest for it.
+    Tune(Box<tune::Command>),
     /// Compile every kernel into a folder, for machines that have a GPU and no NVRTC.
     Export {
         folder: PathBuf,
@@ -57,6 +60,7 @@ impl Command {
         match self.action {
             Action::List { targets, json } => list(targets.list(), json),
             Action::Launches(command) => command.run(),
+            Action::Tune(command) => command.run(),
             Action::Export { folder, targets } => export(&folder, targets.list()),
         }
     }

@@ -58,6 +58,7 @@ pub struct Card {
     pub name: String,
     /// Ten times the compute capability.
     pub compute: u32,
+    pub multiprocessors: usize,
     /// Bytes.
     pub memory: usize,
     pub(super) device: sys::CUdevice,
@@ -127,8 +128,9 @@ pub fn cards() -> Result<Vec<Card>> {
         let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
         // SAFETY: as above.
         let memory = unsafe { result::device::total_mem(device) }?;
+        let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.max(1) as usize;
         let (ordinal, compute) = (ordinal as usize, (10 * major + minor) as u32);
-        Ok(Card { ordinal, name: result::device::get_name(device)?, compute, memory, device })
+        Ok(Card { ordinal, name: result::device::get_name(device)?, compute, multiprocessors, memory, device })
     };
     (0..count).map(card).collect::<Result<_, _>>().map_err(failed("asking for the GPUs"))
 }

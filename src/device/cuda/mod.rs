@@ -9,6 +9,7 @@ pub use card::{Card, cards, driver};
 
 use super::gpu::{Driver, Measured, Step};
 use crate::error::{Error, Result};
+use crate::kernel::choices::Limits;
 use crate::nvrtc::{self, Cache, Target, Unit};
 use card::failed;
 use cudarc::driver::result::{self, DriverError, event, graph, module, stream};
@@ -263,6 +264,14 @@ impl Driver for Cuda {
 
     fn target(&self) -> Target {
         self.target
+    }
+
+    fn model(&self) -> String {
+        format!("{}, {}", self.card.name, self.target)
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { multiprocessors: self.card.multiprocessors, shared: nvrtc::shared_memory(self.target) }
     }
 
     fn timed(&self) -> bool {

@@ -6,7 +6,7 @@ use crate::graph::Operand::{In, Out};
 use crate::kernel::Launch;
 use crate::kernel::gpu::{CudaStruct, Kernel, PLAIN};
 use crate::ops::mma;
-use crate::ops::tile::{NO_SUM, Tile, column_sums, index, parts, summed, third_or_filters, vector};
+use crate::ops::tile::{self, NO_SUM, Tile, column_sums, index, parts, summed, third_or_filters, vector};
 use crate::shape::{ConvShape, DType};
 
 cuda_struct! {
@@ -59,17 +59,18 @@ const fn kernel(
     Kernel { entry, source, threads: 256, operands, args: Conv::TEXT, consts, variants }
 }
 
-// BM, BN, BK, VEC; large before small, as `Tile::choose` asks.
+// BM, BN, BK, VEC; large before small.
 const FPROP_TILES: &[&[i64]] =
     &[&[128, 128, 8, 4], &[128, 64, 8, 4], &[128, 32, 8, 4], &[64, 64, 16, 4], &[128, 64, 8, 1], &[64, 64, 16, 1]];
 const DGRAD_TILES: &[&[i64]] =
     &[&[128, 128, 8, 4], &[128, 64, 8, 4], &[128, 32, 8, 4], &[64, 64, 16, 4], &[64, 64, 16, 1]];
-const WGRAD_TILES: &[&[i64]] = &[&[128, 128, 8, 4], &[64, 128, 8, 4], &[64, 64, 16, 4], &[64, 64, 16, 1]];
+// One depth per step for one VEC: the bias gradient is added up step by step.
+const WGRAD_TILES: &[&[i64]] = &[&[128, 128, 8, 4], &[64, 128, 8, 4], &[64, 64, 8, 4], &[64, 64, 16, 1]];
 const VECTORS: &[&[i64]] = &[&[4], &[1]];
 
-static FPROP: Kernel = kernel("conv_fprop", "conv/fprop.cu", 5, Tile::CONSTS, FPROP_TILES);
-static DGRAD: Kernel = kernel("conv_dgrad", "conv/dgrad.cu", 5, Tile::CONSTS, DGRAD_TILES);
-static WGRAD: Kernel = kernel("conv_wgrad", "conv/wgrad.cu", 4, Tile::CONSTS, WGRAD_TILES);
+static FPROP: Kernel = kernel("conv_fprop", "conv/fprop.cu", 5, tile::CONSTS, FPROP_TILES);
+static DGRAD: Kernel = kernel("conv_dgrad", "conv/dgrad.cu", 5, tile::CONSTS, DGRAD_TILES);
+static WGRAD: Kernel = kernel("conv_wgrad", "conv/wgrad.cu", 4, tile::CONSTS, WGRAD_TILES);
 const fn mma(entry: &'static str, source: &'static str, operands: usize) -> Kernel {
     kernel(entry, source, operands, mma::CONSTS, mma::TILES)
 }
@@ -131,27 +132,9 @@ impl Form {
     }
 }
 
-/// Blocks below which a smaller tile is better.
-const ENOUGH: usize = 96;
-
-/// The tile of fprop: pixels of y x filters.
-pub fn fprop_tile(s: &ConvShape) -> Tile {
-    Tile::choose(FPROP_TILES, &[s.group_c()], s.n * s.p * s.q, s.group_k(), ENOUGH)
-}
-
-/// The tile of dgrad: pixels of x x channels.
-pub fn dgrad_tile(s: &ConvShape) -> Tile {
-    Tile::choose(DGRAD_TILES, &[s.group_c(), s.group_k()], s.n * s.h * s.w, s.group_c(), ENOUGH)
-}
-
-/// The tile of wgrad: filters x (taps and channels). Parts of the sum make blocks.
-pub fn wgrad_tile(s: &ConvShape) -> Tile {
-    Tile::choose(WGRAD_TILES, &[s.group_c(), s.group_k()], s.group_k(), width(s), 1)
-}
-
-/// The tile of a pass on tensor cores: of m x n results, in so many parts that do not share blocks.
-fn mma_tile(storage: DType, s: &ConvShape, product: [usize; 2], parts: usize) -> mma::Tile {
-    mma::Tile::choose(storage, &[s.group_c(), s.group_k()], product, parts)
+/// What operands are loaded along.
+fn aligned(s: &ConvShape) -> [usize; 2] {
+    [s.group_c(), s.group_k()]
 }
 
 /// Numbers in a filter.
@@ -213,30 +196,31 @@ fn gcd(a: usize, b: usize) -> usize {
 }
 
 /// y = x * w and what comes after; inputs x, w and, with a bias, b.
-pub fn fprop(gpu: Gpu, form: Form, s: &ConvShape, end: Epilogue) -> Vec<Launch> {
+pub fn fprop(mut gpu: Gpu, form: Form, s: &ConvShape, end: Epilogue) -> Vec<Launch> {
     let operands = [In(0), In(1), third_or_filters(end.bias), Out(0), if end.index { Out(1) } else { In(0) }];
     let (args, pixels, vec) = (args(s, end, 0), s.n * s.p * s.q, vector(&[s.c]));
-    let tile = fprop_tile(s);
+    let extents = [pixels, s.group_k(), width(s)];
     match form {
         Form::Direct => gpu.call(&DIRECT_FPROP, &[], [(pixels * s.k).div_ceil(256), 1], &operands[..4], args),
         Form::Depthwise => {
             gpu.call(&DEPTHWISE_FPROP, &[vec as i64], [(pixels * s.c / vec).div_ceil(256), 1], &operands[..4], args)
         }
-        Form::Tiled => {
+        Form::Tiled | Form::Mma(_) => {
+            let (kernel, tile) = match form {
+                Form::Mma(storage) => {
+                    (&FPROP_MMA, mma::tile(&mut gpu, &FPROP_MMA, storage, &aligned(s), extents, s.groups))
+                }
+                _ => (&FPROP, Tile::choose(&mut gpu, &FPROP, &[s.group_c()], extents, s.groups)),
+            };
             let grid = [pixels.div_ceil(tile.m), s.groups * s.group_k().div_ceil(tile.n)];
-            gpu.call(&FPROP, tile.consts(), grid, &operands, args)
-        }
-        Form::Mma(storage) => {
-            let tile = mma_tile(storage, s, [pixels, s.group_k()], s.groups);
-            let grid = [pixels.div_ceil(tile.m), s.groups * s.group_k().div_ceil(tile.n)];
-            gpu.call(&FPROP_MMA, tile.consts(), grid, &operands, args)
+            gpu.call(kernel, tile.consts, grid, &operands, args)
         }
     }
     .done()
 }
 
 /// dx = the transpose of the convolution applied to dy, and what comes after; inputs dy, w and, with a bias or a mask, b or x.
-pub fn dgrad(gpu: Gpu, form: Form, s: &ConvShape, end: Epilogue) -> Vec<Launch> {
+pub fn dgrad(mut gpu: Gpu, form: Form, s: &ConvShape, end: Epilogue) -> Vec<Launch> {
     let third = third_or_filters(end.bias || end.mask);
     let operands = [In(0), In(1), third, Out(0)];
     let (args, pixels, vec) = (args(s, end, 0), s.n * s.h * s.w, vector(&[s.c]));
@@ -251,35 +235,40 @@ pub fn dgrad(gpu: Gpu, form: Form, s: &ConvShape, end: Epilogue) -> Vec<Launch> 
             let (phases, phase) = (down * right, s.n * s.h.div_ceil(down) * s.w.div_ceil(right));
             let grid = |m: usize, n: usize| [phases * phase.div_ceil(m), s.groups * s.group_c().div_ceil(n)];
             let operands = [In(0), In(1), third, In(if end.pool { 3 } else { 0 }), Out(0)];
-            if let Form::Mma(storage) = form {
-                let tile = mma_tile(storage, s, [phase, s.group_c()], phases * s.groups);
-                gpu.call(&DGRAD_MMA, tile.consts(), grid(tile.m, tile.n), &operands, args)
-            } else {
-                let tile = dgrad_tile(s);
-                gpu.call(&DGRAD, tile.consts(), grid(tile.m, tile.n), &operands, args)
-            }
+            let (extents, copies) =
+                ([phase, s.group_c(), s.group_k() * (s.taps()[0] * s.taps()[1]).div_ceil(phases)], phases * s.groups);
+            let (kernel, tile) = match form {
+                Form::Mma(storage) => {
+                    (&DGRAD_MMA, mma::tile(&mut gpu, &DGRAD_MMA, storage, &aligned(s), extents, copies))
+                }
+                _ => (&DGRAD, Tile::choose(&mut gpu, &DGRAD, &aligned(s), extents, copies)),
+            };
+            gpu.call(kernel, tile.consts, grid(tile.m, tile.n), &operands, args)
         }
     }
     .done()
 }
 
 /// dw = correlation of x with dy and, with `bias`, db = the column sums of dy; operands x, dy.
-pub fn wgrad(gpu: Gpu, form: Form, s: &ConvShape, bias: bool) -> Vec<Launch> {
+pub fn wgrad(mut gpu: Gpu, form: Form, s: &ConvShape, bias: bool) -> Vec<Launch> {
     let (size, pixels, vec) = (s.k * width(s), s.n * s.p * s.q, vector(&[s.c]));
-    let tile = wgrad_tile(s);
     let cut = |m: usize, n: usize| s.groups * s.group_k().div_ceil(m) * width(s).div_ceil(n);
-    let (kernel, consts, blocks, step) = match form {
-        Form::Direct => (&DIRECT_WGRAD, &[][..], size.div_ceil(256), 1),
-        Form::Depthwise => (&DEPTHWISE_WGRAD, &[vec as i64][..], s.c.div_ceil(32) * s.taps()[0] * s.taps()[1], 1),
-        Form::Tiled => (&WGRAD, tile.consts(), cut(tile.m, tile.n), tile.k),
-        Form::Mma(storage) => {
-            let tile = mma_tile(storage, s, [s.group_k(), width(s)], mma::MANY);
-            (&WGRAD_MMA, tile.consts(), cut(tile.m, tile.n), mma::STEP)
-        }
+    // Tiles share one cut, and therefore change no bit.
+    let (busy, step) = match form {
+        Form::Direct => (size.div_ceil(256), 1),
+        Form::Depthwise => (s.c.div_ceil(32) * s.taps()[0] * s.taps()[1], 1),
+        Form::Tiled => (cut(128, 128), tile::STEP),
+        Form::Mma(_) => (cut(128, 128), mma::STEP),
     };
-    // On tensor cores the cut does not depend on the tile, which therefore changes no bit.
-    let busy = if let Form::Mma(_) = form { cut(128, 128) } else { blocks };
     let (parts, part) = parts(busy, pixels, step);
+    let (extents, copies) = ([s.group_k(), width(s), part], parts * s.groups);
+    let of = |kernel, tile: Tile| (kernel, tile.consts, cut(tile.m, tile.n));
+    let (kernel, consts, blocks) = match form {
+        Form::Direct => (&DIRECT_WGRAD, &[][..], busy),
+        Form::Depthwise => (&DEPTHWISE_WGRAD, &[vec as i64][..], busy),
+        Form::Tiled => of(&WGRAD, Tile::choose(&mut gpu, &WGRAD, &aligned(s), extents, copies)),
+        Form::Mma(storage) => of(&WGRAD_MMA, mma::tile(&mut gpu, &WGRAD_MMA, storage, &aligned(s), extents, copies)),
+    };
     let (args, grid) = (args(s, Epilogue { bias, ..Epilogue::default() }, part), [blocks, parts]);
     let (dw, db) = ((Out(0), size), if bias { (Out(1), s.k) } else { NO_SUM });
     match form {

@@ -6,7 +6,7 @@ use crate::graph::Operand::{In, Out};
 use crate::kernel::Launch;
 use crate::kernel::gpu::{CudaStruct, Kernel};
 use crate::ops::mma::{self, After};
-use crate::ops::tile::{COLUMN_SUM, NO_SUM, SPLIT_SUM, Tile, index, parts, summed, third_or_filters, vector};
+use crate::ops::tile::{self, COLUMN_SUM, NO_SUM, SPLIT_SUM, Tile, index, parts, summed, third_or_filters, vector};
 use crate::shape::DType;
 
 cuda_struct! {
@@ -37,7 +37,7 @@ cuda_struct! {
 
 // ROWS, VEC
 const STREAMS: &[&[i64]] = &[&[1, 4], &[4, 4], &[16, 4], &[1, 1], &[4, 1], &[16, 1]];
-// BM, BN, BK, VEC; as `Tile::choose` asks
+// BM, BN, BK, VEC; large before small.
 const TILES: &[&[i64]] = &[&[64, 128, 8, 4], &[32, 128, 8, 4], &[64, 64, 16, 1]];
 
 static FPROP: Kernel = Kernel {
@@ -51,7 +51,7 @@ static FPROP: Kernel = Kernel {
 };
 
 const fn gemm(entry: &'static str, operands: usize) -> Kernel {
-    Kernel { entry, source: "gemm.cu", threads: 256, operands, args: Gemm::TEXT, consts: Tile::CONSTS, variants: TILES }
+    Kernel { entry, source: "gemm.cu", threads: 256, operands, args: Gemm::TEXT, consts: tile::CONSTS, variants: TILES }
 }
 
 static DGRAD: Kernel = gemm("dense_dgrad", 4);
@@ -82,12 +82,14 @@ pub(super) fn fprop(gpu: Gpu, [rows, inputs, outputs]: [usize; 3], bias: bool, r
 }
 
 /// dx [rows,inputs] = dy w and, with `mask`, 0 where x is not positive; operands dy, w and, with `mask`, x.
-pub(super) fn dgrad<'a>(gpu: Gpu<'a>, [rows, inputs, outputs]: [usize; 3], mask: bool) -> Vec<Launch> {
-    let Product { tile, blocks, parts, args } = Product::new([rows, inputs, outputs], &[inputs, outputs], false);
+pub(super) fn dgrad<'a>(mut gpu: Gpu<'a>, [rows, inputs, outputs]: [usize; 3], mask: bool) -> Vec<Launch> {
+    let (extents, aligned) = ([rows, inputs, outputs], [inputs, outputs]);
+    let cut = Cut::new(&mut gpu, &DGRAD, DType::F32, extents, &aligned, blocks(rows, inputs), false);
+    let (parts, consts, grid) = (cut.parts, cut.tile.consts, cut.grid);
     // The mask belongs behind the whole sum.
-    let args = Gemm { mask: (mask && parts == 1) as i32, ..args };
+    let args = Gemm { mask: (mask && parts == 1) as i32, ..cut.args };
     let x = In(if mask { 2 } else { 0 });
-    let call = |gpu: Gpu<'a>, dx| gpu.call(&DGRAD, tile.consts(), [blocks, parts], &[In(0), In(1), x, dx], args);
+    let call = |gpu: Gpu<'a>, dx| gpu.call(&DGRAD, consts, grid, &[In(0), In(1), x, dx], args);
     if mask && parts > 1 {
         let after = After { bias: None, mask: Some(2), relu: false };
         return mma::summed_act(gpu, DType::F32, parts, [rows, inputs], after, call);
@@ -96,47 +98,56 @@ pub(super) fn dgrad<'a>(gpu: Gpu<'a>, [rows, inputs, outputs]: [usize; 3], mask:
 }
 
 /// dw [outputs,inputs] = dy^T x and, with `bias`, db [outputs] = the column sums of dy; operands x, dy.
-pub(super) fn wgrad(gpu: Gpu, [rows, inputs, outputs]: [usize; 3], bias: bool) -> Vec<Launch> {
-    let Product { tile, blocks, parts, args } = Product::new([outputs, inputs, rows], &[inputs, outputs], bias);
+pub(super) fn wgrad(mut gpu: Gpu, [rows, inputs, outputs]: [usize; 3], bias: bool) -> Vec<Launch> {
+    let (extents, aligned) = ([outputs, inputs, rows], [inputs, outputs]);
+    let cut = Cut::new(&mut gpu, &WGRAD, DType::F32, extents, &aligned, blocks(outputs, inputs), bias);
     let db = if bias { (Out(1), outputs) } else { NO_SUM };
-    summed(gpu, parts, [(Out(0), outputs * inputs), db], |gpu, [dw, db]| {
-        gpu.call(&WGRAD, tile.consts(), [blocks, parts], &[In(0), In(1), dw, db], args)
+    summed(gpu, cut.parts, [(Out(0), outputs * inputs), db], |gpu, [dw, db]| {
+        gpu.call(&WGRAD, cut.tile.consts, cut.grid, &[In(0), In(1), dw, db], cut.args)
     })
     .done()
 }
 
 /// [`fprop`] of 16-bit operands.
 pub(super) fn fprop_mma(
-    gpu: Gpu,
+    mut gpu: Gpu,
     storage: DType,
     [rows, inputs, outputs]: [usize; 3],
     bias: bool,
     relu: bool,
 ) -> Vec<Launch> {
     // Parts by the widths alone: a value does not depend on how many rows there are.
-    let cut = Cut::new(storage, [rows, outputs, inputs], &[inputs], outputs.div_ceil(64), false);
+    let cut = Cut::new(&mut gpu, &FPROP_MMA, storage, [rows, outputs, inputs], &[inputs], outputs.div_ceil(64), false);
     let after = After { bias: bias.then_some(2), mask: None, relu };
     mma::summed_act(gpu, storage, cut.parts, [rows, outputs], after, |gpu, y| {
-        gpu.call(&FPROP_MMA, cut.tile.consts(), cut.grid, &[In(0), In(1), y], cut.args)
+        gpu.call(&FPROP_MMA, cut.tile.consts, cut.grid, &[In(0), In(1), y], cut.args)
     })
 }
 
 /// [`dgrad`] of 16-bit operands.
-pub(super) fn dgrad_mma(gpu: Gpu, storage: DType, [rows, inputs, outputs]: [usize; 3], mask: bool) -> Vec<Launch> {
-    let cut = Cut::new(storage, [rows, inputs, outputs], &[inputs, outputs], inputs.div_ceil(64), false);
+pub(super) fn dgrad_mma(mut gpu: Gpu, storage: DType, [rows, inputs, outputs]: [usize; 3], mask: bool) -> Vec<Launch> {
+    let cut = Cut::new(
+        &mut gpu,
+        &DGRAD_MMA,
+        storage,
+        [rows, inputs, outputs],
+        &[inputs, outputs],
+        inputs.div_ceil(64),
+        false,
+    );
     let after = After { bias: None, mask: mask.then_some(2), relu: false };
     mma::summed_act(gpu, storage, cut.parts, [rows, inputs], after, |gpu, dx| {
-        gpu.call(&DGRAD_MMA, cut.tile.consts(), cut.grid, &[In(0), In(1), dx], cut.args)
+        gpu.call(&DGRAD_MMA, cut.tile.consts, cut.grid, &[In(0), In(1), dx], cut.args)
     })
 }
 
 /// [`wgrad`] of 16-bit operands.
-pub(super) fn wgrad_mma(gpu: Gpu, storage: DType, [rows, inputs, outputs]: [usize; 3], bias: bool) -> Vec<Launch> {
+pub(super) fn wgrad_mma(mut gpu: Gpu, storage: DType, [rows, inputs, outputs]: [usize; 3], bias: bool) -> Vec<Launch> {
     let blocks = outputs.div_ceil(64) * inputs.div_ceil(64);
-    let cut = Cut::new(storage, [outputs, inputs, rows], &[inputs, outputs], blocks, bias);
+    let cut = Cut::new(&mut gpu, &WGRAD_MMA, storage, [outputs, inputs, rows], &[inputs, outputs], blocks, bias);
     let db = if bias { (Out(1), outputs) } else { NO_SUM };
     summed(gpu, cut.parts, [(Out(0), outputs * inputs), db], |gpu, [dw, db]| {
-        gpu.call(&WGRAD_MMA, cut.tile.consts(), cut.grid, &[In(0), In(1), dw, db], cut.args)
+        gpu.call(&WGRAD_MMA, cut.tile.consts, cut.grid, &[In(0), In(1), dw, db], cut.args)
     })
     .done()
 }
@@ -148,39 +159,39 @@ impl Gemm {
     }
 }
 
-/// How a product of matrices is cut for tensor cores.
+/// How a product of matrices is cut.
 struct Cut {
-    tile: mma::Tile,
+    tile: Tile,
     grid: [usize; 2],
     parts: usize,
     args: Gemm,
 }
 
 impl Cut {
-    /// Of operands that are copied along the `aligned` extents; `blocks` is what decides how many parts the sum has.
-    fn new(storage: DType, [m, n, depth]: [usize; 3], aligned: &[usize], blocks: usize, bias: bool) -> Self {
-        let (parts, part) = parts(blocks, depth, mma::STEP);
-        let tile = mma::Tile::choose(storage, aligned, [m, n], mma::MANY);
+    /// For `kernel`, of operands that are loaded along the `aligned` extents; `blocks` decides how many parts the sum has,
+    /// whatever the tile.
+    fn new(
+        gpu: &mut Gpu,
+        kernel: &'static Kernel,
+        storage: DType,
+        [m, n, depth]: [usize; 3],
+        aligned: &[usize],
+        blocks: usize,
+        bias: bool,
+    ) -> Self {
+        let step = if storage.is_half() { mma::STEP } else { tile::STEP };
+        let (parts, part) = parts(blocks, depth, step);
+        let extents = [m, n, part];
+        let tile = match storage.is_half() {
+            true => mma::tile(gpu, kernel, storage, aligned, extents, parts),
+            false => Tile::choose(gpu, kernel, aligned, extents, parts),
+        };
         let grid = [m.div_ceil(tile.m) * n.div_ceil(tile.n), parts];
-        let args = Gemm::new([m, n, depth], part, bias);
-        Self { tile, grid, parts, args }
+        Self { tile, grid, parts, args: Gemm::new([m, n, depth], part, bias) }
     }
 }
 
-/// How a product of matrices is cut.
-struct Product {
-    tile: Tile,
-    blocks: usize,
-    parts: usize,
-    args: Gemm,
-}
-
-impl Product {
-    fn new([m, n, depth]: [usize; 3], aligned: &[usize], bias: bool) -> Self {
-        let tile = Tile::choose(TILES, aligned, m, n, 1);
-        let blocks = m.div_ceil(tile.m) * n.div_ceil(tile.n);
-        let (parts, part) = parts(blocks, depth, tile.k);
-        let args = Gemm::new([m, n, depth], part, bias);
-        Self { tile, blocks, parts, args }
-    }
+/// Blocks of the tile that a sum in float32 is cut for.
+fn blocks(m: usize, n: usize) -> usize {
+    m.div_ceil(64) * n.div_ceil(128)
 }

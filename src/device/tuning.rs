@@ -1,0 +1,99 @@
+/*! Tiles that were measured on a device, on disk: one JSON file for each device in `tiles` of the cache folder. Tiles change
+no bit, so a table can only be slow, never wrong; one that was measured with other kernels is not used. */
+
+use crate::atomic;
+use crate::error::{Error, Result};
+use crate::hash::checksum;
+use crate::kernel::choices::Tiles;
+use crate::nvrtc::{self, Cache};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+/// What was measured on one device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Table {
+    /// [`super::Device::model`].
+    pub device: String,
+    /// Names the sources of the kernels.
+    kernels: String,
+    /// By the text of a [`crate::kernel::choices::Product`].
+    pub products: BTreeMap<String, Measured>,
+}
+
+/// The fastest tile of a product.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measured {
+    /// The kernel's constants and their values.
+    pub tile: BTreeMap<String, i64>,
+    /// Of its launches.
+    pub median_us: f64,
+    /// The same of the tile that the rule takes.
+    pub rule_us: f64,
+    /// Launches that were measured, of each.
+    pub n: [usize; 2],
+}
+
+impl Table {
+    /// An empty one of this program's kernels.
+    pub fn new(device: String) -> Self {
+        let text = nvrtc::sources().flat_map(|(name, text)| [name, text]).collect::<String>();
+        Self { device, kernels: format!("{:016x}", checksum(text.as_bytes())), products: BTreeMap::new() }
+    }
+
+    /// Where that of a device is, if anything is kept at all.
+    pub fn path(device: &str) -> Option<PathBuf> {
+        let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+        let name: String = device.chars().map(plain).collect();
+        Some(Cache::open().folder()?.with_file_name("tiles").join(name + ".json"))
+    }
+
+    /// A file, whatever device and kernels it is about.
+    fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
+        serde_json::from_str(&text).map_err(|e| {
+            Error::file(path, format!("not a table of tiles: {e}"))
+                .fix("delete it, and measure again with `deep-affect kernels tune`")
+        })
+    }
+
+    /// That of a device; none if nothing was measured, or with other kernels only.
+    pub fn of(device: &str) -> Result<Option<Self>> {
+        let Some(path) = Self::path(device) else { return Ok(None) };
+        match fs::metadata(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            _ => Self::read(&path).map(|t| t.is_current().then_some(t)),
+        }
+    }
+
+    /// A file about the kernels of this program.
+    pub fn current(path: &Path) -> Result<Self> {
+        let old =
+            || Error::file(path, "was measured with other kernels").fix("measure again: `deep-affect kernels tune`");
+        Some(Self::read(path)?).filter(Self::is_current).ok_or_else(old)
+    }
+
+    fn is_current(&self) -> bool {
+        self.kernels == Self::new(String::new()).kernels
+    }
+
+    /// Puts it where [`Table::of`] finds it.
+    pub fn write(&self) -> Result<PathBuf> {
+        let nowhere = || Error::job("there is no folder for what was measured").fix("set DEEP_AFFECT_CACHE to one");
+        let path = Self::path(&self.device).ok_or_else(nowhere)?;
+        let folder = path.parent().expect("a file in a folder");
+        fs::create_dir_all(folder).map_err(|e| Error::io(folder, "make this folder", e))?;
+        let json = serde_json::to_string_pretty(self).expect("plain data") + "\n";
+        atomic::write(&path, |w| w.write_all(json.as_bytes()))?;
+        Ok(path)
+    }
+
+    /// What lowering takes of it.
+    pub fn tiles(self) -> Tiles {
+        self.products.into_iter().map(|(product, m)| (product, m.tile)).collect()
+    }
+}
