@@ -135,7 +135,9 @@ pub(super) fn summed<'a>(
     let all = sums.map(|(_, n)| gpu.scratch(4 * parts * n));
     let place = |i: usize, access| if sums[i].1 == 0 { sums[i].0 } else { Scratch(all[i], access) };
     let args = Parts { n: index(n) as u32, more: index(more) as u32, parts: parts as u32 };
-    let operands = [place(0, Access::Read), one, place(1, Access::Read), other];
+    let [first, second] = [[place(0, Access::Read), one], [place(1, Access::Read), other]];
+    // `other` may be of 16 bits where there is no second tensor.
+    let operands = [first, if more == 0 { first } else { second }].concat();
     let gpu = call(gpu, [0, 1].map(|i| place(i, Access::Write)));
     gpu.call(&SPLIT_SUM, &[], [(n + more).div_ceil(256), 1], &operands, args)
 }

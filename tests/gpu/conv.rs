@@ -104,9 +104,9 @@ fn products_on_tensor_cores_meet_each_bank_once() {
     if !have("sim") {
         return;
     }
-    let (shape, half) = (ConvShape::new(&[1, 76, 76, 64], 128, Window::square(3, 1, 1), 1).unwrap(), DType::BF16);
+    let (shape, half) = (ConvShape::new(&[1, 40, 40, 64], 128, Window::square(3, 1, 1), 1).unwrap(), DType::BF16);
     let of = |dims: &[usize]| Type::new(half, dims);
-    let (x, y, filters) = (of(&[1, 76, 76, 64]), of(&[1, 76, 76, 128]), of(&[128, 3, 3, 64]));
+    let (x, y, filters) = (of(&[1, 40, 40, 64]), of(&[1, 40, 40, 128]), of(&[128, 3, 3, 64]));
     let fprop = Fprop { filters: 128, window: shape.window, groups: 1, bias: false, relu: true };
     let dgrad = Dgrad { shape, before: Before::Nothing };
     let row = of(&[128, 2048]);

@@ -113,7 +113,7 @@ const MUTANTS: &[Mutant] = &[
     m("tile/epilogue.cuh", "the bias of the column before", "v += __ldg(bias + column);", "v += __ldg(bias + column - 1);", VECTORS),
     m("tile/epilogue.cuh", "a gradient at the kink", "return y > 0 ? v : 0;", "return y >= 0 ? v : 0;", MASK),
     m("tile/epilogue.cuh", "the last of equal maxima wins", "if (v[i] > best ||", "if (v[i] >= best ||", POOLED),
-    m("tile/epilogue.cuh", "NaN loses in a window", "|| (isnan(v[i]) && !isnan(best))) best", ") best", "conv.pooled [k36 1x1 stride [1, 1] groups 1 x [1, 112, 112, 3]"),
+    m("tile/epilogue.cuh", "NaN loses in a window", "|| (isnan(v[i]) && !isnan(best))) best", ") best", "conv.pooled [k36 1x1 stride [1, 1] groups 1 x [1, 14, 14, 3]"),
     m("tile/epilogue.cuh", "two channels of the index are swapped", "v[3].y, best.y) << 2;", "v[3].y, best.y) << 4;", POOLED),
     m("tile/epilogue.cuh", "columns of a window are rows", "to[(u64)(i / 2 * line + i % 2) * c]", "to[(u64)(i % 2 * line + i / 2) * c]", "unpool"),
     m("tile/epilogue.cuh", "the gradient goes to every pixel of the window", "(index >> 2 * v & 3) == i", "(index >> 2 * v & 3) <= i", "unpool"),

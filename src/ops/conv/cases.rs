@@ -30,12 +30,12 @@ pub(super) fn cases() -> Vec<Case> {
         ([1, 6, 5, 32], 80, square(3, 1, 1), 2),
         ([2, 6, 7, 8], 8, square(3, 2, 1), 8),
         ([1, 5, 6, 16], 72, square(3, 2, 1), 1),
-        // Pixels enough for every tile of the GPU's kernels.
-        ([1, 112, 112, 20], 20, square(1, 1, 0), 1),
-        ([1, 112, 112, 36], 36, square(1, 1, 0), 1),
-        ([1, 112, 112, 4], 68, square(1, 1, 0), 1),
-        ([1, 112, 112, 68], 4, square(1, 1, 0), 1),
-        ([1, 112, 112, 3], 36, square(1, 1, 0), 1),
+        // More than one of the GPU's tiles in each direction.
+        ([1, 14, 14, 20], 20, square(1, 1, 0), 1),
+        ([1, 14, 14, 36], 36, square(1, 1, 0), 1),
+        ([1, 14, 14, 4], 132, square(1, 1, 0), 1),
+        ([1, 14, 14, 132], 4, square(1, 1, 0), 1),
+        ([1, 14, 14, 3], 36, square(1, 1, 0), 1),
     ];
     let mut cases = vec![];
     for (i, (x, k, window, groups)) in shapes.into_iter().enumerate() {
@@ -53,9 +53,7 @@ pub(super) fn cases() -> Vec<Case> {
         cases.push(Case::new(label(""), fprop, &ins, &diff, Bound::Dot(terms)));
         let dot = Bound::Dot(r * s * shape.group_k());
         cases.push(Case::new(label(""), Dgrad { shape, before: Before::Nothing }, &[yt, wt], &[], dot));
-        if x[1] < 100 {
-            cases.push(Case::new(label("relu "), Dgrad { shape, before: Before::Relu }, &[yt, wt, xt], &[], dot));
-        }
+        cases.push(Case::new(label("relu "), Dgrad { shape, before: Before::Relu }, &[yt, wt, xt], &[], dot));
         let (pool, index) = (Dgrad { shape, before: Before::Pool }, index_type(&xt).unwrap_or(xt));
         if pool.infer(&[yt, wt, xt, index]).is_ok() {
             cases.push(Case::new(label("pool "), pool, &[yt, wt, xt, index], &[], dot));
@@ -65,18 +63,11 @@ pub(super) fn cases() -> Vec<Case> {
             cases.push(Case::new(label(""), pooled(true), &ins, &[], Bound::Dot(terms)));
             cases.push(Case::new(label("no index "), pooled(false), &ins, &[], Bound::Dot(terms)));
         }
-        if x[1] < 100 {
-            cases.push(Case::new(
-                label(""),
-                Wgrad { shape, bias },
-                &[xt, yt],
-                &[],
-                Bound::Dot(shape.n * shape.p * shape.q),
-            ));
-        }
+        let dot = Bound::Dot(shape.n * shape.p * shape.q);
+        cases.push(Case::new(label(""), Wgrad { shape, bias }, &[xt, yt], &[], dot));
     }
     // Tensor cores: aligned and gathered loads, a depth shorter than a step, strides, phases that lack pixels, groups, and
-    // extents that reach every tile.
+    // more than one tile in each direction.
     let halves: [([usize; 4], usize, Window, usize); 17] = [
         ([2, 9, 11, 3], 5, square(3, 1, 1), 1),
         ([1, 6, 6, 16], 32, square(3, 1, 1), 1),
@@ -91,10 +82,10 @@ pub(super) fn cases() -> Vec<Case> {
         ([2, 9, 9, 24], 24, square(3, 2, 1), 1),
         ([3, 6, 6, 72], 72, square(1, 1, 0), 1),
         ([2, 6, 6, 40], 72, square(1, 1, 0), 1),
-        ([1, 76, 76, 8], 72, square(1, 1, 0), 1),
-        ([1, 76, 76, 8], 40, square(1, 1, 0), 1),
-        ([1, 76, 76, 72], 8, square(1, 1, 0), 1),
-        ([1, 76, 76, 40], 8, square(1, 1, 0), 1),
+        ([1, 14, 14, 8], 264, square(1, 1, 0), 1),
+        ([1, 14, 14, 8], 40, square(1, 1, 0), 1),
+        ([1, 14, 14, 264], 8, square(1, 1, 0), 1),
+        ([1, 14, 14, 40], 8, square(1, 1, 0), 1),
     ];
     for (i, (x, k, window, groups)) in halves.into_iter().enumerate() {
         for half in [DType::F16, DType::BF16] {
@@ -121,10 +112,8 @@ pub(super) fn cases() -> Vec<Case> {
             if pooled.infer(&ins).is_ok() {
                 cases.push(Case::new(&label, pooled, &ins, &[], Bound::Dot(r * s * shape.group_c() + 1)));
             }
-            if x[1] < 76 {
-                let terms = Bound::Dot(shape.n * shape.p * shape.q);
-                cases.push(Case::new(&label, Wgrad { shape, bias: i % 4 != 3 }, &[xt, yt], &[], terms));
-            }
+            let terms = Bound::Dot(shape.n * shape.p * shape.q);
+            cases.push(Case::new(&label, Wgrad { shape, bias: i % 4 != 3 }, &[xt, yt], &[], terms));
         }
     }
     // x [N,P,Q,K], C, window, output padding, groups
