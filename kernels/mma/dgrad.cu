@@ -20,7 +20,7 @@ struct Filters : DepthOuter<BN> {
         for (int i = 0; i < EACH; ++i) {
             const int row = tap.inner * a.r + tap.outer * a.tap_step_h;
             const Real *p = w + (long long)(row * a.s + tap.middle * a.tap_step_w) * a.gc;
-            eight(to + own(i), p, tap.outer < rows ? width : 0);
+            chunk_of(to + own(i), p, tap.outer < rows ? width : 0);
             tap.advance(apart, columns, a.gk);
         }
         at.advance(step, columns, a.gk);
@@ -50,14 +50,14 @@ KERNEL(conv_dgrad_mma, 5, Conv) {
         const int row = at.row(pixel.middle), column = at.column(pixel.inner);
         if (at.first + i >= at.pixels || row >= a.h || column >= a.w) return;
         const u64 line = (u64)pixel.outer * a.h + row, first = (line * a.w + column) * a.c + group * a.gc;
-        const int c = channel + 8 * chunk;
+        const int c = channel + CHUNK * chunk;
         Chunk v = staged(i, chunk);
         if (a.mask) {
             const Chunk x = take(o.in<Real>(2) + first, c, a.gc);
-            for (int e = 0; e < 8; ++e) v.at[e] = widen(x.at[e]) > 0 ? v.at[e] : Real{};
+            for (int e = 0; e < CHUNK; ++e) v.at[e] = widen(x.at[e]) > 0 ? v.at[e] : Real{};
         }
         if (!a.pool) return put(o.out<Real>(4) + first, c, a.gc, v);
-        for (int half = 0; half < 2 && c + 4 * half < a.gc; ++half) {
+        for (int half = 0; half < CHUNK / 4 && c + 4 * half < a.gc; ++half) {
             Real *dz = o.out<Real>(4) + ((4 * line * a.w + 2 * column) * a.c + group * a.gc + c + 4 * half);
             spread(four(v, half), o.in<u8>(3)[(first + c) / 4 + half], reinterpret_cast<Four *>(dz), 2 * a.w, a.c / 4);
         }

@@ -23,8 +23,8 @@ KERNEL(conv_fprop_mma, 5, Conv) {
             if (first + row >= pixels) return;
             Chunk window[4];
             for (int i = 0; i < 4; ++i) window[i] = staged(row + i, chunk);
-            for (int half = 0; half < 2; ++half) {
-                const int column = filter + 8 * chunk + 4 * half;
+            for (int half = 0; half < CHUNK / 4; ++half) {
+                const int column = filter + CHUNK * chunk + 4 * half;
                 if (column >= a.gk) return;
                 float4 v[4];
                 for (int i = 0; i < 4; ++i) {
@@ -42,6 +42,6 @@ KERNEL(conv_fprop_mma, 5, Conv) {
     }
     Real *y = o.out<Real>(3) + group * a.gk;
     each_chunk(1, [&](int row, int chunk) {
-        if (first + row < pixels) put(y + (u64)(first + row) * a.k, filter + 8 * chunk, a.gk, staged(row, chunk));
+        if (first + row < pixels) put(y + (u64)(first + row) * a.k, filter + CHUNK * chunk, a.gk, staged(row, chunk));
     });
 }

@@ -43,7 +43,7 @@ struct Patches : DepthInner<BM> {
     /// `where(i)` says which pixel a row of the tile looks at: [image, row, column], the image negative for none.
     template <class Where>
     __device__ Patches(const Image &image, const Real *x, int rows, int columns, Where where)
-        : image(image), x(x), columns(columns), tap(8 * chunk(), columns, image.channels), step(BK, columns, image.channels) {
+        : image(image), x(x), columns(columns), tap(CHUNK * chunk(), columns, image.channels), step(BK, columns, image.channels) {
 #pragma unroll
         for (int i = 0; i < EACH; ++i) {
             const int3 at = where(row() + i * APART);
@@ -60,7 +60,7 @@ struct Patches : DepthInner<BM> {
         return rows_inside[i] >> min(tap.outer, 31) & columns_inside[i] >> tap.middle & 1;
     }
     __device__ void load(u32 to) {
-        if (VEC == 8) {
+        if (VEC == CHUNK) {
             const int away = from(tap);
 #pragma unroll
             for (int i = 0; i < EACH; ++i) copy(to + own(i), x + (long long)(origin[i] + away), sees(i, tap));
@@ -68,7 +68,7 @@ struct Patches : DepthInner<BM> {
             Chunk chunks[EACH];
             Walk at = tap;
 #pragma unroll
-            for (int e = 0; e < 8; ++e) {
+            for (int e = 0; e < CHUNK; ++e) {
                 const int away = from(at);
 #pragma unroll
                 for (int i = 0; i < EACH; ++i) chunks[i].at[e] = sees(i, at) ? x[(long long)(origin[i] + away)] : Real{};

@@ -2,18 +2,19 @@
 #pragma once
 #include "mma/multiply.cuh"
 
-/// Eight elements f(0), f(1) ... as a chunk.
+/// The elements f(0), f(1) ... as a chunk.
 template <class F>
 __device__ inline Chunk gather(F f) {
     Chunk c;
 #pragma unroll
-    for (int i = 0; i < 8; ++i) c.at[i] = f(i);
+    for (int i = 0; i < CHUNK; ++i) c.at[i] = f(i);
     return c;
 }
 
-/// p[0..8] of which `left` exist, to shared memory, zeros after them. With VEC 8 all exist or none, and p is aligned.
-__device__ inline void eight(u32 to, const Real *p, int left) {
-    if (VEC == 8) {
+/// A chunk from p on, of which `left` elements exist, to shared memory, zeros after them. With VEC all exist or none, and p is
+/// aligned.
+__device__ inline void chunk_of(u32 to, const Real *p, int left) {
+    if (VEC == CHUNK) {
         copy(to, p, left > 0);
     } else {
         put(to, gather([&](int i) { return i < left ? p[i] : Real{}; }));
@@ -27,14 +28,14 @@ struct Along : DepthInner<ROWS> {
     const Real *p;
     int rows, stride, left;
     __device__ Along(const Real *m, int first, int rows, int stride, int begin, int end)
-        : p(m + (u64)(first + Place::row()) * stride + begin + 8 * Place::chunk()),
+        : p(m + (u64)(first + Place::row()) * stride + begin + CHUNK * Place::chunk()),
           rows(rows - first - Place::row()),
           stride(stride),
-          left(end - begin - 8 * Place::chunk()) {}
+          left(end - begin - CHUNK * Place::chunk()) {}
     __device__ void load(u32 to) {
 #pragma unroll
         for (int i = 0; i < Place::EACH; ++i)
-            eight(to + Place::own(i), p + (u64)(i * Place::APART) * stride, i * Place::APART < rows ? left : 0);
+            chunk_of(to + Place::own(i), p + (u64)(i * Place::APART) * stride, i * Place::APART < rows ? left : 0);
         p += BK;
         left -= BK;
     }
@@ -55,7 +56,7 @@ struct Across : DepthOuter<COLUMNS> {
     __device__ void load(u32 to) {
 #pragma unroll
         for (int i = 0; i < Place::EACH; ++i)
-            eight(to + Place::own(i), p + (u64)(i * Place::APART) * stride, i * Place::APART < left ? width : 0);
+            chunk_of(to + Place::own(i), p + (u64)(i * Place::APART) * stride, i * Place::APART < left ? width : 0);
         p += (u64)BK * stride;
         left -= BK;
     }

@@ -1,37 +1,50 @@
-// What a warp asks of a tensor core, in 16 bits with float32 sums: PTX ISA 9.7.14 (mma, ldmatrix) and 9.7.9.25 (cp.async).
+// What a warp asks of a tensor core, 16-bit or tf32 products with float32 sums: PTX ISA 9.7.14 (mma, ldmatrix) and 9.7.9.25
+// (cp.async).
 #pragma once
 // A thread of a tile of 128 x 128 keeps 64 sums: two blocks share a multiprocessor's registers, where its shared memory is
-// enough for two. Larger or deeper tiles take the registers of both.
-#if __CUDA_ARCH__ >= 800 && SHARED <= (64 << 10)
+// enough for two. Larger or deeper tiles take the registers of both, and those whose factors come in two parts.
+#if __CUDA_ARCH__ >= 800 && SHARED <= (72 << 10) && (TERMS != 3 || BM * BN < 128 * 128)
 #define RESIDENT 2
 #endif
 #include "common.cuh"
 
-static_assert(sizeof(Real) == 2, "tensor cores take 16 bits here");
-
-/// Eight elements, which memory moves together.
-typedef Neighbours<8, Real> Chunk;
+/// Elements that memory moves together, 16 bytes of them.
+constexpr int CHUNK = 16 / sizeof(Real);
+typedef Neighbours<CHUNK, Real> Chunk;
 
 __device__ inline u32 shared_address(const void *p) { return u32(__cvta_generic_to_shared(p)); }
 
-/// Four 8 x 8 matrices; lane l gives the address of row l % 8 of matrix l / 8.
+/// Four matrices of eight chunks, 8 x 8 elements of 16 bits or 8 x 4 of 32; lane l gives the address of row l % 8 of matrix
+/// l / 8, and gets 32 bits of row l / 4 of each.
 __device__ inline void ldmatrix(u32 (&to)[4], u32 from) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                  : "r"(from));
 }
 
-/// The same, each matrix transposed on the way.
+/// The same, each 8 x 8 matrix transposed on the way.
 __device__ inline void ldmatrix_trans(u32 (&to)[4], u32 from) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                  : "r"(from));
 }
 
-/// d [16,8] += a [16,16] b [16,8].
+/// 32 bits of shared memory.
+__device__ inline u32 word(u32 from) {
+    u32 to;
+    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(to) : "r"(from));
+    return to;
+}
+
+/// d [16,8] += a [16,2 CHUNK] b [2 CHUNK,8]. Of float32 numbers the lowest 13 bits are to be zero.
 __device__ inline void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
 #if __CUDA_ARCH__ >= 800
-    if (STORAGE == 1) {
+    if (STORAGE == 0) {
+        asm volatile(
+            "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    } else if (STORAGE == 1) {
         asm volatile(
             "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
             : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
@@ -43,7 +56,7 @@ __device__ inline void mma(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
     }
 #else
-    static_assert(STORAGE == 1, "bf16 needs sm_80");
+    static_assert(STORAGE == 1, "bf16 and tf32 need sm_80");
     asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(b0));

@@ -26,7 +26,7 @@ struct Pixels : DepthOuter<BN> {
 #pragma unroll
         for (int i = 0; i < EACH; ++i) {
             const bool exists = i * APART < left;
-            if (VEC == 8) {
+            if (VEC == CHUNK) {
                 const Real *p = element(pixel, tap);
                 copy(to + own(i), p, exists && p);
             } else {

@@ -8,7 +8,7 @@ use crate::graph::{Graph, Kind, Value};
 use crate::host::ceiling::Ceilings;
 use crate::kernel::choices::{Limits, Tiles};
 use crate::kernel::gpu::{self, Access, Call};
-use crate::kernel::{Arch, Buf, Choices, Code};
+use crate::kernel::{Arch, Buf, Choices, Code, Products};
 use crate::nvrtc::Target;
 use crate::plan::{Options, Place, Plan, Scheduled};
 use crate::shape::{DType, Type};
@@ -118,7 +118,7 @@ impl<D: Driver> Gpu<D> {
     /// With `tiles` that were measured on it, or none.
     pub fn new(driver: D, checks: Checks, tiles: Tiles) -> Self {
         let (graph, layout) = (Graph::default(), Layout::default());
-        let choices = Choices { limits: driver.limits(), tiles };
+        let choices = Choices { limits: driver.limits(), tiles, ..Choices::default() };
         Self { driver, checks, choices, graph, plans: vec![], layout, arena_bytes: 0, last: 0 }
     }
 
@@ -338,6 +338,10 @@ impl<D: Driver> Device for Gpu<D> {
 
     fn choose(&mut self, tiles: Tiles) {
         self.choices.tiles = tiles;
+    }
+
+    fn multiply(&mut self, by: Products) {
+        self.choices.products = by;
     }
 
     fn timed(&self) -> bool {

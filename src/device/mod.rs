@@ -25,7 +25,7 @@ pub use simulator::Simulator;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::host::ceiling::Ceilings;
-use crate::kernel::Simd;
+use crate::kernel::{Products, Simd};
 use crate::kernel::choices::{Limits, Tiles};
 use crate::plan::{Options, Plan, Scheduled};
 use crate::progress;
@@ -139,6 +139,8 @@ pub trait Device: Send {
     }
     /// Tiles for what is loaded next, where it has kernels to choose from.
     fn choose(&mut self, _tiles: Tiles) {}
+    /// By what it multiplies float32 numbers in what is loaded next, where it has a choice.
+    fn multiply(&mut self, _by: Products) {}
     /// Whether it has kernels to choose from and a clock to choose by.
     fn timed(&self) -> bool {
         false

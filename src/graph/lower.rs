@@ -3,7 +3,7 @@
 use super::{Io, Member, Op};
 use crate::kernel::choices::{Price, Product};
 use crate::kernel::gpu::{self, Access, Call, CudaStruct, Kernel, Place};
-use crate::kernel::{Buf, Choices, Code, Cost, Host, Launch};
+use crate::kernel::{Buf, Choices, Code, Cost, Host, Launch, Products};
 use crate::shape::Type;
 use std::sync::Arc;
 
@@ -65,6 +65,11 @@ impl<'a> Gpu<'a> {
     pub fn new(op: &'a dyn Op, io: &'a Io<'a>, group: &'a [Member], choices: &'a Choices) -> Self {
         assert!(group.len() <= gpu::GROUP, "the plan splits larger groups");
         Self { op, io, group, choices, product: None, scratch: 0, launches: vec![] }
+    }
+
+    /// By what float32 numbers are multiplied.
+    pub fn products(&self) -> Products {
+        self.choices.products
     }
 
     /// The variant of a kernel for products of m x n x depth ([`Choices::tile`]), `copies` of them an instance. The next call

@@ -1,15 +1,34 @@
 /*! What a device decides where several variants of a kernel compute the same bits: the tile of a product of matrices. A rule
-estimates ([`Limits::clocks`]); what was measured on the device goes before it. */
+estimates ([`Limits::clocks`]); what was measured on the device goes before it. And what its user decides, which changes bits:
+[`Products`]. */
 
 use super::gpu::Kernel;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// What decides about tiles.
+/// What decides about kernels.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Choices {
     pub limits: Limits,
     pub tiles: Tiles,
+    pub products: Products,
+}
+
+/// By what convolutions and dense layers multiply float32 numbers. `kernels/mma/factor.cuh` derives the errors, in units of
+/// the sum of the n magnitudes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Products {
+    /// Multiply-adds: n 2^-24.
+    #[default]
+    Float32,
+    /// Three products of tf32 on tensor cores: 2^-19 + n 2^-27.
+    Tf32x3,
+    /// One: 2^-10 + 3 n 2^-24.
+    Tf32,
+}
+
+impl Products {
+    pub const ALL: [Self; 3] = [Self::Float32, Self::Tf32x3, Self::Tf32];
 }
 
 /// The fastest variants that were measured: by the text of a [`Product`], the kernel's constants and their values.
@@ -33,7 +52,7 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Product {
     pub kernel: &'static Kernel,
-    /// Constants that operands decide: elements per load, element type.
+    /// Constants that operands decide: elements per load, element type, products that make up one.
     pub given: Vec<(&'static str, i64)>,
     /// m, n and depth of each.
     pub extents: [usize; 3],

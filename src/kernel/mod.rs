@@ -7,7 +7,7 @@ pub mod choices;
 pub mod gpu;
 pub mod half;
 
-pub use choices::Choices;
+pub use choices::{Choices, Products};
 
 use bytemuck::Pod;
 use std::sync::Arc;

@@ -58,9 +58,9 @@ impl Target {
         Self { compute, specific: false }
     }
 
-    /// Whether its tensor cores multiply numbers of this type, one of 16 bits: those of Turing (7.5) know no bf16.
+    /// Whether its tensor cores multiply numbers of this type, float32 as tf32: those of Turing (7.5) know fp16 alone.
     pub fn multiplies(self, storage: DType) -> bool {
-        self.compute >= if storage == DType::BF16 { 80 } else { 75 }
+        self.compute >= if storage == DType::F16 { 75 } else { 80 }
     }
 
     /// What a GPU of a compute capability (times ten) is given: code of its own architecture or of an earlier one with
@@ -113,7 +113,7 @@ impl Unit {
             return false;
         }
         let products = |d: &DType| self.source.starts_with("mma/") && self.defines.contains(&("STORAGE", d.code()));
-        [DType::F16, DType::BF16].iter().filter(|d| products(d)).all(|d| target.multiplies(*d))
+        [DType::F16, DType::BF16, DType::F32].iter().filter(|d| products(d)).all(|d| target.multiplies(*d))
     }
 }
 

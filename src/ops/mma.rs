@@ -1,24 +1,32 @@
-/*! Products of matrices on tensor cores (`kernels/mma/`): 16-bit operands, float32 sums. Which tile, by shape alone. */
+/*! Products of matrices on tensor cores (`kernels/mma/`): operands of 16 bits, or float32 ones as tf32; float32 sums. Which
+tile, by shape alone. */
 
 use super::tile::{Tile, index};
 use crate::cuda_struct;
 use crate::graph::Operand::{self, In, Out, Scratch};
 use crate::graph::{Gpu, Op};
-use crate::kernel::Launch;
+use crate::kernel::{Launch, Products};
 use crate::kernel::choices::Price;
 use crate::kernel::gpu::{Access, CudaStruct, Kernel, STORED};
 use crate::shape::{DType, Type};
 
 /// Names of a tile's compile-time constants: a table of them is the list of a kernel's variants. `BM` x `BN` elements of
 /// the product by one block, `BK` of the depth per stage, `STAGES` of them in shared memory at once, `VEC` elements of an
-/// operand per copy, [`DType::code`] of the operands, and the bytes of shared memory that a launch gives each block.
-pub(super) const CONSTS: &[&str] = &["BM", "BN", "BK", "STAGES", "VEC", "STORAGE", "SHARED"];
+/// operand per copy, [`DType::code`] of the operands, products that make up one ([`Factors`]), and the bytes of shared memory
+/// that a launch gives each block.
+pub(super) const CONSTS: &[&str] = &["BM", "BN", "BK", "STAGES", "VEC", "STORAGE", "TERMS", "SHARED"];
 
-const fn row([m, n, k]: [i64; 3], stages: i64, vec: i64, storage: i64) -> [i64; 7] {
-    [m, n, k, stages, vec, storage, stages * k * (m + n) * 2]
+const fn row([m, n, k]: [i64; 3], stages: i64, vec: i64, storage: i64) -> [i64; 8] {
+    [m, n, k, stages, vec, storage, 1, stages * k * (m + n) * 2]
 }
 
-/// Every tile, for both storages: large before small, those that copy eight elements at once before those that gather.
+/// Of float32. An operand that lies across the depth takes 32 bytes more for each of it.
+const fn float([m, n, k]: [i64; 3], stages: i64, vec: i64, terms: i64) -> [i64; 8] {
+    let (loaded, staged) = (stages * k * (4 * (m + n) + 2 * 32), 4 * m * (n + 8));
+    [m, n, k, stages, vec, 0, terms, if loaded > staged { loaded } else { staged }]
+}
+
+/// Every tile, for all operands: large before small, those that copy 16 bytes at once before those that gather.
 pub(super) const TILES: &[&[i64]] = &[
     &row([128, 256, 64], 3, 8, 1),
     &row([128, 256, 32], 4, 8, 1),
@@ -34,7 +42,35 @@ pub(super) const TILES: &[&[i64]] = &[
     &row([128, 64, 32], 4, 8, 2),
     &row([64, 64, 32], 4, 8, 2),
     &row([64, 64, 32], 3, 1, 2),
+    &float([128, 128, 16], 4, 4, 3),
+    &float([128, 64, 16], 4, 4, 3),
+    &float([64, 64, 16], 4, 4, 3),
+    &float([64, 64, 16], 3, 1, 3),
+    &float([128, 128, 16], 4, 4, 1),
+    &float([128, 64, 16], 4, 4, 1),
+    &float([64, 64, 16], 4, 4, 1),
+    &float([64, 64, 16], 3, 1, 1),
 ];
+
+/// What tensor cores multiply: how the operands are stored, and of how many products one is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Factors {
+    pub storage: DType,
+    terms: i64,
+}
+
+impl Factors {
+    /// None where float32 is multiplied by multiply-adds.
+    pub fn of(storage: DType, products: Products) -> Option<Self> {
+        let terms = match products {
+            _ if storage.is_half() => 1,
+            Products::Float32 => return None,
+            Products::Tf32x3 => 3,
+            Products::Tf32 => 1,
+        };
+        Some(Self { storage, terms })
+    }
+}
 
 /// How the operands lie in memory where an op's arithmetic is products of matrices, which tensor cores do in 16 bits;
 /// float32 elsewhere, where arithmetic is that of float32.
@@ -48,16 +84,19 @@ pub fn storage(op: &dyn Op, ins: &[Type]) -> DType {
 pub(super) fn tile(
     gpu: &mut Gpu,
     kernel: &'static Kernel,
-    storage: DType,
+    Factors { storage, terms }: Factors,
     aligned: &[usize],
     extents: [usize; 3],
     copies: usize,
 ) -> Tile {
-    let vec = if aligned.iter().all(|e| e.is_multiple_of(8)) { 8 } else { 1 };
-    Tile::new(gpu.tile(kernel, vec![("VEC", vec), ("STORAGE", storage.code())], extents, copies, price))
+    let chunk = 16 / storage.bytes();
+    let vec = if aligned.iter().all(|e| e.is_multiple_of(chunk)) { chunk as i64 } else { 1 };
+    let given = vec![("VEC", vec), ("STORAGE", storage.code()), ("TERMS", terms)];
+    Tile::new(gpu.tile(kernel, given, extents, copies, price))
 }
 
-/// Multiply-adds per clock that mma.sync gets out of a multiprocessor: 62 % of an H100's 2048 (arXiv 2402.13499).
+/// Multiply-adds of 16 bits per clock that mma.sync gets out of a multiprocessor, twice those of tf32: 62 % of an H100's 2048
+/// (arXiv 2402.13499).
 const PRODUCTS: f64 = 1270.0;
 
 /// Bytes per clock of a multiprocessor's shared memory.
@@ -65,16 +104,17 @@ const SHARED: f64 = 128.0;
 
 /// `kernels/mma/multiply.cuh`: products, or what goes into shared memory once and out of it to eight warps.
 fn price(consts: &[i64]) -> Price {
-    let [m, n, _, _, _, _, shared] = consts[..] else { unreachable!("CONSTS") };
+    let [m, n, _, _, _, storage, terms, shared] = consts[..] else { unreachable!("CONSTS") };
+    let size = if storage == DType::F32.code() { 4 } else { 2 };
     let across = if n >= 128 { 4 } else { 2 };
     let warps = 8 * (m * across / 8 + n / across);
     Price {
         tile: [m as usize, n as usize],
-        clocks: ((m * n) as f64 / PRODUCTS).max(2.0 * (m + n + warps) as f64 / SHARED),
-        bytes: 2.0 * (m + n) as f64,
-        results: 2.0 * (m * n) as f64,
+        clocks: ((terms * m * n * size / 2) as f64 / PRODUCTS).max((size * (m + n + warps)) as f64 / SHARED),
+        bytes: (size * (m + n)) as f64,
+        results: (size * m * n) as f64,
         // RESIDENT in kernels/mma/warp.cuh
-        resident: if shared <= 64 << 10 { 2 } else { 1 },
+        resident: if shared <= 72 << 10 && (terms < 3 || m * n < 128 * 128) { 2 } else { 1 },
     }
 }
 

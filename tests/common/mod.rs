@@ -4,7 +4,7 @@
 use deep_affect::device::{Checks, Cpu, Data, Device, Reference, Session};
 use deep_affect::error::Result;
 use deep_affect::graph::{Graph, Io, Kind, Node, Op, Value};
-use deep_affect::kernel::Simd;
+use deep_affect::kernel::{Products, Simd};
 use deep_affect::models::{Architecture, Config};
 use deep_affect::nn::{Mode, Net};
 use deep_affect::ops::{Bound, Case, Draw, arith, dropout, loss, optim};
@@ -80,7 +80,12 @@ pub fn checked(simd: Simd, threads: usize) -> Box<dyn Device> {
 
 /// The error bound of each output element of a case: derived, never tuned.
 pub fn bounds(case: &Case, x: &[Vec<f64>], y: &[Vec<f64>]) -> Vec<Vec<f64>> {
-    let mut bounds = float_bounds(case, x, y);
+    bounds_by(Products::Float32, case, x, y)
+}
+
+/// [`bounds`] where float32 numbers are multiplied so.
+pub fn bounds_by(products: Products, case: &Case, x: &[Vec<f64>], y: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let mut bounds = float_bounds(products, case, x, y);
     if case.bound != Bound::Exact {
         // The definition rounds to storage as the routine does; next to a tie they may part by one unit.
         let (g, _, outs) = graph_of(case);
@@ -98,7 +103,7 @@ pub fn bounds(case: &Case, x: &[Vec<f64>], y: &[Vec<f64>]) -> Vec<Vec<f64>> {
 }
 
 /// [`bounds`] of float32 arithmetic.
-fn float_bounds(case: &Case, x: &[Vec<f64>], y: &[Vec<f64>]) -> Vec<Vec<f64>> {
+fn float_bounds(products: Products, case: &Case, x: &[Vec<f64>], y: &[Vec<f64>]) -> Vec<Vec<f64>> {
     let u = 2f64.powi(-24);
     match case.bound {
         Bound::Exact => y.iter().map(|y| vec![0.0; y.len()]).collect(),
@@ -116,7 +121,14 @@ fn float_bounds(case: &Case, x: &[Vec<f64>], y: &[Vec<f64>]) -> Vec<Vec<f64>> {
             // Where the inputs select (pooling), magnitudes would select others: only the gradient is made positive.
             let inputs: Vec<Vec<f64>> = if selects { vec![x[0].clone(), magnitudes[1].clone()] } else { magnitudes };
             let sums = run(case, reference(), Options::default(), &inputs).unwrap();
-            sums.iter().map(|s| s.iter().map(|s| (terms + 2) as f64 * u * s.abs()).collect()).collect()
+            // `kernels/mma/factor.cuh`; the parts of a sum are added, then the bias.
+            let added = terms.div_ceil(8) + terms.div_ceil(128) + 2;
+            let unit = match products {
+                Products::Float32 => (terms + 2) as f64 * u,
+                Products::Tf32x3 => (8 + 26 + added) as f64 * u,
+                Products::Tf32 => 2f64.powi(-10) + 2f64.powi(-22) + (3 * terms + added) as f64 * u,
+            };
+            sums.iter().map(|s| s.iter().map(|s| unit * s.abs()).collect()).collect()
         }
     }
 }

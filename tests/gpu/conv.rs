@@ -20,7 +20,7 @@ fn a_row_has_the_same_bits_in_every_batch() {
             return None;
         }
         let (x, n) = (draw(case, 9, Numbers::Reals), case.ins[0].dims()[0]);
-        let together = match run(case, open(device), Options::default(), &x) {
+        let together = match run(case, device.open(), Options::default(), &x) {
             Ok(mut y) => y.remove(0),
             Err(e) => return Some(e.to_string()),
         };
@@ -31,7 +31,7 @@ fn a_row_has_the_same_bits_in_every_batch() {
         let rows = x[0].chunks(x[0].len() / n).zip(together.chunks(together.len() / n));
         for (i, (row, y)) in rows.enumerate() {
             let x: Vec<Vec<f64>> = [row.to_vec()].into_iter().chain(x[1..].iter().cloned()).collect();
-            match run(&one, open(device), Options::default(), &x) {
+            match run(&one, device.open(), Options::default(), &x) {
                 Ok(alone) if bits(&alone[..1]) == bits(&[y.to_vec()]) => {}
                 Ok(_) => return Some(format!("row {i} of {n} has other bits alone")),
                 Err(e) => return Some(e.to_string()),

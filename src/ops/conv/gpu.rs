@@ -3,9 +3,9 @@
 use crate::cuda_struct;
 use crate::graph::Gpu;
 use crate::graph::Operand::{In, Out};
-use crate::kernel::Launch;
+use crate::kernel::{Launch, Products};
 use crate::kernel::gpu::{CudaStruct, Kernel, PLAIN};
-use crate::ops::mma;
+use crate::ops::mma::{self, Factors};
 use crate::ops::tile::{self, NO_SUM, Tile, column_sums, index, parts, summed, third_or_filters, vector};
 use crate::shape::{ConvShape, DType};
 
@@ -110,25 +110,23 @@ pub enum Form {
     Depthwise,
     /// Implicit GEMM.
     Tiled,
-    /// Implicit GEMM of 16-bit operands, on tensor cores.
-    Mma(DType),
+    /// Implicit GEMM on tensor cores.
+    Mma(Factors),
 }
 
 impl Form {
     /// The form for a shape and the operands' type, the same for all passes.
-    pub fn of(s: &ConvShape, storage: DType) -> Form {
+    pub fn of(s: &ConvShape, storage: DType, products: Products) -> Form {
         match (s.group_c(), s.group_k()) {
-            _ if storage.is_half() => Form::Mma(storage),
-            _ if s.groups == 1 => Form::Tiled,
+            _ if Self::is_tiled(s, storage) => Factors::of(storage, products).map_or(Form::Tiled, Form::Mma),
             (1, 1) => Form::Depthwise,
-            (c, k) if c < 16 || k < 16 => Form::Direct,
-            _ => Form::Tiled,
+            _ => Form::Direct,
         }
     }
 
     /// Whether blocks compute tiles, which pooling needs.
-    pub fn is_tiled(self) -> bool {
-        matches!(self, Form::Tiled | Form::Mma(_))
+    pub fn is_tiled(s: &ConvShape, storage: DType) -> bool {
+        storage.is_half() || s.groups == 1 || s.group_c().min(s.group_k()) >= 16
     }
 }
 
@@ -207,8 +205,8 @@ pub fn fprop(mut gpu: Gpu, form: Form, s: &ConvShape, end: Epilogue) -> Vec<Laun
         }
         Form::Tiled | Form::Mma(_) => {
             let (kernel, tile) = match form {
-                Form::Mma(storage) => {
-                    (&FPROP_MMA, mma::tile(&mut gpu, &FPROP_MMA, storage, &aligned(s), extents, s.groups))
+                Form::Mma(factors) => {
+                    (&FPROP_MMA, mma::tile(&mut gpu, &FPROP_MMA, factors, &aligned(s), extents, s.groups))
                 }
                 _ => (&FPROP, Tile::choose(&mut gpu, &FPROP, &[s.group_c()], extents, s.groups)),
             };
@@ -238,8 +236,8 @@ pub fn dgrad(mut gpu: Gpu, form: Form, s: &ConvShape, end: Epilogue) -> Vec<Laun
             let (extents, copies) =
                 ([phase, s.group_c(), s.group_k() * (s.taps()[0] * s.taps()[1]).div_ceil(phases)], phases * s.groups);
             let (kernel, tile) = match form {
-                Form::Mma(storage) => {
-                    (&DGRAD_MMA, mma::tile(&mut gpu, &DGRAD_MMA, storage, &aligned(s), extents, copies))
+                Form::Mma(factors) => {
+                    (&DGRAD_MMA, mma::tile(&mut gpu, &DGRAD_MMA, factors, &aligned(s), extents, copies))
                 }
                 _ => (&DGRAD, Tile::choose(&mut gpu, &DGRAD, &aligned(s), extents, copies)),
             };
@@ -267,7 +265,7 @@ pub fn wgrad(mut gpu: Gpu, form: Form, s: &ConvShape, bias: bool) -> Vec<Launch>
         Form::Direct => (&DIRECT_WGRAD, &[][..], busy),
         Form::Depthwise => (&DEPTHWISE_WGRAD, &[vec as i64][..], busy),
         Form::Tiled => of(&WGRAD, Tile::choose(&mut gpu, &WGRAD, &aligned(s), extents, copies)),
-        Form::Mma(storage) => of(&WGRAD_MMA, mma::tile(&mut gpu, &WGRAD_MMA, storage, &aligned(s), extents, copies)),
+        Form::Mma(factors) => of(&WGRAD_MMA, mma::tile(&mut gpu, &WGRAD_MMA, factors, &aligned(s), extents, copies)),
     };
     let (args, grid) = (args(s, Epilogue { bias, ..Epilogue::default() }, part), [blocks, parts]);
     let (dw, db) = ((Out(0), size), if bias { (Out(1), s.k) } else { NO_SUM });

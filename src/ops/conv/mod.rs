@@ -193,7 +193,8 @@ impl Op for Fprop {
     fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let s = self.shape(&io.ins[0]).expect("checked by infer");
         let end = Epilogue { bias: self.bias, relu: self.relu, ..Epilogue::default() };
-        gpu::fprop(gpu, Form::of(&s, io.ins[0].dtype), &s, end)
+        let form = Form::of(&s, io.ins[0].dtype, gpu.products());
+        gpu::fprop(gpu, form, &s, end)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape(&io.ins[0]).map_or(0.0, |s| s.flops()), ..traffic(io) }
@@ -228,7 +229,7 @@ impl Op for Dgrad {
         expect_w(&ins[1], s)?;
         let dx = Type::new(storage(&ins[0], &ins[1])?, &[s.n, s.h, s.w, s.c]);
         // In tiles, a thread has four channels of a group.
-        let by_fours = Form::of(s, dx.dtype).is_tiled() && s.group_c().is_multiple_of(4);
+        let by_fours = Form::is_tiled(s, dx.dtype) && s.group_c().is_multiple_of(4);
         match (self.before, &ins[2..]) {
             (Before::Nothing, []) => Ok(vec![dx]),
             (Before::Relu, [x]) if *x == dx => Ok(vec![dx]),
@@ -290,7 +291,8 @@ impl Op for Dgrad {
     fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let (mask, pool) = (self.before != Before::Nothing, self.before == Before::Pool);
         let end = Epilogue { mask, pool, ..Epilogue::default() };
-        gpu::dgrad(gpu, Form::of(&self.shape, io.ins[0].dtype), &self.shape, end)
+        let form = Form::of(&self.shape, io.ins[0].dtype, gpu.products());
+        gpu::dgrad(gpu, form, &self.shape, end)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape.flops(), ..traffic(io) }
@@ -344,7 +346,8 @@ impl Op for Wgrad {
         })
     }
     fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
-        gpu::wgrad(gpu, Form::of(&self.shape, io.ins[0].dtype), &self.shape, self.bias)
+        let form = Form::of(&self.shape, io.ins[0].dtype, gpu.products());
+        gpu::wgrad(gpu, form, &self.shape, self.bias)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape.flops(), ..traffic(io) }
@@ -430,7 +433,8 @@ impl Op for Transposed {
     fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let s = self.shape(&io.ins[0]).expect("checked by infer");
         let end = Epilogue { bias: self.bias, relu: self.relu, ..Epilogue::default() };
-        gpu::dgrad(gpu, Form::of(&s, io.ins[0].dtype), &s, end)
+        let form = Form::of(&s, io.ins[0].dtype, gpu.products());
+        gpu::dgrad(gpu, form, &s, end)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape(&io.ins[0]).map_or(0.0, |s| s.flops()), ..traffic(io) }

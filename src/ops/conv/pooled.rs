@@ -45,7 +45,7 @@ impl Op for Pooled {
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let (s, y) = (self.conv.shape(&ins[0])?, self.conv.infer(ins)?[0]);
         let fits = [s.p, s.q].iter().all(|n| n.is_multiple_of(2)) && s.group_k().is_multiple_of(4);
-        if !fits || !self.conv.relu || y.dtype != self.storage || !Form::of(&s, y.dtype).is_tiled() {
+        if !fits || !self.conv.relu || y.dtype != self.storage || !Form::is_tiled(&s, y.dtype) {
             return Err(Error::job("pooled at once are a ReLU's even extents of multiples of four channels"));
         }
         let pooled = Type::new(y.dtype, &[s.n, s.p / 2, s.q / 2, s.k]);
@@ -95,7 +95,8 @@ impl Op for Pooled {
     fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let end = Epilogue { bias: self.conv.bias, relu: true, pool: true, index: self.index, ..Epilogue::default() };
         let s = self.shape(io);
-        gpu::fprop(gpu, Form::of(&s, self.storage), &s, end)
+        let form = Form::of(&s, self.storage, gpu.products());
+        gpu::fprop(gpu, form, &s, end)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape(io).flops(), ..traffic(io) }

@@ -5,7 +5,7 @@ use crate::graph::Gpu;
 use crate::graph::Operand::{In, Out};
 use crate::kernel::Launch;
 use crate::kernel::gpu::{CudaStruct, Kernel};
-use crate::ops::mma::{self, After};
+use crate::ops::mma::{self, After, Factors};
 use crate::ops::tile::{self, COLUMN_SUM, NO_SUM, SPLIT_SUM, Tile, index, parts, summed, third_or_filters, vector};
 use crate::shape::DType;
 
@@ -84,7 +84,7 @@ pub(super) fn fprop(gpu: Gpu, [rows, inputs, outputs]: [usize; 3], bias: bool, r
 /// dx [rows,inputs] = dy w and, with `mask`, 0 where x is not positive; operands dy, w and, with `mask`, x.
 pub(super) fn dgrad<'a>(mut gpu: Gpu<'a>, [rows, inputs, outputs]: [usize; 3], mask: bool) -> Vec<Launch> {
     let (extents, aligned) = ([rows, inputs, outputs], [inputs, outputs]);
-    let cut = Cut::new(&mut gpu, &DGRAD, DType::F32, extents, &aligned, blocks(rows, inputs), false);
+    let cut = Cut::new(&mut gpu, &DGRAD, None, extents, &aligned, blocks(rows, inputs), false);
     let (parts, consts, grid) = (cut.parts, cut.tile.consts, cut.grid);
     // The mask belongs behind the whole sum.
     let args = Gemm { mask: (mask && parts == 1) as i32, ..cut.args };
@@ -100,7 +100,7 @@ pub(super) fn dgrad<'a>(mut gpu: Gpu<'a>, [rows, inputs, outputs]: [usize; 3], m
 /// dw [outputs,inputs] = dy^T x and, with `bias`, db [outputs] = the column sums of dy; operands x, dy.
 pub(super) fn wgrad(mut gpu: Gpu, [rows, inputs, outputs]: [usize; 3], bias: bool) -> Vec<Launch> {
     let (extents, aligned) = ([outputs, inputs, rows], [inputs, outputs]);
-    let cut = Cut::new(&mut gpu, &WGRAD, DType::F32, extents, &aligned, blocks(outputs, inputs), bias);
+    let cut = Cut::new(&mut gpu, &WGRAD, None, extents, &aligned, blocks(outputs, inputs), bias);
     let db = if bias { (Out(1), outputs) } else { NO_SUM };
     summed(gpu, cut.parts, [(Out(0), outputs * inputs), db], |gpu, [dw, db]| {
         gpu.call(&WGRAD, cut.tile.consts, cut.grid, &[In(0), In(1), dw, db], cut.args)
@@ -108,43 +108,43 @@ pub(super) fn wgrad(mut gpu: Gpu, [rows, inputs, outputs]: [usize; 3], bias: boo
     .done()
 }
 
-/// [`fprop`] of 16-bit operands.
+/// [`fprop`] on tensor cores.
 pub(super) fn fprop_mma(
     mut gpu: Gpu,
-    storage: DType,
+    factors: Factors,
     [rows, inputs, outputs]: [usize; 3],
     bias: bool,
     relu: bool,
 ) -> Vec<Launch> {
     // Parts by the widths alone: a value does not depend on how many rows there are.
-    let cut = Cut::new(&mut gpu, &FPROP_MMA, storage, [rows, outputs, inputs], &[inputs], outputs.div_ceil(64), false);
+    let cut = Cut::new(&mut gpu, &FPROP_MMA, Some(factors), [rows, outputs, inputs], &[inputs], outputs.div_ceil(64), false);
     let after = After { bias: bias.then_some(2), mask: None, relu };
-    mma::summed_act(gpu, storage, cut.parts, [rows, outputs], after, |gpu, y| {
+    mma::summed_act(gpu, factors.storage, cut.parts, [rows, outputs], after, |gpu, y| {
         gpu.call(&FPROP_MMA, cut.tile.consts, cut.grid, &[In(0), In(1), y], cut.args)
     })
 }
 
-/// [`dgrad`] of 16-bit operands.
-pub(super) fn dgrad_mma(mut gpu: Gpu, storage: DType, [rows, inputs, outputs]: [usize; 3], mask: bool) -> Vec<Launch> {
+/// [`dgrad`] on tensor cores.
+pub(super) fn dgrad_mma(mut gpu: Gpu, factors: Factors, [rows, inputs, outputs]: [usize; 3], mask: bool) -> Vec<Launch> {
     let cut = Cut::new(
         &mut gpu,
         &DGRAD_MMA,
-        storage,
+        Some(factors),
         [rows, inputs, outputs],
         &[inputs, outputs],
         inputs.div_ceil(64),
         false,
     );
     let after = After { bias: None, mask: mask.then_some(2), relu: false };
-    mma::summed_act(gpu, storage, cut.parts, [rows, inputs], after, |gpu, dx| {
+    mma::summed_act(gpu, factors.storage, cut.parts, [rows, inputs], after, |gpu, dx| {
         gpu.call(&DGRAD_MMA, cut.tile.consts, cut.grid, &[In(0), In(1), dx], cut.args)
     })
 }
 
-/// [`wgrad`] of 16-bit operands.
-pub(super) fn wgrad_mma(mut gpu: Gpu, storage: DType, [rows, inputs, outputs]: [usize; 3], bias: bool) -> Vec<Launch> {
+/// [`wgrad`] on tensor cores.
+pub(super) fn wgrad_mma(mut gpu: Gpu, factors: Factors, [rows, inputs, outputs]: [usize; 3], bias: bool) -> Vec<Launch> {
     let blocks = outputs.div_ceil(64) * inputs.div_ceil(64);
-    let cut = Cut::new(&mut gpu, &WGRAD_MMA, storage, [outputs, inputs, rows], &[inputs, outputs], blocks, bias);
+    let cut = Cut::new(&mut gpu, &WGRAD_MMA, Some(factors), [outputs, inputs, rows], &[inputs, outputs], blocks, bias);
     let db = if bias { (Out(1), outputs) } else { NO_SUM };
     summed(gpu, cut.parts, [(Out(0), outputs * inputs), db], |gpu, [dw, db]| {
         gpu.call(&WGRAD_MMA, cut.tile.consts, cut.grid, &[In(0), In(1), dw, db], cut.args)
@@ -168,23 +168,23 @@ struct Cut {
 }
 
 impl Cut {
-    /// For `kernel`, of operands that are loaded along the `aligned` extents; `blocks` decides how many parts the sum has,
+    /// For `kernel`, on tensor cores where there are `factors`, of operands that are loaded along the `aligned` extents; `blocks` decides how many parts the sum has,
     /// whatever the tile.
     fn new(
         gpu: &mut Gpu,
         kernel: &'static Kernel,
-        storage: DType,
+        factors: Option<Factors>,
         [m, n, depth]: [usize; 3],
         aligned: &[usize],
         blocks: usize,
         bias: bool,
     ) -> Self {
-        let step = if storage.is_half() { mma::STEP } else { tile::STEP };
+        let step = if factors.is_some() { mma::STEP } else { tile::STEP };
         let (parts, part) = parts(blocks, depth, step);
         let extents = [m, n, part];
-        let tile = match storage.is_half() {
-            true => mma::tile(gpu, kernel, storage, aligned, extents, parts),
-            false => Tile::choose(gpu, kernel, aligned, extents, parts),
+        let tile = match factors {
+            Some(factors) => mma::tile(gpu, kernel, factors, aligned, extents, parts),
+            None => Tile::choose(gpu, kernel, aligned, extents, parts),
         };
         let grid = [m.div_ceil(tile.m) * n.div_ceil(tile.n), parts];
         Self { tile, grid, parts, args: Gemm::new([m, n, depth], part, bias) }

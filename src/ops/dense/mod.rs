@@ -4,6 +4,7 @@ in memory, that is flattened in H,W,C order. */
 mod gpu;
 
 use super::activation::{ReluGrad, positive};
+use super::mma::Factors;
 use super::tile;
 use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
@@ -77,10 +78,9 @@ impl Op for Fprop {
     }
     fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let extents = [io.outs[0].dims()[0], io.ins[0].row(), io.outs[0].row()];
-        let storage = io.ins[0].dtype;
-        match storage.is_half() {
-            true => gpu::fprop_mma(gpu, storage, extents, self.bias, self.relu),
-            false => gpu::fprop(gpu, extents, self.bias, self.relu),
+        match Factors::of(io.ins[0].dtype, gpu.products()) {
+            Some(factors) => gpu::fprop_mma(gpu, factors, extents, self.bias, self.relu),
+            None => gpu::fprop(gpu, extents, self.bias, self.relu),
         }
     }
     fn cost(&self, io: &Io) -> Cost {
@@ -140,10 +140,9 @@ impl Op for Dgrad {
     }
     fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let extents = [self.x.dims()[0], self.x.row(), io.ins[0].row()];
-        let storage = io.ins[0].dtype;
-        match storage.is_half() {
-            true => gpu::dgrad_mma(gpu, storage, extents, self.mask),
-            false => gpu::dgrad(gpu, extents, self.mask),
+        match Factors::of(io.ins[0].dtype, gpu.products()) {
+            Some(factors) => gpu::dgrad_mma(gpu, factors, extents, self.mask),
+            None => gpu::dgrad(gpu, extents, self.mask),
         }
     }
     fn cost(&self, io: &Io) -> Cost {
@@ -196,10 +195,9 @@ impl Op for Wgrad {
     }
     fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let extents = [io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row()];
-        let storage = io.ins[0].dtype;
-        match storage.is_half() {
-            true => gpu::wgrad_mma(gpu, storage, extents, self.bias),
-            false => gpu::wgrad(gpu, extents, self.bias),
+        match Factors::of(io.ins[0].dtype, gpu.products()) {
+            Some(factors) => gpu::wgrad_mma(gpu, factors, extents, self.bias),
+            None => gpu::wgrad(gpu, extents, self.bias),
         }
     }
     fn cost(&self, io: &Io) -> Cost {
