@@ -5,7 +5,6 @@ use super::{Compute, output};
 use crate::device::{self, Device};
 use crate::error::{Error, Result};
 use crate::graph::Value;
-use crate::shape::DType;
 use crate::table::text_table;
 use crate::train::network::{Network, Precision, TRAIN};
 use clap::Args;
@@ -85,14 +84,21 @@ impl Command {
             *scale = scale.max(largest(want));
         }
         let pairs = got.iter().zip(&want);
-        let rows = if chosen.precision == Precision::Float32 || self.tolerance.is_some() {
-            pairs.map(|((t, got), (_, want))| row(t, got, want, scales[layer(t)], tolerance)).collect()
-        } else {
-            let mut exact = self.model.choose(1, Scale::Full)?;
-            exact.precision = Precision::Float32;
-            let (_, exact) = self.compute_on(&exact, believed()?)?;
-            let tolerance = rounding(&want, &exact, chosen.precision.storage());
+        // The same in float32; of tf32, which the CPU computes in float32, in fp16, which has as many bits.
+        let other = match chosen.precision {
+            _ if self.tolerance.is_some() => None,
+            Precision::Float32 | Precision::Tf32x3 => None,
+            Precision::Tf32 => Some(Precision::Fp16),
+            Precision::Bf16 | Precision::Fp16 => Some(Precision::Float32),
+        };
+        let rows = if let Some(precision) = other {
+            let mut other = self.model.choose(1, Scale::Full)?;
+            other.precision = precision;
+            let (_, other) = self.compute_on(&other, believed()?)?;
+            let tolerance = rounding(&want, &other, chosen.precision);
             pairs.map(|((t, got), (_, want))| rounded(t, got, want, scales[layer(t)], tolerance)).collect()
+        } else {
+            pairs.map(|((t, got), (_, want))| row(t, got, want, scales[layer(t)], tolerance)).collect()
         };
         let (model, pass, batch) = (chosen.name, self.pass, self.batch);
         let all = Comparison { model, pass, batch, device, against, tensors: rows };
@@ -157,12 +163,12 @@ fn rounded(tensor: &str, got: &[f32], want: &[f32], largest_of_layer: f64, toler
 
 /// What is accepted in 16 bits. Devices round alike but where their float32 sums lie on the two sides of a tie; the first such
 /// elements make more in every layer after them, until the roundings of two devices are as good as independent: then they are
-/// sqrt(2) as far from each other as each is from `exact`, the same in float32. Twice the distance of the tensor that is
+/// sqrt(2) as far from each other as each is from `other`, the same in float32. Twice the distance of the tensor that is
 /// farthest from it, because a ReLU that goes the other way in one of the three changes the gradients of all layers before it;
 /// and, where a few elements say little about that distance, four times what one rounding is at most.
-fn rounding(want: &Tensors, exact: &Tensors, storage: DType) -> f64 {
-    let one = if storage == DType::BF16 { 2f64.powi(-8) } else { 2f64.powi(-11) };
-    let farthest = want.iter().zip(exact).map(|((_, want), (_, exact))| distance(want, exact)).fold(0.0, f64::max);
+fn rounding(want: &Tensors, other: &Tensors, precision: Precision) -> f64 {
+    let one = if precision == Precision::Bf16 { 2f64.powi(-8) } else { 2f64.powi(-11) };
+    let farthest = want.iter().zip(other).map(|((_, want), (_, other))| distance(want, other)).fold(0.0, f64::max);
     4.0 * one + 2.0 * farthest
 }
 

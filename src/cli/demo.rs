@@ -27,7 +27,7 @@ pub struct Command {
     resume: bool,
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
-    /// How numbers are stored between ops: bf16 and fp16 run on tensor cores.
+    /// How numbers are stored between ops and multiplied: all but float32 on tensor cores.
     #[arg(long, value_enum, default_value_t, value_name = "NUMBERS")]
     precision: Precision,
     #[command(flatten)]

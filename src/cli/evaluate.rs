@@ -40,7 +40,7 @@ pub struct Command {
     /// Folder for resized pictures, to have them at once next time; by default they are kept in memory.
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
-    /// How numbers are stored between ops: bf16 and fp16 run on tensor cores.
+    /// How numbers are stored between ops and multiplied: all but float32 on tensor cores.
     #[arg(long, value_enum, default_value_t, value_name = "NUMBERS")]
     precision: Precision,
     #[command(flatten)]

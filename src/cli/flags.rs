@@ -123,7 +123,7 @@ pub struct TrainFlags {
     /// Part of the training pictures that is held out and monitored; 0 monitors the training loss.
     #[arg(long, default_value_t = 0.1, value_name = "PART")]
     pub val: f64,
-    /// How numbers are stored between ops: bf16 and fp16 run on tensor cores, with weights and their updates in float32.
+    /// How numbers are stored between ops and multiplied: all but float32 on tensor cores, with weights and their updates in float32.
     #[arg(long, value_enum, default_value_t, value_name = "NUMBERS")]
     pub precision: Precision,
     /// Changes each picture a little whenever it is trained on, by RANGES like rotation=15,shift=0.1,shear=5,zoom=0.1,flip:

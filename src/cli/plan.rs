@@ -85,7 +85,8 @@ struct Report {
 impl Command {
     pub fn run(self) -> Result<()> {
         let chosen = self.model.choose(1, Scale::Full)?;
-        let device = self.compute.open()?;
+        let mut device = self.compute.open()?;
+        device.multiply(chosen.precision.products());
         let (g, want, best) = chosen.graph(self.pass, self.batch)?;
         let want: Vec<&[Value]> = want.iter().map(Vec::as_slice).collect();
         let (g, plans) = Plan::all(g, &want, device.options())?;

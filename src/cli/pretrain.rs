@@ -52,7 +52,7 @@ pub struct Command {
     augment: Option<String>,
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
-    /// How numbers are stored between ops.
+    /// How numbers are stored between ops and multiplied: all but float32 on tensor cores.
     #[arg(long, value_enum, default_value_t, value_name = "NUMBERS")]
     precision: Precision,
     #[command(flatten)]

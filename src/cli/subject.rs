@@ -37,7 +37,7 @@ pub struct Subject {
     name: String,
     #[command(flatten)]
     flags: ModelFlags,
-    /// How numbers are stored between ops: bf16 and fp16 run on tensor cores.
+    /// How numbers are stored between ops and multiplied: all but float32 on tensor cores.
     #[arg(long, value_enum, default_value_t, value_name = "NUMBERS")]
     precision: Precision,
 }
@@ -164,7 +164,8 @@ impl Chosen {
     }
 
     /// The evaluation with its weights and random pictures, and its outputs.
-    pub fn evaluation(&self, batch: usize, device: Box<dyn Device>) -> Result<(Session, Vec<Value>)> {
+    pub fn evaluation(&self, batch: usize, mut device: Box<dyn Device>) -> Result<(Session, Vec<Value>)> {
+        device.multiply(self.precision.products());
         let (g, x, outputs) = self.task.whole().evaluation(batch, self.precision)?;
         let options = device.options();
         let mut session = Session::new(g, &[&outputs], options, device)?;

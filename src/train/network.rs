@@ -4,6 +4,7 @@ where weights are penalised, the penalty. */
 use crate::device::{self, Device, Room, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Value};
+use crate::kernel::Products;
 use crate::models::{self, Config, Size, Tower};
 use crate::nn::{Mode, Net};
 use crate::ops::augment::Augment;
@@ -32,12 +33,18 @@ pub enum Task {
 /// How the pictures of a [`Task::Classifier`] are preprocessed.
 pub const CLASSIFIER: &str = "torch";
 
-/// How numbers are stored between ops. Sums, weights and their updates are float32 in any case.
+/// How numbers are stored between ops, and by what convolutions and dense layers multiply them. Sums, weights and their updates
+/// are float32 in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     #[default]
     Float32,
+    /// Stored as float32 and as exact: three products of 11 significant bits for one on a GPU's tensor cores. Plain float32 on
+    /// the CPU.
+    Tf32x3,
+    /// Stored as float32, multiplied with 11 significant bits on a GPU's tensor cores. Plain float32 on the CPU.
+    Tf32,
     /// Activations, and the copies of weights that multiply them, with 8 significant bits and the range of float32.
     Bf16,
     /// The same with 11 significant bits up to 65,504; the loss is scaled so that gradients stay inside.
@@ -47,9 +54,18 @@ pub enum Precision {
 impl Precision {
     pub fn storage(self) -> DType {
         match self {
-            Precision::Float32 => DType::F32,
+            Precision::Float32 | Precision::Tf32x3 | Precision::Tf32 => DType::F32,
             Precision::Bf16 => DType::BF16,
             Precision::Fp16 => DType::F16,
+        }
+    }
+
+    /// By what a GPU multiplies float32 numbers.
+    pub fn products(self) -> Products {
+        match self {
+            Precision::Tf32x3 => Products::Tf32x3,
+            Precision::Tf32 => Products::Tf32,
+            _ => Products::Float32,
         }
     }
 
@@ -57,6 +73,8 @@ impl Precision {
     pub fn name(self) -> &'static str {
         match self {
             Precision::Float32 => "float32",
+            Precision::Tf32x3 => "tf32x3",
+            Precision::Tf32 => "tf32",
             Precision::Bf16 => "bf16",
             Precision::Fp16 => "fp16",
         }
@@ -429,8 +447,9 @@ impl Network {
     }
 
     /// Builds, differentiates, plans and allocates.
-    pub fn new(task: &Task, batch: usize, method: impl Into<Method>, device: Box<dyn Device>) -> Result<Self> {
+    pub fn new(task: &Task, batch: usize, method: impl Into<Method>, mut device: Box<dyn Device>) -> Result<Self> {
         let method = method.into();
+        device.multiply(method.precision.products());
         let b = Blueprint::new(task, batch, method)?;
         b.fits(&*device).map_err(|e| match Self::largest_batch(task, batch, method, &*device) {
             Some(n) => e.fix(format!("--batch {n} fits; `deep-affect plan` shows what a choice needs")),

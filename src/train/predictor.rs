@@ -61,9 +61,10 @@ impl Predictor {
         precision: Precision,
         file: &Arc<WeightFile>,
         batch: usize,
-        device: Box<dyn Device>,
+        mut device: Box<dyn Device>,
         seeing: bool,
     ) -> Result<Self> {
+        device.multiply(precision.products());
         let card = checkpoint::card(file)?;
         let config = card.config().map_err(|e| Error::file(file.path(), e.to_string()))?.clone();
         let members = config.members();

@@ -1,15 +1,16 @@
 //! What convolutions and dense layers promise beyond the definition: bits that neither the batch nor the tile changes.
 
-use super::{DEVICES, bits, on_devices, open};
+use super::{DEVICES, Way, bits, on_devices, open};
 use crate::common::*;
 use deep_affect::device::{self, Data, Session};
 use deep_affect::error::Result;
 use deep_affect::graph::{Gpu, Io, Op};
 use deep_affect::kernel::choices::Tiles;
-use deep_affect::kernel::{Code, Launch};
+use deep_affect::kernel::{Code, Launch, Products};
 use deep_affect::ops::conv::{Before, Dgrad, Fprop, Wgrad, gpu};
 use deep_affect::ops::{Bound, Case, dense};
 use deep_affect::plan::{Options, Plan};
+use deep_affect::rng::{Rng, Stream};
 use deep_affect::shape::{ConvShape, DType, Type, Window};
 
 /// Predictions do not depend on what else is in the batch.
@@ -104,8 +105,20 @@ fn products_on_tensor_cores_meet_each_bank_once() {
     if !have("sim") {
         return;
     }
-    let (shape, half) = (ConvShape::new(&[1, 40, 40, 64], 128, Window::square(3, 1, 1), 1).unwrap(), DType::BF16);
-    let of = |dims: &[usize]| Type::new(half, dims);
+    for (storage, products) in [
+        (DType::BF16, Products::Float32),
+        (DType::F32, Products::Tf32x3),
+        (DType::F32, Products::Tf32),
+        (DType::F32, Products::Float32),
+    ] {
+        meet_each_bank_once(storage, products);
+    }
+}
+
+/// The same, for one kind of operands; in every tile on tensor cores.
+fn meet_each_bank_once(storage: DType, products: Products) {
+    let shape = ConvShape::new(&[1, 40, 40, 64], 128, Window::square(3, 1, 1), 1).unwrap();
+    let of = |dims: &[usize]| Type::new(storage, dims);
     let (x, y, filters) = (of(&[1, 40, 40, 64]), of(&[1, 40, 40, 128]), of(&[128, 3, 3, 64]));
     let fprop = Fprop { filters: 128, window: shape.window, groups: 1, bias: false, relu: true };
     let dgrad = Dgrad { shape, before: Before::Nothing };
@@ -125,16 +138,23 @@ fn products_on_tensor_cores_meet_each_bank_once() {
         ),
         Case::new("", dense::Wgrad { bias: true }, &[of(&[2048, 128]), of(&[2048, 128])], &[], dot),
     ];
+    let tensor_cores = storage.is_half() || products != Products::Float32;
     for case in cases {
         let (g, ins, outs) = graph_of(&case);
-        let mut device = device::open("sim", None).unwrap();
+        let io = Io { ins: &case.ins, outs: &case.op.infer(&case.ins).unwrap() };
+        let multiply_adds = case.op.cost(&io).flops / 2.0;
+        let mut device = Way { device: "sim", products }.open();
         let launches = device.launches(&g, &Plan::new(&g, &outs, Options::default()).unwrap());
         let product = launches.iter().find_map(|s| match &s.launch.code {
-            Code::Kernel(call) => call.product.clone(),
+            Code::Kernel(call) => Some((call.product.clone()?, call.consts)),
             _ => None,
         });
-        let product = product.expect("a product on tensor cores");
-        for tile in product.candidates(&device.limits()) {
+        let Some((product, chosen)) = product else {
+            assert!(!tensor_cores, "{} is not a product on tensor cores", case.op.name());
+            continue;
+        };
+        let all = product.candidates(&device.limits());
+        for tile in all.into_iter().filter(|tile| tensor_cores || *tile == chosen) {
             let named = product.kernel.consts.iter().map(|c| c.to_string()).zip(tile.iter().copied());
             device.choose(Tiles::from([(product.to_string(), named.collect())]));
             let mut s = Session::new(g.clone(), &[&outs], Options::default(), device).unwrap();
@@ -142,19 +162,101 @@ fn products_on_tensor_cores_meet_each_bank_once() {
                 s.write(*v, Data::F64(&x)).unwrap();
             }
             let mut found = None;
-            s.profile(0, &mut |p| found = found.or(p.counted.filter(|c| c.counters.mma > 0))).unwrap();
-            let c = found.expect("a product on tensor cores").counters;
+            // What adds up the parts of a sum comes after it.
+            s.profile(0, &mut |p| found = found.or(p.counted)).unwrap();
+            let c = found.expect("a simulator counts").counters;
+            assert_eq!(c.mma > 0, tensor_cores);
             let passes = c.shared_wavefronts as f64 / c.shared_requests as f64;
             let moved = 32.0 * c.sectors as f64 / (c.read_bytes + c.write_bytes) as f64;
-            let per_mma = c.warp_instructions as f64 / c.mma as f64;
-            let what = format!("{} {}x{}x{}", product.kernel.entry, tile[0], tile[1], tile[2]);
+            let instructions = 1000.0 * c.warp_instructions as f64 / multiply_adds;
+            let what = format!(
+                "{} of {storage:?} by {products:?} in {}x{}x{}",
+                product.kernel.entry, tile[0], tile[1], tile[2]
+            );
             println!(
                 "{what}: {passes:.3} wavefronts per shared request, {moved:.3} bytes moved for each that is used, \
-                 {per_mma:.2} instructions for each product"
+                 {instructions:.2} warp instructions of PTX for 1000 multiply-adds"
             );
             assert!(passes <= 1.1, "{what}: {passes} wavefronts per request");
             assert!(moved <= 1.1, "{what}: {moved} bytes moved for each that is used");
             device = s.into_device();
         }
     }
+}
+
+/// The root of the mean square of errors, relative to that of the values.
+fn distance(got: &[f64], want: &[f64]) -> f64 {
+    let square = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>();
+    (square(&mut got.iter().zip(want).map(|(g, w)| g - w)) / square(&mut want.iter().copied())).sqrt()
+}
+
+/// A convolution of depth 9 x 512, as VGG's last: three products of tf32 are nearer to float64 than multiply-adds in float32,
+/// whose running sum is rounded eight times as often.
+#[test]
+fn three_products_are_as_exact_as_float32() {
+    for device in DEVICES.into_iter().filter(|d| have(d)) {
+        let fprop = Fprop { filters: 64, window: Window::square(3, 1, 1), groups: 1, bias: false, relu: false };
+        let ins = [Type::f32(&[1, 5, 5, 512]), Type::f32(&[64, 3, 3, 512])];
+        let case = Case::new("", fprop, &ins, &[], Bound::Exact);
+        let x = draw(&case, 3, Numbers::Reals);
+        let want = run(&case, reference(), Options::default(), &x).unwrap().remove(0);
+        let [float, three, one] = Products::ALL.map(|products| {
+            let way = Way { device, products };
+            distance(&run(&case, way.open(), Options::default(), &x).unwrap()[0], &want)
+        });
+        println!("{device}: depth 4608: float32 {float:.2e}, tf32x3 {three:.2e}, tf32 {one:.2e}");
+        assert!(three <= float, "{device}: {three:e} where float32 has {float:e}");
+        assert!(one > 100.0 * float, "{device}: {one:e} is not tf32");
+    }
+}
+
+/// x toward zero to a multiple of 2^(exponent - 23).
+fn cut(x: f64, exponent: i32) -> f64 {
+    let unit = 2f64.powi(exponent - 23);
+    (x / unit).trunc() * unit
+}
+
+/// What an instruction of a tensor core does that cuts off where the simulator rounds (`kernels/mma/factor.cuh`).
+fn tensor_core(a: &[f64], b: &[f64], sum: f64) -> f64 {
+    let exponent = |x: f64| if x == 0.0 { i32::MIN / 2 } else { x.abs().log2().floor() as i32 };
+    let addends: Vec<f64> = a.iter().zip(b).map(|(a, b)| a * b).chain([sum]).collect();
+    let largest = addends.iter().map(|x| exponent(*x)).max().unwrap().max(-126);
+    let total: f64 = addends.iter().map(|x| cut(*x, largest)).sum();
+    cut(total, exponent(total).max(-126))
+}
+
+/// Sums in which nothing cancels, the worst for cutting off: only from zero in every step is it as good as float32.
+#[test]
+fn steps_from_zero_survive_tensor_cores_that_cut_off() {
+    const DEPTH: usize = 4608;
+    let mut rng = Rng::new(1, Stream::Test(0), 0);
+    let mut draw = || (0..DEPTH).map(|_| rng.uniform()).collect::<Vec<f32>>();
+    let parts = |x: &[f32]| -> [Vec<f64>; 2] {
+        let tf32 = |x: u32| f32::from_bits(x & 0xffff_e000);
+        let hi = |x: &f32| tf32(x.to_bits() + 0x1000);
+        [x.iter().map(|x| hi(x) as f64).collect(), x.iter().map(|x| tf32((x - hi(x)).to_bits()) as f64).collect()]
+    };
+    let [mut worst_float, mut worst_zero, mut worst_chain] = [0f64; 3];
+    for _ in 0..16 {
+        let (a, b) = (draw(), draw());
+        let exact: f64 = a.iter().zip(&b).map(|(a, b)| *a as f64 * *b as f64).sum();
+        let ([a_hi, a_lo], [b_hi, b_lo]) = (parts(&a), parts(&b));
+        let (mut float, mut from_zero, mut chain) = (0f32, 0f32, 0f64);
+        a.iter().zip(&b).for_each(|(a, b)| float = a.mul_add(*b, float));
+        for k in (0..DEPTH).step_by(8).map(|k| k..k + 8) {
+            let three = |sum: f64| {
+                let terms = [(&a_lo, &b_hi), (&a_hi, &b_lo), (&a_hi, &b_hi)];
+                terms.into_iter().fold(sum, |sum, (a, b)| tensor_core(&a[k.clone()], &b[k.clone()], sum))
+            };
+            from_zero += three(0.0) as f32;
+            chain = three(chain);
+        }
+        let error = |y: f64| ((y - exact) / exact).abs();
+        worst_float = worst_float.max(error(float as f64));
+        worst_zero = worst_zero.max(error(from_zero as f64));
+        worst_chain = worst_chain.max(error(chain));
+    }
+    println!("float32 {worst_float:.1e}, steps from zero {worst_zero:.1e}, one chain {worst_chain:.1e}");
+    let bound = 2f64.powi(-21) + 13.0 * 2f64.powi(-23) + (DEPTH / 8) as f64 * 2f64.powi(-24);
+    assert!(worst_zero <= bound && worst_zero <= worst_float && worst_chain > 4.0 * worst_zero);
 }

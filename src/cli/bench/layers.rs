@@ -67,6 +67,7 @@ pub fn measure(
     mut device: Box<dyn Device>,
     rounds: usize,
 ) -> Result<(Record, Vec<Point>)> {
+    device.multiply(chosen.precision.products());
     let blueprint = chosen.blueprint(record.batch.unwrap_or(1))?;
     let nodes = blueprint.graph.needed(&blueprint.want[TRAIN]);
     let layers = Layer::all(&blueprint.graph, &nodes, &record.bench);
@@ -196,6 +197,7 @@ pub fn table(record: &Record) -> String {
     // Half a unit in the last of 8 or 11 places, relative to the number.
     let rounding = match &*record.precision {
         "bf16" => " Activations are rounded to\nbf16, which is up to 3.9e-3 of it; gradients of weights are float32.",
+        "tf32" => " Operands are rounded to\ntf32, which is up to 4.9e-4 of each.",
         "fp16" => " Activations are rounded to\nfp16, which is up to 4.9e-4 of it; gradients of weights are float32.",
         _ => "",
     };

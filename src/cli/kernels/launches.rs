@@ -86,7 +86,7 @@ impl Command {
         let (g, plans) = Plan::all(g, &want, OPTIONS)?;
         let limits = Limits { multiprocessors: self.multiprocessors as usize, shared: nvrtc::shared_memory(self.arch) };
         let tiles = self.tiles.as_deref().map(Table::current).transpose()?.map_or_else(Tiles::default, Table::tiles);
-        let choices = Choices { limits, tiles, ..Choices::default() };
+        let choices = Choices { limits, tiles, products: chosen.precision.products() };
         // What is wanted first: the step, or the inference.
         let scheduled = plans[0].lower(&g, Arch::Gpu(&choices));
         let calls = scheduled.iter().map(call).collect::<Result<Vec<_>>>()?;
