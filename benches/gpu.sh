@@ -61,8 +61,8 @@ check() {
         part "inference at batch $batch against the CPU" "$BINARY" compare "$MODEL" --batch "$batch" --device cuda --against cpu
     done
     part "a training step against the CPU" "$BINARY" compare "$MODEL" --pass train --batch "$CPU_BATCH" --device cuda --against cpu
-    part "training in 16 bits" precisions
-    for precision in bf16 fp16; do
+    part "training in 16 bits and in tf32" precisions
+    for precision in tf32x3 tf32 bf16 fp16; do
         for pass in infer train; do
             part "$pass in $precision against the CPU" "$BINARY" compare "$MODEL" --pass $pass --batch "$CPU_BATCH" \
                 --precision $precision --device cuda --against cpu
@@ -76,7 +76,7 @@ check() {
 }
 
 # Ours and theirs in turns: what the card does meanwhile (clocks, heat) hits both. 16 bits first, the comparison that
-# counts; then float32, as far as the time goes. Compiling a training step takes PyTorch minutes, so the first of each kind
+# counts; then float32, with tf32 (theirs and ours) and tf32x3 (ours) beside it, as far as the time goes. Compiling a training step takes PyTorch minutes, so the first of each kind
 # has the most seconds.
 speed() {
     local began=$SECONDS out=${OUT:-$(mktemp -d)} rounds=5 flags=(--device cuda) peer=() all=() peers=() found=()
@@ -94,6 +94,10 @@ speed() {
         all+=("$out/$name.json")
         part "$1 at batch $2 in $precision" "$BINARY" bench "$1" --batch "$2" --rounds $rounds --precision $precision "${flags[@]}" \
             --json "$out/$name.json" ${3:+--svg "$out/$name.svg"}
+    }
+    on_tensor_cores() { # the same of float32 numbers
+        local precision
+        for precision in tf32 tf32x3; do ours "$@"; done
     }
     theirs() { # case, seconds at most; in `precision`
         local setups=$precision most=$(left) name=torch-${1/:/-}-$precision
@@ -134,11 +138,15 @@ speed() {
         for batch in $steps; do
             ours step "$batch" svg
             theirs "step:$batch" 25
+            on_tensor_cores step "$batch"
         done
         for batch in $infers; do
             ours infer "$batch"
             theirs "infer:$batch" 15
+            on_tensor_cores infer "$batch"
         done
+        on_tensor_cores conv "$layers"
+        on_tensor_cores dense "$layers"
     done
     for file in "${all[@]}" "${peers[@]}"; do
         [ -s "$file" ] && found+=("$file")

@@ -210,6 +210,40 @@ fn three_products_are_as_exact_as_float32() {
     }
 }
 
+/// Numbers that are not finite do not become so, and denormals count (`kernels/mma/factor.cuh`).
+#[test]
+fn products_know_infinity_nan_and_denormals() {
+    const ROWS: usize = 8;
+    const INPUTS: usize = 64;
+    const OUTPUTS: usize = 8;
+    let ins = [Type::f32(&[ROWS, INPUTS]), Type::f32(&[OUTPUTS, INPUTS])];
+    let case = Case::new("", dense::Fprop { bias: false, relu: false }, &ins, &[], Bound::Exact);
+    // One number in each row, at a place of its own; the weights of an output are all alike.
+    let tiny = f32::from_bits(0x1357) as f64;
+    let numbers = [f64::INFINITY, f64::NEG_INFINITY, f64::NAN, f32::MAX as f64, tiny, -tiny, 1.5, 0.0];
+    let mut x = vec![0.0; ROWS * INPUTS];
+    numbers.iter().enumerate().for_each(|(row, v)| x[row * INPUTS + 9 * row] = *v);
+    let scales: Vec<f64> = (0..OUTPUTS).map(|o| 2f64.powi(8 * o as i32)).collect();
+    let operands = [x, scales.iter().flat_map(|s| [*s; INPUTS]).collect()];
+    for device in DEVICES.into_iter().filter(|d| have(d)) {
+        for products in Products::ALL {
+            let y = run(&case, Way { device, products }.open(), Options::default(), &operands).unwrap().remove(0);
+            for (row, v) in numbers.iter().enumerate() {
+                for (y, s) in y[row * OUTPUTS..][..OUTPUTS].iter().zip(&scales) {
+                    let right = match *v {
+                        v if v.is_nan() => y.is_nan(),
+                        v if v.is_infinite() => !y.is_finite(),
+                        // tf32 has no number between the largest two of float32 and infinity.
+                        v if v == f32::MAX as f64 => !y.is_finite() || *y == v && products == Products::Float32,
+                        v => (y - v * s).abs() <= 2f64.powi(-10) * (v * s).abs() + 2f64.powi(-136) * s,
+                    };
+                    assert!(right, "{device} by {products:?}: {v:e} by {s:e} is {y:e}");
+                }
+            }
+        }
+    }
+}
+
 /// x toward zero to a multiple of 2^(exponent - 23).
 fn cut(x: f64, exponent: i32) -> f64 {
     let unit = 2f64.powi(exponent - 23);

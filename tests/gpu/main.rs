@@ -26,7 +26,7 @@ use std::collections::BTreeSet;
 const DEVICES: [&str; 2] = ["sim", "cuda"];
 
 /// A device, and by what it multiplies float32 numbers.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Way {
     device: &'static str,
     products: Products,
@@ -270,7 +270,8 @@ fn a_step_of_the_demo_is_as_good_as_the_cpus() {
 /// One training step of the whole network, dropout and weight decay included, planned as for a GPU: as near to the float64
 /// definition as the CPU path is, up to a factor that covers another order of sums.
 fn as_good_as_the_cpus(config: &Config) {
-    for name in DEVICES.into_iter().filter(|d| have(d)) {
+    let ways = |device| [Products::Float32, Products::Tf32x3].map(|products| Way { device, products });
+    for way in DEVICES.into_iter().filter(|d| have(d)).flat_map(ways) {
         let step = |device: Box<dyn Device>| {
             let t = training(config, 2, false);
             let options = device.options();
@@ -283,7 +284,7 @@ fn as_good_as_the_cpus(config: &Config) {
             all.extend(t.eval.iter().map(|v| s.read64(*v).unwrap()));
             all
         };
-        let (want, cpu, got) = (step(reference()), step(cpu()), step(device::open(name, None).unwrap()));
+        let (want, cpu, got) = (step(reference()), step(cpu()), step(way.open()));
         let worst = |y: &[f64], w: &[f64]| {
             y.iter().zip(w).fold(0.0, |m: f64, (y, w)| {
                 let e = (y - w).abs();
@@ -293,7 +294,7 @@ fn as_good_as_the_cpus(config: &Config) {
         for (i, ((w, c), g)) in want.iter().zip(&cpu).zip(&got).enumerate() {
             let largest = w.iter().fold(0f64, |m, w| m.max(w.abs()));
             let (theirs, own) = (worst(c, w), worst(g, w));
-            assert!(own <= 4.0 * theirs + 1e-6 * largest, "{name}: tensor {i}: {own:e} where the CPU has {theirs:e}");
+            assert!(own <= 4.0 * theirs + 1e-6 * largest, "{way:?}: tensor {i}: {own:e} where the CPU has {theirs:e}");
         }
     }
 }
