@@ -67,14 +67,18 @@ struct DepthOuter {
     __device__ static u32 at(int depth, int chunk) { return 16 * (depth * ROW + (SIZE == 4 ? chunk : chunk ^ (depth & 7))); }
     __device__ static u32 own(int i) { return at(depth() + i * APART, threadIdx.x % CHUNKS); }
     __device__ static void a(u32 (&to)[4], u32 from, int m, int k) {
-        if constexpr (SIZE == 2) return ldmatrix_trans(to, from + at(16 * k + lane() % 8 + lane() / 16 * 8, m / 8 + lane() / 8 % 2));
+        if constexpr (SIZE == 2)
+            ldmatrix_trans(to, from + at(16 * k + lane() % 8 + lane() / 16 * 8, m / 8 + lane() / 8 % 2));
+        else
 #pragma unroll
-        for (int i = 0; i < 4; ++i) to[i] = element(from, m + i % 2 * 8, 8 * k + i / 2 * 4);
+            for (int i = 0; i < 4; ++i) to[i] = element(from, m + i % 2 * 8, 8 * k + i / 2 * 4);
     }
     __device__ static void b(u32 (&to)[4], u32 from, int n, int k) {
-        if constexpr (SIZE == 2) return ldmatrix_trans(to, from + at(16 * k + lane() % 16, n / 8 + lane() / 16));
+        if constexpr (SIZE == 2)
+            ldmatrix_trans(to, from + at(16 * k + lane() % 16, n / 8 + lane() / 16));
+        else
 #pragma unroll
-        for (int i = 0; i < 4; ++i) to[i] = element(from, n + i / 2 * 8, 8 * k + i % 2 * 4);
+            for (int i = 0; i < 4; ++i) to[i] = element(from, n + i / 2 * 8, 8 * k + i % 2 * 4);
     }
     /// This lane's of eight columns from `column` on and four depths.
     __device__ static u32 element(u32 from, int column, int depth) {
@@ -129,11 +133,11 @@ struct Tile {
 
     template <class A, class B, class Also>
     __device__ void add(u32 as, u32 bs, Also &also) {
-#pragma unroll(TERMS == 3 ? 1 : BK / CHUNK / 2)
+        // Fragments of float32 are kept in parts: one at a time, where registers are dear.
+#pragma unroll(SIZE == 4 ? 1 : BK / CHUNK / 2)
         for (int k = 0; k < BK / CHUNK / 2; ++k) {
             u32 x[TM][4], y[TN / 2][4];
             auto load = [&](int i) { A::a(x[i], as, warp_row() + 16 * i, k); };
-            // float32 is kept in parts: one fragment at a time, where registers are dear.
             if constexpr (SIZE == 2)
 #pragma unroll
                 for (int i = 0; i < TM; ++i) load(i);

@@ -2,7 +2,7 @@
 
 use super::{DEVICES, Way, bits, on_devices, open};
 use crate::common::*;
-use deep_affect::device::{self, Data, Session};
+use deep_affect::device::{Data, Session};
 use deep_affect::error::Result;
 use deep_affect::graph::{Gpu, Io, Op};
 use deep_affect::kernel::choices::Tiles;
