@@ -78,6 +78,9 @@ struct Dense {
     int outputs;
     int bias;
     int relu;
+    int draw;
+    float keep;
+    unsigned streams[4];
 };
 
 struct Descent {
@@ -90,8 +93,8 @@ struct Descent {
 
 struct Draws {
     unsigned n;
-    unsigned stream;
     float keep;
+    unsigned streams[4];
 };
 
 struct Entropy {
@@ -119,6 +122,7 @@ struct Gemm {
     int part;
     int bias;
     int mask;
+    float keep;
 };
 
 struct Matrix {
@@ -237,6 +241,9 @@ struct SplitAct {
     unsigned bias;
     unsigned mask;
     unsigned relu;
+    unsigned draw;
+    float keep;
+    unsigned streams[4];
 };
 
 struct SquaredError {

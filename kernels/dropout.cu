@@ -1,15 +1,14 @@
-// Dropout: masks that depend on (seed, step, layer, element) alone, and their application.
+// Dropout as ops of its own: masks, their application, and the way back from what they left.
 #include "rng.cuh"
+#include "tile/epilogue.cuh"
 
 // mask of 0 and 1; operands state [seed low, seed high, step], mask
 KERNEL(dropout_mask, 2, Draws) {
-    const u32 *state = o.in<u32>(0);
+    const Dropout drop{o.in<u32>(0), a.streams[blockIdx.z], a.keep};
     u32 i = element();
     if (4 * i >= a.n) return;
-    uint4 word = philox(state[0], state[1], i, a.stream, state[2]);
-    u32 words[4] = {word.x, word.y, word.z, word.w};
-    Pack<4> mask;
-    for (int v = 0; v < 4; v++) mask.at[v] = uniform(words[v]) < a.keep ? 1 : 0;
+    const uint4 w = drop.words(i);
+    const Pack<4> mask = {drop.mask(w.x), drop.mask(w.y), drop.mask(w.z), drop.mask(w.w)};
     Real *y = o.out<Real>(1) + 4 * i;
     if (4 * i + 4 <= a.n) {
         mask.store(y);
@@ -22,4 +21,9 @@ KERNEL(dropout_mask, 2, Draws) {
 // y = x mask / keep; operands x, mask, y
 KERNEL(dropout, 3, Scalar) {
     map2(o, a.n, [&](float x, float mask) { return x * mask / a.by; });
+}
+
+// dx = dy / keep where y is positive, else 0; operands y, dy, dx
+KERNEL(dropout_grad, 3, Scalar) {
+    map2(o, a.n, [&](float y, float dy) { return positive(dy, y) / a.by; });
 }

@@ -9,7 +9,7 @@ struct Split {
     __device__ Split(const Gemm &a)
         : row(blockIdx.x / div_up(a.n, BN) * BM), column(blockIdx.x % div_up(a.n, BN) * BN),
           begin(blockIdx.y * a.part), end(min(begin + a.part, a.depth)) {}
-    /// `x` [m,n], where it is given, is ReLU's result: c is its gradient.
+    /// `x` [m,n], where it is given, is the result of ReLU, and of dropout with `keep`: c is their gradient.
     template <class A, class B>
     __device__ void multiply(A &from, B &to, const Gemm &a, float *c, const float *x = nullptr) const {
         Tile tile;
@@ -18,13 +18,13 @@ struct Split {
         tile.each([&](int i, int j, float4 v) {
             if (row + i >= a.m) return;
             const u64 at = (u64)(row + i) * a.n;
-            if (x) v = positive(v, take(x + at, column + j, a.n));
+            if (x) v = over(positive(v, take(x + at, column + j, a.n)), a.keep);
             put(c + at, column + j, a.n, v);
         });
     }
 };
 
-// dx = dy w, 0 where x is not positive: dy [N,O], w [O,I], x [N,I], dx [parts,N,I]
+// dx = dy w, over keep where x is positive, else 0: dy [N,O], w [O,I], x [N,I], dx [parts,N,I]
 KERNEL(dense_dgrad, 4, Gemm) {
     const Split at(a);
     Along<BM> dy(o.in<float>(0), at.row, a.m, a.depth, at.begin, at.end);

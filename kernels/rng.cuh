@@ -19,3 +19,17 @@ __device__ inline uint4 philox(u32 seed_low, u32 seed_high, u32 block, u32 strea
 
 /// 24 random bits as a float in [0, 1): exact.
 __device__ inline float uniform(u32 word) { return float(word >> 8) * (1.0f / (1 << 24)); }
+
+/// Dropout by masks that depend on (seed, step, layer, element) alone: ops::dropout::Mask, and what it does to a number.
+struct Dropout {
+    const u32 *state;  // seed low, seed high, step
+    u32 stream;        // which layer
+    float keep;
+    /// Words of elements 4 i to 4 i + 3.
+    __device__ uint4 words(u32 i) const { return philox(state[0], state[1], i, stream, state[2]); }
+    __device__ float mask(u32 word) const { return uniform(word) < keep ? 1 : 0; }
+    __device__ float operator()(u32 i, float y) const {
+        const uint4 w = words(i / 4);
+        return y * mask(i % 4 == 0 ? w.x : i % 4 == 1 ? w.y : i % 4 == 2 ? w.z : w.w) / keep;
+    }
+};

@@ -351,7 +351,7 @@ impl<'g> Net<'g> {
         let mask = match self.mode {
             Mode::Train { state, .. } => {
                 // The name makes the stream: members of a split model draw apart.
-                self.g.push1(dropout::Mask { keep, layer: name_hash(&layer), ty }, &[state])
+                self.g.push1(dropout::Mask { keep, layer: dropout::Layer(name_hash(&layer)), ty }, &[state])
             }
             Mode::Masked { .. } => self.g.input(&format!("{layer}.mask"), ty),
             Mode::Eval => unreachable!("returned above"),

@@ -1,7 +1,8 @@
-// y = act(x w^T + b): streams w. A warp computes ROWS x COLUMNS elements of y and shares each sum among its lanes: lane l
+// y = act(x w^T + b), dropped out of where that is asked: streams w. A warp computes ROWS x COLUMNS elements of y and shares each sum among its lanes: lane l
 // takes VEC inputs of every 32 VEC, and a butterfly adds the lanes. What a row of y holds depends on no other row and not
 // on ROWS: the same bits in every batch.
 #define RESIDENT 2
+#include "rng.cuh"
 #include "tile/epilogue.cuh"
 
 #if !defined(ROWS) || !defined(VEC)
@@ -12,9 +13,9 @@ constexpr int COLUMNS = 4;
 static_assert(COLUMNS == 4 && THREADS == 256, "the grid counts blocks of 8 warps, each of 4 columns");
 static_assert(VEC == 1 || VEC == 4, "elements per load");
 
-// x [N,I], w [O,I], b [O], y [N,O]; at least ROWS rows; `inputs` is a multiple of VEC
-KERNEL(dense_fprop, 4, Dense) {
-        // The last block begins early enough to be full; it writes what is its own.
+// x [N,I], w [O,I], b [O], the generator's state, y [N,O]; at least ROWS rows; `inputs` is a multiple of VEC
+KERNEL(dense_fprop, 5, Dense) {
+    // The last block begins early enough to be full; it writes what is its own.
     const int own = blockIdx.x * ROWS, row = min(own, a.rows - ROWS), lane = threadIdx.x % 32;
     const int column = (blockIdx.y * (THREADS / 32) + threadIdx.x / 32) * COLUMNS;
     if (column >= a.outputs) return;
@@ -50,6 +51,16 @@ KERNEL(dense_fprop, 4, Dense) {
             if (lane == i - first) mine = s;
         }
         const int r = row + (first + lane) / COLUMNS, c = column + (first + lane) % COLUMNS;
-        if (first + lane < ROWS * COLUMNS && r >= own && c < a.outputs) o.out<float>(3)[(u64)r * a.outputs + c] = act(c, mine);
+        if (first + lane < ROWS * COLUMNS && r >= own && c < a.outputs) o.out<float>(4)[(u64)r * a.outputs + c] = act(c, mine);
+    }
+    if (!a.draw) return;
+    // Every lane drops out of what it wrote: here the sums' registers are free.
+#pragma unroll 1
+    for (int i = lane; i < ROWS * COLUMNS; i += 32) {
+        const int r = row + i / COLUMNS, c = column + i % COLUMNS;
+        if (r < own || c >= a.outputs) continue;
+        const u32 at = r * a.outputs + c;
+        float *y = o.out<float>(4) + at;
+        *y = Dropout{o.in<u32>(3), a.streams[blockIdx.z], a.keep}(at, *y);
     }
 }

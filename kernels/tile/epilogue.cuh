@@ -29,6 +29,9 @@ __device__ inline float4 positive(float4 v, float4 y) {
     return {positive(v.x, y.x), positive(v.y, y.y), positive(v.z, y.z), positive(v.w, y.w)};
 }
 
+/// v / keep: of what dropout keeps, its mean stays.
+__device__ inline float4 over(float4 v, float keep) { return {v.x / keep, v.y / keep, v.z / keep, v.w / keep}; }
+
 // Pooling by windows of 2 x 2 that tile the image, and the way back. An index of who won has two bits an element, the
 // position in the window in row-major order, and a byte for four channels, the first one's lowest.
 

@@ -88,6 +88,11 @@ impl<'a> Gpu<'a> {
         tile
     }
 
+    /// [`Op::stream`] of each instance.
+    pub fn streams(&self) -> [u32; gpu::GROUP] {
+        std::array::from_fn(|i| self.group.get(i).map_or(0, |m| m.stream))
+    }
+
     /// Reserves scratch memory for each instance. Contents are undefined at first, and stay from launch to launch.
     pub fn scratch(&mut self, bytes: usize) -> Scratch {
         let at = self.scratch;

@@ -52,10 +52,13 @@ pub struct Io<'a> {
 pub struct Member {
     pub ins: Vec<Buf>,
     pub outs: Vec<Buf>,
+    /// [`Op::stream`]
+    pub stream: u32,
 }
 
 /// One op: shape rule, definition, adjoint, lowering and cost, on one page. Attributes are fields of the type that
-/// implements it; they must all show in its `Debug` text, because equal text means equal work when launches are grouped.
+/// implements it; they must all show in its `Debug` text, because equal text means equal work when launches are grouped, but
+/// for [`Op::stream`].
 pub trait Op: Any + Debug + Send + Sync {
     /// `family.pass`: `conv.fprop`.
     fn name(&self) -> &'static str;
@@ -74,13 +77,19 @@ pub trait Op: Any + Debug + Send + Sync {
         Err(Error::job(format!("{} has no gradient", self.name())))
     }
     /// The host routines that compute `group`, a list of instances with equal attributes and types. Empty: there is
-    /// none, run the definition.
+    /// none, run the definition. A plan gives it instances one by one.
     fn host(&self, _io: &Io, _group: &[Member], _simd: Simd) -> Vec<Launch> {
         Vec::new()
     }
     /// The kernel launches that compute the instances of `gpu`. Empty: a GPU cannot run this op.
     fn gpu(&self, _gpu: Gpu, _io: &Io) -> Vec<Launch> {
         Vec::new()
+    }
+    /// The word of the counter that tells its random numbers from others' ([`crate::rng::Stream`]): the one attribute that
+    /// does not show in the `Debug` text. Instances that differ in nothing else run together, and launches on a GPU find it
+    /// in [`Member`].
+    fn stream(&self) -> u32 {
+        0
     }
     /// Work and least traffic of one instance.
     fn cost(&self, io: &Io) -> Cost {

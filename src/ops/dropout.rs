@@ -1,6 +1,8 @@
 /*! Dropout as two ops: a mask drawn by the counter-based generator, and its application. The mask is a function of
-(seed, step, layer, element), so the adjoint applies the same one and a resumed run draws what it would have drawn. */
+(seed, step, layer, element), so the adjoint applies the same one and a resumed run draws what it would have drawn. Where a
+dense layer drops out of its own result ([`super::dense::Dropped`]) the mask is nowhere stored. */
 
+use super::activation::positive;
 use super::arith::Scalar;
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
@@ -14,19 +16,30 @@ use crate::rng::{Stream, block, uniform};
 use crate::shape::{DType, Type};
 
 crate::cuda_struct! {
-    /// Elements, the word of the counter that says what the numbers are for, the probability of a 1.
-    pub struct Draws { n: u32, stream: u32, keep: f32 }
+    /// Elements, the probability of a 1, and for each instance the word of the counter that says what the numbers are for.
+    pub struct Draws { n: u32, keep: f32, streams: [u32; 4] }
 }
 
 static MASK: Kernel = Kernel::new("dropout.cu", "dropout_mask", 2, Draws::TEXT).with(STORED);
 static APPLY: Kernel = Kernel::new("dropout.cu", "dropout", 3, Scalar::TEXT).with(STORED);
+static GRAD: Kernel = Kernel::new("dropout.cu", "dropout_grad", 3, Scalar::TEXT).with(STORED);
+
+/// Which dropout layer (28 bits count): layers draw different masks.
+#[derive(Clone, Copy, PartialEq)]
+pub struct Layer(pub u32);
+
+impl std::fmt::Debug for Layer {
+    /// Not which: [`Op::stream`] tells.
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str("Layer")
+    }
+}
 
 /// mask [N,F] of 0 and 1, each 1 with probability `keep`; input: the generator's state, U32 [seed low, seed high, step].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Mask {
     pub keep: f32,
-    /// Which dropout layer (28 bits count): layers draw different masks.
-    pub layer: u32,
+    pub layer: Layer,
     pub ty: Type,
 }
 
@@ -39,8 +52,26 @@ impl Mask {
     /// Four consecutive elements from element `4 i` on.
     fn four(&self, state: [u32; 3], i: usize) -> [f32; 4] {
         let seed = state[0] as u64 | (state[1] as u64) << 32;
-        block(seed, Stream::Dropout(self.layer), state[2], i as u64)
+        block(seed, Stream::Dropout(self.layer.0), state[2], i as u64)
             .map(|word| if uniform(word) < self.keep { 1.0 } else { 0.0 })
+    }
+
+    /// Drops out of `y`, element by element what [`Apply`] makes of it.
+    pub(super) fn apply64(&self, state: &[f64], y: &mut [f64]) {
+        let state = [0, 1, 2].map(|i| state[i] as u32);
+        for (i, y) in y.iter_mut().enumerate() {
+            *y = *y * self.four(state, i / 4)[i % 4] as f64 / self.keep as f64;
+        }
+    }
+
+    /// The same in float32.
+    pub(super) fn apply(&self, state: &[u32], y: &mut [f32]) {
+        let state: [u32; 3] = state.try_into().expect("three words");
+        par::chunks_mut(y, |at, y| {
+            for (i, y) in y.chunks_mut(4).enumerate() {
+                y.iter_mut().zip(self.four(state, at / 4 + i)).for_each(|(y, mask)| *y = *y * mask / self.keep);
+            }
+        })
     }
 }
 
@@ -76,8 +107,12 @@ impl Op for Mask {
         })
     }
     fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
-        let args = |n| Draws { n, stream: Stream::Dropout(self.layer).word(), keep: self.keep };
+        let streams = gpu.streams();
+        let args = |n| Draws { n, keep: self.keep, streams };
         gpu.map(&MASK, &[self.ty.dtype.code()], &[In(0), Out(0)], args).done()
+    }
+    fn stream(&self) -> u32 {
+        Stream::Dropout(self.layer.0).word()
     }
 }
 
@@ -120,22 +155,67 @@ impl Op for Apply {
     }
 }
 
-pub const FAMILY: Family =
-    Family { name: "dropout", ops: &["dropout.mask", "dropout"], kernels: &[&MASK, &APPLY], cases };
+/// The gradient of ReLU and dropout behind it, from their result y: dx = dy / keep where y is positive, else 0. Inputs y, dy.
+///
+/// What is positive was kept, so it is what [`Apply`] and [`super::activation::ReluGrad`] make of dy, but for two things. The
+/// zero of a unit that was dropped has no sign, which can change a sum of such zeros in its sign, and nothing else. And what
+/// is not finite in dy ends there as it ends at a unit that ReLU turned off, where the mask's 0 would have made NaN of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Grad {
+    pub keep: f32,
+}
+
+impl Op for Grad {
+    fn name(&self) -> &'static str {
+        "dropout.grad"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        Apply { keep: self.keep }.infer(ins)
+    }
+    fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        for (i, dx) in outs[0].iter_mut().enumerate() {
+            *dx = positive(ins[1][i], ins[0][i]) / self.keep as f64;
+        }
+    }
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+        let keep = self.keep;
+        host_launches(self, io, group, 0, move |h| {
+            let masked = |y, dy| if y > 0.0 { dy / keep } else { 0.0 };
+            pointwise::map2(simd, h.input(0), h.input(1), h.output(0), masked)
+        })
+    }
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+        let args = |n| Scalar { n, by: self.keep };
+        gpu.map(&GRAD, &[io.ins[0].dtype.code()], &[In(0), In(1), Out(0)], args).done()
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        Cost { flops: 2.0 * io.outs[0].numel() as f64, ..traffic(io) }
+    }
+}
+
+pub const FAMILY: Family = Family {
+    name: "dropout",
+    ops: &["dropout.mask", "dropout", "dropout.grad"],
+    kernels: &[&MASK, &APPLY, &GRAD],
+    cases,
+};
 
 fn cases() -> Vec<Case> {
     let ty = Type::f32(&[3, 41]);
-    let mask = |layer, ty| Mask { keep: 0.5, layer, ty };
+    let mask = |layer, ty| Mask { keep: 0.5, layer: Layer(layer), ty };
     let big = Type::f32(&[7, 5003]);
     let mut cases = vec![
         Case::new("3x41", mask(2, ty), &[state_type()], &[], Bound::Exact).draw(0, Draw::Below(1000)),
+        Case::new("3x41 layer 3", mask(3, ty), &[state_type()], &[], Bound::Exact).draw(0, Draw::Below(1000)),
         Case::new("7x5003", mask(0, big), &[state_type()], &[], Bound::Exact).draw(0, Draw::Below(1000)),
         Case::new("3x41", Apply { keep: 0.8 }, &[ty, ty], &[0], Bound::Ulps(2)).draw(1, Draw::Mask),
+        Case::new("3x41", Grad { keep: 0.8 }, &[ty, ty], &[], Bound::Ulps(2)),
     ];
     for half in [DType::F16, DType::BF16] {
         let (ty, label) = (ty.of(half), format!("{half:?} 3x41"));
         cases.push(Case::new(&label, mask(2, ty), &[state_type()], &[], Bound::Exact).draw(0, Draw::Below(1000)));
         cases.push(Case::new(&label, Apply { keep: 0.8 }, &[ty, ty], &[], Bound::Ulps(2)).draw(1, Draw::Mask));
+        cases.push(Case::new(&label, Grad { keep: 0.8 }, &[ty, ty], &[], Bound::Ulps(2)));
     }
     cases
 }

@@ -6,9 +6,9 @@ that nothing is computed twice is what the rules here see to. */
 
 use super::activation::ReluGrad;
 use super::conv::{self, Before};
-use super::dense;
 use super::pool::unpool::{Unpool, WINDOW};
 use super::pool::{MaxPool, MaxPoolGrad};
+use super::{dense, dropout};
 use crate::graph::{Graph, Node, Op, Value};
 use crate::shape::Type;
 use std::any::Any;
@@ -16,7 +16,7 @@ use std::any::Any;
 /// Fuses what leads to the values in `want`, of which none is fused away.
 pub fn fuse(g: &mut Graph, want: &[&[Value]]) {
     // Each rule sees what the one before it made.
-    for rule in [pool, unmask, unpool] {
+    for rule in [pool, drop, unmask, unpool] {
         let uses = Uses::new(g, want);
         for at in uses.needed.clone() {
             rule(g, &uses, at);
@@ -100,15 +100,54 @@ fn pool(g: &mut Graph, uses: &Uses, at: usize) {
     }
 }
 
-/// dgrad -> relu.grad becomes dgrad with a mask.
+/// dense.fprop with ReLU -> dropout becomes dense.dropped, which draws the mask that nobody else reads; dropout -> relu.grad
+/// becomes dropout.grad, which knows from the result what was kept.
+fn drop(g: &mut Graph, uses: &Uses, at: usize) {
+    let Some(&apply) = is::<dropout::Apply>(&g.nodes()[at]) else { return };
+    let ([y, m], dropped) = (g.nodes()[at].ins[..].try_into().expect("x and mask"), g.nodes()[at].outs[0]);
+    let (Some(part), Some(draw)) = (uses.writer[y.i()], uses.writer[m.i()]) else { return };
+    let (Some(&dense), Some(&mask)) = (is::<dense::Fprop>(&g.nodes()[part]), is::<dropout::Mask>(&g.nodes()[draw]))
+    else {
+        return;
+    };
+    // The other readers are the gradients.
+    let back = match (uses.readers(y), uses.readers(m)) {
+        ([a], [b]) if [a, b] == [&at, &at] => None,
+        (&[a, c], &[b, d]) if [a, b] == [at, at] => {
+            let (scaled, masked) = (&g.nodes()[d], &g.nodes()[c]);
+            let (Some(again), Some(ReluGrad)) = (is::<dropout::Apply>(scaled), is(masked)) else { return };
+            let alone = uses.readers(scaled.outs[0]) == [c];
+            if *again != apply || scaled.ins[1] != m || masked.ins != [y, scaled.outs[0]] || !alone {
+                return;
+            }
+            Some((c, scaled.ins[0], masked.outs[0]))
+        }
+        _ => return,
+    };
+    if mask.keep != apply.keep {
+        return;
+    }
+    let ins = [&g.nodes()[part].ins[..], &g.nodes()[draw].ins].concat();
+    let done = join(g, [part, at], dense::Dropped { dense, mask }, &ins, dropped);
+    if let (Some(_), Some((at, dy, dz))) = (done, back) {
+        g.replace(at, part, dropout::Grad { keep: apply.keep }, &[dropped, dy], &[dz]);
+    }
+}
+
+/// dgrad -> relu.grad or dropout.grad becomes dgrad with a mask.
 fn unmask(g: &mut Graph, uses: &Uses, at: usize) {
-    let Some(ReluGrad) = is(&g.nodes()[at]) else { return };
+    let keep = match (is::<ReluGrad>(&g.nodes()[at]), is::<dropout::Grad>(&g.nodes()[at])) {
+        (Some(_), _) => 1.0,
+        (_, Some(dropped)) => dropped.keep,
+        _ => return,
+    };
     let ([y, dx], dz) = (g.nodes()[at].ins[..].try_into().expect("y and dx"), g.nodes()[at].outs[0]);
     let ins = |g: &Graph, part: usize| [&g.nodes()[part].ins[..], &[y]].concat();
-    if let Some((part, &op)) = uses.only::<conv::Dgrad>(g, dx, at).filter(|(_, op)| op.before == Before::Nothing) {
+    let plain = |before| before == Before::Nothing && keep == 1.0;
+    if let Some((part, &op)) = uses.only::<conv::Dgrad>(g, dx, at).filter(|(_, op)| plain(op.before)) {
         join(g, [part, at], conv::Dgrad { before: Before::Relu, ..op }, &ins(g, part), dz);
-    } else if let Some((part, &op)) = uses.only::<dense::Dgrad>(g, dx, at).filter(|(_, op)| !op.mask) {
-        join(g, [part, at], dense::Dgrad { mask: true, ..op }, &ins(g, part), dz);
+    } else if let Some((part, &op)) = uses.only::<dense::Dgrad>(g, dx, at).filter(|(_, op)| op.mask.is_none()) {
+        join(g, [part, at], dense::Dgrad { mask: Some(keep), ..op }, &ins(g, part), dz);
     }
 }
 

@@ -122,8 +122,8 @@ fn price(consts: &[i64]) -> Price {
 pub(super) const STEP: usize = 64;
 
 cuda_struct! {
-    /// Sums [rows,columns] in parts: elements in all, columns, parts; whether there is a bias or a mask, and whether ReLU
-    /// follows.
+    /// Sums [rows,columns] in parts: elements in all, columns, parts; whether there is a bias or a mask, and whether ReLU or
+    /// dropout follow; what dropout keeps, and from which streams it is drawn.
     pub struct SplitAct {
         n: u32,
         columns: u32,
@@ -131,20 +131,33 @@ cuda_struct! {
         bias: u32,
         mask: u32,
         relu: u32,
+        draw: u32,
+        keep: f32,
+        streams: [u32; 4],
     }
 }
 
 /// Kernels that are compiled for both 16-bit types.
 pub(super) const STORAGES: (&[&str], &[&[i64]]) = (&["STORAGE"], &[&[1], &[2]]);
 
-pub(super) static SPLIT_ACT: Kernel = Kernel::new("split.cu", "split_act", 4, SplitAct::TEXT).with(STORED);
+pub(super) static SPLIT_ACT: Kernel = Kernel::new("split.cu", "split_act", 5, SplitAct::TEXT).with(STORED);
 
-/// What becomes of a sum: the inputs that are its bias, a number for each column, and its mask, 0 where that is not positive.
+/// What becomes of a sum.
 #[derive(Clone, Copy)]
 pub(super) struct After {
+    /// The input that is its bias, a number for each column.
     pub bias: Option<usize>,
-    pub mask: Option<usize>,
     pub relu: bool,
+    /// The input that is its mask, ReLU's result or that of dropout behind ReLU: 0 where that is not positive.
+    pub mask: Option<usize>,
+    /// The input that is the state of the generator, where dropout follows.
+    pub state: Option<usize>,
+    /// What is kept by the dropout that follows, or that the mask went through; 1 without one.
+    pub keep: f32,
+}
+
+impl After {
+    pub const NOTHING: After = After { bias: None, relu: false, mask: None, state: None, keep: 1.0 };
 }
 
 /// Launches `call`, which writes `parts` partial sums of output 0 [rows,columns] in float32 to the operand it is given, adds
@@ -166,9 +179,12 @@ pub(super) fn summed_act<'a>(
         bias: after.bias.is_some() as u32,
         mask: after.mask.is_some() as u32,
         relu: after.relu as u32,
+        draw: after.state.is_some() as u32,
+        keep: after.keep,
+        streams: gpu.streams(),
     };
-    let [bias, mask] = [after.bias, after.mask].map(|i| In(i.unwrap_or(0)));
-    let operands = [Scratch(all, Access::Read), bias, mask, Out(0)];
+    let [bias, mask, state] = [after.bias, after.mask, after.state].map(|i| In(i.unwrap_or(0)));
+    let operands = [Scratch(all, Access::Read), bias, mask, state, Out(0)];
     let gpu = call(gpu, Scratch(all, Access::Write));
     gpu.each(&SPLIT_ACT, &[storage.code()], n, &operands, args).done()
 }

@@ -86,10 +86,15 @@ impl Plan {
             let (ins, outs) = g.io(n);
             let io = Io { ins: &ins, outs: &outs };
             let bufs = |v: &[Value]| v.iter().map(|v| v.buf()).collect::<Vec<_>>();
-            let member = |&i: &usize| Member { ins: bufs(&g.nodes()[i].ins), outs: bufs(&g.nodes()[i].outs) };
+            let member = |&i: &usize| {
+                let n = &g.nodes()[i];
+                Member { ins: bufs(&n.ins), outs: bufs(&n.outs), stream: n.op.stream() }
+            };
             let group: Vec<Member> = step.iter().map(member).collect();
-            let chunk = if let Arch::Gpu(_) = arch { gpu::GROUP } else { group.len() };
+            // On the host every instance has launches of its own.
+            let chunk = if let Arch::Gpu(_) = arch { gpu::GROUP } else { 1 };
             for (nodes, group) in step.chunks(chunk).zip(group.chunks(chunk)) {
+                let n = &g.nodes()[nodes[0]];
                 let mut launches = match arch {
                     Arch::Host(simd) => host(n.op.as_ref(), &io, group, simd),
                     Arch::Gpu(choices) => n.op.gpu(Gpu::new(n.op.as_ref(), &io, group, choices), &io),

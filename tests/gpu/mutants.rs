@@ -66,6 +66,13 @@ const MUTANTS: &[Mutant] = &[
     m("unscale.cu", "the last element is not looked at", "i < a.n; i += gridDim", "i + 1 < a.n; i += gridDim", "unscale"),
     m("rng.cuh", "nine rounds", "round < 10", "round < 9", "dropout.mask"),
     m("dropout.cu", "the tail is written past the end", "if (4 * i + v < a.n) y[v] = narrow", "y[v] = narrow", "dropout.mask"),
+    m("dropout.cu", "every layer draws the first one's mask", "a.streams[blockIdx.z]", "a.streams[0]", "dropout.mask [3x41"),
+    m("dense/fprop.cu", "every layer drops what the first one drops", "a.streams[blockIdx.z]", "a.streams[0]", "dense.dropped [x [25"),
+    m("split.cu", "every layer drops what the first one drops", "a.streams[blockIdx.z]", "a.streams[0]", "dense.dropped [BF16 x [25"),
+    m("split.cu", "what dropout kept is not scaled on the way back", "(2)[i])) / a.keep;", "(2)[i]));", "dense.dgrad [BF16 x [8, 40"),
+    m("gemm.cu", "what dropout kept is not scaled on the way back", "v = over(positive(v, take(x + at, column + j, a.n)), a.keep);", "v = positive(v, take(x + at, column + j, a.n));", "dense.dgrad [x [25"),
+    m("rng.cuh", "what is kept is not scaled", ": w.w) / keep;", ": w.w);", "dense.dropped [x [25"),
+    m("rng.cuh", "four elements share a word", "i % 4 == 0 ? w.x", "i % 4 < 4 ? w.x", "dense.dropped [x [25"),
     m("ceiling.cu", "the last elements are written past the end", "if (i < a.n) o.out<float>(2)[i] = x[v];", "o.out<float>(2)[i] = x[v];", "ceiling.chain"),
     m("ceiling.cu", "a row's neighbours are left out", "sum += (v.x + v.y) + (v.z + v.w);", "sum += (v.x + v.y) + v.z;", "ceiling.row_sum"),
     // Transposition through shared memory.

@@ -6,7 +6,7 @@ use crate::graph::Operand::{In, Out};
 use crate::kernel::Launch;
 use crate::kernel::gpu::{CudaStruct, Kernel};
 use crate::ops::mma::{self, After, Factors};
-use crate::ops::tile::{self, COLUMN_SUM, NO_SUM, SPLIT_SUM, Tile, index, parts, summed, third_or_filters, vector};
+use crate::ops::tile::{self, COLUMN_SUM, NO_SUM, SPLIT_SUM, Tile, index, parts, summed, vector};
 use crate::shape::DType;
 
 cuda_struct! {
@@ -15,9 +15,13 @@ cuda_struct! {
         rows: i32,
         inputs: i32,
         outputs: i32,
-        /// Whether there is a bias, and whether ReLU follows.
+        /// Whether there is a bias, and whether ReLU and dropout follow.
         bias: i32,
         relu: i32,
+        draw: i32,
+        /// What dropout keeps, and from which streams it is drawn.
+        keep: f32,
+        streams: [u32; 4],
     }
 }
 
@@ -30,8 +34,9 @@ cuda_struct! {
         part: i32,
         /// wgrad: whether there is a bias.
         bias: i32,
-        /// dgrad: whether it goes on through a ReLU.
+        /// dgrad: whether it goes on through a ReLU, and what the dropout behind that kept.
         mask: i32,
+        keep: f32,
     }
 }
 
@@ -44,7 +49,7 @@ static FPROP: Kernel = Kernel {
     entry: "dense_fprop",
     source: "dense/fprop.cu",
     threads: 256,
-    operands: 4,
+    operands: 5,
     args: Dense::TEXT,
     consts: &["ROWS", "VEC"],
     variants: STREAMS,
@@ -68,33 +73,40 @@ static WGRAD_MMA: Kernel = mma("dense_wgrad_mma", 4);
 pub(super) const KERNELS: &[&Kernel] =
     &[&FPROP, &DGRAD, &WGRAD, &FPROP_MMA, &DGRAD_MMA, &WGRAD_MMA, &COLUMN_SUM, &SPLIT_SUM, &mma::SPLIT_ACT];
 
-/// y = act(x w^T + b); operands x, w and, with `bias`, b. A value depends on its own row and on the widths, never on `rows`.
-pub(super) fn fprop(gpu: Gpu, [rows, inputs, outputs]: [usize; 3], bias: bool, relu: bool) -> Vec<Launch> {
+/// y = act(x w^T + b) and what comes `after`; operands x, w and those. A value depends on its own row and on the widths, never
+/// on `rows`, but for what is drawn.
+pub(super) fn fprop(gpu: Gpu, [rows, inputs, outputs]: [usize; 3], after: After) -> Vec<Launch> {
     let _ = [rows * inputs, rows * outputs].map(index);
     // Rows that a warp computes together, from one reading of its four columns of w.
     let together = [16, 4].into_iter().find(|n| *n <= rows).unwrap_or(1);
     let grid = [rows.div_ceil(together), outputs.div_ceil(8 * 4)];
     let consts = [together as i64, vector(&[inputs]) as i64];
-    let operands = [In(0), In(1), third_or_filters(bias), Out(0)];
+    let operands = [In(0), In(1), In(after.bias.unwrap_or(0)), In(after.state.unwrap_or(0)), Out(0)];
     let [rows, inputs, outputs] = [rows, inputs, outputs].map(index);
-    gpu.call(&FPROP, &consts, grid, &operands, Dense { rows, inputs, outputs, bias: bias as i32, relu: relu as i32 })
-        .done()
+    let [bias, relu, draw] = [after.bias.is_some(), after.relu, after.state.is_some()].map(i32::from);
+    let args = Dense { rows, inputs, outputs, bias, relu, draw, keep: after.keep, streams: gpu.streams() };
+    gpu.call(&FPROP, &consts, grid, &operands, args).done()
 }
 
-/// dx [rows,inputs] = dy w and, with `mask`, 0 where x is not positive; operands dy, w and, with `mask`, x.
-pub(super) fn dgrad<'a>(mut gpu: Gpu<'a>, [rows, inputs, outputs]: [usize; 3], mask: bool) -> Vec<Launch> {
+/// dx [rows,inputs] = dy w; operands dy, w. With `mask`, another operand x: over that, which dropout kept, where x is positive,
+/// else 0.
+pub(super) fn dgrad<'a>(mut gpu: Gpu<'a>, [rows, inputs, outputs]: [usize; 3], mask: Option<f32>) -> Vec<Launch> {
     let (extents, aligned) = ([rows, inputs, outputs], [inputs, outputs]);
     let cut = Cut::new(&mut gpu, &DGRAD, None, extents, &aligned, blocks(rows, inputs), false);
     let (parts, consts, grid) = (cut.parts, cut.tile.consts, cut.grid);
     // The mask belongs behind the whole sum.
-    let args = Gemm { mask: (mask && parts == 1) as i32, ..cut.args };
-    let x = In(if mask { 2 } else { 0 });
+    let args = Gemm { mask: (mask.is_some() && parts == 1) as i32, keep: mask.unwrap_or(1.0), ..cut.args };
+    let x = In(if mask.is_some() { 2 } else { 0 });
     let call = |gpu: Gpu<'a>, dx| gpu.call(&DGRAD, consts, grid, &[In(0), In(1), x, dx], args);
-    if mask && parts > 1 {
-        let after = After { bias: None, mask: Some(2), relu: false };
-        return mma::summed_act(gpu, DType::F32, parts, [rows, inputs], after, call);
+    if mask.is_some() && parts > 1 {
+        return mma::summed_act(gpu, DType::F32, parts, [rows, inputs], masked(mask), call);
     }
     summed(gpu, parts, [(Out(0), rows * inputs), NO_SUM], |gpu, [dx, _]| call(gpu, dx)).done()
+}
+
+/// What comes after a dgrad's sums.
+fn masked(mask: Option<f32>) -> After {
+    After { mask: mask.map(|_| 2), keep: mask.unwrap_or(1.0), ..After::NOTHING }
 }
 
 /// dw [outputs,inputs] = dy^T x and, with `bias`, db [outputs] = the column sums of dy; operands x, dy.
@@ -113,30 +125,26 @@ pub(super) fn fprop_mma(
     mut gpu: Gpu,
     factors: Factors,
     [rows, inputs, outputs]: [usize; 3],
-    bias: bool,
-    relu: bool,
+    after: After,
 ) -> Vec<Launch> {
     // Parts by the widths alone: a value does not depend on how many rows there are.
-    let cut = Cut::new(&mut gpu, &FPROP_MMA, Some(factors), [rows, outputs, inputs], &[inputs], outputs.div_ceil(64), false);
-    let after = After { bias: bias.then_some(2), mask: None, relu };
+    let extents = [rows, outputs, inputs];
+    let cut = Cut::new(&mut gpu, &FPROP_MMA, Some(factors), extents, &[inputs], outputs.div_ceil(64), false);
     mma::summed_act(gpu, factors.storage, cut.parts, [rows, outputs], after, |gpu, y| {
         gpu.call(&FPROP_MMA, cut.tile.consts, cut.grid, &[In(0), In(1), y], cut.args)
     })
 }
 
 /// [`dgrad`] on tensor cores.
-pub(super) fn dgrad_mma(mut gpu: Gpu, factors: Factors, [rows, inputs, outputs]: [usize; 3], mask: bool) -> Vec<Launch> {
-    let cut = Cut::new(
-        &mut gpu,
-        &DGRAD_MMA,
-        Some(factors),
-        [rows, inputs, outputs],
-        &[inputs, outputs],
-        inputs.div_ceil(64),
-        false,
-    );
-    let after = After { bias: None, mask: mask.then_some(2), relu: false };
-    mma::summed_act(gpu, factors.storage, cut.parts, [rows, inputs], after, |gpu, dx| {
+pub(super) fn dgrad_mma(
+    mut gpu: Gpu,
+    factors: Factors,
+    [rows, inputs, outputs]: [usize; 3],
+    mask: Option<f32>,
+) -> Vec<Launch> {
+    let (extents, aligned) = ([rows, inputs, outputs], [inputs, outputs]);
+    let cut = Cut::new(&mut gpu, &DGRAD_MMA, Some(factors), extents, &aligned, inputs.div_ceil(64), false);
+    mma::summed_act(gpu, factors.storage, cut.parts, [rows, inputs], masked(mask), |gpu, dx| {
         gpu.call(&DGRAD_MMA, cut.tile.consts, cut.grid, &[In(0), In(1), dx], cut.args)
     })
 }
@@ -155,7 +163,7 @@ pub(super) fn wgrad_mma(mut gpu: Gpu, factors: Factors, [rows, inputs, outputs]:
 impl Gemm {
     fn new(extents: [usize; 3], part: usize, bias: bool) -> Self {
         let [m, n, depth] = extents.map(index);
-        Self { m, n, depth, part: index(part), bias: bias as i32, mask: 0 }
+        Self { m, n, depth, part: index(part), bias: bias as i32, mask: 0, keep: 1.0 }
     }
 }
 
@@ -168,8 +176,8 @@ struct Cut {
 }
 
 impl Cut {
-    /// For `kernel`, on tensor cores where there are `factors`, of operands that are loaded along the `aligned` extents; `blocks` decides how many parts the sum has,
-    /// whatever the tile.
+    /// For `kernel`, on tensor cores where there are `factors`, of operands that are loaded along the `aligned` extents;
+    /// `blocks` decides how many parts the sum has, whatever the tile.
     fn new(
         gpu: &mut Gpu,
         kernel: &'static Kernel,

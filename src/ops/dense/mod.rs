@@ -1,17 +1,22 @@
 /*! Dense layers, x [N,...] of I numbers a row, w [O,I] -> y [N,O]. A four-dimensional input is read row by row as it lies
 in memory, that is flattened in H,W,C order. */
 
+mod dropped;
 mod gpu;
 
+pub use dropped::Dropped;
+
 use super::activation::{ReluGrad, positive};
-use super::mma::Factors;
+use super::dropout::{Layer, Mask, state_type};
+use super::mma::{After, Factors};
 use super::tile;
-use super::{Bound, Case, Family};
+use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host;
 use crate::kernel::{Cost, Launch, Simd};
+use crate::par;
 use crate::shape::{DType, Type, storage};
 
 fn flops(n: usize, i: usize, o: usize) -> f64 {
@@ -65,7 +70,7 @@ impl Op for Fprop {
             dy = g.push1(ReluGrad, &[n.outs[0], dy]);
         }
         let x = g.ty(n.ins[0]);
-        let dx = g.push1(Dgrad { x, mask: false }, &[dy, n.ins[1]]);
+        let dx = g.push1(Dgrad { x, mask: None }, &[dy, n.ins[1]]);
         let weights = g.push(Wgrad { bias: self.bias }, &[n.ins[0], dy]);
         Ok([dx].into_iter().chain(weights).map(Some).collect())
     }
@@ -77,23 +82,40 @@ impl Op for Fprop {
         })
     }
     fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
-        let extents = [io.outs[0].dims()[0], io.ins[0].row(), io.outs[0].row()];
-        match Factors::of(io.ins[0].dtype, gpu.products()) {
-            Some(factors) => gpu::fprop_mma(gpu, factors, extents, self.bias, self.relu),
-            None => gpu::fprop(gpu, extents, self.bias, self.relu),
-        }
+        self.then(gpu, io, After::NOTHING)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: flops(io.outs[0].dims()[0], io.ins[0].row(), io.outs[0].row()), ..traffic(io) }
     }
 }
 
+impl Fprop {
+    /// Its launches with what comes `after`, besides bias and ReLU.
+    fn then(&self, gpu: Gpu, io: &Io, after: After) -> Vec<Launch> {
+        let extents = [io.outs[0].dims()[0], io.ins[0].row(), io.outs[0].row()];
+        let after = After { bias: self.bias.then_some(2), relu: self.relu, ..after };
+        match Factors::of(io.ins[0].dtype, gpu.products()) {
+            Some(factors) => gpu::fprop_mma(gpu, factors, extents, after),
+            None => gpu::fprop(gpu, extents, after),
+        }
+    }
+}
+
 /// dx[n][i] = sum over o of dy[n][o] w[o][i]; inputs dy, w; `x` is the type of the layer's input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dgrad {
     pub x: Type,
-    /// x, another input, is a ReLU's result, and its gradient is taken, too: dx = 0 where x is not positive.
-    pub mask: bool,
+    /// x, another input, is the result of ReLU and of dropout behind it that keeps with this probability (1: there is none),
+    /// and their gradient is taken, too ([`super::dropout::Grad`]): the sum as `x.dtype` over that where x is positive, else
+    /// 0.
+    pub mask: Option<f32>,
+}
+
+impl Dgrad {
+    /// What becomes of a sum where the layer's input is `x`.
+    fn masked(&self, keep: f32, sum: f64, x: f64) -> f64 {
+        positive(self.x.dtype.round(sum), x) / keep as f64
+    }
 }
 
 impl Op for Dgrad {
@@ -104,7 +126,7 @@ impl Op for Dgrad {
         if ins[1].dims() != [ins[0].row(), self.x.row()] || ins[0].dims()[0] != self.x.dims()[0] {
             return Err(Error::job(format!("dy and w do not fit x {:?}", self.x.shape)));
         }
-        if ins.get(2) != self.mask.then_some(&self.x) {
+        if ins.get(2) != self.mask.map(|_| &self.x) {
             return Err(Error::job(format!("x {:?} is needed as it was made", self.x.shape)));
         }
         Ok(vec![self.x.of(storage(&ins[0], &ins[1])?)])
@@ -114,8 +136,8 @@ impl Op for Dgrad {
         for (at, dx) in outs[0].iter_mut().enumerate() {
             let (n, i) = (at / width, at % width);
             *dx = (0..out).map(|o| ins[0][n * out + o] * ins[1][o * width + i]).sum();
-            if self.mask {
-                *dx = positive(*dx, ins[2][at]);
+            if let Some(keep) = self.mask {
+                *dx = self.masked(keep, *dx, ins[2][at]);
             }
         }
     }
@@ -124,17 +146,19 @@ impl Op for Dgrad {
         let product = |n: usize, i: usize, o: usize| ins[0][n * out + o] as f64 * ins[1][o * width + i] as f64;
         let one = |&at: &usize| {
             let sum = (0..out).map(|o| product(at / width, at % width, o)).sum();
-            if self.mask { positive(sum, ins[2][at] as f64) } else { sum }
+            self.mask.map_or(sum, |keep| self.masked(keep, sum, ins[2][at] as f64))
         };
         Some(at.iter().map(one).collect())
     }
     fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
-        let (mask, n, i, o) = (self.mask, self.x.dims()[0], self.x.row(), io.ins[0].row());
+        let (op, n, i, o) = (*self, self.x.dims()[0], self.x.row(), io.ins[0].row());
         host_launches(self, io, group, 0, move |h| {
             let dx = h.output(0);
             host::dense::dgrad(simd, n, i, o, h.input(0), h.input(1), dx);
-            if mask {
+            if let Some(keep) = op.mask {
                 host::pointwise::mask(dx, h.input(2));
+                let over = |d: &mut f32| *d = op.x.dtype.round(*d as f64) as f32 / keep;
+                par::chunks_mut(dx, |_, dx| dx.iter_mut().for_each(over));
             }
         })
     }
@@ -246,10 +270,20 @@ impl Op for BiasGrad {
 
 pub const FAMILY: Family = Family {
     name: "dense",
-    ops: &["dense.fprop", "dense.dgrad", "dense.wgrad", "bias.grad"],
+    ops: &["dense.fprop", "dense.dropped", "dense.dgrad", "dense.wgrad", "bias.grad"],
     kernels: gpu::KERNELS,
     cases,
 };
+
+/// Two layers that drop out by a power of two, so that integers stay integers.
+fn dropped(label: &str, bias: bool, ins: &[Type], ty: Type) -> [Case; 2] {
+    let ins = [ins, &[state_type()]].concat();
+    [3, 4].map(|layer| {
+        let op = Dropped { dense: Fprop { bias, relu: true }, mask: Mask { keep: 0.5, layer: Layer(layer), ty } };
+        let case = Case::new(format!("{label} layer {layer}"), op, &ins, &[], Bound::Dot(ins[0].row() + 1));
+        case.draw(ins.len() - 1, Draw::Below(1000))
+    })
+}
 
 fn cases() -> Vec<Case> {
     let mut cases = vec![];
@@ -277,9 +311,12 @@ fn cases() -> Vec<Case> {
         let diff: Vec<usize> = if xt.numel() + wt.numel() < 10_000 { (0..ins.len()).collect() } else { vec![] };
         let label = format!("x {x:?} out {out}");
         cases.push(Case::new(&label, Fprop { bias, relu: i == 2 }, &ins, &diff, Bound::Dot(width + 1)));
-        cases.push(Case::new(&label, Dgrad { x: xt, mask: false }, &[yt, wt], &[], Bound::Dot(out)));
-        let masked = format!("{label} mask");
-        cases.push(Case::new(masked, Dgrad { x: xt, mask: true }, &[yt, wt, xt], &[], Bound::Dot(out)));
+        cases.push(Case::new(&label, Dgrad { x: xt, mask: None }, &[yt, wt], &[], Bound::Dot(out)));
+        for keep in [1.0, 0.25] {
+            let masked = Dgrad { x: xt, mask: Some(keep) };
+            cases.push(Case::new(format!("{label} mask {keep}"), masked, &[yt, wt, xt], &[], Bound::Dot(out)));
+        }
+        cases.extend(dropped(&label, bias, &ins, yt));
         cases.push(Case::new(&label, Wgrad { bias }, &[xt, yt], &[], Bound::Dot(n)));
         cases.push(Case::new(&label, BiasGrad, &[yt], &[], Bound::Dot(n)));
     }
@@ -292,8 +329,9 @@ fn cases() -> Vec<Case> {
             let label = format!("{half:?} x {x:?} out {out}");
             let (op, bias) = (Fprop { bias: true, relu: out == 72 }, Type::f32(&[out]));
             cases.push(Case::new(&label, op, &[xt, wt, bias], &[], Bound::Dot(x[1] + 1)));
-            let (mask, wgrad) = (out == 72, Wgrad { bias: out != 40 });
-            let ins: Vec<Type> = [yt, wt].into_iter().chain(mask.then_some(xt)).collect();
+            cases.extend(dropped(&label, true, &[xt, wt, bias], yt));
+            let (mask, wgrad) = ((out == 72).then_some(if x[1] == 40 { 0.5 } else { 1.0 }), Wgrad { bias: out != 40 });
+            let ins: Vec<Type> = [yt, wt].into_iter().chain(mask.map(|_| xt)).collect();
             cases.push(Case::new(&label, Dgrad { x: xt, mask }, &ins, &[], Bound::Dot(out)));
             cases.push(Case::new(&label, wgrad, &[xt, yt], &[], Bound::Dot(x[0])));
         }

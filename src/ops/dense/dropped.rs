@@ -1,0 +1,61 @@
+//! A dense layer that drops out of its own result.
+
+use super::Fprop;
+use crate::error::{Error, Result};
+use crate::graph::{Gpu, Io, Member, Op, host_launches, traffic};
+use crate::host;
+use crate::kernel::{Cost, Launch, Simd};
+use crate::ops::dropout::Mask;
+use crate::ops::mma::After;
+use crate::par;
+use crate::shape::Type;
+
+/// y = relu(x w^T + b) mask / keep: what [`Fprop`], [`Mask`] and [`crate::ops::dropout::Apply`] make of the same inputs,
+/// without storing the mask; inputs x, w, b where there is one, and the state of the generator.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Dropped {
+    /// With ReLU: what is positive in y was kept, and that is all that the gradient has to know.
+    pub dense: Fprop,
+    /// Of the type of y. The layer's result is rounded to its element type before, as it were if it was stored.
+    pub mask: Mask,
+}
+
+impl Op for Dropped {
+    fn name(&self) -> &'static str {
+        "dense.dropped"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        let (state, dense) = ins.split_last().ok_or_else(|| Error::job("the generator's state is needed"))?;
+        let y = self.mask.infer(&[*state])?;
+        if !self.dense.relu || self.mask.keep <= 0.0 || self.dense.infer(dense)? != y {
+            return Err(Error::job("dropped out of is a ReLU's result, by a mask of its type that keeps something"));
+        }
+        Ok(y)
+    }
+    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let last = ins.len() - 1;
+        self.dense.eval(&Io { ins: &io.ins[..last], outs: io.outs }, &ins[..last], outs);
+        outs[0].iter_mut().for_each(|y| *y = self.mask.ty.dtype.round(*y));
+        self.mask.apply64(ins[last], &mut outs[0]);
+    }
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+        let (op, n, i, o) = (*self, io.outs[0].dims()[0], io.ins[0].row(), io.outs[0].row());
+        host_launches(self, io, group, 0, move |h| {
+            let (y, bias) = (h.output::<f32>(0), op.dense.bias.then(|| h.input(2)));
+            host::dense::fprop(simd, n, i, o, h.input(0), h.input(1), bias, true, y);
+            let round = |y: &mut f32| *y = op.mask.ty.dtype.round(*y as f64) as f32;
+            par::chunks_mut(y, |_, y| y.iter_mut().for_each(round));
+            op.mask.apply(h.input(2 + op.dense.bias as usize), y);
+        })
+    }
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+        let after = After { state: Some(io.ins.len() - 1), keep: self.mask.keep, ..After::NOTHING };
+        self.dense.then(gpu, io, after)
+    }
+    fn stream(&self) -> u32 {
+        self.mask.stream()
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        Cost { flops: self.dense.cost(io).flops, ..traffic(io) }
+    }
+}
