@@ -14,6 +14,9 @@
 #endif
 typedef Stored<STORAGE>::type Real;
 
+/// A number as memory has it: where ops that do one thing each would store what the next one reads.
+__device__ inline float stored(float v) { return widen(narrow<Real>(v)); }
+
 /// Addresses of the operands of up to GROUP equal instances of an op; blockIdx.z picks the instance.
 template <int N>
 struct Operands {

@@ -1,6 +1,5 @@
-// Dropout as ops of its own: masks, their application, and the way back from what they left.
+// Dropout as ops of its own: masks that depend on (seed, step, layer, element) alone, and their application.
 #include "rng.cuh"
-#include "tile/epilogue.cuh"
 
 // mask of 0 and 1; operands state [seed low, seed high, step], mask
 KERNEL(dropout_mask, 2, Draws) {
@@ -21,9 +20,4 @@ KERNEL(dropout_mask, 2, Draws) {
 // y = x mask / keep; operands x, mask, y
 KERNEL(dropout, 3, Scalar) {
     map2(o, a.n, [&](float x, float mask) { return x * mask / a.by; });
-}
-
-// dx = dy / keep where y is positive, else 0; operands y, dy, dx
-KERNEL(dropout_grad, 3, Scalar) {
-    map2(o, a.n, [&](float y, float dy) { return positive(dy, y) / a.by; });
 }

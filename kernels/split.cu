@@ -2,9 +2,6 @@
 #include "rng.cuh"
 #include "tile/epilogue.cuh"
 
-/// A number as memory has it: ops that do one thing each store what the next one reads.
-__device__ inline float stored(float v) { return widen(narrow<Real>(v)); }
-
 // y [rows,columns] = act(the sum of parts [parts,rows,columns] + b); over keep where x is positive, else 0; dropped out of.
 // Operands parts, b [columns], x, the generator's state, y
 KERNEL(split_act, 5, SplitAct) {

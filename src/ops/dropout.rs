@@ -22,7 +22,10 @@ crate::cuda_struct! {
 
 static MASK: Kernel = Kernel::new("dropout.cu", "dropout_mask", 2, Draws::TEXT).with(STORED);
 static APPLY: Kernel = Kernel::new("dropout.cu", "dropout", 3, Scalar::TEXT).with(STORED);
-static GRAD: Kernel = Kernel::new("dropout.cu", "dropout_grad", 3, Scalar::TEXT).with(STORED);
+/// STORAGE of y and dx, FROM of dy: [`DType::code`]
+const WAYS: (&[&str], &[&[i64]]) =
+    (&["STORAGE", "FROM"], &[&[0, 0], &[0, 1], &[0, 2], &[1, 0], &[1, 1], &[2, 0], &[2, 2]]);
+static GRAD: Kernel = Kernel::new("dropout_grad.cu", "dropout_grad", 3, Scalar::TEXT).with(WAYS);
 
 /// Which dropout layer (28 bits count): layers draw different masks.
 #[derive(Clone, Copy, PartialEq)]
@@ -155,14 +158,18 @@ impl Op for Apply {
     }
 }
 
-/// The gradient of ReLU and dropout behind it, from their result y: dx = dy / keep where y is positive, else 0. Inputs y, dy.
+/// The gradient of ReLU and dropout behind it, from their result y: dx = dy / keep where y is positive, else 0. Inputs y and
+/// dy, which may be of another type: it is rounded to that of y first, as by a [`super::cast::Cast`].
 ///
 /// What is positive was kept, so it is what [`Apply`] and [`super::activation::ReluGrad`] make of dy, but for two things. The
 /// zero of a unit that was dropped has no sign, which can change a sum of such zeros in its sign, and nothing else. And what
 /// is not finite in dy ends there as it ends at a unit that ReLU turned off, where the mask's 0 would have made NaN of it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Grad {
+    /// 1 where there was no dropout.
     pub keep: f32,
+    /// The element type of y.
+    pub storage: DType,
 }
 
 impl Op for Grad {
@@ -170,23 +177,30 @@ impl Op for Grad {
         "dropout.grad"
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
-        Apply { keep: self.keep }.infer(ins)
+        let (y, dy) = (ins[0], ins[1]);
+        let types = y.dtype == dy.dtype || [y, dy].iter().any(|t| t.dtype == DType::F32);
+        if y.dtype != self.storage || !types || !dy.dtype.is_float() {
+            return Err(Error::job(
+                "y of the type that is stored, and dy of that or one that it is cast from are needed",
+            ));
+        }
+        Apply { keep: self.keep }.infer(&[y, dy.of(y.dtype)])
     }
     fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         for (i, dx) in outs[0].iter_mut().enumerate() {
-            *dx = positive(ins[1][i], ins[0][i]) / self.keep as f64;
+            *dx = positive(self.storage.round(ins[1][i]), ins[0][i]) / self.keep as f64;
         }
     }
     fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
-        let keep = self.keep;
+        let op = *self;
         host_launches(self, io, group, 0, move |h| {
-            let masked = |y, dy| if y > 0.0 { dy / keep } else { 0.0 };
+            let masked = |y, dy: f32| if y > 0.0 { op.storage.round(dy as f64) as f32 / op.keep } else { 0.0 };
             pointwise::map2(simd, h.input(0), h.input(1), h.output(0), masked)
         })
     }
     fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
-        let args = |n| Scalar { n, by: self.keep };
-        gpu.map(&GRAD, &[io.ins[0].dtype.code()], &[In(0), In(1), Out(0)], args).done()
+        let ways = [io.ins[0].dtype.code(), io.ins[1].dtype.code()];
+        gpu.map(&GRAD, &ways, &[In(0), In(1), Out(0)], |n| Scalar { n, by: self.keep }).done()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 2.0 * io.outs[0].numel() as f64, ..traffic(io) }
@@ -209,13 +223,18 @@ fn cases() -> Vec<Case> {
         Case::new("3x41 layer 3", mask(3, ty), &[state_type()], &[], Bound::Exact).draw(0, Draw::Below(1000)),
         Case::new("7x5003", mask(0, big), &[state_type()], &[], Bound::Exact).draw(0, Draw::Below(1000)),
         Case::new("3x41", Apply { keep: 0.8 }, &[ty, ty], &[0], Bound::Ulps(2)).draw(1, Draw::Mask),
-        Case::new("3x41", Grad { keep: 0.8 }, &[ty, ty], &[], Bound::Ulps(2)),
+        Case::new("3x41", Grad { keep: 0.8, storage: DType::F32 }, &[ty, ty], &[], Bound::Ulps(2)),
     ];
     for half in [DType::F16, DType::BF16] {
         let (ty, label) = (ty.of(half), format!("{half:?} 3x41"));
         cases.push(Case::new(&label, mask(2, ty), &[state_type()], &[], Bound::Exact).draw(0, Draw::Below(1000)));
         cases.push(Case::new(&label, Apply { keep: 0.8 }, &[ty, ty], &[], Bound::Ulps(2)).draw(1, Draw::Mask));
-        cases.push(Case::new(&label, Grad { keep: 0.8 }, &[ty, ty], &[], Bound::Ulps(2)));
+        let wide = ty.of(DType::F32);
+        for [y, dy] in [[ty, ty], [ty, wide], [wide, ty]] {
+            let label = format!("{:?} from {:?} 3x41", y.dtype, dy.dtype);
+            let op = Grad { keep: 0.8, storage: y.dtype };
+            cases.push(Case::new(label, op, &[y, dy], &[], Bound::Ulps(2)));
+        }
     }
     cases
 }

@@ -1,10 +1,10 @@
 /*! Ops that become one where the device has a kernel that does both: what lies between them is neither written nor read.
 
 Values keep their names, types and contents, and nodes their places: the fused op stands where the last of its parts
-stood, and the parts before it stay where they are, needed by nobody. So whatever is asked of a graph afterwards is right;
-that nothing is computed twice is what the rules here see to. */
+stood, and the parts before it stay where they are, needed by nobody. So whatever is asked of a graph afterwards is right; that nothing is computed twice is what the rules here see to. */
 
 use super::activation::ReluGrad;
+use super::cast::Cast;
 use super::conv::{self, Before};
 use super::pool::unpool::{Unpool, WINDOW};
 use super::pool::{MaxPool, MaxPoolGrad};
@@ -16,7 +16,7 @@ use std::any::Any;
 /// Fuses what leads to the values in `want`, of which none is fused away.
 pub fn fuse(g: &mut Graph, want: &[&[Value]]) {
     // Each rule sees what the one before it made.
-    for rule in [pool, drop, unmask, unpool] {
+    for rule in [pool, drop, unmask, uncast, unpool] {
         let uses = Uses::new(g, want);
         for at in uses.needed.clone() {
             rule(g, &uses, at);
@@ -130,17 +130,19 @@ fn drop(g: &mut Graph, uses: &Uses, at: usize) {
     let ins = [&g.nodes()[part].ins[..], &g.nodes()[draw].ins].concat();
     let done = join(g, [part, at], dense::Dropped { dense, mask }, &ins, dropped);
     if let (Some(_), Some((at, dy, dz))) = (done, back) {
-        g.replace(at, part, dropout::Grad { keep: apply.keep }, &[dropped, dy], &[dz]);
+        let op = dropout::Grad { keep: apply.keep, storage: g.ty(dropped).dtype };
+        g.replace(at, part, op, &[dropped, dy], &[dz]);
     }
+}
+
+/// What dropout kept of what a relu.grad or dropout.grad goes back through.
+fn kept(n: &Node) -> Option<f32> {
+    is::<ReluGrad>(n).map(|_| 1.0).or_else(|| is::<dropout::Grad>(n).map(|d| d.keep))
 }
 
 /// dgrad -> relu.grad or dropout.grad becomes dgrad with a mask.
 fn unmask(g: &mut Graph, uses: &Uses, at: usize) {
-    let keep = match (is::<ReluGrad>(&g.nodes()[at]), is::<dropout::Grad>(&g.nodes()[at])) {
-        (Some(_), _) => 1.0,
-        (_, Some(dropped)) => dropped.keep,
-        _ => return,
-    };
+    let Some(keep) = kept(&g.nodes()[at]) else { return };
     let ([y, dx], dz) = (g.nodes()[at].ins[..].try_into().expect("y and dx"), g.nodes()[at].outs[0]);
     let ins = |g: &Graph, part: usize| [&g.nodes()[part].ins[..], &[y]].concat();
     let plain = |before| before == Before::Nothing && keep == 1.0;
@@ -148,6 +150,16 @@ fn unmask(g: &mut Graph, uses: &Uses, at: usize) {
         join(g, [part, at], conv::Dgrad { before: Before::Relu, ..op }, &ins(g, part), dz);
     } else if let Some((part, &op)) = uses.only::<dense::Dgrad>(g, dx, at).filter(|(_, op)| op.mask.is_none()) {
         join(g, [part, at], dense::Dgrad { mask: Some(keep), ..op }, &ins(g, part), dz);
+    }
+}
+
+/// cast -> relu.grad or dropout.grad becomes dropout.grad of what was cast.
+fn uncast(g: &mut Graph, uses: &Uses, at: usize) {
+    let Some(keep) = kept(&g.nodes()[at]) else { return };
+    let ([y, dx], dz) = (g.nodes()[at].ins[..].try_into().expect("y and dx"), g.nodes()[at].outs[0]);
+    if let Some((part, Cast { .. })) = uses.only(g, dx, at) {
+        let ins = [y, g.nodes()[part].ins[0]];
+        join(g, [part, at], dropout::Grad { keep, storage: g.ty(y).dtype }, &ins, dz);
     }
 }
 

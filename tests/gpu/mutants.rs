@@ -67,6 +67,7 @@ const MUTANTS: &[Mutant] = &[
     m("rng.cuh", "nine rounds", "round < 10", "round < 9", "dropout.mask"),
     m("dropout.cu", "the tail is written past the end", "if (4 * i + v < a.n) y[v] = narrow", "y[v] = narrow", "dropout.mask"),
     m("dropout.cu", "every layer draws the first one's mask", "a.streams[blockIdx.z]", "a.streams[0]", "dropout.mask [3x41"),
+    m("dropout_grad.cu", "what was kept is not scaled", "y.at[v]) / a.by;", "y.at[v]);", "dropout.grad [3x41"),
     m("dense/fprop.cu", "every layer drops what the first one drops", "a.streams[blockIdx.z]", "a.streams[0]", "dense.dropped [x [25"),
     m("split.cu", "every layer drops what the first one drops", "a.streams[blockIdx.z]", "a.streams[0]", "dense.dropped [BF16 x [25"),
     m("split.cu", "what dropout kept is not scaled on the way back", "(2)[i])) / a.keep;", "(2)[i]));", "dense.dgrad [BF16 x [8, 40"),
