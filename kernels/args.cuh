@@ -20,6 +20,12 @@ struct Augmentation {
     unsigned flip[2];
 };
 
+struct Beside {
+    unsigned width;
+    unsigned from[4];
+    unsigned c[4];
+};
+
 struct Channels {
     unsigned n;
     Divisor c;

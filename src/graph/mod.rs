@@ -284,6 +284,12 @@ impl Graph {
         outs
     }
 
+    /// Takes from node `at` the values that it wrote, for another node to write.
+    pub(crate) fn retire(&mut self, at: usize) {
+        let types: Vec<Type> = self.nodes[at].outs.iter().map(|v| self.ty(*v)).collect();
+        self.nodes[at].outs = types.into_iter().map(|t| self.value(Kind::Temp, "", t)).collect();
+    }
+
     /// Nodes that lead to one of `want`, in the order they were built.
     pub fn needed(&self, want: &[Value]) -> Vec<usize> {
         let mut live = vec![false; self.len()];

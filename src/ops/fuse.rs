@@ -1,13 +1,16 @@
 /*! Ops that become one where the device has a kernel that does both: what lies between them is neither written nor read.
 
 Values keep their names, types and contents, and nodes their places: the fused op stands where the last of its parts
-stood, and the parts before it stay where they are, needed by nobody. So whatever is asked of a graph afterwards is right; that nothing is computed twice is what the rules here see to. */
+stood, or where the first one did if all that it reads is there by then, and its parts stay where they are, needed by
+nobody. So whatever is asked of a graph afterwards is right; that nothing is computed twice is what the rules here see to. */
 
 use super::activation::ReluGrad;
 use super::cast::Cast;
 use super::conv::{self, Before};
+use super::layout::{Concat, Slice};
 use super::pool::unpool::{Unpool, WINDOW};
 use super::pool::{MaxPool, MaxPoolGrad};
+use super::softmax::{Softmax, SoftmaxConcat, SoftmaxConcatGrad, SoftmaxGrad};
 use super::{dense, dropout};
 use crate::graph::{Graph, Node, Op, Value};
 use crate::shape::Type;
@@ -16,7 +19,7 @@ use std::any::Any;
 /// Fuses what leads to the values in `want`, of which none is fused away.
 pub fn fuse(g: &mut Graph, want: &[&[Value]]) {
     // Each rule sees what the one before it made.
-    for rule in [pool, drop, unmask, uncast, unpool] {
+    for rule in [pool, drop, unmask, uncast, unpool, beside] {
         let uses = Uses::new(g, want);
         for at in uses.needed.clone() {
             rule(g, &uses, at);
@@ -160,6 +163,42 @@ fn uncast(g: &mut Graph, uses: &Uses, at: usize) {
     if let Some((part, Cast { .. })) = uses.only(g, dx, at) {
         let ins = [y, g.nodes()[part].ins[0]];
         join(g, [part, at], dropout::Grad { keep, storage: g.ty(y).dtype }, &ins, dz);
+    }
+}
+
+/// Softmax of each -> concat becomes softmax.concat, and slice -> softmax.grad of each becomes softmax.concat.grad, in the
+/// place of the first of them.
+fn beside(g: &mut Graph, uses: &Uses, at: usize) {
+    let Some(Concat) = is(&g.nodes()[at]) else { return };
+    let (parts, y) = (g.nodes()[at].ins.clone(), g.nodes()[at].outs[0]);
+    let (mut ins, mut back, mut from) = (vec![], vec![], 0);
+    for p in parts {
+        let width = g.ty(p).channels();
+        let Some(n) = uses.writer[p.i()].map(|i| &g.nodes()[i]).filter(|n| is::<Softmax>(n).is_some()) else { return };
+        ins.push(n.ins[0]);
+        match *uses.readers(p) {
+            [only] if only == at => {}
+            [a, s] if a == at && is::<SoftmaxGrad>(&g.nodes()[s]).is_some() => {
+                let own = Slice { from, width };
+                let found = uses.only::<Slice>(g, g.nodes()[s].ins[1], s).filter(|(_, slice)| **slice == own);
+                let Some((slice, _)) = found else { return };
+                back.push((s, g.nodes()[slice].ins[0], (from, width)));
+            }
+            _ => return,
+        }
+        from += width;
+    }
+    let types: Vec<Type> = ins.iter().map(|v| g.ty(*v)).collect();
+    // Scores are no state: nothing has updated them since.
+    if SoftmaxConcat.infer(&types).is_err() || back.iter().any(|b| b.1 != back[0].1) {
+        return;
+    }
+    g.replace(at, at, SoftmaxConcat, &ins, &[y]);
+    if let Some(&(first, d, _)) = back.iter().min() {
+        let dx: Vec<Value> = back.iter().map(|b| g.nodes()[b.0].outs[0]).collect();
+        back.iter().for_each(|b| g.retire(b.0));
+        let parts = back.iter().map(|b| b.2).collect();
+        g.replace(first, at, SoftmaxConcatGrad { parts }, &[y, d], &dx);
     }
 }
 

@@ -77,7 +77,8 @@ fn what_is_fused_trains_bit_for_bit_as_what_is_not() {
             assert!(differ == 0 && want.len() == got.len(), "{architecture:?} {precision:?} on {name}: {differ}");
             let gone: Vec<_> = apart.difference(&fused).copied().collect();
             println!("{architecture:?} {precision:?} on {name}: {} numbers, gone are {gone:?}", want.len());
-            assert!(["dropout", "dropout.mask"].iter().all(|op| gone.contains(op)), "{gone:?}");
+            let parts = ["dropout", "dropout.mask", "softmax", "softmax.grad", "concat", "slice"];
+            assert!(parts.iter().all(|op| gone.contains(op)), "{gone:?}");
         }
     }
 }

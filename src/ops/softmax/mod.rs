@@ -1,5 +1,9 @@
 /*! Softmax over the last extent, and its logarithm. */
 
+mod concat;
+
+pub use concat::{SoftmaxConcat, SoftmaxConcatGrad};
+
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
@@ -91,6 +95,18 @@ impl Op for Softmax {
     }
 }
 
+/// One row of the gradient.
+fn grad_row(y: &[f32], dy: &[f32], dx: &mut [f32]) {
+    let dot: f32 = y.iter().zip(dy).map(|(y, dy)| y * dy).sum();
+    dx.iter_mut().enumerate().for_each(|(j, dx)| *dx = y[j] * (dy[j] - dot));
+}
+
+/// One row of its definition.
+fn grad_row64(y: &[f64], dy: &[f64], dx: &mut [f64]) {
+    let dot: f64 = y.iter().zip(dy).map(|(y, dy)| y * dy).sum();
+    dx.iter_mut().enumerate().for_each(|(j, dx)| *dx = y[j] * (dy[j] - dot));
+}
+
 /// dx = y (dy - sum of y dy); inputs y, dy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SoftmaxGrad;
@@ -105,20 +121,14 @@ impl Op for SoftmaxGrad {
     fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         let c = io.ins[0].row();
         for (i, dx) in outs[0].chunks_mut(c).enumerate() {
-            let (y, dy) = (&ins[0][i * c..][..c], &ins[1][i * c..][..c]);
-            let dot: f64 = y.iter().zip(dy).map(|(y, dy)| y * dy).sum();
-            dx.iter_mut().enumerate().for_each(|(j, dx)| *dx = y[j] * (dy[j] - dot));
+            grad_row64(&ins[0][i * c..][..c], &ins[1][i * c..][..c], dx);
         }
     }
     fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let (n, c) = (io.ins[0].dims()[0], io.ins[0].row());
         host_launches(self, io, group, 0, move |h| {
             let (y, dy) = (h.input::<f32>(0), h.input::<f32>(1));
-            par::rows_mut(h.output::<f32>(0), c, n, |i, dx| {
-                let (y, dy) = (&y[i * c..][..c], &dy[i * c..][..c]);
-                let dot: f32 = y.iter().zip(dy).map(|(y, dy)| y * dy).sum();
-                dx.iter_mut().enumerate().for_each(|(j, dx)| *dx = y[j] * (dy[j] - dot));
-            })
+            par::rows_mut(h.output::<f32>(0), c, n, |i, dx| grad_row(&y[i * c..][..c], &dy[i * c..][..c], dx))
         })
     }
     fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
@@ -211,8 +221,8 @@ impl Op for LogSoftmaxGrad {
 
 pub const FAMILY: Family = Family {
     name: "softmax",
-    ops: &["softmax", "softmax.grad", "log_softmax", "log_softmax.grad"],
-    kernels: &[&SOFTMAX, &SOFTMAX_GRAD, &LOG_SOFTMAX, &LOG_SOFTMAX_GRAD],
+    ops: &["softmax", "softmax.grad", "softmax.concat", "softmax.concat.grad", "log_softmax", "log_softmax.grad"],
+    kernels: &[&SOFTMAX, &SOFTMAX_GRAD, &concat::CONCAT, &concat::CONCAT_GRAD, &LOG_SOFTMAX, &LOG_SOFTMAX_GRAD],
     cases,
 };
 
@@ -228,6 +238,7 @@ fn cases() -> Vec<Case> {
         cases.push(Case::new(&label, LogSoftmax, &[t], &[0], Bound::Ulps(1)));
         cases.push(Case::new(&label, LogSoftmaxGrad, &[t, t], &[], Bound::Ulps(1)));
     }
+    cases.extend(concat::cases());
     cases.push(
         Case::new("far out", LogSoftmax, &[Type::f32(&[4, 7])], &[], Bound::Ulps(1)).draw(0, Draw::Within(500.0)),
     );
