@@ -256,6 +256,7 @@ struct SquaredError {
     unsigned rows;
     Divisor d;
     unsigned mean;
+    unsigned scaled;
 };
 
 struct Turns {

@@ -16,15 +16,28 @@ __device__ inline double error_factor(const SquaredError &a, const float *w) {
     return a.mean ? 1 / (block_total(a.rows, [&](u32 n) { return w[n]; }) * a.d.by) : 1;
 }
 
-// loss = factor * sum of w (x - t)^2; operands x, t, w, loss. One block.
-KERNEL(mse, 4, SquaredError) {
-    const float *x = o.in<float>(0), *t = o.in<float>(1), *w = o.in<float>(2);
-    double factor = error_factor(a, w);
+/// loss = factor * sum of w (x - t)^2, by a block.
+__device__ inline void squared_error(const SquaredError &a, double factor, const float *x, const float *t, const float *w, float *loss) {
     double sum = block_total(a.rows * a.d.by, [&](u32 i) {
         double e = double(x[i]) - t[i];
         return w[i / a.d] * e * e;
     });
-    if (threadIdx.x == 0) *o.out<float>(3) = factor * sum;
+    if (threadIdx.x == 0) *loss = factor * sum;
+}
+
+// operands x, t, w, loss. One block.
+KERNEL(mse, 4, SquaredError) {
+    const float *w = o.in<float>(2);
+    squared_error(a, error_factor(a, w), o.in<float>(0), o.in<float>(1), w, o.out<float>(3));
+}
+
+// The loss and dx = 2 factor w (x - t) dy, where dy is 1 if nothing is scaled; operands x, t, w, dy, loss, dx. One block.
+KERNEL(mse_both, 6, SquaredError) {
+    const float *x = o.in<float>(0), *t = o.in<float>(1), *w = o.in<float>(2);
+    const double factor = error_factor(a, w);
+    squared_error(a, factor, x, t, w, o.out<float>(4));
+    const float by = 2 * factor * (a.scaled ? *o.in<float>(3) : 1);
+    for (u32 i = threadIdx.x; i < a.rows * a.d.by; i += THREADS) o.out<float>(5)[i] = by * w[i / a.d] * (x[i] - t[i]);
 }
 
 // dx = 2 factor w (x - t) dy; operands x, t, w, dy, dx

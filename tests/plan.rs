@@ -225,9 +225,9 @@ fn fusion_leaves_no_mask_and_no_pooling_between_convolutions() {
     }
     // The last pooling's gradient comes from a dense layer, which does not spread it.
     assert_eq!(["maxpool.grad", "bias.grad", "unpool"].map(|n| count(0, n)), [0, 0, towers]);
-    let ends = ["softmax", "softmax.grad", "concat", "slice"];
-    assert_eq!(ends.map(|n| count(0, n)), [0; 4]);
-    assert_eq!(["softmax.concat", "softmax.concat.grad"].map(|n| count(0, n)), [2; 2]);
+    let ends = ["softmax", "softmax.grad", "concat", "slice", "mse", "mse.grad"];
+    assert_eq!(ends.map(|n| count(0, n)), [0; 6]);
+    assert_eq!(["softmax.concat", "softmax.concat.grad", "mse.both"].map(|n| count(0, n)), [2; 3]);
     assert_eq!(["softmax", "concat", "softmax.concat"].map(|n| count(1, n)), [0, 0, 2]);
     // Of each member's head and scene tower.
     let dropouts = ["dropout.mask", "dropout", "dropout.grad", "relu.grad", "dense.dropped"];

@@ -5,21 +5,23 @@ stood, or where the first one did if all that it reads is there by then, and its
 nobody. So whatever is asked of a graph afterwards is right; that nothing is computed twice is what the rules here see to. */
 
 use super::activation::ReluGrad;
+use super::arith::{Fill, Mul};
 use super::cast::Cast;
 use super::conv::{self, Before};
 use super::layout::{Concat, Slice};
+use super::loss::{Mse, MseBoth, MseGrad};
 use super::pool::unpool::{Unpool, WINDOW};
 use super::pool::{MaxPool, MaxPoolGrad};
 use super::softmax::{Softmax, SoftmaxConcat, SoftmaxConcatGrad, SoftmaxGrad};
 use super::{dense, dropout};
-use crate::graph::{Graph, Node, Op, Value};
+use crate::graph::{Graph, Kind, Node, Op, Value};
 use crate::shape::Type;
 use std::any::Any;
 
 /// Fuses what leads to the values in `want`, of which none is fused away.
 pub fn fuse(g: &mut Graph, want: &[&[Value]]) {
     // Each rule sees what the one before it made.
-    for rule in [pool, drop, unmask, uncast, unpool, beside] {
+    for rule in [pool, drop, unmask, uncast, unpool, beside, error] {
         let uses = Uses::new(g, want);
         for at in uses.needed.clone() {
             rule(g, &uses, at);
@@ -200,6 +202,30 @@ fn beside(g: &mut Graph, uses: &Uses, at: usize) {
         let parts = back.iter().map(|b| b.2).collect();
         g.replace(first, at, SoftmaxConcatGrad { parts }, &[y, d], &dx);
     }
+}
+
+/// mse and mse.grad become mse.both, in the place of the first: whatever is derived from a loss is derived after it, and the
+/// gradient of the loss is 1 or, where it is scaled, the scale.
+fn error(g: &mut Graph, uses: &Uses, at: usize) {
+    let Some(&Mse { reduction }) = is(&g.nodes()[at]) else { return };
+    let (mut ins, loss) = (g.nodes()[at].ins.clone(), g.nodes()[at].outs[0]);
+    let grads = uses.readers[ins[0].i()].iter().filter(|&&i| {
+        let n = &g.nodes()[i];
+        is::<MseGrad>(n).is_some_and(|grad| grad.reduction == reduction) && n.ins[..3] == ins
+    });
+    let &[grad] = &grads.copied().collect::<Vec<_>>()[..] else { return };
+    let writer = |v: Value| uses.writer[v.i()].map(|i| &g.nodes()[i]);
+    let one = |v: Value| writer(v).and_then(is::<Fill>).is_some_and(|fill| fill.value == 1.0);
+    let d = g.nodes()[grad].ins[3];
+    let scale = match writer(d).filter(|n| is::<Mul>(n).is_some()).map(|n| &n.ins[..]) {
+        Some(&[fill, scale]) if one(fill) && g.kind(scale) == Kind::Input => Some(scale),
+        _ if one(d) => None,
+        _ => return,
+    };
+    ins.extend(scale);
+    let dx = g.nodes()[grad].outs[0];
+    g.retire(grad);
+    g.replace(at, at, MseBoth { reduction, scaled: scale.is_some() }, &ins, &[loss, dx]);
 }
 
 /// conv.dgrad -> unpool becomes dgrad that writes all four pixels of each of its own.

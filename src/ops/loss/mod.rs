@@ -7,7 +7,7 @@ mod mse;
 
 pub use cross_entropy::{CrossEntropy, CrossEntropyGrad, Of};
 pub use l2::{L2, L2Grad};
-pub use mse::{Mse, MseGrad};
+pub use mse::{Mse, MseBoth, MseGrad};
 
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
@@ -47,10 +47,11 @@ fn rows(x: &Type, w: &Type) -> Result<()> {
 
 pub const FAMILY: Family = Family {
     name: "loss",
-    ops: &["mse", "mse.grad", "cross_entropy", "cross_entropy.grad", "l2", "l2.grad"],
+    ops: &["mse", "mse.grad", "mse.both", "cross_entropy", "cross_entropy.grad", "l2", "l2.grad"],
     kernels: &[
         &mse::MSE,
         &mse::MSE_GRAD,
+        &mse::MSE_BOTH,
         &cross_entropy::ROWS,
         &cross_entropy::SUM,
         &cross_entropy::GRAD,
@@ -69,6 +70,13 @@ fn cases() -> Vec<Case> {
         let weighted = |c: Case| c.draw(2, Draw::Positive);
         cases.push(weighted(Case::new(&label, Mse { reduction }, &[x, x, w], &[0], Bound::Ulps(4))));
         cases.push(weighted(Case::new(&label, MseGrad { reduction }, &[x, x, w, one], &[], Bound::Ulps(16))));
+        // The larger one is more than a block's threads.
+        for (rows, scaled) in [(5, false), (5, true), (117, false)] {
+            let (x, w) = (Type::f32(&[rows, 3]), Type::f32(&[rows]));
+            let ins: Vec<Type> = [x, x, w].into_iter().chain(scaled.then_some(one)).collect();
+            let label = format!("{label} {rows}x3 scaled {scaled}");
+            cases.push(weighted(Case::new(label, MseBoth { reduction, scaled }, &ins, &[], Bound::Ulps(16))));
+        }
     }
     cases.extend(cross_entropy::cases());
     // The second is summed in several parts.

@@ -5,21 +5,22 @@ use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::kernel::gpu::{CudaStruct, Divisor, Kernel, count};
-use crate::kernel::{Cost, Launch, Simd};
+use crate::kernel::{Cost, Host, Launch, Simd};
 use crate::shape::Type;
 
 crate::cuda_struct! {
-    /// Rows, outputs of each, and whether the error is a mean.
-    pub struct SquaredError { rows: u32, d: Divisor, mean: u32 }
+    /// Rows, outputs of each, whether the error is a mean, and whether its gradient is scaled.
+    pub struct SquaredError { rows: u32, d: Divisor, mean: u32, scaled: u32 }
 }
 
 pub(super) static MSE: Kernel = Kernel::new("loss.cu", "mse", 4, SquaredError::TEXT);
 pub(super) static MSE_GRAD: Kernel = Kernel::new("loss.cu", "mse_grad", 5, SquaredError::TEXT);
+pub(super) static MSE_BOTH: Kernel = Kernel::new("loss.cu", "mse_both", 6, SquaredError::TEXT);
 
 impl SquaredError {
     fn new(reduction: Reduction, x: &Type) -> Self {
         let mean = (reduction == Reduction::Mean) as u32;
-        Self { rows: count(x.dims()[0]), d: Divisor::new(x.row()), mean }
+        Self { rows: count(x.dims()[0]), d: Divisor::new(x.row()), mean, scaled: 0 }
     }
 }
 
@@ -52,12 +53,7 @@ impl Op for Mse {
     }
     fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let (op, d) = (*self, io.ins[0].row());
-        host_launches(self, io, group, 0, move |h| {
-            let (x, t, w) = (h.input::<f32>(0), h.input::<f32>(1), h.input::<f32>(2));
-            // A batch has a handful of numbers: summed in float64, the loss is good to the last bit of its f32.
-            let sum: f64 = (0..x.len()).map(|i| w[i / d] as f64 * (x[i] as f64 - t[i] as f64).powi(2)).sum();
-            h.output::<f32>(0)[0] = (op.reduction.factor(sum64(w), d) * sum) as f32;
-        })
+        host_launches(self, io, group, 0, move |h| op.loss(h, d))
     }
     fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let args = SquaredError::new(self.reduction, &io.ins[0]);
@@ -65,6 +61,15 @@ impl Op for Mse {
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 3.0 * io.ins[0].numel() as f64, ..traffic(io) }
+    }
+}
+
+impl Mse {
+    fn loss(self, h: &Host, d: usize) {
+        let (x, t, w) = (h.input::<f32>(0), h.input::<f32>(1), h.input::<f32>(2));
+        // A batch has a handful of numbers: summed in float64, the loss is good to the last bit of its f32.
+        let sum: f64 = (0..x.len()).map(|i| w[i / d] as f64 * (x[i] as f64 - t[i] as f64).powi(2)).sum();
+        h.output::<f32>(0)[0] = (self.reduction.factor(sum64(w), d) * sum) as f32;
     }
 }
 
@@ -91,17 +96,61 @@ impl Op for MseGrad {
     }
     fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let (op, d) = (*self, io.ins[0].row());
-        host_launches(self, io, group, 0, move |h| {
-            let (x, t, w) = (h.input::<f32>(0), h.input::<f32>(1), h.input::<f32>(2));
-            let factor = (2.0 * op.reduction.factor(sum64(w), d) * h.input::<f32>(3)[0] as f64) as f32;
-            for (i, dx) in h.output::<f32>(0).iter_mut().enumerate() {
-                *dx = factor * w[i / d] * (x[i] - t[i]);
-            }
-        })
+        host_launches(self, io, group, 0, move |h| op.gradient(h, d, h.input::<f32>(3)[0], h.output(0)))
     }
     fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let args = SquaredError::new(self.reduction, &io.ins[0]);
         let operands = [In(0), In(1), In(2), In(3), Out(0)];
         gpu.each(&MSE_GRAD, &[], io.ins[0].numel(), &operands, args).done()
+    }
+}
+
+impl MseGrad {
+    fn gradient(self, h: &Host, d: usize, dy: f32, dx: &mut [f32]) {
+        let (x, t, w) = (h.input::<f32>(0), h.input::<f32>(1), h.input::<f32>(2));
+        let factor = (2.0 * self.reduction.factor(sum64(w), d) * dy as f64) as f32;
+        dx.iter_mut().enumerate().for_each(|(i, dx)| *dx = factor * w[i / d] * (x[i] - t[i]));
+    }
+}
+
+/// [`Mse`] and [`MseGrad`] at once: outputs loss and dx; inputs x, t, w and, with `scaled`, dy [1], which is 1 without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MseBoth {
+    pub reduction: Reduction,
+    pub scaled: bool,
+}
+
+impl Op for MseBoth {
+    fn name(&self) -> &'static str {
+        "mse.both"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        let loss = Mse { reduction: self.reduction }.infer(ins)?[0];
+        match ins.get(3) == self.scaled.then_some(&loss) {
+            true => Ok(vec![loss, ins[0]]),
+            false => Err(Error::job("the gradient of the loss is one number")),
+        }
+    }
+    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let (loss, dx) = outs.split_at_mut(1);
+        Mse { reduction: self.reduction }.eval(io, ins, loss);
+        let dy = if self.scaled { ins[3] } else { &[1.0] };
+        MseGrad { reduction: self.reduction }.eval(io, &[ins[0], ins[1], ins[2], dy], dx);
+    }
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+        let (op, d) = (*self, io.ins[0].row());
+        host_launches(self, io, group, 0, move |h| {
+            Mse { reduction: op.reduction }.loss(h, d);
+            let dy = if op.scaled { h.input::<f32>(3)[0] } else { 1.0 };
+            MseGrad { reduction: op.reduction }.gradient(h, d, dy, h.output(1));
+        })
+    }
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+        let args = SquaredError { scaled: self.scaled as u32, ..SquaredError::new(self.reduction, &io.ins[0]) };
+        let operands = [In(0), In(1), In(2), In(if self.scaled { 3 } else { 0 }), Out(0), Out(1)];
+        gpu.call(&MSE_BOTH, &[], [1, 1], &operands, args).done()
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        Cost { flops: 6.0 * io.ins[0].numel() as f64, ..traffic(io) }
     }
 }
