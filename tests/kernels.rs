@@ -106,7 +106,8 @@ fn products_on_tensor_cores_are_their_code() {
         let tf32 = has(("STORAGE", 0));
         // Where both operands lie across the depth, float32 is read word by word.
         let wanted = wanted.iter().filter(|o| !(tf32 && unit.source == "mma/wgrad.cu" && **o == "LDSM"));
-        let wanted: Vec<_> = wanted.chain(tf32.then_some(&"TF32")).chain(has(("STORAGE", 2)).then_some(&"BF16")).collect();
+        let wanted: Vec<_> =
+            wanted.chain(tf32.then_some(&"TF32")).chain(has(("STORAGE", 2)).then_some(&"BF16")).collect();
         let missing = wanted.into_iter().filter(|o| !opcodes.contains(*o)).map(|o| format!("no {o} {said}"));
         let local = ["LDL", "STL"].iter().filter(|o| opcodes.contains(*o)).map(|o| format!("{o}: local memory"));
         missing.chain(local).map(|text| format!("{unit} for {target}: {text}")).collect()

@@ -5,9 +5,9 @@ use super::tile::{Tile, index};
 use crate::cuda_struct;
 use crate::graph::Operand::{self, In, Out, Scratch};
 use crate::graph::{Gpu, Op};
-use crate::kernel::{Launch, Products};
 use crate::kernel::choices::Price;
 use crate::kernel::gpu::{Access, CudaStruct, Kernel, STORED};
+use crate::kernel::{Launch, Products};
 use crate::shape::{DType, Type};
 
 /// Names of a tile's compile-time constants: a table of them is the list of a kernel's variants. `BM` x `BN` elements of

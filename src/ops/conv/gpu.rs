@@ -3,8 +3,8 @@
 use crate::cuda_struct;
 use crate::graph::Gpu;
 use crate::graph::Operand::{In, Out};
-use crate::kernel::{Launch, Products};
 use crate::kernel::gpu::{CudaStruct, Kernel, PLAIN};
+use crate::kernel::{Launch, Products};
 use crate::ops::mma::{self, Factors};
 use crate::ops::tile::{self, NO_SUM, Tile, column_sums, index, parts, summed, third_or_filters, vector};
 use crate::shape::{ConvShape, DType};

@@ -150,7 +150,12 @@ pub(super) fn dgrad_mma(
 }
 
 /// [`wgrad`] on tensor cores.
-pub(super) fn wgrad_mma(mut gpu: Gpu, factors: Factors, [rows, inputs, outputs]: [usize; 3], bias: bool) -> Vec<Launch> {
+pub(super) fn wgrad_mma(
+    mut gpu: Gpu,
+    factors: Factors,
+    [rows, inputs, outputs]: [usize; 3],
+    bias: bool,
+) -> Vec<Launch> {
     let blocks = outputs.div_ceil(64) * inputs.div_ceil(64);
     let cut = Cut::new(&mut gpu, &WGRAD_MMA, Some(factors), [outputs, inputs, rows], &[inputs, outputs], blocks, bias);
     let db = if bias { (Out(1), outputs) } else { NO_SUM };
