@@ -5,6 +5,8 @@ use crate::data::manifest::TARGETS;
 use crate::device::{Data, Device, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
+use crate::host::ceiling::Ceilings;
+use crate::kernel::Products;
 use crate::models;
 use crate::ops::optim::{Form, Sgd};
 use crate::preprocess::Preprocess;
@@ -141,6 +143,14 @@ impl Chosen {
 
     fn method(&self) -> Method {
         Method { precision: self.precision, ..SGD.into() }
+    }
+
+    /// What a device can do at most with such numbers; None where nobody measures it: of tf32's products.
+    pub fn ceilings(&self, device: &mut dyn Device) -> Result<Option<Ceilings>> {
+        match self.precision.products() {
+            Products::Float32 => device.ceilings(),
+            Products::Tf32x3 | Products::Tf32 => Ok(None),
+        }
     }
 
     /// The training step, neither planned nor allocated.

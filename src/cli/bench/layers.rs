@@ -71,14 +71,14 @@ pub fn measure(
     let blueprint = chosen.blueprint(record.batch.unwrap_or(1))?;
     let nodes = blueprint.graph.needed(&blueprint.want[TRAIN]);
     let layers = Layer::all(&blueprint.graph, &nodes, &record.bench);
-    let before = device.ceilings()?;
+    let before = chosen.ceilings(&mut *device)?;
     for (i, layer) in layers.iter().enumerate() {
         eprintln!("{} of {}: {}", i + 1, layers.len(), layer.name);
         let row;
         (row, device) = one(layer, device, rounds)?;
         record.rows.push(row);
     }
-    let roof = before.zip(device.ceilings()?).map(|(a, b)| a.max(b));
+    let roof = before.zip(chosen.ceilings(&mut *device)?).map(|(a, b)| a.max(b));
     record.ceilings = roof.map(Into::into);
     let works = record.rows.iter_mut().filter_map(|r| r.work.as_mut());
     works.for_each(|w| w.judge(roof));

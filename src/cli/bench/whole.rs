@@ -45,7 +45,7 @@ pub fn measure(
         session.profile(plan, &mut |p| timed.add(&p))?;
     }
     let g = session.graph.clone();
-    let roof = session.into_device().ceilings()?;
+    let roof = chosen.ceilings(&mut *session.into_device())?;
     let breakdown = timed.breakdown(&g, time.time_median_s, roof);
     record.ceilings = roof.map(Into::into);
     let worked = breakdown.launches.iter().filter(|l| l.figures.gflop > 0.0);

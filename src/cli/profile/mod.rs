@@ -76,7 +76,7 @@ impl Command {
         let mut device = self.compute.open()?;
         // Before and after, because another program's turn must not pass for the machine's ceiling; and both times while
         // the network's memory is not there or has been looked at, because this takes memory, too.
-        let before = device.ceilings()?;
+        let before = chosen.ceilings(&mut *device)?;
         let mut subject = self.subject(&chosen, device)?;
         let device = subject.session.device().name();
         eprintln!("device: {device}");
@@ -115,7 +115,7 @@ impl Command {
         let peak_memory_mib = peak_memory();
         let [persistent, arena] = subject.session.device().memory().map(|b| b as f64 / (1 << 20) as f64);
         let g = subject.session.graph.clone();
-        let after = subject.session.into_device().ceilings()?;
+        let after = chosen.ceilings(&mut *subject.session.into_device())?;
         let roof = before.zip(after).map(|(a, b)| a.max(b));
         let total = median(&mut totals);
         let breakdown = timed.breakdown(&g, total, roof);
