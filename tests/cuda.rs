@@ -184,7 +184,7 @@ fn the_fastest_tiles_are_kept_for_a_gpu() {
     assert!(r["kept_us"].as_f64() < r["rule_us"].as_f64(), "{r:#}");
     let products = r["products"].as_array().unwrap();
     let [with_filters, dense] =
-        ["conv_fprop_mma VEC=8 STORAGE=2 m=163840 n=8 ", "dense_fprop_mma VEC=8 STORAGE=2 m=40 "]
+        ["conv_fprop_mma VEC=8 STORAGE=2 TERMS=1 m=163840 n=8 ", "dense_fprop_mma VEC=8 STORAGE=2 TERMS=1 m=40 "]
             .map(|key| products.iter().find(|p| p["product"].as_str().unwrap().starts_with(key)).unwrap());
     // Of tiles with as many blocks the rule's, of others the one with the fewest.
     assert!(with_filters["tile"]["BM"] == 128 && dense["tile"]["BN"] == 256, "{r:#}");

@@ -60,7 +60,7 @@ pub struct Product {
     pub copies: usize,
 }
 
-/// `conv_fprop_mma VEC=8 STORAGE=2 m=78400 n=256 depth=2304 copies=3`: the key of tables.
+/// `conv_fprop_mma VEC=8 STORAGE=2 TERMS=1 m=78400 n=256 depth=2304 copies=3`: the key of tables.
 impl fmt::Display for Product {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(self.kernel.entry)?;
