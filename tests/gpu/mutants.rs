@@ -157,7 +157,7 @@ const MUTANTS: &[Mutant] = &[
     m("dense/fprop.cu", "rows past the last are read", "row = min(own, a.rows - ROWS)", "row = own", "dense.fprop [x [25"),
     m("dense/fprop.cu", "outputs past the last are written", "r >= own && c < a.outputs) o", "r >= own) o", "dense.fprop [x [3, 7]"),
     m("gemm.cu", "every row has the mask of the first", "take(x + at, column + j, a.n)", "take(x, column + j, a.n)", "dense.dgrad [x [25"),
-    m("split.cu", "a mask that is not looked at", "if (a.mask) sum = positive(sum, widen(o.in<Real>(2)[i]));", "", "dense.dgrad [x [3, 12]"),
+    m("split.cu", "a mask that is not looked at", "if (a.mask) sum = positive(stored(sum), widen(o.in<Real>(2)[i])) / a.keep;", "", "dense.dgrad [x [3, 12]"),
     m("unpool.cu", "rows as long as the pooled ones", "dz, 2 * a.q.by, a.c.by", "dz, a.q.by, a.c.by", "unpool"),
     m("gemm.cu", "every part's bias gradient lies at the first one's", "(u64)blockIdx.y * a.m + at.row", "at.row", "dense.wgrad [x [300"),
     // Tensor cores.
