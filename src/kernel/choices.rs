@@ -79,6 +79,11 @@ impl Product {
             |v: &&&'static [i64]| self.given.iter().all(|g| agrees(v, g)) && k.shared(v) as usize <= limits.shared;
         k.variants.iter().filter(able).copied().collect()
     }
+
+    /// A variant as tables name it: constants and their values.
+    pub fn named(&self, variant: &[i64]) -> BTreeMap<String, i64> {
+        self.kernel.consts.iter().map(|c| c.to_string()).zip(variant.iter().copied()).collect()
+    }
 }
 
 /// What a block that computes a tile costs one multiprocessor, by the source of its kernel.

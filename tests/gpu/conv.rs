@@ -149,8 +149,7 @@ fn meet_each_bank_once(storage: DType, products: Products) {
         };
         let all = product.candidates(&device.limits());
         for tile in all.into_iter().filter(|tile| tensor_cores || *tile == chosen) {
-            let named = product.kernel.consts.iter().map(|c| c.to_string()).zip(tile.iter().copied());
-            device.choose(Tiles::from([(product.to_string(), named.collect())]));
+            device.choose(Tiles::from([(product.to_string(), product.named(tile))]));
             let mut s = Session::new(g.clone(), &[&outs], Options::default(), device).unwrap();
             for (v, x) in ins.iter().zip(draw(&case, 5, Numbers::Reals)) {
                 s.write(*v, Data::F64(&x)).unwrap();

@@ -167,9 +167,8 @@ fn tiles_change_no_bit() {
         let (product, chosen) = product?;
         let x = draw(case, 3, Numbers::Reals);
         let with = |tile: &[i64]| {
-            let named = product.kernel.consts.iter().map(|c| c.to_string()).zip(tile.iter().copied());
             let mut device = device.open();
-            device.choose(Tiles::from([(product.to_string(), named.collect())]));
+            device.choose(Tiles::from([(product.to_string(), product.named(tile))]));
             run(case, device, GUARDED, &x).map(|y| bits(&y)).map_err(|e| e.to_string())
         };
         let want = with(chosen);

@@ -86,7 +86,7 @@ impl Command {
         let mut tried: Vec<Tried> = vec![];
         let (bar, mut turn, mut turns) = (Bar::new(), 0, 1);
         while turn < turns {
-            let tiles = tried.iter().map(|t| (t.product.to_string(), named(&t.product, t.at(turn)))).collect();
+            let tiles = tried.iter().map(|t| (t.product.to_string(), t.product.named(t.at(turn)))).collect();
             device = self.turn(&chosen, device, tiles, &mut tried)?;
             if turn == 0 {
                 turns = tried.iter().map(|t| t.tiles.len()).max().unwrap_or(0);
@@ -163,11 +163,6 @@ impl Command {
     }
 }
 
-/// A tile's constants by name.
-fn named(product: &Product, tile: &[i64]) -> BTreeMap<String, i64> {
-    product.kernel.consts.iter().map(|c| c.to_string()).zip(tile.iter().copied()).collect()
-}
-
 impl Tried {
     /// What turn `turn` takes: every tile has one, and the rule's the first.
     fn at(&self, turn: usize) -> &'static [i64] {
@@ -183,12 +178,12 @@ impl Tried {
             product: self.product.to_string(),
             launches: self.launches,
             measured: Measured {
-                tile: named(&self.product, self.tiles[kept].0),
+                tile: self.product.named(self.tiles[kept].0),
                 median_us: us[kept],
                 rule_us: us[self.rule],
                 n,
             },
-            rule: named(&self.product, self.tiles[self.rule].0),
+            rule: self.product.named(self.tiles[self.rule].0),
         }
     }
 }
