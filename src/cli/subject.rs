@@ -13,7 +13,7 @@ use crate::preprocess::Preprocess;
 use crate::rng::{Rng, Stream};
 use crate::train::checkpoint;
 use crate::train::fit::LossScale;
-use crate::train::network::{Blueprint, Method, Network, Precision, Task};
+use crate::train::network::{Blueprint, Method, Network, Precision, TRAIN, Task};
 use crate::train::params::Initial;
 use crate::weights::WeightFile;
 use clap::{Args, ValueEnum};
@@ -29,6 +29,16 @@ pub enum Run {
     Infer,
     /// Forward, adjoint and update of everything that is trained.
     Train,
+}
+
+impl Run {
+    /// In a sentence.
+    pub fn text(self) -> &'static str {
+        match self {
+            Run::Infer => "an inference",
+            Run::Train => "a training step",
+        }
+    }
 }
 
 #[derive(Args, Clone, Debug)]
@@ -201,6 +211,15 @@ impl Chosen {
             }
         }
         Ok(net)
+    }
+
+    /// [`Chosen::evaluation`] or [`Chosen::training`], to be measured, and the plan to run.
+    pub fn measured(&self, run: Run, batch: usize, device: Box<dyn Device>) -> Result<(Session, usize)> {
+        Ok(match run {
+            Run::Infer => (self.evaluation(batch, device)?.0, 0),
+            // A rate of zero: the arithmetic and the traffic of an update, and the same numbers every run.
+            Run::Train => (self.training(batch, device, [0.0, 0.9, 0.0, 0.0])?.session, TRAIN),
+        })
     }
 
     /// The first values of the parameters.

@@ -5,10 +5,9 @@ use super::{milliseconds, time};
 use crate::cli::profile::timed::Timed;
 use crate::cli::subject::{Chosen, Run};
 use crate::cli::train::peak_memory;
-use crate::device::{Device, Session};
+use crate::device::Device;
 use crate::error::Result;
 use crate::report::roofline::Point;
-use crate::train::network::TRAIN;
 
 /// Most runs that are taken apart launch by launch.
 const TAKEN_APART: usize = 5;
@@ -22,11 +21,7 @@ pub fn measure(
     rounds: usize,
 ) -> Result<(Record, Vec<Point>)> {
     let batch = record.batch.unwrap_or(1);
-    let (mut session, plan): (Session, usize) = match run {
-        Run::Infer => (chosen.evaluation(batch, device)?.0, 0),
-        // A rate of zero: the arithmetic and the traffic of an update, and the same numbers every run.
-        Run::Train => (chosen.training(batch, device, [0.0, 0.9, 0.0, 0.0])?.session, TRAIN),
-    };
+    let (mut session, plan) = chosen.measured(run, batch, device)?;
     session.run(plan)?;
     session.wait()?;
     record.start_to_first_step_s = since_start();

@@ -187,10 +187,7 @@ impl Report {
             cells
         };
         let mut text = text_table(&header.map(String::from), &self.launches.iter().map(row).collect::<Vec<_>>());
-        let what = match self.pass {
-            Run::Infer => "an inference",
-            Run::Train => "a training step",
-        };
+        let what = self.pass.text();
         text += &format!(
             "\n{}, {what} at batch {} in {}: {} launches, {:.1} GFLOP, {:.1} MB if every operand were moved once; counted, not \
              timed.\n",

@@ -5,14 +5,13 @@ use crate::cli::profile::timed::median;
 use crate::cli::reading::batch;
 use crate::cli::subject::{Chosen, Run, Scale, Subject};
 use crate::cli::{Bar, Compute, output, stopped};
+use crate::device::Device;
 use crate::device::tuning::{Measured, Table};
-use crate::device::{Device, Session};
 use crate::error::{Error, Result};
 use crate::kernel::Code;
 use crate::kernel::choices::{Product, Tiles};
 use crate::progress::Progress;
 use crate::table::text_table;
-use crate::train::network::TRAIN;
 use clap::Args;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -128,10 +127,7 @@ impl Command {
     ) -> Result<Box<dyn Device>> {
         device.choose(tiles);
         let limits = device.limits();
-        let (mut session, plan): (Session, usize) = match self.pass {
-            Run::Infer => (chosen.evaluation(self.batch, device)?.0, 0),
-            Run::Train => (chosen.training(self.batch, device, [0.0, 0.9, 0.0, 0.0])?.session, TRAIN),
-        };
+        let (mut session, plan) = chosen.measured(self.pass, self.batch, device)?;
         let first = tried.is_empty();
         // By launch: the product and the tile of it.
         let mut places = vec![];
@@ -205,10 +201,7 @@ impl Report {
             ]
         };
         let rows: Vec<_> = self.products.iter().map(row).collect();
-        let pass = match self.pass {
-            Run::Infer => "an inference",
-            Run::Train => "a training step",
-        };
+        let pass = self.pass.text();
         text_table(&header.map(String::from), &rows)
             + &format!(
                 "\n{}, {pass} at batch {} in {} on {}: the products take {:.3} ms by the rule and {:.3} ms with the tiles \

@@ -4,12 +4,11 @@
 mod counted;
 pub mod timed;
 
-use super::subject::{Chosen, Run, Scale, Subject};
+use super::subject::{Run, Scale, Subject};
 use super::train::peak_memory;
 use super::{Compute, output};
-use crate::device::{Device, Probe, Session};
+use crate::device::Probe;
 use crate::error::{Error, Result};
-use crate::train::network::TRAIN;
 use clap::Args;
 use counted::Counted;
 use serde::Serialize;
@@ -60,12 +59,6 @@ struct Profile {
     breakdown: Breakdown,
 }
 
-/// What is measured: a session and the plan to run.
-struct Measured {
-    session: Session,
-    plan: usize,
-}
-
 impl Command {
     pub fn run(self) -> Result<()> {
         if self.batch == 0 || self.repeat == 0 {
@@ -77,8 +70,8 @@ impl Command {
         // Before and after, because another program's turn must not pass for the machine's ceiling; and both times while
         // the network's memory is not there or has been looked at, because this takes memory, too.
         let before = chosen.ceilings(&mut *device)?;
-        let mut subject = self.subject(&chosen, device)?;
-        let device = subject.session.device().name();
+        let (mut session, plan) = chosen.measured(self.pass, self.batch, device)?;
+        let device = session.device().name();
         eprintln!("device: {device}");
         let mut timed = Timed::default();
         let mut totals = vec![];
@@ -90,7 +83,7 @@ impl Command {
             }
             timed.begin();
             let start = Instant::now();
-            subject.session.profile(subject.plan, &mut |p: Probe| {
+            session.profile(plan, &mut |p: Probe| {
                 counted.add(&p);
                 timed.add(&p);
             })?;
@@ -113,9 +106,9 @@ impl Command {
             return Err(Error::usage("--paced: the input ended before the first run").fix("send a line for each run"));
         }
         let peak_memory_mib = peak_memory();
-        let [persistent, arena] = subject.session.device().memory().map(|b| b as f64 / (1 << 20) as f64);
-        let g = subject.session.graph.clone();
-        let after = chosen.ceilings(&mut *subject.session.into_device())?;
+        let [persistent, arena] = session.device().memory().map(|b| b as f64 / (1 << 20) as f64);
+        let g = session.graph.clone();
+        let after = chosen.ceilings(&mut *session.into_device())?;
         let roof = before.zip(after).map(|(a, b)| a.max(b));
         let total = median(&mut totals);
         let breakdown = timed.breakdown(&g, total, roof);
@@ -140,18 +133,6 @@ impl Command {
         };
         let json = || serde_json::to_string_pretty(&profile).expect("plain data") + "\n";
         output::print(&if self.json { json() } else { profile.table() })
-    }
-
-    /// The network with its weights (or drawn ones) and random pictures.
-    fn subject(&self, chosen: &Chosen, device: Box<dyn Device>) -> Result<Measured> {
-        Ok(match self.pass {
-            Run::Infer => Measured { session: chosen.evaluation(self.batch, device)?.0, plan: 0 },
-            Run::Train => {
-                // A rate of zero: the arithmetic and the traffic of an update, and the same numbers every run.
-                let net = chosen.training(self.batch, device, [0.0, 0.9, 0.0, 0.0])?;
-                Measured { session: net.session, plan: TRAIN }
-            }
-        })
     }
 }
 
