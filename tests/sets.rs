@@ -43,11 +43,11 @@ fn put(dir: &TempDir, name: &str, bytes: impl AsRef<[u8]>) {
 fn the_list_the_help_and_the_readme_agree() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let help = good(here, &["import", "--help"]);
-    let readme = fs::read_to_string(here.join("README.md")).unwrap();
+    let readme = fs::read_to_string(here.join("src/data/README.md")).unwrap();
     for set in SETS {
         assert!(help.contains(&format!("  {} ", set.name)), "{} is not in the help", set.name);
         let line = set.markdown();
-        assert!(readme.contains(&line), "the README lacks\n{line}");
+        assert!(readme.contains(&line), "src/data/README.md lacks\n{line}");
         let own = good(here, &["import", set.name, "--help"]);
         assert!(own.contains("--out") && own.contains(set.holds.split(';').next().unwrap()), "{own}");
     }

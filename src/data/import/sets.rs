@@ -1,4 +1,4 @@
-/*! The sets that are known: one list, from which the commands, their help and the README's table come. Where a set goes round
+/*! The sets that are known: one list, from which the commands, their help and the table of `src/data/README.md` come. Where a set goes round
 in several forms, each is among the names. Sources: the sets' own files and readmes, and loaders of others where a set is
 given on request only. */
 
@@ -329,7 +329,7 @@ impl Set {
         }
     }
 
-    /// A line of the README's table.
+    /// A line of the table in `src/data/README.md`.
     pub fn markdown(&self) -> String {
         let scale = if self.scale.is_empty() { "labels" } else { self.scale };
         format!("| `{}` | {} | {scale} | {} |", self.name, self.what, self.holds.replace('<', "&lt;"))
