@@ -2,7 +2,7 @@
 than their arithmetic. Pages nobody touches are never committed, so reserving for values that end up mapped is free. */
 
 use crate::error::{Error, Result};
-use memmap2::MmapMut;
+use memmap2::{MmapMut, MmapOptions};
 
 pub struct Memory {
     map: Option<MmapMut>,
@@ -10,16 +10,26 @@ pub struct Memory {
 
 impl Memory {
     pub fn zeroed(bytes: usize) -> Result<Self> {
+        let memory = Self::mapped(bytes, MmapOptions::new().len(bytes))?;
+        // Advice only: a system without huge pages runs the same, slower.
+        #[cfg(target_os = "linux")]
+        if let Some(map) = &memory.map {
+            let _ = map.advise(memmap2::Advice::HugePage);
+        }
+        Ok(memory)
+    }
+    /// For few accesses here and there: in small pages, and more than the machine has where the system allows for that.
+    pub fn sparse(bytes: usize) -> Result<Self> {
+        Self::mapped(bytes, MmapOptions::new().len(bytes).no_reserve_swap())
+    }
+    fn mapped(bytes: usize, options: &MmapOptions) -> Result<Self> {
         if bytes == 0 {
             return Ok(Self { map: None });
         }
-        let map = MmapMut::map_anon(bytes).map_err(|e| {
+        let map = options.map_anon().map_err(|e| {
             Error::job(format!("cannot reserve {:.1} MiB of memory: {e}", bytes as f64 / (1 << 20) as f64))
                 .fix("choose a smaller batch, image or network")
         })?;
-        // Advice only: a system without huge pages runs the same, slower.
-        #[cfg(target_os = "linux")]
-        let _ = map.advise(memmap2::Advice::HugePage);
         Ok(Self { map: Some(map) })
     }
     pub fn base(&mut self) -> *mut u8 {

@@ -4,6 +4,7 @@ output is an error. */
 
 use super::Counted;
 use super::gpu::{Driver, Measured, Step, Window};
+use super::memory::Memory;
 use crate::error::{Error, Result};
 use crate::kernel::choices::Limits;
 use crate::kernel::gpu::{Access, Call};
@@ -22,9 +23,9 @@ type Programs = BTreeMap<(Unit, Target), Arc<Program>>;
 pub struct Simulator {
     target: Target,
     options: Options,
-    memory: Vec<u8>,
-    /// One byte for each of `memory`, not zero where something was written; empty without checks.
-    written: Vec<u8>,
+    memory: Memory,
+    /// One byte for each of `memory`, not zero where nothing was written; empty without checks.
+    blank: Memory,
     plans: Vec<Vec<(Step, Arc<Program>)>>,
 }
 
@@ -35,7 +36,8 @@ impl Simulator {
     /// Fails where NVRTC is missing.
     pub fn new(target: Target, options: Options) -> Result<Self> {
         nvrtc::available()?;
-        Ok(Self { target, options, memory: vec![], written: vec![], plans: vec![] })
+        let [memory, blank] = [Memory::sparse(0)?, Memory::sparse(0)?];
+        Ok(Self { target, options, memory, blank, plans: vec![] })
     }
 
     fn launch(&mut self, plan: usize, step: usize, count: bool) -> Result<Counters> {
@@ -64,11 +66,12 @@ impl Simulator {
             return Err(Error::job(text));
         }
         let names: Vec<String> = windows.iter().map(|w| name(step, w)).collect();
-        if !self.written.is_empty() {
+        let whole = self.options.only.is_none();
+        let (mut memory, mut blank) = (self.memory.bytes_mut(), self.blank.bytes_mut());
+        if !blank.is_empty() && whole {
             let outputs = windows.iter().filter(|w| w.access == Access::Write);
-            outputs.for_each(|w| self.written[w.at..w.at + w.bytes].fill(0));
+            outputs.for_each(|w| blank[w.at..w.at + w.bytes].fill(1));
         }
-        let (mut memory, mut written) = (&mut self.memory[..], &mut self.written[..]);
         let mut at = 0;
         let mut ranges = vec![];
         for (w, name) in windows.iter().zip(&names) {
@@ -77,8 +80,8 @@ impl Simulator {
                 Access::Write => sim::Access::Write,
                 Access::Update => sim::Access::Update,
             };
-            let [data, written] = [&mut memory, &mut written].map(|m| cut(m, w.at - at, w.bytes));
-            ranges.push(sim::Window { name, data, written, access });
+            let [data, blank] = [&mut memory, &mut blank].map(|m| cut(m, w.at - at, w.bytes));
+            ranges.push(sim::Window { name, data, blank, access });
             at = w.at + w.bytes;
         }
         let Call { kernel, consts, .. } = &step.call;
@@ -86,9 +89,9 @@ impl Simulator {
         let options = Options { count, ..self.options };
         let counters = sim::launch(program, step.call.kernel.entry, grid, &params, &mut ranges, options)
             .map_err(|fault| Error::job(format!("{}: {fault}", step.label)))?;
-        let outputs = windows.iter().zip(&ranges).filter(|(w, _)| w.access == Access::Write && w.value);
+        let outputs = windows.iter().zip(&ranges).filter(|(w, _)| whole && w.access == Access::Write && w.value);
         for (_, r) in outputs {
-            if let Some(i) = r.written.iter().position(|w| *w == 0) {
+            if let Some(i) = r.blank.iter().position(|b| *b != 0) {
                 let text =
                     format!("{}: {} leaves byte {i} of {} unwritten", step.label, step.call.kernel.entry, r.name);
                 return Err(Error::job(text));
@@ -162,22 +165,22 @@ impl Driver for Simulator {
             (step, program)
         };
         self.plans = plans.into_iter().map(|p| p.into_iter().map(program).collect()).collect();
-        self.memory = vec![0; bytes];
+        self.memory = Memory::sparse(bytes)?;
         // Zeroed memory counts as written, as it does on a GPU.
-        self.written = vec![1; if self.options.checks { bytes } else { 0 }];
+        self.blank = Memory::sparse(if self.options.checks { bytes } else { 0 })?;
         Ok(())
     }
 
     fn write(&mut self, at: usize, bytes: &[u8]) -> Result<()> {
-        self.memory[at..at + bytes.len()].copy_from_slice(bytes);
-        if !self.written.is_empty() {
-            self.written[at..at + bytes.len()].fill(1);
+        self.memory.bytes_mut()[at..at + bytes.len()].copy_from_slice(bytes);
+        if let Some(blank) = self.blank.bytes_mut().get_mut(at..at + bytes.len()) {
+            blank.fill(0);
         }
         Ok(())
     }
 
     fn read(&self, at: usize, into: &mut [u8]) -> Result<()> {
-        into.copy_from_slice(&self.memory[at..at + into.len()]);
+        into.copy_from_slice(&self.memory.bytes()[at..at + into.len()]);
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use super::lanes::{FULL, WARP, active};
 use super::program::{Kernel, Program, Space};
 use super::shadow::Other;
 use super::{Access, FaultKind, Grid, Window};
+use crate::nvrtc;
 
 const WINDOW_SHIFT: u32 = 40;
 /// The range of the first module variable.
@@ -17,8 +18,6 @@ const LOCAL: u64 = 0xF2 << 56;
 const PARAM: u64 = 0xF3 << 56;
 /// A shared variable's range in the 32-bit shared space: more than any device has.
 pub const SHARED_SHIFT: u32 = 20;
-/// Largest shared memory of a block on any device so far, with room.
-const SHARED_LIMIT: usize = 1 << 18;
 
 /// Where window `i` starts: what goes into the parameter block.
 pub fn address(window: usize) -> u64 {
@@ -66,9 +65,11 @@ impl Problem {
     }
 }
 
-/// States of a byte: what the shared memory of a block adds to a window's zero and not zero.
-const WRITTEN: u8 = 1;
-/// An asynchronous copy is on its way.
+/// States of a byte: a window's zero and not zero. Zero is what memory that nobody has touched costs nothing for, and a window
+/// may be as large as a card's memory.
+const HELD: u8 = 0;
+const BLANK: u8 = 1;
+/// In shared memory: an asynchronous copy is on its way.
 const PENDING: u8 = 2;
 
 /// What holds the bytes of an address.
@@ -102,9 +103,9 @@ pub struct Memory<'m, 'w> {
     params: &'m [u8],
     ranges: Vec<SharedRange>,
     shared: Vec<u8>,
-    shared_written: Vec<u8>,
+    shared_blank: Vec<u8>,
     local: Vec<u8>,
-    local_written: Vec<u8>,
+    local_blank: Vec<u8>,
     local_bytes: usize,
     /// Whether reads of unwritten bytes are faults.
     checks: bool,
@@ -129,24 +130,27 @@ impl<'m, 'w> Memory<'m, 'w> {
             at += if s.bytes.is_some() { bytes } else { 0 };
         }
         let shared = at + grid.shared_bytes as usize;
-        if shared > SHARED_LIMIT {
-            return Err(format!("{shared} bytes of shared memory are more than any device has"));
+        let most = nvrtc::shared_memory(program.target);
+        if shared > most {
+            let problem =
+                format!("{shared} bytes of shared memory, and a block has {most} at most on {}", program.target);
+            return Err(problem);
         }
-        if let Some(w) = windows.iter().find(|w| !w.written.is_empty() && w.written.len() != w.data.len()) {
-            return Err(format!("`{}` has {} bytes, {} of them tracked", w.name, w.data.len(), w.written.len()));
+        if let Some(w) = windows.iter().find(|w| !w.blank.is_empty() && w.blank.len() != w.data.len()) {
+            return Err(format!("`{}` has {} bytes, {} of them tracked", w.name, w.data.len(), w.blank.len()));
         }
         let threads = grid.block.iter().map(|&n| n as usize).product::<usize>();
         let local = kernel.local_bytes * threads;
-        let state = |n: usize| vec![0; if checks { n } else { 0 }];
+        let state = |n: usize| vec![BLANK; if checks { n } else { 0 }];
         Ok(Memory {
             windows,
             variables: program.variables.iter().map(|v| (v.name.as_str(), v.constant, v.init.clone())).collect(),
             params,
             ranges,
             shared: vec![0; shared],
-            shared_written: state(shared),
+            shared_blank: state(shared),
             local: vec![0; local],
-            local_written: state(local),
+            local_blank: state(local),
             local_bytes: kernel.local_bytes,
             checks,
             first_thread: 0,
@@ -157,8 +161,8 @@ impl<'m, 'w> Memory<'m, 'w> {
     pub fn start_block(&mut self) {
         self.shared.fill(0xCD);
         self.local.fill(0xCD);
-        self.shared_written.fill(0);
-        self.local_written.fill(0);
+        self.shared_blank.fill(BLANK);
+        self.local_blank.fill(BLANK);
     }
 
     /// The target of an address in `space`, the target's first address, and its bytes.
@@ -312,13 +316,11 @@ impl<'m, 'w> Memory<'m, 'w> {
     }
 
     /// One byte of state per byte of a target, if it is tracked.
-    fn written(&mut self, target: Target) -> Option<&mut [u8]> {
+    fn blank(&mut self, target: Target) -> Option<&mut [u8]> {
         let all = match target {
-            Target::Window(i) => &mut *self.windows[i].written,
-            Target::Shared(i) if self.checks => {
-                &mut self.shared_written[self.ranges[i].start..][..self.ranges[i].bytes]
-            }
-            Target::Local if self.checks => &mut self.local_written[..],
+            Target::Window(i) => &mut *self.windows[i].blank,
+            Target::Shared(i) if self.checks => &mut self.shared_blank[self.ranges[i].start..][..self.ranges[i].bytes],
+            Target::Local if self.checks => &mut self.local_blank[..],
             _ => return None,
         };
         (!all.is_empty()).then_some(all)
@@ -329,16 +331,15 @@ impl<'m, 'w> Memory<'m, 'w> {
         if !self.checks {
             return Ok(());
         }
-        let Some(written) = self.written(region.target) else { return Ok(()) };
+        let Some(blank) = self.blank(region.target) else { return Ok(()) };
         for l in active(mask) {
             let at = region.offsets[l];
-            if bytes == 4 && written[at..at + 4] == [WRITTEN; 4] {
+            if bytes == 4 && blank[at..at + 4] == [HELD; 4] {
                 continue;
             }
             let shared = matches!(region.target, Target::Shared(_));
-            let bad = |w: &u8| *w == 0 || shared && *w == PENDING;
-            if let Some(i) = written[at..at + bytes].iter().position(bad) {
-                let pending = written[at + i] == PENDING;
+            if let Some(i) = blank[at..at + bytes].iter().position(|b| *b != HELD) {
+                let pending = shared && blank[at + i] == PENDING;
                 let offset = if region.target == Target::Local { (at + i) % self.local_bytes } else { at + i };
                 let place = format!("byte {offset} of {}", self.describe(region.target));
                 return Err(if pending {
@@ -356,15 +357,15 @@ impl<'m, 'w> Memory<'m, 'w> {
     pub fn note_write(&mut self, region: &Region, mask: u32, bytes: usize) -> Result<(), Problem> {
         // Windows are tracked for the caller too, whether or not this launch checks.
         let shared = matches!(region.target, Target::Shared(_));
-        let Some(written) = self.written(region.target) else { return Ok(()) };
+        let Some(blank) = self.blank(region.target) else { return Ok(()) };
         for l in active(mask) {
-            let state = &mut written[region.offsets[l]..][..bytes];
+            let state = &mut blank[region.offsets[l]..][..bytes];
             if shared && state.contains(&PENDING) {
                 let place = format!("offset {} of {}", region.offsets[l], self.describe(region.target));
                 let text = format!("write at {place}, where an asynchronous copy has not been waited for");
                 return Err(Problem::new(FaultKind::Async, l, text));
             }
-            state.fill(WRITTEN);
+            state.fill(HELD);
         }
         Ok(())
     }
@@ -372,8 +373,8 @@ impl<'m, 'w> Memory<'m, 'w> {
     /// An asynchronous copy starts: what was there is gone, what comes is not there yet.
     pub fn expect_copy(&mut self, target: Target, at: usize, bytes: usize) -> Result<(), Problem> {
         self.data_mut(target)?[at..at + bytes].fill(0xCD);
-        if let Some(written) = self.written(target) {
-            written[at..at + bytes].fill(PENDING);
+        if let Some(blank) = self.blank(target) {
+            blank[at..at + bytes].fill(PENDING);
         }
         Ok(())
     }
@@ -381,8 +382,8 @@ impl<'m, 'w> Memory<'m, 'w> {
     /// An asynchronous copy lands.
     pub fn land_copy(&mut self, target: Target, at: usize, data: &[u8]) -> Result<(), Problem> {
         self.data_mut(target)?[at..at + data.len()].copy_from_slice(data);
-        if let Some(written) = self.written(target) {
-            written[at..at + data.len()].fill(WRITTEN);
+        if let Some(blank) = self.blank(target) {
+            blank[at..at + data.len()].fill(HELD);
         }
         Ok(())
     }

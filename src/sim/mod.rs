@@ -42,7 +42,7 @@ let ptx = "
 }";
 let program = Program::parse(ptx)?;
 let mut y = [1.5f32, 2.0, 3.0];
-let window = Window { name: "y", data: bytemuck::cast_slice_mut(&mut y), written: &mut [], access: Access::Update };
+let window = Window { name: "y", data: bytemuck::cast_slice_mut(&mut y), blank: &mut [], access: Access::Update };
 let grid = Grid { grid: [1, 1, 1], block: [3, 1, 1], shared_bytes: 0 };
 let params = sim::address(0).to_le_bytes();
 sim::launch(&program, "double", grid, &params, &mut [window], Options::default())?;
@@ -91,8 +91,8 @@ pub struct Window<'a> {
     /// For faults.
     pub name: &'a str,
     pub data: &'a mut [u8],
-    /// One byte per byte of `data`, not zero where it holds something; empty if everything does. Kept up to date.
-    pub written: &'a mut [u8],
+    /// One byte per byte of `data`, not zero where it holds nothing; empty if everything holds something. Kept up to date.
+    pub blank: &'a mut [u8],
     pub access: Access,
 }
 
@@ -123,11 +123,13 @@ pub struct Options {
     pub order: Order,
     /// Instructions of one warp after which it is taken to run for ever; by default a minute's worth.
     pub patience: u64,
+    /// Only these blocks run, counted x first, then y and z, where the launch has them: of one that would take hours.
+    pub only: Option<&'static [u64]>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { checks: false, count: false, order: Order::Forward, patience: 1 << 30 }
+        Options { checks: false, count: false, order: Order::Forward, patience: 1 << 30, only: None }
     }
 }
 

@@ -248,7 +248,7 @@ pub fn parse(text: &str) -> Result<Program> {
     let mut p = Parser {
         tokens,
         at: 0,
-        program: Program::default(),
+        program: Program::new(),
         globals: HashMap::new(),
         shared: vec![],
         functions: HashMap::new(),
@@ -311,7 +311,11 @@ impl<'a> Parser<'a> {
     fn module(&mut self, token: Token<'a>) -> Result<()> {
         self.at += 1;
         match token.text {
-            ".version" | ".target" => self.skip_line(token.line),
+            ".version" => self.skip_line(token.line),
+            ".target" => {
+                self.program.target = self.word()?.parse()?;
+                self.skip_line(token.line);
+            }
             ".address_size" => match self.number()? {
                 64 => {}
                 n => return self.fail(format!("{n}-bit addresses are not supported")),

@@ -6,6 +6,7 @@ use super::isa::memory::{Access, Atomic};
 use super::isa::warp::{Shuffle, Vote};
 use super::isa::{matrix, mbarrier};
 use super::lanes::{Args, Body};
+use crate::nvrtc::Target;
 use std::collections::BTreeSet;
 
 /// Fundamental types (PTX ISA 5.2).
@@ -188,8 +189,10 @@ pub struct Kernel {
 }
 
 /// A PTX module, parsed and decoded: what `cuModuleLoadData` makes of it on a device. Cheap to share between threads.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Program {
+    /// What it is compiled for.
+    pub(super) target: Target,
     pub(super) kernels: Vec<Kernel>,
     pub(super) variables: Vec<Variable>,
     /// `.file` numbers and names.
@@ -198,6 +201,11 @@ pub struct Program {
 }
 
 impl Program {
+    /// Nothing yet.
+    pub(super) fn new() -> Self {
+        let target = Target::new(0);
+        Self { target, kernels: vec![], variables: vec![], files: vec![], opcodes: BTreeSet::new() }
+    }
     /// Names of the kernels, in the order of the text.
     pub fn entries(&self) -> impl Iterator<Item = &str> {
         self.kernels.iter().map(|k| k.name.as_str())

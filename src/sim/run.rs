@@ -16,6 +16,10 @@ use std::cmp::Ordering;
 const POLL: u64 = 1 << 14;
 /// Numbered barriers of a block; one more stands for the cluster's.
 const BARRIERS: usize = 17;
+/// Threads of a block, and blocks of a grid along each axis: of every GPU (CUDA Programming Guide, "Technical Specifications per
+/// Compute Capability").
+const THREADS: u64 = 1024;
+const GRID: [u32; 3] = [i32::MAX as u32, 65535, 65535];
 
 /// What instructions act on besides registers.
 pub struct Context<'m, 'w> {
@@ -164,8 +168,15 @@ pub fn launch(
         return Err(refuse(problem));
     }
     let threads = grid.block.iter().map(|&n| n as u64).product::<u64>();
-    if threads == 0 || threads > 1024 || grid.grid.contains(&0) {
+    if threads == 0 || grid.grid.contains(&0) {
         return Err(refuse(format!("grid {:?} of blocks {:?} cannot be launched", grid.grid, grid.block)));
+    }
+    if threads > THREADS {
+        return Err(refuse(format!("blocks {:?} of {threads} threads, and a block has {THREADS} at most", grid.block)));
+    }
+    if let Some(axis) = (0..3).find(|&a| grid.grid[a] > GRID[a]) {
+        let (blocks, axis, most) = (grid.grid[axis], ["x", "y", "z"][axis], GRID[axis]);
+        return Err(refuse(format!("{blocks} blocks along {axis}, and a grid has {most} at most")));
     }
     if let Some((most, exactly)) = kernel.max_threads {
         let fits = if exactly { grid.block == most } else { threads <= most.iter().map(|&n| n as u64).product() };
@@ -178,8 +189,13 @@ pub fn launch(
     let shadow = options.checks.then(|| Shadow::new(warps.len()));
     let mut cx = Context { memory, counters: Counters::default(), options, shadow };
     let count = grid.grid.iter().map(|&n| n as u64).product::<u64>();
-    for i in 0..count {
-        let i = place(options.order, i, count, 0);
+    let of = options.only.map_or(count, |few| few.len() as u64);
+    for i in 0..of {
+        let i = place(options.order, i, of, 0);
+        let i = options.only.map_or(i, |few| few[i as usize]);
+        if i >= count {
+            continue;
+        }
         let [x, y] = [grid.grid[0] as u64, grid.grid[1] as u64];
         let index = [(i % x) as u32, (i / x % y) as u32, (i / x / y) as u32];
         let block = Block {

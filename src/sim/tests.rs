@@ -37,19 +37,14 @@ impl Run {
         let program = Program::parse(ptx).unwrap_or_else(|e| panic!("{e}"));
         let mut params: Vec<u8> = (0..3).flat_map(|i| address(i).to_le_bytes()).collect();
         params.extend(self.n.to_le_bytes());
-        let mut written = vec![0; 4 * self.y.len()];
+        let mut blank = vec![1; 4 * self.y.len()];
         let mut windows = [
-            Window { name: "a", data: bytemuck::cast_slice_mut(&mut self.a), written: &mut [], access: Access::Read },
-            Window { name: "b", data: bytemuck::cast_slice_mut(&mut self.b), written: &mut [], access: Access::Update },
-            Window {
-                name: "y",
-                data: bytemuck::cast_slice_mut(&mut self.y),
-                written: &mut written,
-                access: Access::Write,
-            },
+            Window { name: "a", data: bytemuck::cast_slice_mut(&mut self.a), blank: &mut [], access: Access::Read },
+            Window { name: "b", data: bytemuck::cast_slice_mut(&mut self.b), blank: &mut [], access: Access::Update },
+            Window { name: "y", data: bytemuck::cast_slice_mut(&mut self.y), blank: &mut blank, access: Access::Write },
         ];
         let grid = Grid { grid: [self.grid, 1, 1], block: [self.block, 1, 1], shared_bytes: 0 };
-        let options = Options { checks: true, count: true, order: self.order, patience: 1 << 20 };
+        let options = Options { checks: true, count: true, order: self.order, patience: 1 << 20, ..Options::default() };
         launch(&program, "k", grid, &params, &mut windows, options)
     }
 }
