@@ -3,7 +3,7 @@
 
 // y = value; operand y
 KERNEL(fill, 1, Scalar) {
-    fours(a.n, [&](u32 i, auto width) { Pack<width>::fill(a.by).store(o.out<float>(0) + i); });
+    fours(a.n, [&](u64 i, auto width) { Pack<width>::fill(a.by).store(o.out<float>(0) + i); });
 }
 
 // y = a + b; operands a, b, y

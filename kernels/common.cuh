@@ -84,22 +84,29 @@ struct Int {
     __device__ constexpr operator int() const { return V; }
 };
 
-/// Elements 0..n, four to a thread: f(i, Int<4>) where i..i + 4 are among them, f(i, Int<1>) for each of the last few.
+/// Elements 0..n, four to a thread of a grid of no more blocks than they need: f(i, Int<4>) where i..i + 4 are among them,
+/// f(i, Int<1>) for each of the last few.
+///
+/// There may be more than 2^32 of them. Every block but the last is full, and the lowest 32 bits of their number tell what is
+/// left for that one; so within a block 32 bits count.
 template <class F>
 __device__ inline void fours(u32 n, F f) {
-    u32 i = 4 * element();
-    if (i + 4 <= n) {
-        f(i, Int<4>());
+    constexpr u32 FULL = 4 * THREADS;
+    const u64 first = (u64)blockIdx.x * FULL;
+    const u32 left = blockIdx.x + 1 < gridDim.x ? FULL : n - u32(first);
+    u32 i = 4 * threadIdx.x;
+    if (i + 4 <= left) {
+        f(first + i, Int<4>());
     } else {
 #pragma unroll 1
-        for (; i < n; i++) f(i, Int<1>());
+        for (; i < left; i++) f(first + i, Int<1>());
     }
 }
 
 /// y[i] = f(x[i]); x and y are operands 0 and `y`.
 template <int N, class F>
 __device__ inline void map(const Operands<N> &o, int y, u32 n, F f) {
-    fours(n, [&](u32 i, auto width) {
+    fours(n, [&](u64 i, auto width) {
         constexpr int V = width;
         auto x = Pack<V>::load(o.template in<Real>(0) + i);
         for (float &x : x.at) x = f(x);
@@ -110,7 +117,7 @@ __device__ inline void map(const Operands<N> &o, int y, u32 n, F f) {
 /// y[i] = f(a[i], b[i]); a, b and y are operands 0, 1 and 2.
 template <class F>
 __device__ inline void map2(const Operands<3> &o, u32 n, F f) {
-    fours(n, [&](u32 i, auto width) {
+    fours(n, [&](u64 i, auto width) {
         constexpr int V = width;
         auto a = Pack<V>::load(o.in<Real>(0) + i), b = Pack<V>::load(o.in<Real>(1) + i);
         for (int v = 0; v < V; v++) a.at[v] = f(a.at[v], b.at[v]);

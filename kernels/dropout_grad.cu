@@ -5,7 +5,7 @@ typedef Stored<FROM>::type From;
 
 // dx = dy / keep where y is positive, else 0; operands y, dy, dx
 KERNEL(dropout_grad, 3, Scalar) {
-    fours(a.n, [&](u32 i, auto width) {
+    fours(a.n, [&](u64 i, auto width) {
         constexpr int V = width;
         const auto y = Pack<V>::load(o.in<Real>(0) + i);
         auto dx = Pack<V>::load(o.in<From>(1) + i);

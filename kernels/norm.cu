@@ -117,10 +117,10 @@ KERNEL(batchnorm_moments, 3, Normalization) {
 // y = gamma (x - mean) / sqrt(var + eps) + beta, through ReLU if asked; operands x, gamma, beta, mean, var, y
 KERNEL(batchnorm_normalize, 6, Normalization) {
     const float *gamma = o.in<float>(1), *beta = o.in<float>(2), *mean = o.in<float>(3), *var = o.in<float>(4);
-    fours(a.pixels * a.c.by, [&](u32 i, auto width) {
+    fours(a.pixels * a.c.by, [&](u64 i, auto width) {
         auto x = Pack<width>::load(o.in<float>(0) + i);
         for (int v = 0; v < width; v++) {
-            u32 c = (i + v) % a.c;
+            u32 c = (u32(i) + v) % a.c;
             float z = (x.at[v] - mean[c]) * (gamma[c] / sqrtf(var[c] + float(a.eps))) + beta[c];
             x.at[v] = a.relu && z < 0 ? 0 : z;
         }
@@ -172,10 +172,10 @@ KERNEL(batchnorm_grad_sums, 10, Normalization) {
 // Operands x, mean, dy, rows (what is not there: gamma again), coefficients [3][C], dx
 KERNEL(batchnorm_grad, 6, Normalization) {
     const float *x = o.in<float>(0), *mean = o.in<float>(1), *rows = o.in<float>(3), *f = o.in<float>(4);
-    fours(a.pixels * a.c.by, [&](u32 i, auto width) {
+    fours(a.pixels * a.c.by, [&](u64 i, auto width) {
         auto d = Pack<width>::load(o.in<float>(2) + i), v = Pack<width>::load(x + i);
         for (int j = 0; j < width; j++) {
-            u32 pixel = (i + j) / a.c, c = i + j - pixel * a.c.by;
+            u32 at = u32(i) + j, pixel = at / a.c, c = at - pixel * a.c.by;
             d.at[j] *= f[c];
             if (a.through != NOTHING && counts(a, rows, pixel)) d.at[j] += f[a.c.by + c] * (v.at[j] - mean[c]) + f[2 * a.c.by + c];
         }

@@ -8,7 +8,7 @@ KERNEL(sgd, 6, Descent) {
     float lr = hyper[0], momentum = hyper[1], decay = hyper[2], by = a.scaled ? *o.in<float>(5) : 1;
     bool first = hyper[3] != 0;
     if (by == 0) return;
-    fours(a.n, [&](u32 i, auto width) {
+    fours(a.n, [&](u64 i, auto width) {
         auto w = Pack<width>::load(o.in<float>(0) + i), g = Pack<width>::load(o.in<float>(2) + i);
         auto v = Pack<width>::fill(0);
         if (momentum != 0) v = Pack<width>::load(o.in<float>(1) + i);

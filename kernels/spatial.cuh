@@ -27,9 +27,9 @@ __device__ inline Place place(u32 i, Divisor c, const Divisor (&size)[2]) {
 }
 
 /// The same channels of the first pixel of the same image, in a tensor with images of `size` rows and columns. The next
-/// pixel is c.by further.
+/// pixel is c.by further. 32 bits count the cells of an image, but not those of all.
 __device__ inline const Cell *image(const Cell *x, Place at, Divisor c, const Divisor (&size)[2]) {
-    return x + at.n * size[0].by * size[1].by * c.by + at.c;
+    return x + (u64)at.n * (size[0].by * size[1].by * c.by) + at.c;
 }
 
 /// Rows or columns, the end excluded.

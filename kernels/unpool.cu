@@ -10,6 +10,6 @@ KERNEL(unpool, 4, Quads) {
     const Four y = o.in<Four>(0)[i];
     Four d = o.in<Four>(2)[i];
     for (int v = 0; v < 4; v++) d.at[v] = widen(y.at[v]) > 0 ? d.at[v] : Real{};
-    Four *dz = o.out<Four>(3) + (u64)(4 * a.q.by * row + 2 * column) * a.c.by + i % a.c;
+    Four *dz = o.out<Four>(3) + (4ull * a.q.by * row + 2 * column) * a.c.by + i % a.c;
     spread(d, o.in<u8>(1)[i], dz, 2 * a.q.by, a.c.by);
 }

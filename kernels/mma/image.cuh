@@ -28,6 +28,12 @@ __device__ inline u32 inside(int at, int step, int taps, int extent) {
     return bits;
 }
 
+/// The channels of pixel `pixel`, counted through all images from x on. Pixels are counted in 32 bits and elements are not, of
+/// which a batch can have more than 2^32: this is one multiply-add, 32 x 32 + 64 bits, of bytes.
+__device__ inline const Real *channels_of(const Real *x, int pixel, const Image &image) {
+    return reinterpret_cast<const Real *>(reinterpret_cast<const char *>(x) + (long long)pixel * (SIZE * image.stride));
+}
+
 /// What taps x channels see of BM pixels, one row per pixel: depth is (tap row, tap column, channel).
 struct Patches : DepthInner<BM> {
     typedef DepthInner<BM> Place;
@@ -36,7 +42,7 @@ struct Patches : DepthInner<BM> {
     const int columns;
     Walk tap;
     const Walk step;
-    /// By row: the element under tap 0, 0 and channel 0, and which taps are inside.
+    /// By row: the pixel under tap 0, 0, counted through all images, and which taps are inside.
     int origin[EACH];
     u32 rows_inside[EACH], columns_inside[EACH];
 
@@ -47,15 +53,13 @@ struct Patches : DepthInner<BM> {
 #pragma unroll
         for (int i = 0; i < EACH; ++i) {
             const int3 at = where(row() + i * APART);
-            origin[i] = at.x * image.size() + (at.y * image.w + at.z) * image.stride;
+            origin[i] = (at.x * image.h + at.y) * image.w + at.z;
             rows_inside[i] = at.x < 0 ? 0 : inside(at.y, image.row_step, rows, image.h);
             columns_inside[i] = inside(at.z, image.column_step, columns, image.w);
         }
     }
-    /// Where a tap's channel lies from the origin on.
-    __device__ int from(const Walk &tap) const {
-        return (tap.outer * image.row_step * image.w + tap.middle * image.column_step) * image.stride + tap.inner;
-    }
+    /// How many pixels a tap is from the origin.
+    __device__ int from(const Walk &tap) const { return tap.outer * image.row_step * image.w + tap.middle * image.column_step; }
     __device__ bool sees(int i, const Walk &tap) const {
         return rows_inside[i] >> min(tap.outer, 31) & columns_inside[i] >> tap.middle & 1;
     }
@@ -63,7 +67,7 @@ struct Patches : DepthInner<BM> {
         if (VEC == CHUNK) {
             const int away = from(tap);
 #pragma unroll
-            for (int i = 0; i < EACH; ++i) copy(to + own(i), x + (long long)(origin[i] + away), sees(i, tap));
+            for (int i = 0; i < EACH; ++i) copy(to + own(i), channels_of(x + tap.inner, origin[i] + away, image), sees(i, tap));
         } else {
             Chunk chunks[EACH];
             Walk at = tap;
@@ -71,7 +75,8 @@ struct Patches : DepthInner<BM> {
             for (int e = 0; e < CHUNK; ++e) {
                 const int away = from(at);
 #pragma unroll
-                for (int i = 0; i < EACH; ++i) chunks[i].at[e] = sees(i, at) ? x[(long long)(origin[i] + away)] : Real{};
+                for (int i = 0; i < EACH; ++i)
+                    chunks[i].at[e] = sees(i, at) ? *channels_of(x + at.inner, origin[i] + away, image) : Real{};
                 at.next(columns, image.channels);
             }
 #pragma unroll

@@ -19,7 +19,7 @@ struct Pixels : DepthOuter<BN> {
         const int row = pixel.middle * a.stride_h + (t.outer * image.row_step - a.pad_h);
         const int column = pixel.inner * a.stride_w + (t.middle * image.column_step - a.pad_w);
         if (t.outer >= a.r || !image.has(row, column)) return nullptr;
-        return x + (((pixel.outer * image.h + row) * image.w + column) * image.stride + t.inner);
+        return channels_of(x + t.inner, (pixel.outer * image.h + row) * image.w + column, image);
     }
     __device__ void load(u32 to) {
         Walk pixel = at;

@@ -91,12 +91,12 @@ impl Command {
         let want: Vec<&[Value]> = want.iter().map(Vec::as_slice).collect();
         let (g, plans) = Plan::all(g, &want, device.options())?;
         // A training session holds the plans of its evaluation, too; the step is the larger one.
-        let demand = device.demand(&g, &plans);
+        let demand = device.demand(&g, &plans)?;
         let plan = &plans[0];
         let mut scratch = vec![0; plan.steps.len()];
         let mut step_of = vec![0; g.nodes().len()];
         plan.steps.iter().enumerate().for_each(|(t, s)| s.iter().for_each(|&i| step_of[i] = t));
-        for s in device.launches(&g, plan) {
+        for s in device.launches(&g, plan)? {
             let t: &mut usize = &mut scratch[step_of[s.node]];
             *t = s.launch.scratch.max(*t);
         }

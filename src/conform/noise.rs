@@ -134,7 +134,7 @@ impl Device for Noisy {
     fn memory(&self) -> [usize; 2] {
         [self.values.iter().map(|v| 8 * v.len()).sum(), 0]
     }
-    fn demand(&self, g: &Graph, plans: &[Plan]) -> Demand {
-        Demand::float64(g, plans)
+    fn demand(&self, g: &Graph, plans: &[Plan]) -> Result<Demand> {
+        Ok(Demand::float64(g, plans))
     }
 }

@@ -67,13 +67,13 @@ impl Cpu {
     }
 
     /// Lowers plans. Lowering asks for scratch memory, which may depend on the number of threads: it runs in the pool.
-    fn lower(&self, g: &Graph, plans: &[Plan]) -> Vec<Ready> {
+    fn lower(&self, g: &Graph, plans: &[Plan]) -> Result<Vec<Ready>> {
         let arch = Arch::Host(self.simd);
         self.pool.install(|| {
             let ready = |p: &Plan| {
-                let launches = p.lower(g, arch);
+                let launches = p.lower(g, arch)?;
                 let scratch = launches.iter().map(|s| s.launch.scratch).max().unwrap_or(0);
-                Ready { plan: p.clone(), launches, scratch, calls: vec![] }
+                Ok(Ready { plan: p.clone(), launches, scratch, calls: vec![] })
             };
             plans.iter().map(ready).collect()
         })
@@ -168,7 +168,7 @@ impl Device for Cpu {
     fn load(&mut self, g: &Graph, plans: &[Plan]) -> Result<()> {
         self.graph = g.clone();
         self.mapped.clear();
-        self.plans = self.lower(g, plans);
+        self.plans = self.lower(g, plans)?;
         self.layout = Layout::new(g, plans);
         self.persistent = Memory::zeroed(self.layout.bytes)?;
         let needed = |p: &Ready| p.plan.arena_bytes + p.scratch.next_multiple_of(64);
@@ -279,16 +279,16 @@ impl Device for Cpu {
         [self.persistent.bytes().len() - mapped, self.arena.bytes().len()]
     }
 
-    fn launches(&self, g: &Graph, plan: &Plan) -> Vec<Scheduled> {
-        self.lower(g, std::slice::from_ref(plan)).remove(0).launches
+    fn launches(&self, g: &Graph, plan: &Plan) -> Result<Vec<Scheduled>> {
+        Ok(self.lower(g, std::slice::from_ref(plan))?.remove(0).launches)
     }
 
-    fn demand(&self, g: &Graph, plans: &[Plan]) -> Demand {
-        let ready = self.lower(g, plans);
+    fn demand(&self, g: &Graph, plans: &[Plan]) -> Result<Demand> {
+        let ready = self.lower(g, plans)?;
         // The largest of them has the memory that the others share.
         let largest = ready.iter().max_by_key(|p| p.plan.arena_bytes + p.scratch);
         let [arena, scratch] = largest.map_or([0; 2], |p| [p.plan.arena_bytes, p.scratch]);
-        Demand { arena, scratch, ..Demand::persistent(g, Type::bytes) }
+        Ok(Demand { arena, scratch, ..Demand::persistent(g, Type::bytes) })
     }
 
     fn ceilings(&mut self) -> Result<Option<Ceilings>> {

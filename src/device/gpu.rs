@@ -103,8 +103,8 @@ struct Ready {
 }
 
 impl Ready {
-    fn new(g: &Graph, plan: &Plan, choices: &Choices) -> Self {
-        Self { plan: plan.clone(), launches: plan.lower(g, Arch::Gpu(choices)) }
+    fn new(g: &Graph, plan: &Plan, choices: &Choices) -> Result<Self> {
+        Ok(Self { plan: plan.clone(), launches: plan.lower(g, Arch::Gpu(choices))? })
     }
     fn scratch(&self) -> usize {
         self.launches.iter().map(|s| s.launch.scratch).max().unwrap_or(0)
@@ -147,11 +147,7 @@ impl<D: Driver> Gpu<D> {
                 Window { at, bytes: o.bytes, access: o.access, value }
             };
             let windows = call.operands.iter().map(|i| i.iter().map(window).collect()).collect();
-            let label = match &*self.graph.nodes()[*node].label {
-                "" => launch.name.to_string(),
-                layer => format!("{} of {layer}", launch.name),
-            };
-            steps.push(Step { label, call: call.clone(), windows });
+            steps.push(Step { label: self.graph.nodes()[*node].title(), call: call.clone(), windows });
         }
         Ok(steps)
     }
@@ -239,7 +235,7 @@ impl<D: Driver> Device for Gpu<D> {
     fn load(&mut self, g: &Graph, plans: &[Plan]) -> Result<()> {
         self.graph = g.clone();
         self.layout = Layout::new(g, plans);
-        self.plans = plans.iter().map(|p| Ready::new(g, p, &self.choices)).collect();
+        self.plans = plans.iter().map(|p| Ready::new(g, p, &self.choices)).collect::<Result<_>>()?;
         let steps = self.plans.iter().map(|p| self.resolve(p)).collect::<Result<Vec<_>>>()?;
         self.arena_bytes = self.plans.iter().map(|p| p.arena() + p.scratch()).max().unwrap_or(0);
         self.driver.load(self.layout.bytes + self.arena_bytes, steps)
@@ -321,15 +317,16 @@ impl<D: Driver> Device for Gpu<D> {
         [self.layout.bytes, self.arena_bytes]
     }
 
-    fn launches(&self, g: &Graph, plan: &Plan) -> Vec<Scheduled> {
+    fn launches(&self, g: &Graph, plan: &Plan) -> Result<Vec<Scheduled>> {
         plan.lower(g, Arch::Gpu(&self.choices))
     }
 
-    fn demand(&self, g: &Graph, plans: &[Plan]) -> Demand {
-        let ready = plans.iter().map(|p| Ready::new(g, p, &self.choices));
+    fn demand(&self, g: &Graph, plans: &[Plan]) -> Result<Demand> {
+        let needs = |p| Ready::new(g, p, &self.choices).map(|p| [p.arena(), p.scratch()]);
+        let needs = plans.iter().map(needs).collect::<Result<Vec<_>>>()?;
         // The largest of them has the memory that the others share.
-        let [arena, scratch] = ready.map(|p| [p.arena(), p.scratch()]).max_by_key(|p| p[0] + p[1]).unwrap_or_default();
-        Demand { arena, scratch, ..Demand::persistent(g, Type::bytes) }
+        let [arena, scratch] = needs.into_iter().max_by_key(|p| p[0] + p[1]).unwrap_or_default();
+        Ok(Demand { arena, scratch, ..Demand::persistent(g, Type::bytes) })
     }
 
     fn options(&self) -> Options {

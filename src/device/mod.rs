@@ -128,11 +128,11 @@ pub trait Device: Send {
     /// Bytes allocated for persistent values and for temporaries with scratch.
     fn memory(&self) -> [usize; 2];
     /// The launches that a plan becomes; none where it runs op by op.
-    fn launches(&self, _g: &Graph, _plan: &Plan) -> Vec<Scheduled> {
-        vec![]
+    fn launches(&self, _g: &Graph, _plan: &Plan) -> Result<Vec<Scheduled>> {
+        Ok(vec![])
     }
     /// Bytes that [`Device::load`] would allocate.
-    fn demand(&self, g: &Graph, plans: &[Plan]) -> Demand;
+    fn demand(&self, g: &Graph, plans: &[Plan]) -> Result<Demand>;
     /// How plans for it are best made.
     fn options(&self) -> Options {
         Options::default()

@@ -117,7 +117,7 @@ impl Device for Reference {
     fn memory(&self) -> [usize; 2] {
         [self.persistent.iter().map(|p| p.len() * 8).sum(), self.arena.len() * 8]
     }
-    fn demand(&self, g: &Graph, plans: &[Plan]) -> Demand {
-        Demand::float64(g, plans)
+    fn demand(&self, g: &Graph, plans: &[Plan]) -> Result<Demand> {
+        Ok(Demand::float64(g, plans))
     }
 }

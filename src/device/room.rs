@@ -61,8 +61,8 @@ pub fn fits(device: &dyn Device, g: &Graph, plans: &[Plan], room: Room) -> Resul
     let demand = || device.demand(g, plans);
     match (device.own_memory(), available()) {
         // Weights are copied there, and what the caller needs is elsewhere.
-        (Some(own), _) => check(&demand(), Room::default(), own + held),
-        (None, Some(available)) => check(&demand(), room, available + held),
+        (Some(own), _) => check(&demand()?, Room::default(), own + held),
+        (None, Some(available)) => check(&demand()?, room, available + held),
         (None, None) => Ok(()),
     }
 }

@@ -122,7 +122,8 @@ impl<'a> Gpu<'a> {
             };
             assert!(!unread, "{} reads float32, and an operand of {} has 16 bits", kernel.entry, self.op.name());
         }
-        let grid = grid.map(|n| u32::try_from(n).expect("a grid counts in 32 bits"));
+        // The plan refuses what is too large.
+        let grid = grid.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
         let of = |m: &Member| {
             let value = |buf: Buf, bytes: usize, access| gpu::Operand { place: Place::Value(buf), bytes, access };
             let place = |o: &Operand| match *o {
@@ -168,7 +169,8 @@ impl<'a> Gpu<'a> {
         self.call(kernel, consts, [gpu::count(items).div_ceil(kernel.threads) as usize, 1], operands, args)
     }
 
-    /// [`Gpu::call`] with a thread for every four elements of output 0, as `map` in `kernels/common.cuh` deals them out.
+    /// [`Gpu::call`] with a thread for every four elements of output 0, as `fours` in `kernels/common.cuh` deals them out: it
+    /// takes their number modulo 2^32, for the grid tells the rest.
     pub fn map<A: CudaStruct>(
         self,
         kernel: &'static Kernel,
@@ -177,7 +179,7 @@ impl<'a> Gpu<'a> {
         args: impl FnOnce(u32) -> A,
     ) -> Self {
         let n = self.io.outs[0].numel();
-        self.each(kernel, consts, n.div_ceil(4), operands, args(gpu::count(n)))
+        self.call(kernel, consts, [n.div_ceil(4 * kernel.threads as usize), 1], operands, args(n as u32))
     }
 
     fn cost(&self) -> Cost {

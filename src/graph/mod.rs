@@ -85,6 +85,13 @@ pub trait Op: Any + Debug + Send + Sync {
     fn gpu(&self, _gpu: Gpu, _io: &Io) -> Vec<Launch> {
         Vec::new()
     }
+    /// The largest number that its kernels count in 32 bits: elements of an operand, where nothing else is said, and 0 where
+    /// 64 bits count all that grows with the operands. A plan for a GPU refuses what is too large ([`gpu::COUNTABLE`]).
+    ///
+    /// [`gpu::COUNTABLE`]: crate::kernel::gpu::COUNTABLE
+    fn counted(&self, io: &Io) -> usize {
+        io.ins.iter().chain(io.outs).map(Type::numel).max().unwrap_or(0)
+    }
     /// The word of the counter that tells its random numbers from others' ([`crate::rng::Stream`]): the one attribute that
     /// does not show in the `Debug` text. Instances that differ in nothing else run together, and launches on a GPU find it
     /// in [`Member`].
@@ -117,6 +124,16 @@ pub struct Node {
     pub label: String,
     /// Appended by differentiation.
     pub adjoint: bool,
+}
+
+impl Node {
+    /// For people: `conv.fprop of object.conv1_1`.
+    pub fn title(&self) -> String {
+        match &*self.label {
+            "" => self.op.name().to_string(),
+            layer => format!("{} of {layer}", self.op.name()),
+        }
+    }
 }
 
 /// Values and nodes in the order they were built, which is a valid order of evaluation.

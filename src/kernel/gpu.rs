@@ -49,7 +49,15 @@ pub fn vector(extents: &[usize]) -> usize {
     if extents.iter().all(|n| n.is_multiple_of(4)) { 4 } else { 1 }
 }
 
-/// A number of elements that kernels can count in 32 bits, twice it included.
+/// What kernels can count in 32 bits, although they run on to the end of a tile, and to that of a part of a sum: at most 264
+/// parts of up to 65 terms too many.
+pub const COUNTABLE: usize = (1 << 31) - (1 << 16);
+
+/// Blocks of a launch along x and y, at most: of every GPU (CUDA Programming Guide, "Technical Specifications per Compute
+/// Capability").
+pub const GRID: [u32; 2] = [i32::MAX as u32, 65535];
+
+/// A number of elements that kernels can count in 32 bits, twice it included. A plan has refused what is larger.
 pub fn count(n: usize) -> u32 {
     assert!(n < 1 << 31, "{n} elements in one tensor: a kernel counts to 2^31");
     n as u32

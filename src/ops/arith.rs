@@ -89,6 +89,9 @@ impl Op for Add {
     fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
         gpu.map(&ADD, &[], &[In(0), In(1), Out(0)], |n| Count { n }).done()
     }
+    fn counted(&self, _: &Io) -> usize {
+        0
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.outs[0].numel() as f64, ..crate::graph::traffic(io) }
     }
@@ -121,6 +124,9 @@ impl Op for Mul {
     }
     fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
         gpu.map(&MUL, &[], &[In(0), In(1), Out(0)], |n| Count { n }).done()
+    }
+    fn counted(&self, _: &Io) -> usize {
+        0
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.outs[0].numel() as f64, ..crate::graph::traffic(io) }

@@ -254,6 +254,10 @@ impl Op for Augment {
         let grid = [(side * side).div_ceil(AUGMENT.threads as usize), n];
         gpu.call(&AUGMENT, &[], grid, &[In(0), In(1), In(2), Out(0)], args).done()
     }
+    /// Bytes of a picture.
+    fn counted(&self, io: &Io) -> usize {
+        io.ins[0].row()
+    }
 }
 
 pub const FAMILY: Family = Family { name: "augment", ops: &["image.augment"], kernels: &[&AUGMENT], cases };

@@ -153,6 +153,9 @@ impl Op for Apply {
         let args = |n| Scalar { n, by: self.keep };
         gpu.map(&APPLY, &[io.ins[0].dtype.code()], &[In(0), In(1), Out(0)], args).done()
     }
+    fn counted(&self, _: &Io) -> usize {
+        0
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 2.0 * io.outs[0].numel() as f64, ..traffic(io) }
     }
@@ -201,6 +204,9 @@ impl Op for Grad {
     fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let ways = [io.ins[0].dtype.code(), io.ins[1].dtype.code()];
         gpu.map(&GRAD, &ways, &[In(0), In(1), Out(0)], |n| Scalar { n, by: self.keep }).done()
+    }
+    fn counted(&self, _: &Io) -> usize {
+        0
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 2.0 * io.outs[0].numel() as f64, ..traffic(io) }

@@ -73,6 +73,10 @@ impl Op for Gather {
         let grid = [(width / bytes).div_ceil(GATHER.threads as usize), n];
         gpu.call(&GATHER, &[bytes as i64], grid, &[In(0), In(1), Out(0)], args).done()
     }
+    /// Rows, and what one has.
+    fn counted(&self, io: &Io) -> usize {
+        io.ins[0].dims()[0].max(io.ins[0].row())
+    }
     fn cost(&self, io: &Io) -> Cost {
         let bytes = io.outs[0].bytes() as f64;
         Cost { flops: 0.0, read: bytes + io.ins[1].bytes() as f64, write: bytes }
@@ -145,6 +149,9 @@ impl Op for Normalize {
         let bgr = (self.order == Order::Bgr) as u32;
         let args = |n| Preprocessing { n, bgr, scale: self.scale, mean: self.mean, std: self.std };
         gpu.map(&NORMALIZE, &[], &[In(0), Out(0)], args).done()
+    }
+    fn counted(&self, _: &Io) -> usize {
+        0
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 3.0 * io.outs[0].numel() as f64, ..traffic(io) }

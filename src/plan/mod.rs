@@ -8,7 +8,7 @@ mod usage;
 pub use usage::{Life, Pass, parts};
 
 use crate::error::{Error, Result};
-use crate::graph::{Gpu, Graph, Io, Kind, Member, Op, Value};
+use crate::graph::{Gpu, Graph, Io, Kind, Member, Node, Op, Value};
 use crate::kernel::{Arch, Code, Host, Launch, Simd, gpu, half};
 use crate::ops::fuse::fuse;
 use crate::shape::{DType, Type};
@@ -78,13 +78,17 @@ impl Plan {
         Ok((g, plans))
     }
 
-    /// The launches for one arch. Pure: what a device would be sent can be looked at without the device.
-    pub fn lower(&self, g: &Graph, arch: Arch) -> Vec<Scheduled> {
+    /// The launches for one arch. Pure: what a device would be sent can be looked at without the device. Fails where kernels
+    /// cannot count what they would compute.
+    pub fn lower(&self, g: &Graph, arch: Arch) -> Result<Vec<Scheduled>> {
         let mut all = vec![];
         for step in &self.steps {
             let n = &g.nodes()[step[0]];
             let (ins, outs) = g.io(n);
             let io = Io { ins: &ins, outs: &outs };
+            if let Arch::Gpu(_) = arch {
+                countable(n, &io)?;
+            }
             let bufs = |v: &[Value]| v.iter().map(|v| v.buf()).collect::<Vec<_>>();
             let member = |&i: &usize| {
                 let n = &g.nodes()[i];
@@ -102,10 +106,11 @@ impl Plan {
                 if launches.is_empty() {
                     launches = nodes.iter().zip(group).enumerate().map(|(i, (&n, m))| definition(g, n, i, m)).collect();
                 }
+                launches.iter().try_for_each(|l| launchable(n, l))?;
                 all.extend(launches.into_iter().map(|launch| Scheduled { node: nodes[launch.member], launch }));
             }
         }
-        all
+        Ok(all)
     }
 
     /// (output, input) pairs of a node that share storage.
@@ -124,6 +129,30 @@ impl Plan {
         let used = |v: &Value| self.live[v.i()].is_some();
         g.of_kind(kind).filter(used).collect()
     }
+}
+
+/// What to do about a size that is too large for kernels.
+const SMALLER: &str = "choose a smaller --batch or --image";
+
+/// Refuses a node whose kernels cannot count what it has.
+fn countable(n: &Node, io: &Io) -> Result<()> {
+    let counted = n.op.counted(io);
+    if counted <= gpu::COUNTABLE {
+        return Ok(());
+    }
+    let problem = format!("{}: kernels would have to count to {counted}, and can to {}", n.title(), gpu::COUNTABLE);
+    Err(Error::job(problem).fix(SMALLER))
+}
+
+/// Refuses a launch of more blocks than a grid has.
+fn launchable(n: &Node, launch: &Launch) -> Result<()> {
+    let Code::Kernel(call) = &launch.code else { return Ok(()) };
+    if call.grid.iter().zip(gpu::GRID).all(|(blocks, most)| *blocks <= most) {
+        return Ok(());
+    }
+    let ([x, y], [most_x, most_y]) = (call.grid, gpu::GRID);
+    let problem = format!("{}: {x} x {y} blocks, and a launch has {most_x} x {most_y} at most", n.title());
+    Err(Error::job(problem).fix(SMALLER))
 }
 
 /// The host routines of an op, which know float32 only.

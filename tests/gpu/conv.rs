@@ -138,7 +138,7 @@ fn meet_each_bank_once(storage: DType, products: Products) {
         let io = Io { ins: &case.ins, outs: &case.op.infer(&case.ins).unwrap() };
         let multiply_adds = case.op.cost(&io).flops / 2.0;
         let mut device = Way { device: "sim", products }.open();
-        let launches = device.launches(&g, &Plan::new(&g, &outs, Options::default()).unwrap());
+        let launches = device.launches(&g, &Plan::new(&g, &outs, Options::default()).unwrap()).unwrap();
         let product = launches.iter().find_map(|s| match &s.launch.code {
             Code::Kernel(call) => Some((call.product.clone()?, call.consts)),
             _ => None,

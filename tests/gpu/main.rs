@@ -6,6 +6,7 @@
 mod common;
 mod conv;
 mod fused;
+mod huge;
 mod mutants;
 use common::*;
 use deep_affect::device::ceiling::{self, Load};
@@ -61,7 +62,7 @@ impl Way {
 fn launched(case: &ops::Case, products: Products) -> Vec<Call> {
     let (g, _, outs) = graph_of(case);
     let choices = Choices { products, ..Choices::default() };
-    let launches = Plan::new(&g, &outs, Options::default()).unwrap().lower(&g, Arch::Gpu(&choices));
+    let launches = Plan::new(&g, &outs, Options::default()).unwrap().lower(&g, Arch::Gpu(&choices)).unwrap();
     let call = |s: Scheduled| match s.launch.code {
         Code::Kernel(call) => call,
         _ => panic!("{} has no kernel", s.launch.name),
@@ -159,7 +160,7 @@ fn tiles_change_no_bit() {
     on_devices("tiles", |device, _, case| {
         let (g, _, outs) = graph_of(case);
         let (limits, plan) = (device.open().limits(), Plan::new(&g, &outs, Options::default()).unwrap());
-        let launches = device.open().launches(&g, &plan);
+        let launches = device.open().launches(&g, &plan).unwrap();
         let product = launches.iter().find_map(|s| match &s.launch.code {
             Code::Kernel(call) => Some((call.product.clone()?, call.consts)),
             _ => None,
@@ -203,7 +204,7 @@ fn grouped_equals_ungrouped_bit_for_bit() {
                 }
             }
             s.run(0)?;
-            let launches = s.device().launches(&s.graph, &s.plans[0]).len();
+            let launches = s.device().launches(&s.graph, &s.plans[0])?.len();
             Ok::<_, deep_affect::error::Error>((
                 launches,
                 outs.iter().map(|v| s.read64(*v)).collect::<Result<Vec<_>, _>>()?,

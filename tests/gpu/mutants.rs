@@ -201,7 +201,29 @@ const MUTANTS: &[Mutant] = &[
     m("split.cu", "the bias of a row", "act(i % a.columns,", "act(i / a.columns,", "dense.fprop [BF16 x [2, 2504"),
     m("half.cuh", "bf16 is cut off", "cvt.rn.bf16.f32", "cvt.rz.bf16.f32", "cast [F32 to BF16"),
     m("gemm.cu", "depth past the end of a part", "end(min(begin + a.part, a.depth))", "end(begin + a.part)", "dense.wgrad [x [25"),
+    // Indices in 32 bits.
+    m("common.cuh", "elements are counted in 32 bits", "const u64 first = (u64)blockIdx.x * FULL;", "const u64 first = blockIdx.x * FULL;", "huge relu"),
+    m("cast.cu", "an element's number in 32 bits", "[&](u64 i, auto width)", "[&](u32 i, auto width)", "huge cast"),
+    m("dropout_grad.cu", "an element's number in 32 bits", "[&](u64 i, auto width)", "[&](u32 i, auto width)", "huge dropout.grad"),
+    m("image.cu", "colours begin anew at 2^32", "(u32(i >> 32) + u32(i) % 3 + v) % 3", "(u32(i) + v) % 3", "huge image.normalize"),
+    m("gather.cu", "a table in 32 bits", "u64 from = min", "u32 from = min", "huge image.gather"),
+    m("augment.cu", "pictures in 32 bits", "u64 picture = 3ull *", "u64 picture = 3 *", "huge image.augment"),
+    m("spatial.cuh", "images in 32 bits", "x + (u64)at.n * (", "x + at.n * (", "huge maxpool"),
+    m("unpool.cu", "pixels in 32 bits", "4ull * a.q.by * row", "4 * a.q.by * row", "huge unpool"),
+    m("conv/fprop.cu", "images in 32 bits", "(u64)out.outer * image.size()", "out.outer * image.size()", "huge conv.fprop, tiles"),
+    m("conv/dgrad.cu", "images in 32 bits", "(u64)p.outer * image.size()", "p.outer * image.size()", "huge conv.dgrad, tiles"),
+    m("conv/wgrad.cu", "images in 32 bits", "(u64)at.outer * image.size()", "at.outer * image.size()", "huge conv.wgrad, tiles"),
+    m("conv/depthwise.cu", "images in 32 bits", "(u64)y.n * a.h * a.w * a.c", "y.n * a.h * a.w * a.c", "huge conv.fprop, depthwise"),
+    m("conv/direct.cu", "elements in 32 bits", "(((u64)n * hs + h) * ws + w) * cs + c", "((n * hs + h) * ws + w) * cs + c", "huge conv.fprop, direct"),
+    m("mma/image.cuh", "bytes in 32 bits", "(long long)pixel * (SIZE * image.stride)", "pixel * (SIZE * image.stride)", "huge conv.fprop, bf16"),
+    m("mma/fprop.cu", "results in 32 bits", "put(y + (u64)(first + row) * a.k", "put(y + (first + row) * a.k", "huge conv.fprop, bf16"),
+    m("mma/dgrad.cu", "results in 32 bits", "const u64 line = (u64)pixel.outer * a.h + row, first", "const u32 line = pixel.outer * a.h + row, first", "huge conv.dgrad, bf16"),
+    m("mma/wgrad.cu", "elements in 32 bits", "channels_of(x + t.inner, (pixel.outer * image.h + row) * image.w + column, image)", "x + (((pixel.outer * image.h + row) * image.w + column) * image.stride + t.inner)", "huge conv.wgrad, bf16"),
 ];
+
+/// The tests that look for bugs, and those that look for an index that is too narrow.
+const CHECKS: &[&str] = &["kernels_", "same_bits", "grouped_", "nan_"];
+const INDICES: &[&str] = &["indices_"];
 
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
@@ -223,7 +245,8 @@ fn run(mutant: &Mutant) -> Option<String> {
     assert_eq!(text.matches(mutant.from).count(), 1, "{}: `{}` occurs once", mutant.file, mutant.from);
     std::fs::write(&path, text.replace(mutant.from, mutant.to)).unwrap();
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["kernels_", "same_bits", "grouped_", "nan_", "--nocapture", "--test-threads=1"])
+        .args(if mutant.cases.starts_with("huge") { INDICES } else { CHECKS })
+        .args(["--nocapture", "--test-threads=1"])
         .env("DEEP_AFFECT_KERNELS", dir.path())
         .env("DEEP_AFFECT_CACHE", dir.path())
         .env("CASES", mutant.cases)

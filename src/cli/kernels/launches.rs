@@ -88,7 +88,7 @@ impl Command {
         let tiles = self.tiles.as_deref().map(Table::current).transpose()?.map_or_else(Tiles::default, Table::tiles);
         let choices = Choices { limits, tiles, products: chosen.precision.products() };
         // What is wanted first: the step, or the inference.
-        let scheduled = plans[0].lower(&g, Arch::Gpu(&choices));
+        let scheduled = plans[0].lower(&g, Arch::Gpu(&choices))?;
         let calls = scheduled.iter().map(call).collect::<Result<Vec<_>>>()?;
         let compiled = compiled(&calls, self.arch)?;
         let rows = scheduled.iter().zip(&calls).map(|(s, call)| self.row(&g, s, call, &compiled, &choices));

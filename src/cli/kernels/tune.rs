@@ -131,7 +131,7 @@ impl Command {
         let first = tried.is_empty();
         // By launch: the product and the tile of it.
         let mut places = vec![];
-        for s in session.device().launches(&session.graph, &session.plans[plan]) {
+        for s in session.device().launches(&session.graph, &session.plans[plan])? {
             let Code::Kernel(call) = &s.launch.code else { unreachable!("a GPU runs kernels") };
             let Some(product) = &call.product else {
                 places.push(None);

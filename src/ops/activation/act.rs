@@ -283,6 +283,9 @@ impl Op for Activate {
         let act = [self.act.index() as i64, DType::F32.code()];
         gpu.map(&ACTIVATE, &act, &[In(0), Out(0)], |n| self.act.numbers(n)).done()
     }
+    fn counted(&self, _: &Io) -> usize {
+        0
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.act.flops() * io.outs[0].numel() as f64, ..traffic(io) }
     }
@@ -338,6 +341,9 @@ impl Op for ActivateGrad {
     fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
         let act = [self.act.index() as i64, DType::F32.code()];
         gpu.map(&ACTIVATE_GRAD, &act, &[In(0), In(1), Out(0)], |n| self.act.numbers(n)).done()
+    }
+    fn counted(&self, _: &Io) -> usize {
+        0
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: (1.0 + self.act.flops()) * io.outs[0].numel() as f64, ..traffic(io) }

@@ -42,6 +42,9 @@ impl Op for Relu {
     fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         gpu.map(&ACTIVATE, &[RELU, io.ins[0].dtype.code()], &[In(0), Out(0)], Pointwise::plain).done()
     }
+    fn counted(&self, _: &Io) -> usize {
+        0
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.outs[0].numel() as f64, ..traffic(io) }
     }
@@ -79,6 +82,9 @@ impl Op for ReluGrad {
     }
     fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         gpu.map(&ACTIVATE_GRAD, &[RELU, io.ins[0].dtype.code()], &[In(0), In(1), Out(0)], Pointwise::plain).done()
+    }
+    fn counted(&self, _: &Io) -> usize {
+        0
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.outs[0].numel() as f64, ..traffic(io) }

@@ -155,10 +155,19 @@ pub struct Epilogue {
     pub index: bool,
 }
 
+/// The largest number that the kernels of a shape count in 32 bits: pixels of all images and numbers in one, with what taps see
+/// around it, numbers in all filters, bytes of a pixel. The numbers in all images they count in 64.
+pub fn counted(s: &ConvShape) -> usize {
+    let ([r, t], w) = (s.taps(), &s.window);
+    let around = |axis: usize, taps: usize| w.pad[axis] + w.pad[axis + 2] + taps * w.dilation[axis];
+    let [rows, columns] = [around(0, r), around(1, t)];
+    let [x, y] = [(s.h + rows) * (s.w + columns), (s.p + rows) * (s.q + columns)];
+    let all = [s.n * x, s.n * y, x * s.c, y * s.k, s.k * width(s), 4 * s.c, 4 * s.k];
+    all.into_iter().max().expect("seven")
+}
+
 fn args(s: &ConvShape, end: Epilogue, part: usize) -> Conv {
     let ([r, t], w) = (s.taps(), &s.window);
-    // Kernels count pixels, numbers in an image and numbers in all filters in 32 bits.
-    let _ = [s.n * s.h * s.w, s.n * s.p * s.q, s.h * s.w * s.c, s.p * s.q * s.k, s.k * width(s)].map(index);
     let step = |axis: usize| index(w.stride[axis] / gcd(w.stride[axis], w.dilation[axis]));
     Conv {
         n: index(s.n),

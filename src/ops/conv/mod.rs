@@ -196,6 +196,9 @@ impl Op for Fprop {
         let form = Form::of(&s, io.ins[0].dtype, gpu.products());
         gpu::fprop(gpu, form, &s, end)
     }
+    fn counted(&self, io: &Io) -> usize {
+        self.shape(&io.ins[0]).map_or(0, |s| gpu::counted(&s))
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape(&io.ins[0]).map_or(0.0, |s| s.flops()), ..traffic(io) }
     }
@@ -294,6 +297,9 @@ impl Op for Dgrad {
         let form = Form::of(&self.shape, io.ins[0].dtype, gpu.products());
         gpu::dgrad(gpu, form, &self.shape, end)
     }
+    fn counted(&self, _: &Io) -> usize {
+        gpu::counted(&self.shape)
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape.flops(), ..traffic(io) }
     }
@@ -348,6 +354,9 @@ impl Op for Wgrad {
     fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let form = Form::of(&self.shape, io.ins[0].dtype, gpu.products());
         gpu::wgrad(gpu, form, &self.shape, self.bias)
+    }
+    fn counted(&self, _: &Io) -> usize {
+        gpu::counted(&self.shape)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape.flops(), ..traffic(io) }
@@ -435,6 +444,9 @@ impl Op for Transposed {
         let end = Epilogue { bias: self.bias, relu: self.relu, ..Epilogue::default() };
         let form = Form::of(&s, io.ins[0].dtype, gpu.products());
         gpu::dgrad(gpu, form, &s, end)
+    }
+    fn counted(&self, io: &Io) -> usize {
+        self.shape(&io.ins[0]).map_or(0, |s| gpu::counted(&s))
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape(&io.ins[0]).map_or(0.0, |s| s.flops()), ..traffic(io) }

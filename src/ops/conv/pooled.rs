@@ -98,6 +98,9 @@ impl Op for Pooled {
         let form = Form::of(&s, self.storage, gpu.products());
         gpu::fprop(gpu, form, &s, end)
     }
+    fn counted(&self, io: &Io) -> usize {
+        gpu::counted(&self.shape(io))
+    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape(io).flops(), ..traffic(io) }
     }

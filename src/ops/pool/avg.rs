@@ -1,7 +1,7 @@
 //! Means over windows, over a fixed number of windows, and over the whole image.
 
 use super::super::{Bound, Case};
-use super::{nhwc, pooled};
+use super::{counted, nhwc, pooled};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
@@ -163,6 +163,9 @@ impl Op for AvgPool {
         let args = self.over.numbers(&io.ins[0], &io.outs[0], v);
         gpu.each(&AVGPOOL, &[v as i64, io.ins[0].dtype.code()], args.n as usize, &[In(0), Out(0)], args).done()
     }
+    fn counted(&self, io: &Io) -> usize {
+        counted(io, vector(&[io.ins[0].channels()]))
+    }
     fn cost(&self, io: &Io) -> Cost {
         let ([_, h, w, c], [n, p, q, _]) = (nhwc(&io.ins[0]).unwrap(), self.over.npqc(&io.ins[0]));
         let pixels = |axis, outs, extent| (0..outs).map(|o| self.over.span(axis, o, extent).0.len()).sum::<usize>();
@@ -233,6 +236,9 @@ impl Op for AvgPoolGrad {
         let v = vector(&[self.x.channels()]);
         let args = self.over.numbers(&self.x, &self.x, v);
         gpu.each(&AVGPOOL_GRAD, &[v as i64, io.ins[0].dtype.code()], args.n as usize, &[In(0), Out(0)], args).done()
+    }
+    fn counted(&self, io: &Io) -> usize {
+        counted(io, vector(&[io.ins[0].channels()]))
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost {

@@ -1,7 +1,7 @@
 //! The largest value of each window, and where its gradient goes.
 
 use super::super::{Bound, Case, Draw};
-use super::{nhwc, pooled};
+use super::{counted, nhwc, pooled};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
@@ -119,6 +119,9 @@ impl Op for MaxPool {
         let args = MaxWindow::new(&self.window, x, y, y, v);
         gpu.each(&MAXPOOL, &[v as i64, io.ins[0].dtype.code()], args.n as usize, &[In(0), Out(0)], args).done()
     }
+    fn counted(&self, io: &Io) -> usize {
+        counted(io, vector(&[io.ins[0].channels()]))
+    }
     fn cost(&self, io: &Io) -> Cost {
         let taps = self.window.kernel[0] * self.window.kernel[1];
         Cost { flops: (io.outs[0].numel() * taps) as f64, ..traffic(io) }
@@ -183,6 +186,9 @@ impl Op for MaxPoolGrad {
         let args = MaxWindow::new(&self.window, x, dy, x, v);
         let operands = [In(0), In(1), Out(0)];
         gpu.each(&MAXPOOL_GRAD, &[v as i64, io.ins[0].dtype.code()], args.n as usize, &operands, args).done()
+    }
+    fn counted(&self, io: &Io) -> usize {
+        counted(io, vector(&[io.ins[0].channels()]))
     }
     fn cost(&self, io: &Io) -> Cost {
         let taps = self.window.kernel[0] * self.window.kernel[1];

@@ -10,6 +10,7 @@ pub use unpool::Unpool;
 
 use super::Family;
 use crate::error::{Error, Result};
+use crate::graph::Io;
 use crate::shape::{Type, Window};
 
 fn nhwc(t: &Type) -> Result<[usize; 4]> {
@@ -24,6 +25,13 @@ fn pooled(window: &Window, x: &Type) -> Result<Type> {
     }
     let [p, q] = window.out([h, w])?;
     Ok(Type::new(x.dtype, &[n, p, q, c]))
+}
+
+/// What kernels of pooling count in 32 bits: what threads compute of y, each `v` channels at once, and numbers in one image of
+/// each operand.
+fn counted(io: &Io, v: usize) -> usize {
+    let images = io.ins.iter().map(Type::row);
+    io.outs.iter().map(|t| t.row().max(t.numel() / v)).chain(images).max().unwrap_or(0)
 }
 
 pub const FAMILY: Family = Family {

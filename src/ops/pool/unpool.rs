@@ -117,9 +117,12 @@ impl Op for Unpool {
     }
     fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let [_, _, q, k] = nhwc(&io.ins[0]).expect("checked by infer");
-        let args = Quads { n: count(io.ins[0].numel()) / 4, c: Divisor::new(k / 4), q: Divisor::new(q) };
+        let args = Quads { n: count(io.ins[0].numel() / 4), c: Divisor::new(k / 4), q: Divisor::new(q) };
         let (storage, operands) = ([io.ins[0].dtype.code()], [In(0), In(1), In(2), Out(0)]);
         gpu.each(&UNPOOL, &storage, args.n as usize, &operands, args).done()
+    }
+    fn counted(&self, io: &Io) -> usize {
+        io.ins[0].numel() / 4
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: io.outs[0].numel() as f64, ..traffic(io) }
