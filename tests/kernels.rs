@@ -199,7 +199,19 @@ fn launches_are_counted_without_a_gpu() {
     assert!(
         of("conv_fprop_mma").iter().all(|row| row["constants"]["STORAGE"] == 2 && row["gflop"].as_f64() > Some(0.0))
     );
-    assert!(launches(false, &[]).contains("NVRTC is missing"));
+    // An estimate for each launch, and all of them together.
+    let ms = |rows: &[serde_json::Value]| rows.iter().map(|row| row["ms"].as_f64().unwrap()).collect::<Vec<_>>();
+    let [each, shares] = [rows, r["by_bound"].as_array().unwrap()].map(|rows| ms(rows));
+    let total = r["ms"].as_f64().unwrap();
+    assert!(each.iter().all(|ms| *ms > 0.0) && rows.iter().all(|row| row["bound"].is_string()));
+    assert!([each, shares].iter().all(|ms| (ms.iter().sum::<f64>() - total).abs() <= 1e-9), "{r:#}");
+    let slow = json(&launches(false, &["--pass", "train", "--json", "--bandwidth", "1"]));
+    assert!(slow["ms"].as_f64() > Some(10.0 * total), "{slow:#}");
+    let table = launches(false, &[]);
+    assert!(table.contains("NVRTC is missing") && table.contains("Estimated, not timed"), "{table}");
+    assert!(table.lines().take_while(|l| !l.is_empty()).all(|l| l.chars().count() <= 120), "{table}");
+    let wide = launches(false, &["--wide"]);
+    assert!(!table.contains("FLOP/B") && wide.contains("FLOP/B"), "{wide}");
     if possible() {
         let r = json(&launches(true, &["--json"]));
         let fills = |row: &serde_json::Value| row["fills"].as_f64() > Some(0.0) && row["blocks_resident"].is_u64();

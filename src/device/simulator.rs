@@ -6,7 +6,7 @@ use super::Counted;
 use super::gpu::{Driver, Measured, Step, Window};
 use super::memory::Memory;
 use crate::error::{Error, Result};
-use crate::kernel::choices::Limits;
+use crate::kernel::estimate::Limits;
 use crate::kernel::gpu::{Access, Call};
 use crate::nvrtc::{self, Cache, Target, Unit};
 use crate::sim::{self, Counters, Grid, Options, Program};

@@ -1,7 +1,8 @@
 //! How ops make launches.
 
 use super::{Io, Member, Op};
-use crate::kernel::choices::{Price, Product};
+use crate::kernel::choices::Product;
+use crate::kernel::estimate::Price;
 use crate::kernel::gpu::{self, Access, Call, CudaStruct, Kernel, Place};
 use crate::kernel::{Buf, Choices, Code, Cost, Host, Launch, Products};
 use crate::shape::Type;
@@ -55,8 +56,8 @@ pub struct Gpu<'a> {
     io: &'a Io<'a>,
     group: &'a [Member],
     choices: &'a Choices,
-    /// What the next call computes.
-    product: Option<Product>,
+    /// What the next call computes, and what a tile of it costs.
+    product: Option<(Product, Price)>,
     scratch: usize,
     launches: Vec<Launch>,
 }
@@ -83,8 +84,8 @@ impl<'a> Gpu<'a> {
         price: impl Fn(&'static [i64]) -> Price,
     ) -> &'static [i64] {
         let product = Product { kernel, given, extents, copies: copies * self.group.len() };
-        let tile = self.choices.tile(&product, price);
-        self.product = Some(product);
+        let tile = self.choices.tile(&product, &price);
+        self.product = Some((product, price(tile)));
         tile
     }
 
@@ -137,6 +138,7 @@ impl<'a> Gpu<'a> {
             operands.iter().map(place).collect()
         };
         let operands = self.group.iter().map(of).collect();
+        let (product, price) = self.product.take_if(|p| p.0.kernel == kernel).unzip();
         let cost = if self.launches.is_empty() { self.cost() } else { Cost::default() };
         self.launches.push(Launch {
             name: self.op.name(),
@@ -147,7 +149,8 @@ impl<'a> Gpu<'a> {
                 grid,
                 operands,
                 args: bytemuck::bytes_of(&args).to_vec(),
-                product: self.product.take_if(|p| p.kernel == kernel),
+                product,
+                price,
             }),
             ins: self.group.iter().flat_map(|m| m.ins.clone()).collect(),
             outs: self.group.iter().flat_map(|m| m.outs.clone()).collect(),

@@ -2,6 +2,7 @@
 estimates ([`Limits::clocks`]); what was measured on the device goes before it. And what its user decides, which changes bits:
 [`Products`]. */
 
+use super::estimate::{Limits, Price};
 use super::gpu::Kernel;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,20 +34,6 @@ impl Products {
 
 /// The fastest variants that were measured: by the text of a [`Product`], the kernel's constants and their values.
 pub type Tiles = BTreeMap<String, BTreeMap<String, i64>>;
-
-/// What an estimate must know about a GPU. By default those of an H100.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    pub multiprocessors: usize,
-    /// Bytes of shared memory that one block may have.
-    pub shared: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { multiprocessors: 132, shared: 227 << 10 }
-    }
-}
 
 /// Products of matrices [m,depth] [depth,n] by one launch of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,46 +70,6 @@ impl Product {
     /// A variant as tables name it: constants and their values.
     pub fn named(&self, variant: &[i64]) -> BTreeMap<String, i64> {
         self.kernel.consts.iter().map(|c| c.to_string()).zip(variant.iter().copied()).collect()
-    }
-}
-
-/// What a block that computes a tile costs one multiprocessor, by the source of its kernel.
-#[derive(Clone, Copy, Debug)]
-pub struct Price {
-    /// Rows and columns of the tile.
-    pub tile: [usize; 2],
-    /// Clocks to multiply one of the depth, when operands are there.
-    pub clocks: f64,
-    /// Bytes of operands for one of the depth.
-    pub bytes: f64,
-    /// Bytes of results.
-    pub results: f64,
-    /// Blocks that a multiprocessor has room for.
-    pub resident: usize,
-}
-
-/// Bytes per clock that the second-level cache gives all multiprocessors together (H800: 3942 to 4472, arXiv 2402.13499), and
-/// the most that one of them takes.
-const CACHE: [f64; 2] = [4200.0, 64.0];
-
-/// Bytes per clock and multiprocessor that go to memory: an H100's 3 TB/s at 1.7 GHz by 132.
-const MEMORY: f64 = 13.0;
-
-/// Clocks until a block multiplies for the first time: two trips to memory.
-const BEGIN: f64 = 1500.0;
-
-impl Limits {
-    /// Estimated clocks of a launch: whole waves of blocks, each bound by arithmetic or by the cache; beginning and end of a
-    /// block hide behind another one's loop where two are resident. For an H100; what it is worth elsewhere, and there, is
-    /// measured (`deep-affect kernels tune`).
-    pub fn clocks(&self, product: &Product, price: &Price) -> f64 {
-        let ([m, n, depth], [rows, columns]) = (product.extents, price.tile);
-        let blocks = (product.copies * m.div_ceil(rows) * n.div_ceil(columns)).max(1);
-        let turns = blocks.div_ceil(self.multiprocessors) as f64;
-        let cache = CACHE[1].min(CACHE[0] / blocks.min(self.multiprocessors) as f64);
-        let inner = depth as f64 * price.clocks.max(price.bytes / cache);
-        let outer = BEGIN + price.results / MEMORY;
-        turns * inner + if price.resident > 1 { 1.0 } else { turns } * outer
     }
 }
 
@@ -164,8 +111,8 @@ mod tests {
 
     fn price(consts: &[i64]) -> Price {
         let [m, n] = [0, 1].map(|i| consts[i] as usize);
-        let (clocks, bytes) = ((m * n) as f64 / 1000.0, 2.0 * (m + n) as f64);
-        Price { tile: [m, n], clocks, bytes, results: 0.0, resident: 1 }
+        let (products, bytes) = ((m * n) as f64 / 1000.0, 2.0 * (m + n) as f64);
+        Price { tile: [m, n], products, shared: 0.0, bytes, results: 0.0, resident: 1 }
     }
 
     fn product(m: usize, n: usize) -> Product {

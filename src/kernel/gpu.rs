@@ -7,6 +7,7 @@ a step can be recorded once and replayed. */
 
 use super::Buf;
 use super::choices::Product;
+use super::estimate::Price;
 use bytemuck::NoUninit;
 
 /// Instances of an op that one launch can compute.
@@ -131,6 +132,8 @@ pub struct Call {
     pub args: Vec<u8>,
     /// What it computes, where other variants of the kernel would compute the same.
     pub product: Option<Product>,
+    /// What a tile of that costs.
+    pub price: Option<Price>,
 }
 
 impl Call {

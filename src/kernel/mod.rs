@@ -4,6 +4,7 @@ An op is lowered to launches for one [`Arch`]. On the host the code is a Rust cl
 GPU the call of a kernel; plan, profiler and tests see one kind of list. */
 
 pub mod choices;
+pub mod estimate;
 pub mod gpu;
 pub mod half;
 

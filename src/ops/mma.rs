@@ -5,7 +5,7 @@ use super::tile::{Tile, index};
 use crate::cuda_struct;
 use crate::graph::Operand::{self, In, Out, Scratch};
 use crate::graph::{Gpu, Op};
-use crate::kernel::choices::Price;
+use crate::kernel::estimate::Price;
 use crate::kernel::gpu::{Access, CudaStruct, Kernel, STORED};
 use crate::kernel::{Launch, Products};
 use crate::shape::{DType, Type};
@@ -102,15 +102,23 @@ const PRODUCTS: f64 = 1270.0;
 /// Bytes per clock of a multiprocessor's shared memory.
 const SHARED: f64 = 128.0;
 
+/// Instructions to bring one element where operands are gathered, by the source: its place, whether it is there, load, pack.
+const GATHER: f64 = 12.0;
+
+/// Of one lane each, per clock and multiprocessor.
+const INSTRUCTIONS: f64 = 128.0;
+
 /// `kernels/mma/multiply.cuh`: products, or what goes into shared memory once and out of it to eight warps.
 fn price(consts: &[i64]) -> Price {
-    let [m, n, _, _, _, storage, terms, shared] = consts[..] else { unreachable!("CONSTS") };
+    let [m, n, _, _, vec, storage, terms, shared] = consts[..] else { unreachable!("CONSTS") };
     let size = if storage == DType::F32.code() { 4 } else { 2 };
     let across = if n >= 128 { 4 } else { 2 };
     let warps = 8 * (m * across / 8 + n / across);
+    let gather = if vec == 1 { GATHER * (m + n) as f64 / INSTRUCTIONS } else { 0.0 };
     Price {
         tile: [m as usize, n as usize],
-        clocks: ((terms * m * n * size / 2) as f64 / PRODUCTS).max((size * (m + n + warps)) as f64 / SHARED),
+        products: (terms * m * n * size / 2) as f64 / PRODUCTS,
+        shared: gather.max((size * (m + n + warps)) as f64 / SHARED),
         bytes: (size * (m + n)) as f64,
         results: (size * m * n) as f64,
         // RESIDENT in kernels/mma/warp.cuh

@@ -4,7 +4,7 @@ functions of shapes, never of the GPU at hand: the same shape has the same bits 
 use crate::cuda_struct;
 use crate::graph::Gpu;
 use crate::graph::Operand::{self, In, Scratch};
-use crate::kernel::choices::Price;
+use crate::kernel::estimate::Price;
 use crate::kernel::gpu::{Access, CudaStruct, Kernel, PLAIN};
 
 /// Blocks that occupy a large GPU: two on each of 132 multiprocessors.
@@ -49,14 +49,15 @@ impl Tile {
 }
 
 /// `kernels/tile/multiply.cuh`: of 16 multiply-adds, loads of squares from shared memory and a dozen instructions for every
-/// step, four warps issue one per clock.
+/// step, four warps issue one per clock; those loads are among what is issued.
 fn price(consts: &[i64]) -> Price {
     let [m, n, k] = [0, 1, 2].map(|i| consts[i] as f64);
     let squares = m * n / 4096.0;
     let loads = if squares == 4.0 { 4.0 } else { squares + 1.0 };
     Price {
         tile: [m as usize, n as usize],
-        clocks: 2.0 * (16.0 * squares + loads + 12.0 / k),
+        products: 2.0 * (16.0 * squares + loads + 12.0 / k),
+        shared: 0.0,
         bytes: 4.0 * (m + n),
         results: 4.0 * m * n,
         resident: 2,

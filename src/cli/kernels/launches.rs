@@ -1,4 +1,5 @@
-//! `kernels launches`: what a GPU would be sent, launch by launch, and how well it would fill one. Counted, not timed.
+//! `kernels launches`: what a GPU would be sent, launch by launch, how well it would fill one, and how long it might take.
+//! Counted and estimated, not timed.
 
 use super::used;
 use crate::cli::output;
@@ -8,9 +9,10 @@ use crate::device::gpu::OPTIONS;
 use crate::device::tuning::Table;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
-use crate::kernel::choices::{Limits, Tiles};
-use crate::kernel::gpu::Call;
-use crate::kernel::{Arch, Choices, Code};
+use crate::kernel::choices::Tiles;
+use crate::kernel::estimate::{Bound, Limits};
+use crate::kernel::gpu::{Call, Operand, Place};
+use crate::kernel::{Arch, Choices, Code, Cost};
 use crate::nvrtc::{self, Cache, Compiled, Target, Unit};
 use crate::plan::{Pass, Plan, Scheduled};
 use crate::table::{number, text_table};
@@ -32,9 +34,15 @@ pub struct Command {
     /// Tiles that `kernels tune` measured, from its file, before the rule's.
     #[arg(long, value_name = "FILE")]
     tiles: Option<PathBuf>,
-    /// Multiprocessors of the GPU that is to be filled: 132 is an H100.
+    /// Multiprocessors of the GPU that is to be filled: 132 are an H100's and an H200's.
     #[arg(long, default_value_t = 132, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     multiprocessors: u32,
+    /// Gigabytes a second of its memory, for the estimate: 4800 an H200's, 3350 an H100's.
+    #[arg(long, default_value_t = Limits::default().bandwidth as u32, value_name = "GB/S", value_parser = clap::value_parser!(u32).range(1..))]
+    bandwidth: u32,
+    /// Every column of the table.
+    #[arg(long)]
+    wide: bool,
     /// One JSON object instead of a table.
     #[arg(long)]
     json: bool,
@@ -60,9 +68,23 @@ struct Row {
     /// How many times the blocks fill all multiprocessors; below 1 some have nothing to do.
     fills: Option<f64>,
     shared_bytes: u32,
-    /// Every operand once. An op of several launches has its work and traffic at the first.
+    /// Every operand once; an op of several launches has its work and operands at the first, and besides what each hands on.
     least_mb: f64,
     gflop: f64,
+    /// Of work for each byte.
+    flop_per_byte: Option<f64>,
+    /// Estimated: [`Limits::estimate`].
+    ms: f64,
+    /// What the time is spent on.
+    bound: &'static str,
+}
+
+/// Launches that spend their time on the same.
+#[derive(Serialize)]
+struct Share {
+    bound: &'static str,
+    launches: usize,
+    ms: f64,
 }
 
 #[derive(Serialize)]
@@ -73,8 +95,12 @@ struct Report {
     batch: usize,
     target: String,
     multiprocessors: u32,
+    bandwidth_gb_s: u32,
     least_mb: f64,
     gflop: f64,
+    /// Estimated, one launch after another.
+    ms: f64,
+    by_bound: Vec<Share>,
     launches: Vec<Row>,
 }
 
@@ -84,7 +110,8 @@ impl Command {
         let (g, want, _) = chosen.graph(self.pass, self.batch)?;
         let want: Vec<&[Value]> = want.iter().map(Vec::as_slice).collect();
         let (g, plans) = Plan::all(g, &want, OPTIONS)?;
-        let limits = Limits { multiprocessors: self.multiprocessors as usize, shared: nvrtc::shared_memory(self.arch) };
+        let [multiprocessors, bandwidth] = [self.multiprocessors, self.bandwidth].map(|n| n as usize);
+        let limits = Limits { multiprocessors, shared: nvrtc::shared_memory(self.arch), bandwidth };
         let tiles = self.tiles.as_deref().map(Table::current).transpose()?.map_or_else(Tiles::default, Table::tiles);
         let choices = Choices { limits, tiles, products: chosen.precision.products() };
         // What is wanted first: the step, or the inference.
@@ -100,12 +127,15 @@ impl Command {
             batch: self.batch,
             target: self.arch.to_string(),
             multiprocessors: self.multiprocessors,
+            bandwidth_gb_s: self.bandwidth,
             least_mb: launches.iter().map(|r| r.least_mb).sum(),
             gflop: launches.iter().map(|r| r.gflop).sum(),
+            ms: launches.iter().map(|r| r.ms).sum(),
+            by_bound: shares(&launches),
             launches,
         };
         let json = || serde_json::to_string_pretty(&report).expect("plain data") + "\n";
-        output::print(&if self.json { json() } else { report.text() })
+        output::print(&if self.json { json() } else { report.text(self.wide) })
     }
 
     fn row(
@@ -122,7 +152,9 @@ impl Command {
         let blocks_resident = found.as_ref().and_then(|r| nvrtc::resident(self.arch, call.kernel.threads, r));
         let instances = call.operands.len();
         let blocks = call.grid.iter().map(|n| *n as u64).product::<u64>() * instances as u64;
-        let cost = s.launch.cost;
+        let cost = with_scratch(s.launch.cost, call);
+        let estimate = choices.limits.estimate(blocks as usize, cost, call.product.as_ref().zip(call.price.as_ref()));
+        let bytes = cost.read + cost.write;
         // Shared memory has a field of its own.
         let constants = call.kernel.consts.iter().copied().zip(call.consts.iter().copied());
         Row {
@@ -137,10 +169,36 @@ impl Command {
             blocks_resident,
             fills: blocks_resident.map(|n| blocks as f64 / (n.max(1) * self.multiprocessors) as f64),
             shared_bytes: found.map_or_else(|| call.kernel.shared(call.consts), |r| r.shared),
-            least_mb: (cost.read + cost.write) / 1e6,
+            least_mb: bytes / 1e6,
             gflop: cost.flops / 1e9,
+            flop_per_byte: (bytes > 0.0).then(|| cost.flops / bytes),
+            ms: 1e3 * estimate.seconds,
+            bound: estimate.bound.name(),
         }
     }
+}
+
+/// The cost of a launch together with what it hands on to the next launch of its op, or was handed.
+fn with_scratch(mut cost: Cost, call: &Call) -> Cost {
+    for operands in &call.operands {
+        let scratch = |o: &Operand| match o.place {
+            Place::Scratch(at) => Some((at, o.bytes)),
+            Place::Value(_) => None,
+        };
+        // Each once: an operand may stand in the place of one that is not there.
+        let all: BTreeMap<usize, usize> = operands.iter().filter_map(scratch).collect();
+        cost.read += all.values().sum::<usize>() as f64;
+    }
+    cost
+}
+
+fn shares(launches: &[Row]) -> Vec<Share> {
+    let of = |bound: Bound| {
+        let bound = bound.name();
+        let those: Vec<f64> = launches.iter().filter(|r| r.bound == bound).map(|r| r.ms).collect();
+        Share { bound, launches: those.len(), ms: those.iter().sum() }
+    };
+    Bound::ALL.map(of).into_iter().filter(|s| s.launches > 0).collect()
 }
 
 fn call(s: &Scheduled) -> Result<&Call> {
@@ -162,35 +220,27 @@ fn compiled(calls: &[&Call], target: Target) -> Result<BTreeMap<Unit, Arc<Compil
 }
 
 impl Report {
-    fn text(&self) -> String {
-        let header = [
-            "layer",
-            "op",
-            "kernel",
-            "constants",
-            "by",
-            "instances",
-            "blocks",
-            "a SM",
-            "fills",
-            "shared, B",
-            "MB",
-            "GFLOP",
-        ];
+    fn text(&self, wide: bool) -> String {
+        // Those of the second list only where there is room.
+        let header = ["layer", "kernel", "tile", "ops", "blocks", "fills", "MB", "GFLOP", "ms", "bound by"];
+        let more = ["op", "constants", "by", "a SM", "shared, B", "FLOP/B"];
+        let more = if wide { &more[..] } else { &[] };
         let row = |r: &Row| {
+            let mut cells = vec![r.layer.clone(), r.kernel.into(), r.tile(), r.instances.to_string()];
+            cells.extend([r.blocks.to_string(), number(r.fills, 2), number(Some(r.least_mb), 2)]);
+            cells.extend([number(Some(r.gflop), 2), number(Some(r.ms), 4), r.bound.into()]);
             let constants: Vec<String> = r.constants.iter().map(|(name, value)| format!("{name}={value}")).collect();
-            let mut cells = vec![r.layer.clone(), r.op.into(), r.kernel.into(), constants.join(" ")];
-            cells.extend([r.tile_by.unwrap_or("-").into(), r.instances.to_string(), r.blocks.to_string()]);
-            cells.push(r.blocks_resident.map_or("-".into(), |n| n.to_string()));
-            cells.extend([number(r.fills, 2), r.shared_bytes.to_string()]);
-            cells.extend([number(Some(r.least_mb), 2), number(Some(r.gflop), 2)]);
+            let resident = r.blocks_resident.map_or("-".into(), |n| n.to_string());
+            let rest = [r.op.into(), constants.join(" "), r.tile_by.unwrap_or("-").into(), resident];
+            cells.extend(rest.into_iter().chain([r.shared_bytes.to_string(), number(r.flop_per_byte, 1)]));
+            cells.truncate(header.len() + more.len());
             cells
         };
-        let mut text = text_table(&header.map(String::from), &self.launches.iter().map(row).collect::<Vec<_>>());
+        let header: Vec<String> = header.iter().chain(more).map(|h| h.to_string()).collect();
+        let mut text = text_table(&header, &self.launches.iter().map(row).collect::<Vec<_>>());
         let what = self.pass.text();
         text += &format!(
-            "\n{}, {what} at batch {} in {}: {} launches, {:.1} GFLOP, {:.1} MB if every operand were moved once; counted, not \
-             timed.\n",
+            "\n{}, {what} at batch {} in {}: {} launches, {:.1} GFLOP, {:.1} MB if every operand were moved once.\n",
             self.model,
             self.batch,
             self.precision,
@@ -204,7 +254,7 @@ impl Report {
             0 => text += "How many blocks a multiprocessor (SM) takes is not known here: NVRTC is missing.\n",
             _ => {
                 text += &format!(
-                    "fills: blocks over those that {} SMs of {} take at once; {} launches with {:.1} GFLOP are below 1.\n",
+                    "fills: blocks over those that {} SMs of {} take at once; {} launches, {:.1} GFLOP, are below 1.\n",
                     self.multiprocessors,
                     self.target,
                     short.len(),
@@ -212,6 +262,24 @@ impl Report {
                 )
             }
         }
+        text += &format!(
+            "Estimated, not timed: {:.2} ms with {} SMs and {} GB/s, bound by\n",
+            self.ms, self.multiprocessors, self.bandwidth_gb_s,
+        );
+        for s in &self.by_bound {
+            text += &format!("  {:<13} {:6.2} ms, {} launches\n", s.bound, s.ms, s.launches);
+        }
         text
+    }
+}
+
+impl Row {
+    /// `128x256x64`, or the values that a kernel without tiles has.
+    fn tile(&self) -> String {
+        let of = |name: &str| self.constants.get(name).map(i64::to_string);
+        match ["BM", "BN", "BK"].into_iter().map(of).collect::<Option<Vec<_>>>() {
+            Some(extents) => extents.join("x"),
+            None => self.constants.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" "),
+        }
     }
 }

@@ -9,7 +9,7 @@ pub use card::{Card, cards, driver};
 
 use super::gpu::{Driver, Measured, Step};
 use crate::error::{Error, Result};
-use crate::kernel::choices::Limits;
+use crate::kernel::estimate::Limits;
 use crate::nvrtc::{self, Cache, Target, Unit};
 use card::failed;
 use cudarc::driver::result::{self, DriverError, event, graph, module, stream};
@@ -271,7 +271,8 @@ impl Driver for Cuda {
     }
 
     fn limits(&self) -> Limits {
-        Limits { multiprocessors: self.card.multiprocessors, shared: nvrtc::shared_memory(self.target) }
+        let shared = nvrtc::shared_memory(self.target);
+        Limits { multiprocessors: self.card.multiprocessors, shared, ..Limits::default() }
     }
 
     fn timed(&self) -> bool {
