@@ -7,9 +7,11 @@ use deep_affect::nn::{Conv, Mode, Net};
 use deep_affect::ops::norm::Convention;
 use deep_affect::plan::Options;
 use deep_affect::shape::{Type, Window};
-use deep_affect::weights::diff::diff;
+use deep_affect::weights::diff::{Difference, diff};
 use deep_affect::weights::foreign::Place;
 use deep_affect::weights::import::{Foreign, Norm, SOURCE_FORMAT, SOURCE_SHA256};
+use deep_affect::weights::inspect::inspect;
+use deep_affect::weights::store::Store;
 use deep_affect::weights::{TowerWeights, WeightFile, write};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -70,11 +72,76 @@ fn import(name: &str, shape: &Shape, norm: Norm, dir: &Path) -> (Foreign, Arc<We
     let wanted = shape.wanted();
     foreign.check(&wanted, norm).unwrap_or_else(|e| panic!("{e}"));
     let out = dir.join(format!("{name}.safetensors"));
-    let digest = foreign.write(&out, &wanted, norm, &BTreeMap::new(), &()).unwrap_or_else(|e| panic!("{e}"));
+    let digest =
+        foreign.write(&out, &wanted, norm, Store::Float32, &BTreeMap::new(), &()).unwrap_or_else(|e| panic!("{e}"));
     let file = WeightFile::open(&out).unwrap();
     assert_eq!((file.metadata()[SOURCE_SHA256].as_str(), digest.len()), (digest.as_str(), 64), "{name}");
     assert_eq!(file.metadata()[SOURCE_FORMAT], foreign.format().name(), "{name}");
     (foreign, file)
+}
+
+/// Whoever reads a narrow file sees the same numbers: mapped tensors, `weights diff`, `weights inspect`; and they are those of
+/// the file it was made from, within what the type allows.
+#[test]
+fn narrow_files_are_the_same_network_within_their_rounding() {
+    let dir = tempfile::tempdir().unwrap();
+    let foreign = Foreign::open(fixture("torchvision.safetensors")).unwrap();
+    let full = WeightFile::open(fixture("ours.safetensors")).unwrap();
+    let of = |store| {
+        let out = dir.path().join(format!("{store:?}.safetensors"));
+        foreign.write(&out, &VGG16.wanted(), Norm::Keep, store, &BTreeMap::new(), &()).unwrap();
+        (WeightFile::open(&out).unwrap(), out)
+    };
+    for (store, shown) in [(Store::F16, "F16 "), (Store::Int8, "I8, scaled")] {
+        let (file, path) = of(store);
+        TowerWeights::new(file.clone()).unwrap().match_to(&VGG16.wanted()).require_all().unwrap();
+        let rows = diff(fixture("torchvision.safetensors"), &path).unwrap();
+        assert_eq!(rows.len(), full.names().len());
+        for name in full.names() {
+            let (a, b) = (full.tensor(name).unwrap(), file.tensor(name).unwrap());
+            let (x, y) = (a.to_f32().unwrap(), b.to_f32().unwrap());
+            let wide: Vec<f64> = y.iter().map(|v| f64::from(*v)).collect();
+            assert_eq!(b.to_f64().unwrap(), wide, "{name}");
+            let (narrow, filter) = (a.shape.len() >= 2, x.len() / a.shape[0]);
+            let mut largest = 0.0f64;
+            for (x, y) in x.chunks(filter).zip(y.chunks(filter)) {
+                let magnitude = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+                for (x, y) in x.iter().zip(y) {
+                    let tolerance = match store {
+                        _ if !narrow => 0.0,
+                        // Half a unit in the last of 11 places, and of the smallest number.
+                        Store::F16 => (x.abs() / 2048.0).max(f32::powi(2.0, -25)),
+                        _ => 0.5 * magnitude / 127.0 * (1.0 + 1e-5),
+                    };
+                    assert!((x - y).abs() <= tolerance, "{store:?} {name}: {x} {y}");
+                    largest = largest.max(f64::from((x - y).abs()));
+                }
+            }
+            let row = rows.iter().find(|r| r.name == name).unwrap();
+            let Difference::Values { elements, largest: said, .. } = row.what else { panic!("{name}: {row:?}") };
+            assert!(elements == x.len() && (said - largest).abs() <= 1e-7, "{name}: {said} {largest}");
+            assert_eq!(largest > 0.0, narrow, "{name}");
+        }
+        let text = inspect(&path).unwrap();
+        assert!(
+            text.contains(shown) && !text.contains(".scale") && text.contains("deep-affect vgg16, 10 classes"),
+            "{text}"
+        );
+    }
+    // A scale for every filter, or none.
+    let q = [1u8; 12];
+    let entries = |scales: &'static [f32]| {
+        let q = write::Entry::bytes("conv1_1.weight", safetensors::Dtype::I8, &[2, 1, 2, 3], &q);
+        vec![q, write::Entry::f32("conv1_1.weight.scale", &[scales.len()], scales)]
+    };
+    let path = dir.path().join("scales.safetensors");
+    write::write(&path, &BTreeMap::new(), &entries(&[0.5, 2.0])).unwrap();
+    let read = WeightFile::open(&path).unwrap();
+    assert_eq!(read.names().collect::<Vec<_>>(), ["conv1_1.weight"]);
+    assert_eq!(read.tensor("conv1_1.weight").unwrap().to_f32().unwrap()[5..7], [0.5, 2.0]);
+    write::write(&path, &BTreeMap::new(), &entries(&[0.5])).unwrap();
+    let e = WeightFile::open(&path).err().unwrap().to_string();
+    assert!(e.contains("tensor `conv1_1.weight.scale`: F32 [1] instead of F32 [2], one scale a filter"), "{e}");
 }
 
 /// File, and what it is recognised as.
@@ -205,12 +272,12 @@ fn what_is_wrong_is_one_line_and_nothing_is_written() {
     let foreign = Foreign::open(&bad).unwrap();
     let wanted = VGG16.wanted();
     foreign.check(&wanted, Norm::Keep).unwrap();
-    let e = foreign.write(&out, &wanted, Norm::Keep, &BTreeMap::new(), &()).unwrap_err().to_string();
+    let e = foreign.write(&out, &wanted, Norm::Keep, Store::Float32, &BTreeMap::new(), &()).unwrap_err().to_string();
     assert!(e.contains("nan.pth") && e.contains("tensor `classifier.3.weight`") && e.contains("NaN"), "{e}");
     assert_eq!(std::fs::read(&out).unwrap(), b"old");
     // A file that shrinks while it is mapped is an error, not a signal.
     std::fs::OpenOptions::new().write(true).open(&bad).unwrap().set_len(100).unwrap();
-    let e = foreign.write(&out, &wanted, Norm::Keep, &BTreeMap::new(), &()).unwrap_err().to_string();
+    let e = foreign.write(&out, &wanted, Norm::Keep, Store::Float32, &BTreeMap::new(), &()).unwrap_err().to_string();
     assert!(e.contains("changed while it was being read"), "{e}");
 }
 

@@ -145,12 +145,12 @@ impl Source {
         const CHUNK: usize = 1 << 16;
         let pixels = t.pixels.filter(|_| layout == Layout::Torch);
         Box::new(move |w| {
-            let mut part = self.file.tensor(&t.held).map_err(io::Error::other)?;
+            let whole = self.file.tensor(&t.held).map_err(io::Error::other)?;
+            let n = whole.numel();
             let step = pixels.map_or(CHUNK, |p| p.iter().product());
             let mut turned = vec![0.0f32; if pixels.is_some() { step } else { 0 }];
-            for bytes in part.bytes.chunks(step * part.dtype.bitsize() / 8) {
-                part.bytes = bytes;
-                part.shape = vec![bytes.len() * 8 / part.dtype.bitsize()];
+            for first in (0..n).step_by(step) {
+                let part = whole.part(first..n.min(first + step));
                 let values = part.to_f32().map_err(io::Error::other)?;
                 match pixels {
                     None => w.write_all(bytemuck::cast_slice(&values))?,

@@ -3,6 +3,7 @@ someone asks for another element type. */
 
 use super::header::{self, Info, shape};
 use super::mapping::Mapping;
+use super::store::Scales;
 use crate::error::{Error, Result};
 use half::{bf16, f16};
 use safetensors::Dtype;
@@ -97,6 +98,7 @@ impl WeightFile {
             dtype: t.dtype,
             shape: t.shape.clone(),
             bytes: &self.as_bytes()[t.range.clone()],
+            scales: t.scales.as_ref().and_then(|r| Scales::new(&self.as_bytes()[r.clone()], &t.shape)),
         })
     }
 
@@ -119,6 +121,8 @@ pub struct Tensor<'a> {
     pub shape: Vec<usize>,
     /// Little endian, row major.
     pub bytes: &'a [u8],
+    /// By which 8-bit values are to be multiplied.
+    scales: Option<Scales<'a>>,
 }
 
 /// Elements converted at a time when nothing is to be kept.
@@ -131,16 +135,32 @@ impl<'a> Tensor<'a> {
         self.shape.iter().product()
     }
 
-    /// F32 as it lies (a copy if it is not aligned to 4 bytes); F16, BF16 and F64 converted, rounding to nearest.
-    /// Any other element type is refused: integers are not weights.
+    /// Consecutive values of it, as a tensor of one axis. The element type must have whole bytes.
+    pub fn part(&self, values: Range<usize>) -> Self {
+        let size = self.dtype.bitsize() / 8;
+        Tensor {
+            shape: vec![values.len()],
+            bytes: &self.bytes[values.start * size..values.end * size],
+            scales: self.scales.map(|s| s.from(values.start)),
+            ..*self
+        }
+    }
+
+    /// F32 as it lies (a copy if it is not aligned to 4 bytes); F16, BF16, F64 and 8 bits with scales
+    /// ([`super::store`]) converted, rounding to nearest. Any other element type is refused: integers are not weights.
     pub fn to_f32(&self) -> Result<Cow<'a, [f32]>> {
         if self.dtype == Dtype::F32
             && let Ok(s) = bytemuck::try_cast_slice(self.bytes)
         {
             return Ok(Cow::Borrowed(s));
         }
+        if let Some(scales) = &self.scales {
+            let mut out = vec![0.0; self.numel()];
+            scales.widen(self.bytes, &mut out);
+            return Ok(Cow::Owned(out));
+        }
         if !matches!(self.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64) {
-            return Err(self.refuse("weights must be F32, F16, BF16 or F64"));
+            return Err(self.refuse("weights must be F32, F16, BF16, F64 or I8 with scales"));
         }
         let mut out = Vec::with_capacity(self.numel());
         match self.dtype {
@@ -152,7 +172,7 @@ impl<'a> Tensor<'a> {
         Ok(Cow::Owned(out))
     }
 
-    /// Every value as float64, integers and booleans included (64-bit integers beyond 2^53 rounded).
+    /// Every value as float64, 8 bits with scales as the float32 that they stand for, integers and booleans included (64-bit integers beyond 2^53 rounded).
     pub fn to_f64(&self) -> Result<Vec<f64>> {
         let mut out = Vec::with_capacity(self.numel());
         self.for_chunks(|c| out.extend_from_slice(c))?;
@@ -165,10 +185,14 @@ impl<'a> Tensor<'a> {
         if step == 0 {
             return Err(self.refuse("this element type is not supported"));
         }
-        let mut values = Vec::with_capacity(CHUNK);
-        for bytes in self.bytes.chunks(CHUNK * step) {
+        let (n, mut values) = (self.numel(), Vec::with_capacity(CHUNK));
+        for first in (0..n).step_by(CHUNK) {
             values.clear();
-            let t = Tensor { bytes, ..self.clone() };
+            let t = self.part(first..n.min(first + CHUNK));
+            if self.scales.is_some() {
+                f(&t.to_f32()?.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>());
+                continue;
+            }
             match self.dtype {
                 Dtype::F64 => values.extend(t.words().map(f64::from_le_bytes)),
                 Dtype::F32 => values.extend(t.words().map(|b| f32::from_le_bytes(b) as f64)),
@@ -180,9 +204,9 @@ impl<'a> Tensor<'a> {
                 Dtype::U32 => values.extend(t.words().map(|b| u32::from_le_bytes(b) as f64)),
                 Dtype::I16 => values.extend(t.words().map(|b| i16::from_le_bytes(b) as f64)),
                 Dtype::U16 => values.extend(t.words().map(|b| u16::from_le_bytes(b) as f64)),
-                Dtype::I8 => values.extend(bytes.iter().map(|b| *b as i8 as f64)),
-                Dtype::U8 => values.extend(bytes.iter().map(|b| *b as f64)),
-                Dtype::BOOL => values.extend(bytes.iter().map(|b| (*b != 0) as u8 as f64)),
+                Dtype::I8 => values.extend(t.bytes.iter().map(|b| *b as i8 as f64)),
+                Dtype::U8 => values.extend(t.bytes.iter().map(|b| *b as f64)),
+                Dtype::BOOL => values.extend(t.bytes.iter().map(|b| (*b != 0) as u8 as f64)),
                 _ => return Err(self.refuse("this element type is not supported")),
             }
             f(&values);

@@ -3,10 +3,11 @@
 file); added here are the refusal of duplicate names, which its parser lets through, and errors that name the tensor. */
 
 use super::foreign::NOT_WEIGHTS;
+use super::store::scale_name;
 use crate::error::{Error, Result};
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorInfo};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
@@ -25,6 +26,8 @@ pub struct Info {
     pub shape: Vec<usize>,
     /// Bytes of the file.
     pub range: Range<usize>,
+    /// Of 8-bit values: bytes of the float32 scale of each filter ([`super::store`]).
+    pub scales: Option<Range<usize>>,
 }
 
 /// All tensors in the order of their data, and the metadata.
@@ -78,11 +81,35 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<Header> {
         .into_iter()
         .map(|(name, t)| {
             let range = start + t.data_offsets.0..start + t.data_offsets.1;
-            Info { name, dtype: t.dtype, shape: t.shape, range }
+            Info { name, dtype: t.dtype, shape: t.shape, range, scales: None }
         })
         .collect();
     tensors.sort_by(|a, b| (a.range.start, a.range.end, &a.name).cmp(&(b.range.start, b.range.end, &b.name)));
+    let tensors = with_scales(path, tensors)?;
     Ok(Header { tensors, metadata: raw.metadata })
+}
+
+/// Gives 8-bit tensors the scales that lie beside them, which then are no tensors of their own.
+fn with_scales(path: &Path, tensors: Vec<Info>) -> Result<Vec<Info>> {
+    let narrow: HashMap<String, usize> = tensors
+        .iter()
+        .filter(|t| t.dtype == Dtype::I8 && t.shape.len() >= 2)
+        .map(|t| (scale_name(&t.name), t.shape[0]))
+        .collect();
+    let (scales, mut tensors): (Vec<Info>, Vec<Info>) = tensors.into_iter().partition(|t| narrow.contains_key(&t.name));
+    let mut found = HashMap::new();
+    for s in scales {
+        let filters = narrow[&s.name];
+        if s.dtype != Dtype::F32 || s.shape != [filters] {
+            let problem = format!("{} {} instead of F32 [{filters}], one scale a filter", s.dtype, shape(&s.shape));
+            return Err(Error::file(path, problem).at(format!("tensor `{}`", s.name)).fix("write the file again"));
+        }
+        found.insert(s.name, s.range);
+    }
+    if !found.is_empty() {
+        tensors.iter_mut().filter(|t| t.dtype == Dtype::I8).for_each(|t| t.scales = found.remove(&scale_name(&t.name)));
+    }
+    Ok(tensors)
 }
 
 /// Names the usual other files that people hold, because "invalid header" helps nobody.

@@ -8,6 +8,7 @@ use super::header::{self, shape as show};
 use super::mapping::Mapping;
 use super::names::{Kind, Source, recognise};
 use super::stated;
+use super::store::{Narrow, Store, What, scale_name};
 use super::strided::{Axes, Strided};
 use super::tower::{Allow, Matched};
 use super::write::{Entry, write};
@@ -19,7 +20,8 @@ use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write};
+use std::ops::Range;
 use std::path::Path;
 
 /// A file of any format, mapped, and what its tensors are called here.
@@ -29,6 +31,8 @@ pub struct Foreign {
     kind: Kind,
     /// In the writer's order.
     sources: Vec<Source>,
+    /// By the writer's name: bytes of the scales of 8-bit values ([`super::store`]).
+    scales: BTreeMap<String, Range<usize>>,
 }
 
 /// What becomes of batch norm behind a convolution.
@@ -50,14 +54,15 @@ impl Foreign {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let mapping = Mapping::open(path.as_ref())?;
         let (path, bytes) = (mapping.path(), mapping.bytes());
+        let mut scales = BTreeMap::new();
         let archive = match foreign::sniff(bytes) {
-            Ok(Format::Safetensors) => of_safetensors(header::parse(path, bytes)?),
+            Ok(Format::Safetensors) => of_safetensors(header::parse(path, bytes)?, &mut scales),
             Ok(format) => foreign::read(format, bytes).map_err(|f| f.error(path))?,
             Err(fault) => return Err(fault.error(path)),
         };
         let listed: Vec<(&str, &[usize])> = archive.arrays.iter().map(|a| (&a.name[..], &a.shape[..])).collect();
         let (kind, sources) = recognise(&listed, &archive.notes);
-        Ok(Self { mapping, archive, kind, sources })
+        Ok(Self { mapping, archive, kind, sources, scales })
     }
 
     pub fn path(&self) -> &Path {
@@ -109,13 +114,20 @@ impl Foreign {
             Err(Error::file(self.path(), problem).at(format!("tensor `{}`", array.name)).fix("save it as float32"))
         };
         let bytes = self.bytes(array)?;
-        let Some(view) = Strided::new(&bytes, array.dtype, &array.shape, &array.strides) else {
-            return refuse(format!("{} values are no weights: F32, F16, BF16 and F64 are", array.dtype));
+        let scales = self.scales.get(&array.name).map(|r| &self.mapping.bytes()[r.clone()]);
+        let Some(view) = Strided::scaled(&bytes, array.dtype, &array.shape, &array.strides, scales) else {
+            let types = "F32, F16, BF16, F64 and I8 with scales are";
+            return refuse(format!("{} values are no weights: {types}", array.dtype));
         };
         match view.by(axes) {
             Some(view) => Ok(f(view)),
             None => refuse(format!("its shape {} is no layer's", show(&array.shape))),
         }
+    }
+
+    /// How many scales an array of 8-bit values has.
+    pub fn scales_of(&self, array: &Array) -> Option<usize> {
+        self.scales.get(&array.name).map(|r| r.len() / 4)
     }
 
     fn bytes(&self, array: &Array) -> Result<Cow<'_, [u8]>> {
@@ -187,13 +199,14 @@ impl Foreign {
         Matched::new(self.path(), &self.kind, have, &wanted).require(Allow::default())
     }
 
-    /// Writes `out`: the wanted parameters in our layout as float32, `metadata` and where it all came from. Call
+    /// Writes `out`: the wanted parameters in our layout as `store` has them, `metadata` and where it all came from. Call
     /// [`Foreign::check`] first. Returns the SHA-256 of the foreign file.
     pub fn write(
         &self,
         out: &Path,
         wanted: &[(String, Vec<usize>)],
         norm: Norm,
+        store: Store,
         metadata: &BTreeMap<String, String>,
         progress: &dyn Progress,
     ) -> Result<String> {
@@ -206,24 +219,31 @@ impl Foreign {
         // The writer knows only input and output errors: what is wrong with the foreign file waits here.
         let blame: RefCell<Option<Error>> = RefCell::default();
         let scales = self.scales(norm)?;
-        let stream = |name: &str| {
-            let (name, blame, scales) = (name.to_string(), &blame, &scales);
+        let stream = |(name, shape): &(String, Vec<usize>), what: What| {
+            let (name, shape, blame, scales) = (name.clone(), shape.clone(), &blame, &scales);
             move |w: &mut dyn io::Write| -> io::Result<()> {
                 let told = |e: Error| {
                     *blame.borrow_mut() = Some(e);
                     io::Error::other("the foreign file is to blame")
                 };
-                let done = match name.strip_suffix(".bias").and_then(|l| scales.get(l)) {
-                    Some(folded) => w.write_all(bytemuck::cast_slice(&folded.bias)),
-                    None => self.stream(&name, scales, w).map_err(&told)?,
-                };
-                progress.inc();
-                done
+                let mut w = Narrow::new(w, store.dtype(&shape), what, &shape);
+                match name.strip_suffix(".bias").and_then(|l| scales.get(l)) {
+                    Some(folded) => w.write_all(bytemuck::cast_slice(&folded.bias))?,
+                    None => self.stream(&name, scales, &mut w).map_err(&told)??,
+                }
+                if what == What::Values {
+                    progress.inc();
+                }
+                w.flush()
             }
         };
-        let streams: Vec<_> = wanted.iter().map(|w| stream(&w.0)).collect();
-        let entries: Vec<Entry> =
-            wanted.iter().zip(&streams).map(|(w, s)| Entry::stream(&w.0, Dtype::F32, &w.1, s)).collect();
+        let streams: Vec<_> = wanted.iter().map(|w| stream(w, What::Values)).collect();
+        let narrow: Vec<_> = wanted.iter().filter(|w| store.dtype(&w.1) == Dtype::I8).collect();
+        let scale_streams: Vec<_> = narrow.iter().map(|w| stream(w, What::Scales)).collect();
+        let values = wanted.iter().zip(&streams).map(|(w, s)| Entry::stream(&w.0, store.dtype(&w.1), &w.1, s));
+        let filters = narrow.iter().zip(&scale_streams);
+        let filters = filters.map(|(w, s)| Entry::stream(&scale_name(&w.0), Dtype::F32, &w.1[..1], s));
+        let entries: Vec<Entry> = values.chain(filters).collect();
         let mut metadata = metadata.clone();
         metadata.insert(LAYOUT.into(), "KRSC".into());
         metadata.insert(SOURCE_FORMAT.into(), self.format().name().into());
@@ -232,6 +252,7 @@ impl Foreign {
         progress.done();
         drop(entries);
         drop(streams);
+        drop(scale_streams);
         match blame.into_inner() {
             Some(e) => Err(e),
             None => written.map(|()| digest),
@@ -321,7 +342,8 @@ fn not_finite(path: &Path, array: &Array) -> Error {
         .fix("use a file whose weights were trained to the end; some distributions fill the classifier with NaN")
 }
 
-fn of_safetensors(header: header::Header) -> Archive {
+fn of_safetensors(header: header::Header, scales: &mut BTreeMap<String, Range<usize>>) -> Archive {
+    scales.extend(header.tensors.iter().filter_map(|t| Some((t.name.clone(), t.scales.clone()?))));
     let array = |t: header::Info| Array {
         strides: foreign::row_major(&t.shape),
         name: t.name,

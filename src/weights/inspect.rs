@@ -87,12 +87,13 @@ fn report(path: &Path) -> Result<Report> {
     Ok(Report { file, stats, preprocess })
 }
 
-/// Bytes of an array's values.
-fn size(a: &Array) -> usize {
-    a.shape.iter().product::<usize>() * a.dtype.bitsize() / 8
+/// Bytes of an array's values, scales included.
+fn size(file: &Foreign, a: &Array) -> usize {
+    a.shape.iter().product::<usize>() * a.dtype.bitsize() / 8 + 4 * file.scales_of(a).unwrap_or(0)
 }
 
-/// A table of all tensors (name, type, shape, elements, minimum, maximum, mean, bytes), totals, the header's metadata,
+/// A table of all tensors (name, type, shape, elements, minimum, maximum, mean, bytes with
+/// the scales of 8-bit values), totals, the header's metadata,
 /// and what the file was recognised as. Ends in a line break.
 pub fn inspect(path: impl AsRef<Path>) -> Result<String> {
     let r = report(path.as_ref())?;
@@ -101,17 +102,20 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<String> {
     let (mut elements, mut bytes) = (0usize, 0usize);
     for ((t, _), s) in r.file.arrays().zip(&r.stats) {
         let n: usize = t.shape.iter().product();
-        (elements, bytes) = (elements.saturating_add(n), bytes.saturating_add(size(t)));
+        (elements, bytes) = (elements.saturating_add(n), bytes.saturating_add(size(&r.file, t)));
         let value = |f: fn(&Stats) -> f64| s.filter(|s| s.finite > 0).map_or("-".into(), |s| format!("{:.4e}", f(&s)));
         rows.push([
             clean(&t.name),
-            t.dtype.to_string(),
+            match r.file.scales_of(t) {
+                Some(_) => format!("{}, scaled", t.dtype),
+                None => t.dtype.to_string(),
+            },
             shape(&t.shape),
             thousands(n),
             value(|s| s.min),
             value(|s| s.max),
             value(|s| s.mean),
-            thousands(size(t)),
+            thousands(size(&r.file, t)),
         ]);
         if let Some(s) = s
             && s.nan + s.infinite > 0
@@ -176,7 +180,8 @@ pub fn inspect_json(path: impl AsRef<Path>) -> Result<Value> {
                 "dtype": t.dtype.to_string(),
                 "shape": t.shape,
                 "elements": t.shape.iter().product::<usize>(),
-                "bytes": size(t),
+                "bytes": size(&r.file, t),
+                "scales": r.file.scales_of(t),
                 "begin": begin,
                 "min": value(|s| s.min),
                 "max": value(|s| s.max),

@@ -1,6 +1,7 @@
 /*! Weight files: imported once, mapped for ever. [`foreign`] takes other programs' files apart, [`names`] knows what their
 tensors are called here and how their layouts become ours, [`strided`] sees an array in another layout without moving it,
-[`mod@import`] writes a file of ours from them. [`mapping`] maps, [`mod@file`] validates and hands out tensors, [`stated`] reads
+[`mod@import`] writes a file of ours from them, [`store`] says
+in how many bits. [`mapping`] maps, [`mod@file`] validates and hands out tensors, [`stated`] reads
 what a header says about preprocessing, [`tower`] matches a file to what a network wants, [`init`] draws what is missing,
 [`mod@write`] makes files of ours, [`mod@inspect`] shows what is inside, [`mod@diff`] what differs.
 
@@ -12,6 +13,7 @@ Files of ours, as a list of invariants:
 * Metadata `layout` is `KRSC`: filters [K,R,S,C/groups], dense weights [out, in], the input flattened in H,W,C order.
 * Metadata `preprocess` is the JSON of [`crate::preprocess::Preprocess`], `image` the side of its squares in pixels.
 * A tower's names come without the tower: `conv1_1.weight`, `conv1_1.bias`, ..., `fc1.weight`, ...
+* Filters and dense weights are float32, or narrower by the rules of [`store`]; all else is float32.
 * Files are replaced by rename ([`crate::atomic`]), never overwritten in place: someone may have them mapped. */
 
 pub mod diff;
@@ -24,6 +26,7 @@ pub mod inspect;
 pub mod mapping;
 pub mod names;
 pub mod stated;
+pub mod store;
 pub mod strided;
 pub mod tower;
 pub mod write;

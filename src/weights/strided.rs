@@ -5,6 +5,7 @@ Every foreign layout becomes ours by splitting an axis and exchanging axes: OIHW
 HWIO ones `[R,S,C,K] -> [K,R,S,C]`, a dense layer behind a C,H,W flatten `[out, C*H*W] -> [out, C,H,W] -> [out, H,W,C]`,
 Keras's `[in, out] -> [out, in]`. None of it moves a value: strides do. */
 
+use super::store::Scales;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::Dtype;
@@ -37,6 +38,8 @@ pub struct Strided<'a> {
     dtype: Dtype,
     shape: Vec<usize>,
     strides: Vec<usize>,
+    /// One for each index of the outermost axis, little endian: by what 8-bit values are to be multiplied.
+    scales: Option<&'a [u8]>,
 }
 
 /// Side of the squares in which two axes are exchanged: 16 floats are a cache line.
@@ -47,7 +50,19 @@ const BLOCK: usize = 2 << 20;
 impl<'a> Strided<'a> {
     /// None for an element type that weights do not have, or where an element would lie outside `bytes`.
     pub fn new(bytes: &'a [u8], dtype: Dtype, shape: &[usize], strides: &[usize]) -> Option<Self> {
+        Self::scaled(bytes, dtype, shape, strides, None)
+    }
+
+    /// The same of 8-bit values with their scales ([`super::store`]), without which they are no weights.
+    pub fn scaled(
+        bytes: &'a [u8],
+        dtype: Dtype,
+        shape: &[usize],
+        strides: &[usize],
+        scales: Option<&'a [u8]>,
+    ) -> Option<Self> {
         let size = match dtype {
+            Dtype::I8 if Scales::new(scales?, shape).is_some() => 1,
             Dtype::F16 | Dtype::BF16 => 2,
             Dtype::F32 => 4,
             Dtype::F64 => 8,
@@ -61,11 +76,19 @@ impl<'a> Strided<'a> {
                 return None;
             }
         }
-        (shape.len() == strides.len()).then(|| Self { bytes, dtype, shape: shape.into(), strides: strides.into() })
+        (shape.len() == strides.len()).then(|| Self {
+            bytes,
+            dtype,
+            shape: shape.into(),
+            strides: strides.into(),
+            scales,
+        })
     }
 
-    /// The same elements with other axes. None if a split is not one of this shape.
+    /// The same elements with other axes. None if a split is not one of this shape, or where scales would no longer belong to
+    /// the outermost axis.
     pub fn by(mut self, axes: &Axes) -> Option<Self> {
+        let filters = self.shape.first().copied();
         if !axes.split.is_empty() {
             // The axes before and behind the one that was split stay.
             let (old, new) = (&self.shape, &axes.split);
@@ -95,7 +118,8 @@ impl<'a> Strided<'a> {
             self.shape = axes.order.iter().map(|a| self.shape[*a]).collect();
             self.strides = axes.order.iter().map(|a| self.strides[*a]).collect();
         }
-        Some(self)
+        let turned = axes.order.first().is_some_and(|a| *a != 0) || self.shape.first().copied() != filters;
+        (self.scales.is_none() || !turned).then_some(self)
     }
 
     /// Outermost first.
@@ -146,7 +170,11 @@ impl<'a> Strided<'a> {
             Dtype::F16 => read(self.bytes, &flat, out, |b: [u8; 2]| f16::from_le_bytes(b).to_f32()),
             Dtype::BF16 => read(self.bytes, &flat, out, |b: [u8; 2]| bf16::from_le_bytes(b).to_f32()),
             Dtype::F64 => read(self.bytes, &flat, out, |b: [u8; 8]| f64::from_le_bytes(b) as f32),
+            Dtype::I8 => read(self.bytes, &flat, out, |b: [u8; 1]| f32::from(b[0] as i8)),
             _ => read(self.bytes, &flat, out, f32::from_le_bytes),
+        }
+        if let Some(scales) = self.scales.and_then(|s| Scales::new(s, &self.shape)) {
+            scales.apply(out);
         }
     }
 
@@ -155,6 +183,7 @@ impl<'a> Strided<'a> {
         let size = self.dtype.bitsize() / 8;
         let mut part = self.clone();
         part.bytes = &self.bytes[first * self.strides[0] * size..];
+        part.scales = self.scales.map(|s| &s[4 * first..4 * (first + rows)]);
         part.shape[0] = rows;
         part
     }

@@ -13,6 +13,7 @@ use crate::shape::{DType, Type};
 use crate::train::first_layer::{self, ACTIVATIONS, LAYER, Statistics};
 use crate::weights::import::{Foreign, Norm, SOURCE_SHA256};
 use crate::weights::names::Lineage;
+use crate::weights::store::Store;
 use crate::weights::{CLASSES, PREPROCESS};
 use clap::Args;
 use serde_json::json;
@@ -37,6 +38,9 @@ pub struct Command {
     /// Side of its pictures in pixels, where dense layers were trained for another than the published one.
     #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u16).range(32..=4096))]
     image: Option<u16>,
+    /// How filters and dense weights are stored: int8 is 8 bits a weight and a scale a filter, a quarter of the size.
+    #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
+    store: Store,
     /// Make batch norm a part of the convolutions.
     #[arg(long)]
     fold_batch_norm: bool,
@@ -140,7 +144,7 @@ impl Command {
         if let Some(expected) = self.expected(&foreign, known, norm, &preprocess)? {
             metadata.insert(ACTIVATIONS.into(), json(&expected));
         }
-        let digest = foreign.write(&self.out, &wanted, norm, &metadata, &Bar::new())?;
+        let digest = foreign.write(&self.out, &wanted, norm, self.store, &metadata, &Bar::new())?;
         self.report(&foreign, &wanted, &metadata, &digest, start.elapsed().as_secs_f64())
     }
 
