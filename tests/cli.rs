@@ -402,6 +402,7 @@ fn towers_have_squares_of_their_own() {
     assert!(card.contains("40 and 64 and 48 pixels") && other != first, "{card}");
     // A block in the middle: nothing behind it is built, or the loss would not depend on what is trained.
     train("d", &["--tower-output", "block3"]);
+    train("e", &[&["--tower-output", "block4+block5"][..], &frozen].concat());
 
     let asked = |spec: &'static str, parts: &[&str]| bad(dir.path(), &["plan", "--tower-image", spec], 2, parts);
     asked("faec=44", &["--tower-image faec=44: there is no tower `faec`", "choose from object, scene, face"]);
@@ -560,12 +561,28 @@ fn a_published_file_is_imported_looked_into_and_used() {
     assert!(text.contains("deep-affect vgg16, no classifier") && text.contains("metadata source_sha256: "), "{text}");
     let text = good(p, &["weights", "diff", "vgg16.bin", "tower.safetensors"]);
     assert_eq!(text, "26 of 26 tensors are equal\n");
-    for (output, width) in [("pooled", 512), ("block3", 256)] {
+    let mut seen = BTreeMap::new();
+    for (output, width) in [("pooled", 512), ("block3", 256), ("block3+block5", 768)] {
         let args = ["features", "tower.safetensors", "pictures/0.png", "--image", "32", "--json", "--output", output];
         let line = json(good(p, &args));
         assert_eq!(line["values"].as_array().unwrap().len(), width);
-        assert_eq!(line["top"].as_array().unwrap().len(), 5);
+        assert_eq!((line["top"].as_array().unwrap().len(), line["output"].as_str()), (5, Some(output)));
+        seen.insert(output, line["values"].as_array().unwrap().clone());
     }
+    assert_eq!(seen["block3+block5"], [&seen["block3"][..], &seen["pooled"]].concat());
+    let out = run(p, &["features", "tower.safetensors", "pictures", "--output", "block9"]);
+    assert!(out.status.code() == Some(2) && text_of(&out).contains("`block9` is not softmax, pooled or"), "{out:?}");
+    // At a quarter of the size, and nearly the same.
+    good(p, &[&import[..], &["narrow.safetensors", "--store", "int8"]].concat());
+    let bytes = |name: &str| std::fs::metadata(p.join(name)).unwrap().len();
+    assert!(bytes("narrow.safetensors") < bytes("tower.safetensors") / 4 + 50_000);
+    let line =
+        good(p, &["features", "narrow.safetensors", "pictures/0.png", "--image", "32", "--json", "--output", "pooled"]);
+    let numbers = |all: &[serde_json::Value]| all.iter().map(|v| v.as_f64().unwrap()).collect::<Vec<f64>>();
+    let (full, narrow) = (numbers(&seen["pooled"]), numbers(json(line)["values"].as_array().unwrap()));
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|v| v * v).sum::<f64>().sqrt();
+    let apart = norm(&mut full.iter().zip(&narrow).map(|(a, b)| a - b)) / norm(&mut full.iter().copied());
+    assert!(apart > 0.0 && apart < 0.05, "{apart}");
     bad(p, &["features", "tower.safetensors", "pictures"], 1, &["has no dense layers", "--output pooled"]);
     bad(p, &["features", "vgg16.bin", "pictures"], 1, &["torchvision vgg16", "weights import", "--as vgg16"]);
     // Far from what the origin of the weights prescribes: said at once, and again when pictures are looked at.

@@ -215,7 +215,7 @@ fn fused(architecture: Architecture, tower_output: TowerOutput) -> Config {
         (t.width, t.classes, t.preprocess) = (16, 6, Preprocess::preset(preset).unwrap());
         t.dense.iter_mut().for_each(|d| *d = 12);
     }
-    (c.tower_output, c.standardize) = (tower_output, tower_output == TowerOutput::Pooled);
+    (c.tower_output, c.standardize) = (tower_output, tower_output != TowerOutput::Softmax);
     (c.head, c.keep, c.image) = (vec![8, 7], vec![0.5; 2], 64);
     c
 }
@@ -240,7 +240,8 @@ fn sources(dir: &Path) -> Vec<(String, PathBuf)> {
         .collect();
     for (name, architecture, output) in [
         ("shared-softmax", Architecture::Shared, TowerOutput::Softmax),
-        ("split-pooled", Architecture::Split, TowerOutput::Pooled),
+        ("split-pooled", Architecture::Split, TowerOutput::POOLED),
+        ("shared-blocks", Architecture::Shared, "block4+block5".parse().unwrap()),
     ] {
         tasks.push((name.into(), Task::Head { config: fused(architecture, output) }));
     }
@@ -398,7 +399,7 @@ fn weights_alone_are_the_best_ones_and_nothing_else() {
     let (path, out) = (dir.path().join("m.safetensors"), dir.path().join("w.safetensors"));
     checkpoint(
         &path,
-        &Task::EndToEnd { config: fused(Architecture::Split, TowerOutput::Pooled), frozen: vec!["face".into()] },
+        &Task::EndToEnd { config: fused(Architecture::Split, TowerOutput::POOLED), frozen: vec!["face".into()] },
         false,
     );
     export(&path, Format::Safetensors, &out).unwrap();

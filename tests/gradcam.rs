@@ -235,9 +235,10 @@ fn a_split_model_is_explained_member_by_member() {
 fn block_features_are_explained_by_the_last_convolution_that_there_is() {
     let golden = Golden::read();
     for (output, layer) in [
-        (TowerOutput::Block3, ["conv3_3", "conv3_4"]),
-        (TowerOutput::Block4, ["conv4_3", "conv4_4"]),
-        (TowerOutput::Pooled, ["conv5_3", "conv5_4"]),
+        ("block3".parse().unwrap(), ["conv3_3", "conv3_4"]),
+        ("block4".parse().unwrap(), ["conv4_3", "conv4_4"]),
+        ("block4+block5".parse().unwrap(), ["conv5_3", "conv5_4"]),
+        (TowerOutput::POOLED, ["conv5_3", "conv5_4"]),
     ] {
         let file = golden.checkpoint(config(Architecture::Shared, output));
         let mut e = Explainer::new(&file, &["valence".parse().unwrap()], None, 3, common::cpu()).unwrap();

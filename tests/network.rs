@@ -3,7 +3,7 @@
 mod common;
 use common::*;
 use deep_affect::device::{Data, Session};
-use deep_affect::models::Architecture;
+use deep_affect::models::{Architecture, Config};
 use deep_affect::plan::Options;
 use deep_affect::rng::{Rng, Stream};
 
@@ -12,8 +12,8 @@ const SAMPLE: usize = 12;
 
 /// Central differences in float64: eps 1e-6, atol 1e-5, rtol 1e-3. An element whose two one-sided differences disagree
 /// sits on a kink (a ReLU or a maximum flips within the step) and is skipped, which may happen to one in ten.
-fn gradients(architecture: Architecture) {
-    let t = training(&small(architecture, 64, 0.75), 2, true);
+fn gradients(config: &Config) {
+    let t = training(config, 2, true);
     let want: Vec<_> = t.grads.iter().copied().chain([t.total]).collect();
     let mut s = Session::new(t.graph.clone(), &[&want, &[t.total]], Options::default(), reference()).unwrap();
     // Targets far away make the gradients large against atol.
@@ -52,7 +52,12 @@ fn gradients(architecture: Architecture) {
         }
         s.write(w, Data::F64(&x)).unwrap();
     }
-    println!("{architecture:?}: {} tensors, {checked} elements, {large} large, {skipped} on a kink", t.params.len());
+    println!(
+        "{:?}, {}: {} tensors, {checked} elements, {large} large, {skipped} on a kink",
+        config.architecture,
+        config.tower_output,
+        t.params.len()
+    );
     report(checked, complaints);
     assert!(skipped * 10 <= checked, "{skipped} of {checked} on a kink");
     assert!(large * 2 >= checked, "only {large} of {checked} gradients are large enough to say anything");
@@ -60,12 +65,19 @@ fn gradients(architecture: Architecture) {
 
 #[test]
 fn gradient_of_the_shared_network() {
-    gradients(Architecture::Shared);
+    gradients(&small(Architecture::Shared, 64, 0.75));
 }
 
 #[test]
 fn gradient_of_the_split_network() {
-    gradients(Architecture::Split);
+    gradients(&small(Architecture::Split, 64, 0.75));
+}
+
+/// The fourth block's end has two readers: its mean, and the fifth block.
+#[test]
+fn gradient_through_two_blocks_side_by_side() {
+    let tower_output = "block4+block5".parse().unwrap();
+    gradients(&Config { tower_output, ..small(Architecture::Shared, 64, 0.75) });
 }
 
 /// A network that cannot learn eight pictures by heart has a bug somewhere.

@@ -22,9 +22,9 @@ pub struct Command {
     /// Pictures and folders (searched through, in sorted order).
     #[arg(required = true, value_name = "FILES")]
     inputs: Vec<PathBuf>,
-    /// What comes out: class probabilities, or the last convolution of the network or of a block, averaged over the
-    /// picture.
-    #[arg(long, value_enum, default_value = "softmax")]
+    /// What comes out: softmax (class probabilities), pooled (the last convolution averaged over the picture), block1 to
+    /// block5 (the same of a block), or several side by side, as in block4+block5.
+    #[arg(long, default_value_t = TowerOutput::Softmax, value_name = "OUTPUT")]
     output: TowerOutput,
     /// How many classes to show.
     #[arg(long, default_value_t = 5, value_name = "N")]

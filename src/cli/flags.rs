@@ -39,9 +39,9 @@ pub struct ModelFlags {
     /// Expression classes of the face tower: 5, or 9 with surprise, disgust, contempt and neutral.
     #[arg(long, default_value_t = 5, value_name = "N")]
     pub face_classes: usize,
-    /// What a tower hands to the head: class probabilities, or its last convolution averaged over the image (for towers
-    /// without dense layers).
-    #[arg(long, value_enum, default_value_t = TowerOutput::Softmax)]
+    /// What a tower hands to the head: softmax (class probabilities), pooled (its last convolution averaged over the image,
+    /// for towers without dense layers), block1 to block5 (the same of a block), or several, as in block4+block5.
+    #[arg(long, default_value_t = TowerOutput::Softmax, value_name = "OUTPUT")]
     pub tower_output: TowerOutput,
     /// Hidden layers of the head.
     #[arg(long, value_delimiter = ',', default_value = "3000,1000,500", value_name = "WIDTHS")]

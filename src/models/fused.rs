@@ -11,6 +11,7 @@ use crate::shape::DType;
 use crate::weights::TowerWeights;
 use serde::{Deserialize, Serialize};
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 
 /// One network for all targets, or one complete network for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -20,28 +21,87 @@ pub enum Architecture {
     Split,
 }
 
-/// What a tower hands to the head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
+/// What a tower hands to the head. In files and on the command line: `softmax`, `pooled`, `block4+block5`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum TowerOutput {
     /// Class probabilities.
     Softmax,
-    /// The last convolution's output averaged over the image: for towers without dense layers.
-    Pooled,
-    /// The same of the third block's last convolution: textures rather than things.
-    Block3,
-    /// The same of the fourth block's.
-    Block4,
+    /// For towers without dense layers: the output of the last convolution of each of these blocks, averaged over the image,
+    /// side by side from the first block to the last. Early blocks tell textures, late ones things.
+    Pooled(Stages),
+}
+
+/// Some of a network's five blocks, at least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stages([bool; 5]);
+
+impl Stages {
+    /// Indices of the blocks, from 0, in order.
+    pub fn indices(self) -> impl DoubleEndedIterator<Item = usize> {
+        (0..5).filter(move |i| self.0[*i])
+    }
+
+    /// Index of the last one.
+    fn last(self) -> usize {
+        self.indices().next_back().expect("at least one block")
+    }
 }
 
 impl TowerOutput {
-    /// Index of the block whose activations are averaged.
-    fn stage(self) -> usize {
-        match self {
-            TowerOutput::Block3 => 2,
-            TowerOutput::Block4 => 3,
-            TowerOutput::Softmax | TowerOutput::Pooled => 4,
+    /// The last convolution of the network alone.
+    pub const POOLED: Self = TowerOutput::Pooled(Stages([false, false, false, false, true]));
+}
+
+impl FromStr for TowerOutput {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        if text == "softmax" {
+            return Ok(TowerOutput::Softmax);
         }
+        let mut stages = [false; 5];
+        for name in text.split('+') {
+            let number = if name == "pooled" { Some("5") } else { name.strip_prefix("block") };
+            let block = number.and_then(|n| n.parse::<usize>().ok()).filter(|n| (1..=5).contains(n));
+            match block {
+                Some(n) if !stages[n - 1] => stages[n - 1] = true,
+                Some(n) => return Err(format!("block {n} is named twice")),
+                None => {
+                    return Err(format!(
+                        "`{name}` is not softmax, pooled or block1 to block5, joined by + as in block4+block5"
+                    ));
+                }
+            }
+        }
+        Ok(TowerOutput::Pooled(Stages(stages)))
+    }
+}
+
+impl std::fmt::Display for TowerOutput {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            TowerOutput::Softmax => f.write_str("softmax"),
+            pooled if *pooled == TowerOutput::POOLED => f.write_str("pooled"),
+            TowerOutput::Pooled(stages) => {
+                let names: Vec<String> = stages.indices().map(|i| format!("block{}", i + 1)).collect();
+                f.write_str(&names.join("+"))
+            }
+        }
+    }
+}
+
+impl TryFrom<String> for TowerOutput {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<TowerOutput> for String {
+    fn from(output: TowerOutput) -> Self {
+        output.to_string()
     }
 }
 
@@ -150,16 +210,17 @@ impl Tower {
         View { crop: self.crop, ..self.preprocess.view(side) }
     }
 
-    /// u8 images [N,S,S,3] -> features [N, classes], or [N, channels] when pooled.
+    /// u8 images [N,S,S,3] -> features [N, classes], or [N, channels of the blocks] when pooled.
     pub fn build(&self, net: &mut Net, image: Value, output: TowerOutput) -> Value {
         match output {
             TowerOutput::Softmax => {
                 let x = self.logits(net, image);
                 net.scope(&self.name, |net| net.softmax("softmax", x))
             }
-            TowerOutput::Pooled | TowerOutput::Block3 | TowerOutput::Block4 => net.scope(&self.name, |net| {
-                let stages = self.convolutions(net, image, output.stage()).0;
-                net.global_avgpool("pooled", stages[output.stage()])
+            TowerOutput::Pooled(stages) => net.scope(&self.name, |net| {
+                let blocks = self.convolutions(net, image, stages.last()).0;
+                let pooled: Vec<Value> = stages.indices().map(|i| net.global_avgpool("pooled", blocks[i])).collect();
+                net.concat("pooled", &pooled)
             }),
         }
     }
@@ -202,7 +263,9 @@ impl Tower {
     pub fn features(&self, output: TowerOutput) -> usize {
         match output {
             TowerOutput::Softmax => self.classes,
-            _ => (self.base.blocks()[output.stage()].0 / self.width).max(1),
+            TowerOutput::Pooled(stages) => {
+                stages.indices().map(|i| (self.base.blocks()[i].0 / self.width).max(1)).sum()
+            }
         }
     }
 }
@@ -402,6 +465,30 @@ mod tests {
         assert_eq!(count(&g, "head."), 7_615_502);
         assert_eq!(count(&g, ""), 355_761_192);
         assert_eq!(count(&built(Architecture::Shared, &["face"], 9), "face."), 74_034_249);
+    }
+
+    #[test]
+    fn tower_outputs_have_names() {
+        for text in ["softmax", "pooled", "block1", "block4", "block3+block5", "block1+block2+block3+block4+block5"] {
+            let output: TowerOutput = text.parse().unwrap();
+            assert_eq!(output.to_string(), text);
+            let json = serde_json::to_string(&output).unwrap();
+            assert_eq!(json, format!("\"{text}\""));
+            assert_eq!(serde_json::from_str::<TowerOutput>(&json).unwrap(), output);
+        }
+        let parse = |text: &str| text.parse::<TowerOutput>();
+        assert_eq!(parse("block5"), Ok(TowerOutput::POOLED));
+        // The order is the network's.
+        assert_eq!(parse("pooled+block4"), parse("block4+block5"));
+        for text in ["", "block0", "block6", "block4+", "block4,block5", "softmax+block4", "block4+block4"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+        let tower = Tower::published("object", 5).unwrap();
+        let width = |text: &str| tower.features(parse(text).unwrap());
+        assert_eq!(
+            ["softmax", "pooled", "block3", "block4+block5", "block1+block3"].map(width),
+            [1000, 512, 256, 1024, 320]
+        );
     }
 
     #[test]

@@ -264,6 +264,13 @@ fn a_training_step_is_as_good_as_the_cpus() {
     as_good_as_the_cpus(&small(Architecture::Shared, 16, 0.5));
 }
 
+/// The end of a block with two readers: pooling is not fused into the convolution there, and its two gradients are added.
+#[test]
+fn a_step_through_two_blocks_side_by_side_is_as_good_as_the_cpus() {
+    let tower_output = "block4+block5".parse().unwrap();
+    as_good_as_the_cpus(&Config { tower_output, ..small(Architecture::Shared, 16, 0.5) });
+}
+
 /// The demo's network as it is trained, on pictures of half its size.
 #[test]
 fn a_step_of_the_demo_is_as_good_as_the_cpus() {
