@@ -161,6 +161,16 @@ struct MeanWindow {
     unsigned count_pad;
 };
 
+struct Moments {
+    unsigned n;
+    float beta1;
+    float rest1;
+    float beta2;
+    float rest2;
+    float eps;
+    unsigned scaled;
+};
+
 struct Normalization {
     double eps;
     unsigned pixels;

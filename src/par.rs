@@ -24,6 +24,21 @@ pub fn chunks2_mut<T: Send>(a: &mut [T], b: &mut [T], f: impl Fn(usize, &mut [T]
     pieces.for_each(|(i, (a, b))| f(i * GRAIN, a, b));
 }
 
+/// Calls `f(offset, pieces)` for consecutive pieces of three equally long slices.
+pub fn chunks3_mut<T: Send>(
+    a: &mut [T],
+    b: &mut [T],
+    c: &mut [T],
+    f: impl Fn(usize, &mut [T], &mut [T], &mut [T]) + Send + Sync,
+) {
+    assert!(a.len() == b.len() && a.len() == c.len());
+    if a.len() <= GRAIN {
+        return f(0, a, b, c);
+    }
+    let pieces = a.par_chunks_mut(GRAIN).zip(b.par_chunks_mut(GRAIN)).zip(c.par_chunks_mut(GRAIN)).enumerate();
+    pieces.for_each(|(i, ((a, b), c))| f(i * GRAIN, a, b, c));
+}
+
 /// Calls `f(i, piece)` for consecutive pieces of `size` elements of `y`, one piece of work each.
 pub fn pieces_mut<T: Send>(y: &mut [T], size: usize, f: impl Fn(usize, &mut [T]) + Send + Sync) {
     if y.len() <= size {

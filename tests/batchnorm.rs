@@ -194,8 +194,20 @@ fn network() -> Network {
     updates.push(loss);
     let session = Session::new(g, &[&updates, &[output]], Options::default(), cpu()).unwrap();
     let (prefix, targets, penalty) = (String::new(), vec![0], None);
-    let parts =
-        vec![Part { prefix, targets, y, hyper, scaling: None, loss, penalty, output, params, velocity, statistics }];
+    let parts = vec![Part {
+        prefix,
+        targets,
+        y,
+        hyper,
+        scaling: None,
+        loss,
+        penalty,
+        output,
+        params,
+        velocity,
+        squares: vec![],
+        statistics,
+    }];
     let mut net = Network { session, batch, x: vec![x], tables: vec![], rows: None, weight, state, parts };
     fill(&mut net.session, 7);
     net

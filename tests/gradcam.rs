@@ -51,6 +51,7 @@ fn config(architecture: Architecture, tower_output: TowerOutput) -> Config {
         tower_output,
         standardize: false,
         head: vec![6],
+        keep_features: 1.0,
         keep: vec![1.0],
         out_act: OutAct::Linear,
         image: 64,

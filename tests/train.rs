@@ -12,7 +12,7 @@ use deep_affect::plan::Options;
 use deep_affect::preprocess::{Resize, View};
 use deep_affect::train::checkpoint::{self, Card, Stored};
 use deep_affect::train::features::{self, Extracted};
-use deep_affect::train::fit::{self, Best, Inputs, Samples, Settings, SgdForm, State, Targets, Watch};
+use deep_affect::train::fit::{self, Best, Inputs, Samples, Settings, SgdForm, State, Targets, Updates, Watch};
 use deep_affect::train::network::{Blueprint, EVAL, Method, Network, PENALTY, Precision, TRAIN, Task};
 use deep_affect::train::params::{Initial, MappedFile};
 use deep_affect::train::predictor::Predictor;
@@ -108,7 +108,7 @@ fn card(task: &Task, s: &Settings, state: &State) -> Card {
 
 /// Parameters and velocities, bit for bit.
 fn bits(net: &Network) -> Vec<Vec<u32>> {
-    let all = net.stored().into_iter().chain(net.parts.iter().flat_map(|p| p.velocity.clone()));
+    let all = net.stored().into_iter().chain(net.parts.iter().flat_map(|p| p.memory()));
     all.map(|v| net.session.read(v).unwrap().iter().map(|x| x.to_bits()).collect()).collect()
 }
 
@@ -135,7 +135,7 @@ impl Watch for Stopper<'_> {
 
 /// What the settings say about a network.
 fn method(s: &Settings) -> Method {
-    Method { augment: s.augment, ..Sgd { form: s.form.into(), nesterov: false, dampening: 0.0 }.into() }
+    s.method()
 }
 
 /// What a run comes to: parameters and velocities, the state with its history, the best weights.
@@ -206,6 +206,22 @@ fn a_resumed_run_has_the_same_bits() {
         let s = Settings { form, weight_decay: 1e-3, ..settings(6) };
         resumes(&end_to_end(&config(Architecture::Shared)), &samples(&pictures), &s, &mut |_| ());
     }
+}
+
+#[test]
+fn a_resumed_run_of_adamw_has_the_same_bits() {
+    let pictures = pictures(16);
+    let (c, data) = (Config { keep_features: 0.75, ..config(Architecture::Split) }, samples(&pictures));
+    let s = Settings { optimizer: Updates::AdamW, weight_decay: 0.03, ..settings(6) };
+    resumes(&end_to_end(&c), &data, &s, &mut |state| {
+        assert!(state.parts.iter().all(|p| p.updates == state.step));
+    });
+    let rows: [&[usize]; 2] = [&TRAINED, &MONITORED];
+    let [all, kept] = [1.0, 0.75].map(|keep| {
+        let c = Config { keep_features: keep, ..c.clone() };
+        whole(&end_to_end(&c), &data, rows, &s).0
+    });
+    assert!(all != kept, "features should be dropped");
 }
 
 #[test]

@@ -108,7 +108,7 @@ fn save(path: &Path, task: &Task, s: &Settings, state: &State, net: &Network, be
 
 /// Parameters and velocities, bit for bit.
 fn bits(net: &Network) -> Vec<Vec<u32>> {
-    let all = net.stored().into_iter().chain(net.parts.iter().flat_map(|p| p.velocity.clone()));
+    let all = net.stored().into_iter().chain(net.parts.iter().flat_map(|p| p.memory()));
     all.map(|v| net.session.read(v).unwrap().iter().map(|x| x.to_bits()).collect()).collect()
 }
 

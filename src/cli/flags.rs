@@ -6,7 +6,7 @@ use crate::data::manifest::TARGETS;
 use crate::error::{Error, Result};
 use crate::models::{Architecture, Config, OutAct, Tower, TowerOutput};
 use crate::preprocess::{Crop, Preprocess};
-use crate::train::fit::{Settings, SgdForm};
+use crate::train::fit::{Settings, SgdForm, Updates};
 use crate::train::network::Precision;
 use crate::train::params::Initial;
 use crate::train::schedule::{Decay, PlateauRule};
@@ -46,6 +46,9 @@ pub struct ModelFlags {
     /// Hidden layers of the head.
     #[arg(long, value_delimiter = ',', default_value = "3000,1000,500", value_name = "WIDTHS")]
     pub head: Vec<usize>,
+    /// Probability to KEEP a feature on its way to the head while training; 1 is no dropout.
+    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    pub keep_features: f32,
     /// Probability to KEEP a hidden unit of the head while training; 1 is no dropout.
     #[arg(long, default_value_t = 0.5, value_name = "P")]
     pub keep: f32,
@@ -94,13 +97,19 @@ pub struct TrainFlags {
     /// Learning rate.
     #[arg(long, default_value_t = 4e-4, value_name = "RATE")]
     pub lr: f64,
+    /// What makes updates of gradients. Small heads on frozen towers do well with adamw, --lr 1e-3 and --weight-decay .03.
+    #[arg(long, value_enum, default_value_t = Updates::Sgd, value_name = "RULE")]
+    pub optimizer: Updates,
+    /// Of sgd.
     #[arg(long, default_value_t = 0.9, value_name = "M")]
     pub momentum: f32,
+    /// Of sgd.
     #[arg(long)]
     pub nesterov: bool,
     /// Whose SGD: the two differ once the rate changes.
     #[arg(long, value_enum, default_value_t = SgdForm::Keras)]
     pub sgd: SgdForm,
+    /// Added times the weights to the gradient (sgd), or taken from the weights by itself (adamw).
     #[arg(long, default_value_t = 0.0, value_name = "D")]
     pub weight_decay: f32,
     /// Epochs without a decrease of the monitored loss after which the rate is divided by ten (not below 6e-6); 0 keeps it.
@@ -180,6 +189,9 @@ impl TrainFlags {
                 return Err(Error::usage(format!("--{name} {part} is not a part from 0 to below 1")));
             }
         }
+        if self.optimizer != Updates::Sgd && self.nesterov {
+            return Err(Error::usage("--nesterov is a form of sgd's momentum").fix("leave it out, or use --optimizer sgd"));
+        }
         let decay = self.decay.as_deref().map(|text| Decay::parse(text, self.epochs)).transpose()?;
         let plateau = self.plateau > 0 && decay.is_none();
         Ok(Settings {
@@ -189,6 +201,7 @@ impl TrainFlags {
             plateau: plateau.then(|| PlateauRule { wait: self.plateau, ..PlateauRule::keras() }),
             decay,
             warmup: self.warmup,
+            optimizer: self.optimizer,
             momentum: self.momentum,
             nesterov: self.nesterov,
             form: self.sgd,
@@ -205,12 +218,13 @@ impl ModelFlags {
     /// The model, where its first weights come from, and the towers that are not trained.
     pub fn model(&self, targets: &[String], seed: u64) -> Result<(Config, Initial, Vec<String>)> {
         let width = self.width.unwrap_or(1);
-        if width == 0 || !(self.keep > 0.0 && self.keep <= 1.0) {
-            return Err(Error::usage("--width must be at least 1 and --keep in (0, 1]"));
+        if width == 0 || ![self.keep, self.keep_features].iter().all(|keep| *keep > 0.0 && *keep <= 1.0) {
+            return Err(Error::usage("--width must be at least 1, --keep and --keep-features in (0, 1]"));
         }
         let mut config = Config::published(self.architecture, &self.features, self.face_classes)?;
         config.tower_output = self.tower_output;
         config.standardize = self.tower_output != TowerOutput::Softmax;
+        config.keep_features = self.keep_features;
         (config.head, config.keep) = (self.head.clone(), vec![self.keep; self.head.len()]);
         (config.out_act, config.image, config.targets) = (self.out_act, self.image.unwrap_or(224), targets.to_vec());
         for t in &mut config.towers {

@@ -24,7 +24,10 @@ u = 2^-24. Absolute errors are divided by the largest expected magnitude at the 
 * Dropout: 1 / (1 - p) comes from a rounded attribute and a rounded division, 2 u of the largest.
 * SGD: weights and velocities are polynomials in w, g and the settings. A step passes each of their terms through at most
   13 roundings (settings 4, g + decay w 2, velocity 4, weight 3), so after k steps the error is at most 13 k u times the
-  polynomial with every term positive, which is the definition run on |w|, |g| and a negative rate. */
+  polynomial with every term positive, which is the definition run on |w|, |g| and a negative rate.
+* AdamW, after k steps: each term of the two means has passed at most 2 k + 3 roundings, the quotient of their corrections and
+  the root the same and half of it and 7 more, each product with the rate 2 and the weight 4 a step: (7 k + 16) u times the
+  same definition run on |w|, |g| and a negative rate. */
 
 use super::golden::{Tensor, broken};
 use super::{Checked, Context, Stop};
@@ -32,6 +35,7 @@ use crate::device::{Data, Reference, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Op, Value};
 use crate::ops::activation::Act;
+use crate::ops::adamw::AdamW;
 use crate::ops::loss::{CrossEntropy, Of, Reduction};
 use crate::ops::norm::Convention;
 use crate::ops::optim::{Form, Sgd, hyper_type};
@@ -114,6 +118,7 @@ impl Context<'_> {
             "cross_entropy" => self.cross_entropy(),
             "mse" => self.mse(),
             "sgd" => self.sgd(),
+            "adamw" => self.adamw(),
             "lr_schedules" => self.lr_schedule(),
             "tiny_fused" => self.tiny_fused(),
             "network" => self.network(),
@@ -610,10 +615,10 @@ impl Context<'_> {
         self.loss(t, loss::Mse { reduction }, target, &[], ("gx", Slack::Absolute(slack)))
     }
 
-    fn sgd(&self) -> Answer {
-        self.knows(&["lr", "momentum", "weight_decay", "nesterov", "dampening"])?;
+    /// Weights, the gradients of each step, and its rate.
+    fn descent(&self) -> Result<(&Tensor, &Tensor, Vec<f64>), Stop> {
         let (w0, grads) = (self.get("w")?, self.get("grads")?);
-        let (steps, n) = (grads.dims.first().copied().unwrap_or(0), w0.data.len());
+        let steps = grads.dims.first().copied().unwrap_or(0);
         if grads.dims.get(1..) != Some(&w0.dims[..]) {
             return Err(self.wrong("grads", format!("the shape is {:?}, not [steps, ..] of w", grads.dims)).into());
         }
@@ -625,6 +630,64 @@ impl Context<'_> {
         if lr.len() != steps || lr.iter().any(|r| !r.is_finite()) {
             return Err(self.bad_parameter("lr", "a number, or one for each step").into());
         }
+        Ok((w0, grads, lr))
+    }
+
+    fn adamw(&self) -> Answer {
+        self.knows(&["lr", "betas", "eps", "weight_decay"])?;
+        let (w0, grads, lr) = self.descent()?;
+        let (steps, n) = (lr.len(), w0.data.len());
+        let usual = AdamW::default();
+        let [beta1, beta2] = match self.parameters().get("betas") {
+            None => [usual.beta1, usual.beta2],
+            Some(b) => match b.as_array().map(|b| b.iter().filter_map(Json::as_f64).collect::<Vec<f64>>()).as_deref() {
+                Some(&[b1, b2]) if [b1, b2].iter().all(|b| (0.0..1.0).contains(b)) => [b1, b2],
+                _ => return Err(self.bad_parameter("betas", "two numbers from 0 to below 1").into()),
+            },
+        };
+        let (decay, eps) = (self.number("weight_decay", 1e-2)?, self.number("eps", usual.eps)?);
+        let op = AdamW { beta1, beta2, eps, ..usual };
+
+        let ty = Type::f32(&[n]);
+        let mut g = Graph::default();
+        let ins = ["w", "m", "v", "g"].map(|name| g.state(name, ty));
+        let hyper = g.state("hyper", hyper_type());
+        let outs = g.push(op, &[ins[0], ins[1], ins[2], ins[3], hyper]);
+        // (w, m, v) after each step.
+        let descend = |device, w: Vec<f64>, grads: &[f64], sign: f64| -> Result<[Vec<f64>; 3]> {
+            let mut s = Session::new(g.clone(), &[&outs], Options::default(), device)?;
+            for (v, x) in ins.into_iter().zip([w, vec![0.0; n], vec![0.0; n]]) {
+                s.write(v, Data::F64(&x))?;
+            }
+            let mut after = [vec![], vec![], vec![]];
+            for (t, (grad, lr)) in (1..).zip(grads.chunks(n).zip(&lr)) {
+                s.write(ins[3], Data::F64(grad))?;
+                s.write(hyper, Data::F64(&op.hyper(sign * lr, decay, t)))?;
+                s.run(0)?;
+                for (a, v) in after.iter_mut().zip(ins) {
+                    a.extend(s.read64(v)?);
+                }
+            }
+            Ok(after)
+        };
+        let got = descend(self.open()?, w0.data.clone(), &grads.data, 1.0)?;
+        let abs = |x: &[f64]| x.iter().map(|x| x.abs()).collect::<Vec<f64>>();
+        let terms = descend(Box::new(Reference::new()), abs(&w0.data), &abs(&grads.data), -1.0)?;
+        let mut dims = vec![steps];
+        dims.extend(&w0.dims);
+        let relative = if self.exact { EXACT } else { (7 * steps + 16) as f64 * U };
+        let checked = ["w_after", "exp_avg", "exp_avg_sq"].into_iter().zip(got).zip(terms);
+        let check = |((tensor, got), terms): ((&'static str, Vec<f64>), Vec<f64>)| {
+            let want = self.golden.shaped(&self.name(tensor), &dims)?;
+            Ok(Checked::new(tensor, &got, &want.data, relative * largest(&terms)))
+        };
+        checked.map(check).collect()
+    }
+
+    fn sgd(&self) -> Answer {
+        self.knows(&["lr", "momentum", "weight_decay", "nesterov", "dampening"])?;
+        let (w0, grads, lr) = self.descent()?;
+        let (steps, n) = (lr.len(), w0.data.len());
         let (momentum, decay) = (self.number("momentum", 0.0)?, self.number("weight_decay", 0.0)?);
         let dampening = self.number("dampening", 0.0)?;
         let form = if self.case.ends_with("_keras") { Form::Keras } else { Form::Torch };

@@ -259,6 +259,7 @@ impl Context<'_> {
             standardize: false,
             tower_output: TowerOutput::Softmax,
             head: head.to_vec(),
+            keep_features: 1.0,
             keep: (0..head.len()).map(|i| if i == 0 { 0.5 } else { 1.0 }).collect(),
             out_act: OutAct::Linear,
             image: 32,

@@ -282,6 +282,9 @@ pub struct Config {
     pub standardize: bool,
     /// Hidden layers of the head.
     pub head: Vec<usize>,
+    /// Probability to KEEP each feature on its way to the head while training.
+    #[serde(default = "all", skip_serializing_if = "is_all")]
+    pub keep_features: f32,
     /// Probability to KEEP each hidden unit of the head (the paper's "retained with p = 0.5"), one per hidden layer.
     pub keep: Vec<f32>,
     pub out_act: OutAct,
@@ -289,6 +292,15 @@ pub struct Config {
     pub image: usize,
     /// What is predicted, in the order of the outputs.
     pub targets: Vec<String>,
+}
+
+/// No dropout.
+fn all() -> f32 {
+    1.0
+}
+
+fn is_all(keep: &f32) -> bool {
+    *keep == all()
 }
 
 /// Names, within a member, of the statistics that [`Config::standardize`] needs.
@@ -316,6 +328,7 @@ impl Config {
             tower_output: TowerOutput::Softmax,
             standardize: false,
             head: vec![3000, 1000, 500],
+            keep_features: 1.0,
             keep: vec![0.5; 3],
             out_act: OutAct::Linear,
             image: 224,
@@ -402,6 +415,7 @@ impl Config {
         Self::within(net, m, |net| {
             net.scope("head", |net| {
                 let mut x = if self.standardize { net.standardize("features", features) } else { features };
+                x = net.dropout("drop0", x, self.keep_features);
                 for (i, (&k, &keep)) in (1..).zip(self.head.iter().zip(&self.keep)) {
                     x = net.dense(&format!("fc{i}"), x, k, true);
                     x = net.dropout(&format!("drop{i}"), x, keep);

@@ -3,6 +3,7 @@ A family also lists its cases, and everything that can be enumerated runs over [
 guards, conformance. An op never sees a device. */
 
 pub mod activation;
+pub mod adamw;
 pub mod arith;
 pub mod augment;
 mod backward;
@@ -61,7 +62,7 @@ pub enum Draw {
     Positive,
     /// Ones, and an infinity in the last place.
     Infinite,
-    /// Optimiser settings: lr, momentum, weight decay, first step.
+    /// Optimiser settings: of SGD lr, momentum, weight decay, first step; of AdamW see there.
     Hyper([f32; 4]),
 }
 
@@ -101,6 +102,7 @@ pub struct Family {
 /// The one list.
 pub const ALL: &[Family] = &[
     activation::FAMILY,
+    adamw::FAMILY,
     arith::FAMILY,
     augment::FAMILY,
     cast::FAMILY,

@@ -1,5 +1,5 @@
 /*! What a run keeps on disk: one safetensors file, replaced atomically. A finished run's file holds the best weights and
-is all that `predict` needs; an unfinished one also holds velocities, the best weights so far and the state of the loop,
+is all that `predict` needs; an unfinished one also holds what the optimiser remembers, the best weights so far and the state of the loop,
 from which training goes on with the same bits. */
 
 use super::fit::{Best, Settings, State};
@@ -19,7 +19,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-const VELOCITY: &str = "velocity.";
 const BEST: &str = "best.";
 
 /// The header of a checkpoint.
@@ -89,9 +88,8 @@ pub fn save(path: &Path, card: &Card, net: &Network, best: &Best, extra: &[Store
     }
     if !card.state.finished {
         for (i, part) in net.parts.iter().enumerate() {
-            for (&w, &v) in part.params.iter().zip(&part.velocity) {
-                let name = format!("{VELOCITY}{}", graph.name(w));
-                tensors.push((name, graph.dims(w).into(), Cow::Owned(net.session.read(v)?)));
+            for v in part.memory() {
+                tensors.push((graph.name(v).into(), graph.dims(v).into(), Cow::Owned(net.session.read(v)?)));
             }
             for (j, v) in part.learned().enumerate() {
                 let (name, dims) = (graph.name(v), graph.dims(v));
@@ -160,7 +158,7 @@ pub fn name_of(file: &WeightFile, name: &str) -> String {
     if file.info(&best).is_some() { best } else { name.to_string() }
 }
 
-/// Puts the weights back, and the velocities and best weights of an unfinished run.
+/// Puts the weights back, and the optimiser's memory and best weights of an unfinished run.
 pub fn restore(file: &Arc<WeightFile>, net: &mut Network) -> Result<Best> {
     let graph = net.session.graph.clone();
     let read = |name: &str, shape: &[usize]| -> Result<Vec<f32>> {
@@ -180,9 +178,8 @@ pub fn restore(file: &Arc<WeightFile>, net: &mut Network) -> Result<Best> {
     }
     for part in &net.parts {
         let mut weights = vec![];
-        for (&w, &v) in part.params.iter().zip(&part.velocity) {
-            let (name, dims) = (graph.name(w), graph.dims(w));
-            net.session.write(v, Data::F32(&read(&format!("{VELOCITY}{name}"), dims)?))?;
+        for v in part.memory() {
+            net.session.write(v, Data::F32(&read(graph.name(v), graph.dims(v))?))?;
         }
         for v in part.learned() {
             let (name, dims) = (graph.name(v), graph.dims(v));

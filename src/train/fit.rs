@@ -1,11 +1,12 @@
 /*! The training loop. Everything it decides is a function of the settings and the seed, and everything it remembers is in
 [`State`]: a run that was stopped anywhere goes on with the same bits. */
 
-use super::network::{EVAL, Method, Network, PENALTY, Precision, TRAIN};
+use super::network::{EVAL, Method, Network, Optimizer, PENALTY, Precision, TRAIN};
 use super::schedule::{Decay, EarlyStop, Plateau, PlateauRule, Schedule, Verdict};
 use crate::data::Pictures;
 use crate::device::Data;
 use crate::error::{Error, Result};
+use crate::ops::adamw::AdamW;
 use crate::ops::augment::Augment;
 use crate::ops::optim::{Form, Sgd};
 use crate::preprocess::View;
@@ -28,10 +29,14 @@ pub struct Settings {
     /// Updates over which the rate rises in a line to that of the schedule; 0 begins with it.
     #[serde(default)]
     pub warmup: u32,
+    #[serde(default)]
+    pub optimizer: Updates,
+    /// Of SGD, as `nesterov` and `form`.
     pub momentum: f32,
     pub nesterov: bool,
     /// `keras` or `torch`: what the velocity holds when the rate changes.
     pub form: SgdForm,
+    /// Added to the gradient by SGD, apart from it by AdamW.
     pub weight_decay: f32,
     /// Epochs without a decrease of the monitored loss after which to stop; 0 never stops early.
     pub patience: u32,
@@ -42,6 +47,18 @@ pub struct Settings {
     /// What happens to the pictures that are trained on.
     #[serde(default)]
     pub augment: Option<Augment>,
+}
+
+/// What makes updates of gradients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Updates {
+    /// Stochastic gradient descent with momentum, as in the paper.
+    #[default]
+    Sgd,
+    /// Adam with decoupled weight decay (Loshchilov & Hutter 2019; means over .9 and .999, eps 1e-8): for small heads.
+    #[value(name = "adamw")]
+    AdamW,
 }
 
 /// Serialisable twin of [`Form`].
@@ -70,6 +87,7 @@ impl Default for Settings {
             plateau: Some(PlateauRule::keras()),
             decay: None,
             warmup: 0,
+            optimizer: Updates::Sgd,
             momentum: 0.9,
             nesterov: false,
             form: SgdForm::Keras,
@@ -123,6 +141,9 @@ pub struct PartState {
     pub stopped: bool,
     #[serde(default)]
     pub scale: LossScale,
+    /// Updates that were made: all steps but those that were skipped for an overflow.
+    #[serde(default)]
+    pub updates: u32,
 }
 
 /// By what the loss is multiplied in [`Precision::Fp16`] before it is differentiated, a power of two: halved when a gradient
@@ -172,8 +193,25 @@ pub struct State {
 impl Settings {
     /// How a network is trained by them, its pictures sent batch by batch.
     pub fn method(&self) -> Method {
-        let sgd = Sgd { form: self.form.into(), nesterov: self.nesterov, dampening: 0.0 };
-        Method { precision: self.precision, augment: self.augment, ..sgd.into() }
+        let optimizer = match self.optimizer {
+            Updates::Sgd => Optimizer::Sgd(Sgd { form: self.form.into(), nesterov: self.nesterov, dampening: 0.0 }),
+            Updates::AdamW => Optimizer::AdamW(AdamW::default()),
+        };
+        Method { precision: self.precision, augment: self.augment, ..optimizer.into() }
+    }
+
+    /// The settings of the next update of a part.
+    fn hyper(&self, p: &PartState, epoch: u32, step: u32) -> [f32; 4] {
+        let lr = self.rate(&p.schedule, epoch, step);
+        match self.optimizer {
+            // A part that has stopped stays where it is: without a momentum of zero its velocity would carry it on. Its
+            // running statistics go on until the best are put back.
+            _ if p.stopped => [0.0; 4],
+            Updates::Sgd => [lr as f32, self.momentum, self.weight_decay, (step == 0) as u8 as f32],
+            Updates::AdamW => {
+                AdamW::default().hyper(lr, self.weight_decay as f64, p.updates + 1).map(|x| x as f32)
+            }
+        }
     }
 
     /// The rate of update `step` in epoch `epoch`.
@@ -192,8 +230,8 @@ impl State {
             (Some(_), Some(_)) => return Err(Error::usage("the rate can follow a plateau or a decay, not both")),
         };
         schedule.check()?;
-        let part =
-            PartState { schedule, stop: EarlyStop::new(s.patience), stopped: false, scale: LossScale::default() };
+        let (stop, scale) = (EarlyStop::new(s.patience), LossScale::default());
+        let part = PartState { schedule, stop, stopped: false, scale, updates: 0 };
         Ok(Self {
             epoch: 0,
             batches: 0,
@@ -390,9 +428,12 @@ fn step(net: &mut Network, data: &Samples, b: &Batch, s: &Settings, state: &mut 
         update(net, data, b, s, state).map_err(|e| e.at(place()))?;
         for ((part, p), loss) in net.parts.iter().zip(&mut state.parts).zip(&mut losses) {
             *loss = net.session.read(part.loss)?[0] as f64;
+            let mut taken = true;
             if let Some(scaling) = part.scaling {
-                p.scale = p.scale.next(net.session.read(scaling.by)?[0] != 0.0);
+                taken = net.session.read(scaling.by)?[0] != 0.0;
+                p.scale = p.scale.next(taken);
             }
+            p.updates += taken as u32;
         }
     }
     if let Some(l) = losses.iter().find(|l| !l.is_finite()) {
@@ -416,11 +457,7 @@ fn update(net: &mut Network, data: &Samples, b: &Batch, s: &Settings, state: &St
     data.feed_targets(net, b)?;
     net.session.write(net.state, Data::U32(&[s.seed as u32, (s.seed >> 32) as u32, state.step]))?;
     for (part, p) in net.parts.iter().zip(&state.parts) {
-        let (lr, first) = (s.rate(&p.schedule, state.epoch, state.step) as f32, (state.step == 0) as u8 as f32);
-        // A part that has stopped stays where it is: without a momentum of zero its velocity would carry it on. Its running
-        // statistics go on until the best are put back.
-        let hyper = if p.stopped { [0.0; 4] } else { [lr, s.momentum, s.weight_decay, first] };
-        net.session.write(part.hyper, Data::F32(&hyper))?;
+        net.session.write(part.hyper, Data::F32(&s.hyper(p, state.epoch, state.step)))?;
         if let Some(scaling) = part.scaling {
             net.session.write(scaling.scale, Data::F32(&[p.scale.scale]))?;
         }

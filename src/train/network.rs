@@ -7,6 +7,7 @@ use crate::graph::{Graph, Kind, Value};
 use crate::kernel::Products;
 use crate::models::{self, Config, Size, Tower};
 use crate::nn::{Mode, Net};
+use crate::ops::adamw::AdamW;
 use crate::ops::augment::Augment;
 use crate::ops::loss::{CrossEntropy, Mse, Reduction};
 use crate::ops::optim::{self, Sgd};
@@ -81,10 +82,17 @@ impl Precision {
     }
 }
 
-/// How a network is trained: whose SGD, on what numbers, on what pictures.
+/// What makes updates of gradients.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Optimizer {
+    Sgd(Sgd),
+    AdamW(AdamW),
+}
+
+/// How a network is trained: by what updates, on what numbers, on what pictures.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Method {
-    pub sgd: Sgd,
+    pub optimizer: Optimizer,
     pub precision: Precision,
     /// What happens to pictures that are trained on.
     pub augment: Option<Augment>,
@@ -92,9 +100,15 @@ pub struct Method {
     pub resident: Option<usize>,
 }
 
+impl From<Optimizer> for Method {
+    fn from(optimizer: Optimizer) -> Self {
+        Self { optimizer, precision: Precision::Float32, augment: None, resident: None }
+    }
+}
+
 impl From<Sgd> for Method {
     fn from(sgd: Sgd) -> Self {
-        Self { sgd, precision: Precision::Float32, augment: None, resident: None }
+        Optimizer::Sgd(sgd).into()
     }
 }
 
@@ -115,7 +129,7 @@ pub struct Part {
     pub targets: Vec<usize>,
     /// Input: ratings [N, targets], or labels [N].
     pub y: Value,
-    /// Input: learning rate, momentum, weight decay, first step.
+    /// Input [4]: the settings of an update, [`optim::hyper_type`].
     pub hyper: Value,
     /// Of the loss, in [`Precision::Fp16`].
     pub scaling: Option<Scaling>,
@@ -125,14 +139,22 @@ pub struct Part {
     pub penalty: Option<Value>,
     /// Output of the evaluation plan: ratings [N, targets], or class scores [N, classes].
     pub output: Value,
-    /// Trained parameters and their velocities, in one order.
+    /// Trained parameters.
     pub params: Vec<Value>,
+    /// What the optimiser remembers of their gradients, in the same order: SGD's velocities, AdamW's means.
     pub velocity: Vec<Value>,
+    /// AdamW's means of squares, in the same order; empty for SGD.
+    pub squares: Vec<Value>,
     /// Running statistics that the training plan updates.
     pub statistics: Vec<Value>,
 }
 
 impl Part {
+    /// What a run needs besides weights to go on.
+    pub fn memory(&self) -> impl Iterator<Item = Value> + '_ {
+        self.velocity.iter().chain(&self.squares).copied()
+    }
+
     /// Everything that training changes and that evaluation depends on.
     pub fn learned(&self) -> impl Iterator<Item = Value> + '_ {
         self.params.iter().chain(&self.statistics).copied()
@@ -310,7 +332,7 @@ impl Task {
 impl Blueprint {
     /// Builds and differentiates.
     pub fn new(task: &Task, batch: usize, method: impl Into<Method>) -> Result<Self> {
-        let Method { sgd, precision, augment, resident } = method.into();
+        let Method { optimizer, precision, augment, resident } = method.into();
         let storage = precision.storage();
         let mut g = Graph::default();
         let weight = g.input("weight", Type::f32(&[batch]));
@@ -374,17 +396,25 @@ impl Blueprint {
                 Scaling { scale, by: g.push1(optim::Unscale, &ins) }
             });
             let hyper = g.input(&format!("{prefix}hyper"), optim::hyper_type());
-            let mut velocity = vec![];
+            let (mut velocity, mut squares) = (vec![], vec![]);
             for (&w, &d) in params.iter().zip(&grads) {
                 let name = g.name(w).to_string();
                 let v = g.state(&format!("velocity.{name}"), g.ty(w));
                 g.set_label(name.rsplit_once('.').map_or(&name, |n| n.0));
                 let (copy, by) = (g.find(&format!("{name}.copy")), scaling.map(|s| s.by));
-                let mut ins = vec![w, v, d, hyper];
-                ins.extend(copy.into_iter().chain(by));
-                updates.extend(match ins.len() {
-                    4 => g.push(sgd, &ins),
-                    _ => g.push(optim::Update { sgd, copy: copy.is_some(), scaled: by.is_some() }, &ins),
+                let with = |ins: &[Value]| [ins, copy.as_slice(), by.as_slice()].concat();
+                updates.extend(match optimizer {
+                    Optimizer::Sgd(sgd) if copy.or(by).is_none() => g.push(sgd, &[w, v, d, hyper]),
+                    Optimizer::Sgd(sgd) => {
+                        let op = optim::Update { sgd, copy: copy.is_some(), scaled: by.is_some() };
+                        g.push(op, &with(&[w, v, d, hyper]))
+                    }
+                    Optimizer::AdamW(op) => {
+                        let square = g.state(&format!("squares.{name}"), g.ty(w));
+                        squares.push(square);
+                        let op = AdamW { copy: copy.is_some(), scaled: by.is_some(), ..op };
+                        g.push(op, &with(&[w, v, square, d, hyper]))
+                    }
                 });
                 velocity.push(v);
             }
@@ -403,6 +433,7 @@ impl Blueprint {
                 output,
                 params,
                 velocity,
+                squares,
                 statistics,
             });
         }

@@ -53,8 +53,7 @@ fn trained(
             part.scaling.into_iter().for_each(|scaling| s.write(scaling.scale, Data::F32(&[64.0])).unwrap());
         }
         s.run(TRAIN).unwrap();
-        let all =
-            b.parts.iter().flat_map(|p| [p.loss].into_iter().chain(p.learned()).chain(p.velocity.iter().copied()));
+        let all = b.parts.iter().flat_map(|p| [p.loss].into_iter().chain(p.learned()).chain(p.memory()));
         bits.extend(all.flat_map(|v| s.read64(v).unwrap()).map(f64::to_bits));
     }
     assert!(bits.iter().all(|b| f64::from_bits(*b).is_finite()));

@@ -1,0 +1,24 @@
+// AdamW, in place. Rate, decay and the corrections of both means are data.
+#include "common.cuh"
+
+// Operands w, m, v (all updated), g, hyper [rate, weight decay, correction of m, of v], w as Real (updated, unless that is
+// float), and how often g counts [1] (if it is scaled)
+KERNEL(adamw, 7, Moments) {
+    const float *hyper = o.in<float>(4);
+    float lr = hyper[0], decay = hyper[1], c1 = hyper[2], c2 = hyper[3], by = a.scaled ? *o.in<float>(6) : 1;
+    if (by == 0) return;
+    fours(a.n, [&](u32 i, auto width) {
+        auto w = Pack<width>::load(o.in<float>(0) + i), m = Pack<width>::load(o.in<float>(1) + i);
+        auto v = Pack<width>::load(o.in<float>(2) + i), g = Pack<width>::load(o.in<float>(3) + i);
+        for (int j = 0; j < width; j++) {
+            float d = by * g.at[j], &mj = m.at[j], &vj = v.at[j];
+            mj = a.beta1 * mj + a.rest1 * d;
+            vj = a.beta2 * vj + a.rest2 * (d * d);
+            w.at[j] = w.at[j] * (1 - lr * decay) - lr * (mj * c1) / (sqrtf(vj * c2) + a.eps);
+        }
+        w.store(o.out<float>(0) + i);
+        m.store(o.out<float>(1) + i);
+        v.store(o.out<float>(2) + i);
+        if (STORAGE != 0) w.store(o.out<Real>(5) + i);
+    });
+}
