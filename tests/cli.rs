@@ -52,36 +52,39 @@ fn bad(dir: &Path, args: &[&str], code: i32, parts: &[&str]) {
 /// A network of a few thousand random weights.
 fn model() -> &'static [u8] {
     static MODEL: OnceLock<Vec<u8>> = OnceLock::new();
-    MODEL.get_or_init(|| {
-        let mut config = Config::published(Architecture::Shared, &["object".into()], 5).unwrap();
-        (config.head, config.keep, config.image) = (vec![4, 3, 2], vec![1.0; 3], 32);
-        for t in &mut config.towers {
-            (t.width, t.dense, t.classes) = (64, vec![8], 6);
-        }
-        let task = Task::EndToEnd { config, frozen: vec![] };
-        let settings = Settings::default();
-        let sgd = Sgd { form: Form::Keras, nesterov: false, dampening: 0.0 };
-        let cpu = device::open("cpu", Some(1)).unwrap();
-        let mut net = Network::new(&task, 1, sgd, cpu).unwrap();
-        let params = net.stored();
-        Initial::new(3, true).fill(&mut net.session, &params, "", &[5.0, 4.0]).unwrap();
-        let card = Card {
-            format: checkpoint::FORMAT.into(),
-            task,
-            state: State { finished: true, ..State::new(&settings, 1).unwrap() },
-            settings,
-            train_mean: vec![5.0, 4.0],
-            classes: vec![],
-            data: String::new(),
-            made_by: "a test".into(),
-            alpha: Alpha::Drop,
-            tower_classes: Default::default(),
-        };
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("m.safetensors");
-        checkpoint::save(&path, &card, &net, &vec![], &[]).unwrap();
-        fs::read(path).unwrap()
-    })
+    MODEL.get_or_init(|| model_about([5.0, 4.0]))
+}
+
+/// The same, its ratings near these.
+fn model_about(means: [f32; 2]) -> Vec<u8> {
+    let mut config = Config::published(Architecture::Shared, &["object".into()], 5).unwrap();
+    (config.head, config.keep, config.image) = (vec![4, 3, 2], vec![1.0; 3], 32);
+    for t in &mut config.towers {
+        (t.width, t.dense, t.classes) = (64, vec![8], 6);
+    }
+    let task = Task::EndToEnd { config, frozen: vec![] };
+    let settings = Settings::default();
+    let sgd = Sgd { form: Form::Keras, nesterov: false, dampening: 0.0 };
+    let cpu = device::open("cpu", Some(1)).unwrap();
+    let mut net = Network::new(&task, 1, sgd, cpu).unwrap();
+    let params = net.stored();
+    Initial::new(3, true).fill(&mut net.session, &params, "", &means).unwrap();
+    let card = Card {
+        format: checkpoint::FORMAT.into(),
+        task,
+        state: State { finished: true, ..State::new(&settings, 1).unwrap() },
+        settings,
+        train_mean: vec![5.0, 4.0],
+        classes: vec![],
+        data: String::new(),
+        made_by: "a test".into(),
+        alpha: Alpha::Drop,
+        tower_classes: Default::default(),
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.safetensors");
+    checkpoint::save(&path, &card, &net, &vec![], &[]).unwrap();
+    fs::read(path).unwrap()
 }
 
 /// A folder with a model `m.safetensors` and `pictures/`: 0.png … 9.png, one of them in a folder of its own.
@@ -151,6 +154,35 @@ fn predict_answers_alike_for_a_file_a_folder_and_stdin() {
     child.stdin.take().unwrap().write_all(&png(3)).unwrap();
     let out = child.wait_with_output().unwrap();
     assert_eq!(text(&out.stdout).replace("\"-\"", "\"pictures/3.png\""), one);
+}
+
+#[test]
+fn ratings_beyond_the_scale_are_counted_and_said() {
+    let dir = folder();
+    let p = dir.path();
+    put(&dir, "off.safetensors", model_about([-53.0, 4.0]));
+    put(&dir, "set.csv", ratings(&[1, 2, 3]));
+    let remark =
+        |n: usize| format!("warning: Predictions beyond the scale of 1 to 9: {n} of valence, of {n} pictures.");
+    let out =
+        run(p, &["predict", "--model", "off.safetensors", "--format", "jsonl", "pictures/1.png", "pictures/2.png"]);
+    assert!(out.status.success() && text(&out.stderr).contains(&remark(2)), "{}", text(&out.stderr));
+    for row in rows(text(&out.stdout)) {
+        assert!(row["valence_1to9"].as_f64().unwrap() < -50.0);
+        let note = row["note"].as_str().unwrap();
+        assert!(note.starts_with("valence -5") && note.ends_with(" is beyond the scale of 1 to 9"), "{note}");
+    }
+    let out = run(p, &["evaluate", "--model", "off.safetensors", "set.csv", "--out", "judged"]);
+    assert!(out.status.success() && text(&out.stderr).contains(&remark(3)), "{}", text(&out.stderr));
+    let said = text(&out.stdout).lines().find(|l| l.starts_with("Beyond 1 to 9, %")).unwrap().to_string();
+    assert_eq!(said.split_whitespace().collect::<Vec<_>>()[5..], ["100.00", "0.00", "0.00", "0.00"], "{said}");
+    for file in ["report.html", "metrics.json"] {
+        let page = fs::read_to_string(p.join("judged").join(file)).unwrap();
+        assert!(page.contains("Predictions beyond the scale of 1 to 9: 3 of valence"), "{file}");
+    }
+    // Nothing is said where nothing is wrong.
+    let out = run(p, &["predict", "--model", "m.safetensors", "pictures/1.png"]);
+    assert!(!text(&out.stderr).contains("beyond"), "{}", text(&out.stderr));
 }
 
 #[test]

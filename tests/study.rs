@@ -134,8 +134,8 @@ fn one_command_makes_every_table_and_two_processes_make_the_same() {
     ] {
         assert!(markdown.contains(part), "no `{part}` in {markdown}");
     }
-    // Three models, three folds, three sets, two targets, twelve measures.
-    assert_eq!(read(one.join("results.csv")).lines().count(), 1 + 3 * 3 * 3 * 2 * 12);
+    // Three models, three folds, three sets, two targets, thirteen measures.
+    assert_eq!(read(one.join("results.csv")).lines().count(), 1 + 3 * 3 * 3 * 2 * 13);
     assert_eq!(read(one.join("tests.csv")).lines().count(), 1 + 4);
     assert_eq!(read(one.join("shared/predictions.csv")).lines().count(), 1 + 24);
     // Five of six: the sixth has a twin that is trained on.
@@ -280,7 +280,12 @@ fn ratings_that_are_all_equal_have_no_correlation() {
     let (header, row) = measures.split_once('\n').unwrap();
     let at = header.split(',').position(|h| h == "Pearson r").unwrap();
     assert_eq!(row.lines().next().unwrap().split(',').nth(at), Some("-"), "{measures}");
-    assert!(header.ends_with("SD true") && row.lines().next().unwrap().ends_with(",0.000 (0.000)"), "{measures}");
+    assert!(header.ends_with("SD true,\"Beyond 1 to 9, %\""), "{measures}");
+    assert!(row.lines().next().unwrap().ends_with(",0.000 (0.000),0.00 (0.00)"), "{measures}");
+    // The training mean makes no error, and nothing beats that.
+    for file in ["tables.md", "report.html"] {
+        assert!(read(p.join("run").join(file)).contains("No model beats the training mean: "), "{file}");
+    }
 }
 
 #[test]

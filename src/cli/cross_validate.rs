@@ -92,7 +92,10 @@ impl Command {
             folds: Some(&fold),
             train_mean: &job.means(&rows),
         };
-        write_folder(&self.out, &outcome)?;
+        let metrics = write_folder(&self.out, &outcome)?;
+        if let Some(remark) = metrics.beyond() {
+            eprintln!("warning: {remark}");
+        }
         let json = serde_json::to_string_pretty(&all).expect("plain data");
         atomic::write(self.out.join("folds.json"), |w| w.write_all(json.as_bytes()))?;
         output::print(&all.table())?;

@@ -110,6 +110,9 @@ impl Command {
             Some(dir) => write_folder(dir, &outcome)?,
             None => metrics(&outcome)?,
         };
+        if let Some(remark) = m.beyond() {
+            eprintln!("warning: {remark}");
+        }
         let text = if self.json { metrics_json(&outcome, &m) } else { m.table() };
         output::print(&text)?;
         if let Some(dir) = &self.out {

@@ -12,6 +12,7 @@ use crate::data::decode::MAX_FILE;
 use crate::data::{Boxes, LoadOptions, Pictures, Source, walk};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
+use crate::train::metrics::{beyond_scale, remark_beyond};
 use crate::train::network::Precision;
 use clap::Args;
 use explain::Sheet;
@@ -128,6 +129,7 @@ fn answer_all(
     progress: &dyn Progress,
 ) -> Result<Option<(usize, Error)>> {
     let mut failed: Option<(usize, Error)> = None;
+    let (mut seen, mut beyond) = (0, vec![0; loaded.models.targets.len()]);
     std::thread::scope(|scope| {
         // Two pieces wait at most, so memory does not grow with the folder.
         let (send, receive) = sync_channel(1);
@@ -140,6 +142,10 @@ fn answer_all(
                 sheet.add(&piece)?;
             }
             for a in answer(piece, loaded)? {
+                if let Ok(s) = &a.seen {
+                    seen += 1;
+                    beyond.iter_mut().zip(&s.ratings).for_each(|(n, y)| *n += beyond_scale(f64::from(*y)) as usize);
+                }
                 if let Err(why) = &a.seen {
                     failed = match failed.take() {
                         None => Some((1, Error::file(&a.path, why))),
@@ -158,6 +164,10 @@ fn answer_all(
         }
         Ok(())
     })?;
+    let counts = loaded.models.targets.iter().map(String::as_str).zip(beyond);
+    if let Some(remark) = remark_beyond(counts, seen) {
+        eprintln!("warning: {remark}");
+    }
     Ok(failed)
 }
 
@@ -252,15 +262,20 @@ fn answer(piece: Decoded, loaded: &mut Loaded) -> Result<Vec<Answer>> {
         Some(p) if !p.is_empty() => loaded.answer(p.bytes())?,
         _ => vec![],
     };
+    let targets = &loaded.models.targets;
     // Squares are in the order of the inputs that have one.
     let mut seen = seen.into_iter();
     let one = |(i, (path, square)): (usize, (String, Result<usize, String>))| {
-        let notes: Vec<&str> = piece.notes.iter().filter(|x| x.0 == i).map(|x| x.1.as_str()).collect();
+        let mut notes: Vec<String> = piece.notes.iter().filter(|x| x.0 == i).map(|x| x.1.clone()).collect();
         let seen = square.and_then(|_| {
             let seen = seen.next().expect("one answer a square");
             let finite = seen.ratings.iter().all(|v| v.is_finite());
             finite.then_some(seen).ok_or_else(|| "the model gives no finite rating; train it again".into())
         });
+        if let Ok(seen) = &seen {
+            let beyond = targets.iter().zip(&seen.ratings).filter(|r| beyond_scale(f64::from(*r.1)));
+            notes.extend(beyond.map(|(target, y)| format!("{target} {y} is beyond the scale of 1 to 9")));
+        }
         Answer { path, seen, note: (!notes.is_empty()).then(|| notes.join("; ")) }
     };
     Ok(piece.inputs.into_iter().enumerate().map(one).collect())

@@ -1,6 +1,6 @@
 //! Means and sample SDs over the folds of a cross-validation.
 
-use super::metrics::{Field, Metrics};
+use super::metrics::{Field, MEASURES, Metrics};
 use crate::error::{Error, Result};
 use crate::table::{number, text_table};
 use serde::{Deserialize, Serialize};
@@ -62,9 +62,10 @@ impl FoldMetrics {
             return Err(Error::job(format!("fold {i} has other dimensions than fold 0")));
         }
         let dimension = |k: usize| {
-            let model: Vec<[Field; 12]> = folds.iter().map(|m| m.dimensions[k].model.fields()).collect();
-            let baseline: Vec<[Field; 12]> = folds.iter().map(|m| m.dimensions[k].baseline.fields()).collect();
-            let over = |f: &[[Field; 12]], i: usize| Spread::of(&f.iter().map(|f| f[i].value).collect::<Vec<_>>());
+            let model: Vec<[Field; MEASURES]> = folds.iter().map(|m| m.dimensions[k].model.fields()).collect();
+            let baseline: Vec<[Field; MEASURES]> = folds.iter().map(|m| m.dimensions[k].baseline.fields()).collect();
+            let over =
+                |f: &[[Field; MEASURES]], i: usize| Spread::of(&f.iter().map(|f| f[i].value).collect::<Vec<_>>());
             let measures = model[0].iter().enumerate().map(|(i, f)| Measure {
                 measure: f.key,
                 label: f.label,
@@ -121,7 +122,7 @@ mod tests {
         let json = serde_json::to_string(&m).unwrap();
         assert!(json.contains(r#"{"measure":"mse","model":{"mean":0.5,"sd":0.7071067811865476},"#), "{json}");
         assert!(json.contains(r#""baseline":{"mean":null,"sd":null}"#)); // r of a constant
-        assert_eq!(m.table().lines().count(), 14);
+        assert_eq!(m.table().lines().count(), 15);
         let other = Metrics::of(&["arousal"], &[2.0], &[2.0], &[5.0]).unwrap();
         assert!(FoldMetrics::of(&[folds[0].clone(), other]).is_err());
         assert!(FoldMetrics::of(&[]).is_err());

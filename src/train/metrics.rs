@@ -9,6 +9,14 @@ use serde::{Deserialize, Serialize};
 /// The middle of the 1 to 9 scale: above it is pleasant or aroused, below it is not.
 pub const MIDPOINT: f64 = 5.0;
 
+/// The ends of the scale that every rating is on.
+pub const SCALE: [f64; 2] = [1.0, 9.0];
+
+/// Whether a prediction is one that no rating can be.
+pub fn beyond_scale(prediction: f64) -> bool {
+    !(SCALE[0]..=SCALE[1]).contains(&prediction)
+}
+
 /// One dimension's measures. `p` is the prediction, `a` the rating; ratings and errors are in points of the 1 to 9 scale.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DimensionMetrics {
@@ -37,7 +45,13 @@ pub struct DimensionMetrics {
     pub sd_predicted: Option<f64>,
     /// Sample SD (n-1) of the ratings, points. None for one picture.
     pub sd_true: Option<f64>,
+    /// Part of the predictions that lie beyond the scale of 1 to 9, percent.
+    #[serde(default)]
+    pub beyond_scale_percent: f64,
 }
+
+/// How many measures there are of a dimension.
+pub const MEASURES: usize = 13;
 
 /// One measure of a [`DimensionMetrics`], for tables.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -96,11 +110,12 @@ impl DimensionMetrics {
             calibration_slope: (vp > 0.0).then(|| cov / vp),
             sd_predicted: sample_sd(vp),
             sd_true: sample_sd(va),
+            beyond_scale_percent: 100.0 * mean(&|_, p| beyond_scale(p) as u8 as f64),
         })
     }
 
     /// All measures in the order of the struct.
-    pub fn fields(&self) -> [Field; 12] {
+    pub fn fields(&self) -> [Field; MEASURES] {
         let f = |key, label, meaning, decimals, value| Field { key, label, meaning, decimals, value };
         [
             f("mse", "MSE", "Mean squared error, points².", 3, Some(self.mse)),
@@ -127,6 +142,13 @@ impl DimensionMetrics {
             ),
             f("sd_predicted", "SD predicted", "Spread of the predictions (n−1), points.", 3, self.sd_predicted),
             f("sd_true", "SD true", "Spread of the ratings (n−1), points.", 3, self.sd_true),
+            f(
+                "beyond_scale_percent",
+                "Beyond 1 to 9, %",
+                "Predictions that no rating can be.",
+                2,
+                Some(self.beyond_scale_percent),
+            ),
         ]
     }
 }
@@ -200,13 +222,19 @@ impl Metrics {
         Ok(Self { n: truth.len() / d, mse_mean, cc_flat, dimensions })
     }
 
+    /// A remark where predictions lie beyond the scale.
+    pub fn beyond(&self) -> Option<String> {
+        let counts = self.dimensions.iter().map(|d| (&*d.name, d.model.beyond_scale_percent * self.n as f64 / 100.0));
+        remark_beyond(counts.map(|(name, count)| (name, count.round() as usize)), self.n)
+    }
+
     /// An aligned text table: one row per measure, the model and the baseline per dimension.
     pub fn table(&self) -> String {
         let mut header = vec![format!("n = {}", self.n)];
         for d in &self.dimensions {
             header.extend([d.name.clone(), "train mean".into()]);
         }
-        let columns: Vec<[Field; 12]> =
+        let columns: Vec<[Field; MEASURES]> =
             self.dimensions.iter().flat_map(|d| [d.model.fields(), d.baseline.fields()]).collect();
         let mut rows = Vec::new();
         for (i, field) in columns[0].iter().enumerate() {
@@ -216,6 +244,18 @@ impl Metrics {
         }
         text_table(&header, &rows)
     }
+}
+
+/// Says how many predictions about `pictures` lie beyond the scale, by target; None where none does.
+pub fn remark_beyond<'a>(counts: impl Iterator<Item = (&'a str, usize)>, pictures: usize) -> Option<String> {
+    let some: Vec<String> = counts.filter(|c| c.1 > 0).map(|(t, n)| format!("{n} of {t}")).collect();
+    let of = if pictures == 1 { "picture" } else { "pictures" };
+    (!some.is_empty()).then(|| {
+        format!(
+            "Predictions beyond the scale of 1 to 9: {}, of {pictures} {of}. No rating can be there: the model does not fit.",
+            some.join(", ")
+        )
+    })
 }
 
 #[cfg(test)]
@@ -241,6 +281,17 @@ mod tests {
         close!(m.accuracy9_percent, 100.0 * (1.0 - 1.0 / 9.0));
         close!(m.accuracy8_percent, 87.5);
         close!(m.sagr_at_5, 1.0);
+    }
+
+    #[test]
+    fn predictions_beyond_the_scale_are_counted() {
+        let names = ["valence", "arousal"];
+        let truth = [2.0, 3.0, 8.0, 7.0, 5.0, 5.0, 5.0, 5.0];
+        let m = |predicted: &[f64]| Metrics::of(&names, &truth, predicted, &[5.0, 5.0]).unwrap();
+        assert_eq!(m(&[1.0, 9.0, 1.0, 9.0, 5.0, 5.0, 5.0, 5.0]).beyond(), None);
+        let m = m(&[0.99, 3.0, -53.6, 9.01, 9.5, 5.0, 5.0, 5.0]);
+        assert_eq!([0, 1].map(|d| m.dimensions[d].model.beyond_scale_percent), [75.0, 25.0]);
+        assert!(m.beyond().unwrap().contains(": 3 of valence, 1 of arousal, of 4 pictures."), "{:?}", m.beyond());
     }
 
     #[test]
@@ -308,7 +359,7 @@ mod tests {
         let table = m.table();
         let widths: Vec<usize> = table.lines().map(|l| l.chars().count()).collect();
         assert!(widths.iter().all(|w| *w == widths[0]), "{table}");
-        assert_eq!(table.lines().count(), 14);
+        assert_eq!(table.lines().count(), 15);
         assert!(table.lines().nth(2).unwrap().starts_with("MSE"));
     }
 }

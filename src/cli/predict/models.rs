@@ -6,6 +6,7 @@ use crate::cli::reading::Model;
 use crate::error::{Error, Result};
 use crate::table::number;
 use crate::train::interval::Held;
+use crate::train::metrics::SCALE;
 use crate::train::network::Precision;
 use crate::train::predictor::{Classes, Predictor, largest};
 use clap::{Args, value_parser};
@@ -240,7 +241,8 @@ impl Loaded<'_> {
                 seen.lines.push(format!("{name}: the models say {min} to {max}, SD {sd}, which is not their error"));
             }
             Spread::Held(held) => {
-                let ends = held.interval(target, each).map(|end| end as f32);
+                // No rating lies beyond the scale.
+                let ends = held.interval(target, each).map(|end| end.clamp(SCALE[0], SCALE[1]) as f32);
                 seen.cells.extend(ends.map(Cell::Number));
                 let [low, high] = ends.map(points);
                 seen.lines.push(format!("{name}: {low} to {high} by CV+ at {} %", held.percent()));

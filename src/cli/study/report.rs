@@ -49,7 +49,9 @@ pub fn write(grid: &Grid, compute: &Compute) -> Result<String> {
     std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, "create the folder", e))?;
     let text = |name: &str, text: &str| atomic::write(grid.out.join(name), |w| w.write_all(text.as_bytes()));
     let markdown: Vec<String> = sheets.iter().map(Sheet::markdown).collect();
-    text("tables.md", &format!("# {}\n\n{}", s.title, markdown.join("\n")))?;
+    let verdict = tables::verdict(&s);
+    let first = verdict.iter().map(|v| format!("{v}\n\n")).collect::<String>();
+    text("tables.md", &format!("# {}\n\n{first}{}", s.title, markdown.join("\n")))?;
     text("tables.tex", &sheets.iter().map(Sheet::latex).collect::<Vec<_>>().join("\n"))?;
     for sheet in &sheets {
         let csv = sheet.csv();
@@ -61,10 +63,13 @@ pub fn write(grid: &Grid, compute: &Compute) -> Result<String> {
         predictions(grid, m, TEST)?;
         s.test_sets.iter().try_for_each(|set| predictions(grid, m, set))?;
     }
+    for remark in tables::beyond(&s) {
+        eprintln!("warning: {remark}");
+    }
     text("report.html", &page::html(&s, &extras(grid, &s, compute)?)?)?;
     let asked = sheets.iter().filter(|t| t.key.starts_with("table-")).map(Sheet::text).collect::<Vec<_>>().join("\n");
     Ok(format!(
-        "{asked}\nwrote tables.md, tables.tex, tables/, results.csv, tests.csv and report.html to {}\n",
+        "{first}{asked}\nwrote tables.md, tables.tex, tables/, results.csv, tests.csv and report.html to {}\n",
         grid.out.display()
     ))
 }
@@ -151,7 +156,7 @@ fn extras(grid: &Grid, s: &Study, compute: &Compute) -> Result<Extras> {
     }
     let all = grid.plan.models.len() * grid.k as usize;
     let cells: Vec<&Cell> = s.models.iter().flat_map(Model::done).collect();
-    let mut notes = vec![];
+    let mut notes: Vec<String> = tables::verdict(s).into_iter().chain(tables::beyond(s)).collect();
     if cells.len() < all {
         notes.push(format!("Not complete: {} of {all} cells are done.", cells.len()));
     }

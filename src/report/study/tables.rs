@@ -4,6 +4,7 @@ use super::{By, Layout, Model, Sheet, Study};
 use crate::table::number;
 use crate::train::cell::{Cell, TEST, TRAIN};
 use crate::train::folds::{FoldMetrics, Spread};
+use crate::train::metrics::{beyond_scale, remark_beyond};
 use crate::train::paired::{Paired, holm};
 use std::collections::BTreeMap;
 
@@ -22,6 +23,36 @@ pub fn all(s: &Study) -> Vec<Sheet> {
     sheets.extend(parts(s, "dataset", "Test error by set"));
     sheets.extend(parts(s, "category", "Test error by category"));
     sheets
+}
+
+/// Says of which targets no model predicts the test parts better than the training mean does; None where there is none. To
+/// be read before everything else.
+pub fn verdict(s: &Study) -> Option<String> {
+    let errors = |m: &Model, t: usize| {
+        let of = |c: &Cell| c.set(TEST).map(|x| [x.dimensions[t].model.mse, x.dimensions[t].baseline.mse]);
+        let all: Vec<[f64; 2]> = m.done().filter_map(of).collect();
+        (!all.is_empty()).then(|| all.iter().fold([0.0, 0.0], |sum, e| [sum[0] + e[0], sum[1] + e[1]]))
+    };
+    let lost = |t: usize| {
+        let all: Vec<[f64; 2]> = s.models.iter().filter_map(|m| errors(m, t)).collect();
+        !all.is_empty() && !all.iter().any(|e| e[0] < e[1])
+    };
+    let targets: Vec<&str> = (0..s.targets.len()).filter(|t| lost(*t)).map(|t| &*s.targets[t]).collect();
+    (!targets.is_empty()).then(|| {
+        let on = if targets.len() == s.targets.len() { String::new() } else { format!(" on {}", targets.join(", ")) };
+        format!("No model beats the training mean{on}: always answering that mean errs no more on the test parts.")
+    })
+}
+
+/// Remarks on models whose predictions lie beyond the scale.
+pub fn beyond(s: &Study) -> Vec<String> {
+    let of = |m: &Model| {
+        let tested: Vec<_> = m.predictions.iter().filter(|p| p.test).collect();
+        let count = |t: usize| tested.iter().filter(|p| beyond_scale(f64::from(p.values[t]))).count();
+        let counts = s.targets.iter().enumerate().map(|(t, name)| (&**name, count(t)));
+        remark_beyond(counts, tested.len()).map(|remark| format!("{}: {remark}", m.title))
+    };
+    s.models.iter().filter_map(of).collect()
 }
 
 /// Names of the sets that models are judged on.
@@ -257,17 +288,18 @@ fn bounds(s: &Study) -> Sheet {
     let row = |label: &str, of: &dyn Fn(usize) -> Spread| {
         std::iter::once(label.to_string()).chain((0..s.targets.len()).flat_map(|t| cells(of(t)))).collect()
     };
-    if let Some(m) = s.models.first() {
-        let mean = |t: usize| {
-            let of = |c: &Cell| Some(c.set(TEST)?.dimensions[t].baseline.mse);
-            spread(&m.cells.iter().map(|c| of(c.as_ref()?)).collect::<Vec<_>>())
-        };
-        sheet.rows.push(row("Always the training mean", &mean));
-    }
+    let mean = |t: usize| {
+        let of = |c: &Cell| Some(c.set(TEST)?.dimensions[t].baseline.mse);
+        let m = s.models.first();
+        spread(&m.map_or(vec![], |m| m.cells.iter().map(|c| of(c.as_ref()?)).collect::<Vec<_>>()))
+    };
+    sheet.rows.push(row("Always the training mean", &mean));
+    // A model that does not beat the training mean is not called the best.
     let best = |t: usize| {
+        let bound = mean(t).mean.unwrap_or(f64::INFINITY);
         let all = s.models.iter().map(|m| spread(&errors(m, TEST, t)));
         let least = all
-            .filter(|s| s.mean.is_some())
+            .filter(|s| s.mean.is_some_and(|m| m < bound))
             .min_by(|a, b| a.mean.unwrap_or(f64::MAX).total_cmp(&b.mean.unwrap_or(f64::MAX)));
         least.unwrap_or(Spread { mean: None, sd: None })
     };
@@ -290,8 +322,8 @@ fn bounds(s: &Study) -> Sheet {
     sheet.note =
         "Mean squared error, points². One more rater: how far, on average, a single person's rating lies from the \
                   mean of the others, from the SD and number of raters of every picture of the folds; noise: what no \
-                  predictor can be below, because mean ratings are of a sample of raters. A dash: the manifest has no \
-                  columns with SDs and numbers of raters."
+                  predictor can be below, because mean ratings are of a sample of raters. A dash: no model beats the \
+                  training mean, or the manifest has no columns with SDs and numbers of raters."
             .into();
     sheet
 }
@@ -371,6 +403,7 @@ fn parts(s: &Study, column: &str, title: &str) -> Option<Sheet> {
 mod tests {
     use super::*;
     use crate::data::Manifest;
+    use crate::report::study::Predicted;
     use crate::train::cell::Set;
     use crate::train::metrics::{Dimension, DimensionMetrics, Metrics};
 
@@ -524,6 +557,35 @@ mod tests {
         let sheet = tests(&s, 0, &s.layouts[0]);
         assert_eq!(sheet.rows[0][..4], ["shared-9 vs split-9", "A", "1.950", "2.156"]);
         assert_eq!((&sheet.rows[0][5][..], &sheet.rows[7][1][..]), ("4", "V"));
+    }
+
+    #[test]
+    fn a_study_that_found_nothing_says_so() {
+        let mut s = study("[[table]]\nmodels = ['split-9']\n");
+        // Models and baselines are equal here.
+        let said = verdict(&s).unwrap();
+        assert!(said.starts_with("No model beats the training mean: "), "{said}");
+        let best = |s: &Study| bounds(s).rows[1].clone();
+        assert_eq!(best(&s), ["The best model", "-", "-", "-", "-"]);
+        // Of one model on one target a worse mean.
+        for cell in s.models[2].cells.iter_mut().flatten() {
+            let mut worse = metrics([2.1, 2.4]);
+            worse.dimensions[1].baseline.mse = 9.0;
+            cell.sets[1].metrics = worse;
+        }
+        assert!(verdict(&s).unwrap().starts_with("No model beats the training mean on arousal: "));
+        // The first model's baseline is that of the table.
+        s.models.swap(0, 2);
+        assert_eq!([&best(&s)[1], &best(&s)[3]], ["1.888", "2.156"]);
+        let prediction = |row: usize, values: [f32; 2]| Predicted { row, fold: 0, test: true, values: values.into() };
+        s.models[1].predictions =
+            vec![prediction(0, [0.5, 9.0]), prediction(1, [5.0, 5.0]), prediction(2, [-40.0, 1.0])];
+        assert!(
+            beyond(&s)[0].starts_with("shared-9: Predictions beyond the scale of 1 to 9: 2 of arousal, of 3 pictures")
+        );
+        // Nothing is done, and nothing is said.
+        s.models.iter_mut().for_each(|m| m.cells.fill(None));
+        assert_eq!(verdict(&s), None);
     }
 
     #[test]
