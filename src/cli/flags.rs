@@ -13,6 +13,10 @@ use crate::train::schedule::{Decay, PlateauRule};
 use crate::weights::TowerWeights;
 use clap::Args;
 use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Hidden layers of the paper's head.
+pub const PAPER: [usize; 3] = [3000, 1000, 500];
 
 /// Everything that a run of the fused model is made of.
 #[derive(Args, Clone, Debug)]
@@ -43,9 +47,11 @@ pub struct ModelFlags {
     /// for towers without dense layers), block1 to block5 (the same of a block), or several, as in block4+block5.
     #[arg(long, default_value_t = TowerOutput::Softmax, value_name = "OUTPUT")]
     pub tower_output: TowerOutput,
-    /// Hidden layers of the head.
+    /// Hidden layers of the head. On frozen towers also `ridge`, a linear head in closed form, its penalty chosen by inner
+    /// folds of the pictures that are trained on; or `auto`, chosen so among ridge, one hidden layer of 192 and the
+    /// paper's 3000,1000,500.
     #[arg(long, value_delimiter = ',', default_value = "3000,1000,500", value_name = "WIDTHS")]
-    pub head: Vec<usize>,
+    pub head: Vec<Layer>,
     /// Probability to KEEP a feature on its way to the head while training; 1 is no dropout.
     #[arg(long, default_value_t = 1.0, value_name = "P")]
     pub keep_features: f32,
@@ -84,6 +90,36 @@ pub struct ModelFlags {
     /// fer2013.
     #[arg(long, value_name = "NAME")]
     pub preprocess: Option<String>,
+}
+
+/// What `--head` lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layer {
+    Width(usize),
+    Ridge,
+    Auto,
+}
+
+impl FromStr for Layer {
+    type Err = String;
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "ridge" => Ok(Layer::Ridge),
+            "auto" => Ok(Layer::Auto),
+            _ => text.parse().map(Layer::Width).map_err(|_| "widths like 192 or 3000,1000,500, ridge or auto".into()),
+        }
+    }
+}
+
+/// How a head comes to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadChoice {
+    /// The layers of [`Config::head`] are trained.
+    Trained,
+    /// It is linear and solved for.
+    Ridge,
+    /// Inner folds choose.
+    Auto,
 }
 
 /// The training.
@@ -190,7 +226,9 @@ impl TrainFlags {
             }
         }
         if self.optimizer != Updates::Sgd && self.nesterov {
-            return Err(Error::usage("--nesterov is a form of sgd's momentum").fix("leave it out, or use --optimizer sgd"));
+            return Err(
+                Error::usage("--nesterov is a form of sgd's momentum").fix("leave it out, or use --optimizer sgd")
+            );
         }
         let decay = self.decay.as_deref().map(|text| Decay::parse(text, self.epochs)).transpose()?;
         let plateau = self.plateau > 0 && decay.is_none();
@@ -215,6 +253,20 @@ impl TrainFlags {
 }
 
 impl ModelFlags {
+    /// What `--head` asks for, and the hidden layers of the model to begin with.
+    pub fn head(&self) -> Result<(HeadChoice, Vec<usize>)> {
+        let width = |l: &Layer| if let Layer::Width(n) = l { Some(*n) } else { None };
+        match (&self.head[..], self.head.iter().map(width).collect::<Option<Vec<usize>>>()) {
+            (_, Some(widths)) => Ok((HeadChoice::Trained, widths)),
+            ([Layer::Ridge], _) => Ok((HeadChoice::Ridge, vec![])),
+            ([Layer::Auto], _) => Ok((HeadChoice::Auto, PAPER.to_vec())),
+            _ => {
+                Err(Error::usage("--head ridge and --head auto stand alone")
+                    .fix("or name widths: --head 3000,1000,500"))
+            }
+        }
+    }
+
     /// The model, where its first weights come from, and the towers that are not trained.
     pub fn model(&self, targets: &[String], seed: u64) -> Result<(Config, Initial, Vec<String>)> {
         let width = self.width.unwrap_or(1);
@@ -225,7 +277,8 @@ impl ModelFlags {
         config.tower_output = self.tower_output;
         config.standardize = self.tower_output != TowerOutput::Softmax;
         config.keep_features = self.keep_features;
-        (config.head, config.keep) = (self.head.clone(), vec![self.keep; self.head.len()]);
+        config.head = self.head()?.1;
+        config.keep = vec![self.keep; config.head.len()];
         (config.out_act, config.image, config.targets) = (self.out_act, self.image.unwrap_or(224), targets.to_vec());
         for t in &mut config.towers {
             t.width = width;

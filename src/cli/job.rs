@@ -1,20 +1,24 @@
 //! What `train`, `cross-validate` and `demo` share: pictures, towers, one training run.
 
-use super::flags::{DataFlags, Resident, RunFlags, TrainFlags};
+use super::flags::{DataFlags, HeadChoice, Resident, RunFlags, TrainFlags};
+use super::heads;
 use super::kept::{Run, fingerprint, resident};
 use super::{Bar, Compute};
 use crate::data::boxes::seen_whole;
 use crate::data::{Alpha, DecodeOptions, LoadOptions, Manifest, Pictures, folds};
 use crate::device::{Data, Device};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::models::{Config, STATISTICS, TowerOutput};
 use crate::report::folder::prepare;
 use crate::train::checkpoint::{self, Card};
 use crate::train::features::{self, Extracted};
-use crate::train::fit::{Inputs, Samples, Settings, State, Targets};
+use crate::train::fit::{Inputs, Samples, Settings, State, Targets, Updates};
 use crate::train::network::{Method, Network, Task};
 use crate::train::params::Initial;
+use crate::train::ridge;
+use crate::weights::WeightFile;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Splits rows by a part, groups kept together: [rest, part]. A row without a group is its own.
 pub fn split(manifest: &Manifest, rows: &[usize], part: f64, seed: u64) -> Result<[Vec<usize>; 2]> {
@@ -38,6 +42,11 @@ pub struct Job {
     pub manifest: Manifest,
     pub pictures: Pictures,
     pub extracted: Option<Extracted>,
+    choice: HeadChoice,
+    /// A checkpoint of the same model whose weights every run begins with, instead of `initial`.
+    pub start: Option<Arc<WeightFile>>,
+    /// How the head of the last run came to be, where that was chosen; for people.
+    pub said: Option<String>,
     resident: Resident,
     device: Option<Box<dyn Device>>,
     pub device_name: String,
@@ -48,7 +57,7 @@ impl Job {
     /// [`Job::load`] with the model that the flags describe.
     pub fn of_flags(manifest: &Path, out: &Path, f: &RunFlags) -> Result<Self> {
         let model = f.model.model(&f.data.targets, f.train.seed)?;
-        Self::load(manifest, out, model, &f.train, &f.data, &f.compute)
+        Self::load(manifest, out, model, f.model.head()?.0, &f.train, &f.data, &f.compute)
     }
 
     /// Reads the manifest, decodes the pictures, runs frozen towers. Every bad picture is listed in
@@ -57,12 +66,20 @@ impl Job {
         manifest: &Path,
         out: &Path,
         (config, initial, frozen): (Config, Initial, Vec<String>),
+        choice: HeadChoice,
         train: &TrainFlags,
         data: &DataFlags,
         compute: &Compute,
     ) -> Result<Self> {
         compute.bind_threads();
-        let settings = train.settings()?;
+        let mut settings = train.settings()?;
+        if choice == HeadChoice::Ridge {
+            settings.optimizer = Updates::Ridge;
+        }
+        if choice != HeadChoice::Trained && !config.towers.iter().all(|t| frozen.contains(&t.name)) {
+            return Err(Error::usage("--head ridge and --head auto are for features that do not change")
+                .fix("add --freeze all, or name widths in --head"));
+        }
         if config.towers.iter().all(|t| frozen.contains(&t.name)) {
             let what = [(settings.augment.is_some(), "--augment"), (data.resident == Resident::Yes, "--resident yes")];
             if let Some((_, flag)) = what.into_iter().find(|w| w.0) {
@@ -99,6 +116,9 @@ impl Job {
             manifest,
             pictures,
             extracted: None,
+            choice,
+            start: None,
+            said: None,
             resident: data.resident,
             device: Some(device),
             device_name,
@@ -119,10 +139,10 @@ impl Job {
         Ok(())
     }
 
-    fn task(&self) -> Task {
+    fn task(&self, config: &Config) -> Task {
         match self.extracted {
-            Some(_) => Task::Head { config: self.config.clone() },
-            None => Task::EndToEnd { config: self.config.clone(), frozen: self.frozen.clone() },
+            Some(_) => Task::Head { config: config.clone() },
+            None => Task::EndToEnd { config: config.clone(), frozen: self.frozen.clone() },
         }
     }
 
@@ -137,9 +157,10 @@ impl Job {
         Samples { inputs, targets: Targets::Ratings(self.config.targets.len(), ratings), weight }
     }
 
-    /// Splits rows into those that are trained on and those that are monitored.
+    /// Splits rows into those that are trained on and those that are monitored: none where there is nothing to monitor.
     pub fn hold_out(&self, rows: &[usize]) -> Result<[Vec<usize>; 2]> {
-        split(&self.manifest, rows, self.val, self.settings.seed)
+        let part = if self.settings.optimizer == Updates::Ridge { 0.0 } else { self.val };
+        split(&self.manifest, rows, part, self.settings.seed)
     }
 
     /// Means of the targets over some rows.
@@ -162,20 +183,98 @@ impl Job {
     /// the number of updates that were made here.
     pub fn run(
         &mut self,
+        rows: [&[usize]; 2],
+        label: &str,
+        checkpoint: Option<&Path>,
+        resume: bool,
+    ) -> Result<(Network, State, u32)> {
+        let own = heads::Candidate { config: self.config.clone(), settings: self.settings.clone() };
+        if self.choice != HeadChoice::Auto {
+            self.said = None;
+            return self.run_as(&own, rows, label, checkpoint, resume);
+        }
+        let all = heads::candidates(own);
+        // A run that is gone on with has made its choice.
+        if let Some(path) = checkpoint.filter(|_| resume) {
+            let file = WeightFile::open(path)?;
+            let card = checkpoint::card(&file)?;
+            let same = |c: &&heads::Candidate| self.task(&c.config) == card.task;
+            let chosen = all.iter().find(same).unwrap_or(&all[0]);
+            let said = format!("{}, chosen when the run began", chosen.name());
+            let result = self.run_as(chosen, rows, label, checkpoint, resume)?;
+            self.said = Some(said);
+            return Ok(result);
+        }
+        let (chosen, figures) = self.choose(&all, rows[0])?;
+        eprintln!("head: {figures}");
+        let result = self.run_as(&all[chosen], rows, label, checkpoint, false)?;
+        let penalty = self.said.take().map_or(String::new(), |s| format!("; {s}"));
+        self.said = Some(figures + &penalty);
+        Ok(result)
+    }
+
+    /// The candidate that predicts best over inner folds of some rows, and what that was found by.
+    fn choose(&mut self, all: &[heads::Candidate], rows: &[usize]) -> Result<(usize, String)> {
+        let groups: Vec<Option<String>> = rows.iter().map(|&i| self.manifest.rows[i].group.clone()).collect();
+        let fold = folds::up_to(heads::FOLDS, &groups, self.settings.seed)?;
+        let k = fold.iter().max().map_or(0, |m| m + 1);
+        let n = self.config.targets.len();
+        let mut errors = vec![];
+        for c in all {
+            let mut predicted = vec![f32::NAN; rows.len() * n];
+            for f in 0..k {
+                let pick = |inside: bool| (0..rows.len()).filter(|&i| (fold[i] == f) == inside).collect::<Vec<_>>();
+                let (held, rest) = (pick(true), pick(false).into_iter().map(|i| rows[i]).collect::<Vec<_>>());
+                let [train, val] = split(&self.manifest, &rest, self.val, self.settings.seed)?;
+                let label = format!("choosing: {} {}/{k}", c.name(), f + 1);
+                let there: Vec<usize> = held.iter().map(|&i| rows[i]).collect();
+                let y = match self.run_as(c, [&train, &val], &label, None, false) {
+                    Ok((mut net, ..)) => {
+                        let y = crate::train::fit::predict(&mut net, &self.samples(), &there)?;
+                        self.recycle(net);
+                        y
+                    }
+                    // It diverged, and the device went with the run.
+                    Err(e) if e.kind() == Kind::Job => {
+                        eprintln!("{label}: {e}");
+                        self.device = Some(self.compute.open()?);
+                        break;
+                    }
+                    Err(e) => return Err(e),
+                };
+                held.iter().zip(y.chunks_exact(n)).for_each(|(i, y)| predicted[i * n..(i + 1) * n].copy_from_slice(y));
+            }
+            let weight = |i: &usize| self.manifest.rows[*i].weight as f64;
+            let truth = |i: &usize| self.manifest.rows[*i].targets.iter().map(|t| *t as f64).collect::<Vec<f64>>();
+            let predicted: Vec<f64> = predicted.into_iter().map(f64::from).collect();
+            let truth: Vec<f64> = rows.iter().flat_map(truth).collect();
+            errors.push(heads::error(&predicted, &truth, &rows.iter().map(weight).collect::<Vec<f64>>()));
+        }
+        heads::pick(all, &errors, k)
+    }
+
+    /// [`Job::run`] of one of the choices.
+    fn run_as(
+        &mut self,
+        c: &heads::Candidate,
         [train, val]: [&[usize]; 2],
         label: &str,
         checkpoint: Option<&Path>,
         resume: bool,
     ) -> Result<(Network, State, u32)> {
         let device = self.device.take().expect("a device between runs");
-        let (task, s, method) = (self.task(), self.settings.clone(), self.settings.method());
+        let (task, s, method) = (self.task(&c.config), c.settings.clone(), c.settings.method());
         let kept = resident(self.resident, &self.pictures, &task, s.batch, method, &*device);
         let mut net = Network::new(&task, s.batch, Method { resident: kept, ..method }, device)?;
         let means = self.means(train);
+        let solved = s.optimizer == Updates::Ridge;
+        let mut state = State::new(&s, net.parts.len())?;
+        // There is no epoch to run.
+        state.finished = solved;
         let card = Card {
             format: checkpoint::FORMAT.into(),
             task,
-            state: State::new(&s, net.parts.len())?,
+            state,
             settings: s,
             train_mean: means.clone(),
             classes: vec![],
@@ -186,12 +285,70 @@ impl Job {
         };
         let extra = self.extracted.as_ref().map_or(&[][..], |e| e.towers.as_slice());
         let run = Run { label, card, samples: &self.samples(), rows: [train, val], checkpoint, resume, extra };
-        let (state, updates) = run.go(&mut net, |net| self.begin(net, train, &means))?;
+        let mut penalties = vec![];
+        let (state, updates) = run.go(&mut net, |net| {
+            self.begin(net, train, &means)?;
+            if solved {
+                penalties = self.solve(net, train)?;
+            }
+            Ok(())
+        })?;
+        self.said = solved.then(|| {
+            let of = |(t, lambda): (&String, &f64)| format!("{t} {lambda}");
+            let penalties: Vec<String> = self.config.targets.iter().zip(&penalties).map(of).collect();
+            format!("ridge, penalties by inner folds: {}", penalties.join(", "))
+        });
         Ok((net, state, updates))
+    }
+
+    /// Solves for the heads of a network of frozen features, and says the penalty of each target.
+    fn solve(&self, net: &mut Network, train: &[usize]) -> Result<Vec<f64>> {
+        let extracted = self.extracted.as_ref().expect("checked when the job was loaded");
+        let rows: Vec<usize> = (0..train.len()).collect();
+        let groups: Vec<Option<String>> = train.iter().map(|&i| self.manifest.rows[i].group.clone()).collect();
+        let mut penalties = vec![f64::NAN; self.config.targets.len()];
+        for (part, (width, x)) in net.parts.iter().zip(&extracted.members) {
+            let mut scale = [vec![0.0; *width], vec![1.0; *width]];
+            if self.config.standardize {
+                for (name, values) in STATISTICS.iter().zip(&mut scale) {
+                    let v = net.session.graph.find(&format!("{}{name}", part.prefix)).expect("the head asked for it");
+                    *values = net.session.read(v)?;
+                }
+            }
+            let [mean, inverse] = scale;
+            let seen = |i: usize| {
+                let row = x[i * width..(i + 1) * width].iter().zip(&mean).zip(&inverse);
+                row.map(|((x, m), s)| (*x as f64 - *m as f64) * *s as f64)
+            };
+            let rating = |&i: &usize| -> Vec<f64> {
+                part.targets.iter().map(|&t| self.manifest.rows[i].targets[t] as f64).collect()
+            };
+            let problem = ridge::Problem {
+                x: train.iter().flat_map(|&i| seen(i)).collect(),
+                width: *width,
+                y: train.iter().flat_map(rating).collect(),
+                targets: part.targets.len(),
+                weight: train.iter().map(|&i| self.manifest.rows[i].weight as f64).collect(),
+            };
+            let head = ridge::fit(&problem, &rows, &groups, self.settings.seed)?;
+            part.targets.iter().zip(head.lambda).for_each(|(&t, l)| penalties[t] = l);
+            for (name, values) in [("weight", head.weight), ("bias", head.bias)] {
+                let v = net.session.graph.find(&format!("{}head.out.{name}", part.prefix)).expect("of every head");
+                net.session.write(v, Data::F32(&values.iter().map(|x| *x as f32).collect::<Vec<f32>>()))?;
+            }
+        }
+        Ok(penalties)
     }
 
     /// Writes the first weights.
     fn begin(&self, net: &mut Network, train: &[usize], means: &[f64]) -> Result<()> {
+        if let Some(file) = &self.start {
+            for v in net.stored() {
+                let t = file.tensor(net.session.graph.name(v))?;
+                net.session.write(v, Data::F32(&t.to_f32()?))?;
+            }
+            return Ok(());
+        }
         if self.extracted.is_none() {
             let members = self.config.members();
             let prefixes: Vec<&str> = members.iter().map(|m| m.prefix.as_str()).collect();

@@ -3,6 +3,7 @@ everything else (progress, remarks, errors) to stderr. */
 
 mod classifier;
 mod flags;
+mod heads;
 mod job;
 mod kept;
 mod output;

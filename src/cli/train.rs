@@ -47,6 +47,7 @@ pub fn train(job: &mut Job, out: &Path, test: f64, resume: bool, title: String, 
     let seconds = start.elapsed().as_secs_f64();
     let (rows, what) = match (test.is_empty(), val.is_empty()) {
         (false, _) => (test, "test pictures, never trained on"),
+        (true, false) if state.epoch == 0 => (val, "pictures that were held out, never trained on"),
         (true, false) => (val, "monitored pictures: never trained on, but the best epoch was chosen by them"),
         (true, true) => (train.clone(), "training pictures: nothing was held out"),
     };
@@ -58,18 +59,22 @@ pub fn train(job: &mut Job, out: &Path, test: f64, resume: bool, title: String, 
         0 => "none in this session".to_string(),
         n => format!("{:.3} s each in this session", seconds / n as f64),
     };
-    let facts = [
+    let loop_facts = [
         ("Epochs", format!("{} run, the weights of epoch {best} kept", state.epoch)),
         ("Updates", format!("{}, {pace}", state.step)),
+    ];
+    let facts = [
         ("Pictures", format!("{} trained on, side {} pixels", train.len(), sides(job.pictures.views()))),
         ("Seed", job.settings.seed.to_string()),
         ("Peak memory", peak_memory().map_or("unknown".into(), |m| format!("{m:.0} MiB"))),
     ];
+    let head = job.said.clone().map(|said| ("Head", said));
+    let facts = head.into_iter().chain(loop_facts.into_iter().filter(|_| state.epoch > 0)).chain(facts);
     let outcome = Outcome {
         title,
         command: command_line(),
         device: job.device_name.clone(),
-        facts: facts.into_iter().map(|(k, v)| (k.to_string(), v)).collect(),
+        facts: facts.map(|(k, v)| (k.to_string(), v)).collect(),
         notes,
         history: &state.history,
         manifest: &job.manifest.select(&rows),
@@ -84,6 +89,9 @@ pub fn train(job: &mut Job, out: &Path, test: f64, resume: bool, title: String, 
         eprintln!("{name}: {value}");
     }
     eprintln!("{}", outcome.notes[0]);
+    if let Some(remark) = metrics.beyond() {
+        eprintln!("warning: {remark}");
+    }
     output::print(&metrics.table())?;
     eprintln!("wrote {CHECKPOINT}, predictions.csv, metrics.json and report.html to {}", out.display());
     Ok(())

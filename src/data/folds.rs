@@ -47,6 +47,20 @@ pub fn folds(groups: &[Option<String>], k: u32, seed: u64, grouped: bool) -> Res
     Ok(fold)
 }
 
+/// As many [`folds`] as can be filled, at most `most`, whole groups wherever there are groups: the inner folds of a choice that
+/// is made while training.
+pub fn up_to(most: u32, groups: &[Option<String>], seed: u64) -> Result<Vec<u32>> {
+    let grouped = groups.iter().any(Option::is_some);
+    let named: std::collections::BTreeSet<&str> = groups.iter().flatten().map(String::as_str).collect();
+    let alone = groups.iter().filter(|g| g.is_none()).count();
+    let k = most.min((named.len() + alone) as u32);
+    if k < 2 {
+        return Err(Error::usage("the pictures to train on are one group: nothing can be chosen by inner folds")
+            .fix("give more groups, or name widths in --head"));
+    }
+    folds(groups, k, seed, grouped)
+}
+
 /// [`folds`] in which every class is dealt evenly too: its rows differ by one at most over folds when dealt singly. Whole
 /// groups are dealt largest first, each to the fold that has least of its classes. `classes` has one number a row.
 pub fn stratified(classes: &[usize], groups: &[Option<String>], k: u32, seed: u64, grouped: bool) -> Result<Vec<u32>> {

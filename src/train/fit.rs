@@ -59,6 +59,9 @@ pub enum Updates {
     /// Adam with decoupled weight decay (Loshchilov & Hutter 2019; means over .9 and .999, eps 1e-8): for small heads.
     #[value(name = "adamw")]
     AdamW,
+    /// None: a linear head is solved for ([`super::ridge`]).
+    #[value(skip)]
+    Ridge,
 }
 
 /// Serialisable twin of [`Form`].
@@ -194,7 +197,9 @@ impl Settings {
     /// How a network is trained by them, its pictures sent batch by batch.
     pub fn method(&self) -> Method {
         let optimizer = match self.optimizer {
-            Updates::Sgd => Optimizer::Sgd(Sgd { form: self.form.into(), nesterov: self.nesterov, dampening: 0.0 }),
+            Updates::Sgd | Updates::Ridge => {
+                Optimizer::Sgd(Sgd { form: self.form.into(), nesterov: self.nesterov, dampening: 0.0 })
+            }
             Updates::AdamW => Optimizer::AdamW(AdamW::default()),
         };
         Method { precision: self.precision, augment: self.augment, ..optimizer.into() }
@@ -207,10 +212,8 @@ impl Settings {
             // A part that has stopped stays where it is: without a momentum of zero its velocity would carry it on. Its
             // running statistics go on until the best are put back.
             _ if p.stopped => [0.0; 4],
-            Updates::Sgd => [lr as f32, self.momentum, self.weight_decay, (step == 0) as u8 as f32],
-            Updates::AdamW => {
-                AdamW::default().hyper(lr, self.weight_decay as f64, p.updates + 1).map(|x| x as f32)
-            }
+            Updates::Sgd | Updates::Ridge => [lr as f32, self.momentum, self.weight_decay, (step == 0) as u8 as f32],
+            Updates::AdamW => AdamW::default().hyper(lr, self.weight_decay as f64, p.updates + 1).map(|x| x as f32),
         }
     }
 

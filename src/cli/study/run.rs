@@ -121,7 +121,8 @@ impl Command {
         // Pictures and features are made by one process and read by all.
         let making = wait(&cache.join("lock"), "it prepares pictures or features")?;
         let parts = m.flags.model.model(&data.targets, m.flags.train.seed)?;
-        let job = Job::load(&grid.plan.manifest, &grid.out, parts, &m.flags.train, &data, &self.compute)?;
+        let choice = m.flags.model.head()?.0;
+        let job = Job::load(&grid.plan.manifest, &grid.out, parts, choice, &m.flags.train, &data, &self.compute)?;
         drop(making);
         let rows: HashMap<&str, usize> =
             job.manifest.rows.iter().enumerate().map(|(i, r)| (r.path.as_str(), i)).collect();
