@@ -1,7 +1,7 @@
 //! `demo`: the main job on the bundled set.
 
 use super::Compute;
-use super::flags::{DataFlags, Resident, TrainFlags};
+use super::flags::{DataFlags, HeadChoice, Resident, TrainFlags};
 use super::job::Job;
 use super::train::train;
 use crate::bundled;
@@ -69,7 +69,8 @@ impl Command {
             cache: None,
         };
         eprintln!("the main job on {} drawings of emoji, rated by how people use them", bundled::emoji()?.len());
-        let mut job = Job::load(&manifest, &self.out, (config, initial, vec![]), &flags, &data, &self.compute)?;
+        let model = (config, initial, vec![]);
+        let mut job = Job::load(&manifest, &self.out, model, HeadChoice::Trained, &flags, &data, &self.compute)?;
         let notes = vec![
             "A demonstration on drawings: valence is the sentiment of the tweets an emoji was used in, intensity how \
              rarely that use was neutral. Nothing here was rated as arousal, and the model knows no photographs."

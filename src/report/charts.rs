@@ -138,6 +138,31 @@ pub fn plane(targets: &[String], points: &[Point]) -> Option<Chart> {
     Some(Chart { svg: p.finish("square", &described), narrow: String::new(), note })
 }
 
+/// Side of a picture on the plane, pixels of the drawing, of which a point of the scale has 100.
+const SIDE: f64 = 54.0;
+/// How far apart two pictures on the plane are in either direction, points.
+pub const ROOM: f32 = 0.56;
+
+/// Pictures at their ratings on the plane of the first two targets, given as addresses, with lines to their predictions;
+/// None without any.
+pub fn pictured(targets: &[String], placed: &[(&Point, String)]) -> Option<Chart> {
+    let [x, y] = [targets.first()?, targets.get(1)?];
+    placed.first()?;
+    let mut p = Plot::new(853.0, 858.0, Axis::scale(x), Axis::scale(y));
+    p.vertical("midline", 5.0);
+    p.horizontal("midline", 5.0);
+    let at = |v: &[f32]| (f64::from(v[0]), f64::from(v[1]));
+    placed.iter().for_each(|(q, _)| p.line("led", &[at(&q.truth), at(&q.pred)]));
+    for (q, uri) in placed {
+        let ((a, b), (c, d)) = (at(&q.truth), at(&q.pred));
+        let tip = format!("{}: rated {a:.2}, {b:.2}; predicted {c:.2}, {d:.2}", q.id);
+        p.picture((a, b), SIDE, uri, &tip);
+        p.disc("pred", (c, d), 4.0, &tip);
+    }
+    let described = format!("{} pictures at their ratings on the plane of {x} and {y}.", placed.len());
+    Some(Chart { svg: p.finish("pictured", &described), narrow: String::new(), note: String::new() })
+}
+
 /// Ratings against predictions of target `k`, with the identity and the least-squares line.
 pub fn scatter(targets: &[String], points: &[Point], k: usize) -> Chart {
     let name = &targets[k];

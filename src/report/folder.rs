@@ -2,11 +2,12 @@
 `metrics.json` for scripts. Each file is replaced whole, the metrics last: where they are, the rest is too. */
 
 use super::tables::{Prediction, write_predictions};
-use super::{Epoch, Point, Report, extremes, html, png};
+use super::{Epoch, Point, Report, extremes, html, placed, png};
 use crate::atomic;
 use crate::data::{Manifest, Pictures};
 use crate::error::{Error, Result};
 use crate::train::metrics::{DimensionMetrics, Metrics};
+use image::codecs::jpeg::JpegEncoder;
 use image::{RgbImage, imageops};
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -115,10 +116,12 @@ fn report(o: &Outcome, metrics: &Metrics) -> Result<Report> {
     };
     let mut points: Vec<Point> = o.manifest.rows.iter().zip(predicted).map(point).collect();
     let (best, worst) = extremes(&points);
+    let (square, side) =
+        (|i: usize| o.pictures.square(o.squares.map_or(i, |s| s[i]), 0), o.pictures.views()[0].side as u32);
     for i in best.into_iter().chain(worst) {
-        points[i].thumbnail =
-            Some(thumbnail(o.pictures.square(o.squares.map_or(i, |s| s[i]), 0), o.pictures.views()[0].side as u32)?);
+        points[i].thumbnail = Some(thumbnail(square(i), side)?);
     }
+    let placed = placed(&points).into_iter().map(|i| Ok((i, stamp(square(i), side)?))).collect::<Result<Vec<_>>>()?;
     let own = [("Command", &o.command), ("Device", &o.device)].map(|(k, v)| (k.to_string(), v.clone()));
     Ok(Report {
         title: o.title.clone(),
@@ -127,9 +130,15 @@ fn report(o: &Outcome, metrics: &Metrics) -> Result<Report> {
         history: o.history.to_vec(),
         targets: o.manifest.targets.clone(),
         points,
+        placed,
         metrics: metrics.clone(),
-        notes: o.notes.clone(),
+        notes: notes(o, metrics),
     })
+}
+
+/// What must be read first; that predictions lie beyond the scale before everything else.
+fn notes(o: &Outcome, m: &Metrics) -> Vec<String> {
+    m.beyond().into_iter().chain(o.notes.iter().cloned()).collect()
 }
 
 /// A square as a small PNG file.
@@ -138,6 +147,17 @@ pub fn thumbnail(square: &[u8], size: u32) -> Result<Vec<u8>> {
         .ok_or_else(|| Error::job("cannot make a thumbnail: not a square"))?;
     let small = if size > THUMBNAIL { imageops::thumbnail(&full, THUMBNAIL, THUMBNAIL) } else { full };
     png(small.into_raw(), size.min(THUMBNAIL) as usize)
+}
+
+/// A square as a JPEG file of a few kilobytes.
+fn stamp(square: &[u8], size: u32) -> Result<Vec<u8>> {
+    const SIDE: u32 = 72;
+    let full = RgbImage::from_raw(size, size, square.to_vec()).ok_or_else(|| Error::job("not a square"))?;
+    let small = imageops::thumbnail(&full, size.min(SIDE), size.min(SIDE));
+    let mut file = vec![];
+    let made = JpegEncoder::new_with_quality(&mut file, 80).encode_image(&small);
+    made.map_err(|e| Error::job(format!("cannot make a JPEG: {e}")))?;
+    Ok(file)
 }
 
 /// The measures with their units: `points` are points of the 1 to 9 scale, `points2` their squares, the others have none.
@@ -172,7 +192,7 @@ pub fn metrics_json(o: &Outcome, m: &Metrics) -> String {
         "mse_mean_points2": m.mse_mean,
         "cc_flat": m.cc_flat,
         "targets": m.dimensions.iter().map(target).collect::<Map<_, _>>(),
-        "notes": o.notes,
+        "notes": notes(o, m),
     });
     format!("{value:#}\n")
 }

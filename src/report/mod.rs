@@ -62,6 +62,8 @@ pub struct Report {
     /// Names of the outputs, at least one; the first two span the plane.
     pub targets: Vec<String>,
     pub points: Vec<Point>,
+    /// What is shown at its ratings on the plane: index of the point, a small PNG or JPEG file. See [`placed`].
+    pub placed: Vec<(usize, Vec<u8>)>,
     /// One dimension per target, in the same order.
     pub metrics: Metrics,
     /// What must be read first: licences, warnings.
@@ -77,6 +79,19 @@ pub fn extremes(points: &[Point]) -> (Vec<usize>, Vec<usize>) {
     let last = order.iter().rev().take(worst).copied().collect();
     order.truncate(best);
     (order, last)
+}
+
+/// Indices of points whose pictures fit beside each other on the plane of the first two targets, each at its ratings; the
+/// first of several at one place.
+pub fn placed(points: &[Point]) -> Vec<usize> {
+    let mut placed: Vec<usize> = vec![];
+    for (i, p) in points.iter().enumerate().filter(|(_, p)| p.truth.len() > 1) {
+        let apart = |q: &Point| (0..2).any(|t| (q.truth[t] - p.truth[t]).abs() > charts::ROOM);
+        if placed.iter().all(|&j| apart(&points[j])) {
+            placed.push(i);
+        }
+    }
+    placed
 }
 
 #[derive(Serialize)]
@@ -247,7 +262,9 @@ pub fn html(r: &Report) -> Result<String> {
             [e.epoch.to_string(), loss(e.train_loss), e.val_loss.map_or("–".into(), loss), svg::scientific(e.lr)]
         })
         .collect();
+    let placed = r.placed.iter().map(|(i, file)| Ok((&r.points[*i], data_uri(file)?))).collect::<Result<Vec<_>>>()?;
     let page = context! {
+        pictured => charts::pictured(&r.targets, &placed).map(chart),
         style => STYLE,
         title => r.title.as_str(),
         subtitle => r.subtitle.as_str(),

@@ -194,6 +194,16 @@ impl Plot {
         let _ = write!(self.body, r#"<circle class="{class}" cx="{x:.1}" cy="{y:.1}" r="{r}">{tip}</circle>"#);
     }
 
+    /// A square picture, `side` pixels wide around its place, by its address; `tip` is shown on hovering.
+    pub fn picture(&mut self, (x, y): (f64, f64), side: f64, address: &str, tip: &str) {
+        let (x, y) = (self.px(x) - side / 2.0, self.py(y) - side / 2.0);
+        let (address, tip) = (escape(address), escape(tip));
+        let _ = write!(
+            self.body,
+            r#"<image x="{x:.1}" y="{y:.1}" width="{side}" height="{side}" href="{address}"><title>{tip}</title></image>"#
+        );
+    }
+
     /// A rectangle between two corners; `tip`, if any, is shown on hovering.
     pub fn rect(&mut self, class: &str, from: (f64, f64), to: (f64, f64), tip: &str) {
         let (x, y) = (self.px(from.0), self.py(to.1));

@@ -60,6 +60,7 @@ fn example(targets: &[&str], n: usize, epochs: u32, val: bool) -> Report {
         .to_vec(),
         history,
         targets: targets.iter().map(|t| t.to_string()).collect(),
+        placed: placed(&points).into_iter().map(|i| (i, thumbnail(i))).collect(),
         points,
         metrics,
         notes: vec![
@@ -81,7 +82,7 @@ fn a_realistic_page() {
     let page = html(&r).unwrap();
     save("r.html", &page);
     assert_eq!(page, html(&r).unwrap());
-    for part in ["h-result", "h-loss", "h-plane", "h-scatter", "h-pictures", "h-metrics", "h-card"] {
+    for part in ["h-result", "h-loss", "h-pictured", "h-plane", "h-scatter", "h-pictures", "h-metrics", "h-card"] {
         assert_eq!(page.matches(&format!("id=\"{part}\"")).count(), 1, "{part}");
     }
     assert_eq!(page.matches("class=\"miss\"").count(), 120);
@@ -153,6 +154,21 @@ fn base64_of_the_standard() {
         [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE=")];
     vectors.iter().for_each(|(plain, coded)| assert_eq!(base64(plain.as_bytes()), *coded));
     assert_eq!(base64(&[0xfb, 0xff, 0xfe]), "+//+");
+}
+
+#[test]
+fn pictures_on_the_plane_do_not_overlap() {
+    let r = example(&["valence", "arousal"], 400, 0, false);
+    let placed: Vec<&Point> = placed(&r.points).into_iter().map(|i| &r.points[i]).collect();
+    let close = |a: &Point, b: &Point| (0..2).all(|t| (a.truth[t] - b.truth[t]).abs() <= charts::ROOM);
+    assert!((30..150).contains(&placed.len()), "{}", placed.len());
+    for (i, a) in placed.iter().enumerate() {
+        assert!(placed[..i].iter().all(|b| !close(a, b)));
+    }
+    // Whoever is left out lies under one of them.
+    assert!(r.points.iter().all(|p| placed.iter().any(|a| close(a, p))));
+    let page = html(&r).unwrap();
+    assert_eq!(page.matches("<image ").count(), placed.len());
 }
 
 #[test]
