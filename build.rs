@@ -1,5 +1,5 @@
-//! Embeds the drawings of `src/bundled/emoji` (the table in `OUT_DIR/drawings.rs`) and the weights beside them, and says
-//! which commit a release is built on.
+//! Embeds the photographs of `src/bundled/photographs` (the table in `OUT_DIR/photographs.rs`) and the weights beside them,
+//! and says which commit a release is built on.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::{env, fs};
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    embed_drawings();
+    embed_photographs();
     embed_weights();
     embed_kernels();
     name_version();
@@ -88,13 +88,13 @@ fn write(name: &str, text: &str) {
     fs::write(&out, text).unwrap_or_else(|e| panic!("cannot write {}: {e}", out.display()));
 }
 
-/// Writes `DRAWINGS`, every PNG of the folder as (file name, bytes), sorted by name.
-fn embed_drawings() {
-    let folder = Path::new(&env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("src/bundled/emoji");
+/// Writes `PHOTOGRAPHS`, every JPEG of the folder as (file name, bytes), sorted by name.
+fn embed_photographs() {
+    let folder = Path::new(&env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("src/bundled/photographs");
     let files: Vec<_> = fs::read_dir(&folder)
         .unwrap_or_else(|e| panic!("cannot read {}: {e}", folder.display()))
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|e| e == "png"))
+        .filter(|path| path.extension().is_some_and(|e| e == "jpg"))
         .collect();
-    write("drawings.rs", &table("DRAWINGS: &[(&str, &[u8])]", "include_bytes", files, |p| text(p.file_name())));
+    write("photographs.rs", &table("PHOTOGRAPHS: &[(&str, &[u8])]", "include_bytes", files, |p| text(p.file_name())));
 }

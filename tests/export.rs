@@ -2,7 +2,8 @@
 //! `EXPORT_DIR=FOLDER cargo test --test export every` leaves the files there, with pictures and outputs, for
 //! `tests/export/run.sh`, which runs them in ONNX Runtime and PyTorch.
 
-use deep_affect::bundled;
+mod emoji;
+
 use deep_affect::data::Alpha;
 use deep_affect::device::{self, Data, Session};
 use deep_affect::export::onnx::{self, INLINE};
@@ -229,7 +230,7 @@ fn side(n: &models::Network) -> usize {
     }
 }
 
-/// All networks at a sixteenth of their width, the forms of the fused model, and the bundled towers.
+/// All networks at a sixteenth of their width, the forms of the fused model, and the towers of tests/emoji.
 fn sources(dir: &Path) -> Vec<(String, PathBuf)> {
     let mut tasks: Vec<(String, Task)> = models::ALL
         .iter()
@@ -251,7 +252,7 @@ fn sources(dir: &Path) -> Vec<(String, PathBuf)> {
         checkpoint(&path, &task, true);
         all.push((name, path));
     }
-    for (name, bytes) in bundled::towers() {
+    for (name, bytes) in emoji::towers() {
         let path = dir.join(format!("tower-{name}.safetensors"));
         fs::write(&path, bytes).unwrap();
         all.push((format!("tower-{name}"), path));
@@ -415,7 +416,7 @@ fn weights_alone_are_the_best_ones_and_nothing_else() {
 
     // A tower keeps what `train --weights` and a second export need.
     let again = dir.path().join("again.safetensors");
-    for (name, bytes) in bundled::towers() {
+    for (name, bytes) in emoji::towers() {
         fs::write(&path, bytes).unwrap();
         export(&path, Format::Safetensors, &out).unwrap();
         export(&out, Format::Safetensors, &again).unwrap();

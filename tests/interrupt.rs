@@ -2,6 +2,8 @@
 //! is whole, and the run that goes on ends as if nothing had happened. And the long commands, once each, in miniature.
 #![cfg(unix)]
 
+mod emoji;
+
 use deep_affect::bundled;
 use deep_affect::rng::{Rng, Stream};
 use deep_affect::train::checkpoint;
@@ -314,11 +316,80 @@ fn frozen_towers_run_once() {
     assert!(row.split(',').any(|c| c.parse() == Ok(valence)), "{valence} is not in {row}");
 }
 
+const FROZEN: [&str; 12] = [
+    "--image",
+    "32",
+    "--width",
+    "32",
+    "--init-missing",
+    "--features",
+    "object",
+    "--tower-output",
+    "block4+block5",
+    "--freeze",
+    "all",
+    "--val=0.2",
+];
+
+/// `train` with heads for features that do not change; stderr.
+fn head(dir: &Path, more: &[&str]) -> String {
+    let args = [&TRAIN[..], &FROZEN, &["--test", "0.2", "--epochs", "2"], more].concat();
+    let out = program(dir, &args).output().unwrap();
+    assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));
+    text(&out.stderr).to_string()
+}
+
 #[test]
-fn pretrain_on_the_bundled_drawings_and_train_on_it() {
+fn a_ridge_head_is_a_head_like_any_other() {
     let dir = folder();
     let p = dir.path();
-    let csv = bundled::unpack(&p.join("emoji")).unwrap();
+    let said = head(p, &["--head", "ridge"]);
+    assert!(said.contains("Head: ridge, penalties by inner folds: valence "), "{said}");
+    assert!(said.contains(" 0 to monitor") && !said.contains("Epochs: "), "{said}");
+    let first = results(p);
+    fs::remove_file(p.join(CHECKPOINT)).unwrap();
+    head(p, &["--head", "ridge"]);
+    same(p, &first);
+    head(p, &["--head", "ridge", "--resume"]);
+    same(p, &first);
+    let row = text(&first[1]).lines().nth(1).unwrap();
+    let said: serde_json::Value =
+        serde_json::from_str(&good(p, &["predict", "--model", CHECKPOINT, row.split(',').next().unwrap()])).unwrap();
+    let valence = said["valence_1to9"].as_f64().unwrap() as f32;
+    assert!(row.split(',').any(|c| c.parse() == Ok(valence)), "{valence} is not in {row}");
+    good(p, &["evaluate", "--model", CHECKPOINT, "set.csv"]);
+    for format in ["onnx", "torch-names"] {
+        good(p, &["weights", "export", CHECKPOINT, "--format", format, "--out", format]);
+    }
+    // Where the features change there is nothing to solve for.
+    let changing: Vec<&str> = FROZEN.into_iter().filter(|f| !["--freeze", "all"].contains(f)).collect();
+    let out = program(p, &[&TRAIN[..], &changing, &["--head", "ridge"]].concat()).output().unwrap();
+    assert!(complaint(&out).contains("--freeze all"), "{}", complaint(&out));
+}
+
+#[test]
+fn the_head_is_chosen_when_asked() {
+    let dir = folder();
+    let p = dir.path();
+    let said = head(p, &["--head", "auto"]);
+    let chosen = said.lines().find(|l| l.starts_with("Head: ")).unwrap();
+    assert!(chosen.contains("chosen by 3 inner folds (squared error over variance: ridge "), "{said}");
+    assert!(chosen.contains("one hidden layer of 192 ") && chosen.contains("3000-1000-500 "), "{said}");
+    let first = results(p);
+    let said = head(p, &["--head", "auto", "--resume"]);
+    assert!(said.contains("chosen when the run began"), "{said}");
+    same(p, &first);
+    // Every fold chooses for itself.
+    let args = [&["cross-validate", "set.csv", "--out", "cv", "--folds", "2", "--head", "auto"][..], &FROZEN].concat();
+    let out = program(p, &[&args[..], &["--epochs", "1"]].concat()).output().unwrap();
+    assert_eq!(text(&out.stderr).matches("chosen by 3 inner folds").count(), 2, "{}", text(&out.stderr));
+}
+
+#[test]
+fn pretrain_on_drawings_and_train_on_it() {
+    let dir = folder();
+    let p = dir.path();
+    let csv = emoji::unpack(&p.join("emoji"));
     let tiny = ["--epochs", "1", "--width", "64", "--dense", "8", "--image", "32", "--out", "tower.safetensors"];
     let args = [&["pretrain", csv.to_str().unwrap(), "--label", "face", "--tower", "object"][..], &tiny].concat();
     let said = good(p, &args);
@@ -354,18 +425,46 @@ fn profile_as_table_and_as_json() {
 }
 
 #[test]
-fn demo_where_the_towers_are_bundled() {
-    let towers = bundled::towers().count();
-    if towers == 0 {
-        println!("skipped: 1 test, this program was built without bundled towers");
+fn the_demo_in_miniature() {
+    if bundled::tower().is_none() {
+        println!("SKIPPED: 1 test, this program was built without the bundled VGG16");
         return;
     }
-    assert_eq!(towers, 3);
     let dir = tempfile::tempdir().unwrap();
-    let said = good(dir.path(), &["demo", "--epochs", "1", "--out", "demo"]);
-    assert!(said.contains("valence") && said.contains("intensity"), "{said}");
-    for f in ["checkpoint.safetensors", "predictions.csv", "metrics.json", "report.html", "emoji/NOTICE"] {
+    let demo = ["demo", "--epochs", "1", "--image", "32", "--out", "demo"];
+    let out = program(dir.path(), &demo).output().unwrap();
+    let (said, remarks) = (text(&out.stdout), text(&out.stderr));
+    assert!(out.status.success(), "{remarks}");
+    assert!(said.contains("valence") && said.contains("arousal"), "{said}");
+    assert!(remarks.contains("over 10 splits by theme: test r of valence "), "{remarks}");
+    let names =
+        ["checkpoint.safetensors", "predictions.csv", "metrics.json", "report.html", "NOTICE", "photographs.csv"];
+    for f in names {
         assert!(dir.path().join("demo").join(f).exists(), "{f}");
     }
+    // Whole themes are tested, and the last block was trained.
+    let tested = fs::read_to_string(dir.path().join("demo/predictions.csv")).unwrap();
+    assert!((40..80).contains(&tested.lines().count()), "{tested}");
+    let weight = |file: &str, name: &str| {
+        WeightFile::open(dir.path().join("demo").join(file))
+            .unwrap()
+            .tensor(name)
+            .unwrap()
+            .to_f32()
+            .unwrap()
+            .into_owned()
+    };
+    for (layer, trained) in
+        [("object.conv4_3.weight", false), ("object.conv5_1.weight", true), ("head.fc1.weight", true)]
+    {
+        let same = weight("head.safetensors", layer) == weight("checkpoint.safetensors", layer);
+        assert_eq!(same, !trained, "{layer}");
+    }
+    let page = fs::read_to_string(dir.path().join("demo/report.html")).unwrap();
+    assert!(page.matches("<image ").count() > 20);
+    // A finished run that is gone on with writes the same.
+    let first = fs::read(dir.path().join("demo/predictions.csv")).unwrap();
+    good(dir.path(), &[&demo[..], &["--resume"]].concat());
+    assert!(fs::read(dir.path().join("demo/predictions.csv")).unwrap() == first);
     assert_eq!(strays(dir.path()), [] as [PathBuf; 0]);
 }

@@ -1,5 +1,7 @@
 //! What `predict` says beside ratings: where towers look, what they see, how far several models may be off.
 
+mod emoji;
+
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -43,11 +45,11 @@ fn bad(args: &[&str], code: i32, parts: &[&str]) {
 /// A folder with the ratings of twelve drawings, a cross-validation `cv` that kept its three models, and these `alone`.
 fn prepared() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    deep_affect::bundled::unpack(dir.path()).unwrap();
+    emoji::unpack(dir.path());
     let all = fs::read_to_string(dir.path().join("emoji.csv")).unwrap();
     let few: Vec<&str> = all.lines().take(1).chain(all.lines().skip(1).step_by(100)).collect();
     fs::write(dir.path().join("few.csv"), few[..13].join("\n")).unwrap();
-    for (name, tower) in deep_affect::bundled::towers() {
+    for (name, tower) in emoji::towers() {
         fs::write(dir.path().join(format!("{name}.safetensors")), tower).unwrap();
     }
     let args = "cross-validate few.csv --out cv --folds 3 --keep-models --targets valence,intensity --alpha white \

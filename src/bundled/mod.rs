@@ -1,12 +1,7 @@
-/*! A small real data set inside the program, to try every command without downloading anything: 615 emoji in two
-drawings each (Twemoji and Noto), with the sentiment that people gave to tweets containing them (Emoji Sentiment
-Ranking, Kralj Novak et al. 2015).
+/*! A real data set inside the program, to try every command without downloading anything: 306 photographs with the ratings of
+valence and arousal that about 100 people gave to each (a part of OASIS, Kurdi, Lozano & Banaji 2017).
 
-`make_emoji.py` beside this file made it; [`NOTICE`] has sources, licences and the formulas of the labels. The second
-label is *intensity*, how often an emoji is used with any sentiment. It is not arousal: nobody rated that.
-
-The drawings have an alpha channel, and their transparent pixels have arbitrary colours: whoever decodes them has to
-lay them over a background. */
+`make_photographs.py` beside this file made it; [`NOTICE`] says where the photographs come from and why they may be here. */
 
 use crate::error::{Error, Result};
 use std::fs;
@@ -14,7 +9,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-include!(concat!(env!("OUT_DIR"), "/drawings.rs"));
+include!(concat!(env!("OUT_DIR"), "/photographs.rs"));
 include!(concat!(env!("OUT_DIR"), "/weights.rs"));
 
 fn weights(name: &str) -> Option<&'static [u8]> {
@@ -27,13 +22,13 @@ pub fn toy_model() -> Option<&'static [u8]> {
     weights("toy")
 }
 
-/// Three tiny pretrained towers, by name: weight files of `pretrain` on the set's own classes.
-pub fn towers() -> impl Iterator<Item = (&'static str, &'static [u8])> {
-    ["object", "scene", "face"].into_iter().filter_map(|name| Some((name, weights(name)?)))
+/// VGG16's convolutions at 8 bits a weight: a tower file. None in a program that was built before there was one.
+pub fn tower() -> Option<&'static [u8]> {
+    weights("vgg16")
 }
 
-/// The labels, one line per drawing, sorted by path. No cell is quoted.
-pub const EMOJI_CSV: &str = include_str!("emoji.csv");
+/// The ratings, one line per photograph, sorted by path. No cell is quoted.
+pub const CSV: &str = include_str!("photographs.csv");
 
 /// Sources, licences, changes made; goes wherever the set goes.
 pub const NOTICE: &str = include_str!("NOTICE");
@@ -51,76 +46,64 @@ pub fn classes(set: &str) -> Option<Vec<&'static str>> {
     Some(text.lines().collect())
 }
 
-const COLUMNS: &str = "path,valence,intensity,group,dataset,category,subcategory,face,name";
+const COLUMNS: &str = "path,valence,arousal,group,dataset,category,valence_sd,arousal_sd,valence_n,arousal_n";
 
-/// One drawing with its labels.
+/// One photograph with its ratings.
 #[derive(Clone, Debug)]
-pub struct Drawing {
-    /// Relative to the manifest: `emoji/noto-1f600.png`.
+pub struct Photograph {
+    /// Relative to the manifest: `photographs/acorns-i1.jpg`.
     pub path: &'static str,
-    /// The file: 64 x 64, with transparency.
-    pub png: &'static [u8],
-    /// Sentiment of the tweets that contain the emoji, 1 (negative) to 9 (positive).
+    /// The file, 256 pixels wide or high at most.
+    pub jpeg: &'static [u8],
+    /// Mean ratings, 1 to 9: unpleasant to pleasant, calm to excited.
     pub valence: f32,
-    /// How often the emoji is used with any sentiment, 1 (never) to 9 (always). Not arousal.
-    pub intensity: f32,
-    /// The code point (`1f600`), the same for both drawings: they must never be split between training and test.
+    pub arousal: f32,
+    /// The theme: photographs of one are alike, and must never be split between training and test.
     pub group: &'static str,
-    /// Who drew it: `noto` or `twemoji`.
-    pub dataset: &'static str,
-    /// The emoji's group in Unicode's order: `Smileys & Emotion`.
+    /// `Object`, `Scenery` or `Animal`.
     pub category: &'static str,
-    /// Its sub-group: `face-smiling`.
-    pub subcategory: &'static str,
-    /// `happiness`, `sadness`, `fear`, `anger` or `no-face`; none where a face shows no single one of the four.
-    pub face: Option<&'static str>,
-    /// The Unicode name in lower case.
-    pub name: &'static str,
 }
 
 /// The set, in the order of the csv.
-pub fn emoji() -> Result<Vec<Drawing>> {
-    let bad = |line: usize, problem: &str| Err(Error::file("emoji.csv", problem).at(format!("line {line}")));
-    let mut lines = EMOJI_CSV.lines();
+pub fn photographs() -> Result<Vec<Photograph>> {
+    let bad = |line: usize, problem: &str| Err(Error::file("photographs.csv", problem).at(format!("line {line}")));
+    let mut lines = CSV.lines();
     if lines.next() != Some(COLUMNS) {
         return bad(1, "the columns are not the ones this program was written for");
     }
-    let mut set = Vec::with_capacity(DRAWINGS.len());
+    let mut set = Vec::with_capacity(PHOTOGRAPHS.len());
     for (i, line) in lines.enumerate() {
         let n = i + 2;
         let cells: Vec<&'static str> = line.split(',').collect();
-        let Ok([path, valence, intensity, group, dataset, category, subcategory, face, name]) =
-            <[&str; 9]>::try_from(cells)
-        else {
-            return bad(n, "not 9 cells");
+        let [path, valence, arousal, group, _, category, ..] = cells[..] else {
+            return bad(n, "not 10 cells");
         };
-        let (Ok(valence), Ok(intensity)) = (valence.parse(), intensity.parse()) else {
-            return bad(n, "a label that is not a number");
+        let (Ok(valence), Ok(arousal)) = (valence.parse(), arousal.parse()) else {
+            return bad(n, "a rating that is not a number");
         };
-        let Some(png) = path.strip_prefix("emoji/").and_then(png) else {
-            return bad(n, "a drawing that was not embedded");
+        let Some(jpeg) = path.strip_prefix("photographs/").and_then(jpeg) else {
+            return bad(n, "a photograph that was not embedded");
         };
-        let face = Some(face).filter(|f| !f.is_empty());
-        set.push(Drawing { path, png, valence, intensity, group, dataset, category, subcategory, face, name });
+        set.push(Photograph { path, jpeg, valence, arousal, group, category });
     }
     Ok(set)
 }
 
-fn png(file: &str) -> Option<&'static [u8]> {
-    DRAWINGS.binary_search_by_key(&file, |d| d.0).ok().map(|i| DRAWINGS[i].1)
+fn jpeg(file: &str) -> Option<&'static [u8]> {
+    PHOTOGRAPHS.binary_search_by_key(&file, |p| p.0).ok().map(|i| PHOTOGRAPHS[i].1)
 }
 
-/// Writes the set to a folder, so that people can look at it and train on it: `emoji/*.png`, `NOTICE` and `emoji.csv`,
-/// whose path it returns. Files that are already there and identical stay untouched, others of these names are
-/// replaced whole. The csv comes last: where it is, the rest is too.
+/// Writes the set to a folder, so that people can look at it and train on it: `photographs/*.jpg`, `NOTICE` and
+/// `photographs.csv`, whose path it returns. Files that are already there and identical stay untouched, others of these names
+/// are replaced whole. The csv comes last: where it is, the rest is too.
 pub fn unpack(dir: &Path) -> Result<PathBuf> {
-    let pictures = dir.join("emoji");
+    let pictures = dir.join("photographs");
     fs::create_dir_all(&pictures).map_err(|e| Error::io(&pictures, "create the folder", e))?;
-    for (name, png) in DRAWINGS {
-        place(&pictures, name, png)?;
+    for (name, jpeg) in PHOTOGRAPHS {
+        place(&pictures, name, jpeg)?;
     }
     place(dir, "NOTICE", NOTICE.as_bytes())?;
-    place(dir, "emoji.csv", EMOJI_CSV.as_bytes())
+    place(dir, "photographs.csv", CSV.as_bytes())
 }
 
 /// Puts a file with these bytes into a folder; at no time is there half a file of that name.
@@ -144,84 +127,34 @@ fn place(dir: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::{BTreeMap, BTreeSet};
-
-    fn sizes(of: impl Fn(&Drawing) -> Option<&'static str>) -> BTreeMap<&'static str, usize> {
-        let mut sizes = BTreeMap::new();
-        for class in emoji().unwrap().iter().filter_map(of) {
-            *sizes.entry(class).or_default() += 1;
-        }
-        sizes
-    }
+    use crate::data::{Manifest, manifest};
+    use std::collections::BTreeSet;
 
     #[test]
-    fn every_row_has_its_drawing_and_every_drawing_its_row() {
-        let set = emoji().unwrap();
-        assert_eq!(set.len(), 1230);
-        assert!(!EMOJI_CSV.contains('"'));
+    fn every_row_has_its_photograph_and_every_photograph_its_row() {
+        let set = photographs().unwrap();
+        assert_eq!(set.len(), 306);
+        assert!(!CSV.contains('"'));
         assert!(set.is_sorted_by(|a, b| a.path < b.path));
-        let embedded: Vec<_> = DRAWINGS.iter().map(|d| format!("emoji/{}", d.0)).collect();
-        assert_eq!(embedded, set.iter().map(|d| d.path).collect::<Vec<_>>());
-        for d in &set {
-            assert_eq!(d.path, format!("emoji/{}-{}.png", d.dataset, d.group));
-            assert!(char::from_u32(u32::from_str_radix(d.group, 16).unwrap()).is_some(), "{}", d.path);
-        }
-    }
-
-    /// A group that held one drawing only, or drawings with different labels, would make the split by group unfair.
-    #[test]
-    fn every_group_has_both_drawings_with_the_same_labels() {
-        let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for d in emoji().unwrap() {
-            groups.entry(d.group).or_default().push(d);
-        }
-        assert_eq!(groups.len(), 615);
-        for (group, d) in groups {
-            assert_eq!(d.iter().map(|d| d.dataset).collect::<Vec<_>>(), ["noto", "twemoji"], "{group}");
-            let labels = |d: &Drawing| (d.valence, d.intensity, d.category, d.subcategory, d.face, d.name);
-            assert_eq!(labels(&d[0]), labels(&d[1]), "{group}");
-        }
+        let embedded: Vec<_> = PHOTOGRAPHS.iter().map(|p| format!("photographs/{}", p.0)).collect();
+        assert_eq!(embedded, set.iter().map(|p| p.path).collect::<Vec<_>>());
+        assert_eq!(set.iter().map(|p| p.group).collect::<BTreeSet<_>>().len(), 102);
+        assert_eq!(set.iter().map(|p| p.category).collect::<BTreeSet<_>>().len(), 3);
+        // Two that were the same picture would leak from training into test.
+        assert_eq!(PHOTOGRAPHS.iter().map(|p| p.1).collect::<BTreeSet<_>>().len(), PHOTOGRAPHS.len());
+        assert!(PHOTOGRAPHS.iter().map(|p| p.1.len()).sum::<usize>() <= 5_000_000);
+        assert!(set.iter().all(|p| p.jpeg.starts_with(&[0xff, 0xd8, 0xff]) && p.jpeg.ends_with(&[0xff, 0xd9])));
     }
 
     #[test]
-    fn labels_stay_on_their_scale() {
-        let set = emoji().unwrap();
-        for d in &set {
-            assert!((1.0..=9.0).contains(&d.valence) && (1.0..=9.0).contains(&d.intensity), "{}", d.path);
-            // The share of sentiment cannot be smaller than the surplus of one side.
-            assert!((d.valence - 5.0).abs() / 4.0 <= (d.intensity - 1.0) / 8.0 + 1e-4, "{}", d.path);
-            assert!(!d.name.is_empty() && d.name == d.name.to_lowercase(), "{}", d.path);
-        }
-        // Face with tears of joy, counts of the ranking: 3614 negative, 4163 neutral, 6845 positive.
-        let joy = set.iter().find(|d| d.path == "emoji/noto-1f602.png").unwrap();
-        assert!((joy.valence - (5.0 + 4.0 * (6845.0 - 3614.0) / 14625.0)).abs() < 1e-4);
-        assert!((joy.intensity - (1.0 + 8.0 * (1.0 - 4164.0 / 14625.0))).abs() < 1e-4);
-    }
-
-    #[test]
-    fn drawings_are_png_of_64_by_64() {
-        for d in emoji().unwrap() {
-            assert_eq!(&d.png[..16], b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "{}", d.path);
-            assert_eq!(&d.png[16..24], &[0, 0, 0, 64, 0, 0, 0, 64], "{}", d.path);
-            assert!(d.png.ends_with(b"\0\0\0\0IEND\xaeB`\x82"), "{}", d.path);
-        }
-    }
-
-    /// Two drawings of different emoji that were the same picture would leak from training into test.
-    #[test]
-    fn no_drawing_occurs_twice() {
-        assert_eq!(DRAWINGS.iter().map(|d| d.1).collect::<BTreeSet<_>>().len(), DRAWINGS.len());
-    }
-
-    #[test]
-    fn classes_can_be_trained() {
-        let category = sizes(|d| Some(d.category));
-        assert_eq!(category.len(), 9);
-        assert!(category.iter().all(|(&class, &n)| n >= 60 || (class == "Flags" && n == 4)), "{category:?}");
-        assert!(sizes(|d| Some(d.subcategory)).values().filter(|&&n| n >= 8).count() >= 60);
-        let face = sizes(|d| d.face);
-        assert_eq!(face.keys().copied().collect::<Vec<_>>(), ["anger", "fear", "happiness", "no-face", "sadness"]);
-        assert!(face.values().all(|&n| n >= 10), "{face:?}");
+    fn ratings_are_those_of_the_table() {
+        let set = photographs().unwrap();
+        assert!(set.iter().all(|p| (1.0..=9.0).contains(&p.valence) && (1.0..=9.0).contains(&p.arousal)));
+        // I1 of OASIS.csv, Acorns 1: 4.68627451 and 2.346534653 on 1 to 7.
+        let acorns = set.iter().find(|p| p.path == "photographs/acorns-i1.jpg").unwrap();
+        let stretched = |x: f64| (1.0 + (x - 1.0) * 8.0 / 6.0) as f32;
+        assert!((acorns.valence - stretched(4.68627451)).abs() < 1e-4);
+        assert!((acorns.arousal - stretched(2.346534653)).abs() < 1e-4);
     }
 
     #[test]
@@ -229,31 +162,35 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let csv = unpack(&dir.path().join("a/set")).unwrap();
         let root = csv.parent().unwrap();
-        assert_eq!(fs::read_to_string(&csv).unwrap(), EMOJI_CSV);
+        assert_eq!(fs::read_to_string(&csv).unwrap(), CSV);
         assert_eq!(fs::read_to_string(root.join("NOTICE")).unwrap(), NOTICE);
-        for d in emoji().unwrap() {
-            assert_eq!(fs::read(root.join(d.path)).unwrap(), d.png);
+        for p in photographs().unwrap() {
+            assert_eq!(fs::read(root.join(p.path)).unwrap(), p.jpeg);
         }
+        // It is a manifest like any other, with the columns that a study asks for.
+        let manifest = Manifest::read(&csv, &manifest::TARGETS).unwrap();
+        assert_eq!((manifest.rows.len(), manifest.rows[0].group.as_deref()), (306, Some("Acorns")));
+        assert!(manifest.labels("valence_sd").unwrap().iter().all(Option::is_some));
         let modified = |file: &str| fs::metadata(root.join(file)).unwrap().modified().unwrap();
-        let (kept, broken) = ("emoji/noto-1f600.png", "emoji/noto-1f602.png");
+        let (kept, broken) = ("photographs/acorns-i1.jpg", "photographs/acorns-i2.jpg");
         let before = modified(kept);
         fs::write(root.join(broken), b"half a f").unwrap();
         unpack(root).unwrap();
         assert_eq!(modified(kept), before);
-        assert_eq!(fs::read(root.join(broken)).unwrap(), png("noto-1f602.png").unwrap());
+        assert_eq!(fs::read(root.join(broken)).unwrap(), jpeg("acorns-i2.jpg").unwrap());
         // Nothing temporary stays behind.
-        assert_eq!(fs::read_dir(root.join("emoji")).unwrap().count(), 1230);
+        assert_eq!(fs::read_dir(root.join("photographs")).unwrap().count(), 306);
         assert_eq!(fs::read_dir(root).unwrap().count(), 3);
     }
 
     #[test]
     fn unpacking_names_the_file_that_is_in_the_way() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("emoji"), "").unwrap();
-        assert!(unpack(dir.path()).unwrap_err().to_string().contains("emoji: cannot create the folder"));
-        fs::remove_file(dir.path().join("emoji")).unwrap();
-        fs::create_dir_all(dir.path().join("emoji.csv/x")).unwrap();
-        assert!(unpack(dir.path()).unwrap_err().to_string().contains("emoji.csv: cannot write"));
+        fs::write(dir.path().join("photographs"), "").unwrap();
+        assert!(unpack(dir.path()).unwrap_err().to_string().contains("photographs: cannot create the folder"));
+        fs::remove_file(dir.path().join("photographs")).unwrap();
+        fs::create_dir_all(dir.path().join("photographs.csv/x")).unwrap();
+        assert!(unpack(dir.path()).unwrap_err().to_string().contains("photographs.csv: cannot write"));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "the temporary file is gone");
     }
 }

@@ -1,13 +1,17 @@
-//! `demo`: the main job on the bundled set.
+//! `demo`: the main job on the bundled photographs, from pretrained weights to a tested model.
 
 use super::Compute;
 use super::flags::{DataFlags, HeadChoice, Resident, TrainFlags};
-use super::job::Job;
-use super::train::train;
+use super::job::{Job, split};
+use super::train::{CHECKPOINT, train};
 use crate::bundled;
 use crate::data::Alpha;
+use crate::data::manifest::TARGETS;
 use crate::error::{Error, Result};
-use crate::models::{Architecture, Config, OutAct, Tower, TowerOutput};
+use crate::models::{Architecture, Config};
+use crate::train::fit::{self, SgdForm, Updates};
+use crate::train::folds::Spread;
+use crate::train::metrics::Metrics;
 use crate::train::network::Precision;
 use crate::train::params::Initial;
 use crate::weights::{TowerWeights, WeightFile};
@@ -19,12 +23,19 @@ pub struct Command {
     /// Folder for everything the demo leaves.
     #[arg(long, default_value = "demo", value_name = "DIR")]
     out: PathBuf,
-    /// Most epochs.
-    #[arg(long, default_value_t = 12, value_name = "N")]
+    /// Epochs of the pass end to end.
+    #[arg(long, default_value_t = 2, value_name = "N")]
     epochs: u32,
+    /// Side of the square image in pixels, at least 32.
+    #[arg(long, default_value_t = 160, value_name = "PIXELS")]
+    image: usize,
+    /// A VGG16 to begin with, instead of the bundled one.
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
     /// Go on from the checkpoint in the output folder.
     #[arg(long)]
     resume: bool,
+    /// Decides which themes are tested, and every random choice of the training.
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
     /// How numbers are stored between ops and multiplied: all but float32 on tensor cores.
@@ -34,80 +45,151 @@ pub struct Command {
     compute: Compute,
 }
 
-/// Part of the emoji that is never trained on; the bundled towers were made without them too.
-pub const TEST: f64 = 0.2;
+/// Part of the photographs that is tested: whole themes that are not trained on.
+const TEST: f64 = 0.2;
+
+/// Splits by theme on which a head alone is tested, to say how much one split can tell.
+const SPLITS: u64 = 10;
+
+/// Convolutions that are not trained: all but those of the last block.
+const FROZEN: [&str; 10] = [
+    "conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv3_3", "conv4_1", "conv4_2", "conv4_3",
+];
 
 impl Command {
     pub fn run(self) -> Result<()> {
-        let manifest = bundled::unpack(&self.out.join("emoji"))?;
-        let (config, initial) = model(self.seed)?;
-        let flags = TrainFlags {
-            precision: self.precision,
-            augment: None,
-            epochs: self.epochs,
-            batch: 25,
-            lr: 0.03,
-            optimizer: crate::train::fit::Updates::Sgd,
-            momentum: 0.9,
-            nesterov: false,
-            sgd: crate::train::fit::SgdForm::Keras,
-            weight_decay: 0.0,
-            plateau: 4,
-            decay: None,
-            warmup: 0,
-            patience: 6,
-            test: TEST,
-            val: 0.1,
-            seed: self.seed,
-        };
+        let manifest = bundled::unpack(&self.out)?;
         let data = DataFlags {
-            targets: config.targets.clone(),
+            targets: TARGETS.map(String::from).to_vec(),
             skip_bad: false,
             ignore_exif: false,
-            alpha: Alpha::White,
+            alpha: Alpha::Drop,
             resident: Resident::Auto,
             cache: None,
         };
-        eprintln!("the main job on {} drawings of emoji, rated by how people use them", bundled::emoji()?.len());
-        let model = (config, initial, vec![]);
+        eprintln!("{} photographs of OASIS with their ratings, a VGG16, and a head", bundled::photographs()?.len());
+        let head = self.out.join("head.safetensors");
+        let note = {
+            let (config, initial) = self.model()?;
+            let frozen = vec![config.towers[0].name.clone()];
+            let model = (config, initial, frozen);
+            let mut job =
+                Job::load(&manifest, &self.out, model, HeadChoice::Trained, &self.flags(40, 1e-3), &data, &self.compute)?;
+            let spread = self.spread(&mut job)?;
+            let alone = self.alone(&mut job, &head)?;
+            format!("{spread} {alone}")
+        };
+        eprintln!("{note}");
+        let (config, initial) = self.model()?;
+        let frozen = FROZEN.map(|layer| format!("{}.{layer}", config.towers[0].name)).to_vec();
+        let model = (config, initial, frozen);
+        let flags = self.flags(self.epochs, 2e-5);
         let mut job = Job::load(&manifest, &self.out, model, HeadChoice::Trained, &flags, &data, &self.compute)?;
+        job.start = Some(WeightFile::open(&head)?);
+        eprintln!("end to end: the head and the last block of the VGG16");
         let notes = vec![
-            "A demonstration on drawings: valence is the sentiment of the tweets an emoji was used in, intensity how \
-             rarely that use was neutral. Nothing here was rated as arousal, and the model knows no photographs."
-                .into(),
-            "Drawings: Twemoji (CC BY 4.0) and Noto Emoji (Apache 2.0); labels: Emoji Sentiment Ranking (CC BY-SA 4.0). \
-             See emoji/NOTICE in this folder."
+            note,
+            "Photographs and ratings: OASIS (Kurdi, Lozano & Banaji 2017), a part of it. NOTICE in this folder says where \
+             they come from."
                 .into(),
         ];
-        let title = "Deep Affect in miniature".into();
-        train(&mut job, &self.out, TEST, self.resume, title, notes)?;
-        eprintln!("next: deep-affect predict --model {} PICTURE", self.out.join(super::train::CHECKPOINT).display());
+        train(&mut job, &self.out, TEST, self.resume, "Valence and arousal of photographs".into(), notes)?;
+        eprintln!("next: deep-affect predict --model {} PICTURE", self.out.join(CHECKPOINT).display());
         Ok(())
+    }
+
+    /// One tower, its blocks 4 and 5 side by side, and one hidden layer.
+    fn model(&self) -> Result<(Config, Initial)> {
+        let mut config = Config::published(Architecture::Shared, &["object".into()], 5)?;
+        config.tower_output = "block4+block5".parse().map_err(Error::job)?;
+        config.standardize = true;
+        (config.head, config.keep, config.keep_features) = (vec![192], vec![0.5], 0.7);
+        config.image = self.image;
+        config.check_sides()?;
+        let file = match &self.weights {
+            Some(path) => WeightFile::open(path)?,
+            None => {
+                let bytes = bundled::tower().ok_or_else(|| {
+                    Error::job("this program was built without the bundled VGG16").fix("name one with --weights FILE")
+                })?;
+                WeightFile::from_static("the bundled VGG16", bytes)?
+            }
+        };
+        let weights = TowerWeights::new(file)?;
+        let tower = &mut config.towers[0];
+        tower.preprocess = weights.preprocess()?;
+        let mut initial = Initial::new(self.seed, false);
+        initial.tower(&tower.name, weights);
+        Ok((config, initial))
+    }
+
+    fn flags(&self, epochs: u32, lr: f64) -> TrainFlags {
+        TrainFlags {
+            precision: self.precision,
+            augment: None,
+            epochs,
+            batch: 16,
+            lr,
+            optimizer: Updates::AdamW,
+            momentum: 0.9,
+            nesterov: false,
+            sgd: SgdForm::Keras,
+            weight_decay: 0.03,
+            plateau: 0,
+            decay: None,
+            warmup: 0,
+            patience: 0,
+            test: TEST,
+            val: 0.0,
+            seed: self.seed,
+        }
+    }
+
+    /// Trains a head on each of several splits by theme and says how well it predicts the other themes.
+    fn spread(&self, job: &mut Job) -> Result<String> {
+        let all: Vec<usize> = (0..job.manifest.rows.len()).collect();
+        let mut r: Vec<Vec<Option<f64>>> = vec![vec![]; job.config.targets.len()];
+        for s in 0..SPLITS {
+            let [rest, test] = split(&job.manifest, &all, TEST, self.seed + s)?;
+            let label = format!("split {} of {SPLITS}", s + 1);
+            let (mut net, ..) = job.run([&rest, &[]], &label, None, false)?;
+            let y = fit::predict(&mut net, &job.samples(), &test)?;
+            job.recycle(net);
+            let m = measured(job, &rest, &test, &y)?;
+            r.iter_mut().zip(&m.dimensions).for_each(|(r, d)| r.push(d.model.pearson_r));
+        }
+        let of = |(target, r): (&String, &Vec<Option<f64>>)| {
+            let s = Spread::of(r);
+            match (s.mean, s.sd) {
+                (Some(mean), Some(sd)) => format!("{target} {mean:.2} (SD {sd:.2})"),
+                _ => format!("{target} undefined"),
+            }
+        };
+        let all: Vec<String> = job.config.targets.iter().zip(&r).map(of).collect();
+        Ok(format!("A head on frozen features, over {SPLITS} splits by theme: test r of {}.", all.join(", ")))
+    }
+
+    /// Trains the head that the pass end to end begins with, and says how well it does on its split.
+    fn alone(&self, job: &mut Job, path: &std::path::Path) -> Result<String> {
+        let all: Vec<usize> = (0..job.manifest.rows.len()).collect();
+        let [rest, test] = split(&job.manifest, &all, TEST, self.seed)?;
+        let resume = self.resume && path.exists();
+        let (mut net, ..) = job.run([&rest, &[]], "head", Some(path), resume)?;
+        let y = fit::predict(&mut net, &job.samples(), &test)?;
+        job.recycle(net);
+        let m = measured(job, &rest, &test, &y)?;
+        let of = |d: &crate::train::metrics::Dimension| {
+            let r = d.model.pearson_r.map_or("undefined".into(), |r| format!("{r:.2}"));
+            format!("{} r {r}, MSE {:.2} (training mean {:.2})", d.name, d.model.mse, d.baseline.mse)
+        };
+        let all: Vec<String> = m.dimensions.iter().map(of).collect();
+        Ok(format!("On the split below, before the last block was trained too: {}.", all.join("; ")))
     }
 }
 
-/// The fused network at an eighth of its width on 64x64 pixels, its towers from the bundled files.
-pub fn model(seed: u64) -> Result<(Config, Initial)> {
-    let mut initial = Initial::new(seed, false);
-    let mut towers = vec![];
-    for (name, bytes) in bundled::towers() {
-        let weights = TowerWeights::new(WeightFile::from_static(&format!("bundled {name} tower"), bytes)?)?;
-        let tower = Tower::described(&weights)?
-            .ok_or_else(|| Error::job(format!("the bundled {name} tower is undescribed")))?;
-        towers.push(tower);
-        initial.tower(name, weights);
-    }
-    let config = Config {
-        architecture: Architecture::Shared,
-        towers,
-        tower_output: TowerOutput::Softmax,
-        standardize: false,
-        head: vec![256, 128, 64],
-        keep_features: 1.0,
-        keep: vec![0.9; 3],
-        out_act: OutAct::Linear,
-        image: 64,
-        targets: vec!["valence".into(), "intensity".into()],
-    };
-    Ok((config, initial))
+/// The measures of predictions about some rows by a model of others.
+fn measured(job: &Job, trained: &[usize], tested: &[usize], y: &[f32]) -> Result<Metrics> {
+    let truth: Vec<f32> = tested.iter().flat_map(|&i| job.manifest.rows[i].targets.clone()).collect();
+    let names: Vec<&str> = job.config.targets.iter().map(String::as_str).collect();
+    Metrics::of(&names, &truth, y, &job.means(trained))
 }

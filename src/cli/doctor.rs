@@ -47,7 +47,7 @@ impl Command {
         }
         let toy = bundled::toy_model().map(|bytes| format!("{} KiB", bytes.len() >> 10));
         line("bundled model", Ok(toy.unwrap_or_else(|| "none in this build".into())));
-        line("bundled pictures", Ok(bundled::emoji()?.len().to_string()));
+        line("bundled pictures", Ok(bundled::photographs()?.len().to_string()));
         output::print(&out)
     }
 }

@@ -114,6 +114,7 @@ fn little_to_show() {
     assert!(!html(&r).unwrap().contains("h-loss"));
     r.history.clear();
     r.points.clear();
+    r.placed.clear();
     let page = html(&r).unwrap();
     assert!(!page.contains("h-plane") && !page.contains("h-pictures") && !page.contains("h-card"));
 }

@@ -98,8 +98,8 @@ impl Load {
 
     fn sources(&self) -> Result<Vec<Source<'static>>> {
         let Some(path) = &self.pictures else {
-            let memory = |d: &bundled::Drawing| Source::Memory { name: d.path.into(), bytes: d.png };
-            return Ok(bundled::emoji()?.iter().map(memory).collect());
+            let memory = |p: &bundled::Photograph| Source::Memory { name: p.path.into(), bytes: p.jpeg };
+            return Ok(bundled::photographs()?.iter().map(memory).collect());
         };
         let sources: Vec<_> = match path.is_dir() {
             true => walk::walk(path)?.files.into_iter().map(|f| Source::File(path.join(f))).collect(),

