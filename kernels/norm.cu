@@ -155,7 +155,7 @@ KERNEL(batchnorm_grad_sums, 10, Normalization) {
     double q = parts_sum(a, parts, 2, [&](const double *p) { return p[a.c.by]; });
     double images = 0;
     if (a.through != NOTHING)
-        for (u32 n = threadIdx.x; n * a.hw.by < a.pixels; n += THREADS) images += rows[n] > 0;
+        for (u32 n = threadIdx.x; (u64)n * a.hw.by < a.pixels; n += THREADS) images += rows[n] > 0;
     double n = block_sum(images) * a.hw.by;
     u32 c = finished(a);
     if (c >= a.c.by) return;

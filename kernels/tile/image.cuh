@@ -40,7 +40,7 @@ struct Patches : Transposed<BM> {
         row += at.outer * image.row_step;
         this->column = column + at.middle * image.column_step;
         channel = at.inner;
-        this->p += (long long)(row * image.w + this->column) * image.stride + channel;
+        this->p += (row * image.w + this->column) * image.stride + channel;
         this->row = exists && busy() && at.outer < taps ? row : OUTSIDE;
     }
     __device__ float4 load() {

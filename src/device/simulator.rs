@@ -1,6 +1,6 @@
 /*! The simulator as a driver: kernels compiled by NVRTC for one architecture, their PTX run by [`crate::sim`]. Each operand
-of a launch gets an address range of its own, so that a kernel can touch nothing else, and what it leaves unwritten of an
-output is an error. */
+of a launch gets an address range of its own, so that a kernel can touch nothing else, and begins there where it lies in the
+arena, so that addresses are aligned as on a GPU. What a kernel leaves unwritten of an output is an error. */
 
 use super::Counted;
 use super::gpu::{Driver, Measured, Step, Window};
@@ -58,7 +58,7 @@ impl Simulator {
         let params = step.call.params(|instance, operand| {
             let w = step.windows[instance][operand];
             let i = windows.partition_point(|o| (o.at, o.bytes) < (w.at, w.bytes));
-            sim::address(i)
+            sim::address(i) + w.at as u64
         });
         let expected = program.entry(step.call.kernel.entry).map(|k| k.param_bytes);
         if expected != Some(params.len()) {
@@ -81,7 +81,7 @@ impl Simulator {
                 Access::Update => sim::Access::Update,
             };
             let [data, blank] = [&mut memory, &mut blank].map(|m| cut(m, w.at - at, w.bytes));
-            ranges.push(sim::Window { name, data, blank, access });
+            ranges.push(sim::Window { name, at: w.at, data, blank, access });
             at = w.at + w.bytes;
         }
         let Call { kernel, consts, .. } = &step.call;

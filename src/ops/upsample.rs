@@ -97,6 +97,13 @@ impl Resampling {
     }
 }
 
+/// What kernels of resampling x count in 32 bits: numbers, and positions along an axis over the denominator.
+fn counted(io: &Io, x: &Type, [p, q]: [usize; 2]) -> usize {
+    let [_, h, w, _] = four(x);
+    let numbers = io.ins.iter().chain(io.outs).map(Type::numel);
+    numbers.chain([2 * (h + 1) * (p + 1), 2 * (w + 1) * (q + 1)]).max().unwrap_or(0)
+}
+
 fn four(t: &Type) -> [usize; 4] {
     t.dims().try_into().expect("checked by infer")
 }
@@ -156,6 +163,9 @@ impl Op for Bilinear {
         let v = vector(&[io.ins[0].channels()]);
         let args = Resampling::new(&self.grid, &io.ins[0], &io.outs[0], v);
         gpu.each(&UPSAMPLE, &[v as i64], args.n as usize, &[In(0), Out(0)], args).done()
+    }
+    fn counted(&self, io: &Io) -> usize {
+        counted(io, &io.ins[0], self.grid.out)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 8.0 * io.outs[0].numel() as f64, ..traffic(io) }
@@ -224,6 +234,9 @@ impl Op for BilinearGrad {
         let v = vector(&[self.x.channels()]);
         let args = Resampling::new(&self.grid, &self.x, &self.x, v);
         gpu.each(&UPSAMPLE_GRAD, &[v as i64], args.n as usize, &[In(0), Out(0)], args).done()
+    }
+    fn counted(&self, io: &Io) -> usize {
+        counted(io, &self.x, self.grid.out)
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 8.0 * io.ins[0].numel() as f64, ..traffic(io) }

@@ -19,7 +19,7 @@ const PARAM: u64 = 0xF3 << 56;
 /// A shared variable's range in the 32-bit shared space: more than any device has.
 pub const SHARED_SHIFT: u32 = 20;
 
-/// Where window `i` starts: what goes into the parameter block.
+/// Where the range of window `i` starts: with [`Window::at`] it makes what goes into the parameter block.
 pub fn address(window: usize) -> u64 {
     (window as u64 + 1) << WINDOW_SHIFT
 }
@@ -187,7 +187,8 @@ impl<'m, 'w> Memory<'m, 'w> {
                     Some((Target::Variable(i), variable_address(i), self.variables.get(i)?.2.len()))
                 } else {
                     let i = (range as usize).checked_sub(1)?;
-                    Some((Target::Window(i), super::address(i), self.windows.get(i)?.data.len()))
+                    let window = self.windows.get(i)?;
+                    Some((Target::Window(i), super::address(i) + window.at as u64, window.data.len()))
                 }
             }
         }
@@ -244,8 +245,9 @@ impl<'m, 'w> Memory<'m, 'w> {
         for l in active(mask) {
             let address = addresses[l];
             let text = match self.locate(space, address) {
-                Some((target, base, size)) if (address - base).saturating_add(bytes as u64) > size as u64 => {
-                    let offset = address - base;
+                // An address below the base is a very large offset, and told as a negative one.
+                Some((target, base, size)) if address.wrapping_sub(base).saturating_add(bytes as u64) > size as u64 => {
+                    let offset = address.wrapping_sub(base) as i64;
                     format!("{bytes} bytes at offset {offset} of {}, which has {size}", self.describe(target))
                 }
                 Some(_) => continue,

@@ -42,7 +42,7 @@ let ptx = "
 }";
 let program = Program::parse(ptx)?;
 let mut y = [1.5f32, 2.0, 3.0];
-let window = Window { name: "y", data: bytemuck::cast_slice_mut(&mut y), blank: &mut [], access: Access::Update };
+let window = Window { name: "y", at: 0, data: bytemuck::cast_slice_mut(&mut y), blank: &mut [], access: Access::Update };
 let grid = Grid { grid: [1, 1, 1], block: [3, 1, 1], shared_bytes: 0 };
 let params = sim::address(0).to_le_bytes();
 sim::launch(&program, "double", grid, &params, &mut [window], Options::default())?;
@@ -90,6 +90,8 @@ pub enum Access {
 pub struct Window<'a> {
     /// For faults.
     pub name: &'a str,
+    /// Bytes from [`address`] on to where it begins: a place in an arena, so that addresses are aligned as there.
+    pub at: usize,
     pub data: &'a mut [u8],
     /// One byte per byte of `data`, not zero where it holds nothing; empty if everything holds something. Kept up to date.
     pub blank: &'a mut [u8],

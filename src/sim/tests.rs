@@ -39,9 +39,27 @@ impl Run {
         params.extend(self.n.to_le_bytes());
         let mut blank = vec![1; 4 * self.y.len()];
         let mut windows = [
-            Window { name: "a", data: bytemuck::cast_slice_mut(&mut self.a), blank: &mut [], access: Access::Read },
-            Window { name: "b", data: bytemuck::cast_slice_mut(&mut self.b), blank: &mut [], access: Access::Update },
-            Window { name: "y", data: bytemuck::cast_slice_mut(&mut self.y), blank: &mut blank, access: Access::Write },
+            Window {
+                name: "a",
+                at: 0,
+                data: bytemuck::cast_slice_mut(&mut self.a),
+                blank: &mut [],
+                access: Access::Read,
+            },
+            Window {
+                name: "b",
+                at: 0,
+                data: bytemuck::cast_slice_mut(&mut self.b),
+                blank: &mut [],
+                access: Access::Update,
+            },
+            Window {
+                name: "y",
+                at: 0,
+                data: bytemuck::cast_slice_mut(&mut self.y),
+                blank: &mut blank,
+                access: Access::Write,
+            },
         ];
         let grid = Grid { grid: [self.grid, 1, 1], block: [self.block, 1, 1], shared_bytes: 0 };
         let options = Options { checks: true, count: true, order: self.order, patience: 1 << 20, ..Options::default() };
@@ -447,6 +465,54 @@ ld.global.v2.f32 {%r3, %r4}, [%d1+-8]; .local .align 8 .b8 d[16]; st.local.u32 [
         }
         let _ = Program::parse(&text);
     }
+}
+
+/// A launch of a kernel that does nothing, of its first block.
+fn nothing(grid: [u32; 3], block: [u32; 3], shared_bytes: u32) -> Result<Counters, Fault> {
+    let program = Program::parse(&module(".shared .align 8 .b8 s[1024];", "")).unwrap();
+    let options = Options { only: Some(&[0]), ..Options::default() };
+    launch(&program, "k", Grid { grid, block, shared_bytes }, &[0; 28], &mut [], options)
+}
+
+#[test]
+fn what_hardware_refuses_is_refused() {
+    const MOST: u32 = i32::MAX as u32;
+    // sm_80 gives a block 163 KiB.
+    let dynamic = (163 << 10) - 1024;
+    for (grid, block, shared) in
+        [([MOST, 65535, 65535], [1, 1, 1], 0), ([1, 1, 1], [32, 32, 1], 0), ([1, 1, 1], [1, 1, 1], dynamic)]
+    {
+        assert!(nothing(grid, block, shared).is_ok(), "{grid:?} {block:?} {shared}");
+    }
+    for (grid, block, shared, problem) in [
+        ([MOST + 1, 1, 1], [1, 1, 1], 0, "2147483648 blocks along x, and a grid has 2147483647 at most"),
+        ([1, 65536, 1], [1, 1, 1], 0, "65536 blocks along y, and a grid has 65535 at most"),
+        ([1, 1, 65536], [1, 1, 1], 0, "65536 blocks along z, and a grid has 65535 at most"),
+        ([1, 1, 1], [32, 33, 1], 0, "blocks [32, 33, 1] of 1056 threads, and a block has 1024 at most"),
+        ([1, 1, 1], [1, 1, 1], dynamic + 1, "166913 bytes of shared memory, and a block has 166912 at most on sm_80"),
+    ] {
+        let fault = nothing(grid, block, shared).unwrap_err();
+        assert_eq!((fault.kind, fault.to_string()), (FaultKind::Launch, format!("k: {problem}")));
+    }
+}
+
+/// An operand that begins where an arena has it: aligned no better than there, and nothing before it.
+#[test]
+fn operands_begin_where_the_arena_has_them() {
+    let at = |at: usize, body: &str| {
+        let (program, mut y) = (Program::parse(&module("", body)).unwrap(), [0u8; 64]);
+        let params: Vec<u8> =
+            [address(0) + at as u64, 0, 0].into_iter().flat_map(u64::to_le_bytes).chain([0; 4]).collect();
+        let window = Window { name: "y", at, data: &mut y, blank: &mut [], access: Access::Update };
+        let grid = Grid { grid: [1; 3], block: [1; 3], shared_bytes: 0 };
+        launch(&program, "k", grid, &params, &mut [window], Options::default()).map_err(|f| f.to_string())
+    };
+    let vector = "ld.global.v4.u32 {%r3, %r4, %r5, %r6}, [%d1];";
+    assert!(at(256, vector).is_ok());
+    let misaligned = at(256 + 4, vector).unwrap_err();
+    assert!(misaligned.ends_with("misaligned access at offset 0 of `y`: not a multiple of 16 bytes"), "{misaligned}");
+    let before = at(256, "ld.global.u32 %r3, [%d1+-4];").unwrap_err();
+    assert!(before.ends_with("out of bounds: 4 bytes at offset -4 of `y`, which has 64"), "{before}");
 }
 
 #[test]

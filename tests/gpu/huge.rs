@@ -13,7 +13,7 @@ use deep_affect::ops::activation::{Act, Activate, ActivateGrad, Relu, ReluGrad};
 use deep_affect::ops::augment::Augment;
 use deep_affect::ops::conv::{Before, Dgrad, Fprop, Pooled, Transposed, Wgrad};
 use deep_affect::ops::pool::{AvgPool, AvgPoolGrad, MaxPool, MaxPoolGrad, Over, Unpool};
-use deep_affect::ops::{Bound, Case, Draw, activation, arith, cast, dropout, image};
+use deep_affect::ops::{Bound, Case, Draw, activation, arith, cast, dropout, image, norm};
 use deep_affect::plan::{Options, Plan};
 use deep_affect::preprocess::Preprocess;
 use deep_affect::shape::{ConvShape, DType, Type};
@@ -133,9 +133,9 @@ const HUGE: &[Huge] = &[
         plain(image::Normalize::from(&Preprocess::preset("caffe").unwrap()), &[images(DType::U8, n, 32, 3)])
             .draw(0, Draw::Below(256))
     }),
-    // A row of blocks for each picture of 3 x 2^16 bytes.
-    h("image.gather", 22_000, |n| {
-        let ins = [images(DType::U8, n, 256, 3), Type::new(DType::U32, &[n])];
+    // A row of blocks for each picture, whose bytes are moved one by one.
+    h("image.gather", 22_100, |n| {
+        let ins = [images(DType::U8, n, 255, 3), Type::new(DType::U32, &[n])];
         plain(image::Gather, &ins).draw(0, Draw::Below(256)).draw(1, Draw::Below(1))
     }),
     h("image.augment", 22_000, |n| {
@@ -229,11 +229,17 @@ fn wrong(huge: &Huge) -> Option<String> {
     let looked_at = [0, (1 << 31) / (largest / n) + 1, n - 1];
     let (numel, row) = (laid.outs[0].1.numel(), laid.outs[0].1.row());
     let [call] = &laid.calls[..] else { panic!("{}: one launch", huge.name) };
-    let blocks = call.grid.iter().map(|n| *n as usize).product::<usize>();
-    assert!(numel % blocks == 0, "{}: {blocks} blocks of equal parts of {numel} elements", huge.name);
-    let each = numel / blocks;
-    let mut only: Vec<u64> =
-        looked_at.iter().flat_map(|i| (i * row / each) as u64..=((i * row + row - 1) / each) as u64).collect();
+    let [across, down] = call.grid.map(|n| n as usize);
+    // A row of blocks for each image, or equal parts of all.
+    let blocks = |i: usize| match down == n {
+        true => i * across..=i * across + across - 1,
+        false => {
+            assert!(numel % (across * down) == 0, "{}: {across} x {down} blocks of {numel} elements", huge.name);
+            let each = numel / (across * down);
+            i * row / each..=(i * row + row - 1) / each
+        }
+    };
+    let mut only: Vec<u64> = looked_at.into_iter().flat_map(blocks).map(|block| block as u64).collect();
     only.dedup();
     let mut sim = laid.load(Some(only));
     let shared = draw(&one, 1, Numbers::Reals);
@@ -309,6 +315,14 @@ fn wrong_far_apart(dtype: DType, products: Products, groups: usize, weights: boo
     compare(&got.collect::<Vec<_>>(), &want, &none)
 }
 
+/// The sums of a gradient of one image of 2^24 pixels: 256 threads ask whether an image of their number is there.
+fn wrong_image() -> Option<String> {
+    let (x, c) = (images(F32, 1, 4096, 1), Type::f32(&[1]));
+    let op = norm::Grad { eps: 1e-3, through: norm::Through::Batch };
+    let mut sim = Laid::new(&plain(op, &[x, c, c, c, x, c]), Products::Float32).load(None);
+    sim.step(0, 1).err().map(|e| e.to_string())
+}
+
 /// What is checked, and how.
 type Check = (String, Box<dyn Fn() -> Option<String> + Sync>);
 
@@ -317,6 +331,7 @@ fn checks() -> Vec<Check> {
     for huge in HUGE {
         all.push((format!("huge {}", huge.name), Box::new(move || wrong(huge))));
     }
+    all.push(("huge batchnorm.grad, one image".into(), Box::new(wrong_image)));
     for (name, dtype, products, groups) in [
         ("bf16", BF16, Products::Float32, 1),
         ("tf32", F32, Products::Tf32x3, 1),

@@ -40,8 +40,8 @@ const POOL_GRAD: &str = "maxpool.grad [[3, 3] stride [2, 2] x [2, 8, 8, 3]";
 #[rustfmt::skip] // A table: one bug, one line or two.
 const MUTANTS: &[Mutant] = &[
     // Elementwise.
-    m("common.cuh", "the last few elements are dropped", "for (; i < n; i++) f(", "for (; i + 1 < n; i++) f(", "add"),
-    m("common.cuh", "four at once where fewer are left", "if (i + 4 <= n) {", "if (i < n) {", "add"),
+    m("common.cuh", "the last few elements are dropped", "for (; i < left; i++) f(", "for (; i + 1 < left; i++) f(", "add"),
+    m("common.cuh", "four at once where fewer are left", "if (i + 4 <= left) {", "if (i < left) {", "add"),
     m("common.cuh", "every instance reads the first one's input", "return static_cast<const T *>(at[blockIdx.z][i]);", "return static_cast<const T *>(at[0][i]);", "add"),
     m("common.cuh", "every instance writes the first one's output", "return static_cast<T *>(at[blockIdx.z][i]);", "return static_cast<T *>(at[0][i]);", "add"),
     m("common.cuh", "division one too small", "return __umulhi(2 * n, d.factor) >> d.shift;", "return __umulhi(2 * n - 1, d.factor) >> d.shift;", "slice"),
@@ -212,6 +212,7 @@ const MUTANTS: &[Mutant] = &[
     m("image.cu", "colours begin anew at 2^32", "(u32(i >> 32) + u32(i) % 3 + v) % 3", "(u32(i) + v) % 3", "huge image.normalize"),
     m("gather.cu", "a table in 32 bits", "u64 from = min", "u32 from = min", "huge image.gather"),
     m("augment.cu", "pictures in 32 bits", "u64 picture = 3ull *", "u64 picture = 3 *", "huge image.augment"),
+    m("norm.cu", "an image's first pixel in 32 bits", "(u64)n * a.hw.by < a.pixels", "n * a.hw.by < a.pixels", "huge batchnorm"),
     m("spatial.cuh", "images in 32 bits", "x + (u64)at.n * (", "x + at.n * (", "huge maxpool"),
     m("unpool.cu", "pixels in 32 bits", "4ull * a.q.by * row", "4 * a.q.by * row", "huge unpool"),
     m("conv/fprop.cu", "images in 32 bits", "(u64)out.outer * image.size()", "out.outer * image.size()", "huge conv.fprop, tiles"),

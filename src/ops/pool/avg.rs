@@ -88,6 +88,11 @@ impl Over {
         let y = self.out(x).expect("checked by infer");
         if let &[n, c] = y.dims() { [n, 1, 1, c] } else { nhwc(&y).expect("four extents") }
     }
+    /// What the kernels count of x along an axis, to find spans.
+    fn counted(&self, x: &Type) -> usize {
+        let ([_, h, w, _], [_, p, q, _]) = (nhwc(x).expect("checked by infer"), self.npqc(x));
+        ((h + 1) * (p + 1)).max((w + 1) * (q + 1))
+    }
     /// What the kernels are told, for a thread per `v` channels of `out`.
     fn numbers(&self, x: &Type, out: &Type, v: usize) -> MeanWindow {
         let ([_, h, w, c], [_, p, q, _]) = (nhwc(x).expect("checked by infer"), self.npqc(x));
@@ -164,7 +169,7 @@ impl Op for AvgPool {
         gpu.each(&AVGPOOL, &[v as i64, io.ins[0].dtype.code()], args.n as usize, &[In(0), Out(0)], args).done()
     }
     fn counted(&self, io: &Io) -> usize {
-        counted(io, vector(&[io.ins[0].channels()]))
+        counted(io, vector(&[io.ins[0].channels()])).max(self.over.counted(&io.ins[0]))
     }
     fn cost(&self, io: &Io) -> Cost {
         let ([_, h, w, c], [n, p, q, _]) = (nhwc(&io.ins[0]).unwrap(), self.over.npqc(&io.ins[0]));
@@ -238,7 +243,7 @@ impl Op for AvgPoolGrad {
         gpu.each(&AVGPOOL_GRAD, &[v as i64, io.ins[0].dtype.code()], args.n as usize, &[In(0), Out(0)], args).done()
     }
     fn counted(&self, io: &Io) -> usize {
-        counted(io, vector(&[io.ins[0].channels()]))
+        counted(io, vector(&[io.ins[0].channels()])).max(self.over.counted(&self.x))
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost {
