@@ -40,6 +40,8 @@ assert_eq!(s.read(dw)?, [3.0, 4.0]);
 */
 
 // Shapes are written as [N,H,W,C], which rustdoc takes for links; module pages name their private parts.
+// A remark that cannot be written must not end a job, as `eprintln!` does.
+#![cfg_attr(not(test), deny(clippy::print_stderr))]
 #![allow(rustdoc::broken_intra_doc_links, rustdoc::private_intra_doc_links)]
 
 pub mod atomic;

@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use deep_affect::cli::{Cli, watch_devices, watch_signals};
+use std::io::{Write, stderr};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -11,7 +12,8 @@ fn main() -> ExitCode {
     match cli.command.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("error: {e}");
+            // Where it cannot be written, the exit code says it.
+            let _ = writeln!(stderr(), "error: {e}");
             ExitCode::from(e.exit_code())
         }
     }

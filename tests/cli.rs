@@ -204,6 +204,25 @@ fn predict_in_every_form() {
     assert!(lines[0].contains("scale 1 to 9; m.safetensors") && lines[1].ends_with("pictures/1.png"), "{table}");
 }
 
+/// A full disk behind stderr loses remarks, and nothing else; one behind stdout is an error.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_job_does_not_end_for_a_remark() {
+    let dir = folder();
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    for args in [&["predict", "--model", "m.safetensors", "pictures"][..], &["plan", "vgg11", "--out", "plan.svg"]] {
+        let mut job = program();
+        job.args(args).current_dir(dir.path()).stdin(Stdio::null());
+        let out = job.stderr(full()).output().unwrap();
+        assert!(out.status.success() && !out.stdout.is_empty(), "{args:?}");
+        let out = job.stderr(Stdio::piped()).stdout(full()).output().unwrap();
+        assert_eq!(out.status.code(), Some(1), "{args:?}");
+        let said = text(&out.stderr).lines().filter(|l| l.starts_with("error: ")).collect::<Vec<_>>();
+        assert!(said.len() == 1 && said[0].contains("standard output"), "{args:?}: {said:?}");
+        assert!(!text(&out.stderr).contains("panicked"), "{args:?}");
+    }
+}
+
 #[test]
 fn bad_pictures_among_good_ones() {
     let dir = folder();

@@ -126,7 +126,7 @@ impl Classifier {
         let y = pictures.rows().iter().map(|&r| y[r]).collect();
         let device = compute.open()?;
         let device_name = device.name();
-        eprintln!("device: {device_name}");
+        remark!("device: {device_name}");
         Ok(Self {
             tower,
             image: flags.image,

@@ -114,7 +114,7 @@ impl Command {
     /// The device's name and what it computes, from the same weights and pictures on every device.
     fn compute_on(&self, chosen: &Chosen, device: Box<dyn Device>) -> Result<(String, Tensors)> {
         let name = device.name();
-        eprintln!("device: {name}");
+        remark!("device: {name}");
         let tensors = match self.pass {
             Run::Infer => {
                 let (mut session, outputs) = chosen.evaluation(self.batch, device)?;

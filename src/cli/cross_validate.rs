@@ -68,7 +68,7 @@ impl Command {
             let metrics = Metrics::of(&names, &truth, &y, &job.means(&rest))?;
             let mse: Vec<String> =
                 metrics.dimensions.iter().map(|d| format!("{} {:.3}", d.name, d.model.mse)).collect();
-            eprintln!("fold {} of {k}: {} epochs, test MSE {}", f + 1, state.epoch, mse.join(", "));
+            remark!("fold {} of {k}: {} epochs, test MSE {}", f + 1, state.epoch, mse.join(", "));
             test.iter().zip(y.chunks_exact(n)).for_each(|(&i, y)| predicted[i * n..(i + 1) * n].copy_from_slice(y));
             per_fold.push(metrics);
         }
@@ -94,15 +94,12 @@ impl Command {
         };
         let metrics = write_folder(&self.out, &outcome)?;
         if let Some(remark) = metrics.beyond() {
-            eprintln!("warning: {remark}");
+            remark!("warning: {remark}");
         }
         let json = serde_json::to_string_pretty(&all).expect("plain data");
         atomic::write(self.out.join("folds.json"), |w| w.write_all(json.as_bytes()))?;
         output::print(&all.table())?;
-        eprintln!(
-            "wrote folds.csv, folds.json, predictions.csv, metrics.json and report.html to {}",
-            self.out.display()
-        );
+        remark!("wrote folds.csv, folds.json, predictions.csv, metrics.json and report.html to {}", self.out.display());
         Ok(())
     }
 }

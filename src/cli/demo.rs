@@ -52,9 +52,8 @@ const TEST: f64 = 0.2;
 const SPLITS: u64 = 10;
 
 /// Convolutions that are not trained: all but those of the last block.
-const FROZEN: [&str; 10] = [
-    "conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv3_3", "conv4_1", "conv4_2", "conv4_3",
-];
+const FROZEN: [&str; 10] =
+    ["conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv3_3", "conv4_1", "conv4_2", "conv4_3"];
 
 impl Command {
     pub fn run(self) -> Result<()> {
@@ -67,26 +66,33 @@ impl Command {
             resident: Resident::Auto,
             cache: None,
         };
-        eprintln!("{} photographs of OASIS with their ratings, a VGG16, and a head", bundled::photographs()?.len());
+        remark!("{} photographs of OASIS with their ratings, a VGG16, and a head", bundled::photographs()?.len());
         let head = self.out.join("head.safetensors");
         let note = {
             let (config, initial) = self.model()?;
             let frozen = vec![config.towers[0].name.clone()];
             let model = (config, initial, frozen);
-            let mut job =
-                Job::load(&manifest, &self.out, model, HeadChoice::Trained, &self.flags(40, 1e-3), &data, &self.compute)?;
+            let mut job = Job::load(
+                &manifest,
+                &self.out,
+                model,
+                HeadChoice::Trained,
+                &self.flags(40, 1e-3),
+                &data,
+                &self.compute,
+            )?;
             let spread = self.spread(&mut job)?;
             let alone = self.alone(&mut job, &head)?;
             format!("{spread} {alone}")
         };
-        eprintln!("{note}");
+        remark!("{note}");
         let (config, initial) = self.model()?;
         let frozen = FROZEN.map(|layer| format!("{}.{layer}", config.towers[0].name)).to_vec();
         let model = (config, initial, frozen);
         let flags = self.flags(self.epochs, 2e-5);
         let mut job = Job::load(&manifest, &self.out, model, HeadChoice::Trained, &flags, &data, &self.compute)?;
         job.start = Some(WeightFile::open(&head)?);
-        eprintln!("end to end: the head and the last block of the VGG16");
+        remark!("end to end: the head and the last block of the VGG16");
         let notes = vec![
             note,
             "Photographs and ratings: OASIS (Kurdi, Lozano & Banaji 2017), a part of it. NOTICE in this folder says where \
@@ -94,7 +100,7 @@ impl Command {
                 .into(),
         ];
         train(&mut job, &self.out, TEST, self.resume, "Valence and arousal of photographs".into(), notes)?;
-        eprintln!("next: deep-affect predict --model {} PICTURE", self.out.join(CHECKPOINT).display());
+        remark!("next: deep-affect predict --model {} PICTURE", self.out.join(CHECKPOINT).display());
         Ok(())
     }
 

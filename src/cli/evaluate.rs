@@ -66,7 +66,7 @@ impl Command {
             None => manifest.sources(),
         };
         if let Some(remark) = seen_whole(&sources, &options.views) {
-            eprintln!("{remark}");
+            remark!("{remark}");
         }
         let loaded = Pictures::load(&sources, &options, &bar)?;
         let (bad, total) = (loaded.bad.clone(), manifest.rows.len());
@@ -77,7 +77,7 @@ impl Command {
                 .fix("correct the manifest, or give --skip-bad to go on without them"));
         }
         for b in &bad {
-            eprintln!("left out: {}", Error::file(&b.path, &b.reason));
+            remark!("left out: {}", Error::file(&b.path, &b.reason));
         }
         let pictures = loaded.accept(true)?;
         let manifest = manifest.select(pictures.rows());
@@ -111,12 +111,12 @@ impl Command {
             None => metrics(&outcome)?,
         };
         if let Some(remark) = m.beyond() {
-            eprintln!("warning: {remark}");
+            remark!("warning: {remark}");
         }
         let text = if self.json { metrics_json(&outcome, &m) } else { m.table() };
         output::print(&text)?;
         if let Some(dir) = &self.out {
-            eprintln!("wrote predictions.csv, report.html and metrics.json to {}", dir.display());
+            remark!("wrote predictions.csv, report.html and metrics.json to {}", dir.display());
         }
         Ok(())
     }

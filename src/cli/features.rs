@@ -68,7 +68,7 @@ impl Command {
         let boxes = self.reading.boxes(&options.views)?.unwrap_or_default();
         let sources: Vec<Source> = files.iter().map(|f| boxes.source(f.clone())).collect();
         if let Some(remark) = seen_whole(&sources, &options.views) {
-            eprintln!("{remark}");
+            remark!("{remark}");
         }
         let bar = Bar::new();
         let loaded = Pictures::load(&sources, &options, &bar)?;
@@ -77,7 +77,7 @@ impl Command {
         let mut initial = Initial::new(0, false);
         initial.tower(&name, weights);
         for remark in initial.remarks(&config, &pictures)? {
-            eprintln!("warning: {remark}");
+            remark!("warning: {remark}");
         }
         let all: Vec<usize> = (0..pictures.len()).collect();
         let batch = self.batch.min(all.len()).max(1);

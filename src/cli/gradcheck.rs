@@ -68,9 +68,9 @@ impl Command {
             if !self.full {
                 return step.elements(Amount { elements: self.elements, seed: self.seed }, &Bar::new());
             }
-            eprintln!("one gradient in float64, then differences of the loss: slow, and slower on a larger --image");
+            remark!("one gradient in float64, then differences of the loss: slow, and slower on a larger --image");
             step.directions(self.directions, self.seed, &|seconds, losses| {
-                eprintln!("one loss takes {seconds:.1} s: {losses} of them about {:.0} s", seconds * losses as f64);
+                remark!("one loss takes {seconds:.1} s: {losses} of them about {:.0} s", seconds * losses as f64);
             })
         })?;
         let sum = |f: &dyn Fn(&Checked) -> usize| results.iter().map(f).sum();

@@ -101,11 +101,11 @@ impl Job {
         };
         let (manifest, pictures) = load_pictures(&manifest, &options, data.skip_bad, out, &bar)?;
         for remark in initial.remarks(&config, &pictures)? {
-            eprintln!("warning: {remark}");
+            remark!("warning: {remark}");
         }
         let device = compute.open()?;
         let device_name = device.name();
-        eprintln!("device: {device_name}");
+        remark!("device: {device_name}");
         let mut job = Self {
             config,
             initial,
@@ -206,7 +206,7 @@ impl Job {
             return Ok(result);
         }
         let (chosen, figures) = self.choose(&all, rows[0])?;
-        eprintln!("head: {figures}");
+        remark!("head: {figures}");
         let result = self.run_as(&all[chosen], rows, label, checkpoint, false)?;
         let penalty = self.said.take().map_or(String::new(), |s| format!("; {s}"));
         self.said = Some(figures + &penalty);
@@ -236,7 +236,7 @@ impl Job {
                     }
                     // It diverged, and the device went with the run.
                     Err(e) if e.kind() == Kind::Job => {
-                        eprintln!("{label}: {e}");
+                        remark!("{label}: {e}");
                         self.device = Some(self.compute.open()?);
                         break;
                     }
@@ -413,11 +413,11 @@ pub fn load_pictures(
 ) -> Result<(Manifest, Pictures)> {
     let sources = manifest.sources();
     if let Some(remark) = seen_whole(&sources, &options.views) {
-        eprintln!("{remark}");
+        remark!("{remark}");
     }
     let loaded = Pictures::load(&sources, options, bar)?;
     if let Some(note) = &loaded.rebuilt {
-        eprintln!("{note}");
+        remark!("{note}");
     }
     if !loaded.bad.is_empty() {
         let path = out.join("bad-pictures.csv");
@@ -428,7 +428,7 @@ pub fn load_pictures(
         }
         let text = csv.into_inner().expect("memory does not fail");
         crate::atomic::write(&path, |w| w.write_all(&text))?;
-        eprintln!("{} pictures cannot be used: see {}", loaded.bad.len(), path.display());
+        remark!("{} pictures cannot be used: see {}", loaded.bad.len(), path.display());
     }
     let pictures = loaded.accept(skip_bad)?;
     Ok((manifest.select(pictures.rows()), pictures))

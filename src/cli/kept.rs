@@ -114,7 +114,7 @@ pub fn resident(
     };
     if kept {
         let size = pictures.bytes().len().div_ceil(1 << 20);
-        eprintln!("all {} pictures ({size} MiB) lie on the device", pictures.len());
+        remark!("all {} pictures ({size} MiB) lie on the device", pictures.len());
     }
     all.filter(|_| kept)
 }

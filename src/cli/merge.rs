@@ -60,7 +60,7 @@ impl Command {
         }
         if let Some((i, why)) = found.bad.first() {
             let (n, name) = (found.bad.len(), output::clean(&all.rows[*i].path));
-            eprintln!("note: {n} pictures cannot be read and were not compared, the first: {name}: {why}");
+            remark!("note: {n} pictures cannot be read and were not compared, the first: {name}: {why}");
         }
         let mut wrote = vec![self.out.display().to_string()];
         wrote.extend((!self.unchecked).then(|| list.display().to_string()));

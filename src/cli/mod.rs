@@ -1,6 +1,11 @@
 /*! Floor 10: the commands. One file each: its flags, what it does with the library, what it prints. Results go to stdout,
 everything else (progress, remarks, errors) to stderr. */
 
+/// A line on stderr, as `remark!` would write it: [`output::remark`].
+macro_rules! remark {
+    ($($text:tt)*) => { $crate::cli::output::remark(format_args!($($text)*)) };
+}
+
 mod classifier;
 mod flags;
 mod heads;
@@ -128,7 +133,7 @@ impl Compute {
         let _ = rayon::ThreadPoolBuilder::new().num_threads(n).build_global();
         let cores = std::thread::available_parallelism().map_or(n, usize::from);
         if n > cores {
-            eprintln!("note: {n} threads share {cores} cores: results are the same, and later");
+            remark!("note: {n} threads share {cores} cores: results are the same, and later");
         }
     }
 
@@ -162,7 +167,7 @@ pub fn watch_signals() {
         if STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("\nstopping after this step; once more to leave at once");
+        remark!("\nstopping after this step; once more to leave at once");
     };
     // A process that already has a handler (a test harness) keeps it.
     let _ = ctrlc::set_handler(handler);

@@ -1,7 +1,8 @@
 //! Results on stdout. A reader that has seen enough (`| head`) is no error: the command ends quietly.
 
 use crate::error::{Error, Result};
-use std::io::{ErrorKind, Write, stdout};
+use std::fmt;
+use std::io::{ErrorKind, Write, stderr, stdout};
 use std::path::{Path, PathBuf};
 
 /// What became of a write.
@@ -25,6 +26,11 @@ pub fn write(text: &str) -> Result<Reader> {
 /// [`write`] for a command's last words.
 pub fn print(text: &str) -> Result<()> {
     write(text).map(drop)
+}
+
+/// A line on stderr. One that cannot be written, to a full disk perhaps, is dropped: no job ends for a remark.
+pub fn remark(text: fmt::Arguments) {
+    let _ = writeln!(stderr().lock(), "{text}");
 }
 
 /// Names of files are not ours: they must not break the line or steer the terminal.

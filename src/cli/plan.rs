@@ -115,7 +115,7 @@ impl Command {
             );
             let svg = picture(&Picture { title: &title, subtitle: &subtitle, graph: &g, plan, scratch: &scratch });
             crate::atomic::write(&path, |w| w.write_all(svg.as_bytes()))?;
-            eprintln!("wrote {}", path.display());
+            remark!("wrote {}", path.display());
         }
         let json = || serde_json::to_string_pretty(&report).expect("plain data") + "\n";
         output::print(&if self.json { json() } else { report.text() })

@@ -82,14 +82,14 @@ impl Command {
         let inputs = list(&self.inputs, &boxes)?;
         let sources: Vec<Source> = inputs.iter().filter_map(Input::source).collect();
         if let Some(remark) = seen_whole(&sources, &options.views) {
-            eprintln!("{remark}");
+            remark!("{remark}");
         }
         // A batch is computed whole: one picture must not pay for eight.
         let batch = self.batch.min(inputs.len()).max(1);
         let mut loaded = models.load(self.precision, batch, &self.compute)?;
         let mut sheet = self.explain.sheet(&models, batch, &self.compute)?;
         if models.toy() {
-            eprintln!(
+            remark!(
                 "note: no --model: the bundled toy model answers. It is a toy, trained on emoji drawings: what it says \
                 about photographs means nothing."
             );
@@ -166,7 +166,7 @@ fn answer_all(
     })?;
     let counts = loaded.models.targets.iter().map(String::as_str).zip(beyond);
     if let Some(remark) = remark_beyond(counts, seen) {
-        eprintln!("warning: {remark}");
+        remark!("warning: {remark}");
     }
     Ok(failed)
 }

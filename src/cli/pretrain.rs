@@ -129,7 +129,7 @@ impl Command {
         let stored = stored.iter().map(|&v| Ok((graph.name(v).into(), graph.dims(v).to_vec(), net.session.read(v)?)));
         job.save(&self.out, stored)?;
         output::print(&report)?;
-        eprintln!("wrote {}", self.out.display());
+        remark!("wrote {}", self.out.display());
         Ok(())
     }
 }

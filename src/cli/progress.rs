@@ -51,7 +51,7 @@ impl Progress for Bar {
             i.said = Instant::now();
             let (done, total) = (i.bar.position(), i.bar.length().unwrap_or(0));
             let left = i.start.elapsed().as_secs_f64() / done as f64 * total.saturating_sub(done) as f64;
-            eprintln!("{}: {done} of {total}, about {left:.0} s left {}", i.what, i.bar.message());
+            remark!("{}: {done} of {total}, about {left:.0} s left {}", i.what, i.bar.message());
         }
     }
     fn done(&self) {
@@ -60,7 +60,7 @@ impl Progress for Bar {
         }
     }
     fn note(&self, text: &str) {
-        let say = || eprintln!("note: {text}");
+        let say = || remark!("note: {text}");
         match &*self.inner.lock().unwrap() {
             Some(i) => i.bar.suspend(say),
             None => say(),

@@ -41,7 +41,7 @@ pub fn train(job: &mut Job, out: &Path, test: f64, resume: bool, title: String, 
     let all: Vec<usize> = (0..job.manifest.rows.len()).collect();
     let [rest, test] = split(&job.manifest, &all, test, job.settings.seed)?;
     let [train, val] = job.hold_out(&rest)?;
-    eprintln!("{} pictures to train on, {} to monitor, {} to test", train.len(), val.len(), test.len());
+    remark!("{} pictures to train on, {} to monitor, {} to test", train.len(), val.len(), test.len());
     let start = Instant::now();
     let (mut net, state, updates) = job.run([&train, &val], "train", Some(&out.join(CHECKPOINT)), resume)?;
     let seconds = start.elapsed().as_secs_f64();
@@ -86,14 +86,14 @@ pub fn train(job: &mut Job, out: &Path, test: f64, resume: bool, title: String, 
     };
     let metrics = write_folder(out, &outcome)?;
     for (name, value) in &outcome.facts {
-        eprintln!("{name}: {value}");
+        remark!("{name}: {value}");
     }
-    eprintln!("{}", outcome.notes[0]);
+    remark!("{}", outcome.notes[0]);
     if let Some(remark) = metrics.beyond() {
-        eprintln!("warning: {remark}");
+        remark!("warning: {remark}");
     }
     output::print(&metrics.table())?;
-    eprintln!("wrote {CHECKPOINT}, predictions.csv, metrics.json and report.html to {}", out.display());
+    remark!("wrote {CHECKPOINT}, predictions.csv, metrics.json and report.html to {}", out.display());
     Ok(())
 }
 

@@ -147,7 +147,7 @@ impl Command {
             let pick = |inside: bool| (0..fold.len()).filter(|&i| (fold[i] == f) == inside).collect::<Vec<_>>();
             let test = pick(true);
             let one = self.fold(&mut job, (f, &dir), &pick(false), &test)?;
-            eprintln!(
+            remark!(
                 "fold {} of {}: {} epochs, {:.2} % right of {} trained on, {:.2} % of {} tested",
                 f + 1,
                 self.folds,
@@ -192,13 +192,13 @@ impl Command {
                 .at(format!("column {}", self.label))
                 .fix(format!("add some, or choose other --classes or --folds; there are {found}")));
         }
-        eprintln!("{} pictures: {}", rows.len(), list(&mut counts()));
+        remark!("{} pictures: {}", rows.len(), list(&mut counts()));
         let short = list(&mut counts().filter(|c| c.1 < self.per_class));
         if !short.is_empty() {
-            eprintln!("fewer than the {} of --per-class: {short}", self.per_class);
+            remark!("fewer than the {} of --per-class: {short}", self.per_class);
         }
         if !others.is_empty() {
-            eprintln!("left out: {}", list(&mut others.into_iter()));
+            remark!("left out: {}", list(&mut others.into_iter()));
         }
         Ok((manifest.select(&rows), y))
     }
@@ -287,7 +287,7 @@ impl Command {
         put(&self.out.join("accuracy.csv"), &String::from_utf8_lossy(&table.csv()))?;
         put(&self.out.join("accuracy.tex"), &table.latex())?;
         output::print(&table.text())?;
-        eprintln!(
+        remark!(
             "the tower of fold {}, which did best on its own test part: `train --weights face={}`\nwrote accuracy.md, \
              accuracy.csv and accuracy.tex to {}, and results.json, predictions.csv and confusion matrices to {}",
             best + 1,

@@ -73,7 +73,7 @@ pub fn measure(
     let layers = Layer::all(&blueprint.graph, &nodes, &record.bench);
     let before = chosen.ceilings(&mut *device)?;
     for (i, layer) in layers.iter().enumerate() {
-        eprintln!("{} of {}: {}", i + 1, layers.len(), layer.name);
+        remark!("{} of {}: {}", i + 1, layers.len(), layer.name);
         let row;
         (row, device) = one(layer, device, rounds)?;
         record.rows.push(row);

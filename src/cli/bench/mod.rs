@@ -127,7 +127,7 @@ impl Common {
         output::print(text)?;
         if let Some(path) = &self.json {
             record.write(path)?;
-            eprintln!("wrote {}", path.display());
+            remark!("wrote {}", path.display());
         }
         let Some((path, old)) = self.compare.as_deref().zip(old) else { return Ok(()) };
         compare::print(path, &old, record, self.fail_if_slower)
@@ -143,7 +143,7 @@ impl Network {
                 .fix("`deep-affect profile --device sim` counts what every launch does"));
         }
         let device = self.compute.open()?;
-        eprintln!("device: {}", device.name());
+        remark!("device: {}", device.name());
         Ok(device)
     }
 
@@ -188,7 +188,7 @@ impl Network {
 
 fn write_text(path: &Path, text: &str) -> Result<()> {
     crate::atomic::write(path, |w| w.write_all(text.as_bytes()))?;
-    eprintln!("wrote {}", path.display());
+    remark!("wrote {}", path.display());
     Ok(())
 }
 

@@ -179,7 +179,7 @@ impl Sheet {
         for (name, bytes) in [("explain.csv", table), ("index.html", page.into_bytes())] {
             atomic::write(self.dir.join(name), |w| w.write_all(&bytes))?;
         }
-        eprintln!("wrote the overlays of {} pictures to {}", self.figures.len(), self.dir.join("index.html").display());
+        remark!("wrote the overlays of {} pictures to {}", self.figures.len(), self.dir.join("index.html").display());
         Ok(())
     }
 }

@@ -72,7 +72,7 @@ impl Command {
         let before = chosen.ceilings(&mut *device)?;
         let (mut session, plan) = chosen.measured(self.pass, self.batch, device)?;
         let device = session.device().name();
-        eprintln!("device: {device}");
+        remark!("device: {device}");
         let mut timed = Timed::default();
         let mut totals = vec![];
         let mut counted = Counted::default();

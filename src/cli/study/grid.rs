@@ -226,7 +226,7 @@ pub fn wait(path: &Path, what: &str) -> Result<File> {
             return Ok(file);
         }
         if !said {
-            eprintln!("waiting for another process: {what}");
+            remark!("waiting for another process: {what}");
             said = true;
         }
         if stopped() {

@@ -64,7 +64,7 @@ pub fn write(grid: &Grid, compute: &Compute) -> Result<String> {
         s.test_sets.iter().try_for_each(|set| predictions(grid, m, set))?;
     }
     for remark in tables::beyond(&s) {
-        eprintln!("warning: {remark}");
+        remark!("warning: {remark}");
     }
     text("report.html", &page::html(&s, &extras(grid, &s, compute)?)?)?;
     let asked = sheets.iter().filter(|t| t.key.starts_with("table-")).map(Sheet::text).collect::<Vec<_>>().join("\n");

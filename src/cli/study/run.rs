@@ -51,7 +51,7 @@ impl Command {
         let mut fail = |failed: &mut Vec<_>, model: usize, fold: Option<u32>, e: Error| {
             let name = &grid.plan.models[model].name;
             let place = fold.map_or_else(|| format!("model {name}"), |f| format!("model {name}, fold {}", f + 1));
-            eprintln!("{place}: {e}; the other cells go on");
+            remark!("{place}: {e}; the other cells go on");
             problems.push(format!("{place}: {e}"));
             failed.push((model, fold));
         };
@@ -84,7 +84,7 @@ impl Command {
                     (spent, made) = (spent + start.elapsed(), made + 1);
                     let done = grid.done()?;
                     let left = spent / made * (all - done) as u32;
-                    eprintln!("cell {done} of {all}: {said}; about {} left for one process", time(left));
+                    remark!("cell {done} of {all}: {said}; about {} left for one process", time(left));
                 }
                 Err(e) if e.kind() == Kind::Interrupted => return Err(e),
                 Err(e) => {
@@ -101,7 +101,7 @@ impl Command {
             output::print(&written)?;
         }
         if busy > 0 {
-            eprintln!("{done} of {all} cells are done, {busy} are being computed by other processes");
+            remark!("{done} of {all} cells are done, {busy} are being computed by other processes");
         }
         match &problems[..] {
             [] => Ok(()),
@@ -113,7 +113,7 @@ impl Command {
     /// Loads what a model's cells have in common.
     fn load(&self, grid: &Grid, model: usize) -> Result<Loaded> {
         let m = &grid.plan.models[model];
-        eprintln!("model {}", m.name);
+        remark!("model {}", m.name);
         let fingerprint = grid.fingerprint(m)?;
         let mut data = m.flags.data.clone();
         let cache = data.cache.get_or_insert_with(|| grid.out.join("cache")).clone();

@@ -20,7 +20,7 @@ pub struct Command {
 impl Command {
     pub fn run(self) -> Result<()> {
         for path in export::export(&self.file, self.format, &self.out)? {
-            eprintln!("wrote {}", path.display());
+            remark!("wrote {}", path.display());
         }
         Ok(())
     }

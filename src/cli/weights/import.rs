@@ -200,7 +200,7 @@ impl Command {
         if let (Some(expected), Some(seen)) = (expected, of(p))
             && let Some(complaint) = expected.complaint(&seen)
         {
-            eprintln!("warning: --preprocess {}: {complaint}", p.name());
+            remark!("warning: --preprocess {}: {complaint}", p.name());
         }
         Ok(expected)
     }
