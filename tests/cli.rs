@@ -204,6 +204,19 @@ fn predict_in_every_form() {
     assert!(lines[0].contains("scale 1 to 9; m.safetensors") && lines[1].ends_with("pictures/1.png"), "{table}");
 }
 
+/// Before any is made: a hundred thousand take the machine with them.
+#[test]
+fn more_threads_than_a_machine_stands_are_refused() {
+    let dir = folder();
+    for n in ["0", "100000", "18446744073709551615"] {
+        for args in [&["predict", "--model", "m.safetensors", "pictures"][..], &["gradcheck"], &["bench", "load"]] {
+            let out = run(dir.path(), &[args, &["--threads", n]].concat());
+            assert_eq!(out.status.code(), Some(2), "{args:?} {n}");
+            assert!(text(&out.stderr).contains("not a number from 1 to "), "{}", text(&out.stderr));
+        }
+    }
+}
+
 /// A full disk behind stderr loses remarks, and nothing else; one behind stdout is an error.
 #[cfg(target_os = "linux")]
 #[test]

@@ -1,6 +1,6 @@
 //! `gradcheck`: is the gradient of a training step the derivative of its loss? In float64, by the definition of every op.
 
-use super::reading::batch;
+use super::reading::{batch, threads};
 use super::subject::{Scale, Subject};
 use super::{Bar, output};
 use crate::error::{Error, Result};
@@ -28,7 +28,7 @@ pub struct Command {
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
     /// Threads; all cores by default.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_parser = threads, value_name = "N")]
     threads: Option<usize>,
     /// One JSON object instead of a table.
     #[arg(long)]

@@ -118,7 +118,7 @@ pub struct Compute {
     #[arg(long, default_value = "auto", value_name = "NAME")]
     pub device: String,
     /// Threads that compute and that decode; all cores by default.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_parser = reading::threads, value_name = "N")]
     pub threads: Option<usize>,
     /// Look for NaN and infinity after every op, and stop at the first one: slower.
     #[arg(long)]
@@ -129,15 +129,17 @@ impl Compute {
     /// Lets whatever is parallel beside the device, such as decoding, keep to `--threads`. To be called before it begins.
     pub fn bind_threads(&self) {
         let Some(n) = self.threads else { return };
-        // A pool that is there already (in a test) stays.
-        let _ = rayon::ThreadPoolBuilder::new().num_threads(n).build_global();
+        // A pool that is there already stays.
+        let made = rayon::ThreadPoolBuilder::new().num_threads(n).build_global().is_ok();
         let cores = std::thread::available_parallelism().map_or(n, usize::from);
-        if n > cores {
+        if made && n > cores {
             remark!("note: {n} threads share {cores} cores: results are the same, and later");
         }
     }
 
     pub fn open(&self) -> Result<Box<dyn Device>> {
+        // A CPU computes on the same threads.
+        self.bind_threads();
         let checks = if self.check_finite { Checks::Finite } else { Checks::None };
         device::open_with(&self.device, self.threads, checks)
     }

@@ -130,6 +130,18 @@ impl Model {
     }
 }
 
+/// Threads for each that the machine has, at most: more only wait, and a system dies of very many.
+const CROWD: usize = 16;
+
+/// `--threads`, refused before any is made.
+pub fn threads(text: &str) -> std::result::Result<usize, String> {
+    let most = CROWD * std::thread::available_parallelism().map_or(1, usize::from);
+    match text.parse() {
+        Ok(n) if (1..=most).contains(&n) => Ok(n),
+        _ => Err(format!("not a number from 1 to {most}, {CROWD} for each that this machine runs at once")),
+    }
+}
+
 /// `--batch` as a positive number.
 pub fn batch(text: &str) -> std::result::Result<usize, String> {
     match text.parse() {

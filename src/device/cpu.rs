@@ -21,7 +21,7 @@ type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 pub struct Cpu {
     simd: Simd,
     checks: Checks,
-    pool: rayon::ThreadPool,
+    pool: Pool,
     graph: Graph,
     plans: Vec<Ready>,
     persistent: Memory,
@@ -30,6 +30,28 @@ pub struct Cpu {
     mapped: HashMap<Value, (Bytes, Range<usize>)>,
     arena: Memory,
     last: usize,
+}
+
+/// Threads that compute: those that the process has for whatever is parallel, or as many of its own as were asked for.
+struct Pool(Option<rayon::ThreadPool>);
+
+impl Pool {
+    fn new(threads: Option<usize>) -> Result<Self> {
+        let Some(own) = threads.filter(|n| *n != rayon::current_num_threads()) else { return Ok(Self(None)) };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(own).build();
+        Ok(Self(Some(pool.map_err(|e| Error::job(format!("cannot start threads: {e}")).fix("lower --threads"))?)))
+    }
+
+    fn threads(&self) -> usize {
+        self.0.as_ref().map_or_else(rayon::current_num_threads, rayon::ThreadPool::current_num_threads)
+    }
+
+    fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        match &self.0 {
+            Some(pool) => pool.install(f),
+            None => rayon::scope(|_| f()),
+        }
+    }
 }
 
 /// A plan with its launches and their operands resolved to addresses.
@@ -48,14 +70,10 @@ impl Cpu {
     }
     /// A chosen vector level and chosen checks.
     pub fn with(simd: Simd, threads: Option<usize>, checks: Checks) -> Result<Self> {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.unwrap_or(0))
-            .build()
-            .map_err(|e| Error::job(format!("cannot start threads: {e}")).fix("lower --threads"))?;
         Ok(Self {
             simd,
             checks,
-            pool,
+            pool: Pool::new(threads)?,
             graph: Graph::default(),
             plans: vec![],
             persistent: Memory::zeroed(0)?,
@@ -162,7 +180,7 @@ impl Cpu {
 impl Device for Cpu {
     fn name(&self) -> String {
         let simd = format!("{:?}", self.simd).to_lowercase();
-        format!("cpu ({simd}, {} threads)", self.pool.current_num_threads())
+        format!("cpu ({simd}, {} threads)", self.pool.threads())
     }
 
     fn load(&mut self, g: &Graph, plans: &[Plan]) -> Result<()> {
@@ -303,5 +321,18 @@ fn routine(launch: &Launch) -> &Routine {
     match &launch.code {
         Code::Host(routine) | Code::Definition(routine) => routine,
         Code::Kernel(_) => unreachable!("lowered for the host"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_that_are_there_are_used() {
+        let there = rayon::current_num_threads();
+        assert!(Pool::new(None).unwrap().0.is_none() && Pool::new(Some(there)).unwrap().0.is_none());
+        let own = Pool::new(Some(there + 1)).unwrap();
+        assert_eq!((own.threads(), own.install(rayon::current_num_threads)), (there + 1, there + 1));
     }
 }

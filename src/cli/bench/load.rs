@@ -31,9 +31,6 @@ impl Drop for Temporary {
 impl Load {
     pub fn run(&self) -> Result<()> {
         let old = self.common.check()?;
-        if self.threads == Some(0) {
-            return Err(Error::usage("--threads must be at least 1"));
-        }
         let sources = self.sources()?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = self.threads.unwrap_or(cores);

@@ -67,7 +67,7 @@ struct Load {
     #[arg(long, default_value = "25", value_parser = super::reading::batch, value_name = "N")]
     batch: usize,
     /// Most threads that decode; all cores by default.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_parser = super::reading::threads, value_name = "N")]
     threads: Option<usize>,
     #[command(flatten)]
     common: Common,
