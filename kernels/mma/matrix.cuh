@@ -11,10 +11,10 @@ __device__ inline Chunk gather(F f) {
     return c;
 }
 
-/// A chunk from p on, of which `left` elements exist, to shared memory, zeros after them. With VEC all exist or none, and p is
-/// aligned.
-__device__ inline void chunk_of(u32 to, const Real *p, int left) {
-    if (VEC == CHUNK) {
+/// A chunk from p on, of which `left` elements exist, to shared memory, zeros after them. With VEC, and where chunks are `whole`,
+/// all exist or none, and p is aligned.
+__device__ inline void chunk_of(u32 to, const Real *p, int left, bool whole = false) {
+    if (VEC == CHUNK || whole) {
         copy(to, p, left > 0);
     } else {
         put(to, gather([&](int i) { return i < left ? p[i] : Real{}; }));
@@ -48,15 +48,18 @@ struct Across : DepthOuter<COLUMNS> {
     typedef DepthOuter<COLUMNS> Place;
     const Real *p;
     int left, width, stride;
+    /// Whether rows consist of chunks, even where those of the other operand do not: a picture's filters, say.
+    const bool whole;
     __device__ Across(const Real *m, int first, int columns, int stride, int begin, int end)
         : p(m + (u64)(begin + Place::depth()) * stride + first + Place::column()),
           left(end - begin - Place::depth()),
           width(columns - first - Place::column()),
-          stride(stride) {}
+          stride(stride),
+          whole(stride % CHUNK == 0 && columns % CHUNK == 0) {}
     __device__ void load(u32 to) {
 #pragma unroll
         for (int i = 0; i < Place::EACH; ++i)
-            chunk_of(to + Place::own(i), p + (u64)(i * Place::APART) * stride, i * Place::APART < left ? width : 0);
+            chunk_of(to + Place::own(i), p + (u64)(i * Place::APART) * stride, i * Place::APART < left ? width : 0, whole);
         p += (u64)BK * stride;
         left -= BK;
     }
