@@ -16,7 +16,7 @@ static_assert(SIZE * BK == 64 || SIZE * BK == 128, "bytes of a row in shared mem
 static_assert(VEC == 1 || VEC == CHUNK, "elements per load");
 
 /// Eight warps cut the tile.
-constexpr int WARPS_N = BN >= 128 ? 4 : 2, WARPS_M = 8 / WARPS_N;
+constexpr int WARPS_N = BM < 64 || (BN >= 128 && BM <= BN) ? 4 : 2, WARPS_M = 8 / WARPS_N;
 constexpr int WARP_M = BM / WARPS_M, WARP_N = BN / WARPS_N;
 static_assert(WARP_M % 16 == 0 && WARP_N % 16 == 0, "fragments of 16 x 16");
 

@@ -73,17 +73,9 @@ impl<'a> Gpu<'a> {
         self.choices.products
     }
 
-    /// The variant of a kernel for products of m x n x depth ([`Choices::tile`]), `copies` of them an instance. The next call
-    /// computes them.
-    pub fn tile(
-        &mut self,
-        kernel: &'static Kernel,
-        given: Vec<(&'static str, i64)>,
-        extents: [usize; 3],
-        copies: usize,
-        price: impl Fn(&'static [i64]) -> Price,
-    ) -> &'static [i64] {
-        let product = Product { kernel, given, extents, copies: copies * self.group.len() };
+    /// The variant of a kernel ([`Choices::tile`]) for `product`, which is that of one instance. The next call computes all.
+    pub fn tile(&mut self, product: Product, price: impl Fn(&'static [i64]) -> Price) -> &'static [i64] {
+        let product = Product { copies: product.copies * self.group.len(), ..product };
         let tile = self.choices.tile(&product, &price);
         self.product = Some((product, price(tile)));
         tile

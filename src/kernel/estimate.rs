@@ -107,6 +107,11 @@ impl Limits {
         CACHE[1].min(REACHED * 1e9 * self.bandwidth as f64 / CLOCK / busy.max(1) as f64)
     }
 
+    /// Clocks in which all multiprocessors move bytes from or to memory.
+    pub fn moved(&self, bytes: f64) -> f64 {
+        bytes / (self.multiprocessors as f64 * self.memory(self.multiprocessors))
+    }
+
     /// Clocks of a product of matrices, and what takes longest within the loop: whole waves of blocks, each bound by
     /// arithmetic, shared memory or cache; beginning and end of a block hide behind another one's loop where two are resident
     /// and the loop is long enough.

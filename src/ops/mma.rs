@@ -5,6 +5,7 @@ use super::tile::{Tile, index};
 use crate::cuda_struct;
 use crate::graph::Operand::{self, In, Out, Scratch};
 use crate::graph::{Gpu, Op};
+use crate::kernel::choices::Product;
 use crate::kernel::estimate::Price;
 use crate::kernel::gpu::{Access, CudaStruct, Kernel, STORED};
 use crate::kernel::{Launch, Products};
@@ -27,13 +28,22 @@ const fn float([m, n, k]: [i64; 3], stages: i64, vec: i64, terms: i64) -> [i64; 
 }
 
 /// Every tile, for all operands: large before small, those that copy 16 bytes at once before those that gather.
-pub(super) const TILES: &[&[i64]] = &[
+const TILES: &[&[i64]] = &[
+    // For many pixels and few filters, and for few pixels.
+    &row([256, 128, 32], 4, 8, 1),
+    &row([256, 64, 32], 3, 8, 1),
+    &row([32, 64, 64], 3, 8, 1),
+    &row([256, 128, 32], 4, 8, 2),
+    &row([256, 64, 32], 3, 8, 2),
+    &row([32, 64, 64], 3, 8, 2),
+    // For all.
     &row([128, 256, 64], 3, 8, 1),
     &row([128, 256, 32], 4, 8, 1),
     &row([128, 128, 64], 3, 8, 1),
     &row([128, 128, 32], 4, 8, 1),
     &row([128, 64, 32], 4, 8, 1),
     &row([64, 64, 32], 4, 8, 1),
+    &row([128, 64, 32], 3, 1, 1),
     &row([64, 64, 32], 3, 1, 1),
     &row([128, 256, 64], 3, 8, 2),
     &row([128, 256, 32], 4, 8, 2),
@@ -41,6 +51,7 @@ pub(super) const TILES: &[&[i64]] = &[
     &row([128, 128, 32], 4, 8, 2),
     &row([128, 64, 32], 4, 8, 2),
     &row([64, 64, 32], 4, 8, 2),
+    &row([128, 64, 32], 3, 1, 2),
     &row([64, 64, 32], 3, 1, 2),
     &float([128, 128, 16], 4, 4, 3),
     &float([128, 64, 16], 4, 4, 3),
@@ -50,7 +61,19 @@ pub(super) const TILES: &[&[i64]] = &[
     &float([128, 64, 16], 4, 4, 1),
     &float([64, 64, 16], 4, 4, 1),
     &float([64, 64, 16], 3, 1, 1),
+    // For few filters and what many taps see.
+    &row([64, 256, 32], 3, 8, 1),
+    &row([64, 256, 32], 3, 8, 2),
 ];
+
+/// Tiles of pixels by filters or channels.
+pub(super) const PIXELS: &[&[i64]] = TILES.split_at(TILES.len() - 2).0;
+
+/// Tiles of filters by taps and channels.
+pub(super) const FILTERS: &[&[i64]] = TILES.split_at(6).1;
+
+/// Tiles of dense layers, whose batches have few rows.
+pub(super) const MATRICES: &[&[i64]] = PIXELS.split_at(6).1;
 
 /// What tensor cores multiply: how the operands are stored, and of how many products one is made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,20 +102,23 @@ pub fn storage(op: &dyn Op, ins: &[Type]) -> DType {
     ins.iter().map(|t| t.dtype).find(|d| product && d.is_half()).unwrap_or(DType::F32)
 }
 
-/// The tile of `copies` products of m x n x depth an instance, whose operands are copied along the `aligned` extents. It
-/// changes the speed, not the bits.
-pub(super) fn tile(
-    gpu: &mut Gpu,
+/// `copies` products of m x n x depth an instance, whose operands are copied along the `aligned` extents.
+pub(super) fn product(
     kernel: &'static Kernel,
     Factors { storage, terms }: Factors,
     aligned: &[usize],
     extents: [usize; 3],
     copies: usize,
-) -> Tile {
+) -> Product {
     let chunk = 16 / storage.bytes();
     let vec = if aligned.iter().all(|e| e.is_multiple_of(chunk)) { chunk as i64 } else { 1 };
     let given = vec![("VEC", vec), ("STORAGE", storage.code()), ("TERMS", terms)];
-    Tile::new(gpu.tile(kernel, given, extents, copies, price))
+    Product { kernel, given, extents, copies }
+}
+
+/// The tile of a [`product`]. It changes the speed, not the bits.
+pub(super) fn tile(gpu: &mut Gpu, product: Product) -> Tile {
+    Tile::new(gpu.tile(product, price))
 }
 
 /// Multiply-adds of 16 bits per clock that mma.sync gets out of a multiprocessor, twice those of tf32: 62 % of an H100's 2048
@@ -109,10 +135,11 @@ const GATHER: f64 = 12.0;
 const INSTRUCTIONS: f64 = 128.0;
 
 /// `kernels/mma/multiply.cuh`: products, or what goes into shared memory once and out of it to eight warps.
-fn price(consts: &[i64]) -> Price {
+pub(super) fn price(consts: &[i64]) -> Price {
     let [m, n, _, _, vec, storage, terms, shared] = consts[..] else { unreachable!("CONSTS") };
     let size = if storage == DType::F32.code() { 4 } else { 2 };
-    let across = if n >= 128 { 4 } else { 2 };
+    // WARPS_N
+    let across = if m < 64 || (n >= 128 && m <= n) { 4 } else { 2 };
     let warps = 8 * (m * across / 8 + n / across);
     let gather = if vec == 1 { GATHER * (m + n) as f64 / INSTRUCTIONS } else { 0.0 };
     Price {

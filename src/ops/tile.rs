@@ -4,7 +4,8 @@ functions of shapes, never of the GPU at hand: the same shape has the same bits 
 use crate::cuda_struct;
 use crate::graph::Gpu;
 use crate::graph::Operand::{self, In, Scratch};
-use crate::kernel::estimate::Price;
+use crate::kernel::choices::Product;
+use crate::kernel::estimate::{Limits, Price};
 use crate::kernel::gpu::{Access, CudaStruct, Kernel, PLAIN};
 
 /// Blocks that occupy a large GPU: two on each of 132 multiprocessors.
@@ -12,6 +13,10 @@ const BUSY: usize = 264;
 
 /// Depth that is worth a part of its own.
 const LEAST: usize = 128;
+
+/// Bytes that the parts of a sum take together, at most: half of an H100's second-level cache, so that they are read from there
+/// and need little memory.
+const SUMS: usize = 25_000_000;
 
 /// Every tile's step divides it, so that what is cut by it does not depend on the tile.
 pub(super) const STEP: usize = 16;
@@ -43,14 +48,18 @@ impl Tile {
         extents: [usize; 3],
         copies: usize,
     ) -> Tile {
-        let given = vec![("VEC", vector(aligned) as i64)];
-        Tile::new(gpu.tile(kernel, given, extents, copies, price))
+        Tile::new(gpu.tile(product(kernel, aligned, extents, copies), price))
     }
+}
+
+/// `copies` products of m x n x depth an instance, whose operands are loaded along the `aligned` extents.
+pub(super) fn product(kernel: &'static Kernel, aligned: &[usize], extents: [usize; 3], copies: usize) -> Product {
+    Product { kernel, given: vec![("VEC", vector(aligned) as i64)], extents, copies }
 }
 
 /// `kernels/tile/multiply.cuh`: of 16 multiply-adds, loads of squares from shared memory and a dozen instructions for every
 /// step, four warps issue one per clock; those loads are among what is issued.
-fn price(consts: &[i64]) -> Price {
+pub(super) fn price(consts: &[i64]) -> Price {
     let [m, n, k] = [0, 1, 2].map(|i| consts[i] as f64);
     let squares = m * n / 4096.0;
     let loads = if squares == 4.0 { 4.0 } else { squares + 1.0 };
@@ -75,6 +84,28 @@ pub fn parts(blocks: usize, depth: usize, step: usize) -> (usize, usize) {
     let wanted = BUSY.div_ceil(blocks).min(depth.div_ceil(LEAST)).max(1);
     let part = depth.div_ceil(wanted).next_multiple_of(step);
     (depth.div_ceil(part), part)
+}
+
+/// How the depth of `product` is cut where parts of it are to fill whole turns of a GPU: (parts, terms in each), terms in
+/// multiples of `step`. Of all cuts the one of the least estimate for the card that [`Limits`] has by default, in the tile that
+/// is best there, with the sums of its parts written and read. Whatever card and tile compute it, the cut is the same, and so
+/// are the bits.
+pub(super) fn cut(product: &Product, step: usize, price: impl Fn(&'static [i64]) -> Price) -> (usize, usize) {
+    let (limits, [m, n, depth]) = (Limits::default(), product.extents);
+    let prices: Vec<Price> = product.candidates(&limits).into_iter().map(price).collect();
+    let clocks = |parts: usize, part: usize| {
+        let part = Product { extents: [m, n, part], copies: parts * product.copies, ..product.clone() };
+        let sums = if parts > 1 { 2.0 * 4.0 * (part.copies * m * n) as f64 } else { 0.0 };
+        prices.iter().map(|p| limits.clocks(&part, p)).fold(f64::INFINITY, f64::min) + limits.moved(sums)
+    };
+    let cut = |wanted: usize| {
+        let part = depth.div_ceil(wanted).next_multiple_of(step);
+        let parts = depth.div_ceil(part);
+        (clocks(parts, part), (parts, part))
+    };
+    let most = BUSY.min(depth.div_ceil(LEAST)).min(SUMS / (4 * m * n * product.copies)).max(1);
+    let cuts = (1..=most).map(cut);
+    cuts.min_by(|a, b| a.0.total_cmp(&b.0)).expect("one part at least").1
 }
 
 cuda_struct! {

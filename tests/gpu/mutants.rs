@@ -5,7 +5,8 @@ use super::common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// One bug: where, what it is called, the text that is replaced (which occurs once) and by what, and the cases that run.
+/// One bug: where, what it is called, the text that is replaced (which occurs once) and by what, and the cases that run; behind
+/// `tiles: `, in every tile.
 struct Mutant {
     file: &'static str,
     bug: &'static str,
@@ -178,6 +179,9 @@ const MUTANTS: &[Mutant] = &[
     m("mma/multiply.cuh", "sums of rows eight further", "lane() / 4 + 8 * h, at[i].of(h));", "lane() / 4 + 8 * h, at[i].of(1 - h));", "conv.wgrad [BF16 k32"),
     m("mma/multiply.cuh", "depths of float32 in another order on one side", "element(from, m + i % 2 * 8, 8 * k + i / 2 * 4)", "element(from, m + i / 2 * 8, 8 * k + i % 2 * 4)", "conv.wgrad [k32 3x3"),
     m("mma/multiply.cuh", "every step of float32 is the first", "element(from, n + i / 2 * 8, 8 * k + i % 2 * 4)", "element(from, n + i / 2 * 8, i % 2 * 4)", "conv.dgrad [k32 3x3"),
+    m("mma/multiply.cuh", "the lower half of a tall tile is left out", "WARP_M = BM / WARPS_M", "WARP_M = (BM < 256 ? BM : 128) / WARPS_M", "tiles: conv.fprop [BF16 k264"),
+    m("mma/multiply.cuh", "the right half of a wide tile is left out", "WARP_N = BN / WARPS_N", "WARP_N = (BN < 256 || BM > 64 ? BN : 128) / WARPS_N", "tiles: conv.wgrad [BF16 k8 1x1 stride [1, 1] groups 1 x [1, 14, 14, 264"),
+    m("mma/matrix.cuh", "rows are copied by chunks that they do not consist of", "whole(stride % CHUNK == 0 && columns % CHUNK == 0)", "whole(true)", "conv.wgrad [BF16 k19"),
     m("mma/factor.cuh", "lo hi is left out", "        mma(step, lo, b.hi[2 * half], b.hi[2 * half + 1]);\n", "", VECTORS),
     m("mma/factor.cuh", "hi lo is left out", "        mma(step, hi, b.lo[2 * half], b.lo[2 * half + 1]);\n", "", VECTORS),
     m("mma/factor.cuh", "hi hi is lo lo", "mma(step, hi, b.hi[2 * half], b.hi[2 * half + 1]);", "mma(step, lo, b.lo[2 * half], b.lo[2 * half + 1]);", VECTORS),
@@ -229,6 +233,8 @@ const MUTANTS: &[Mutant] = &[
 /// The tests that look for bugs, and those that look for an index that is too narrow.
 const CHECKS: &[&str] = &["kernels_", "same_bits", "grouped_", "nan_"];
 const INDICES: &[&str] = &["indices_"];
+/// Every tile of a case against the one that the rule takes.
+const TILES: &[&str] = &["tiles_"];
 
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
@@ -249,12 +255,16 @@ fn run(mutant: &Mutant) -> Option<String> {
     let text = std::fs::read_to_string(&path).unwrap();
     assert_eq!(text.matches(mutant.from).count(), 1, "{}: `{}` occurs once", mutant.file, mutant.from);
     std::fs::write(&path, text.replace(mutant.from, mutant.to)).unwrap();
+    let (checks, cases) = match mutant.cases.strip_prefix("tiles: ") {
+        Some(cases) => (TILES, cases),
+        None => (if mutant.cases.starts_with("huge") { INDICES } else { CHECKS }, mutant.cases),
+    };
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(if mutant.cases.starts_with("huge") { INDICES } else { CHECKS })
+        .args(checks)
         .args(["--nocapture", "--test-threads=1"])
         .env("DEEP_AFFECT_KERNELS", dir.path())
         .env("DEEP_AFFECT_CACHE", dir.path())
-        .env("CASES", mutant.cases)
+        .env("CASES", cases)
         .output()
         .unwrap();
     let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();

@@ -71,13 +71,13 @@ const VECTORS: &[&[i64]] = &[&[4], &[1]];
 static FPROP: Kernel = kernel("conv_fprop", "conv/fprop.cu", 5, tile::CONSTS, FPROP_TILES);
 static DGRAD: Kernel = kernel("conv_dgrad", "conv/dgrad.cu", 5, tile::CONSTS, DGRAD_TILES);
 static WGRAD: Kernel = kernel("conv_wgrad", "conv/wgrad.cu", 4, tile::CONSTS, WGRAD_TILES);
-const fn mma(entry: &'static str, source: &'static str, operands: usize) -> Kernel {
-    kernel(entry, source, operands, mma::CONSTS, mma::TILES)
+const fn mma(entry: &'static str, source: &'static str, operands: usize, tiles: &'static [&'static [i64]]) -> Kernel {
+    kernel(entry, source, operands, mma::CONSTS, tiles)
 }
 
-static FPROP_MMA: Kernel = mma("conv_fprop_mma", "mma/fprop.cu", 5);
-static DGRAD_MMA: Kernel = mma("conv_dgrad_mma", "mma/dgrad.cu", 5);
-static WGRAD_MMA: Kernel = mma("conv_wgrad_mma", "mma/wgrad.cu", 4);
+static FPROP_MMA: Kernel = mma("conv_fprop_mma", "mma/fprop.cu", 5, mma::PIXELS);
+static DGRAD_MMA: Kernel = mma("conv_dgrad_mma", "mma/dgrad.cu", 5, mma::PIXELS);
+static WGRAD_MMA: Kernel = mma("conv_wgrad_mma", "mma/wgrad.cu", 4, mma::FILTERS);
 static DIRECT_FPROP: Kernel = kernel("conv_direct_fprop", "conv/direct.cu", 4, &[], PLAIN);
 static DIRECT_DGRAD: Kernel = kernel("conv_direct_dgrad", "conv/direct.cu", 4, &[], PLAIN);
 static DIRECT_WGRAD: Kernel = kernel("conv_direct_wgrad", "conv/direct.cu", 3, &[], PLAIN);
@@ -215,7 +215,8 @@ pub fn fprop(mut gpu: Gpu, form: Form, s: &ConvShape, end: Epilogue) -> Vec<Laun
         Form::Tiled | Form::Mma(_) => {
             let (kernel, tile) = match form {
                 Form::Mma(factors) => {
-                    (&FPROP_MMA, mma::tile(&mut gpu, &FPROP_MMA, factors, &aligned(s), extents, s.groups))
+                    let product = mma::product(&FPROP_MMA, factors, &aligned(s), extents, s.groups);
+                    (&FPROP_MMA, mma::tile(&mut gpu, product))
                 }
                 _ => (&FPROP, Tile::choose(&mut gpu, &FPROP, &[s.group_c()], extents, s.groups)),
             };
@@ -246,7 +247,8 @@ pub fn dgrad(mut gpu: Gpu, form: Form, s: &ConvShape, end: Epilogue) -> Vec<Laun
                 ([phase, s.group_c(), s.group_k() * (s.taps()[0] * s.taps()[1]).div_ceil(phases)], phases * s.groups);
             let (kernel, tile) = match form {
                 Form::Mma(factors) => {
-                    (&DGRAD_MMA, mma::tile(&mut gpu, &DGRAD_MMA, factors, &aligned(s), extents, copies))
+                    let product = mma::product(&DGRAD_MMA, factors, &aligned(s), extents, copies);
+                    (&DGRAD_MMA, mma::tile(&mut gpu, product))
                 }
                 _ => (&DGRAD, Tile::choose(&mut gpu, &DGRAD, &aligned(s), extents, copies)),
             };
@@ -259,22 +261,26 @@ pub fn dgrad(mut gpu: Gpu, form: Form, s: &ConvShape, end: Epilogue) -> Vec<Laun
 /// dw = correlation of x with dy and, with `bias`, db = the column sums of dy; operands x, dy.
 pub fn wgrad(mut gpu: Gpu, form: Form, s: &ConvShape, bias: bool) -> Vec<Launch> {
     let (size, pixels, vec) = (s.k * width(s), s.n * s.p * s.q, vector(&[s.c]));
-    let cut = |m: usize, n: usize| s.groups * s.group_k().div_ceil(m) * width(s).div_ceil(n);
-    // Tiles share one cut, and therefore change no bit.
-    let (busy, step) = match form {
-        Form::Direct => (size.div_ceil(256), 1),
-        Form::Depthwise => (s.c.div_ceil(32) * s.taps()[0] * s.taps()[1], 1),
-        Form::Tiled => (cut(128, 128), tile::STEP),
-        Form::Mma(_) => (cut(128, 128), mma::STEP),
+    let [direct, depthwise] = [size.div_ceil(256), s.c.div_ceil(32) * s.taps()[0] * s.taps()[1]];
+    let (aligned, whole) = (aligned(s), [s.group_k(), width(s), pixels]);
+    let product = |extents, copies| match form {
+        Form::Mma(factors) => mma::product(&WGRAD_MMA, factors, &aligned, extents, copies),
+        _ => tile::product(&WGRAD, &aligned, extents, copies),
     };
-    let (parts, part) = parts(busy, pixels, step);
+    // Tiles share one cut, and therefore change no bit.
+    let (parts, part) = match form {
+        Form::Direct => parts(direct, pixels, 1),
+        Form::Depthwise => parts(depthwise, pixels, 1),
+        Form::Tiled => tile::cut(&product(whole, s.groups), tile::STEP, tile::price),
+        Form::Mma(_) => tile::cut(&product(whole, s.groups), mma::STEP, mma::price),
+    };
     let (extents, copies) = ([s.group_k(), width(s), part], parts * s.groups);
-    let of = |kernel, tile: Tile| (kernel, tile.consts, cut(tile.m, tile.n));
+    let of = |kernel, t: Tile| (kernel, t.consts, s.groups * s.group_k().div_ceil(t.m) * width(s).div_ceil(t.n));
     let (kernel, consts, blocks) = match form {
-        Form::Direct => (&DIRECT_WGRAD, &[][..], busy),
-        Form::Depthwise => (&DEPTHWISE_WGRAD, &[vec as i64][..], busy),
-        Form::Tiled => of(&WGRAD, Tile::choose(&mut gpu, &WGRAD, &aligned(s), extents, copies)),
-        Form::Mma(factors) => of(&WGRAD_MMA, mma::tile(&mut gpu, &WGRAD_MMA, factors, &aligned(s), extents, copies)),
+        Form::Direct => (&DIRECT_WGRAD, &[][..], direct),
+        Form::Depthwise => (&DEPTHWISE_WGRAD, &[vec as i64][..], depthwise),
+        Form::Tiled => of(&WGRAD, Tile::choose(&mut gpu, &WGRAD, &aligned, extents, copies)),
+        Form::Mma(_) => of(&WGRAD_MMA, mma::tile(&mut gpu, product(extents, copies))),
     };
     let (args, grid) = (args(s, Epilogue { bias, ..Epilogue::default() }, part), [blocks, parts]);
     let (dw, db) = ((Out(0), size), if bias { (Out(1), s.k) } else { NO_SUM });

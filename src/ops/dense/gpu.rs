@@ -63,7 +63,7 @@ static DGRAD: Kernel = gemm("dense_dgrad", 4);
 static WGRAD: Kernel = gemm("dense_wgrad", 4);
 
 const fn mma(entry: &'static str, operands: usize) -> Kernel {
-    Kernel { source: "mma/dense.cu", consts: mma::CONSTS, variants: mma::TILES, ..gemm(entry, operands) }
+    Kernel { source: "mma/dense.cu", consts: mma::CONSTS, variants: mma::MATRICES, ..gemm(entry, operands) }
 }
 
 static FPROP_MMA: Kernel = mma("dense_fprop_mma", 3);
@@ -196,7 +196,7 @@ impl Cut {
         let (parts, part) = parts(blocks, depth, step);
         let extents = [m, n, part];
         let tile = match factors {
-            Some(factors) => mma::tile(gpu, kernel, factors, aligned, extents, parts),
+            Some(factors) => mma::tile(gpu, mma::product(kernel, factors, aligned, extents, parts)),
             None => Tile::choose(gpu, kernel, aligned, extents, parts),
         };
         let grid = [m.div_ceil(tile.m) * n.div_ceil(tile.n), parts];
