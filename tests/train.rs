@@ -10,13 +10,14 @@ use deep_affect::models::{Architecture, Config};
 use deep_affect::ops::optim::Sgd;
 use deep_affect::plan::Options;
 use deep_affect::preprocess::{Resize, View};
-use deep_affect::train::checkpoint::{self, Card, Stored};
+use deep_affect::train::checkpoint::{self, Card};
 use deep_affect::train::features::{self, Extracted};
 use deep_affect::train::fit::{self, Best, Inputs, Samples, Settings, SgdForm, State, Targets, Updates, Watch};
 use deep_affect::train::network::{Blueprint, EVAL, Method, Network, PENALTY, Precision, TRAIN, Task};
 use deep_affect::train::params::{Initial, MappedFile};
 use deep_affect::train::predictor::Predictor;
 use deep_affect::train::schedule::{Decay, PlateauRule, Threshold};
+use deep_affect::train::stored::Stored;
 use deep_affect::weights::WeightFile;
 use deep_affect::weights::init::Rule;
 use std::path::Path;
@@ -420,7 +421,7 @@ fn mapped_weights_are_as_good_as_copied_ones() {
         for v in s.graph.of_kind(Role::Param).collect::<Vec<_>>() {
             let name = s.graph.name(v).to_string();
             match file.aligned_f32(&name) {
-                Some(range) if mapped => s.bind(v, Arc::new(MappedFile(file.clone())), range).unwrap(),
+                Some(range) if mapped => s.bind(v, Arc::new(MappedFile(file.clone())), range).map(drop).unwrap(),
                 _ => s.write(v, Data::F32(&file.tensor(&name).unwrap().to_f32().unwrap())).unwrap(),
             }
         }
@@ -542,7 +543,8 @@ fn a_head_on_features_is_the_whole_model_with_frozen_towers() {
             let again = made(i);
             assert!(again.members == e.members, "features, time {i}");
             let sorted = |e: &Extracted| {
-                let mut t = e.towers.clone();
+                let of = |t: &Stored| (t.name.clone(), t.shape.clone(), t.values().unwrap().into_owned());
+                let mut t: Vec<_> = e.towers.iter().map(of).collect();
                 t.sort_by(|a, b| a.0.cmp(&b.0));
                 t
             };

@@ -9,13 +9,13 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::models::{Base, TOWER, Tower};
 use crate::preprocess::Preprocess;
-use crate::train::checkpoint::{self, Card, Stored};
+use crate::train::checkpoint::{self, Card};
 use crate::train::confusion::{Confusion, likeliest};
 use crate::train::fit::{self, Inputs, Samples, Settings, State, Targets};
 use crate::train::network::{Method, Network, Task};
 use crate::train::params::Initial;
+use crate::train::stored::{self, Stored};
 use crate::weights::init::Rule;
-use crate::weights::write::{Entry, write};
 use crate::weights::{CLASSES, IMAGE, LAYOUT, PREPROCESS, TowerWeights};
 use clap::Args;
 use std::collections::BTreeMap;
@@ -216,13 +216,13 @@ impl Classifier {
 
     /// Writes the tower as `train --weights` takes it, with the weights of a network, or of a checkpoint, by their names
     /// there.
-    pub fn save(&self, path: &Path, weights: impl IntoIterator<Item = Result<Stored>>) -> Result<()> {
-        let mut tensors = weights.into_iter().collect::<Result<Vec<Stored>>>()?;
+    pub fn save<'a>(&self, path: &Path, weights: impl Iterator<Item = Stored<'a>>) -> Result<()> {
         let prefix = format!("{}.", self.tower.name);
-        for (name, _, _) in &mut tensors {
-            *name = name.strip_prefix(&prefix).expect("a parameter of the tower").to_string();
-        }
-        let entries: Vec<Entry> = tensors.iter().map(|(n, s, x)| Entry::f32(n, s, x)).collect();
+        let renamed = |mut t: Stored<'a>| {
+            t.name = t.name.strip_prefix(&prefix).expect("a parameter of the tower").to_string();
+            t
+        };
+        let tensors: Vec<Stored> = weights.map(renamed).collect();
         let metadata = BTreeMap::from([
             (LAYOUT.to_string(), "KRSC".to_string()),
             (PREPROCESS.to_string(), json(&self.tower.preprocess)),
@@ -230,7 +230,7 @@ impl Classifier {
             (TOWER.to_string(), json(&self.tower)),
             (CLASSES.to_string(), json(&self.classes)),
         ]);
-        write(path, &metadata, &entries)
+        stored::write(path, &metadata, &tensors)
     }
 }
 

@@ -7,9 +7,10 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::hash;
 use crate::progress::Progress;
-use crate::train::checkpoint::{self, Card, Stored};
+use crate::train::checkpoint::{self, Card};
 use crate::train::fit::{self, Best, Samples, Settings, State, Watch};
 use crate::train::network::{Blueprint, Method, Network, Task};
+use crate::train::stored::Stored;
 use crate::weights::WeightFile;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ pub struct Run<'a> {
     /// Go on from there. Of a finished run only the weights are read.
     pub resume: bool,
     /// Weights that go into the file although the network does not have them.
-    pub extra: &'a [Stored],
+    pub extra: &'a [Stored<'a>],
 }
 
 impl Run<'_> {
@@ -127,7 +128,7 @@ struct Keeper<'a> {
     bar: Bar,
     checkpoint: Option<&'a Path>,
     card: Card,
-    extra: &'a [Stored],
+    extra: &'a [Stored<'a>],
     /// When this run last wrote one.
     saved: Option<Instant>,
 }

@@ -10,6 +10,7 @@ use crate::train::fit::Settings;
 use crate::train::network::Precision;
 use crate::train::params::Initial;
 use crate::train::schedule::PlateauRule;
+use crate::train::stored::Stored;
 use clap::Args;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -124,10 +125,7 @@ impl Command {
                 report.push_str(&format!("{name:>10}: {n:4} pictures, {all:.1} % right, {mean:.1} % over classes\n"));
             }
         }
-        let graph = &net.session.graph;
-        let stored = net.stored();
-        let stored = stored.iter().map(|&v| Ok((graph.name(v).into(), graph.dims(v).to_vec(), net.session.read(v)?)));
-        job.save(&self.out, stored)?;
+        job.save(&self.out, net.stored().into_iter().map(|v| Stored::of(&net.session, v)))?;
         output::print(&report)?;
         remark!("wrote {}", self.out.display());
         Ok(())

@@ -17,6 +17,7 @@ use crate::report::folder::prepare;
 use crate::train::confusion::Confusion;
 use crate::train::folds::Spread;
 use crate::train::params::Initial;
+use crate::train::stored::{Source, Stored};
 use crate::weights::WeightFile;
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -265,8 +266,8 @@ impl Command {
         let file = WeightFile::open(checkpoint(dir, best))?;
         let tower = dir.join("face.safetensors");
         let stored = file.infos().iter().map(|t| {
-            let values = file.tensor(&t.name)?.to_f32()?.into_owned();
-            Ok((t.name.clone(), t.shape.clone(), values))
+            let source = Source::File(file.clone(), t.name.clone());
+            Stored { name: t.name.clone(), shape: t.shape.clone(), source }
         });
         job.save(&tower, stored)?;
         let over = |of: fn(&Fold) -> f64| Spread::of(&done.iter().map(|f| Some(of(f))).collect::<Vec<_>>());

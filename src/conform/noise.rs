@@ -100,7 +100,7 @@ impl Device for Noisy {
         self.values[i as usize] = (0..data.len()).map(|i| data.at(i) as f32 as f64).collect();
         Ok(())
     }
-    fn bind(&mut self, _: Value, _: Arc<dyn AsRef<[u8]> + Send + Sync>, _: Range<usize>) -> Result<()> {
+    fn bind(&mut self, _: Value, _: Arc<dyn AsRef<[u8]> + Send + Sync>, _: Range<usize>) -> Result<bool> {
         Err(Error::job("not a device to bind weights on"))
     }
     fn read(&self, v: Value, into: &mut [f32]) -> Result<()> {

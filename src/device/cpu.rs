@@ -212,10 +212,11 @@ impl Device for Cpu {
         Ok(())
     }
 
-    fn bind(&mut self, v: Value, bytes: Bytes, range: Range<usize>) -> Result<()> {
+    fn bind(&mut self, v: Value, bytes: Bytes, range: Range<usize>) -> Result<bool> {
         let slice = &(*bytes).as_ref()[range.clone()];
         let updated = self.plans.iter().any(|p| p.plan.updates(&self.graph).contains(&v));
-        if updated || self.layout.guard > 0 || !(slice.as_ptr() as usize).is_multiple_of(4) {
+        let copied = updated || self.layout.guard > 0 || !(slice.as_ptr() as usize).is_multiple_of(4);
+        if copied {
             let t = self.graph.ty(v);
             self.persistent.bytes_mut()[self.layout.offset[v.i()]..][..t.bytes()].copy_from_slice(slice);
             self.mapped.remove(&v);
@@ -223,7 +224,12 @@ impl Device for Cpu {
             self.mapped.insert(v, (bytes, range));
         }
         self.plans.iter_mut().for_each(|p| p.calls.clear());
-        Ok(())
+        Ok(!copied)
+    }
+
+    fn lend(&self, v: Value) -> Option<&[f32]> {
+        let float32 = self.graph.ty(v).dtype == DType::F32;
+        bytemuck::try_cast_slice(self.bytes_of(v).ok()?).ok().filter(|_| float32)
     }
 
     fn read(&self, v: Value, into: &mut [f32]) -> Result<()> {

@@ -256,9 +256,9 @@ impl<D: Driver> Device for Gpu<D> {
         }
     }
 
-    fn bind(&mut self, v: Value, bytes: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Result<()> {
+    fn bind(&mut self, v: Value, bytes: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Result<bool> {
         let at = self.window(v)?.start;
-        self.driver.write(at, &(*bytes).as_ref()[range])
+        self.driver.write(at, &(*bytes).as_ref()[range]).map(|()| false)
     }
 
     fn read(&self, v: Value, into: &mut [f32]) -> Result<()> {

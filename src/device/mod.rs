@@ -114,10 +114,14 @@ pub trait Device: Send {
     /// Sets a persistent value. The length is checked by [`Session`].
     fn write(&mut self, v: Value, data: Data) -> Result<()>;
     /// Lets a persistent value live in a read-only mapping, without a copy, where the device can do that and no plan
-    /// updates the value; otherwise copies.
-    fn bind(&mut self, v: Value, bytes: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Result<()>;
+    /// updates the value; otherwise copies. True if it lives there.
+    fn bind(&mut self, v: Value, bytes: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Result<bool>;
     /// Reads a persistent value, or a wanted temporary of the plan that ran last.
     fn read(&self, v: Value, into: &mut [f32]) -> Result<()>;
+    /// What [`Device::read`] would copy, where a float32 value lies in this machine's memory.
+    fn lend(&self, _v: Value) -> Option<&[f32]> {
+        None
+    }
     /// [`Device::read`] in float64: exact on the reference device.
     fn read64(&self, v: Value) -> Result<Vec<f64>>;
     /// Runs one plan. `probe` is called after each launch.

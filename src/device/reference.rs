@@ -57,12 +57,13 @@ impl Device for Reference {
         self.persistent[v.i()] = (0..data.len()).map(|i| dtype.round(data.at(i))).collect();
         Ok(())
     }
-    fn bind(&mut self, v: Value, bytes: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Result<()> {
+    fn bind(&mut self, v: Value, bytes: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Result<bool> {
         let bytes = &(*bytes).as_ref()[range];
         self.write(
             v,
             Data::F32(&bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect::<Vec<_>>()),
-        )
+        )?;
+        Ok(false)
     }
     fn read(&self, v: Value, into: &mut [f32]) -> Result<()> {
         into.iter_mut().zip(self.read64(v)?).for_each(|(d, s)| *d = s as f32);

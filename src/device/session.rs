@@ -5,6 +5,7 @@ use super::{Data, Device, Probe};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::plan::{Options, Plan};
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -75,8 +76,9 @@ impl Session {
         self.changed(v);
         self.device.write(v, data)
     }
-    /// Sets a weight from a mapping, without a copy where the device can do that.
-    pub fn bind(&mut self, v: Value, bytes: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Result<()> {
+    /// Sets a weight from a mapping, without a copy where the device can do that: then true, and the mapping is what it
+    /// reads.
+    pub fn bind(&mut self, v: Value, bytes: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Result<bool> {
         self.expect(v, range.len() / 4)?;
         self.changed(v);
         self.device.bind(v, bytes, range)
@@ -110,6 +112,13 @@ impl Session {
         let mut into = vec![0.0; self.graph.ty(v).numel()];
         self.device.read(v, &mut into)?;
         Ok(into)
+    }
+    /// [`Session::read`] without a copy where the device has the value in this machine's memory.
+    pub fn values(&self, v: Value) -> Result<Cow<'_, [f32]>> {
+        match self.device.lend(v) {
+            Some(x) => Ok(Cow::Borrowed(x)),
+            None => self.read(v).map(Cow::Owned),
+        }
     }
     /// [`Session::read`] in float64.
     pub fn read64(&self, v: Value) -> Result<Vec<f64>> {

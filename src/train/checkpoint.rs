@@ -4,17 +4,16 @@ from which training goes on with the same bits. */
 
 use super::fit::{Best, Settings, State};
 use super::network::{Network, Task};
-use super::params::MappedFile;
+use super::params;
+use super::stored::{self, Source, Stored};
 use crate::bundled;
 use crate::data::Alpha;
 use crate::device::{Data, Session};
 use crate::error::{Error, Result};
-use crate::graph::Graph;
+use crate::graph::{Graph, Value};
 use crate::models::{Config, Tower};
-use crate::weights::write::Entry;
-use crate::weights::{IMAGE, LAYOUT, PREPROCESS, WeightFile, write};
+use crate::weights::{IMAGE, LAYOUT, PREPROCESS, WeightFile};
 use serde::{Deserialize, Serialize};
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -75,27 +74,21 @@ impl Card {
     }
 }
 
-/// A weight that is part of a model but not of the network being trained (a frozen tower's): name, shape, values.
-pub type Stored = (String, Vec<usize>, Vec<f32>);
-
-/// Writes a checkpoint. When the run is finished, only weights are written: the session must hold the best ones.
+/// Writes a checkpoint, tensor by tensor from where each one is. When the run is finished, only weights are written: the
+/// session must hold the best ones. `extra` are the weights that are part of the model but not of the network being
+/// trained: frozen towers'.
 pub fn save(path: &Path, card: &Card, net: &Network, best: &Best, extra: &[Stored]) -> Result<()> {
-    let mut tensors: Vec<(String, Vec<usize>, Cow<[f32]>)> =
-        extra.iter().map(|(n, s, x)| (n.clone(), s.clone(), Cow::Borrowed(&**x))).collect();
-    let graph = &net.session.graph;
-    for v in net.stored() {
-        tensors.push((graph.name(v).into(), graph.dims(v).into(), Cow::Owned(net.session.read(v)?)));
-    }
+    let (session, graph) = (&net.session, &net.session.graph);
+    let own = net.stored().into_iter().map(|v| Stored::of(session, v));
+    let mut tensors: Vec<Stored> = extra.iter().cloned().chain(own).collect();
     if !card.state.finished {
         for (i, part) in net.parts.iter().enumerate() {
             for v in part.memory() {
-                tensors.push((graph.name(v).into(), graph.dims(v).into(), Cow::Owned(net.session.read(v)?)));
+                tensors.push(Stored::of(session, v));
             }
-            for (j, v) in part.learned().enumerate() {
-                let (name, dims) = (graph.name(v), graph.dims(v));
-                if let Some(best) = best.get(i).and_then(|b| b.get(j)) {
-                    tensors.push((format!("{BEST}{name}"), dims.into(), Cow::Borrowed(best)));
-                }
+            for (v, best) in part.learned().zip(best.get(i).into_iter().flatten()) {
+                let name = format!("{BEST}{}", graph.name(v));
+                tensors.push(Stored { name, shape: graph.dims(v).into(), source: Source::Slice(best) });
             }
         }
     }
@@ -106,8 +99,7 @@ pub fn save(path: &Path, card: &Card, net: &Network, best: &Best, extra: &[Store
         metadata.insert(PREPROCESS.into(), p);
         metadata.insert(IMAGE.into(), image.to_string());
     }
-    let entries: Vec<Entry> = tensors.iter().map(|(n, s, x)| Entry::f32(n, s, x)).collect();
-    write::write(path, &metadata, &entries)
+    stored::write(path, &metadata, &tensors)
 }
 
 /// Reads the header of a checkpoint.
@@ -139,7 +131,7 @@ pub fn bind(file: &Arc<WeightFile>, session: &mut Session) -> Result<()> {
             return Err(Error::file(file.path(), problem).fix("train the model again"));
         }
         match file.aligned_f32(&name) {
-            Some(range) => session.bind(v, Arc::new(MappedFile(file.clone())), range)?,
+            Some(range) => params::bind(session, v, file, range)?,
             None => session.write(v, Data::F32(&t.to_f32()?))?,
         }
     }
@@ -161,16 +153,25 @@ pub fn name_of(file: &WeightFile, name: &str) -> String {
 /// Puts the weights back, and the optimiser's memory and best weights of an unfinished run.
 pub fn restore(file: &Arc<WeightFile>, net: &mut Network) -> Result<Best> {
     let graph = net.session.graph.clone();
-    let read = |name: &str, shape: &[usize]| -> Result<Vec<f32>> {
+    let tensor = |name: &str, shape: &[usize]| {
         let t = file.tensor(name)?;
         if t.shape != shape {
             let problem = format!("tensor `{name}` is {:?} instead of {shape:?}", t.shape);
             return Err(Error::file(file.path(), problem).fix("resume with the settings the run began with"));
         }
-        Ok(t.to_f32()?.into_owned())
+        Ok(t)
+    };
+    // What is copied is needed once; weights that nothing updates stay in the mapping, which outlives its file's name.
+    let put = |session: &mut Session, v: Value, name: &str| {
+        let t = tensor(name, graph.dims(v))?;
+        match file.aligned_f32(name).filter(|_| cfg!(unix)) {
+            Some(range) => params::bind(session, v, file, range),
+            // Elsewhere a file that is mapped cannot be replaced by the next checkpoint.
+            None => session.write(v, Data::F32(&t.to_f32()?)),
+        }
     };
     for v in net.stored() {
-        net.session.write(v, Data::F32(&read(graph.name(v), graph.dims(v))?))?;
+        put(&mut net.session, v, graph.name(v))?;
     }
     let mut best = vec![];
     if card(file)?.state.finished {
@@ -179,13 +180,14 @@ pub fn restore(file: &Arc<WeightFile>, net: &mut Network) -> Result<Best> {
     for part in &net.parts {
         let mut weights = vec![];
         for v in part.memory() {
-            net.session.write(v, Data::F32(&read(graph.name(v), graph.dims(v))?))?;
+            put(&mut net.session, v, graph.name(v))?;
         }
         for v in part.learned() {
             let (name, dims) = (graph.name(v), graph.dims(v));
             let name = format!("{BEST}{name}");
-            if file.info(&name).is_some() {
-                weights.push(read(&name, dims)?);
+            if let Some(t) = file.info(&name) {
+                weights.push(tensor(&name, dims)?.to_f32()?.into_owned());
+                file.release(t.range.clone());
             }
         }
         best.push(weights);

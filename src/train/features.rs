@@ -10,17 +10,17 @@ use crate::models::{Config, Member, Tower};
 use crate::nn::{Mode, Net};
 use crate::progress::Progress;
 use crate::shape::{DType, Type};
-use crate::train::checkpoint::Stored;
+use crate::train::stored::Stored;
 use crate::weights::write::Entry;
 use crate::weights::{LAYOUT, WeightFile, write};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Features of every picture for each member: width, then one row after another; and the towers' weights, to be stored
-/// with the head that is trained on them.
+/// with the head that is trained on them. Those of files stay in the files.
 pub struct Extracted {
     pub members: Vec<Rows>,
-    pub towers: Vec<Stored>,
+    pub towers: Vec<Stored<'static>>,
 }
 
 /// Width, then one row of features after another.
@@ -36,12 +36,6 @@ struct Extraction<'a> {
     rows: &'a [usize],
 }
 
-/// What a tower made of pictures, and the weights it did that with, named without the member's prefix.
-struct Seen {
-    rows: Rows,
-    weights: Vec<Stored>,
-}
-
 /// Runs the towers of `config` over some of the pictures: features for each member. `batch` saves time and changes no bit.
 pub fn extract(
     config: &Config,
@@ -52,12 +46,8 @@ pub fn extract(
     device: Box<dyn Device>,
     progress: &dyn Progress,
 ) -> Result<(Vec<Rows>, Box<dyn Device>)> {
-    let mut run = |e: &Extraction, device| {
-        let (rows, session) = e.run(batch, device, progress)?;
-        Ok((Seen { rows, weights: vec![] }, session.into_device()))
-    };
-    let (extracted, device) = every(config, initial, pictures, rows, device, &mut run)?;
-    Ok((extracted.members, device))
+    let mut run = |e: &Extraction, device| e.run(batch, device, progress);
+    every(config, initial, pictures, rows, device, &mut run)
 }
 
 /// [`extract`] over all pictures, but for towers whose features of exactly these pictures the cache folder has: models
@@ -72,21 +62,23 @@ pub fn cached(
     progress: &dyn Progress,
 ) -> Result<(Extracted, Box<dyn Device>)> {
     let all: Vec<usize> = (0..pictures.len()).collect();
+    let mut towers = vec![];
     let mut run = |e: &Extraction, device: Box<dyn Device>| {
+        towers.extend(initial.stored(&e.graph(1).0, e.member, e.tower));
         let key = e.key(&device.name());
         let path = cache.join(format!("features-{}.safetensors", &key[..16]));
-        if let Some(seen) = read(&path, &key) {
-            return Ok((seen, device));
+        if let Some(rows) = read(&path, &key) {
+            return Ok((rows, device));
         }
-        let (rows, session) = e.run(batch, device, progress)?;
-        let seen = Seen { rows, weights: e.weights(&session)? };
-        write(&path, key, &seen)?;
-        Ok((seen, session.into_device()))
+        let (rows, device) = e.run(batch, device, progress)?;
+        write(&path, key, &rows)?;
+        Ok((rows, device))
     };
-    every(config, initial, pictures, &all, device, &mut run)
+    let (members, device) = every(config, initial, pictures, &all, device, &mut run)?;
+    Ok((Extracted { members, towers }, device))
 }
 
-type Run<'a> = dyn FnMut(&Extraction, Box<dyn Device>) -> Result<(Seen, Box<dyn Device>)> + 'a;
+type Run<'a> = dyn FnMut(&Extraction, Box<dyn Device>) -> Result<(Rows, Box<dyn Device>)> + 'a;
 
 /// Lets every tower of every member be run, and lays their features side by side as the head takes them.
 fn every(
@@ -96,19 +88,17 @@ fn every(
     rows: &[usize],
     mut device: Box<dyn Device>,
     run: &mut Run,
-) -> Result<(Extracted, Box<dyn Device>)> {
-    let mut all = Extracted { members: vec![], towers: vec![] };
+) -> Result<(Vec<Rows>, Box<dyn Device>)> {
+    let mut all = vec![];
     for member in &config.members() {
         let mut parts: Vec<Rows> = vec![];
         for tower in &config.towers {
             let seen;
             (seen, device) = run(&Extraction { config, member, tower, initial, pictures, rows }, device)?;
-            parts.push(seen.rows);
-            let named = |(name, shape, x): Stored| (format!("{}{name}", member.prefix), shape, x);
-            all.towers.extend(seen.weights.into_iter().map(named));
+            parts.push(seen);
         }
         let row = |i: usize| parts.iter().flat_map(move |(width, x)| &x[i * width..(i + 1) * width]).copied();
-        all.members.push((config.features(), (0..rows.len()).flat_map(row).collect()));
+        all.push((config.features(), (0..rows.len()).flat_map(row).collect()));
     }
     Ok((all, device))
 }
@@ -132,8 +122,8 @@ impl Extraction<'_> {
         (g, image, features)
     }
 
-    /// The features, and the session that holds the tower.
-    fn run(&self, batch: usize, device: Box<dyn Device>, progress: &dyn Progress) -> Result<(Rows, Session)> {
+    /// The features, and the device that computed them.
+    fn run(&self, batch: usize, device: Box<dyn Device>, progress: &dyn Progress) -> Result<(Rows, Box<dyn Device>)> {
         let (view, prefix) = (self.view(), &self.member.prefix);
         self.tower.check_side(self.pictures.views()[view].side)?;
         let (g, image, features) = self.graph(batch);
@@ -158,16 +148,9 @@ impl Extraction<'_> {
             chunk.iter().for_each(|_| progress.inc());
         }
         progress.done();
-        Ok(((width, all), session))
-    }
-
-    fn weights(&self, session: &Session) -> Result<Vec<Stored>> {
-        let g = &session.graph;
-        let one = |v: Value| {
-            let name = g.name(v).strip_prefix(&self.member.prefix).expect("parameters of this member");
-            Ok((name.into(), g.dims(v).into(), session.read(v)?))
-        };
-        g.stored().map(one).collect()
+        let device = session.into_device();
+        self.initial.release(self.tower);
+        Ok(((width, all), device))
     }
 
     /// Everything the features depend on.
@@ -186,32 +169,24 @@ impl Extraction<'_> {
     }
 }
 
-/// The tensor of features in a cache file; all others are weights.
+/// The tensor of features in a cache file.
 const FEATURES: &str = "features";
 
-fn write(path: &Path, key: String, seen: &Seen) -> Result<()> {
-    let (width, x) = &seen.rows;
+fn write(path: &Path, key: String, (width, x): &Rows) -> Result<()> {
     let shape = [x.len() / width, *width];
-    let mut entries: Vec<Entry> = seen.weights.iter().map(|(n, s, x)| Entry::f32(n, s, x)).collect();
-    entries.push(Entry::f32(FEATURES, &shape, x));
     let metadata = BTreeMap::from([("key".to_string(), key), (LAYOUT.to_string(), "KRSC".to_string())]);
-    write::write(path, &metadata, &entries)
+    write::write(path, &metadata, &[Entry::f32(FEATURES, &shape, x)])
 }
 
 /// Features from the cache; None when the file is not there, is of other pictures or weights, or is damaged: they are
 /// then made again.
-fn read(path: &Path, key: &str) -> Option<Seen> {
+fn read(path: &Path, key: &str) -> Option<Rows> {
     let file = WeightFile::open(path).ok()?;
     if file.metadata().get("key").map(String::as_str) != Some(key) {
         return None;
     }
-    let tensor = |n: &str| {
-        let t = file.tensor(n).ok()?;
-        Some((n.to_string(), t.shape.clone(), t.to_f32().ok()?.into_owned()))
-    };
-    let (_, shape, x) = tensor(FEATURES)?;
-    let weights = file.names().filter(|n| *n != FEATURES).map(tensor).collect::<Option<_>>()?;
-    Some(Seen { rows: (*shape.get(1)?, x), weights })
+    let t = file.tensor(FEATURES).ok()?;
+    Some((*t.shape.get(1)?, t.to_f32().ok()?.into_owned()))
 }
 
 /// Mean and 1 / standard deviation of each feature over some rows; a feature that does not vary is left at its scale.

@@ -494,7 +494,7 @@ fn end_epoch(
     for (i, p) in state.parts.iter_mut().enumerate().filter(|(_, p)| !p.stopped) {
         p.schedule.report(monitored[i]);
         match p.stop.report(state.epoch, monitored[i]) {
-            Verdict::Best => best[i] = read(net, i)?,
+            Verdict::Best => remember(net, i, &mut best[i])?,
             Verdict::Continue => {}
             Verdict::Stop => p.stopped = true,
         }
@@ -506,9 +506,15 @@ fn end_epoch(
     Ok(())
 }
 
-/// What one part has learned.
-fn read(net: &Network, part: usize) -> Result<Vec<Vec<f32>>> {
-    net.parts[part].learned().map(|v| net.session.read(v)).collect()
+/// Keeps what one part has learned in place of what it knew before: there is never room for both.
+fn remember(net: &Network, part: usize, best: &mut Vec<Vec<f32>>) -> Result<()> {
+    best.resize(net.parts[part].learned().count(), vec![]);
+    for (v, kept) in net.parts[part].learned().zip(best) {
+        let values = net.session.values(v)?;
+        kept.clear();
+        kept.extend_from_slice(&values);
+    }
+    Ok(())
 }
 
 /// Puts the best weights of each part back.

@@ -1,5 +1,5 @@
 /*! Floor 8: training. [`network`] turns a model into the plans of a step, [`params`] knows where initial values come from,
-[`fit`] is the loop, [`ridge`] a head without it, [`checkpoint`] its memory on disk, [`features`] the towers run once instead of in every step,
+[`fit`] is the loop, [`ridge`] a head without it, [`checkpoint`] its memory on disk, [`stored`] how tensors come there, [`features`] the towers run once instead of in every step,
 [`predictor`] a trained model in use, [`gradcam`] where its towers look, [`interval`] how far off it may be, [`first_layer`] whether pictures are prepared as its weights expect, [`gradcheck`] whether its gradient is one; [`metrics`], [`confusion`], [`folds`] and [`schedule`] measure and steer, [`paired`] tells whether one model is better than another. */
 
 pub mod cell;
@@ -19,3 +19,4 @@ pub mod params;
 pub mod predictor;
 pub mod ridge;
 pub mod schedule;
+pub mod stored;

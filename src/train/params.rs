@@ -1,6 +1,7 @@
 /*! Where the first values of parameters come from: tower files where they are given, a seeded draw elsewhere. */
 
 use super::first_layer;
+use super::stored::{Source, Stored};
 use crate::data::Pictures;
 use crate::device::{Data, Session};
 use crate::error::{Error, Result};
@@ -10,6 +11,7 @@ use crate::weights::init::Rule;
 use crate::weights::tower::Allow;
 use crate::weights::{TowerWeights, WeightFile, init};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Sources of initial values.
@@ -43,6 +45,35 @@ impl Initial {
     /// Whether a parameter of a tower may come from its file.
     fn takes(&self, name: &str) -> bool {
         !(self.without_dense && name.starts_with("fc"))
+    }
+
+    /// The file that gives a parameter of a member, named without the member's prefix, and its name there.
+    fn given<'a>(&self, own: &'a str) -> Option<(&Arc<TowerWeights>, &'a str)> {
+        let (tower, rest) = own.split_once('.')?;
+        let file = self.towers.get(tower)?;
+        (self.takes(rest) && file.file.info(rest).is_some()).then_some((file, rest))
+    }
+
+    /// A member's weights of one tower as [`Initial::fill`] sets them, to be written: they stay where they are.
+    pub fn stored(&self, g: &Graph, member: &Member, tower: &Tower) -> Vec<Stored<'static>> {
+        let scope = format!("{}{}.", member.prefix, tower.name);
+        let one = |v: Value| {
+            let (name, shape) = (g.name(v).to_string(), g.dims(v).to_vec());
+            let source = match self.given(name.strip_prefix(&member.prefix)?) {
+                _ if !name.starts_with(&scope) => return None,
+                Some((w, rest)) => Source::Tower(w.clone(), rest.into()),
+                None => Source::Drawn { name: name.clone(), seed: self.seed, rule: self.rule },
+            };
+            Some(Stored { name, shape, source })
+        };
+        g.stored().filter_map(one).collect()
+    }
+
+    /// Gives the pages of a tower's file back: it was copied, or has done its work.
+    pub fn release(&self, tower: &Tower) {
+        if let Some(w) = self.towers.get(&tower.name) {
+            w.file.release(0..w.file.as_bytes().len());
+        }
     }
 
     /// Names where the values of a member's tower in `g` come from: what a cache of its results must depend on. A file is
@@ -113,11 +144,10 @@ impl Initial {
         for &v in params {
             let name = session.graph.name(v).to_string();
             let Some(own) = name.strip_prefix(prefix) else { continue };
-            let (tower, rest) = own.split_once('.').unwrap_or(("", own));
             let shape = session.graph.dims(v).to_vec();
-            match self.towers.get(tower) {
-                Some(w) if self.takes(rest) && w.file.info(rest).is_some() => match w.bind(rest)? {
-                    Some(range) => session.bind(v, Arc::new(MappedFile(w.file.clone())), range)?,
+            match self.given(own) {
+                Some((w, rest)) => match w.bind(rest)? {
+                    Some(range) => bind(session, v, &w.file, range)?,
                     None => session.write(v, Data::F32(&w.load(rest)?))?,
                 },
                 _ if own == "head.out.bias" && means.len() == shape[0] => session.write(v, Data::F32(means))?,
@@ -127,6 +157,14 @@ impl Initial {
         }
         Ok(())
     }
+}
+
+/// Sets a value from a mapped file, whose pages are given back if the device has copied them.
+pub fn bind(session: &mut Session, v: Value, file: &Arc<WeightFile>, range: Range<usize>) -> Result<()> {
+    if !session.bind(v, Arc::new(MappedFile(file.clone())), range.clone())? {
+        file.release(range);
+    }
+    Ok(())
 }
 
 /// Keeps a mapping alive for the device that reads it.

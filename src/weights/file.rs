@@ -85,6 +85,11 @@ impl WeightFile {
         self.mapping.read_ahead(ranges);
     }
 
+    /// [`Mapping::release`].
+    pub fn release(&self, range: Range<usize>) {
+        self.mapping.release(range);
+    }
+
     /// One tensor, its bytes where they lie in the mapping.
     pub fn tensor(&self, name: &str) -> Result<Tensor<'_>> {
         let Some(t) = self.info(name) else {

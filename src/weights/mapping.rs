@@ -121,6 +121,21 @@ impl Mapping {
     }
 }
 
+impl Mapping {
+    /// Tells the system that a range of [`Mapping::bytes`] was copied and is not needed soon: its pages no longer count as
+    /// this process's memory. Whoever reads the range again reads the file again.
+    pub fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Backing::Mapped { map, .. } = &self.backing {
+            // SAFETY: the mapping is read-only and shared, so its pages hold what the file holds: those that are dropped come
+            // back with the same bytes.
+            let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+}
+
 fn changed(path: &Path) -> Error {
     Error::file(path, "the file was changed while it was being read")
         .fix("run again, and replace weight files by renaming a new one over them, not by overwriting")

@@ -15,12 +15,15 @@ use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
 use std::path::Path;
 
+/// Writes a tensor's bytes.
+pub type Stream<'a> = dyn Fn(&mut dyn Write) -> io::Result<()> + 'a;
+
 /// Where a tensor's bytes come from.
 pub enum Data<'a> {
     /// Little endian, row major.
     Bytes(&'a [u8]),
     /// Writes exactly the tensor's bytes.
-    Stream(&'a dyn Fn(&mut dyn Write) -> io::Result<()>),
+    Stream(&'a Stream<'a>),
 }
 
 /// One tensor to be written.
@@ -43,7 +46,7 @@ impl<'a> Entry<'a> {
     }
 
     /// A tensor that `f` writes when its turn comes.
-    pub fn stream(name: &str, dtype: Dtype, shape: &[usize], f: &'a dyn Fn(&mut dyn Write) -> io::Result<()>) -> Self {
+    pub fn stream(name: &str, dtype: Dtype, shape: &[usize], f: &'a Stream<'a>) -> Self {
         Self { name: name.into(), dtype, shape: shape.into(), data: Data::Stream(f) }
     }
 

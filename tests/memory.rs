@@ -1,0 +1,122 @@
+//! What a training run keeps in memory, as the system counts it, against what `plan` says. Elsewhere than on Linux nothing is
+//! measured, and that is printed.
+
+use deep_affect::models::{TOWER, Tower};
+use deep_affect::preprocess::Preprocess;
+use deep_affect::train::network::{Precision, Task};
+use deep_affect::weights::init::{Rule, draw};
+use deep_affect::weights::write::{Entry, write};
+use deep_affect::weights::{LAYOUT, PREPROCESS};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use tempfile::TempDir;
+
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// A folder with twelve pictures, their ratings, and a tower whose weights are most of what any run of it needs.
+fn folder() -> (TempDir, f64) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut table = String::from("path,valence,arousal\n");
+    for i in 0..12u32 {
+        let pixel = |x: u32, y: u32| image::Rgb([(20 * i) as u8, (x * 4) as u8, (y * 3) as u8]);
+        image::RgbImage::from_fn(64, 64, pixel).save(dir.path().join(format!("{i}.png"))).unwrap();
+        table.push_str(&format!("{i}.png,{},{}\n", 1 + i % 9, 8 - i % 7));
+    }
+    fs::write(dir.path().join("set.csv"), table).unwrap();
+    let mut tower = Tower::published("object", 1000).unwrap();
+    (tower.width, tower.dense) = (2, vec![4096, 4096]);
+    tower.preprocess = Preprocess::preset("unit").unwrap();
+    let (g, _, _) = Task::Tower { tower: tower.clone(), image: 64 }.evaluation(1, Precision::Float32).unwrap();
+    let one = |v| {
+        let (name, shape) = (g.name(v).strip_prefix("object.").unwrap().to_string(), g.dims(v).to_vec());
+        let values = draw(&name, &shape, 1, Rule::He).unwrap();
+        (name, shape, values)
+    };
+    let weights: Vec<(String, Vec<usize>, Vec<f32>)> = g.stored().map(one).collect();
+    let metadata = [
+        (LAYOUT, "KRSC".to_string()),
+        (PREPROCESS, serde_json::to_string(&tower.preprocess).unwrap()),
+        (TOWER, serde_json::to_string(&tower).unwrap()),
+    ];
+    let entries: Vec<Entry> = weights.iter().map(|(n, s, x)| Entry::f32(n, s, x)).collect();
+    let path = dir.path().join("tower.safetensors");
+    write(&path, &metadata.map(|(k, v)| (k.to_string(), v)).into(), &entries).unwrap();
+    let bytes = fs::metadata(&path).unwrap().len();
+    (dir, bytes as f64 / MIB)
+}
+
+fn program(dir: &Path, args: &[&str]) -> Command {
+    let mut c = Command::new(env!("CARGO_BIN_EXE_deep-affect"));
+    c.args(args).current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    c
+}
+
+/// Runs to the end: the largest resident set, and of that the largest part that lies in no file, in MiB.
+fn measured(dir: &Path, args: &[&str]) -> [f64; 2] {
+    let mut child = program(dir, args).spawn().unwrap();
+    let (status, mut most) = (format!("/proc/{}/status", child.id()), [0f64; 2]);
+    while child.try_wait().unwrap().is_none() {
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        for (most, name) in most.iter_mut().zip(["VmHWM:", "RssAnon:"]) {
+            let line = text.lines().find_map(|l| l.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+            *most = most.max(line.unwrap_or(0.0) / 1024.0);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    most
+}
+
+const MODEL: [&str; 14] = [
+    "--features",
+    "object,scene",
+    "--image",
+    "64",
+    "--width",
+    "2",
+    "--weights",
+    "object=tower.safetensors",
+    "--init-missing",
+    "--batch",
+    "4",
+    "--device",
+    "cpu",
+    "--tower-image=object=64",
+];
+const TRAIN: [&str; 7] = ["train", "set.csv", "--out", "run", "--patience", "0", "--epochs"];
+
+/// `plan` says 20 MiB for the program itself.
+const PROGRAM: f64 = 20.0;
+
+#[test]
+fn a_run_needs_what_plan_says() {
+    if !cfg!(target_os = "linux") {
+        println!("skipped: resident memory is measured on Linux");
+        return;
+    }
+    let (dir, tower) = folder();
+    for freeze in [&[][..], &["--freeze", "object"]] {
+        let plan = [&["plan", "--json", "--pass", "train"], &MODEL[..], freeze].concat();
+        let out = program(dir.path(), &plan).output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let plan: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        let planned = plan["expected_peak_bytes"].as_f64().unwrap() / MIB;
+        // It ends an epoch, where the best weights and a checkpoint are kept, and a run; then it goes on from its file.
+        for (epochs, resume) in [("2", &[][..]), ("2", &["--resume"])] {
+            let [most, _] = measured(dir.path(), &[&TRAIN[..], &[epochs], &MODEL, freeze, resume].concat());
+            println!("{freeze:?} {resume:?}: planned {planned:.1} + {PROGRAM} MiB, resident {most:.1} MiB");
+            assert!(most <= 1.05 * (planned + PROGRAM), "{freeze:?} {resume:?}: {most:.1} MiB");
+            assert!(!resume.is_empty() || most >= 0.95 * planned, "{freeze:?}: {most:.1} MiB");
+        }
+        fs::remove_dir_all(dir.path().join("run")).unwrap();
+    }
+    // Towers that stay in their file: what else there is is small beside them.
+    let alone =
+        [&TRAIN[..], &["2"], &MODEL[2..], &["--features", "object", "--head", "16", "--freeze", "all"]].concat();
+    let [_, own] = measured(dir.path(), &alone);
+    println!("all frozen: {own:.1} MiB beside a file of {tower:.1} MiB");
+    assert!(own < 0.5 * tower, "{own:.1} MiB are no file's, {tower:.1} MiB are the tower's");
+}
