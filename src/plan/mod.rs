@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// How a plan is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Options {
-    /// Nodes of equal depth, op and types run together (the three towers), and order follows depth. Otherwise order
+    /// Nodes of equal op and types run together where they can (the three towers), and order follows depth. Otherwise order
     /// follows the graph, one tower after another, which needs less memory.
     pub group: bool,
     /// Ops that have a common kernel become one ([`crate::ops::fuse`]).

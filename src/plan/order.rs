@@ -3,14 +3,15 @@
 use super::stale;
 use crate::error::Result;
 use crate::graph::{Graph, Value};
+use crate::kernel::gpu::GROUP;
 use crate::shape::Type;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Groups of nodes in the order they run.
 pub(super) fn order(g: &Graph, want: &[Value], group: bool) -> Result<Vec<Vec<usize>>> {
     let nodes = g.needed(want);
     let before = constraints(g, &nodes)?;
-    Ok(if group { by_depth(g, &nodes, &before) } else { as_built(g, &nodes, &before) })
+    Ok(if group { together(g, &nodes, &before) } else { as_built(g, &nodes, &before) })
 }
 
 /// For each node, the nodes that must run before it: the writers of what it reads, and, if it updates a value in place,
@@ -68,27 +69,90 @@ fn as_built(g: &Graph, nodes: &[usize], before: &HashMap<usize, Vec<usize>>) -> 
     order
 }
 
-/// Nodes of equal depth cannot depend on one another, so (depth, op, types) is a complete rule for running together.
-fn by_depth(g: &Graph, nodes: &[usize], before: &HashMap<usize, Vec<usize>>) -> Vec<Vec<usize>> {
-    let mut depth: HashMap<usize, usize> = HashMap::new();
-    for &i in nodes {
-        let d = before[&i].iter().map(|b| depth[b] + 1).max().unwrap_or(0);
-        depth.insert(i, d);
+/// Nodes of equal op and types run together, up to [`GROUP`] of them, which is what one launch computes. A node that can run
+/// waits for equal ones that cannot run yet, unless they need its result: of two towers the shorter one waits for the longer,
+/// so that their equal layers meet. What waits for nobody runs in the order of its depth.
+fn together(g: &Graph, nodes: &[usize], before: &HashMap<usize, Vec<usize>>) -> Vec<Vec<usize>> {
+    let place: HashMap<usize, usize> = nodes.iter().enumerate().map(|(at, &i)| (i, at)).collect();
+    // From here on a node is its place in `nodes`.
+    let before: Vec<Vec<usize>> = nodes.iter().map(|i| before[i].iter().map(|b| place[b]).collect()).collect();
+    let mut after = vec![vec![]; nodes.len()];
+    let mut depth = vec![0; nodes.len()];
+    for (at, b) in before.iter().enumerate() {
+        depth[at] = b.iter().map(|&b| depth[b] + 1).max().unwrap_or(0);
+        b.iter().for_each(|&b| after[b].push(at));
     }
-    let mut sorted = nodes.to_vec();
-    sorted.sort_by_key(|i| depth[i]);
-    let mut steps: Vec<Vec<usize>> = vec![];
-    let mut at: HashMap<(usize, String, Vec<Type>), usize> = HashMap::new();
-    for i in sorted {
-        let n = &g.nodes()[i];
-        let types = n.ins.iter().chain(&n.outs).map(|v| g.ty(*v)).collect();
-        match at.entry((depth[&i], format!("{:?}", n.op), types)) {
-            std::collections::hash_map::Entry::Occupied(e) => steps[*e.get()].push(i),
-            std::collections::hash_map::Entry::Vacant(e) => {
-                e.insert(steps.len());
-                steps.push(vec![i]);
+    let later = Later::new(&after);
+    let (kinds, equal) = kinds(g, nodes);
+    let mut waiting: Vec<usize> = before.iter().map(Vec::len).collect();
+    let mut done = vec![false; nodes.len()];
+    let mut ready: Vec<usize> = (0..nodes.len()).filter(|&at| waiting[at] == 0).collect();
+    let mut steps = vec![];
+    while !ready.is_empty() {
+        let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        ready.iter().for_each(|&at| groups.entry(kinds[at]).or_default().push(at));
+        let waits = |kind: usize, group: &[usize]| {
+            let more = |&other: &usize| !done[other] && waiting[other] > 0;
+            let apart = |other: &usize| group.iter().all(|&at| !later.needs(*other, at));
+            group.len() < GROUP && equal[kind].iter().filter(|o| more(o)).any(apart)
+        };
+        let rank = |kind: usize, group: &[usize]| {
+            let first = group.iter().map(|&at| (depth[at], at)).min();
+            (waits(kind, group), first)
+        };
+        let next = groups.iter().min_by_key(|(kind, group)| rank(**kind, group)).expect("something is ready");
+        let kind = *next.0;
+        let group = groups.remove(&kind).expect("it was found there");
+        ready.retain(|at| kinds[*at] != kind);
+        for &at in &group {
+            done[at] = true;
+            for &next in &after[at] {
+                waiting[next] -= 1;
+                if waiting[next] == 0 {
+                    ready.push(next);
+                }
             }
         }
+        steps.push(group.into_iter().map(|at| nodes[at]).collect());
     }
     steps
+}
+
+/// The kind of each node, equal for equal op and types, and all nodes of each kind.
+fn kinds(g: &Graph, nodes: &[usize]) -> (Vec<usize>, Vec<Vec<usize>>) {
+    let mut known: HashMap<(String, Vec<Type>), usize> = HashMap::new();
+    let mut equal: Vec<Vec<usize>> = vec![];
+    let kind = |(at, &i): (usize, &usize)| {
+        let n = &g.nodes()[i];
+        let types = n.ins.iter().chain(&n.outs).map(|v| g.ty(*v)).collect();
+        let kind = *known.entry((format!("{:?}", n.op), types)).or_insert(equal.len());
+        if kind == equal.len() {
+            equal.push(vec![]);
+        }
+        equal[kind].push(at);
+        kind
+    };
+    (nodes.iter().enumerate().map(kind).collect(), equal)
+}
+
+/// Which nodes need which others, directly or not: a row of bits for each node.
+struct Later(Vec<Vec<u64>>);
+
+impl Later {
+    /// `after` lists whom each node is directly needed by, all of them further on in the list.
+    fn new(after: &[Vec<usize>]) -> Self {
+        let mut rows = vec![vec![0u64; after.len().div_ceil(64)]; after.len()];
+        for (at, next) in after.iter().enumerate().rev() {
+            let (row, others) = rows[at..].split_first_mut().expect("a row for each node");
+            for &n in next {
+                row.iter_mut().zip(&others[n - at - 1]).for_each(|(a, b)| *a |= b);
+                row[n / 64] |= 1 << (n % 64);
+            }
+        }
+        Self(rows)
+    }
+
+    fn needs(&self, node: usize, other: usize) -> bool {
+        self.0[other][node / 64] >> (node % 64) & 1 == 1
+    }
 }
