@@ -90,11 +90,14 @@ struct Dense {
 };
 
 struct Descent {
-    unsigned n;
     unsigned keras;
     unsigned nesterov;
     float dampening;
     unsigned scaled;
+    unsigned copies;
+    unsigned n[24];
+    unsigned end[24];
+    float lambda[24];
 };
 
 struct Draws {
@@ -267,6 +270,13 @@ struct SquaredError {
     Divisor d;
     unsigned mean;
     unsigned scaled;
+};
+
+struct Squares {
+    unsigned count;
+    unsigned n[32];
+    unsigned end[32];
+    float lambda[32];
 };
 
 struct Turns {

@@ -84,16 +84,16 @@ struct Int {
     __device__ constexpr operator int() const { return V; }
 };
 
-/// Elements 0..n, four to a thread of a grid of no more blocks than they need: f(i, Int<4>) where i..i + 4 are among them,
-/// f(i, Int<1>) for each of the last few.
+/// Elements 0..n, four to a thread of as many blocks as they need, of which this one is number `block`: f(i, Int<4>) where
+/// i..i + 4 are among them, f(i, Int<1>) for each of the last few.
 ///
 /// There may be more than 2^32 of them. Every block but the last is full, and the lowest 32 bits of their number tell what is
 /// left for that one; so within a block 32 bits count.
 template <class F>
-__device__ inline void fours(u32 n, F f) {
+__device__ inline void fours(u32 block, u32 blocks, u32 n, F f) {
     constexpr u32 FULL = 4 * THREADS;
-    const u64 first = (u64)blockIdx.x * FULL;
-    const u32 left = blockIdx.x + 1 < gridDim.x ? FULL : n - u32(first);
+    const u64 first = (u64)block * FULL;
+    const u32 left = block + 1 < blocks ? FULL : n - u32(first);
     u32 i = 4 * threadIdx.x;
     if (i + 4 <= left) {
         f(first + i, Int<4>());
@@ -101,6 +101,12 @@ __device__ inline void fours(u32 n, F f) {
 #pragma unroll 1
         for (; i < left; i++) f(first + i, Int<1>());
     }
+}
+
+/// The same by all blocks of a grid.
+template <class F>
+__device__ inline void fours(u32 n, F f) {
+    fours(blockIdx.x, gridDim.x, n, f);
 }
 
 /// y[i] = f(x[i]); x and y are operands 0 and `y`.

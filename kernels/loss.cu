@@ -130,29 +130,39 @@ KERNEL(cross_entropy_grad, 6, Entropy) {
 
 // ---- penalty on large weights ----
 
-// The squares' sum of a part of the elements; operands w, parts (a double for each block).
-KERNEL(l2_parts, 2, Count) {
-    const float *w = o.in<float>(0);
+// The squares' sums of a part of the elements of each weight; operands the weights, parts (a double for each block). A block
+// works on one weight.
+KERNEL(l2_parts, sizeof(Squares::n) / sizeof(u32) + 1, Squares) {
+    int s = 0;
+    while (blockIdx.x >= a.end[s]) ++s;
+    const u32 first = s > 0 ? a.end[s - 1] : 0, blocks = a.end[s] - first, n = a.n[s];
+    const float *w = o.in<float>(s);
     double sum = 0;
     // Float64 is slow on consumer cards: it adds sums of four squares, good to 3 u.
-    for (u32 i = 4 * element(); i < a.n; i += 4 * THREADS * gridDim.x) {
+    for (u32 i = 4 * (element() - first * THREADS); i < n; i += 4 * THREADS * blocks) {
         Pack<4> p = Pack<4>::fill(0);
-        if (i + 4 <= a.n) {
+        if (i + 4 <= n) {
             p = Pack<4>::load(w + i);
         } else {
-            for (u32 j = 0; j < 3; j++) p.at[j] = i + j < a.n ? w[i + j] : 0;
+            for (u32 j = 0; j < 3; j++) p.at[j] = i + j < n ? w[i + j] : 0;
         }
         sum += (p.at[0] * p.at[0] + p.at[1] * p.at[1]) + (p.at[2] * p.at[2] + p.at[3] * p.at[3]);
     }
     sum = block_sum(sum);
-    if (threadIdx.x == 0) o.out<double>(1)[blockIdx.x] = sum;
+    if (threadIdx.x == 0) o.out<double>(sizeof(Squares::n) / sizeof(u32))[blockIdx.x] = sum;
 }
 
-// loss = lambda times the sum of n parts; operands parts, loss. One block.
-KERNEL(l2, 2, Scalar) {
+// loss = the sum over the weights, in order and in float32, of lambda times the sum of their parts; operands parts, loss. One
+// block.
+KERNEL(l2, 2, Squares) {
     const double *parts = o.in<double>(0);
-    double sum = block_total(a.n, [&](u32 i) { return parts[i]; });
-    if (threadIdx.x == 0) *o.out<float>(1) = a.by * sum;
+    float loss = 0;
+    for (u32 s = 0, first = 0; s < a.count; first = a.end[s++]) {
+        const double sum = block_total(a.end[s] - first, [&](u32 i) { return parts[first + i]; });
+        const float own = a.lambda[s] * sum;
+        loss = s > 0 ? loss + own : own;
+    }
+    if (threadIdx.x == 0) *o.out<float>(1) = loss;
 }
 
 // dw = 2 lambda w dy; operands w, dy, dw

@@ -1,31 +1,32 @@
 // Stochastic gradient descent, in place. Rate, momentum, decay and whether it is the first step are data.
-#include "common.cuh"
+#include "descent.cuh"
 
-// Operands w, v (both updated), g, hyper [lr, momentum, weight decay, first], w as Real (updated, unless that is float), and
-// how often g counts [1] (if it is scaled)
-KERNEL(sgd, 6, Descent) {
-    const float *hyper = o.in<float>(3);
-    float lr = hyper[0], momentum = hyper[1], decay = hyper[2], by = a.scaled ? *o.in<float>(5) : 1;
-    bool first = hyper[3] != 0;
-    if (by == 0) return;
-    fours(a.n, [&](u64 i, auto width) {
-        auto w = Pack<width>::load(o.in<float>(0) + i), g = Pack<width>::load(o.in<float>(2) + i);
+/// Parameters that a launch can update, and the operands of each: w, v (both updated), g, and w as Real (updated, if it has
+/// such a copy).
+constexpr int SEGMENTS = sizeof(Descent::n) / sizeof(u32);
+enum { W, V, G, COPY, EACH };
+
+// Operands of every parameter, then hyper [lr, momentum, weight decay, first], how often gradients count [1] (if they are
+// scaled) and the gradient of the penalty [1] (if there is one). A block works on one parameter.
+KERNEL(sgd, EACH * SEGMENTS + 3, Descent) {
+    const int hyper = EACH * SEGMENTS;
+    const Step step(a, o.in<float>(hyper), o.in<float>(hyper + 1));
+    if (step.by == 0) return;
+    int s = 0;
+    while (blockIdx.x >= a.end[s]) ++s;
+    const u32 first = s > 0 ? a.end[s - 1] : 0;
+    const int at = EACH * s;
+    const float penalty = a.lambda[s] != 0 ? times(2 * a.lambda[s], *o.in<float>(hyper + 2)) : 0;
+    fours(blockIdx.x - first, a.end[s] - first, a.n[s], [&](u64 i, auto width) {
+        auto w = Pack<width>::load(o.in<float>(at + W) + i), g = Pack<width>::load(o.in<float>(at + G) + i);
         auto v = Pack<width>::fill(0);
-        if (momentum != 0) v = Pack<width>::load(o.in<float>(1) + i);
+        if (step.momentum != 0) v = Pack<width>::load(o.in<float>(at + V) + i);
         for (int j = 0; j < width; j++) {
-            float d = by * g.at[j] + decay * w.at[j], &vj = v.at[j];
-            if (momentum == 0) {
-                w.at[j] -= lr * d;
-            } else if (a.keras) {
-                vj = momentum * vj - lr * d;
-                w.at[j] += a.nesterov ? momentum * vj - lr * d : vj;
-            } else {
-                vj = first ? d : momentum * vj + (1 - a.dampening) * d;
-                w.at[j] -= lr * (a.nesterov ? d + momentum * vj : vj);
-            }
+            if (a.lambda[s] != 0) g.at[j] = plus(g.at[j], times(penalty, w.at[j]));
+            step.take(w.at[j], v.at[j], g.at[j]);
         }
-        w.store(o.out<float>(0) + i);
-        if (momentum != 0) v.store(o.out<float>(1) + i);
-        if (STORAGE != 0) w.store(o.out<Real>(4) + i);
+        w.store(o.out<float>(at + W) + i);
+        if (step.momentum != 0) v.store(o.out<float>(at + V) + i);
+        if (STORAGE != 0 && (a.copies >> s & 1)) w.store(o.out<Real>(at + COPY) + i);
     });
 }

@@ -5,9 +5,11 @@ mod common;
 use common::*;
 use deep_affect::device::{Device, Session};
 use deep_affect::graph::{Graph, Kind, Value};
-use deep_affect::kernel::Simd;
+use deep_affect::kernel::{Arch, Choices, Simd};
 use deep_affect::models::{Architecture, Config};
+use deep_affect::ops::optim::{Form, Sgd};
 use deep_affect::plan::{Options, Place, Plan};
+use deep_affect::train::network::{Blueprint, Method, Precision, Task};
 use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
 
@@ -234,6 +236,32 @@ fn fusion_leaves_no_mask_and_no_pooling_between_convolutions() {
     assert_eq!(dropouts.map(|n| count(0, n)), [0, 0, 0, 0, 2 * (3 + 2)]);
     let (_, apart) = Plan::all(t.graph.clone(), &want, GROUPED).unwrap();
     assert!(plans[0].arena_bytes < apart[0].arena_bytes);
+}
+
+/// Launches and MiB of arena of the published network on a GPU, a training step at batch 25 and an inference of one
+/// picture: what small things cost is the launch.
+#[test]
+fn few_launches_and_little_memory() {
+    let features = ["object", "scene", "face"].map(String::from);
+    let config = Config::published(Architecture::Shared, &features, 9).unwrap();
+    let task = Task::EndToEnd { config, frozen: vec![] };
+    let method = |precision| Method { precision, ..Sgd { form: Form::Keras, nesterov: false, dampening: 0.0 }.into() };
+    for (precision, training, mib, inference) in [(Precision::Float32, 130, 3828, 31), (Precision::Bf16, 150, 2450, 44)]
+    {
+        let choices = Choices { products: precision.products(), ..Choices::default() };
+        let planned = |g: Graph, want: &[&[Value]]| {
+            let (g, plans) = Plan::all(g, want, FUSED).unwrap();
+            (plans[0].lower(&g, Arch::Gpu(&choices)).len(), plans[0].arena_bytes.div_ceil(1 << 20))
+        };
+        let b = Blueprint::new(&task, 25, method(precision)).unwrap();
+        let (launches, arena) = planned(b.graph, &[&b.want[0]]);
+        println!("{precision:?}: a training step is {launches} launches in {arena} MiB");
+        assert!(launches <= training && arena <= mib);
+        let (g, _, outputs) = task.evaluation(1, precision).unwrap();
+        let (launches, _) = planned(g, &[&outputs]);
+        println!("{precision:?}: an inference is {launches} launches");
+        assert!(launches <= inference);
+    }
 }
 
 /// What is fused away can be asked for, and is there at the end.

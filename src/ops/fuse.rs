@@ -4,6 +4,8 @@ Values keep their names, types and contents, and nodes their places: the fused o
 stood, or where the first one did if all that it reads is there by then, and its parts stay where they are, needed by
 nobody. So whatever is asked of a graph afterwards is right; that nothing is computed twice is what the rules here see to. */
 
+mod updates;
+
 use super::activation::ReluGrad;
 use super::arith::{Fill, Mul};
 use super::cast::Cast;
@@ -27,6 +29,8 @@ pub fn fuse(g: &mut Graph, want: &[&[Value]]) {
             rule(g, &uses, at);
         }
     }
+    updates::penalties(g, &Uses::new(g, want));
+    updates::updates(g, &Uses::new(g, want));
 }
 
 /// Who writes and who reads each value, of the nodes that are needed.

@@ -19,12 +19,25 @@ pub enum Form {
     Keras,
 }
 
+/// Parameters that one launch can update.
+pub(super) const SEGMENTS: usize = 24;
+
 crate::cuda_struct! {
-    /// Elements, the form of the update, and whether gradients are scaled.
-    pub struct Descent { n: u32, keras: u32, nesterov: u32, dampening: f32, scaled: u32 }
+    /// The form of the update, whether gradients are scaled, which parameters have a copy (a bit for each), and of each:
+    /// elements, where its blocks end, and lambda of its penalty, 0 if there is none.
+    pub struct Descent {
+        keras: u32,
+        nesterov: u32,
+        dampening: f32,
+        scaled: u32,
+        copies: u32,
+        n: [u32; 24],
+        end: [u32; 24],
+        lambda: [f32; 24],
+    }
 }
 
-static SGD: Kernel = Kernel::new("optim.cu", "sgd", 6, Descent::TEXT).with(STORED);
+static SGD: Kernel = Kernel::new("optim.cu", "sgd", 4 * SEGMENTS + 3, Descent::TEXT).with(STORED);
 
 /// One step of stochastic gradient descent; inputs w, v, g, hyper [lr, momentum, weight decay, first]; outputs w, v in
 /// place. Weight decay adds decay * w to g. `first` is 1 on the first step, else 0. With momentum 0 v stays as it is.
@@ -59,6 +72,107 @@ macro_rules! update {
     }};
 }
 
+/// Where an update finds a parameter: (output, input) of w, v and the copy of w, the input that is its gradient, and lambda of
+/// its penalty, 0 if there is none.
+#[derive(Clone, Copy)]
+struct Segment {
+    w: (usize, usize),
+    v: (usize, usize),
+    copy: Option<(usize, usize)>,
+    g: usize,
+    lambda: f32,
+}
+
+/// A step of one or several parameters, and the inputs that they share: `hyper`, how often gradients count, and the gradient
+/// of the penalty.
+struct Step {
+    sgd: Sgd,
+    segments: Vec<Segment>,
+    hyper: usize,
+    by: Option<usize>,
+    penalty: Option<usize>,
+}
+
+impl Step {
+    /// The definition.
+    fn eval(&self, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let hyper: [f64; 4] = ins[self.hyper].try_into().expect("checked by infer");
+        let by = self.by.map_or(1.0, |by| ins[by][0]);
+        for s in &self.segments {
+            let penalty = self.penalty.filter(|_| s.lambda != 0.0).map(|d| 2.0 * s.lambda as f64 * ins[d][0]);
+            for i in 0..ins[s.w.1].len() {
+                let (w, v, g) = (ins[s.w.1][i], ins[s.v.1][i], ins[s.g][i]);
+                let g = penalty.map_or(g, |penalty| g + penalty * w);
+                (outs[s.w.0][i], outs[s.v.0][i]) = match by {
+                    0.0 => (w, v),
+                    _ => update!(self.sgd, f64, w, v, by * g, hyper),
+                };
+                if let Some((to, from)) = s.copy {
+                    outs[to][i] = if by == 0.0 { ins[from][i] } else { outs[s.w.0][i] };
+                }
+            }
+        }
+    }
+
+    /// The routine of `op`.
+    fn host(self, op: &dyn Op, io: &Io, group: &[Member]) -> Vec<Launch> {
+        host_launches(op, io, group, 0, move |h| {
+            let hyper: [f32; 4] = h.input(self.hyper).try_into().expect("checked by infer");
+            let by = self.by.map_or(1.0, |by| h.input::<f32>(by)[0]);
+            if by == 0.0 {
+                return;
+            }
+            for s in &self.segments {
+                let penalty = self.penalty.filter(|_| s.lambda != 0.0).map(|d| 2.0 * s.lambda * h.input::<f32>(d)[0]);
+                let (w, g) = (h.output::<f32>(s.w.0), h.input::<f32>(s.g));
+                par::chunks2_mut(w, h.output::<f32>(s.v.0), |at, w, v| {
+                    for ((w, v), &g) in w.iter_mut().zip(v).zip(&g[at..]) {
+                        let g = penalty.map_or(g, |penalty| g + penalty * *w);
+                        (*w, *v) = update!(self.sgd, f32, *w, *v, by * g, hyper);
+                    }
+                });
+                if let Some((copy, _)) = s.copy {
+                    h.output::<f32>(copy).copy_from_slice(w);
+                }
+            }
+        })
+    }
+
+    /// The kernel. Where there is no parameter, no copy, no scale or no penalty, anything stands in its place.
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+        let Sgd { form, nesterov, dampening } = self.sgd;
+        let [keras, nesterov, scaled] = [form == Form::Keras, nesterov, self.by.is_some()].map(u32::from);
+        let (n, end, lambda) = ([0; SEGMENTS], [0; SEGMENTS], [0.0; SEGMENTS]);
+        let mut args = Descent { keras, nesterov, dampening, scaled, copies: 0, n, end, lambda };
+        let (mut blocks, mut storage, mut operands) = (0, DType::F32, vec![]);
+        for (i, s) in self.segments.iter().enumerate() {
+            let n = io.ins[s.w.1].numel();
+            blocks += n.div_ceil(4 * SGD.threads as usize);
+            (args.n[i], args.end[i], args.lambda[i]) = (count(n), count(blocks), s.lambda);
+            let [w, v] = [s.w.0, s.v.0].map(Operand::Update);
+            let copy = s.copy.map_or(w, |(to, from)| {
+                (args.copies, storage) = (args.copies | 1 << i, io.ins[from].dtype);
+                Operand::Update(to)
+            });
+            operands.extend([w, v, In(s.g), copy]);
+        }
+        operands.resize(4 * SEGMENTS, In(self.hyper));
+        operands.extend([self.hyper, self.by.unwrap_or(self.hyper), self.penalty.unwrap_or(self.hyper)].map(In));
+        gpu.call(&SGD, &[storage.code()], [blocks, 1], &operands, args).done()
+    }
+
+    fn cost(&self, io: &Io) -> Cost {
+        let elements: usize = self.segments.iter().map(|s| io.ins[s.w.1].numel()).sum();
+        Cost { flops: 6.0 * elements as f64, ..traffic(io) }
+    }
+}
+
+impl Sgd {
+    fn step(self) -> Step {
+        Update { sgd: self, copy: false, scaled: false }.step()
+    }
+}
+
 impl Op for Sgd {
     fn name(&self) -> &'static str {
         "sgd"
@@ -69,17 +183,17 @@ impl Op for Sgd {
             _ => Err(Error::job("w, v and g of one shape and hyper [4] are needed")),
         }
     }
-    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
-        Update::plain(*self).eval(io, ins, outs)
+    fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        self.step().eval(ins, outs)
     }
     fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
-        Update::plain(*self).host_of(self, io, group)
+        self.step().host(self, io, group)
     }
     fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
-        Update::plain(*self).gpu_of(gpu, io)
+        self.step().gpu(gpu, io)
     }
     fn cost(&self, io: &Io) -> Cost {
-        Cost { flops: 6.0 * io.ins[0].numel() as f64, ..traffic(io) }
+        self.step().cost(io)
     }
     fn alias(&self) -> &'static [(usize, usize)] {
         &[(0, 0), (1, 1)]
@@ -97,44 +211,11 @@ pub struct Update {
 }
 
 impl Update {
-    fn plain(sgd: Sgd) -> Self {
-        Self { sgd, copy: false, scaled: false }
-    }
-
-    fn numbers(self, n: u32) -> Descent {
-        let Sgd { form, nesterov, dampening } = self.sgd;
-        let [keras, nesterov, scaled] = [form == Form::Keras, nesterov, self.scaled].map(u32::from);
-        Descent { n, keras, nesterov, dampening, scaled }
-    }
-
-    /// The routine, for `who` is lowered: this op or [`Sgd`].
-    fn host_of(self, who: &dyn Op, io: &Io, group: &[Member]) -> Vec<Launch> {
-        let op = self;
-        host_launches(who, io, group, 0, move |h| {
-            let hyper: [f32; 4] = h.input(3).try_into().expect("checked by infer");
-            let by = if op.scaled { h.input::<f32>(4 + op.copy as usize)[0] } else { 1.0 };
-            let (w, g) = (h.output::<f32>(0), h.input::<f32>(2));
-            if by == 0.0 {
-                return;
-            }
-            par::chunks2_mut(w, h.output::<f32>(1), |at, w, v| {
-                for ((w, v), &g) in w.iter_mut().zip(v).zip(&g[at..]) {
-                    (*w, *v) = update!(op.sgd, f32, *w, *v, by * g, hyper);
-                }
-            });
-            if op.copy {
-                h.output::<f32>(2).copy_from_slice(w);
-            }
-        })
-    }
-    /// The kernel, as above. Where there is no copy or no scale, anything stands in its place.
-    fn gpu_of(self, gpu: Gpu, io: &Io) -> Vec<Launch> {
-        let storage = if self.copy { io.ins[4].dtype } else { DType::F32 };
-        let copy = if self.copy { Operand::Update(2) } else { Operand::Update(0) };
-        let by = In(if self.scaled { 4 + self.copy as usize } else { 3 });
-        let operands = [Operand::Update(0), Operand::Update(1), In(2), In(3), copy, by];
-        let args = |n| self.numbers(n);
-        gpu.map(&SGD, &[storage.code()], &operands, args).done()
+    fn step(self) -> Step {
+        let copy = self.copy.then_some((2, 4));
+        let segments = vec![Segment { w: (0, 0), v: (1, 1), copy, g: 2, lambda: 0.0 }];
+        let by = self.scaled.then_some(4 + self.copy as usize);
+        Step { sgd: self.sgd, segments, hyper: 3, by, penalty: None }
     }
 }
 
@@ -157,29 +238,117 @@ impl Op for Update {
         Ok(outs)
     }
     fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
-        let hyper: [f64; 4] = ins[3].try_into().expect("checked by infer");
-        let by = if self.scaled { ins[4 + self.copy as usize][0] } else { 1.0 };
-        for i in 0..ins[0].len() {
-            (outs[0][i], outs[1][i]) = match by {
-                0.0 => (ins[0][i], ins[1][i]),
-                _ => update!(self.sgd, f64, ins[0][i], ins[1][i], by * ins[2][i], hyper),
-            };
-            if self.copy {
-                outs[2][i] = if by == 0.0 { ins[4][i] } else { outs[0][i] };
-            }
-        }
+        self.step().eval(ins, outs)
     }
     fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
-        self.host_of(self, io, group)
+        self.step().host(self, io, group)
     }
     fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
-        self.gpu_of(gpu, io)
+        self.step().gpu(gpu, io)
     }
     fn cost(&self, io: &Io) -> Cost {
-        Cost { flops: 6.0 * io.ins[0].numel() as f64, ..traffic(io) }
+        self.step().cost(io)
     }
     fn alias(&self) -> &'static [(usize, usize)] {
         if self.copy { &[(0, 0), (1, 1), (2, 4)] } else { &[(0, 0), (1, 1)] }
+    }
+}
+
+/// What [`Updates`] does to one of its parameters.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Own {
+    /// Whether layers multiply with a copy of it.
+    pub copy: bool,
+    /// Of a penalty on it ([`super::loss::L2`]) whose gradient, 2 lambda w d, is added to g; 0 where there is none.
+    pub lambda: f32,
+}
+
+/// [`Update`] of up to [`SEGMENTS`] parameters in one launch. Inputs: of each parameter w, v and, if it has one, its copy; then
+/// of each its g; then hyper; with `scaled`, by [1]; and, if one has a penalty, d [1], the penalty's own gradient. Outputs: w,
+/// v and copy of each, in place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Updates {
+    pub sgd: Sgd,
+    pub scaled: bool,
+    pub each: Vec<Own>,
+}
+
+/// The first inputs of [`Updates`] are its outputs.
+static IN_PLACE: [(usize, usize); 3 * SEGMENTS] = {
+    let mut pairs = [(0, 0); 3 * SEGMENTS];
+    let mut i = 0;
+    while i < pairs.len() {
+        pairs[i] = (i, i);
+        i += 1;
+    }
+    pairs
+};
+
+impl Updates {
+    /// Values that are updated.
+    fn outputs(&self) -> usize {
+        self.each.iter().map(|own| 2 + own.copy as usize).sum()
+    }
+
+    fn step(&self) -> Step {
+        let (mut at, first) = (0, self.outputs());
+        let segment = |(i, own): (usize, &Own)| {
+            let [w, v, copy] = [at, at + 1, at + 2].map(|i| (i, i));
+            at += 2 + own.copy as usize;
+            Segment { w, v, copy: own.copy.then_some(copy), g: first + i, lambda: own.lambda }
+        };
+        let segments: Vec<Segment> = self.each.iter().enumerate().map(segment).collect();
+        let hyper = first + segments.len();
+        let by = self.scaled.then_some(hyper + 1);
+        let penalised = self.each.iter().any(|own| own.lambda != 0.0);
+        let penalty = penalised.then_some(hyper + 1 + self.scaled as usize);
+        Step { sgd: self.sgd, segments, hyper, by, penalty }
+    }
+}
+
+impl Op for Updates {
+    fn name(&self) -> &'static str {
+        "sgd.updates"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        let step = self.step();
+        let wanted = step.penalty.or(step.by).unwrap_or(step.hyper) + 1;
+        if !(1..=SEGMENTS).contains(&self.each.len()) || ins.len() != wanted {
+            return Err(Error::job(format!(
+                "1 to {SEGMENTS} parameters are needed, each with v and g, and {wanted} inputs"
+            )));
+        }
+        let mut storages = vec![];
+        for s in &step.segments {
+            self.sgd.infer(&[ins[s.w.1], ins[s.v.1], ins[s.g], ins[step.hyper]])?;
+            let Some((_, copy)) = s.copy else { continue };
+            if !ins[copy].dtype.is_half() || ins[copy].shape != ins[s.w.1].shape {
+                return Err(Error::job("a copy must have w's shape and 16 bits"));
+            }
+            storages.push(ins[copy].dtype);
+        }
+        let one = |i: &usize| ins[*i] == Type::f32(&[1]);
+        match step.by.iter().chain(&step.penalty).all(one) && storages.iter().all(|s| *s == storages[0]) {
+            true => Ok(ins[..self.outputs()].to_vec()),
+            false => {
+                Err(Error::job("copies of one type, and [1] for the scale and the penalty's gradient, are needed"))
+            }
+        }
+    }
+    fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        self.step().eval(ins, outs)
+    }
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+        self.step().host(self, io, group)
+    }
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+        self.step().gpu(gpu, io)
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        self.step().cost(io)
+    }
+    fn alias(&self) -> &'static [(usize, usize)] {
+        &IN_PLACE[..self.outputs()]
     }
 }
 
@@ -229,8 +398,12 @@ impl Op for Unscale {
     }
 }
 
-pub const FAMILY: Family =
-    Family { name: "optim", ops: &["sgd", "sgd.update", "unscale"], kernels: &[&SGD, &BEGIN_UNSCALE, &UNSCALE], cases };
+pub const FAMILY: Family = Family {
+    name: "optim",
+    ops: &["sgd", "sgd.update", "sgd.updates", "unscale"],
+    kernels: &[&SGD, &BEGIN_UNSCALE, &UNSCALE],
+    cases,
+};
 
 fn cases() -> Vec<Case> {
     let mut cases = vec![];
@@ -264,11 +437,41 @@ fn cases() -> Vec<Case> {
             cases.push(case);
         }
     }
+    cases.extend(gathered());
     let grads = [Type::f32(&[1]), Type::f32(&[3, 41]), Type::f32(&[1, 5003])];
     cases.push(Case::new("finite", Unscale, &grads, &[], Bound::Ulps(2)).draw(0, Draw::Positive));
     for bad in [1, 2] {
         let case = Case::new(format!("infinite gradient {bad}"), Unscale, &grads, &[], Bound::Exact);
         cases.push(case.draw(0, Draw::Positive).draw(bad, Draw::Infinite));
+    }
+    cases
+}
+
+/// Parameters of several blocks and of a few elements, with and without copy and penalty.
+fn gathered() -> Vec<Case> {
+    let own = |copy, lambda| Own { copy, lambda };
+    let shapes = [Type::f32(&[3, 41]), Type::f32(&[5]), Type::f32(&[2, 1501]), Type::f32(&[64])];
+    let mut cases = vec![];
+    for (form, copy, scaled) in [
+        (Form::Torch, None, false),
+        (Form::Keras, None, false),
+        (Form::Keras, Some(DType::BF16), false),
+        (Form::Torch, Some(DType::F16), true),
+    ] {
+        let lambdas = if form == Form::Keras { [0.125, 0.0, 0.5, 0.0] } else { [0.0; 4] };
+        // Biases have no copy.
+        let each: Vec<Own> = lambdas.iter().enumerate().map(|(i, l)| own(copy.is_some() && i != 1, *l)).collect();
+        let updated = |(t, own): (&Type, &Own)| [Some(*t), Some(*t), copy.filter(|_| own.copy).map(|c| t.of(c))];
+        let mut ins: Vec<Type> = shapes.iter().zip(&each).flat_map(updated).flatten().chain(shapes).collect();
+        let hyper = ins.len();
+        ins.push(hyper_type());
+        ins.extend(scaled.then_some(Type::f32(&[1])));
+        ins.extend(lambdas.iter().any(|l| *l != 0.0).then_some(Type::f32(&[1])));
+        let sgd = Sgd { form, nesterov: copy.is_none(), dampening: 0.0 };
+        let label = format!("{form:?} copy {copy:?} scaled {scaled}");
+        let case = Case::new(label, Updates { sgd, scaled, each }, &ins, &[], Bound::Ulps(8));
+        let case = case.draw(hyper, Draw::Hyper([0.125, 0.875, 0.25, 0.0]));
+        cases.push(if scaled { case.draw(hyper + 1, Draw::Positive) } else { case });
     }
     cases
 }

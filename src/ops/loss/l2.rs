@@ -1,19 +1,53 @@
 //! The penalty on large weights.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::Operand::{self, In, Out};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host::pointwise;
-use crate::kernel::gpu::{Access, Count, CudaStruct, Kernel, count};
+use crate::kernel::gpu::{Access, CudaStruct, Kernel, count};
 use crate::kernel::{Cost, Launch, Simd};
 use crate::ops::arith::Scalar;
-use crate::shape::Type;
+use crate::shape::{DType, Type};
 
-pub(super) static L2_PARTS: Kernel = Kernel::new("loss.cu", "l2_parts", 2, Count::TEXT);
-pub(super) static L2_SUM: Kernel = Kernel::new("loss.cu", "l2", 2, Scalar::TEXT);
+/// Weights that one launch can square: the convolutions of two VGG19.
+const WEIGHTS: usize = 32;
+
+crate::cuda_struct! {
+    /// Weights, and of each: elements, where its parts end, and what the sum of its squares counts.
+    pub struct Squares { count: u32, n: [u32; 32], end: [u32; 32], lambda: [f32; 32] }
+}
+
+pub(super) static L2_PARTS: Kernel = Kernel::new("loss.cu", "l2_parts", WEIGHTS + 1, Squares::TEXT);
+pub(super) static L2_SUM: Kernel = Kernel::new("loss.cu", "l2", 2, Squares::TEXT);
 pub(super) static L2_GRAD: Kernel = Kernel::new("loss.cu", "l2_grad", 3, Scalar::TEXT);
-/// Blocks of [`L2_PARTS`] at most: enough to fill any GPU, few enough for one block to add up.
+/// Blocks of [`L2_PARTS`] for one weight at most: enough to fill any GPU, few enough for one block to add up.
 const MOST_PARTS: usize = 1024;
+
+/// lambda times the sum of w^2, in float64.
+fn square(lambda: f32, w: &[f32]) -> f64 {
+    // Sixteen running sums, element i in sum i % 16: vectorisable, and one order for everybody.
+    let mut sums = [0f64; 16];
+    for w in w.chunks(16) {
+        w.iter().zip(&mut sums).for_each(|(w, s)| *s += *w as f64 * *w as f64);
+    }
+    lambda as f64 * sums.iter().sum::<f64>()
+}
+
+/// The launches of a sum over weights, which are the inputs.
+fn squares(mut gpu: Gpu, io: &Io, lambdas: &[f32]) -> Vec<Launch> {
+    let mut args = Squares { count: lambdas.len() as u32, n: [0; WEIGHTS], end: [0; WEIGHTS], lambda: [0.0; WEIGHTS] };
+    let mut blocks = 0;
+    for (s, (w, lambda)) in io.ins.iter().zip(lambdas).enumerate() {
+        blocks += w.numel().div_ceil(4 * L2_PARTS.threads as usize).min(MOST_PARTS);
+        (args.n[s], args.end[s], args.lambda[s]) = (count(w.numel()), blocks as u32, *lambda);
+    }
+    let parts = gpu.scratch(8 * blocks);
+    let [written, read] = [Access::Write, Access::Read].map(|access| Operand::Scratch(parts, access));
+    // In places without a weight stands the first.
+    let weights = (0..WEIGHTS).map(|s| In(if s < lambdas.len() { s } else { 0 }));
+    let operands: Vec<Operand> = weights.chain([written]).collect();
+    gpu.call(&L2_PARTS, &[], [blocks, 1], &operands, args).call(&L2_SUM, &[], [1, 1], &[read, Out(0)], args).done()
+}
 
 /// loss = lambda * sum of w^2 over the elements of one parameter (Keras's `l2(lambda)`: no factor 1/2).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,27 +69,50 @@ impl Op for L2 {
         Ok(vec![dy[0].map(|dy| g.push1(L2Grad { lambda: self.lambda }, &[n.ins[0], dy]))])
     }
     fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
-        let lambda = self.lambda as f64;
-        host_launches(self, io, group, 0, move |h| {
-            // Sixteen running sums in float64, element i in sum i % 16: vectorisable, and one order for everybody.
-            let mut sums = [0f64; 16];
-            for w in h.input::<f32>(0).chunks(16) {
-                w.iter().zip(&mut sums).for_each(|(w, s)| *s += *w as f64 * *w as f64);
-            }
-            h.output::<f32>(0)[0] = (lambda * sums.iter().sum::<f64>()) as f32;
-        })
+        let lambda = self.lambda;
+        host_launches(self, io, group, 0, move |h| h.output::<f32>(0)[0] = square(lambda, h.input(0)) as f32)
     }
-    fn gpu(&self, mut gpu: Gpu, io: &Io) -> Vec<Launch> {
-        let n = io.ins[0].numel();
-        let blocks = n.div_ceil(4 * L2_PARTS.threads as usize).min(MOST_PARTS);
-        let parts = gpu.scratch(8 * blocks);
-        let [written, read] = [Access::Write, Access::Read].map(|access| Operand::Scratch(parts, access));
-        gpu.call(&L2_PARTS, &[], [blocks, 1], &[In(0), written], Count { n: count(n) })
-            .call(&L2_SUM, &[], [1, 1], &[read, Out(0)], Scalar { n: blocks as u32, by: self.lambda })
-            .done()
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+        squares(gpu, io, &[self.lambda])
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 2.0 * io.ins[0].numel() as f64, ..traffic(io) }
+    }
+}
+
+/// [`L2`] of up to [`WEIGHTS`] parameters, the inputs, each with its lambda, added in their order: one pass over all of them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct L2Sum {
+    pub lambdas: Vec<f32>,
+}
+
+impl Op for L2Sum {
+    fn name(&self) -> &'static str {
+        "l2.sum"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        let fits = (1..=WEIGHTS).contains(&ins.len()) && ins.len() == self.lambdas.len();
+        match fits && ins.iter().all(|w| w.dtype == DType::F32) {
+            true => Ok(vec![Type::f32(&[1])]),
+            false => Err(Error::job(format!("1 to {WEIGHTS} weights in float32 are needed, each with its lambda"))),
+        }
+    }
+    fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        let square = |(w, lambda): (&&[f64], &f32)| *lambda as f64 * w.iter().map(|w| w * w).sum::<f64>();
+        outs[0][0] = ins.iter().zip(&self.lambdas).map(square).sum();
+    }
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+        let lambdas = self.lambdas.clone();
+        host_launches(self, io, group, 0, move |h| {
+            let each = lambdas.iter().enumerate().map(|(i, &lambda)| square(lambda, h.input(i)) as f32);
+            h.output::<f32>(0)[0] = each.reduce(|a, b| a + b).expect("checked by infer");
+        })
+    }
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+        squares(gpu, io, &self.lambdas)
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        Cost { flops: io.ins.iter().map(|w| 2.0 * w.numel() as f64).sum(), ..traffic(io) }
     }
 }
 

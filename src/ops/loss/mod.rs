@@ -6,7 +6,7 @@ mod l2;
 mod mse;
 
 pub use cross_entropy::{CrossEntropy, CrossEntropyGrad, Of};
-pub use l2::{L2, L2Grad};
+pub use l2::{L2, L2Grad, L2Sum};
 pub use mse::{Mse, MseBoth, MseGrad};
 
 use super::{Bound, Case, Draw, Family};
@@ -47,7 +47,7 @@ fn rows(x: &Type, w: &Type) -> Result<()> {
 
 pub const FAMILY: Family = Family {
     name: "loss",
-    ops: &["mse", "mse.grad", "mse.both", "cross_entropy", "cross_entropy.grad", "l2", "l2.grad"],
+    ops: &["mse", "mse.grad", "mse.both", "cross_entropy", "cross_entropy.grad", "l2", "l2.sum", "l2.grad"],
     kernels: &[
         &mse::MSE,
         &mse::MSE_GRAD,
@@ -86,5 +86,9 @@ fn cases() -> Vec<Case> {
         cases.push(Case::new(&label, L2 { lambda: 2e-4 }, &[w], diff, Bound::Ulps(4)));
         cases.push(Case::new(&label, L2Grad { lambda: 2e-4 }, &[w, one], &[], Bound::Ulps(4)));
     }
+    // Weights of one part, of several, and one whose last four are not complete.
+    let weights = [&[3, 41][..], &[7, 5001], &[64]].map(Type::f32);
+    let sum = L2Sum { lambdas: vec![2e-4, 0.125, 3.0] };
+    cases.push(Case::new("three weights", sum, &weights, &[], Bound::Ulps(8)));
     cases
 }
