@@ -134,6 +134,11 @@ struct Gemm {
     float keep;
 };
 
+struct Learning {
+    Gemm product;
+    Descent step;
+};
+
 struct Matrix {
     unsigned rows;
     unsigned columns;

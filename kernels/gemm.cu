@@ -2,6 +2,7 @@
 // (blockIdx.y), which `split_sum` adds in order.
 #include "tile/matrix.cuh"
 #include "tile/epilogue.cuh"
+#include "descent.cuh"
 
 /// C [parts,m,n]: where this block's tile and part lie.
 struct Split {
@@ -40,4 +41,39 @@ KERNEL(dense_wgrad, 4, Gemm) {
     at.multiply(dy, x, a, o.out<float>(2));
     // One of the blocks that read the same dy.
     if (a.bias && at.column == 0) dy.write(o.out<float>(3) + (u64)blockIdx.y * a.m + at.row, a.m - at.row);
+}
+
+/// What lies in row[at..at + 4] as far as it is within `width`; unlike `take`, of numbers that are about to change.
+__device__ inline float4 taken(const float *row, int at, int width) {
+    if (width % 4 == 0) return at < width ? *reinterpret_cast<const float4 *>(row + at) : float4{};
+    row += at;
+    width -= at;
+    return {width > 0 ? *row : 0, width > 1 ? row[1] : 0, width > 2 ? row[2] : 0, width > 3 ? row[3] : 0};
+}
+
+// A step of w along dw = dy^T x, which is not written, and db = the column sums of dy: x [N,I], dy [N,O]; w and v [O,I], both
+// updated; hyper [lr, momentum, weight decay, first]; db [O]
+KERNEL(dense_update, 6, Learning) {
+    const Gemm &g = a.product;
+    const Split at(g);
+    Summing<BM> dy(o.in<float>(1), at.row, g.m, g.m, at.begin, at.end);
+    Across<BN> x(o.in<float>(0), at.column, g.n, g.n, at.begin, at.end);
+    Tile tile;
+    tile.multiply(dy, x, div_up(at.end - at.begin, BK));
+    const Step step(a.step, o.in<float>(4), nullptr);
+    tile.each([&](int i, int j, float4 d) {
+        const int column = at.column + j;
+        if (at.row + i >= g.m) return;
+        const u64 row = (u64)(at.row + i) * g.n;
+        float4 w = taken(o.in<float>(2) + row, column, g.n), v{};
+        if (step.momentum != 0) v = taken(o.in<float>(3) + row, column, g.n);
+        step.take(w.x, v.x, d.x);
+        step.take(w.y, v.y, d.y);
+        step.take(w.z, v.z, d.z);
+        step.take(w.w, v.w, d.w);
+        put(o.out<float>(2) + row, column, g.n, w);
+        if (step.momentum != 0) put(o.out<float>(3) + row, column, g.n, v);
+    });
+    // One of the blocks that read the same dy.
+    if (g.bias && at.column == 0) dy.write(o.out<float>(5) + at.row, g.m - at.row);
 }

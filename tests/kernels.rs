@@ -194,7 +194,9 @@ fn launches_are_counted_without_a_gpu() {
     assert_eq!((&r["precision"], &r["batch"], &r["multiprocessors"]), (&"bf16".into(), &2.into(), &132.into()));
     let rows = r["launches"].as_array().unwrap();
     let of = |kernel: &str| rows.iter().filter(|row| row["kernel"] == kernel).collect::<Vec<_>>();
-    assert_eq!([of("conv_fprop_mma").len(), of("conv_dgrad_mma").len(), of("conv_wgrad_mma").len()], [13, 12, 13]);
+    // Equal layers share a launch where they can.
+    let layers = |kernel: &str| of(kernel).iter().map(|row| row["instances"].as_u64().unwrap()).sum::<u64>();
+    assert_eq!(["conv_fprop_mma", "conv_dgrad_mma", "conv_wgrad_mma"].map(layers), [13, 12, 13]);
     assert!(rows.iter().all(|row| row["blocks"].as_u64() > Some(0) && row["fills"].is_null()));
     assert!(
         of("conv_fprop_mma").iter().all(|row| row["constants"]["STORAGE"] == 2 && row["gflop"].as_f64() > Some(0.0))

@@ -173,6 +173,17 @@ struct Tile {
                       make_float2(at[i][j][2 * h], at[i][j][2 * h + 1]));
     }
 
+    /// The same, two rows eight apart at once: f(row, column, two elements, two elements of row + 8).
+    template <class F>
+    __device__ void pairs(F f) const {
+#pragma unroll
+        for (int i = 0; i < TM; ++i)
+#pragma unroll
+            for (int j = 0; j < TN; ++j)
+                f(warp_row() + 16 * i + lane() / 4, warp_column() + 8 * j + 2 * (lane() % 4),
+                  make_float2(at[i][j][0], at[i][j][1]), make_float2(at[i][j][2], at[i][j][3]));
+    }
+
     /// Leaves the tile in shared memory as `Staged` reads it, f(column, element) of each element.
     template <class F>
     __device__ void stage(F f) const {

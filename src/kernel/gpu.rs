@@ -185,6 +185,8 @@ macro_rules! cuda_struct {
     (@type f64) => { "double" };
     (@type u64) => { "unsigned long long" };
     (@type Divisor) => { "Divisor" };
+    (@type Gemm) => { "Gemm" };
+    (@type Descent) => { "Descent" };
 }
 
 cuda_struct! {

@@ -30,6 +30,7 @@ pub fn fuse(g: &mut Graph, want: &[&[Value]]) {
         }
     }
     updates::penalties(g, &Uses::new(g, want));
+    updates::learn(g, &Uses::new(g, want));
     updates::updates(g, &Uses::new(g, want));
 }
 

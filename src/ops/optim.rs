@@ -140,10 +140,7 @@ impl Step {
 
     /// The kernel. Where there is no parameter, no copy, no scale or no penalty, anything stands in its place.
     fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
-        let Sgd { form, nesterov, dampening } = self.sgd;
-        let [keras, nesterov, scaled] = [form == Form::Keras, nesterov, self.by.is_some()].map(u32::from);
-        let (n, end, lambda) = ([0; SEGMENTS], [0; SEGMENTS], [0.0; SEGMENTS]);
-        let mut args = Descent { keras, nesterov, dampening, scaled, copies: 0, n, end, lambda };
+        let mut args = Descent { scaled: self.by.is_some() as u32, ..self.sgd.numbers() };
         let (mut blocks, mut storage, mut operands) = (0, DType::F32, vec![]);
         for (i, s) in self.segments.iter().enumerate() {
             let n = io.ins[s.w.1].numel();
@@ -170,6 +167,23 @@ impl Step {
 impl Sgd {
     fn step(self) -> Step {
         Update { sgd: self, copy: false, scaled: false }.step()
+    }
+
+    /// What kernels are told of it, without any parameter.
+    pub(super) fn numbers(self) -> Descent {
+        let Sgd { form, nesterov, dampening } = self;
+        let [keras, nesterov] = [form == Form::Keras, nesterov].map(u32::from);
+        let (n, end, lambda) = ([0; SEGMENTS], [0; SEGMENTS], [0.0; SEGMENTS]);
+        Descent { keras, nesterov, dampening, scaled: 0, copies: 0, n, end, lambda }
+    }
+
+    /// w and v after a step, on the host.
+    pub(super) fn take(self, hyper: [f32; 4], w: &mut [f32], v: &mut [f32], g: &[f32]) {
+        par::chunks2_mut(w, v, |at, w, v| {
+            for ((w, v), &g) in w.iter_mut().zip(v).zip(&g[at..]) {
+                (*w, *v) = update!(self, f32, *w, *v, g, hyper);
+            }
+        });
     }
 }
 

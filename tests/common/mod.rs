@@ -116,7 +116,10 @@ fn float_bounds(products: Products, case: &Case, x: &[Vec<f64>], y: &[Vec<f64>])
             .collect(),
         // |a| and |b| instead of a and b: the definition itself computes the sum of |a||b|.
         Bound::Dot(terms) => {
-            let magnitudes: Vec<Vec<f64>> = x.iter().map(|x| x.iter().map(|x| x.abs()).collect()).collect();
+            let mut magnitudes: Vec<Vec<f64>> = x.iter().map(|x| x.iter().map(|x| x.abs()).collect()).collect();
+            // A step goes down: of a negative rate, magnitudes add up.
+            let settings = magnitudes.iter_mut().zip(&case.draws).filter(|(_, d)| matches!(d, Draw::Hyper(_)));
+            settings.for_each(|(hyper, _)| hyper[0] = -hyper[0]);
             let selects = case.op.name().starts_with("maxpool");
             // Where the inputs select (pooling), magnitudes would select others: only the gradient is made positive.
             let inputs: Vec<Vec<f64>> = if selects { vec![x[0].clone(), magnitudes[1].clone()] } else { magnitudes };

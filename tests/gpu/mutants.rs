@@ -214,6 +214,11 @@ const MUTANTS: &[Mutant] = &[
     m("tile/epilogue.cuh", "the last part of a dense layer is left out", "part < parts; ++part", "part + 1 < parts; ++part", "dense.fprop [BF16 x [2, 2504"),
     m("split.cu", "the bias of a row", "act(i % a.columns,", "act(i / a.columns,", "dense.fprop [BF16 x [2, 2504"),
     m("half.cuh", "bf16 is cut off", "cvt.rn.bf16.f32", "cvt.rz.bf16.f32", "cast [F32 to BF16"),
+    m("mma/dense.cu", "an updated weight has no copy", "if (STORAGE != 0) put_narrow(o.out<Real>(4) + rows[r], column, g.n, w[r]);", "", "dense.update [Keras BF16 x [25"),
+    m("mma/dense.cu", "rows past the last are updated", "if (!exist[r]) continue;", "", "dense.update [Keras BF16 x [25"),
+    m("mma/dense.cu", "the second of two neighbours stays", "            step.take(w[r].y, v[r].y, d[r].y);\n", "", "dense.update [Keras BF16 x [25"),
+    m("gemm.cu", "a velocity is not stored", "if (step.momentum != 0) put(o.out<float>(3) + row, column, g.n, v);", "", "dense.update [Torch x [25"),
+    m("gemm.cu", "the last of four neighbours stays", "        step.take(w.w, v.w, d.w);\n", "", "dense.update [Torch x [25"),
     m("gemm.cu", "depth past the end of a part", "end(min(begin + a.part, a.depth))", "end(begin + a.part)", "dense.wgrad [x [25"),
     // Indices in 32 bits.
     m("common.cuh", "elements are counted in 32 bits", "const u64 first = (u64)block * FULL;", "const u64 first = block * FULL;", "huge relu"),

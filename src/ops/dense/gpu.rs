@@ -2,10 +2,11 @@
 
 use crate::cuda_struct;
 use crate::graph::Gpu;
-use crate::graph::Operand::{In, Out};
+use crate::graph::Operand::{In, Out, Update};
 use crate::kernel::Launch;
 use crate::kernel::gpu::{CudaStruct, Kernel};
 use crate::ops::mma::{self, After, Factors};
+use crate::ops::optim::{Descent, Sgd};
 use crate::ops::tile::{self, COLUMN_SUM, NO_SUM, SPLIT_SUM, Tile, index, parts, summed, vector};
 use crate::shape::DType;
 
@@ -40,6 +41,14 @@ cuda_struct! {
     }
 }
 
+cuda_struct! {
+    /// A product of matrices that is the gradient of a weight, and the step along it.
+    pub struct Learning {
+        product: Gemm,
+        step: Descent,
+    }
+}
+
 // ROWS, VEC
 const STREAMS: &[&[i64]] = &[&[1, 4], &[4, 4], &[16, 4], &[1, 1], &[4, 1], &[16, 1]];
 // BM, BN, BK, VEC; large before small.
@@ -61,6 +70,7 @@ const fn gemm(entry: &'static str, operands: usize) -> Kernel {
 
 static DGRAD: Kernel = gemm("dense_dgrad", 4);
 static WGRAD: Kernel = gemm("dense_wgrad", 4);
+static UPDATE: Kernel = Kernel { args: Learning::TEXT, ..gemm("dense_update", 6) };
 
 const fn mma(entry: &'static str, operands: usize) -> Kernel {
     Kernel { source: "mma/dense.cu", consts: mma::CONSTS, variants: mma::MATRICES, ..gemm(entry, operands) }
@@ -69,9 +79,21 @@ const fn mma(entry: &'static str, operands: usize) -> Kernel {
 static FPROP_MMA: Kernel = mma("dense_fprop_mma", 3);
 static DGRAD_MMA: Kernel = mma("dense_dgrad_mma", 3);
 static WGRAD_MMA: Kernel = mma("dense_wgrad_mma", 4);
+static UPDATE_MMA: Kernel = Kernel { args: Learning::TEXT, ..mma("dense_update_mma", 7) };
 
-pub(super) const KERNELS: &[&Kernel] =
-    &[&FPROP, &DGRAD, &WGRAD, &FPROP_MMA, &DGRAD_MMA, &WGRAD_MMA, &COLUMN_SUM, &SPLIT_SUM, &mma::SPLIT_ACT];
+pub(super) const KERNELS: &[&Kernel] = &[
+    &FPROP,
+    &DGRAD,
+    &WGRAD,
+    &UPDATE,
+    &FPROP_MMA,
+    &DGRAD_MMA,
+    &WGRAD_MMA,
+    &UPDATE_MMA,
+    &COLUMN_SUM,
+    &SPLIT_SUM,
+    &mma::SPLIT_ACT,
+];
 
 /// y = act(x w^T + b) and what comes `after`; operands x, w and those. A value depends on its own row and on the widths, never
 /// on `rows`, but for what is drawn.
@@ -163,6 +185,39 @@ pub(super) fn wgrad_mma(
         gpu.call(&WGRAD_MMA, cut.tile.consts, cut.grid, &[In(0), In(1), dw, db], cut.args)
     })
     .done()
+}
+
+/// Whether a weight's gradient is one sum over the rows, whatever multiplies: only then a kernel has all of it at once.
+pub(super) fn one_part([rows, inputs, outputs]: [usize; 3]) -> bool {
+    let small = outputs.div_ceil(64) * inputs.div_ceil(64);
+    parts(blocks(outputs, inputs), rows, tile::STEP).0 == 1 && parts(small, rows, mma::STEP).0 == 1
+}
+
+/// A step of w along dw = dy^T x, which is not written, and db as [`wgrad`] has it; operands w and v, with `copy` the copy,
+/// then x, dy and hyper. What [`one_part`] refuses does not come here.
+pub(super) fn update(
+    mut gpu: Gpu,
+    factors: Option<Factors>,
+    [rows, inputs, outputs]: [usize; 3],
+    bias: bool,
+    (sgd, copy): (Sgd, bool),
+) -> Vec<Launch> {
+    let (extents, aligned) = ([outputs, inputs, rows], [inputs, outputs]);
+    let (kernel, blocks) = match factors {
+        Some(_) => (&UPDATE_MMA, outputs.div_ceil(64) * inputs.div_ceil(64)),
+        None => (&UPDATE, blocks(outputs, inputs)),
+    };
+    let cut = Cut::new(&mut gpu, kernel, factors, extents, &aligned, blocks, bias);
+    assert_eq!(cut.parts, 1, "a gradient in parts is not there when it is needed");
+    let updated = 2 + copy as usize;
+    let [x, dy, hyper] = [0, 1, 2].map(|i| In(updated + i));
+    let db = if bias { Out(updated) } else { Update(1) };
+    let args = Learning { product: cut.args, step: sgd.numbers() };
+    let operands = match factors {
+        Some(_) => vec![x, dy, Update(0), Update(1), Update(if copy { 2 } else { 0 }), hyper, db],
+        None => vec![x, dy, Update(0), Update(1), hyper, db],
+    };
+    gpu.call(kernel, cut.tile.consts, cut.grid, &operands, args).done()
 }
 
 impl Gemm {

@@ -3,12 +3,15 @@ in memory, that is flattened in H,W,C order. */
 
 mod dropped;
 mod gpu;
+mod update;
 
 pub use dropped::Dropped;
+pub use update::Update;
 
 use super::activation::{ReluGrad, positive};
 use super::dropout::{Layer, Mask, state_type};
 use super::mma::{After, Factors};
+use super::optim::{Form, Sgd, hyper_type};
 use super::tile;
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
@@ -270,10 +273,23 @@ impl Op for BiasGrad {
 
 pub const FAMILY: Family = Family {
     name: "dense",
-    ops: &["dense.fprop", "dense.dropped", "dense.dgrad", "dense.wgrad", "bias.grad"],
+    ops: &["dense.fprop", "dense.dropped", "dense.dgrad", "dense.wgrad", "dense.update", "bias.grad"],
     kernels: gpu::KERNELS,
     cases,
 };
+
+/// A step of a layer's weight, by numbers that keep integers exact.
+fn update(label: &str, bias: bool, [x, dy]: [Type; 2], form: Form) -> Option<Case> {
+    let (w, copy) = (Type::f32(&[dy.row(), x.row()]), x.dtype.is_half());
+    let sgd = Sgd { form, nesterov: bias, dampening: 0.0 };
+    let ins: Vec<Type> = [w, w].into_iter().chain(copy.then(|| w.of(x.dtype))).chain([x, dy, hyper_type()]).collect();
+    let op = Update { wgrad: Wgrad { bias }, sgd, copy };
+    // A batch whose rows are several sums is not for it.
+    op.infer(&ins).ok()?;
+    // Of the sum, the step adds the products with settings, w and v.
+    let case = Case::new(format!("{form:?} {label}"), op, &ins, &[], Bound::Dot(x.dims()[0] + 8));
+    Some(case.draw(ins.len() - 1, Draw::Hyper([0.125, 0.5, 0.25, 0.0])))
+}
 
 /// Two layers that drop out by a power of two, so that integers stay integers.
 fn dropped(label: &str, bias: bool, ins: &[Type], ty: Type) -> [Case; 2] {
@@ -318,6 +334,7 @@ fn cases() -> Vec<Case> {
         }
         cases.extend(dropped(&label, bias, &ins, yt));
         cases.push(Case::new(&label, Wgrad { bias }, &[xt, yt], &[], Bound::Dot(n)));
+        cases.extend(update(&label, bias, [xt, yt], if i % 2 == 0 { Form::Torch } else { Form::Keras }));
         cases.push(Case::new(&label, BiasGrad, &[yt], &[], Bound::Dot(n)));
     }
     // Tensor cores: aligned and gathered loads, several parts of a sum, every tile.
@@ -334,6 +351,7 @@ fn cases() -> Vec<Case> {
             let ins: Vec<Type> = [yt, wt].into_iter().chain(mask.map(|_| xt)).collect();
             cases.push(Case::new(&label, Dgrad { x: xt, mask }, &ins, &[], Bound::Dot(out)));
             cases.push(Case::new(&label, wgrad, &[xt, yt], &[], Bound::Dot(x[0])));
+            cases.extend(update(&label, wgrad.bias, [xt, yt], Form::Keras));
         }
     }
     for x in [[2, 9, 11, 5], [4, 17, 19, 34]] {

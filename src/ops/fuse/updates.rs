@@ -1,10 +1,12 @@
 //! Work on many parameters that becomes one launch: their updates, and the penalties on them.
 
 use super::super::arith::Add;
+use super::super::dense::{self, Wgrad};
 use super::super::loss::{L2, L2Grad, L2Sum};
 use super::super::optim::{Own, SEGMENTS, Sgd, Update, Updates};
 use super::{Uses, is, join};
-use crate::graph::{Graph, Value};
+use crate::graph::{Graph, Op, Value};
+use crate::shape::Type;
 
 /// Bytes of gradients that wait for one another, at most: a launch of this size keeps a GPU busy a hundred times as long as
 /// it takes to launch, and the arena does not grow.
@@ -95,12 +97,40 @@ impl One {
 
     /// Whether one launch can do both.
     fn joins(&self, g: &Graph, other: &One) -> bool {
+        fn agree<T: PartialEq>(a: Option<T>, b: Option<T>) -> bool {
+            a.is_none() || b.is_none() || a == b
+        }
         let storage = |one: &One| one.values.get(2).map(|copy| g.ty(*copy).dtype);
-        let both = |a: Option<_>, b: Option<_>| a.is_none() || b.is_none() || a == b;
+        let penalty = |one: &One| one.penalty.map(|p| p.1);
         self.sgd == other.sgd
             && (self.hyper, self.by) == (other.hyper, other.by)
-            && both(self.penalty.map(|p| p.1), other.penalty.map(|p| p.1))
-            && (storage(self).is_none() || storage(other).is_none() || storage(self) == storage(other))
+            && agree(penalty(self), penalty(other))
+            && agree(storage(self), storage(other))
+    }
+}
+
+/// dense.wgrad -> sgd becomes dense.update where nobody else reads the weight's gradient.
+pub(super) fn learn(g: &mut Graph, uses: &Uses) {
+    for &at in &uses.needed {
+        let Some(one) = One::of(g, uses, at).filter(|one| one.by.is_none() && one.penalty.is_none()) else { continue };
+        let Some((part, &wgrad)) = uses.only::<Wgrad>(g, one.g, at) else { continue };
+        let n = &g.nodes()[part];
+        if n.outs[0] != one.g {
+            continue;
+        }
+        // The bias's gradient is written where the weight is updated, which is later.
+        if n.outs[1..].iter().any(|db| uses.readers[db.i()].iter().any(|&reader| reader < at)) {
+            continue;
+        }
+        let ins = [&one.values[..], &n.ins, &[one.hyper]].concat();
+        let outs = [&one.outs[..], &n.outs[1..]].concat();
+        let types: Vec<Type> = ins.iter().map(|v| g.ty(*v)).collect();
+        let op = dense::Update { wgrad, sgd: one.sgd, copy: one.values.len() > 2 };
+        // Activations and their gradients are no state: nothing updates them.
+        if op.infer(&types).is_ok() {
+            g.retire(part);
+            g.replace(at, part, op, &ins, &outs);
+        }
     }
 }
 
