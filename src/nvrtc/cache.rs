@@ -139,6 +139,7 @@ impl Key {
     fn new(unit: &Unit, source: &Source, target: Target) -> Self {
         let mut hash = Fnv::default();
         hash.update(&LAYOUT.to_le_bytes()).field(unit.source.as_bytes()).field(source.text.as_bytes());
+        hash.field(source.root.as_bytes());
         hash.update(&(source.headers.len() as u64).to_le_bytes());
         for (name, text) in &source.headers {
             hash.field(name.as_bytes()).field(text.as_bytes());

@@ -168,25 +168,22 @@ pub fn compile(unit: &Unit, target: Target) -> Result<Compiled> {
 
 fn compile_source(unit: &Unit, source: &Source, target: Target) -> Result<Compiled> {
     if !unit.runs_on(target) {
-        return Err(Error::job(format!("{target} has not what {unit} takes")).fix("use fp16 or float32"));
+        return Err(Error::job(format!("{target} does not support {unit}")).fix("use fp16 or float32"));
     }
-    let headers: Vec<_> = source.headers.iter().map(|(name, text)| (name.as_str(), text.as_ref())).collect();
-    let output = Nvrtc::get()?.compile(unit.source, &source.text, &headers, &options(unit, target));
+    let texts: Vec<_> = source.headers.iter().map(|(name, text)| (name, source.placed(name, text))).collect();
+    let headers: Vec<_> = texts.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let text = source.placed(unit.source, &source.text);
+    let output = Nvrtc::get()?.compile(unit.source, &text, &headers, &options(unit, target));
     let output = output.map_err(|failure| match failure {
-        Failure::Log(log) => log::error(unit.source, &log).fix(format!("this was {unit} for {target}")),
+        Failure::Log(log) => {
+            log::error(unit.source, &log.replace(&source.root, "")).fix(format!("this was {unit} for {target}"))
+        }
         Failure::Code(code) => Error::job(format!("NVRTC cannot compile {unit} for {target}: its error {code}")),
     })?;
-    let (resources, warnings) = log::read(&output.log);
-    Ok(Compiled { cubin: output.cubin, ptx: unplaced(output.ptx), resources, warnings })
-}
-
-/// NVRTC puts the working folder before the names of sources, as if they were files there. The same unit has the same text
-/// wherever it is compiled.
-fn unplaced(ptx: String) -> String {
-    match std::env::current_dir() {
-        Ok(folder) => ptx.replace(&format!("\"{}/", folder.display()), "\""),
-        Err(_) => ptx,
-    }
+    let (resources, warnings) = log::read(&output.log.replace(&source.root, ""));
+    // The simulator calls files by their names under `kernels/`.
+    let ptx = output.ptx.replace(&format!("\"{}", source.root), "\"");
+    Ok(Compiled { cubin: output.cubin, ptx, resources, warnings })
 }
 
 /// No fast mathematics: division, square root and denormal numbers are IEEE's, as on the CPU.

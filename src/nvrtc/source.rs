@@ -11,10 +11,15 @@ include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 /// A folder that is read instead of the texts in the program.
 const FOLDER: &str = "DEEP_AFFECT_KERNELS";
 
+/// Where the texts in the program lie, by the word of what is compiled from them: the same on every machine.
+const ROOT: &str = "/deep-affect/kernels/";
+
 type Text = Cow<'static, str>;
 
 /// A source and every file that it includes, directly or not.
 pub struct Source {
+    /// The folder of all of them, which profilers look into; ends in a slash.
+    pub root: String,
     pub text: Text,
     /// By the name they are included by, which is their path under `kernels/`.
     pub headers: BTreeMap<String, Text>,
@@ -24,9 +29,18 @@ impl Source {
     /// By its path under `kernels/`.
     pub fn open(path: &str) -> Result<Self> {
         match env::var_os(FOLDER) {
-            Some(folder) => Self::with(path, &|path| read(Path::new(&folder), path)),
+            Some(folder) => {
+                let source = Self::with(path, &|path| read(Path::new(&folder), path))?;
+                let folder = std::fs::canonicalize(&folder).map_err(|e| Error::io(&folder, "find", e))?;
+                Ok(Self { root: format!("{}/", folder.display()), ..source })
+            }
             None => Self::with(path, &embedded),
         }
+    }
+
+    /// The text of one of its files, so that compiler, debugger and profiler call it by its whole path.
+    pub fn placed(&self, name: &str, text: &str) -> String {
+        format!("#line 1 \"{}{name}\"\n{text}", self.root)
     }
 
     /// `find` gives the text of a path. An include that is not found is left to the compiler, which knows whether the
@@ -43,7 +57,7 @@ impl Source {
                 headers.insert(name, text);
             }
         }
-        Ok(Self { text, headers })
+        Ok(Self { root: ROOT.into(), text, headers })
     }
 }
 

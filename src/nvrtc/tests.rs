@@ -105,3 +105,17 @@ fn a_mistake_has_file_and_line() {
     let far = compile_source(&UNIT, &source(&[("a.cu", "")]), Target::new(77)).unwrap_err().to_string();
     assert!(far.contains("--gpu-architecture") && far.contains("sm_77"), "{far}");
 }
+
+#[test]
+fn code_names_its_sources_and_nothing_of_where_it_was_compiled() {
+    if !present() {
+        return;
+    }
+    let source = source(&[("a.cu", KERNEL), ("tile/one.cuh", "#define TWO 2")]);
+    let compiled = compile_source(&UNIT, &source, Target::new(89)).unwrap();
+    let holds = |text: &str| compiled.cubin.windows(text.len()).any(|w| w == text.as_bytes());
+    assert!(holds(source.root.trim_end_matches('/')) || holds(&source.root), "the cubin has the sources' folder");
+    let here = std::env::current_dir().unwrap();
+    assert!(!holds(here.to_str().unwrap()), "the cubin has the working folder");
+    assert!(compiled.ptx.contains("\"a.cu\"") && !compiled.ptx.contains(here.to_str().unwrap()));
+}
