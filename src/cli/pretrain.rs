@@ -1,6 +1,6 @@
 //! `pretrain`: one tower as a classifier, saved as a weight file for `train --weights`.
 
-use super::classifier::{Classifier, Origin, TowerFlags, weights};
+use super::classifier::{Classifier, Origin, TowerFlags, fits, weights};
 use super::job::split;
 use super::{Compute, output};
 use crate::data::Manifest;
@@ -98,6 +98,9 @@ impl Command {
         let (usable, y): (Vec<usize>, Vec<usize>) = all.iter().filter_map(|&i| Some((i, class(i)?))).unzip();
         let file = weights(self.weights.as_deref())?;
         let tower = self.network.tower(&self.tower, classes.len(), file.as_ref())?;
+        if let Some(file) = &file {
+            fits(&tower, file)?;
+        }
         let mut initial = Initial::new(self.seed, true);
         file.into_iter().for_each(|f| initial.tower(&self.tower, f));
         let origin = Origin {

@@ -153,6 +153,10 @@ impl<'a> Matched<'a> {
 
     /// One error that names every tensor that is not as it should be. Wrong shapes are never let pass.
     pub fn require(&self, allow: Allow) -> Result<()> {
+        if self.found.is_empty() && self.misshaped.is_empty() && !self.missing.is_empty() {
+            let problem = format!("none of its tensors is of this network ({})", self.kind.describe());
+            return Err(Error::file(self.path, problem).fix("give the file of the same network"));
+        }
         let list = |what: &str, all: Vec<String>| match all.len() {
             0 => None,
             n if n > NAMED => Some(format!("{n} {what}: {} and {} more", all[..NAMED].join(", "), n - NAMED)),
