@@ -114,6 +114,9 @@ impl Command {
             remark!("warning: {remark}");
         }
         let text = if self.json { metrics_json(&outcome, &m) } else { m.table() };
+        if !self.json {
+            remark!("{}", m.legend());
+        }
         output::print(&text)?;
         if let Some(dir) = &self.out {
             remark!("wrote predictions.csv, report.html and metrics.json to {}", dir.display());

@@ -93,6 +93,7 @@ pub fn train(job: &mut Job, out: &Path, test: f64, resume: bool, title: String, 
         remark!("warning: {remark}");
     }
     output::print(&metrics.table())?;
+    remark!("{}", metrics.legend());
     remark!("wrote {CHECKPOINT}, predictions.csv, metrics.json and report.html to {}", out.display());
     Ok(())
 }

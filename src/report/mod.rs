@@ -21,6 +21,7 @@ pub use folder::{Outcome, prepare, write_folder};
 use crate::error::{Error, Result};
 use crate::table::number;
 use crate::train::metrics::{Dimension, Metrics};
+use crate::train::paired::interval;
 use image::{ImageFormat, RgbImage};
 use minijinja::value::Serde;
 use minijinja::{Environment, context};
@@ -172,19 +173,33 @@ struct Headline {
     chips: Vec<[String; 3]>,
 }
 
-fn headline(d: &Dimension) -> Headline {
+/// Squared error beside that of the training mean, with the 95 % interval of the difference over pictures: a sentence that
+/// says "less" or "more" only where the interval leaves out "the same".
+fn verdict(d: &Dimension, truth: &[f64], predicted: &[f64]) -> (String, bool) {
+    let differences = truth.iter().zip(predicted).map(|(a, p)| (p - a).powi(2) - (d.train_mean - a).powi(2));
+    let base = d.baseline.mse;
+    let ends = interval(&differences.collect::<Vec<_>>()).filter(|_| base > 0.0);
+    let Some([low, high]) = ends.map(|ends| ends.map(|e| 100.0 * e / base)) else {
+        return ("too few pictures to compare with always answering the training mean".into(), false);
+    };
+    let change = |x: f64| format!("{:.0} % {}", x.abs(), if x < 0.0 { "less" } else { "more" });
+    let (mean, interval) = (change(-100.0 * d.skill().unwrap_or(0.0)), format!("{} to {}", change(low), change(high)));
+    let than = "squared error than always answering the training mean";
+    if low <= 0.0 && high >= 0.0 {
+        return (
+            format!(
+                "Not told apart from always answering the training mean: squared error {mean}, 95 % interval {interval}"
+            ),
+            false,
+        );
+    }
+    (format!("{mean} {than}, 95 % interval {interval}"), high < 0.0)
+}
+
+fn headline(d: &Dimension, truth: &[f64], predicted: &[f64]) -> Headline {
     let (model, baseline) = (&d.model, &d.baseline);
     let longest = model.mae.max(baseline.mae).max(f64::MIN_POSITIVE);
-    let skill = d.skill();
-    let verdict = match skill {
-        Some(s) if s >= 0.005 => {
-            format!("{:.0} % less squared error than always answering the training mean", s * 100.0)
-        }
-        Some(s) if s <= -0.005 => {
-            format!("{:.0} % more squared error than always answering the training mean", -s * 100.0)
-        }
-        _ => "no better than always answering the training mean".into(),
-    };
+    let (verdict, better) = verdict(d, truth, predicted);
     let percent = |v: f64, decimals| format!("{} %", number(Some(v), decimals));
     let chip = |name: &str, a: String, b: String| [name.into(), a, b];
     Headline {
@@ -193,7 +208,7 @@ fn headline(d: &Dimension) -> Headline {
         baseline_mae: number(Some(baseline.mae), 2),
         bars: [100.0 * model.mae / longest, 100.0 * baseline.mae / longest],
         verdict,
-        better: skill.is_some_and(|s| s >= 0.005),
+        better,
         chips: vec![
             chip("MSE", number(Some(model.mse), 2), number(Some(baseline.mse), 2)),
             chip("Pearson r", number(model.pearson_r, 2), number(baseline.pearson_r, 2)),
@@ -270,7 +285,10 @@ pub fn html(r: &Report) -> Result<String> {
         subtitle => r.subtitle.as_str(),
         notes => Serde(&r.notes),
         n => r.metrics.n,
-        headlines => Serde(r.metrics.dimensions.iter().map(headline).collect::<Vec<_>>()),
+        headlines => Serde(r.metrics.dimensions.iter().enumerate().map(|(k, d)| {
+            let of = |f: fn(&Point) -> &Vec<f32>| r.points.iter().map(|p| f64::from(f(p)[k])).collect::<Vec<_>>();
+            headline(d, &of(|p| &p.truth), &of(|p| &p.pred))
+        }).collect::<Vec<_>>()),
         loss => charts::loss(&r.history).map(chart),
         has_val => r.history.iter().any(|e| e.val_loss.is_some()),
         epochs,

@@ -17,6 +17,10 @@ pub fn beyond_scale(prediction: f64) -> bool {
     !(SCALE[0]..=SCALE[1]).contains(&prediction)
 }
 
+/// SD of predictions, points, below which they are as good as constant, and a slope on them has no meaning: nobody rates
+/// to a hundredth of a point.
+const LEAST_SPREAD: f64 = 0.01;
+
 /// One dimension's measures. `p` is the prediction, `a` the rating; ratings and errors are in points of the 1 to 9 scale.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DimensionMetrics {
@@ -39,7 +43,7 @@ pub struct DimensionMetrics {
     /// Mean of 100 (1 - |p-a|/8): the same by the range of the scale, which is 8.
     pub accuracy8_percent: f64,
     /// Slope of the least-squares line of ratings on predictions: 1 is calibrated, below 1 is overconfident. None when
-    /// predictions are all equal.
+    /// the SD of the predictions is below a hundredth of a point.
     pub calibration_slope: Option<f64>,
     /// Sample SD (n-1) of the predictions, points. None for one picture.
     pub sd_predicted: Option<f64>,
@@ -107,7 +111,7 @@ impl DimensionMetrics {
             sagr_at_5: sagr(a, p, MIDPOINT),
             accuracy9_percent: 100.0 * (1.0 - mae / 9.0),
             accuracy8_percent: 100.0 * (1.0 - mae / 8.0),
-            calibration_slope: (vp > 0.0).then(|| cov / vp),
+            calibration_slope: (vp.sqrt() >= LEAST_SPREAD).then(|| cov / vp),
             sd_predicted: sample_sd(vp),
             sd_true: sample_sd(va),
             beyond_scale_percent: 100.0 * mean(&|_, p| beyond_scale(p) as u8 as f64),
@@ -124,7 +128,13 @@ impl DimensionMetrics {
             f("bias", "Bias", "Mean of predicted minus true, points.", 3, Some(self.bias)),
             f("pearson_r", "Pearson r", "Linear correlation; ignores scale and shift.", 3, self.pearson_r),
             f("ccc", "CCC", "Lin's concordance: correlation that also counts scale and shift.", 3, self.ccc),
-            f("sagr_at_5", "SAGR at 5", "Share on the right side of the midpoint 5.", 3, Some(self.sagr_at_5)),
+            f(
+                "sagr_at_5",
+                "SAGR at 5",
+                "Sign agreement: share on the right side of the midpoint 5.",
+                3,
+                Some(self.sagr_at_5),
+            ),
             f("accuracy9_percent", "Accuracy /9, %", "100 (1 − |error|/9), averaged.", 2, Some(self.accuracy9_percent)),
             f(
                 "accuracy8_percent",
@@ -228,6 +238,13 @@ impl Metrics {
         remark_beyond(counts.map(|(name, count)| (name, count.round() as usize)), self.n)
     }
 
+    /// What the measures mean that are not everybody's, a line each.
+    pub fn legend(&self) -> String {
+        let fields = self.dimensions.iter().take(1).flat_map(|d| d.model.fields());
+        let known = fields.filter(|f| ["ccc", "sagr_at_5", "accuracy9_percent", "calibration_slope"].contains(&f.key));
+        known.map(|f| format!("{}: {}", f.label, f.meaning)).collect::<Vec<_>>().join("\n")
+    }
+
     /// An aligned text table: one row per measure, the model and the baseline per dimension.
     pub fn table(&self) -> String {
         let mut header = vec![format!("n = {}", self.n)];
@@ -311,6 +328,10 @@ mod tests {
         assert!(json.contains(r#""pearson_r":null"#) && !json.contains("NaN"));
         assert_eq!(serde_json::from_str::<Metrics>(&json).unwrap(), m);
         assert_eq!(DimensionMetrics::of(&[3.0], &[4.0]).unwrap().sd_true, None);
+        // Predictions that differ by rounding alone have no slope.
+        let nearly = DimensionMetrics::of(&[2.0, 8.0, 5.0], &[5.0, 5.000001, 5.0]).unwrap();
+        assert_eq!(nearly.calibration_slope, None);
+        assert!(DimensionMetrics::of(&[2.0, 8.0], &[4.9, 5.1]).unwrap().calibration_slope.is_some());
     }
 
     #[test]

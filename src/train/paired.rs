@@ -61,6 +61,15 @@ fn two_sided(t: f64, df: usize) -> f64 {
     2.0 * t_of.sf(t.abs())
 }
 
+/// Ends of the 95 % interval of a mean, by Student's t; None for fewer than two values.
+pub fn interval(x: &[f64]) -> Option<[f64; 2]> {
+    let n = x.len() as f64;
+    let t = StudentsT::new(0.0, 1.0, n - 1.0).ok().filter(|_| n > 1.0)?.inverse_cdf(0.975);
+    let mean = x.iter().sum::<f64>() / n;
+    let sd = (x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt();
+    Some([mean - t * sd / n.sqrt(), mean + t * sd / n.sqrt()])
+}
+
 /// p-values corrected for their number by Holm's step-down method, in the order given. What has no p stays without and
 /// does not count.
 pub fn holm(p: &[Option<f64>]) -> Vec<Option<f64>> {
@@ -77,6 +86,19 @@ pub fn holm(p: &[Option<f64>]) -> Vec<Option<f64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use approx::assert_abs_diff_eq as close;
+
+    #[test]
+    fn the_interval_of_a_mean_is_students() {
+        // 12 values of 0 and 1 by turns: mean 1/2, SD sqrt(3/11); t at 0.975 and 11 degrees of freedom is 2.200985.
+        let x: Vec<f64> = (0..12).map(|i| f64::from(i % 2)).collect();
+        let [low, high] = interval(&x).unwrap();
+        let half = 2.200985160 * (3f64 / 11.0).sqrt() / 12f64.sqrt();
+        close!(low, 0.5 - half, epsilon = 1e-8);
+        close!(high, 0.5 + half, epsilon = 1e-8);
+        assert_eq!((interval(&[1.0]), interval(&[])), (None, None));
+        assert_eq!(interval(&[2.0, 2.0]), Some([2.0, 2.0]));
+    }
 
     /// Parry & Vuong 2021, Tables S2 to S5, test rows: arousal and valence of the five folds.
     const SHARED_5: [[f64; 5]; 2] = [[1.90, 1.86, 1.90, 1.88, 1.90], [2.15, 2.14, 2.19, 2.13, 2.17]];
@@ -101,7 +123,7 @@ mod tests {
         for (a, b, which, t) in rows {
             let got = Paired::of(&b[which], &a[which], 0.25).unwrap();
             assert_eq!(got.df, 4);
-            assert!((got.t.unwrap().abs() - t).abs() <= 0.005, "{got:?} instead of {t}");
+            close!(got.t.unwrap().abs(), t, epsilon = 0.005);
             p.push(got.p);
         }
         // As printed, cut or rounded to what is printed: .0001, .001, .0001, .01, .004, .02, .2, .9.
@@ -127,13 +149,13 @@ mod tests {
             let u: f64 = t / (1.0 + t * t / 4.0f64).sqrt();
             let p = 1.0 - 0.75 * u * (1.0 - u * u / 12.0);
             let got = two_sided(-t, 4);
-            assert!((got - p).abs() <= 1e-9 * p + 1e-13, "{t}: {got} and {p}");
+            close!(got, p, epsilon = 1e-9 * p + 1e-13);
         }
         // The corrected test divides by sqrt(1/k + share) instead of sqrt(1/k): a quarter more variance makes 9/5 of it.
         let p = Paired::of(&SPLIT_5[0], &SHARED_5[0], 0.25).unwrap();
         let corrected = p.t.unwrap() / (1.0f64 + 5.0 * 0.25).sqrt();
-        assert!((p.p_corrected.unwrap() - two_sided(corrected, 4)).abs() <= 1e-15);
-        assert!((p.effect.unwrap() - p.t.unwrap() / 5f64.sqrt()).abs() <= 1e-12);
+        close!(p.p_corrected.unwrap(), two_sided(corrected, 4), epsilon = 1e-15);
+        close!(p.effect.unwrap(), p.t.unwrap() / 5f64.sqrt(), epsilon = 1e-12);
     }
 
     #[test]
@@ -151,7 +173,7 @@ mod tests {
         let want: [Option<f64>; 5] = [Some(0.03), Some(0.06), None, Some(0.06), Some(0.02)];
         for (got, want) in holm(&p).into_iter().zip(want) {
             match (got, want) {
-                (Some(a), Some(b)) => assert!((a - b).abs() <= 1e-15, "{a} {b}"),
+                (Some(a), Some(b)) => close!(a, b, epsilon = 1e-15),
                 (a, b) => assert_eq!(a, b),
             }
         }
