@@ -3,7 +3,7 @@
 use super::output;
 use crate::atomic;
 use crate::data::import::sheet::{Group, Keep, Rated, Sheet};
-use crate::data::import::{self, CsvOptions, From, Import, SETS, Scale, Set};
+use crate::data::import::{self, CsvOptions, Import, SETS, Scale, Set, Unpacked};
 use crate::data::table;
 use crate::error::{Error, Result};
 use clap::{ArgMatches, Args, FromArgMatches, Subcommand};
@@ -144,7 +144,7 @@ impl Command {
             Source::Csv(csv) => csv.run(),
             Source::Set(set, p) => {
                 let (table, sheet) = (p.table.as_deref(), p.sheet.as_deref());
-                p.out.write(&set.import(From { root: &p.root, table, sheet, rated: p.rated })?)
+                p.out.write(&set.import(Unpacked { root: &p.root, table, sheet, rated: p.rated })?)
             }
         }
     }

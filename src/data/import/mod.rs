@@ -30,7 +30,7 @@ pub type Scale = (f64, f64);
 
 /// Where a published set lies.
 #[derive(Clone, Copy, Debug)]
-pub struct From<'a> {
+pub struct Unpacked<'a> {
     /// The folder it was unpacked into.
     pub root: &'a Path,
     /// The table, if it is not in that folder or has another name.
@@ -41,7 +41,7 @@ pub struct From<'a> {
     pub rated: bool,
 }
 
-impl<'a> From<'a> {
+impl<'a> Unpacked<'a> {
     /// Nothing but the folder.
     pub fn root(root: &'a Path) -> Self {
         Self { root, table: None, sheet: None, rated: false }

@@ -5,7 +5,7 @@ given on request only. */
 use super::find;
 use super::records::Search;
 use super::sheet::{Group, Keep, Rated, Sheet};
-use super::{From, Import, Scale, affectnet, labels, lines, people, scale};
+use super::{Import, Scale, Unpacked, affectnet, labels, lines, people, scale};
 use crate::data::table::{Table, TableOptions};
 use crate::error::{Error, Result};
 use std::path::PathBuf;
@@ -43,7 +43,7 @@ struct Layout {
 
 /// A set and where it lies.
 pub struct Place<'a> {
-    pub from: From<'a>,
+    pub from: Unpacked<'a>,
     pub dataset: &'static str,
     pub scales: [Scale; 2],
 }
@@ -321,7 +321,7 @@ impl Set {
     }
 
     /// Reads the set. Errors name the file that is missing, or the line that is wrong.
-    pub fn import(&'static self, from: From) -> Result<Import> {
+    pub fn import(&'static self, from: Unpacked) -> Result<Import> {
         let place = Place { from, dataset: self.name, scales: self.scales().unwrap_or([(1.0, 9.0); 2]) };
         match &self.how {
             How::Code(read) => read(&place),

@@ -44,7 +44,7 @@ fn options(table: &Path) -> CsvOptions<'_> {
 
 /// Reads a published set.
 fn import(name: &str, dir: &tempfile::TempDir) -> Result<Import> {
-    sets::set(name).unwrap().import(From::root(dir.path()))
+    sets::set(name).unwrap().import(Unpacked::root(dir.path()))
 }
 
 /// Path and ratings of every row.
@@ -170,14 +170,14 @@ fn oasis_as_it_is_unpacked() {
     }
     let empty = tempfile::tempdir().unwrap();
     assert!(import("oasis", &empty).unwrap_err().to_string().contains("no OASIS.csv"));
-    assert!(sets::set("oasis").unwrap().import(From::root(&empty.path().join("none"))).is_err());
+    assert!(sets::set("oasis").unwrap().import(Unpacked::root(&empty.path().join("none"))).is_err());
 }
 
 #[test]
 fn every_set_says_what_is_missing() {
     let empty = folder(&["notes.md"]);
     for set in SETS {
-        let e = set.import(From::root(empty.path())).unwrap_err().to_string();
+        let e = set.import(Unpacked::root(empty.path())).unwrap_err().to_string();
         assert!(e.contains("holds no ") && e.contains("; ") && !e.contains('\n'), "{}: {e}", set.name);
     }
 }
@@ -380,7 +380,7 @@ fn affectnet_tables() {
     assert_eq!(column(&found, "split"), ["train", "train", "val"]);
     assert_eq!(reasons(&found).len(), 1);
     assert!(found.summary().contains("labels: contempt 1, happiness 1, no-face 1"), "{}", found.summary());
-    let rated = sets::set("affectnet").unwrap().import(From { rated: true, ..From::root(dir.path()) }).unwrap();
+    let rated = sets::set("affectnet").unwrap().import(Unpacked { rated: true, ..Unpacked::root(dir.path()) }).unwrap();
     assert_eq!((rated.manifest.targets.as_slice(), rated.manifest.rows.len()), (&TARGETS.map(String::from)[..], 2));
     assert_eq!(rated.manifest.rows[0].targets, [7.0, 1.0]);
     for (row, part) in [
@@ -530,7 +530,7 @@ fn workbooks_as_they_are_handed_on() {
     let found = import("emomadrid", &dir).unwrap();
     assert_eq!(rows(&found), [("EM0083.jpg", &[1.0, 9.0][..]), ("EM0084.JPG", &[6.0, 3.0])]);
     assert_eq!(reasons(&found), ["line 5 `EM0099`: no such file"]);
-    let e = sets::set("emomadrid").unwrap().import(From { sheet: Some("notes"), ..From::root(dir.path()) });
+    let e = sets::set("emomadrid").unwrap().import(Unpacked { sheet: Some("notes"), ..Unpacked::root(dir.path()) });
     let e = e.unwrap_err().to_string();
     assert!(e.contains("is no table of emomadrid: ") && e.contains("choose one of: nothing here"), "{e}");
 
