@@ -80,7 +80,7 @@ fn gradient_through_two_blocks_side_by_side() {
     gradients(&Config { tower_output, ..small(Architecture::Shared, 64, 0.75) });
 }
 
-/// A network that cannot learn eight pictures by heart has a bug somewhere.
+/// A network that cannot memorise eight pictures has a bug somewhere.
 #[test]
 fn learns_eight_pictures_by_heart() {
     let mut c = small(Architecture::Shared, 16, 1.0);

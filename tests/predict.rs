@@ -2,6 +2,7 @@
 
 mod emoji;
 
+use approx::assert_abs_diff_eq as close;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -98,7 +99,7 @@ fn classes_come_with_names_and_only_when_asked_for() {
         assert_eq!(keys(row), want.split_whitespace().collect::<Vec<_>>());
         assert_eq!(row["valence_1to9"], plain["valence_1to9"]);
         let faces: f64 = row.iter().filter(|(k, _)| k.starts_with("face_")).map(|(_, v)| v.as_f64().unwrap()).sum();
-        assert!((faces - 1.0).abs() < 1e-5);
+        close!(faces, 1.0, epsilon = 1e-5);
         assert!(number(row, "scene_top1_probability") >= number(row, "scene_top2_probability"));
         assert_ne!(row["scene_top1_index"], row["scene_top2_index"]);
         assert!(row["scene_top1_class"].is_string());
@@ -130,7 +131,7 @@ fn several_models_answer_with_their_mean_and_an_interval_of_their_errors() {
         for t in ["valence", "intensity"] {
             let key = format!("{t}_1to9");
             for rows in [&held, &all] {
-                assert!((number(&rows[i], &key) - mean(&key, i)).abs() < 1e-5);
+                close!(number(&rows[i], &key), mean(&key, i), epsilon = 1e-5);
             }
             let [low, high] = ["low", "high"].map(|end| number(&held[i], &format!("{t}_cvplus80_{end}_1to9")));
             assert!(low < high);
@@ -140,7 +141,7 @@ fn several_models_answer_with_their_mean_and_an_interval_of_their_errors() {
             assert!(said.contains(&min) && said.contains(&max) && min <= max);
             let m = mean(&key, i);
             let want = (said.iter().map(|x| (x - m).powi(2)).sum::<f64>() / 2.0).sqrt();
-            assert!((sd - want).abs() <= 1e-5);
+            close!(sd, want, epsilon = 1e-5);
             // Errors of drawings that were not seen are larger than disagreements about one.
             assert!(high - low > max - min);
         }

@@ -2,6 +2,7 @@
 
 #![cfg(unix)]
 
+use approx::assert_abs_diff_eq as close;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -148,7 +149,7 @@ fn one_command_makes_every_table_and_two_processes_make_the_same() {
     let compared = good(program(&one, &["study", "compare", "shared", "split", "--json"]).output().unwrap());
     let compared: serde_json::Value = serde_json::from_str(&compared).unwrap();
     let t: f64 = read(one.join("tests.csv")).lines().nth(1).unwrap().split(',').nth(6).unwrap().parse().unwrap();
-    assert!((compared["comparisons"][0]["test"]["t"].as_f64().unwrap() - t).abs() < 1e-4, "{t}: {compared}");
+    close!(compared["comparisons"][0]["test"]["t"].as_f64().unwrap(), t, epsilon = 1e-4);
 
     // Nothing is left to be done, and the report can be made again.
     let again = study(p, "one");

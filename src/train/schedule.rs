@@ -378,7 +378,7 @@ mod tests {
         assert_eq!(rates("inverse:0.5"), [1.0, 0.5, 1.0 / 3.0, 0.25, 0.2, 1.0 / 6.0]);
         let (cosine, half) = (rates("cosine:0.2"), 0.5f64.sqrt());
         for (got, want) in cosine.iter().zip([1.0, 0.6 + 0.4 * half, 0.6, 0.6 - 0.4 * half, 0.2, 0.2]) {
-            assert!((got - want).abs() <= 1e-15, "{cosine:?}");
+            approx::assert_abs_diff_eq!(*got, want, epsilon = 1e-15);
         }
     }
 }
