@@ -10,6 +10,19 @@ use std::path::Path;
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// A path as text from which its bytes can be had again: where it is not UTF-8, a byte that is no text is `\xNN` and a
+/// backslash is doubled.
+pub fn path_text(path: &Path) -> String {
+    if let Some(text) = path.to_str() {
+        return text.into();
+    }
+    let one = |chunk: std::str::Utf8Chunk| {
+        let bad: String = chunk.invalid().iter().map(|b| format!("\\x{b:02x}")).collect();
+        chunk.valid().replace('\\', "\\\\") + &bad
+    };
+    path.as_os_str().as_encoded_bytes().utf8_chunks().map(one).collect()
+}
+
 /// Who has to act, and therefore the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -61,7 +74,7 @@ impl Error {
     /// Something about one file.
     pub fn file(path: impl AsRef<Path>, problem: impl Into<String>) -> Self {
         let mut e = Self::new(Kind::Job, problem);
-        e.file = Some(path.as_ref().display().to_string());
+        e.file = Some(path_text(path.as_ref()));
         e
     }
 

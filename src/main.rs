@@ -2,18 +2,18 @@
 
 use clap::Parser;
 use deep_affect::cli::{Cli, watch_devices, watch_signals};
-use std::io::{Write, stderr};
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     watch_signals();
     watch_devices();
-    match cli.command.run() {
+    match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            // Where it cannot be written, the exit code says it.
-            let _ = writeln!(stderr(), "error: {e}");
+            // Where it cannot be written the exit code still says it.
+            let _ = writeln!(std::io::stderr(), "error: {e}");
             ExitCode::from(e.exit_code())
         }
     }

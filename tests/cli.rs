@@ -1,5 +1,6 @@
 //! The program as people and scripts meet it: what it prints where, exit codes, one line for every bad input.
 
+use approx::assert_abs_diff_eq as close;
 use deep_affect::data::Alpha;
 use deep_affect::device;
 use deep_affect::models::{Architecture, Config};
@@ -735,7 +736,7 @@ fn cross_validations_are_compared_fold_by_fold() {
     let first = &json["comparisons"][0];
     // Differences -3, -1.25, 0: mean -17/12, SD 1.5069.
     let t = first["test"]["t"].as_f64().unwrap();
-    assert!((t - -1.6283).abs() < 1e-3, "{t}");
+    close!(t, -1.6283, epsilon = 1e-3);
     assert!(first["p_holm"].as_f64() >= first["test"]["p"].as_f64());
     assert!(first["test"]["p_corrected"].as_f64() > first["test"]["p"].as_f64());
     let text = good(p, &["study", "compare", "a", "b"]);
@@ -754,4 +755,102 @@ fn cross_validations_are_compared_fold_by_fold() {
     bad(p, &["study", "compare", "c", "c"], 1, &["c/predictions.csv", "row 1", "no rated target"]);
     bad(p, &["study", "compare", "a", "none"], 1, &["none/predictions.csv", "check the path"]);
     assert_eq!(run(p, &["study", "compare", "a"]).status.code(), Some(2));
+}
+
+/// A folder with a small model and two pictures.
+fn with_pictures() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("m.safetensors"), model()).unwrap();
+    fs::create_dir(dir.path().join("photos")).unwrap();
+    for i in 0..2u8 {
+        let picture = image::RgbImage::from_fn(40, 40, |x, y| image::Rgb([100 * i, (5 * x) as u8, (6 * y) as u8]));
+        picture.save(dir.path().join(format!("photos/{i}.png"))).unwrap();
+    }
+    dir
+}
+
+#[test]
+fn predictions_go_to_a_file_in_the_form_of_its_ending() {
+    let dir = with_pictures();
+    let p = dir.path();
+    let predict = |more: &[&str]| good(p, &[&["predict", "photos", "--model", "m.safetensors"], more].concat());
+    let lines = predict(&["--format", "jsonl"]);
+    let array = predict(&["--format", "json"]);
+    let array: serde_json::Value = serde_json::from_str(&array).unwrap();
+    let each: Vec<serde_json::Value> = lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!((array.as_array().unwrap(), each.len()), (&each, 2));
+    for (name, form) in [("a.csv", "csv"), ("a.json", "json"), ("a.jsonl", "jsonl"), ("a.txt", "table")] {
+        assert_eq!(predict(&["--out", name]), "");
+        assert_eq!(fs::read_to_string(p.join(name)).unwrap(), predict(&["--format", form]), "{name}");
+    }
+    bad(p, &["predict", "photos", "--model", "m.safetensors", "--out", "no/such/a.csv"], 1, &["no/such/a.csv"]);
+}
+
+#[test]
+fn quiet_means_errors_only_and_unwritable_remarks_are_dropped() {
+    let dir = with_pictures();
+    let p = dir.path();
+    let many = ["photos"; 9];
+    let args = [&["predict", "--model", "m.safetensors", "--format", "csv"], &many[..]].concat();
+    let out = run(p, &[&args[..], &["--quiet"]].concat());
+    assert_eq!((out.status.code(), text(&out.stderr)), (Some(0), ""));
+    assert_eq!(text(&out.stdout).lines().count(), 1 + 2 * many.len());
+    bad(p, &["predict", "-q", "none.png", "--model", "m.safetensors"], 1, &["none.png"]);
+    if Path::new("/dev/full").exists() {
+        // A remark about the threads, and a disk that is full behind it.
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let out = program().args(&args).args(["--threads", "3"]).current_dir(p).stderr(full).output().unwrap();
+        assert_eq!((out.status.code(), out.stdout.is_empty()), (Some(0), false));
+    }
+}
+
+#[test]
+fn the_manual_and_completions_have_every_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = good(here, &["completions", shell]);
+        assert!(script.contains("cross-validate") && script.contains("keep-models"), "{shell}");
+    }
+    let page = good(here, &["man"]);
+    assert!(page.contains(".TH deep-affect") && page.contains("cross\\-validate"), "{page}");
+    good(here, &["man", "--out", "man1"]);
+    for name in ["deep-affect", "deep-affect-weights-import", "deep-affect-train"] {
+        let page = fs::read_to_string(here.join(format!("man1/{name}.1"))).unwrap();
+        assert!(page.contains(&format!(".TH {name}")), "{name}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn names_that_are_no_text_come_back_whole() {
+    use std::os::unix::ffi::OsStrExt;
+    let dir = with_pictures();
+    let p = dir.path();
+    let name = std::ffi::OsStr::from_bytes(b"b\\\xff\xc3\xa4.png");
+    fs::rename(p.join("photos/0.png"), p.join("photos").join(name)).unwrap();
+    fs::write(p.join("photos/z\u{e4}\\.png"), b"no picture").unwrap();
+    let out = run(p, &["predict", "photos", "--model", "m.safetensors", "--format", "jsonl"]);
+    assert_eq!(out.status.code(), Some(1));
+    let paths: Vec<String> = text(&out.stdout)
+        .lines()
+        .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["path"].as_str().unwrap().to_string())
+        .collect();
+    // A name that is text stays as it is, backslashes included.
+    assert_eq!(paths, ["photos/1.png", "photos/b\\\\\\xff\u{e4}.png", "photos/z\u{e4}\\.png"]);
+}
+
+#[test]
+fn weights_of_which_nothing_fits_are_refused() {
+    let dir = with_pictures();
+    let p = dir.path();
+    let metadata = BTreeMap::from([("layout".to_string(), "KRSC".to_string()), ("preprocess".into(), "unit".into())]);
+    write(p.join("other.safetensors"), &metadata, &[Entry::f32("stem.weight", &[2], &[1.0, 2.0])]).unwrap();
+    fs::write(p.join("m.csv"), "path,label,valence,arousal\nphotos/0.png,a,3,4\nphotos/1.png,b,5,6\n").unwrap();
+    let small = ["--width", "64", "--image", "32", "--val", "0", "-q", "--weights"];
+    let label = ["--label", "label", "--min-count", "1", "--tower", "object", "--out", "o.safetensors"];
+    let pretrain = [&["pretrain", "m.csv"], &label[..]].concat();
+    bad(p, &[&pretrain[..], &small[..], &["other.safetensors"]].concat(), 1, &["other.safetensors", "none of its"]);
+    let train = ["train", "m.csv", "--out", "run", "--features", "object", "--init-missing"];
+    bad(p, &[&train[..], &small[..], &["object=other.safetensors"]].concat(), 1, &["other.safetensors", "none of its"]);
 }

@@ -82,7 +82,10 @@ fn words(line: &str) -> Vec<String> {
 fn arguments(words: &[String]) -> Option<Vec<String>> {
     let program = "deep-affect".to_string();
     let of_cargo = ["cargo", "run", "--release", "--"].iter().zip(words).all(|(a, b)| a == b) && words.len() > 4;
+    // A profiler runs what stands behind its own flags.
+    let profiled = words.iter().position(|w| *w == program).filter(|_| words[0] == "ncu");
     let rest = match words.first()? {
+        _ if profiled.is_some() => &words[profiled.unwrap_or(0) + 1..],
         w if *w == program => &words[1..],
         _ if of_cargo => &words[4..],
         _ => return None,

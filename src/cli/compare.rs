@@ -18,7 +18,7 @@ pub struct Command {
     pass: Run,
     #[arg(long, default_value_t = 1, value_name = "N")]
     batch: usize,
-    /// The device that is believed.
+    /// Reference device.
     #[arg(long, default_value = "cpu", value_name = "NAME")]
     against: String,
     /// Largest difference that is accepted, relative to the largest magnitude among the layer's tensors (float32 sums in

@@ -5,7 +5,7 @@ use super::reading::{Reading, batch};
 use super::{Bar, Compute};
 use crate::data::boxes::seen_whole;
 use crate::data::{LoadOptions, Pictures, Source, walk};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, path_text};
 use crate::models::{Architecture, Config, Tower, TowerOutput};
 use crate::train::features::extract;
 use crate::train::params::Initial;
@@ -103,14 +103,14 @@ impl Command {
         if self.json {
             let top = best.iter().map(|&i| json!({ "index": i, "class": name(i), "value": values[i] }));
             let line = json!({
-                "path": path.display().to_string(),
+                "path": path_text(path),
                 "output": self.output,
                 "top": top.collect::<Vec<_>>(),
                 "values": values,
             });
             return format!("{line}\n");
         }
-        let mut text = format!("{}\n", clean(&path.display().to_string()));
+        let mut text = format!("{}\n", clean(&path_text(path)));
         for i in best {
             let class = name(i).unwrap_or_else(|| format!("output {i}"));
             text += &format!("  {:>8.4}  {}\n", values[i], clean(&class));

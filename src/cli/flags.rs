@@ -2,7 +2,6 @@
 
 use super::Compute;
 use crate::data::Alpha;
-use crate::data::manifest::TARGETS;
 use crate::error::{Error, Result};
 use crate::models::{Architecture, Config, OutAct, Tower, TowerOutput};
 use crate::preprocess::{Crop, Preprocess};
@@ -142,7 +141,7 @@ pub struct TrainFlags {
     /// Of sgd.
     #[arg(long)]
     pub nesterov: bool,
-    /// Whose SGD: the two differ once the rate changes.
+    /// SGD convention (Keras or PyTorch): the two differ once the rate changes.
     #[arg(long, value_enum, default_value_t = SgdForm::Keras)]
     pub sgd: SgdForm,
     /// Added times the weights to the gradient (sgd), or taken from the weights by itself (adamw).
@@ -151,7 +150,7 @@ pub struct TrainFlags {
     /// Epochs without a decrease of the monitored loss after which the rate is divided by ten (not below 6e-6); 0 keeps it.
     #[arg(long, default_value_t = 4, value_name = "N")]
     pub plateau: u32,
-    /// Lowers the rate by itself instead: step:EVERY:FACTOR or steps:EPOCH,EPOCH,..:FACTOR multiply it by FACTOR every so
+    /// Fixed schedule; replaces --plateau: step:EVERY:FACTOR or steps:EPOCH,EPOCH,..:FACTOR multiply it by FACTOR every so
     /// many epochs or after those, cosine[:MIN] ends at MIN (or 0) after --epochs, inverse:D divides by 1 + D x updates.
     #[arg(long, value_name = "DECAY", conflicts_with = "plateau")]
     pub decay: Option<String>,
@@ -196,7 +195,7 @@ pub enum Resident {
 #[derive(Args, Clone, Debug)]
 pub struct DataFlags {
     /// Columns of the manifest to predict.
-    #[arg(long, value_delimiter = ',', default_values_t = TARGETS.map(String::from), value_name = "COLUMNS")]
+    #[arg(long, value_delimiter = ',', default_value = "valence,arousal", value_name = "COLUMNS")]
     pub targets: Vec<String>,
     /// Leave out pictures that cannot be read instead of stopping before the first step.
     #[arg(long)]

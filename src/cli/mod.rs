@@ -30,6 +30,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
+    /// Say nothing on stderr but errors: no progress, no remarks.
+    #[arg(long, short, global = true, display_order = 999)]
+    quiet: bool,
+}
+
+impl Cli {
+    /// Carries the command out.
+    pub fn run(self) -> Result<()> {
+        if self.quiet {
+            output::hush();
+        }
+        self.command.run()
+    }
 }
 
 /// Declares commands: the enum that clap parses and the dispatch, from one list.
@@ -80,7 +93,7 @@ commands! { Command:
     Pretrain => pretrain,
     /// Train a facial expression network over folds, and keep the best fold's tower.
     TrainFace => train_face,
-    /// Rate pictures with a trained model.
+    /// Rate pictures: a file, a folder, or stdin.
     Predict => predict,
     /// Show what one tower sees in pictures: classes and probabilities.
     Features => features,
@@ -88,26 +101,30 @@ commands! { Command:
     Evaluate => evaluate,
     /// Make a manifest of a published set, or of any table and a folder of pictures.
     Import => import,
-    /// Join manifests into one, and find the pictures they have twice.
+    /// Join manifests into one, and find duplicate pictures.
     Merge => merge,
-    /// Look into weight files and checkpoints, and give them to other programs.
+    /// Convert, inspect, compare and export weight files and checkpoints.
     Weights => weights,
-    /// Hold a device against golden files that another framework computed.
+    /// Compare a device's results with golden files that another framework computed.
     Conform => conform,
-    /// Compute one network on two devices, and hold their outputs or gradients against each other.
+    /// Compare the outputs or gradients of one network on two devices.
     Compare => compare,
-    /// Measure layers, steps, inferences and the loader, and hold them against an earlier run.
+    /// Benchmark layers, steps, inferences and the loader, and compare with an earlier run.
     Bench => bench,
     /// Measure where the time of an inference or of a training step goes.
     Profile => profile,
-    /// Compare a network's gradient with differences of its loss, in float64.
+    /// Verify a network's gradient by finite differences of its loss, in float64.
     Gradcheck => gradcheck,
     /// Show what a network keeps in memory, when and where, before it runs.
     Plan => plan,
     /// List the GPU kernels, or compile them for another machine.
     Kernels => kernels,
-    /// Show what this machine offers.
+    /// Show what this machine has: driver, compiler, GPUs, caches.
     Doctor => doctor,
+    /// Print what completes this program's commands and flags in a shell.
+    Completions => completions,
+    /// Print the manual page, or write one for each command.
+    Man => man,
 }
 
 /// Where to compute.

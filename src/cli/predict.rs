@@ -7,17 +7,18 @@ mod writer;
 use super::output::{self, Reader};
 use super::reading::{Reading, batch};
 use super::{Bar, Compute, stopped};
+use crate::atomic;
 use crate::data::boxes::seen_whole;
 use crate::data::decode::MAX_FILE;
 use crate::data::{Boxes, LoadOptions, Pictures, Source, walk};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, path_text};
 use crate::progress::Progress;
 use crate::train::metrics::{beyond_scale, remark_beyond};
 use crate::train::network::Precision;
 use clap::Args;
 use explain::Sheet;
 use models::Loaded;
-use std::io::{IsTerminal, Read, stdin, stdout};
+use std::io::{BufWriter, IsTerminal, Read, Write, stdin, stdout};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
 use writer::{Answer, Format, Writer};
@@ -29,9 +30,12 @@ pub struct Command {
     inputs: Vec<PathBuf>,
     #[command(flatten)]
     models: models::ModelsFlags,
-    /// Form of the answer; a table on a terminal and jsonl elsewhere.
+    /// Form of the answer. By default that of the ending of --out; a table on a terminal and jsonl elsewhere.
     #[arg(long, value_enum)]
     format: Option<Format>,
+    /// Write the answer to this file instead of printing it. The file appears when the answer is complete.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
     /// Pictures computed at once: costs memory, changes no rating.
     #[arg(long, default_value = "8", value_parser = batch, value_name = "N")]
     batch: usize,
@@ -74,6 +78,19 @@ impl Input {
 }
 
 impl Command {
+    /// What was asked for, or what suits where the answer goes.
+    fn format(&self) -> Format {
+        let ending = self.out.as_ref().map(|p| p.extension().unwrap_or_default().to_string_lossy().to_lowercase());
+        self.format.unwrap_or(match ending.as_deref() {
+            Some("json") => Format::Json,
+            Some("jsonl" | "ndjson") => Format::Jsonl,
+            Some("txt") => Format::Table,
+            Some(_) => Format::Csv,
+            None if stdout().is_terminal() => Format::Table,
+            None => Format::Jsonl,
+        })
+    }
+
     pub fn run(self) -> Result<()> {
         self.compute.bind_threads();
         let models = self.models.open()?;
@@ -94,15 +111,27 @@ impl Command {
                 about photographs means nothing."
             );
         }
-        let default = if stdout().is_terminal() { Format::Table } else { Format::Jsonl };
-        let writer = Writer::new(self.format.unwrap_or(default), &loaded);
-        if output::write(&writer.header())? == Reader::Gone {
-            return Ok(());
-        }
-        let bar = (!stdout().is_terminal() && inputs.len() > batch).then(Bar::new);
+        let writer = Writer::new(self.format(), &loaded);
+        let shown = self.out.is_none() && stdout().is_terminal();
+        let bar = (!shown && inputs.len() > batch).then(Bar::new);
         let progress: &dyn Progress = bar.as_ref().map_or(&(), |b| b);
         progress.start("predicting", inputs.len() as u64);
-        let failed = answer_all(&inputs, &options, batch, &mut loaded, &mut sheet, &writer, progress);
+        let mut all = |write: &mut dyn FnMut(&str) -> Result<Reader>| {
+            answer_all(&inputs, &options, batch, &mut loaded, &mut sheet, &writer, write, progress)
+        };
+        let failed = match &self.out {
+            None => all(&mut output::write),
+            Some(path) => atomic::write_file(path, |file| {
+                let mut file = BufWriter::new(file);
+                let failed = |e| Error::io(path, "write", e);
+                let answered = all(&mut |text| {
+                    file.write_all(text.as_bytes()).map_err(failed)?;
+                    Ok(Reader::Listens)
+                })?;
+                file.flush().map_err(failed)?;
+                Ok(answered)
+            }),
+        };
         progress.done();
         // Also of a run that was stopped: what was explained is shown.
         if let Some(sheet) = sheet {
@@ -119,6 +148,7 @@ impl Command {
 }
 
 /// Answers piece by piece while the next piece is decoded; returns how many inputs failed, and the first.
+#[expect(clippy::too_many_arguments, reason = "the state of one loop, called once")]
 fn answer_all(
     inputs: &[Input],
     options: &LoadOptions,
@@ -126,9 +156,13 @@ fn answer_all(
     loaded: &mut Loaded,
     sheet: &mut Option<Sheet>,
     writer: &Writer,
+    write: &mut dyn FnMut(&str) -> Result<Reader>,
     progress: &dyn Progress,
 ) -> Result<Option<(usize, Error)>> {
-    let mut failed: Option<(usize, Error)> = None;
+    if write(&writer.header())? == Reader::Gone {
+        return Ok(None);
+    }
+    let (mut failed, mut rows): (Option<(usize, Error)>, usize) = (None, 0);
     let (mut seen, mut beyond) = (0, vec![0; loaded.models.targets.len()]);
     std::thread::scope(|scope| {
         // Two pieces wait at most, so memory does not grow with the folder.
@@ -152,17 +186,18 @@ fn answer_all(
                         Some((n, first)) => Some((n + 1, first)),
                     };
                 }
-                if output::write(&writer.row(&a))? == Reader::Gone {
+                if write(&writer.row(&a, rows == 0))? == Reader::Gone {
                     failed = None;
                     return Ok(());
                 }
+                rows += 1;
                 progress.inc();
             }
             if stopped() {
                 return Err(Error::interrupted("stopped; the rows above are complete"));
             }
         }
-        Ok(())
+        write(writer.footer()).map(drop)
     })?;
     let counts = loaded.models.targets.iter().map(String::as_str).zip(beyond);
     if let Some(remark) = remark_beyond(counts, seen) {
@@ -196,14 +231,14 @@ fn folder(dir: &Path, boxes: &Boxes, inputs: &mut Vec<Input>) -> Result<()> {
     all.extend(found.unread.into_iter().map(|p| (p, false)));
     all.sort();
     if all.is_empty() {
-        inputs.push(Input::Bad(dir.display().to_string(), "no pictures in this folder; name another".into()));
+        inputs.push(Input::Bad(path_text(dir), "no pictures in this folder; name another".into()));
     }
     for (path, read) in all {
         let path = dir.join(path);
         inputs.push(if read {
             Input::Picture(boxes.source(path))
         } else {
-            Input::Bad(path.display().to_string(), unread.into())
+            Input::Bad(path_text(&path), unread.into())
         });
     }
     Ok(())

@@ -1,7 +1,8 @@
 //! Progress on stderr: a bar with an estimate on a terminal, a line now and then in a pipe.
 
+use super::output::quiet;
 use crate::progress::Progress;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -40,6 +41,9 @@ impl Progress for Bar {
             .expect("a valid template")
             .progress_chars("=> ");
         let bar = ProgressBar::new(total).with_style(style).with_prefix(what.to_string());
+        if quiet() {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
         *self.inner.lock().unwrap() =
             Some(Inner { what: what.into(), bar, start: Instant::now(), said: Instant::now() });
     }

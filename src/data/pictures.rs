@@ -3,7 +3,7 @@ pictures wait for each other. A picture that cannot be used is recorded with its
 
 use super::decode::{DecodeOptions, MAX_MEMORY, Picture, decode_within, read};
 use super::resize;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, path_text};
 use crate::hash;
 use crate::preprocess::{Area, View, record};
 use crate::progress::Progress;
@@ -37,7 +37,7 @@ pub enum Source<'a> {
 impl Source<'_> {
     pub fn name(&self) -> String {
         match self {
-            Source::File(path) | Source::Boxed { path, .. } => path.display().to_string(),
+            Source::File(path) | Source::Boxed { path, .. } => path_text(path),
             Source::Memory { name, .. } => name.clone(),
         }
     }

@@ -5,6 +5,7 @@ mod launches;
 mod tune;
 
 use super::output;
+use crate::atomic;
 use crate::error::{Error, Result};
 use crate::kernel::gpu::Kernel;
 use crate::nvrtc::{self, Cache, Resources, Target, Unit};
@@ -24,8 +25,13 @@ pub struct Command {
 enum Action {
     /// Show registers, shared memory, spills and occupancy of every kernel.
     List {
+        /// Only kernels whose name or source contains one of these: `conv_fprop`, `mma/`.
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
         #[command(flatten)]
         targets: Targets,
+        #[command(flatten)]
+        wide: output::Wide,
         /// One JSON array instead of a table.
         #[arg(long)]
         json: bool,
@@ -34,7 +40,7 @@ enum Action {
     Launches(Box<launches::Command>),
     /// Measure the tiles of a network's products on a GPU and keep the fastest for it.
     Tune(Box<tune::Command>),
-    /// Compile every kernel into a folder, for machines that have a GPU and no NVRTC.
+    /// Compile every kernel into a folder, for machines that have a GPU and no NVRTC. Its `sources` are for profilers.
     Export {
         folder: PathBuf,
         #[command(flatten)]
@@ -58,7 +64,7 @@ impl Targets {
 impl Command {
     pub fn run(self) -> Result<()> {
         match self.action {
-            Action::List { targets, json } => list(targets.list(), json),
+            Action::List { names, targets, wide, json } => list(&names, targets.list(), wide, json),
             Action::Launches(command) => command.run(),
             Action::Tune(command) => command.run(),
             Action::Export { folder, targets } => export(&folder, targets.list()),
@@ -95,8 +101,17 @@ struct Row<'a> {
     used: Resources,
 }
 
-fn list(targets: &[Target], as_json: bool) -> Result<()> {
-    let units = units();
+fn list(names: &[String], targets: &[Target], wide: output::Wide, as_json: bool) -> Result<()> {
+    let named = |k: &Kernel| names.is_empty() || names.iter().any(|n| k.entry.contains(n) || k.source.contains(n));
+    let mut units = units();
+    for (_, kernels) in &mut units {
+        kernels.retain(|k| named(k));
+    }
+    units.retain(|u| !u.1.is_empty());
+    if units.is_empty() {
+        return Err(Error::usage(format!("no kernel is called like {}", names.join(" or ")))
+            .fix("leave the name out to see all"));
+    }
     let cache = Cache::open();
     let mut rows = vec![];
     for &target in targets {
@@ -117,7 +132,7 @@ fn list(targets: &[Target], as_json: bool) -> Result<()> {
             let header =
                 ["kernel", "constants", "for", "registers", "shared, B", "stack, B", "spilled, B", "occupancy, %"];
             let rows: Vec<_> = rows.iter().map(Row::cells).collect();
-            output::print(&text_table(&header.map(String::from), &rows))
+            output::print_table(&text_table(&header.map(String::from), &rows), wide)
         }
     }
 }
@@ -168,6 +183,12 @@ fn export(folder: &std::path::Path, targets: &[Target]) -> Result<()> {
                 Error::file(folder, "cannot write the compiled kernels").fix("choose a folder that can be written")
             );
         }
+    }
+    for (path, text) in nvrtc::sources() {
+        let file = folder.join("sources").join(path);
+        let dir = file.parent().unwrap_or(folder);
+        std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create the folder", e))?;
+        atomic::write(&file, |w| w.write_all(text.as_bytes()))?;
     }
     let names: Vec<_> = targets.iter().map(Target::to_string).collect();
     output::print(&format!(

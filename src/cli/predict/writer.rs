@@ -11,8 +11,10 @@ pub enum Format {
     Table,
     /// One row a picture, under a header.
     Csv,
-    /// One JSON object a line.
+    /// One JSON object a line, written as each picture is done.
     Jsonl,
+    /// One JSON array of the same objects, complete when the last picture is done.
+    Json,
 }
 
 /// The answer about one input.
@@ -23,7 +25,7 @@ pub struct Answer {
     pub note: Option<String>,
 }
 
-/// Fields of csv and jsonl, in this order and in every row: `path`, one `<target>_1to9` a target, what was asked for
+/// Fields of csv, jsonl and json, in this order and in every row: `path`, one `<target>_1to9` a target, what was asked for
 /// beside ratings ([`Loaded::fields`]), `error`, `note`, `model`, `toy`; what is missing is empty in csv and null in jsonl.
 pub struct Writer<'a> {
     format: Format,
@@ -48,6 +50,7 @@ impl<'a> Writer<'a> {
     pub fn header(&self) -> String {
         match self.format {
             Format::Jsonl => String::new(),
+            Format::Json => "[\n".into(),
             Format::Csv => line(&self.fields()),
             Format::Table => {
                 let cell = |t: &String| format!("{t:>w$}  ", w = WIDTH.max(t.chars().count()));
@@ -58,7 +61,12 @@ impl<'a> Writer<'a> {
         }
     }
 
-    pub fn row(&self, a: &Answer) -> String {
+    /// What comes after the last row.
+    pub fn footer(&self) -> &'static str {
+        if self.format == Format::Json { "\n]\n" } else { "" }
+    }
+
+    pub fn row(&self, a: &Answer, first: bool) -> String {
         let seen = a.seen.as_ref().ok();
         let rating = |t: usize| seen.map(|s| s.ratings[t]);
         let further = |i: usize| seen.map(|s| &s.cells[i]);
@@ -78,7 +86,7 @@ impl<'a> Writer<'a> {
                 cells.extend([a.note.clone().unwrap_or_default(), name.clone(), toy.to_string()]);
                 line(&cells)
             }
-            Format::Jsonl => {
+            Format::Jsonl | Format::Json => {
                 let mut values = vec![json(&a.path)];
                 // As float32: through float64 they would show digits that they do not have.
                 values.extend(targets.map(|t| json(&rating(t))));
@@ -90,7 +98,12 @@ impl<'a> Writer<'a> {
                 }));
                 values.extend([json(&a.seen.as_ref().err()), json(&a.note), json(name), json(&toy)]);
                 let pairs = self.fields().into_iter().zip(values).map(|(k, v)| format!("{}:{v}", json(&k)));
-                format!("{{{}}}\n", pairs.collect::<Vec<_>>().join(","))
+                let object = format!("{{{}}}", pairs.collect::<Vec<_>>().join(","));
+                match (self.format, first) {
+                    (Format::Json, true) => object,
+                    (Format::Json, false) => format!(",\n{object}"),
+                    _ => format!("{object}\n"),
+                }
             }
             Format::Table => {
                 let cell = |t: usize| {

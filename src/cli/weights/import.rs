@@ -1,4 +1,4 @@
-//! `weights import`: a published weight file becomes one of ours, once.
+//! `weights import`: converts another program's weight file to ours.
 
 use crate::bundled;
 use crate::cli::output::{self, clean};

@@ -19,6 +19,8 @@ pub struct Command {
     /// One JSON object instead of a table.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    wide: output::Wide,
 }
 
 impl Command {
@@ -33,12 +35,12 @@ impl Command {
             return output::print(&format!("{value:#}\n"));
         }
         let text = inspect(&self.file)?;
-        let Some(card) = card else { return output::print(&text) };
+        let Some(card) = card else { return output::print_table(&text, self.wide) };
         // The card says the same in words.
         let raw = format!("metadata {}: ", checkpoint::CARD);
         let mut out: String = text.lines().filter(|l| !l.starts_with(&raw)).map(|l| format!("{l}\n")).collect();
         out.push_str(&describe(&card));
-        output::print(&out)
+        output::print_table(&out, self.wide)
     }
 }
 

@@ -1,7 +1,7 @@
 //! `weights`: what is in a weight file, and its way to other programs.
 
 group! {
-    /// Make a file of this program of somebody else's, once: it is mapped from then on.
+    /// Convert another program's weights, once: they are mapped from then on.
     Import => import,
     /// Show what is inside a weight file or a checkpoint.
     Inspect => inspect,
