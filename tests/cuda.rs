@@ -1,17 +1,25 @@
 //! The CUDA driver's host code against a library that imitates the driver (`tests/fake-cuda`), in a process of its own:
 //! what is asked for, in which order, and what is said when something fails. What kernels compute is not its subject.
 
+mod common;
+
+use common::devices;
+use deep_affect::cli::Bar;
 use deep_affect::device::{self, Checks, Data, Session};
 use deep_affect::error::Result;
 use deep_affect::graph::Graph;
-use deep_affect::nvrtc;
 use deep_affect::ops::arith::Add;
 use deep_affect::plan::Options;
 use deep_affect::shape::Type;
-use std::ffi::OsString;
+use deep_affect::sim::{self, Access, Grid, Program, Window};
+use deep_affect::train::network::Precision;
+use deep_affect::{nvrtc, progress};
+use std::collections::HashMap;
+use std::ffi::{CStr, OsString, c_char};
 use std::path::Path;
 use std::process::Command;
-use std::{env, fs};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::{env, fs, slice};
 
 /// More than one staging buffer, and no multiple of anything.
 const N: usize = 3 << 20 | 1;
@@ -26,7 +34,63 @@ fn inside() {
     }
 }
 
+/// The same, by what a network's training and inference leave, all of whose kernels the simulator runs.
+#[test]
+fn inside_with_all_kernels() {
+    if env::var_os("FAKE_CUDA_LOG").is_none() {
+        return;
+    }
+    // SAFETY: the imitation, whose initialisers do nothing; `Execute` is declared alike there. It stays loaded.
+    unsafe {
+        let library = libloading::Library::new("libcuda.so").unwrap();
+        library.get::<unsafe extern "C" fn(Execute)>("imitate").unwrap()(execute);
+        std::mem::forget(library);
+    }
+    for precision in [Precision::Float32, Precision::Bf16] {
+        let [replayed, single] =
+            [true, false].map(|r| common::steps(device::open("cuda", None).unwrap(), precision, r));
+        assert!(replayed == single, "{precision:?}: a replay has other bits");
+    }
+}
+
+type Execute =
+    extern "C" fn(*const c_char, *const c_char, &[u32; 3], u32, u32, *const u8, usize, u64, *mut u8, usize) -> i32;
+
+/// Runs a launch of the imitation on its memory: one allocation, at the address that the simulator gives the first window.
+extern "C" fn execute(
+    ptx: *const c_char,
+    entry: *const c_char,
+    grid: &[u32; 3],
+    threads: u32,
+    shared_bytes: u32,
+    params: *const u8,
+    param_bytes: usize,
+    address: u64,
+    memory: *mut u8,
+    bytes: usize,
+) -> i32 {
+    static PROGRAMS: LazyLock<Mutex<HashMap<String, Arc<Program>>>> = LazyLock::new(Mutex::default);
+    assert_eq!(address, sim::address(0));
+    // SAFETY: texts that end with zero, and slices, of the imitation; nothing else touches its memory meanwhile.
+    let (ptx, entry, params, data) = unsafe {
+        let [ptx, entry] = [ptx, entry].map(|text| CStr::from_ptr(text).to_str().unwrap());
+        (ptx, entry, slice::from_raw_parts(params, param_bytes), slice::from_raw_parts_mut(memory, bytes))
+    };
+    let program =
+        PROGRAMS.lock().unwrap().entry(ptx.into()).or_insert_with(|| Arc::new(Program::parse(ptx).unwrap())).clone();
+    let grid = Grid { grid: *grid, block: [threads, 1, 1], shared_bytes };
+    let arena = Window { name: "the arena", data, written: &mut [], access: Access::Update };
+    match sim::launch(&program, entry, grid, params, &mut [arena], sim::Options::default()) {
+        Ok(_) => 0,
+        Err(fault) => {
+            println!("{fault}");
+            719 // CUDA_ERROR_LAUNCH_FAILED
+        }
+    }
+}
+
 fn add() -> Result<()> {
+    progress::watch(Box::leak(Box::new(Bar::new())));
     let mut g = Graph::default();
     let [a, b] = ["a", "b"].map(|name| g.input(name, Type::f32(&[N])));
     g.set_label("sum");
@@ -64,29 +128,29 @@ fn imitation(dir: &Path, compile: &[&str]) -> OsString {
 
 /// Runs [`inside`] with the imitation and these variables: what it printed, and what the driver was asked for.
 fn with(variables: &[(&str, &str)], compile: &[&str]) -> (String, Vec<String>) {
+    within("inside", variables, compile)
+}
+
+/// The same of another test.
+fn within(test: &str, variables: &[(&str, &str)], compile: &[&str]) -> (String, Vec<String>) {
     let dir = tempfile::tempdir().unwrap();
     let (path, log) = (imitation(dir.path(), compile), dir.path().join("log"));
     let out = Command::new(env::current_exe().unwrap())
-        .args(["inside", "--exact", "--nocapture"])
+        .args([test, "--exact", "--nocapture"])
         .env("LD_LIBRARY_PATH", path)
         .env("FAKE_CUDA_LOG", &log)
         .env("DEEP_AFFECT_CACHE", dir.path())
         .envs(variables.iter().copied())
         .output()
         .unwrap();
-    let text = String::from_utf8(out.stdout).unwrap();
-    assert!(out.status.success(), "{text}\n{}", String::from_utf8_lossy(&out.stderr));
+    let text = String::from_utf8([out.stdout, out.stderr].concat()).unwrap();
+    assert!(out.status.success(), "{text}");
     (text, fs::read_to_string(log).unwrap_or_default().lines().map(String::from).collect())
 }
 
 /// Whether there is something to compile with, and a system whose loader takes the imitation.
 fn possible() -> bool {
-    let found = nvrtc::available();
-    if let Err(e) = &found {
-        assert!(env::var_os("REQUIRE_NVRTC").is_none(), "{e}");
-        println!("SKIPPED: {e}");
-    }
-    found.is_ok() && cfg!(target_os = "linux")
+    nvrtc::available().map_err(|e| devices::without("sim", &e)).is_ok() && cfg!(target_os = "linux")
 }
 
 #[test]
@@ -134,6 +198,77 @@ fn a_newer_gpu_is_given_ptx() {
         let (text, log) = with(&[("FAKE_CUDA_COMPUTE", "130")], &[]);
         assert!(text.contains("sm_130") && text.contains("done"), "{text}");
         assert!(log.contains(&"image \"//\\n/\"".into()), "{log:?}");
+    }
+}
+
+#[test]
+fn replays_have_the_bits_of_single_launches() {
+    if possible() {
+        // The simulator takes PTX.
+        let architecture = [("FAKE_CUDA_COMPUTE", "80"), ("FAKE_CUDA_REFUSE_IMAGES", "E")];
+        let (_, log) = within("inside_with_all_kernels", &architecture, &[]);
+        // In both precisions three replays of the step and three of the inference.
+        let replays = log.iter().filter(|l| *l == "cuGraphLaunch").count();
+        assert!(replays >= 2 * 2 * 3, "{replays} replays");
+    }
+}
+
+#[test]
+fn a_recording_that_fails_is_told_once_and_done_without() {
+    if !possible() {
+        return;
+    }
+    for function in ["cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuGraphInstantiateWithFlags"] {
+        let (text, log) = with(&[("FAKE_CUDA_REFUSE", function)], &[]);
+        assert!(text.contains("\ndone"), "{function}: {text}");
+        assert_eq!(
+            text.matches("note: launches are sent one by one: recording a plan as a graph: ").count(),
+            1,
+            "{text}"
+        );
+        assert_eq!(log.iter().filter(|l| *l == function).count(), 1, "{function} is tried once");
+        assert!(!log.contains(&"cuGraphLaunch".into()));
+    }
+}
+
+#[test]
+fn a_driver_of_cuda_12_serves_or_says_what_would() {
+    if !possible() {
+        return;
+    }
+    let said = |version, images| with(&[("FAKE_CUDA_VERSION", version), ("FAKE_CUDA_REFUSE_IMAGES", images)], &[]).0;
+    assert!(said("12000", "").contains("\ndone"));
+    // Code that it is too old for, and PTX that it is not.
+    assert!(said("12040", "E").contains("\ndone"));
+    let neither = said("12040", "E/");
+    let own = nvrtc::available().unwrap();
+    let pair =
+        format!("this driver serves CUDA 12.4 and the code is of NVRTC {own}: `pip install 'nvidia-cuda-nvrtc-cu12");
+    assert!(neither.contains("exit code 1: translating arith.cu") && neither.contains(&pair), "{neither}");
+    let old = said("11080", "");
+    assert!(old.contains("the NVIDIA driver is too old: it serves CUDA 11.8, and 12.0 is needed"), "{old}");
+}
+
+#[test]
+fn doctor_says_whether_driver_and_compiler_fit() {
+    if !possible() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = imitation(dir.path(), &[]);
+    let own = nvrtc::available().unwrap();
+    for (version, fits) in [(13000, true), (12000, own.major == 12)] {
+        let out = Command::new(env!("CARGO_BIN_EXE_deep-affect"))
+            .arg("doctor")
+            .env("LD_LIBRARY_PATH", &path)
+            .env("FAKE_CUDA_LOG", dir.path().join("log"))
+            .env("FAKE_CUDA_VERSION", version.to_string())
+            .env("DEEP_AFFECT_CACHE", dir.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8(out.stdout).unwrap();
+        let verdict = if fits { "; fits the driver" } else { "; too new for the driver" };
+        assert!(said.contains(&format!("found, version {own}{verdict}")), "{said}");
     }
 }
 
@@ -215,4 +350,62 @@ fn the_fastest_tiles_are_kept_for_a_gpu() {
     assert!(code == Some(1) && said.is_empty() && remarks.contains("not a table of tiles"), "{remarks}");
     let (code, _, remarks) = run(&["tune", "--device", "cpu"]);
     assert!(code == Some(2) && remarks.contains("tiles are measured on a GPU"), "{remarks}");
+}
+
+/// `benches/gpu.sh` from its first line to its last, with stand-ins for the card's tools and for the test programs.
+#[test]
+fn the_script_for_a_gpu_runs_here() {
+    if !possible() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let [fails_once, tests, out] = ["once", "tests", "out"].map(|name| dir.path().join(name));
+    fs::create_dir(&fails_once).unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    std::os::unix::fs::symlink(root.join("tests/fake-cuda/tool"), &tests).unwrap();
+    let run = |what: &str| {
+        let output = Command::new(root.join("benches/gpu.sh"))
+            .arg(what)
+            .env("SMOKE", "1")
+            .env("BINARY", env!("CARGO_BIN_EXE_deep-affect"))
+            .env("TESTS", &tests)
+            .env("PRECISION_TESTS", &tests)
+            .env("FAILS_ONCE", &fails_once)
+            .env("DEEP_AFFECT_CACHE", dir.path())
+            .env("OUT", &out)
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    };
+    let (code, said) = run("check");
+    // A family that fails beside others runs alone, and is not forgotten.
+    assert!(
+        said.contains("values, ")
+            && said.contains("2 passed, 1 failed")
+            && said.contains("FAILED     pool; alone: passed"),
+        "{said}"
+    );
+    let parts = [
+        "golden files",
+        "graph replay, training step",
+        "graph replay, inference",
+        "inference at 5 against 2 at a time",
+    ];
+    assert!(parts.iter().all(|part| said.contains(&format!("passed     {part}"))), "{said}");
+    // The counters have the names of layers, wherever in the step they begin.
+    assert!(
+        said.contains(" launches, ") && said.contains("sgd.update object.conv") && !said.contains("\n?  "),
+        "{said}"
+    );
+    assert!(said.trim_end().lines().last().unwrap().starts_with("parts that failed: 1;") && code == Some(1), "{said}");
+
+    let (code, said) = run("speed");
+    assert_eq!(code, Some(0), "{said}");
+    let last = said.trim_end().lines().last().unwrap();
+    assert!(last.starts_with('|') && said.contains("clocks, MHz: lowest 1980") && said.len() < 12_000, "{said}");
+    let mut left: Vec<_> = fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    left.sort();
+    assert_eq!(left, ["check.tar.gz", "check.txt", "speed.tar.gz", "speed.txt"]);
+    let (code, said) = run("fly");
+    assert!(code == Some(2) && said.contains("usage: benches/gpu.sh pack|check|speed"), "{said}");
 }

@@ -29,7 +29,7 @@ impl Command {
             let name = format!("GPU {}", card.ordinal);
             line(&name, cuda::Card::find(card.ordinal).map(|card| describe(&card)));
         }
-        line("NVRTC", nvrtc::available().map(|version| format!("found, version {version}")));
+        line("NVRTC", nvrtc::available().map(|version| format!("found, version {version}{}", pair(version))));
         let cache = Cache::open();
         line(
             "compiled kernels",
@@ -49,6 +49,15 @@ impl Command {
         line("bundled model", Ok(toy.unwrap_or_else(|| "none in this build".into())));
         line("bundled pictures", Ok(bundled::photographs()?.len().to_string()));
         output::print(&out)
+    }
+}
+
+/// Whether what it compiles and the driver fit.
+fn pair(nvrtc: nvrtc::Version) -> String {
+    match cuda::driver() {
+        Ok(driver) if nvrtc::fits(nvrtc, driver) => format!("; fits the driver, which takes NVRTC 12.0 to {}.x", driver.major),
+        Ok(driver) => format!("; too new for the driver: {}", nvrtc::mismatch(nvrtc, driver)),
+        Err(_) => String::new(),
     }
 }
 

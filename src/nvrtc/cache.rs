@@ -5,6 +5,7 @@ never trusted, when that does not hold. Entries are written by rename only: any 
 An entry is a cubin with something behind it, which `cuobjdump` and `nvdisasm` read as it is: the cubin, the PTX, a JSON
 tail with the rest, and 32 bytes of lengths of the three and a checksum, little-endian. */
 
+use super::library;
 use super::source::Source;
 use super::{Compiled, Resources, Target, Unit, Version, available, compile_source, options};
 use crate::atomic;
@@ -64,12 +65,13 @@ impl Cache {
         self.unwritable.load(Ordering::Relaxed)
     }
 
-    /// An entry, compiled by `version`, or by the newest of all. None if there is none; a remark if it is damaged.
+    /// An entry, compiled by `version`, or by the newest that fits the driver, or by the newest. None if there is none; a
+    /// remark if it is damaged.
     fn read(&self, key: &Key, version: Option<Version>) -> Option<Compiled> {
         let folder = self.folder()?;
         let path = match version {
             Some(version) => folder.join(key.file(version)),
-            None => folder.join(key.file(key.versions(folder).max()?)),
+            None => folder.join(key.file(key.versions(folder).max_by_key(|v| (library::served(*v), *v))?)),
         };
         let bytes = std::fs::read(&path).ok()?;
         let found = decode(&bytes);
@@ -163,11 +165,7 @@ impl Key {
     fn versions(&self, folder: &Path) -> impl Iterator<Item = Version> {
         let prefix = self.prefix();
         let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.file_name());
-        names.filter_map(move |name| {
-            let version = name.to_str()?.strip_prefix(&prefix)?.strip_suffix(".cubin")?;
-            let (major, minor) = version.split_once('.')?;
-            Some(Version { major: major.parse().ok()?, minor: minor.parse().ok()? })
-        })
+        names.filter_map(move |name| name.to_str()?.strip_prefix(&prefix)?.strip_suffix(".cubin")?.parse().ok())
     }
 }
 

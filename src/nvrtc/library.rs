@@ -26,6 +26,17 @@ const BUILTINS: &str = "nvrtc-builtins64_";
 #[cfg(not(windows))]
 const BUILTINS: &str = "libnvrtc-builtins.so.";
 
+/// Where `pip install --target nvrtc` puts it, of CUDA 13 and of 12, in a folder that holds the program or one above it.
+const BESIDE: [&str; 2] = ["nvrtc/nvidia/cu13/lib", "nvrtc/nvidia/cuda_nvrtc/lib"];
+
+/// The newest CUDA that the driver serves, where one was asked.
+pub static DRIVER: OnceLock<Version> = OnceLock::new();
+
+/// Whether the driver loads what this version assembles; so it is where nobody asked one.
+pub fn served(version: Version) -> bool {
+    DRIVER.get().is_none_or(|driver| super::fits(version, *driver))
+}
+
 type Handle = *mut c_void;
 
 /// Declares the functions of the library that are used (NVRTC documentation, "Modules"), and how they are looked up.
@@ -84,22 +95,31 @@ impl Nvrtc {
         FOUND.get_or_init(|| Self::find(env::var_os(FOLDER).as_deref())).as_ref().map_err(Error::clone)
     }
 
-    /// In the named folder, else where the loader of the system looks.
+    /// In the named folder, else where the loader of the system looks, else beside the program. Of the driver's major version
+    /// if there is one.
     fn find(folder: Option<&OsStr>) -> Result<Nvrtc> {
         let install = format!(
-            "install CUDA 13.0, or `pip install 'nvidia-cuda-nvrtc==13.0.*'` and set {FOLDER} to the folder that holds {}",
-            NAMES[0]
+            "install CUDA 13.0, or `pip install '{}'` and set {FOLDER} to the folder that holds libnvrtc.so",
+            wheel()
         );
-        let (paths, place) = match folder {
-            Some(folder) => {
-                let folder = Path::new(folder);
-                open_builtins(folder);
-                (NAMES.iter().map(|n| folder.join(n)).collect(), format!("in {FOLDER}={}", folder.display()))
+        let (folders, place) = match folder {
+            Some(folder) => (vec![PathBuf::from(folder)], format!("in {FOLDER}={}", Path::new(folder).display())),
+            None => {
+                ([PathBuf::new()].into_iter().chain(beside()).collect(), "among the libraries of the system".into())
             }
-            None => (NAMES.iter().map(PathBuf::from).collect::<Vec<_>>(), "among the libraries of the system".into()),
         };
-        // SAFETY: opening NVRTC runs its initialisers, which are meant for this.
-        let Some(library) = paths.iter().find_map(|p| unsafe { Library::new(p) }.ok()) else {
+        let mut names = NAMES.to_vec();
+        // A stable order: the first that the driver serves, or the first.
+        names.sort_by_key(|n| n.contains("13") && !served(Version { major: 13, minor: 0 }));
+        let mut places = names.iter().flat_map(|n| folders.iter().map(move |f| (f, f.join(n))));
+        let open = |(folder, path): (&PathBuf, PathBuf)| {
+            if path.is_file() {
+                open_builtins(folder);
+            }
+            // SAFETY: opening NVRTC runs its initialisers, which are meant for this.
+            unsafe { Library::new(path) }.ok()
+        };
+        let Some(library) = places.find_map(open) else {
             let names = NAMES.join(", ");
             return Err(Error::job(format!(
                 "NVRTC, the compiler of CUDA kernels, is missing: none of {names} {place}"
@@ -224,6 +244,21 @@ fn check(code: c_int) -> Result<(), Failure> {
 fn text_of(mut bytes: Vec<u8>) -> String {
     bytes.truncate(bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len()));
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// What `pip` installs it from: of the driver's major version, whose code it loads.
+pub fn wheel() -> &'static str {
+    match DRIVER.get() {
+        Some(Version { major: 12, .. }) => "nvidia-cuda-nvrtc-cu12==12.9.*",
+        _ => "nvidia-cuda-nvrtc==13.0.*",
+    }
+}
+
+/// Folders of NVRTC beside this program: in the folder that holds it and the two above.
+fn beside() -> Vec<PathBuf> {
+    let program = env::current_exe().unwrap_or_default();
+    let folders = program.ancestors().skip(1).take(3).flat_map(|f| BESIDE.map(|b| f.join(b)));
+    folders.filter(|f| f.is_dir()).collect()
 }
 
 /// In a folder that the loader does not search, NVRTC does not find its own second half either: it is opened first.

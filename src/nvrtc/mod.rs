@@ -33,6 +33,14 @@ impl fmt::Display for Version {
     }
 }
 
+impl FromStr for Version {
+    type Err = std::num::ParseIntError;
+    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
+        let (major, minor) = text.split_once('.').unwrap_or((text, "0"));
+        Ok(Self { major: major.parse()?, minor: minor.parse()? })
+    }
+}
+
 /// A GPU architecture that code is assembled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Target {
@@ -154,6 +162,35 @@ pub struct Compiled {
     pub resources: Vec<Resources>,
     /// What compiler and assembler remarked, spills and lost performance included; none in a good kernel.
     pub warnings: Vec<String>,
+}
+
+impl Compiled {
+    /// The CUDA of the NVRTC that made it, which the PTX says in its first lines.
+    pub fn release(&self) -> Option<Version> {
+        let (_, rest) = self.ptx.split_once("Cuda compilation tools, release ")?;
+        rest.split_once(',')?.0.parse().ok()
+    }
+}
+
+/// Tells of the driver whose CUDA code is compiled for: an NVRTC of the same major version is preferred then. The first call
+/// of a process counts, if it comes before anything is compiled.
+pub fn serve(driver: Version) {
+    let _ = library::DRIVER.set(driver);
+}
+
+/// Whether a driver loads the code that a version of NVRTC assembles: it does for all of its own major version and of earlier
+/// ones. PTX it translates from no later version than its own. (CUDA Compatibility, "Minor Version Compatibility".)
+pub fn fits(nvrtc: Version, driver: Version) -> bool {
+    nvrtc.major <= driver.major
+}
+
+/// What to install where the code of `nvrtc` and a driver do not fit.
+pub fn mismatch(nvrtc: Version, driver: Version) -> String {
+    format!(
+        "this driver serves CUDA {driver} and the code is of NVRTC {nvrtc}: `pip install '{}'` and set DEEP_AFFECT_NVRTC, \
+         or install a driver for CUDA {nvrtc}",
+        library::wheel()
+    )
 }
 
 /// The version of NVRTC, or what is missing and what to install.

@@ -1,6 +1,9 @@
-//! A `libcuda.so` for `tests/cuda.rs`: memory, events, streams, capture and graphs on the host, and one kernel, `add`;
-//! others do nothing. It checks what a driver would be harmed by, and writes what it is asked for to `$FAKE_CUDA_LOG`, a line each.
-//! `FAKE_CUDA_COMPUTE` and `FAKE_CUDA_FREE` make another GPU of it; the launch after `FAKE_CUDA_FAIL` others fails.
+//! A `libcuda.so` for `tests/cuda.rs` with the functions of CUDA 12.0 and no later ones: memory, events, streams, capture and
+//! graphs on the host. What kernels do is told by `imitate`, which the simulator gives; without it there is one kernel, `add`,
+//! and others do nothing. It checks what a driver would be harmed by, and writes what it is asked for to `$FAKE_CUDA_LOG`, a
+//! line each. `FAKE_CUDA_COMPUTE`, `FAKE_CUDA_FREE` and `FAKE_CUDA_VERSION` make another GPU and driver of it; it refuses the
+//! function `FAKE_CUDA_REFUSE` and images that begin with a letter of `FAKE_CUDA_REFUSE_IMAGES` (E: a cubin, /: PTX); the
+//! launch after `FAKE_CUDA_FAIL` others fails.
 // Some bodies need neither `unsafe` nor `mut`.
 #![allow(non_snake_case, unused_unsafe, unused_mut, clippy::missing_safety_doc)]
 
@@ -13,10 +16,25 @@ use std::sync::Mutex;
 
 type Ptr = *mut c_void;
 
-/// One launch: entry, blocks, threads, parameters.
-type Launch = (CString, [u32; 3], u32, Vec<u8>);
+/// A kernel of a loaded module.
+#[derive(Clone)]
+struct Function {
+    entry: CString,
+    /// The module's image, if that is PTX.
+    ptx: Option<CString>,
+}
+
+/// One launch: blocks, threads, bytes of shared memory, parameters.
+type Launch = (Function, [u32; 3], u32, u32, Vec<u8>);
+
+/// What a kernel does to memory: PTX, entry, blocks, threads, bytes of shared memory, parameters and their bytes, where the
+/// kernel finds the memory, the memory and its bytes. 0, or an error.
+type Execute = extern "C" fn(
+    *const c_char, *const c_char, *const [u32; 3], u32, u32, *const u8, usize, u64, *mut u8, usize
+) -> i32;
 
 struct State {
+    execute: Option<Execute>,
     /// Allocations by address.
     memory: BTreeMap<u64, Vec<u8>>,
     /// Launches since the capture began.
@@ -28,7 +46,9 @@ struct State {
     broken: bool,
 }
 
-static STATE: Mutex<State> = Mutex::new(State { memory: BTreeMap::new(), capture: None, launches: 0, blocks: 0, broken: false });
+static STATE: Mutex<State> = Mutex::new(State {
+    execute: None, memory: BTreeMap::new(), capture: None, launches: 0, blocks: 0, broken: false
+});
 
 fn number(name: &str, default: u64) -> u64 {
     env::var(name).map_or(default, |v| v.parse().unwrap())
@@ -47,11 +67,21 @@ impl State {
         memory.get_mut(at..at + bytes).ok_or(1)
     }
 
-    fn execute(&mut self, (entry, grid, threads, params): &Launch) -> Result<(), i32> {
+    fn execute(&mut self, (Function { entry, ptx }, grid, threads, shared, params): &Launch) -> Result<(), i32> {
         self.launches += 1;
         if self.launches as u64 > number("FAKE_CUDA_FAIL", u64::MAX) {
             self.broken = true;
             return Err(700);
+        }
+        if let (Some(execute), Some(ptx)) = (self.execute, ptx) {
+            let (address, memory) = self.memory.first_key_value().expect("the arena");
+            let (at, bytes) = (memory.as_ptr().cast_mut(), memory.len());
+            return match execute(
+                ptx.as_ptr(), entry.as_ptr(), grid, *threads, *shared, params.as_ptr(), params.len(), *address, at, bytes
+            ) {
+                0 => Ok(()),
+                code => Err(code),
+            };
         }
         let adds = entry.to_bytes() == b"add";
         self.blocks = if adds { 0 } else { grid.iter().product() };
@@ -86,6 +116,11 @@ macro_rules! functions {
             if $state.broken && !stringify!($name).starts_with("cuGetError") {
                 return 700;
             }
+            if env::var("FAKE_CUDA_REFUSE").is_ok_and(|name| name == stringify!($name)) {
+                // CUDA_ERROR_NOT_SUPPORTED, which ends a capture.
+                $state.capture = None;
+                return 801;
+            }
             let mut body = || -> Result<(), i32> {
                 unsafe { $body }
                 Ok(())
@@ -97,7 +132,7 @@ macro_rules! functions {
 
 functions! {
     cuInit(_s, _flags: u32) {}
-    cuDriverGetVersion(_s, version: *mut i32) { *version = 13000 }
+    cuDriverGetVersion(_s, version: *mut i32) { *version = number("FAKE_CUDA_VERSION", 13000) as i32 }
     cuGetErrorName(_s, _code: i32, name: *mut *const c_char) { *name = c"CUDA_ERROR_OF_A_TEST".as_ptr() }
     cuGetErrorString(_s, _code: i32, text: *mut *const c_char) { *text = c"an illegal memory access".as_ptr() }
     cuDeviceGetCount(_s, count: *mut i32) { *count = 1 }
@@ -156,17 +191,25 @@ functions! {
     cuEventDestroy_v2(_s, _event: Ptr) {}
     cuEventRecord(_s, _event: Ptr, stream: Ptr) { assert_eq!(stream as usize, 2) }
     cuEventSynchronize(_s, _event: Ptr) {}
-    cuEventElapsedTime_v2(s, milliseconds: *mut f32, _start: Ptr, _end: Ptr) {
+    cuEventElapsedTime(s, milliseconds: *mut f32, _start: Ptr, _end: Ptr) {
         // Other kernels than `add`: the fewer the blocks, the faster.
         *milliseconds = if s.blocks == 0 { 2.0 } else { s.blocks as f32 / 1000.0 }
     }
     cuModuleLoadData(_s, module: *mut Ptr, image: *const [u8; 4]) {
         log(&format!("image {:?}", String::from_utf8_lossy(&*image)));
-        *module = 4 as Ptr
+        let cubin = *image == *b"\x7fELF";
+        let refused = env::var("FAKE_CUDA_REFUSE_IMAGES").unwrap_or_default();
+        if refused.contains(if cubin { 'E' } else { '/' }) {
+            // CUDA_ERROR_NO_BINARY_FOR_GPU, CUDA_ERROR_UNSUPPORTED_PTX_VERSION
+            return Err(if cubin { 209 } else { 222 });
+        }
+        let ptx = (!cubin).then(|| CStr::from_ptr(image.cast()).to_owned());
+        *module = Box::into_raw(Box::new(ptx)).cast()
     }
-    cuModuleUnload(_s, _module: Ptr) {}
-    cuModuleGetFunction(_s, function: *mut Ptr, _module: Ptr, name: *const c_char) {
-        *function = Box::into_raw(Box::new(CStr::from_ptr(name).to_owned())).cast()
+    cuModuleUnload(_s, module: Ptr) { drop(Box::from_raw(module.cast::<Option<CString>>())) }
+    cuModuleGetFunction(_s, function: *mut Ptr, module: Ptr, name: *const c_char) {
+        let ptx = (*module.cast::<Option<CString>>()).clone();
+        *function = Box::into_raw(Box::new(Function { entry: CStr::from_ptr(name).to_owned(), ptx })).cast()
     }
     cuFuncSetAttribute(_s, _function: Ptr, attribute: u32, value: i32) {
         assert!(attribute == 8 && value > 48 << 10)
@@ -178,10 +221,16 @@ functions! {
         assert!([threads_y, threads_z] == [1, 1] && shared <= 227 << 10 && stream as usize == 2 && params.is_null());
         let [1, params, 2, size, 0] = *extra else { return Err(1) };
         let params = std::slice::from_raw_parts(params as *const u8, *(size as *const usize)).to_vec();
-        let launch = ((*function.cast::<CString>()).clone(), [x, y, z], threads, params);
+        let launch = ((*function.cast::<Function>()).clone(), [x, y, z], threads, shared, params);
         match &mut s.capture {
             Some(launches) => launches.push(launch),
             None => s.execute(&launch)?,
         }
     }
+}
+
+/// Takes what kernels do from here on.
+#[unsafe(no_mangle)]
+pub extern "C" fn imitate(execute: Execute) {
+    STATE.lock().unwrap().execute = Some(execute);
 }

@@ -1,7 +1,7 @@
 //! What there is before anything is allocated: the driver, looked for once, and its GPUs.
 
 use crate::error::{Error, Result};
-use crate::nvrtc::Version;
+use crate::nvrtc::{self, Version};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
 use std::sync::OnceLock;
@@ -19,7 +19,7 @@ const FUNCTIONS: &[&str] = &[
     "cuDriverGetVersion",
     "cuEventCreate",
     "cuEventDestroy_v2",
-    "cuEventElapsedTime_v2",
+    ELAPSED,
     "cuEventRecord",
     "cuEventSynchronize",
     "cuFuncSetAttribute",
@@ -48,6 +48,15 @@ const FUNCTIONS: &[&str] = &[
     "cuStreamEndCapture",
     "cuStreamSynchronize",
 ];
+
+/// The bindings of CUDA 13 call `cuEventElapsedTime_v2`, which drivers have from 12.8 on; all have the first one.
+const ELAPSED: &str = "cuEventElapsedTime";
+
+/// What the oldest driver must serve: NVRTC of CUDA 12 compiles the kernels, and a driver loads code of its own major version.
+const OLDEST: Version = Version { major: 12, minor: 0 };
+
+/// What to install, in sentences.
+const INSTALL: &str = "install driver 525 or newer (580 for CUDA 13), or use `--device cpu`";
 
 /// One GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,22 +104,44 @@ pub fn driver() -> Result<Version> {
 fn look() -> Result<Version> {
     // SAFETY: opening the driver's library runs its initialisers, which are meant for this.
     if !unsafe { sys::is_culib_present() } {
-        return Err(Error::job("there is no NVIDIA driver: libcuda is missing")
-            .fix("install the driver (580 or newer for CUDA 13), or use `--device cpu`"));
+        return Err(Error::job("there is no NVIDIA driver: libcuda is missing").fix(INSTALL));
     }
     // SAFETY: as above; it is there, which is the case in which this panics otherwise.
     let library = unsafe { sys::culib() };
     // SAFETY: only whether the functions are there is asked; they are called through the bindings.
     let absent = |name: &str| unsafe { library.get::<unsafe extern "C" fn()>(name) }.is_err();
     if let Some(name) = FUNCTIONS.iter().find(|name| absent(name)) {
-        return Err(Error::job(format!("the NVIDIA driver is too old: it has no {name}"))
-            .fix("install driver 580 or newer, or use `--device cpu`"));
+        return Err(Error::job(format!("the NVIDIA driver is too old: it has no {name}")).fix(INSTALL));
     }
     result::init().map_err(failed("cuInit"))?;
     let mut version = 0;
     // SAFETY: a place for the answer.
     unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(failed("cuDriverGetVersion"))?;
-    Ok(Version { major: version as u32 / 1000, minor: version as u32 % 1000 / 10 })
+    let version = Version { major: version as u32 / 1000, minor: version as u32 % 1000 / 10 };
+    if version < OLDEST {
+        return Err(Error::job(format!(
+            "the NVIDIA driver is too old: it serves CUDA {version}, and {OLDEST} is needed"
+        ))
+        .fix(INSTALL));
+    }
+    nvrtc::serve(version);
+    Ok(version)
+}
+
+/// Milliseconds between two events.
+///
+/// # Safety
+///
+/// The driver was [looked for](driver) and found; both events are its own, on one stream, and have happened.
+pub(super) unsafe fn elapsed(start: sys::CUevent, end: sys::CUevent) -> Result<f32, DriverError> {
+    type Elapsed = unsafe extern "C" fn(*mut f32, sys::CUevent, sys::CUevent) -> sys::CUresult;
+    let mut milliseconds = 0.0;
+    // SAFETY: the type is that of cuda.h; the driver is there, and its events by the caller's word.
+    unsafe {
+        let function = sys::culib().get::<Elapsed>(ELAPSED).expect("`driver` looked for it");
+        function(&mut milliseconds, start, end).result()?;
+    }
+    Ok(milliseconds)
 }
 
 /// Every GPU that the driver shows, in its order.

@@ -1,6 +1,7 @@
 /*! CUDA as a [`Driver`]: one allocation and one stream of one GPU. Everything is asked for in the order of the stream, and
 only reading waits. From its second run on a plan is replayed as one graph: its launches never change, because what does
-change is data. Reference: CUDA Driver API 13.0. */
+change is data. A driver that does not record is given them one by one. Reference: CUDA Driver API 13.0; of it only functions
+that drivers of CUDA 12.0 have. */
 
 mod card;
 mod nvtx;
@@ -10,7 +11,8 @@ pub use card::{Card, cards, driver};
 use super::gpu::{Driver, Measured, Step};
 use crate::error::{Error, Result};
 use crate::kernel::estimate::Limits;
-use crate::nvrtc::{self, Cache, Target, Unit};
+use crate::nvrtc::{self, Cache, Compiled, Target, Unit};
+use crate::progress;
 use card::failed;
 use cudarc::driver::result::{self, DriverError, event, graph, module, stream};
 use cudarc::driver::sys;
@@ -30,12 +32,21 @@ const DEFAULT_SHARED: u32 = 48 << 10;
 const MOST_SHARED: sys::CUfunction_attribute =
     sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
 
+/// What a driver says of code that a later one would load.
+const TOO_NEW: [sys::CUresult; 4] = [
+    sys::CUresult::CUDA_ERROR_INVALID_IMAGE,
+    sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU,
+    sys::CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION,
+    sys::CUresult::CUDA_ERROR_INVALID_SOURCE,
+];
+
 /// A GPU with what it holds.
 pub struct Cuda {
     card: Card,
     target: Target,
     /// The driver translates PTX, because no architecture of [`Target::ALL`] runs on this GPU as it is.
     translate: bool,
+    /// Whether plans are recorded; not any more once that has failed.
     graphs: bool,
     context: sys::CUcontext,
     stream: sys::CUstream,
@@ -162,21 +173,31 @@ impl Cuda {
         let compiled = nvrtc::compile_all(&units, self.target, &Cache::open())?;
         let mut modules = BTreeMap::new();
         for (unit, compiled) in units.into_iter().zip(compiled) {
-            let ptx;
-            let image = match self.translate {
-                true => {
-                    ptx = CString::new(compiled.ptx.as_str()).map_err(|_| Error::job("PTX with a zero byte"))?;
-                    ptx.as_ptr().cast()
-                }
-                false => compiled.cubin.as_ptr().cast::<c_void>(),
-            };
-            // SAFETY: an ELF file, or text that ends with zero; the driver copies it.
-            let module = unsafe { module::load_data(image) }
-                .map_err(|e| failed(format!("loading {unit} for {}", self.target))(e))?;
+            let module = self.load_module(&unit, &compiled)?;
             self.modules.push(module);
             modules.insert(unit, module);
         }
         Ok(modules)
+    }
+
+    /// The code of a unit; where the driver does not take it, its PTX, which the driver translates.
+    fn load_module(&self, unit: &Unit, compiled: &Compiled) -> Result<sys::CUmodule> {
+        // SAFETY: an ELF file, or below text that ends with zero; the driver copies it.
+        let load = |image: *const c_void| unsafe { module::load_data(image) };
+        if !self.translate {
+            match load(compiled.cubin.as_ptr().cast()) {
+                Err(DriverError(code)) if TOO_NEW.contains(&code) => {}
+                loaded => return loaded.map_err(failed(format!("loading {unit} for {}", self.target))),
+            }
+        }
+        let ptx = CString::new(compiled.ptx.as_str()).map_err(|_| Error::job("PTX with a zero byte"))?;
+        load(ptx.as_ptr().cast()).map_err(|DriverError(code)| {
+            let failure = failed(format!("translating {unit} for {}", self.target))(DriverError(code));
+            match (TOO_NEW.contains(&code), card::driver(), compiled.release()) {
+                (true, Ok(driver), Some(release)) => failure.fix(nvrtc::mismatch(release, driver)),
+                _ => failure,
+            }
+        })
     }
 
     /// Allocates the arena, zeroed, unless there is too little memory.
@@ -360,7 +381,14 @@ impl Driver for Cuda {
         self.bind()?;
         let recorded = &self.plans[plan];
         if self.graphs && recorded.ran && recorded.graph.is_none() && !recorded.launches.is_empty() {
-            self.plans[plan].graph = Some(self.record(recorded)?);
+            match self.record(recorded) {
+                Ok(graph) => self.plans[plan].graph = Some(graph),
+                Err(e) => {
+                    // Slower, and the same numbers. An error of the work itself comes back from the launches below.
+                    self.graphs = false;
+                    progress::watcher().note(&format!("launches are sent one by one: {e}"));
+                }
+            }
         }
         self.plans[plan].ran = true;
         let Recorded { launches, graph: exec, .. } = &self.plans[plan];
@@ -388,7 +416,7 @@ impl Driver for Cuda {
         let milliseconds = unsafe {
             event::record(end, self.stream).map_err(named)?;
             event::synchronize(end).map_err(named)?;
-            event::elapsed(start, end).map_err(named)?
+            card::elapsed(start, end).map_err(named)?
         };
         Ok(Measured { seconds: milliseconds as f64 / 1e3, counted: None })
     }
