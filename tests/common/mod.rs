@@ -1,6 +1,8 @@
 //! What the integration tests share: drawing inputs, running one op, comparing.
 #![allow(dead_code)] // Each test binary uses its part.
 
+pub mod devices;
+
 use deep_affect::device::{Checks, Cpu, Data, Device, Reference, Session};
 use deep_affect::error::Result;
 use deep_affect::graph::{Graph, Io, Kind, Node, Op, Value};
@@ -12,6 +14,8 @@ use deep_affect::plan::Options;
 use deep_affect::preprocess::Preprocess;
 use deep_affect::rng::{Rng, Stream};
 use deep_affect::shape::{DType, Type};
+use deep_affect::train::network::{self, Method, Network, Precision, Task};
+use deep_affect::train::params::Initial;
 use std::sync::Arc;
 
 /// Small integers instead of reals: sums of their products are exact in float32, so every difference is a bug.
@@ -192,26 +196,22 @@ impl Op for ProbeGrad {
     }
 }
 
-/// Every case of every op; with `CASES=text` in the environment only those whose name begins so.
+/// Every case of every op; with `FAMILY=name` in the environment those of one family, with `CASES=text` those whose name
+/// begins so.
 pub fn cases() -> Vec<(String, Case)> {
-    let all = deep_affect::ops::ALL.iter().flat_map(|f| (f.cases)());
-    let chosen = std::env::var("CASES").unwrap_or_default();
-    let named = all.map(|c| (format!("{} [{}]", c.op.name(), c.label), c));
-    named.filter(|(name, _)| name.starts_with(&chosen)).collect()
+    let (family, begin) = (std::env::var("FAMILY").ok(), std::env::var("CASES").unwrap_or_default());
+    let families = deep_affect::ops::ALL.iter().filter(|f| family.as_ref().is_none_or(|name| name == f.name));
+    let named = families.flat_map(|f| (f.cases)()).map(|c| (format!("{} [{}]", c.op.name(), c.label), c));
+    named.filter(|(name, _)| name.starts_with(&begin)).collect()
 }
 
-/// Whether a device that not every machine has can be used; a skip is printed, and fails if `REQUIRE_DEVICES` (names,
-/// separated by commas) has the device.
+/// Whether a device that not every machine has can be used; [`devices::without`] says what happens where not.
 pub fn have(device: &str) -> bool {
-    match deep_affect::device::open(device, None) {
-        Ok(_) => true,
-        Err(e) => {
-            let required = std::env::var("REQUIRE_DEVICES").unwrap_or_default();
-            assert!(!required.split(',').any(|d| d == device), "{device} is required: {e}");
-            println!("SKIPPED on {device}: {e}");
-            false
-        }
+    if devices::skipped(device) {
+        devices::without(device, &"SKIP_DEVICES has it");
+        return false;
     }
+    deep_affect::device::open(device, None).map_err(|e| devices::without(device, &e)).is_ok()
 }
 
 /// Runs `check` on every item on all cores and returns what it complains about.
@@ -228,6 +228,45 @@ pub fn each<T: Sync>(items: &[T], check: impl Fn(&T) -> Option<String> + Sync) -
         }
     });
     found.into_inner().unwrap()
+}
+
+/// The bits that four training steps and the inferences between them leave, run by run: losses, weights, velocities,
+/// predictions. A GPU replays what it recorded in the second run, or is sent every launch by itself.
+pub fn steps(device: Box<dyn Device>, precision: Precision, replays: bool) -> Vec<Vec<u32>> {
+    let task = Task::EndToEnd { config: small(Architecture::Shared, 16, 0.5), frozen: vec![] };
+    let sgd = optim::Sgd { form: optim::Form::Keras, nesterov: false, dampening: 0.0 };
+    let mut net = Network::new(&task, 2, Method { precision, ..sgd.into() }, device).unwrap();
+    let s = &mut net.session;
+    let params: Vec<Value> = s.graph.stored().collect();
+    task.prefixes().iter().for_each(|p| Initial::new(5, true).fill(s, &params, p, &[]).unwrap());
+    let pixels = |n: usize| -> Vec<u8> {
+        let mut rng = Rng::new(4, Stream::Test(0), 0);
+        (0..n).map(|_| rng.below(256) as u8).collect()
+    };
+    let numel = |s: &Session, v: Value| s.graph.ty(v).numel();
+    net.x.iter().for_each(|x| s.write(*x, Data::U8(&pixels(numel(s, *x)))).unwrap());
+    s.write(net.weight, Data::F32(&[1.0; 2])).unwrap();
+    let mut all = vec![];
+    for step in 0..4 {
+        s.write(net.state, Data::U32(&[7, 0, step])).unwrap();
+        for part in &net.parts {
+            s.write(part.y, Data::F32(&vec![0.5 + step as f32; numel(s, part.y)])).unwrap();
+            s.write(part.hyper, Data::F32(&[0.01, 0.9, 0.0, (step == 0) as u8 as f32])).unwrap();
+        }
+        for plan in [network::TRAIN, network::EVAL] {
+            match replays {
+                true => s.run(plan).unwrap(),
+                false => s.profile(plan, &mut |_| {}).unwrap(),
+            }
+            let wanted = net.parts.iter().flat_map(|p| match plan {
+                network::TRAIN => [&[p.loss], &p.params[..], &p.velocity].concat(),
+                _ => vec![p.output],
+            });
+            all.push(wanted.flat_map(|v| s.read(v).unwrap()).map(f32::to_bits).collect::<Vec<u32>>());
+        }
+    }
+    assert!(all.windows(3).all(|w| w[0] != w[2]), "no step changes anything");
+    all
 }
 
 /// A shared handle, for graphs that push the op of a case.

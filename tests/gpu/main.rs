@@ -22,6 +22,7 @@ use deep_affect::plan::{Options, Plan, Scheduled};
 use deep_affect::shape::DType;
 use deep_affect::sim::{self, Order};
 use deep_affect::train::checkpoint;
+use deep_affect::train::network::Precision;
 use deep_affect::weights::WeightFile;
 use std::collections::{BTreeSet, HashMap};
 
@@ -81,6 +82,8 @@ fn open(name: &str) -> Box<dyn Device> {
 fn on_devices(what: &str, check: impl Fn(Way, &str, &ops::Case) -> Option<String> + Sync) {
     let all = cases();
     for device in DEVICES.into_iter().filter(|d| have(d)) {
+        // While one is open, opening another takes hold of the GPU at once.
+        let _held = open(device);
         let ways = Products::ALL.map(|products| Way { device, products });
         let all: Vec<_> = ways.iter().flat_map(|w| all.iter().filter(|c| w.has(&c.1)).map(move |c| (*w, c))).collect();
         let complaints = each(&all, |(way, (case, c))| {
@@ -89,6 +92,14 @@ fn on_devices(what: &str, check: impl Fn(Way, &str, &ops::Case) -> Option<String
         println!("{what} on {device}");
         report(all.len(), complaints);
     }
+}
+
+/// `benches/gpu.sh` gives each family a process of its own, by `FAMILY`: an illegal access ends all work of a process.
+#[test]
+fn families_are_listed() {
+    let names: BTreeSet<&str> = ops::ALL.iter().map(|f| f.name).collect();
+    assert_eq!(names.len(), ops::ALL.len(), "two families have one name");
+    names.iter().for_each(|name| println!("family {name}"));
 }
 
 #[test]
@@ -100,7 +111,7 @@ fn every_case_is_computed_by_kernels_and_every_kernel_by_a_case() {
         reached.extend(others.chain([call.consts]).map(|consts| (call.kernel.entry, consts)));
     }
     let variants = |k: &'static deep_affect::kernel::gpu::Kernel| k.variants.iter().map(|v| (k.entry, *v));
-    if std::env::var_os("CASES").is_some() {
+    if ["CASES", "FAMILY"].iter().any(|v| std::env::var_os(v).is_some()) {
         return; // Only some of them.
     }
     let dead: Vec<_> = ops::kernels().flat_map(variants).filter(|k| !reached.contains(k)).collect();
@@ -257,6 +268,21 @@ fn ceilings_are_measured_on_any_device() {
     assert!(!have("sim") || device::open("sim", None).unwrap().ceilings().unwrap().is_none());
     assert_eq!(Load::GPU.within(None).rows, Load::GPU.rows);
     assert!(Load::GPU.within(Some(1 << 29)).bytes() <= 1 << 29);
+}
+
+/// A recorded step computes what its launches do, one by one, on the numbers that lie there when it is replayed.
+#[test]
+fn replays_have_the_bits_of_single_launches() {
+    for name in DEVICES.into_iter().filter(|d| have(d)) {
+        for precision in [Precision::Float32, Precision::Bf16] {
+            let [replayed, single] = [true, false].map(|r| steps(device::open(name, None).unwrap(), precision, r));
+            let differs = replayed.iter().zip(&single).position(|(r, s)| r != s);
+            assert!(
+                differs.is_none(),
+                "{name}, {precision:?}: other bits in run {differs:?} of a step and an inference"
+            );
+        }
+    }
 }
 
 #[test]
