@@ -1,8 +1,8 @@
-//! `compare`: one network on two devices, output by output.
+//! `compare`: one network on two devices, or on one device in two ways, output by output.
 
-use super::subject::{Chosen, Run, Scale, Subject};
+use super::subject::{Chosen, Run, Scale, Subject, pixels};
 use super::{Compute, output};
-use crate::device::{self, Device};
+use crate::device::{self, Data, Device, Session};
 use crate::error::{Error, Result};
 use crate::graph::Value;
 use crate::table::text_table;
@@ -26,6 +26,14 @@ pub struct Command {
     /// the mean square counts by default, and what is accepted is twice the distance to the same in float32.
     #[arg(long, value_name = "X")]
     tolerance: Option<f64>,
+    /// Hold the device against itself: runs as they are, which on a GPU replay a recorded graph from the second on, against
+    /// the same runs launch by launch, each on other pictures or with other dropout. Every bit must be equal.
+    #[arg(long, conflicts_with_all = ["against", "tolerance", "pieces"])]
+    replay: bool,
+    /// Hold the device against itself: an inference of the whole batch against inferences of N of its pictures at a time.
+    /// Every bit must be equal.
+    #[arg(long, value_name = "N", conflicts_with_all = ["against", "tolerance", "pass"])]
+    pieces: Option<usize>,
     /// One JSON object instead of a table.
     #[arg(long)]
     json: bool,
@@ -66,11 +74,24 @@ type Tensors = Vec<(String, Vec<f32>)>;
 
 impl Command {
     pub fn run(self) -> Result<()> {
-        if self.batch == 0 {
-            return Err(Error::usage("--batch must be at least 1"));
+        if self.batch == 0 || self.pieces == Some(0) {
+            return Err(Error::usage("--batch and --pieces must be at least 1"));
         }
         self.compute.bind_threads();
         let chosen = self.model.choose(1, Scale::Full)?;
+        let all =
+            if self.replay || self.pieces.is_some() { self.with_itself(chosen) } else { self.with_another(chosen) }?;
+        let json = || serde_json::to_string_pretty(&all).expect("plain data") + "\n";
+        output::print(&if self.json { json() } else { all.table() })?;
+        match all.tensors.iter().find(|r| !r.accepted) {
+            None => Ok(()),
+            Some(r) => Err(Error::job(format!("{} differs on {} and {}", r.tensor, all.device, all.against))
+                .fix("report it with what `doctor` says; `conform` finds the op")),
+        }
+    }
+
+    /// Two devices.
+    fn with_another(&self, chosen: Chosen) -> Result<Comparison> {
         let believed = || device::open(&self.against, self.compute.threads);
         let (against, want) = self.compute_on(&chosen, believed()?)?;
         let (device, got) = self.compute_on(&chosen, self.compute.open()?)?;
@@ -101,14 +122,90 @@ impl Command {
             pairs.map(|((t, got), (_, want))| row(t, got, want, scales[layer(t)], tolerance)).collect()
         };
         let (model, pass, batch) = (chosen.name, self.pass, self.batch);
-        let all = Comparison { model, pass, batch, device, against, tensors: rows };
-        let json = || serde_json::to_string_pretty(&all).expect("plain data") + "\n";
-        output::print(&if self.json { json() } else { all.table() })?;
-        match all.tensors.iter().find(|r| !r.accepted) {
-            None => Ok(()),
-            Some(r) => Err(Error::job(format!("{} differs on {} and {}", r.tensor, all.device, all.against))
-                .fix("report it with what `doctor` says; `conform` finds the op")),
+        Ok(Comparison { model, pass, batch, device, against, tensors: rows })
+    }
+
+    /// One device, computing the same in two ways that must not differ in a bit.
+    fn with_itself(&self, chosen: Chosen) -> Result<Comparison> {
+        let device = self.compute.open()?;
+        let name = device.name();
+        eprintln!("device: {name}");
+        let (against, got, want) = match self.pieces {
+            Some(n) => {
+                let got = self.in_pieces(&chosen, self.batch, device)?;
+                (format!("{n} pictures at a time"), got, self.in_pieces(&chosen, n, self.compute.open()?)?)
+            }
+            None => {
+                let got = self.several(&chosen, true, device)?;
+                ("the same launch by launch".into(), got, self.several(&chosen, false, self.compute.open()?)?)
+            }
+        };
+        let tensors = got.iter().zip(&want).map(|((t, got), (_, want))| exact(t, got, want)).collect();
+        let (model, pass, batch) = (chosen.name, self.pass, self.batch);
+        Ok(Comparison { model, pass, batch, device: name, against, tensors })
+    }
+
+    /// The outputs of the batch, computed `n` pictures at a time.
+    fn in_pieces(&self, chosen: &Chosen, n: usize, device: Box<dyn Device>) -> Result<Tensors> {
+        let (mut session, inputs, outputs) = chosen.prepared(n, device)?;
+        let mut all: Tensors = (0..outputs.len()).map(|i| (format!("output {i}"), vec![])).collect();
+        let bytes = |v: &Value, pictures: usize| session.graph.ty(*v).row() * pictures;
+        let pictures: Vec<Vec<u8>> = inputs.iter().map(|x| pixels(bytes(x, self.batch))).collect();
+        let rows: Vec<usize> = inputs.iter().map(|x| bytes(x, 1)).collect();
+        for first in (0..self.batch).step_by(n) {
+            let some = n.min(self.batch - first);
+            for ((x, row), pictures) in inputs.iter().zip(&rows).zip(&pictures) {
+                let mut piece = pictures[first * row..(first + some) * row].to_vec();
+                // Pictures that nobody looks at fill the last piece.
+                piece.resize(n * row, 0);
+                session.write(*x, Data::U8(&piece))?;
+            }
+            session.run(0)?;
+            for ((_, all), v) in all.iter_mut().zip(&outputs) {
+                let output = session.read(*v)?;
+                all.extend(&output[..output.len() / n * some]);
+            }
         }
+        Ok(all)
+    }
+
+    /// What is left of [`RUNS`] runs that differ in their pictures, or in the masks of dropout: replayed from the second on
+    /// where the device does that, or launch by launch.
+    fn several(&self, chosen: &Chosen, replayed: bool, device: Box<dyn Device>) -> Result<Tensors> {
+        let run = |session: &mut Session, plan: usize| match replayed {
+            true => session.run(plan),
+            false => session.profile(plan, &mut |_| {}),
+        };
+        let mut all = vec![];
+        match self.pass {
+            Run::Infer => {
+                let (mut session, inputs, outputs) = chosen.prepared(self.batch, device)?;
+                for i in 0..RUNS {
+                    for x in &inputs {
+                        let n = session.graph.ty(*x).numel();
+                        session.write(*x, Data::U8(&pixels(n + RUNS)[i..n + i]))?;
+                    }
+                    run(&mut session, 0)?;
+                    for (k, v) in outputs.iter().enumerate() {
+                        all.push((format!("output {k} of run {i}"), session.read(*v)?));
+                    }
+                }
+            }
+            Run::Train => {
+                let mut net = chosen.training(self.batch, device, SMALL_STEPS)?;
+                for i in 0..RUNS {
+                    net.session.write(net.state, Data::U32(&[1, 0, i as u32]))?;
+                    run(&mut net.session, TRAIN)?;
+                    for part in &net.parts {
+                        all.push((format!("{}loss of run {i}", part.prefix), net.session.read(part.loss)?));
+                    }
+                }
+                for v in net.parts.iter().flat_map(|p| p.params.iter().chain(&p.velocity)) {
+                    all.push((net.session.graph.name(*v).into(), net.session.read(*v)?));
+                }
+            }
+        }
+        Ok(all)
     }
 
     /// The device's name and what it computes, from the same weights and pictures on every device.
@@ -152,6 +249,13 @@ fn row(tensor: &str, got: &[f32], want: &[f32], largest_of_layer: f64, tolerance
     Row { tensor, elements, largest, largest_of_layer, difference, tolerance, accepted }
 }
 
+/// Bits that must be equal, of numbers that must be there.
+fn exact(tensor: &str, got: &[f32], want: &[f32]) -> Row {
+    let same = got.len() == want.len() && got.iter().zip(want).all(|(g, w)| g.to_bits() == w.to_bits());
+    let finite = want.iter().all(|w| w.is_finite());
+    Row { accepted: same && finite, ..row(tensor, got, want, largest(want), 0.0) }
+}
+
 /// The same in 16 bits, by the root of the mean square: single elements say nothing where a ReLU or a maximum goes the other
 /// way.
 fn rounded(tensor: &str, got: &[f32], want: &[f32], largest_of_layer: f64, tolerance: f64) -> Row {
@@ -178,6 +282,12 @@ fn distance(x: &[f32], y: &[f32]) -> f64 {
     let largest = [x, y].map(|x| norm(&mut x.iter().map(|x| *x as f64))).into_iter().fold(f64::MIN_POSITIVE, f64::max);
     norm(&mut x.iter().zip(y).map(|(x, y)| *x as f64 - *y as f64)) / largest
 }
+
+/// Runs of a device that is held against itself.
+const RUNS: usize = 4;
+
+/// An update that moves every weight and leaves the network where its numbers are finite.
+const SMALL_STEPS: [f32; 4] = [1e-6, 0.9, 0.0, 0.0];
 
 /// Rate -1 and momentum: from zero, v = momentum v - rate g leaves the gradient in every velocity.
 const HYPER: [f32; 4] = [-1.0, 0.9, 0.0, 0.0];

@@ -185,16 +185,22 @@ impl Chosen {
     }
 
     /// The evaluation with its weights and random pictures, and its outputs.
-    pub fn evaluation(&self, batch: usize, mut device: Box<dyn Device>) -> Result<(Session, Vec<Value>)> {
+    pub fn evaluation(&self, batch: usize, device: Box<dyn Device>) -> Result<(Session, Vec<Value>)> {
+        let (mut session, inputs, outputs) = self.prepared(batch, device)?;
+        for x in inputs {
+            session.write(x, Data::U8(&pixels(session.graph.ty(x).numel())))?;
+        }
+        Ok((session, outputs))
+    }
+
+    /// The evaluation with its weights, its inputs, which nothing has been written to, and its outputs.
+    pub fn prepared(&self, batch: usize, mut device: Box<dyn Device>) -> Result<(Session, Vec<Value>, Vec<Value>)> {
         device.multiply(self.precision.products());
         let (g, x, outputs) = self.task.whole().evaluation(batch, self.precision)?;
         let options = device.options();
         let mut session = Session::new(g, &[&outputs], options, device)?;
         self.fill(&mut session)?;
-        for x in x {
-            session.write(x, Data::U8(&pixels(&session.graph, x)))?;
-        }
-        Ok((session, outputs))
+        Ok((session, x, outputs))
     }
 
     /// The training network with its weights, random pictures and the settings of every update.
@@ -202,7 +208,7 @@ impl Chosen {
         let mut net = Network::new(&self.task, batch, self.method(), device)?;
         self.fill(&mut net.session)?;
         for &x in &net.x {
-            net.session.write(x, Data::U8(&pixels(&net.session.graph, x)))?;
+            net.session.write(x, Data::U8(&pixels(net.session.graph.ty(x).numel())))?;
         }
         net.session.write(net.weight, Data::F32(&vec![1.0; batch]))?;
         for part in &net.parts {
@@ -233,8 +239,8 @@ impl Chosen {
     }
 }
 
-/// Random pictures for an input.
-fn pixels(g: &Graph, x: Value) -> Vec<u8> {
+/// The first `n` bytes of random pictures.
+pub fn pixels(n: usize) -> Vec<u8> {
     let mut rng = Rng::new(1, Stream::Test(0), 0);
-    (0..g.ty(x).numel()).map(|_| rng.below(256) as u8).collect()
+    (0..n).map(|_| rng.below(256) as u8).collect()
 }
