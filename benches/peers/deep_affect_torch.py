@@ -22,7 +22,7 @@ import time
 
 arguments = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__)
 arguments.add_argument("--device", default="cuda")
-arguments.add_argument("--cases", help="step:BATCH, infer:BATCH and layers:BATCH, separated by commas")
+arguments.add_argument("--cases", help="step:BATCH, infer:BATCH, layers:BATCH and ceilings, separated by commas")
 arguments.add_argument("--setups", help="only those whose name or precision has one of these words, separated by commas")
 arguments.add_argument("--budget", type=float, default=240, help="seconds after which nothing new is begun")
 arguments.add_argument("--rounds", type=int, default=5)
@@ -391,12 +391,45 @@ def layers(batch, setup):
         attempt(f"{bench} at batch {batch}: {setup.name}, {setup.precision}", work)
 
 
+def ceilings():
+    """What the card can do at most: a copy within its memory, and a product of large matrices by cuBLAS."""
+    side, size = (256, 1 << 20) if a.smoke else (8192, 1 << 30)
+    said = []
+
+    def copy():
+        x = torch.empty(size, dtype=torch.uint8, device=a.device)
+        y = torch.empty_like(x)
+        row = dict(name="copy", **timed(lambda: y.copy_(x)))
+        # Read and written.
+        row["gb_per_s"] = 2e-9 * size / row["time_median_s"]
+        said.append(f"copy {row['gb_per_s']:.0f} GB/s")
+        record("ceilings", None, Setup("copy", "bytes"), [row])
+
+    attempt("ceilings: copy", copy)
+    for precision in ("bf16", "tf32", "float32"):
+
+        def product():
+            setup = Setup("cuBLAS", precision)
+            setup.apply()
+            dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+            x, y = [torch.rand(side, side, device=a.device).to(dtype) - 0.5 for _ in range(2)]
+            row = dict(name=f"product of {side} x {side}", **timed(lambda: x @ y))
+            row["gflop_per_s"] = 2e-9 * side**3 / row["time_median_s"]
+            said.append(f"product in {precision} {row['gflop_per_s'] / 1e3:.1f} TFLOP/s")
+            record("ceilings", None, setup, [row])
+
+        attempt(f"ceilings: product in {precision}", product)
+    progress("ceilings: " + ", ".join(said))
+
+
 torch.backends.cudnn.benchmark = True
 torch.set_grad_enabled(True)
 for case in (a.cases or CASES).split(","):
     kind, _, batch = case.partition(":")
     batch = int(batch or 1)
-    if kind == "layers":
+    if kind == "ceilings":
+        ceilings()
+    elif kind == "layers":
         with torch.no_grad():
             for setup in wanted(LAYERS):
                 layers(batch, setup)
