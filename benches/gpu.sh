@@ -69,7 +69,7 @@ part() {
     # An interrupt first: a profiler then writes what it has.
     timeout --signal=INT --kill-after=5 "$seconds" "$@" >>"$log" 2>&1 || status=$?
     local took="$((SECONDS - start)) s" said
-    said=$(grep -v '^ *$' "$log" | tail -1 | cut -c1-160)
+    said=$(grep -v -e '^ *$' -e '^\$ ' "$log" | tail -1 | cut -c1-160)
     case $status in
         0) echo "passed     $name, $took: $said" ;;
         124 | 137) echo "cut off    $name, $took: $said" ;;
@@ -82,11 +82,16 @@ part() {
     return "$status"
 }
 
-# Where NVRTC is, if the loader does not know. Exported kernels need none.
+# Where NVRTC is, if the loader does not know. Exported kernels need none, and must not be compiled again because one of another
+# version is here.
 find_nvrtc() {
     local folder site='import glob, site
 print(*(f for s in {*site.getsitepackages(), site.getusersitepackages()} for f in glob.glob(s + "/nvidia/*/lib")), sep="\n")'
-    if [ -n "${DEEP_AFFECT_NVRTC:-}" ] || [ -d cache/kernels ] || ldconfig -p 2>/dev/null | grep -q 'libnvrtc\.so'; then
+    if [ -d cache/kernels ]; then
+        export DEEP_AFFECT_NVRTC=$PWD/cache
+        return
+    fi
+    if [ -n "${DEEP_AFFECT_NVRTC:-}" ] || ldconfig -p 2>/dev/null | grep -q 'libnvrtc\.so'; then
         return
     fi
     while read -r folder; do
@@ -296,7 +301,8 @@ speed() {
     echo "clocks, MHz: $(awk -F', ' 'NR > 1 { sub(/ MHz/, "", $2); print $2 }' "$WORK/clocks.csv" | sort -n | awk '
         { c[NR] = $1 } END { if (NR) print "lowest " c[1] ", median " c[int((NR + 1) / 2)] ", highest " c[NR] " of " NR }')"
     [ -n "$(there "${layers[@]}")" ] && "$BINARY" bench table $(there "${layers[@]}") >"$WORK/layers.md"
-    [ -n "$(there "${whole[@]}")" ] && "$BINARY" bench table $(there "${whole[@]}") | tee "$WORK/table.md"
+    [ -n "$(there "${whole[@]}")" ] && "$BINARY" bench table $(there "${whole[@]}") | tee "$WORK/table.md" |
+        grep -v -e ': peak memory' -e ': process start'
 }
 
 there() {

@@ -332,3 +332,19 @@ impl Comparison {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_bit_is_a_difference_where_bits_are_promised() {
+        let accepted = |got: &[f32], want: &[f32]| exact("x", got, want).accepted;
+        assert!(accepted(&[1.0, -0.0], &[1.0, -0.0]));
+        assert!(!accepted(&[1.0, 0.0], &[1.0, -0.0]));
+        assert!(!accepted(&[1.0], &[f32::from_bits(1.0f32.to_bits() + 1)]));
+        assert!(!accepted(&[1.0], &[1.0, 2.0]));
+        // The same NaN on both sides says nothing about the rest of the network.
+        assert!(!accepted(&[f32::NAN], &[f32::NAN]));
+    }
+}

@@ -71,6 +71,11 @@ impl Target {
         self.compute >= if storage == DType::F16 { 75 } else { 80 }
     }
 
+    /// The first NVRTC that compiles for it, of those that compile the kernels at all (CUDA release notes 12.0 and 12.8).
+    pub fn since(self) -> Version {
+        Version { major: 12, minor: if self.compute >= 100 { 8 } else { 0 } }
+    }
+
     /// What a GPU of a compute capability (times ten) is given: code of its own architecture or of an earlier one with
     /// the same first digits; failing that, what an earlier one's PTX becomes when the driver translates it (true).
     pub fn of_device(compute: u32) -> (Self, bool) {
@@ -207,10 +212,16 @@ fn compile_source(unit: &Unit, source: &Source, target: Target) -> Result<Compil
     if !unit.runs_on(target) {
         return Err(Error::job(format!("{target} does not support {unit}")).fix("use fp16 or float32"));
     }
+    let nvrtc = Nvrtc::get()?;
+    if nvrtc.version < target.since() {
+        let (is, first) = (nvrtc.version, target.since());
+        return Err(Error::job(format!("NVRTC {is} does not know {target}, which {first} is the first to know"))
+            .fix(format!("`pip install '{}'` and set DEEP_AFFECT_NVRTC", library::wheel())));
+    }
     let texts: Vec<_> = source.headers.iter().map(|(name, text)| (name, source.placed(name, text))).collect();
     let headers: Vec<_> = texts.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let text = source.placed(unit.source, &source.text);
-    let output = Nvrtc::get()?.compile(unit.source, &text, &headers, &options(unit, target));
+    let output = nvrtc.compile(unit.source, &text, &headers, &options(unit, target));
     let output = output.map_err(|failure| match failure {
         Failure::Log(log) => {
             log::error(unit.source, &log.replace(&source.root, "")).fix(format!("this was {unit} for {target}"))
