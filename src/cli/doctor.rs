@@ -55,7 +55,9 @@ impl Command {
 /// Whether what it compiles and the driver fit.
 fn pair(nvrtc: nvrtc::Version) -> String {
     match cuda::driver() {
-        Ok(driver) if nvrtc::fits(nvrtc, driver) => format!("; fits the driver, which takes NVRTC 12.0 to {}.x", driver.major),
+        Ok(driver) if nvrtc::fits(nvrtc, driver) => {
+            format!("; fits the driver, which takes NVRTC 12.0 to {}.x", driver.major)
+        }
         Ok(driver) => format!("; too new for the driver: {}", nvrtc::mismatch(nvrtc, driver)),
         Err(_) => String::new(),
     }
