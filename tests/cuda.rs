@@ -79,7 +79,7 @@ extern "C" fn execute(
     let program =
         PROGRAMS.lock().unwrap().entry(ptx.into()).or_insert_with(|| Arc::new(Program::parse(ptx).unwrap())).clone();
     let grid = Grid { grid: *grid, block: [threads, 1, 1], shared_bytes };
-    let arena = Window { name: "the arena", data, written: &mut [], access: Access::Update };
+    let arena = Window { name: "the arena", at: 0, data, blank: &mut [], access: Access::Update };
     match sim::launch(&program, entry, grid, params, &mut [arena], sim::Options::default()) {
         Ok(_) => 0,
         Err(fault) => {
