@@ -129,7 +129,7 @@ impl Command {
     fn with_itself(&self, chosen: Chosen) -> Result<Comparison> {
         let device = self.compute.open()?;
         let name = device.name();
-        eprintln!("device: {name}");
+        remark!("device: {name}");
         let (against, got, want) = match self.pieces {
             Some(n) => {
                 let got = self.in_pieces(&chosen, self.batch, device)?;
