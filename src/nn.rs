@@ -332,6 +332,15 @@ impl<'g> Net<'g> {
         if let [x] = xs[..] { x } else { self.g.push1(layout::Concat, &xs) }
     }
 
+    /// The mean of values of equal shapes.
+    pub fn mean(&mut self, name: &str, xs: &[Value]) -> Value {
+        let sum = xs[1..].iter().fold(xs[0], |sum, x| self.add(name, sum, *x));
+        match xs.len() {
+            1 => sum,
+            n => self.g.push1(arith::Scale { by: 1.0 / n as f32 }, &[sum]),
+        }
+    }
+
     /// x [N,C] -> (x - mean) / deviation, by statistics of the training set that are stored with the weights.
     pub fn standardize(&mut self, name: &str, x: Value) -> Value {
         let layer = self.layer(name);

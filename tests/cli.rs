@@ -136,8 +136,8 @@ fn predict_answers_alike_for_a_file_a_folder_and_stdin() {
     assert_eq!(paths.len(), 10);
     assert!(paths.is_sorted() && paths.contains(&"pictures/inner/4.png"), "{paths:?}");
     let keys: Vec<&String> = parsed[0].as_object().unwrap().keys().collect();
-    assert_eq!(keys, ["path", "valence_1to9", "arousal_1to9", "error", "note", "model", "toy"]);
-    assert!(parsed.iter().all(|r| r["error"].is_null() && r["model"] == "m.safetensors" && r["toy"] == false));
+    assert_eq!(keys, ["path", "valence_1to9", "arousal_1to9", "error", "note", "model"]);
+    assert!(parsed.iter().all(|r| r["error"].is_null() && r["model"] == "m.safetensors"));
     assert_ne!(parsed[0]["valence_1to9"], parsed[1]["valence_1to9"]);
 
     let one = good(p, &["predict", "--model", "m.safetensors", "pictures/3.png"]);
@@ -194,7 +194,7 @@ fn predict_in_every_form() {
     let json = rows(&good(p, &args("jsonl")));
     let csv_text = good(p, &args("csv"));
     let mut csv = csv::Reader::from_reader(csv_text.as_bytes());
-    assert_eq!(csv.headers().unwrap(), vec!["path", "valence_1to9", "arousal_1to9", "error", "note", "model", "toy"]);
+    assert_eq!(csv.headers().unwrap(), vec!["path", "valence_1to9", "arousal_1to9", "error", "note", "model"]);
     for (a, b) in csv.records().map(Result::unwrap).zip(&json) {
         assert_eq!(&a[0], b["path"].as_str().unwrap());
         assert_eq!(a[1].parse::<f64>().unwrap(), b["valence_1to9"].as_f64().unwrap());
@@ -312,13 +312,44 @@ fn bad_models() {
     deep_affect::weights::write::write(p.join("w.safetensors"), &Default::default(), &[w]).unwrap();
     bad(p, &["predict", "--model", "w.safetensors", "pictures"], 1, &["is not a checkpoint", "inspect"]);
     bad(p, &["predict", "--model", "m.safetensors", "--device", "tpu", "pictures"], 2, &["`tpu`", "choose one of"]);
-    if deep_affect::bundled::toy_model().is_none() {
+    if deep_affect::bundled::model().is_none() {
         bad(p, &["predict", "pictures"], 2, &["no bundled model", "--model"]);
-    } else {
-        let out = run(p, &["predict", "pictures/1.png"]);
-        assert!(out.status.success() && text(&out.stderr).contains("a toy"));
-        assert_eq!(rows(text(&out.stdout))[0]["toy"], true);
     }
+}
+
+/// Without a model of one's own: a rating on the scale, an interval around it, and what the model is.
+#[test]
+fn the_bundled_model_answers() {
+    if deep_affect::bundled::model().is_none() {
+        return println!("SKIPPED: no bundled model in this build");
+    }
+    let dir = folder();
+    let p = dir.path();
+    let answered = rows(&good(p, &["predict", "--format", "jsonl", "pictures/1.png", "pictures/2.png"]));
+    let keys: Vec<&str> = answered[0].as_object().unwrap().keys().map(String::as_str).collect();
+    let want = "path valence_1to9 arousal_1to9 valence_cvplus90_low_1to9 valence_cvplus90_high_1to9 \
+                arousal_cvplus90_low_1to9 arousal_cvplus90_high_1to9 error note model";
+    assert_eq!(keys, want.split_whitespace().collect::<Vec<_>>());
+    for row in &answered {
+        for t in ["valence", "arousal"] {
+            let number = |key: &str| row[&format!("{t}{key}")].as_f64().unwrap();
+            let (low, rating, high) = (number("_cvplus90_low_1to9"), number("_1to9"), number("_cvplus90_high_1to9"));
+            assert!(1.0 <= low && low <= rating && rating <= high && high <= 9.0, "{t}: {low} {rating} {high}");
+        }
+        assert_eq!(row["model"], "bundled model");
+    }
+    // One by one, or in a batch, or half as sure.
+    let alone = rows(&good(p, &["predict", "--format", "jsonl", "pictures/2.png"]));
+    assert_eq!(alone[0], answered[1]);
+    let half = rows(&good(p, &["predict", "--format", "jsonl", "--interval", "50", "pictures/2.png"]));
+    assert!(half[0]["valence_cvplus50_high_1to9"].as_f64() < alone[0]["valence_cvplus90_high_1to9"].as_f64());
+    let table = good(p, &["predict", "--format", "table", "pictures/2.png"]);
+    assert!(table.contains("scale 1 to 9; bundled model") && table.contains("by CV+ at 90 %"), "{table}");
+    let card = good(p, &["weights", "inspect", "bundled"]);
+    for part in ["about:", "OASIS", "CC BY 4.0", "the mean of", "What it cannot do", "deep-affect cross-validate"] {
+        assert!(card.contains(part), "{part}: {card}");
+    }
+    assert!(good(p, &["weights", "inspect", "bundled-tower"]).contains("deep-affect vgg16, no classifier"));
 }
 
 #[test]

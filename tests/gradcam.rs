@@ -49,6 +49,7 @@ fn config(architecture: Architecture, tower_output: TowerOutput) -> Config {
         architecture,
         towers: vec![tower("object", Base::Vgg16, 32, 7), tower("face", Base::Vgg19, 64, 5)],
         tower_output,
+        heads: 1,
         standardize: false,
         head: vec![6],
         keep_features: 1.0,

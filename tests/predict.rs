@@ -89,12 +89,12 @@ fn keys(row: &serde_json::Map<String, Value>) -> Vec<&str> {
 #[test]
 fn classes_come_with_names_and_only_when_asked_for() {
     let plain = predict(&["--model", ONE]);
-    assert_eq!(keys(&plain[0]), ["path", "valence_1to9", "intensity_1to9", "error", "note", "model", "toy"]);
+    assert_eq!(keys(&plain[0]), ["path", "valence_1to9", "intensity_1to9", "error", "note", "model"]);
     let seen = predict(&["--model", ONE, "--top", "2"]);
     let want = "path valence_1to9 intensity_1to9 scene_top1_index scene_top1_class scene_top1_probability \
                 scene_top2_index scene_top2_class scene_top2_probability face_anger_probability \
                 face_fear_probability face_happiness_probability face_no-face_probability face_sadness_probability error \
-                note model toy";
+                note model";
     for (row, plain) in seen.iter().zip(&plain) {
         assert_eq!(keys(row), want.split_whitespace().collect::<Vec<_>>());
         assert_eq!(row["valence_1to9"], plain["valence_1to9"]);
@@ -161,6 +161,58 @@ fn several_models_answer_with_their_mean_and_an_interval_of_their_errors() {
     bad(&missing, 1, &["cv/predictions.csv", "column fold: `2` is not a fold with a model"]);
     bad(&["predict", "--model", "cv", "--interval", "95", PICTURES[0]], 1, &["12 pictures give no interval of 95 %"]);
     bad(&["predict", "--model", "emoji", PICTURES[0]], 1, &["emoji: ", "it is a folder; name a weight file"]);
+}
+
+/// One file that says what the folder of a cross-validation says, and what two runs say on average.
+#[test]
+fn merged_models_answer_as_they_did_apart() {
+    good(&["weights", "merge", "cv", "--out", "merged.safetensors"]);
+    let fields = |t: &str| [format!("{t}_1to9"), format!("{t}_cvplus80_low_1to9"), format!("{t}_cvplus80_high_1to9")];
+    let apart = |a: &[serde_json::Map<String, Value>], b: &[serde_json::Map<String, Value>]| {
+        let keys: Vec<String> = ["valence", "intensity"].iter().flat_map(|t| fields(t)).collect();
+        let of = |(a, b): (&serde_json::Map<String, Value>, _)| {
+            keys.iter().map(|k| (number(a, k) - number(b, k)).abs()).fold(0.0, f64::max)
+        };
+        a.iter().zip(b).map(of).fold(0.0, f64::max)
+    };
+    let level = |model: &str| predict(&["--model", model, "--interval", "80"]);
+    let folder = level("cv");
+    let one = level("merged.safetensors");
+    assert_eq!(keys(&one[0]), keys(&folder[0]));
+    assert!(apart(&one, &folder) <= 1e-5, "{one:?} {folder:?}");
+    // At 8 bits a weight, nearly.
+    good(&["weights", "merge", "cv", "--out", "narrow.safetensors", "--store", "int8"]);
+    assert!((1e-7..0.1).contains(&apart(&level("narrow.safetensors"), &folder)));
+    // Another run over the same folds with other first weights: each picture is rated by two heads.
+    let args = "cross-validate few.csv --out again --fold-file cv/folds.csv --keep-models --targets valence,intensity \
+                --alpha white --features scene,face --weights scene=scene.safetensors --weights face=face.safetensors \
+                --image 64 --freeze all --head 4 --epochs 2 --val 0 --threads 1 --seed 2";
+    good(&args.split_whitespace().collect::<Vec<_>>());
+    let measured = good(&["weights", "merge", "cv", "again", "--out", "both.safetensors"]);
+    assert!(measured.contains("MSE"), "{measured}");
+    let (second, both) = (level("again"), level("both.safetensors"));
+    for ((a, b), both) in folder.iter().zip(&second).zip(&both) {
+        let mean = (number(a, "valence_1to9") + number(b, "valence_1to9")) / 2.0;
+        assert!((number(both, "valence_1to9") - mean).abs() <= 1e-5 && a["valence_1to9"] != b["valence_1to9"]);
+    }
+    let card = good(&["weights", "inspect", "both.safetensors"]);
+    assert!(card.contains("the mean of 6 such heads"), "{card}");
+    // What is not of one kind, or a mean already.
+    let merge = |dirs: &[&str], code, parts: &[&str]| {
+        bad(&[&["weights", "merge"], dirs, &["--out", "no.safetensors"]].concat(), code, parts);
+    };
+    merge(&["alone"], 1, &["alone/predictions.csv"]);
+    merge(&["emoji"], 1, &["emoji: has no fold-N.safetensors"]);
+    fs::create_dir(dir().join("twice")).unwrap();
+    for name in ["fold-0.safetensors", "predictions.csv"] {
+        let from = if name.starts_with("fold") { "merged.safetensors".into() } else { format!("cv/{name}") };
+        fs::copy(dir().join(from), dir().join("twice").join(name)).unwrap();
+    }
+    let rows = fs::read_to_string(dir().join("twice/predictions.csv")).unwrap();
+    let fold = rows.lines().next().unwrap().split(',').position(|c| c == "fold").unwrap();
+    let kept = |l: &&str| l.split(',').nth(fold).is_some_and(|f| f == "fold" || f == "0");
+    fs::write(dir().join("twice/predictions.csv"), rows.lines().filter(kept).collect::<Vec<_>>().join("\n")).unwrap();
+    merge(&["twice"], 1, &["twice/fold-0.safetensors", "it was merged already"]);
 }
 
 #[test]

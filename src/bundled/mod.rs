@@ -16,15 +16,15 @@ fn weights(name: &str) -> Option<&'static [u8]> {
     WEIGHTS.iter().find(|w| w.0 == name).map(|w| w.1)
 }
 
-/// A checkpoint of a tiny network trained on the set, so that `predict` answers without any file. It knows drawings and
-/// nothing about photographs. None in a program that was built before there was one.
-pub fn toy_model() -> Option<&'static [u8]> {
-    weights("toy")
-}
-
 /// VGG16's convolutions at 8 bits a weight: a tower file. None in a program that was built before there was one.
 pub fn tower() -> Option<&'static [u8]> {
     weights("vgg16")
+}
+
+/// The model that `predict` uses: heads on [`tower`], trained on photographs that people rated. None in a program that was
+/// built before there was one.
+pub fn model() -> Option<&'static [u8]> {
+    weights("affect")
 }
 
 /// The ratings, one line per photograph, sorted by path. No cell is quoted.

@@ -45,8 +45,8 @@ impl Command {
                 line("  tiles", tiles(&model));
             }
         }
-        let toy = bundled::toy_model().map(|bytes| format!("{} KiB", bytes.len() >> 10));
-        line("bundled model", Ok(toy.unwrap_or_else(|| "none in this build".into())));
+        let bytes = bundled::model().into_iter().chain(bundled::tower()).map(<[u8]>::len).sum::<usize>();
+        line("bundled model", Ok(if bytes > 0 { format!("{} KiB", bytes >> 10) } else { "none in this build".into() }));
         line("bundled pictures", Ok(bundled::photographs()?.len().to_string()));
         output::print(&out)
     }

@@ -105,12 +105,6 @@ impl Command {
         let batch = self.batch.min(inputs.len()).max(1);
         let mut loaded = models.load(self.precision, batch, &self.compute)?;
         let mut sheet = self.explain.sheet(&models, batch, &self.compute)?;
-        if models.toy() {
-            remark!(
-                "note: no --model: the bundled toy model answers. It is a toy, trained on emoji drawings: what it says \
-                about photographs means nothing."
-            );
-        }
         let writer = Writer::new(self.format(), &loaded);
         let shown = self.out.is_none() && stdout().is_terminal();
         let bar = (!shown && inputs.len() > batch).then(Bar::new);

@@ -8,6 +8,7 @@ use crate::models::Config;
 use crate::preprocess::View;
 use crate::train::checkpoint::{self, Card};
 use crate::train::gradcam::{Explainer, Target};
+use crate::train::interval::Held;
 use crate::train::network::Precision;
 use crate::train::predictor::Predictor;
 use crate::weights::WeightFile;
@@ -60,20 +61,19 @@ pub struct Model {
     card: Card,
     /// The file's name, without its folder.
     pub name: String,
-    /// The model inside the program, which knows drawings only.
-    pub toy: bool,
 }
 
 impl Model {
-    /// A checkpoint, or the bundled toy model.
+    /// A checkpoint, or the bundled model.
     pub fn open(path: Option<&Path>) -> Result<Self> {
         let (file, name) = match path {
-            Some(p) => (WeightFile::open(p)?, p.file_name().unwrap_or_default().to_string_lossy().into_owned()),
+            Some(p) => (checkpoint::open(p)?, p.file_name().unwrap_or_default().to_string_lossy().into_owned()),
             None => {
-                let bytes = bundled::toy_model().ok_or_else(|| {
+                let bytes = bundled::model().ok_or_else(|| {
                     Error::usage("this program has no bundled model").fix("name a checkpoint of `train` with --model")
                 })?;
-                (WeightFile::from_static("bundled toy model", bytes)?, "bundled toy model".to_string())
+                let name = "bundled model";
+                (checkpoint::complete(WeightFile::from_static(name, bytes)?)?, name.to_string())
             }
         };
         let card = checkpoint::card(&file)?;
@@ -81,12 +81,18 @@ impl Model {
         if card.train_mean.len() != config.targets.len() {
             return Err(Error::file(file.path(), "its header contradicts itself").fix("train the model again"));
         }
-        Ok(Self { file, card, name, toy: path.is_none() })
+        Ok(Self { file, card, name })
     }
 
     /// The fused model.
     pub fn config(&self) -> Result<&Config> {
         self.card.config()
+    }
+
+    /// How wrong its heads were on pictures that they had not seen, if it knows.
+    pub fn held(&self) -> Result<Option<Held>> {
+        let config = self.config()?;
+        Held::of_file(&self.file, config.heads, config.targets.len())
     }
 
     /// Loads the weights, to explain with.

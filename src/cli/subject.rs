@@ -107,7 +107,7 @@ impl Subject {
             return Err(Error::usage(format!("there is no network and no file `{}`", self.name))
                 .fix(format!("name a file or one of {}", models::names())));
         }
-        let file = WeightFile::open(path)?;
+        let file = checkpoint::open(path)?;
         let task = checkpoint::card(&file)?.task;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Chosen { name, task, initial, file: Some(file), precision: self.precision })

@@ -258,6 +258,7 @@ impl Context<'_> {
             towers: towers.ok_or_else(|| unsupported("towers"))?,
             standardize: false,
             tower_output: TowerOutput::Softmax,
+            heads: 1,
             head: head.to_vec(),
             keep_features: 1.0,
             keep: (0..head.len()).map(|i| if i == 0 { 0.5 } else { 1.0 }).collect(),

@@ -311,6 +311,9 @@ impl<'a> Translated<'a> {
         } else if is::<arith::Standardize>(n).is_some() {
             let y = self.add("Sub", &ins[..2], &[]);
             self.add("Mul", &[y, ins[2].clone()], &[])
+        } else if let Some(op) = is::<arith::Scale>(n) {
+            let by = self.floats("by", &[], &[op.by]);
+            self.add("Mul", &[ins[0].clone(), by], &[])
         } else if let Some(op) = is::<arith::Fill>(n).filter(|_| y.len() == 1) {
             self.floats("fill", &[y[0] as i64], &vec![op.value as f32; y[0]])
         } else {

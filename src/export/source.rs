@@ -83,7 +83,7 @@ impl Source {
     /// Maps a checkpoint or a tower file of ours. Fails on anything else, and where the file lacks a weight of the
     /// network or has it in another shape.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        Self::new(WeightFile::open(path)?)
+        Self::new(checkpoint::open(path)?)
     }
 
     /// The same for a file that is already mapped.

@@ -3,6 +3,7 @@ all of them count in `features.N`; dense layers are followed by ReLU and dropout
 fused model is such a sequence too. The other networks have torchvision's or Keras's names already. The inverse is
 [`crate::weights::names`]. */
 
+use crate::models::HEAD;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// `valence.object.conv1_2.bias` -> `valence.object.`, `conv1_2`, `.bias`.
@@ -23,9 +24,10 @@ fn dense(layer: &str) -> Option<usize> {
     layer.strip_prefix("fc")?.parse::<usize>().ok()?.checked_sub(1)
 }
 
-/// The scope of a fused model's head, or of one of its two.
+/// The scope of a fused model's head, or of one of several.
 fn is_head(scope: &str) -> bool {
-    scope == "head." || scope.ends_with(".head.")
+    let last = scope.strip_suffix('.').map(|s| s.rsplit_once('.').map_or(s, |s| s.1));
+    last.and_then(|s| s.strip_prefix(HEAD)).is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// All names of one file, in their order.

@@ -280,6 +280,10 @@ pub struct Config {
     /// Features are standardised by their mean and deviation over the training pictures before the head. Probabilities
     /// are used as they are (the paper's "normalised to [0,1]"); averaged activations need it.
     pub standardize: bool,
+    /// Heads on the same features whose mean the ratings are, each trained without some of the pictures
+    /// ([`crate::train::merge`]). A model that is trained has one.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub heads: usize,
     /// Hidden layers of the head.
     pub head: Vec<usize>,
     /// Probability to KEEP each feature on its way to the head while training.
@@ -303,8 +307,19 @@ fn is_all(keep: &f32) -> bool {
     *keep == all()
 }
 
+fn one() -> usize {
+    1
+}
+
+fn is_one(n: &usize) -> bool {
+    *n == 1
+}
+
 /// Names, within a member, of the statistics that [`Config::standardize`] needs.
 pub const STATISTICS: [&str; 2] = ["head.features.mean", "head.features.inverse"];
+
+/// Scope, within a member, of the only head.
+pub const HEAD: &str = "head";
 
 /// An independently trained part of the model: everything for `shared`, one target for `split`.
 #[derive(Clone, Debug, PartialEq)]
@@ -327,6 +342,7 @@ impl Config {
             towers,
             tower_output: TowerOutput::Softmax,
             standardize: false,
+            heads: 1,
             head: vec![3000, 1000, 500],
             keep_features: 1.0,
             keep: vec![0.5; 3],
@@ -412,8 +428,18 @@ impl Config {
 
     /// Features [N,F] -> outputs [N, targets of the member], in rating units.
     pub fn predict(&self, net: &mut Net, m: &Member, features: Value) -> Value {
+        let each: Vec<Value> = (0..self.heads).map(|i| self.one_head(net, m, features, i)).collect();
+        Self::within(net, m, |net| net.mean("heads", &each))
+    }
+
+    /// Scope of a head's parameters within a member; its output is that of the layer `out` in it.
+    pub fn head_name(&self, i: usize) -> String {
+        if self.heads == 1 { HEAD.into() } else { format!("{HEAD}{}", i + 1) }
+    }
+
+    fn one_head(&self, net: &mut Net, m: &Member, features: Value, i: usize) -> Value {
         Self::within(net, m, |net| {
-            net.scope("head", |net| {
+            net.scope(&self.head_name(i), |net| {
                 let mut x = if self.standardize { net.standardize("features", features) } else { features };
                 x = net.dropout("drop0", x, self.keep_features);
                 for (i, (&k, &keep)) in (1..).zip(self.head.iter().zip(&self.keep)) {

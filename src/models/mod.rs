@@ -16,7 +16,7 @@ mod vgg;
 mod xception;
 
 pub use expressions::{FIVE, NINE, expression, expressions};
-pub use fused::{Architecture, Base, Config, Member, OutAct, STATISTICS, Stages, TOWER, Tower, TowerOutput};
+pub use fused::{Architecture, Base, Config, HEAD, Member, OutAct, STATISTICS, Stages, TOWER, Tower, TowerOutput};
 pub use vgg::{Blocks, VGG11, VGG13, VGG16, VGG19, classifier, vgg};
 
 use crate::error::{Error, Result};

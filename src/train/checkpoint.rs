@@ -12,6 +12,7 @@ use crate::device::{Data, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::models::{Config, Tower};
+use crate::weights::import::SOURCE_SHA256;
 use crate::weights::{IMAGE, LAYOUT, PREPROCESS, WeightFile};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -102,6 +103,46 @@ pub fn save(path: &Path, card: &Card, net: &Network, best: &Best, extra: &[Store
     stored::write(path, &metadata, &tensors)
 }
 
+/// Metadata key: JSON of the towers whose weights are not in the file, by name, and which of the program they are
+/// ([`bundled_tower`]).
+pub const BUNDLED_TOWERS: &str = "bundled_towers";
+
+/// The convolutions inside the program, and what tells them from others: where they came from, and their length.
+pub fn bundled_tower() -> Result<Option<(Arc<WeightFile>, String)>> {
+    let Some(bytes) = bundled::tower() else { return Ok(None) };
+    let file = WeightFile::from_static("bundled tower", bytes)?;
+    let source = file.metadata().get(SOURCE_SHA256).map_or("", String::as_str);
+    let identity = format!("sha256:{source}, {} bytes", bytes.len());
+    Ok(Some((file, identity)))
+}
+
+/// Maps a checkpoint, with the towers that it leaves to the program.
+pub fn open(path: impl AsRef<Path>) -> Result<Arc<WeightFile>> {
+    complete(WeightFile::open(path)?)
+}
+
+/// The same for a file that is already mapped.
+///
+/// # Errors
+/// A tower that is not the one of this program.
+pub fn complete(file: Arc<WeightFile>) -> Result<Arc<WeightFile>> {
+    let Some(text) = file.metadata().get(BUNDLED_TOWERS) else { return Ok(file) };
+    let wrong = |why: &str| {
+        Error::file(file.path(), why).fix("use the version of the program that wrote it, or make the model again")
+    };
+    let towers: BTreeMap<String, String> =
+        serde_json::from_str(text).map_err(|_| wrong("does not say which towers it leaves to the program"))?;
+    let (tower, identity) = bundled_tower()?.ok_or_else(|| wrong("needs a tower that this program does not have"))?;
+    if towers.values().any(|t| *t != identity) {
+        return Err(wrong("needs another tower than this program has"));
+    }
+    let mut all = file.clone();
+    for name in towers.keys() {
+        all = all.joined(&format!("{name}."), tower.clone());
+    }
+    Ok(all)
+}
+
 /// Reads the header of a checkpoint.
 pub fn card(file: &WeightFile) -> Result<Card> {
     let text = file.metadata().get(CARD).ok_or_else(|| {
@@ -140,7 +181,7 @@ pub fn bind(file: &Arc<WeightFile>, session: &mut Session) -> Result<()> {
 
 /// Begins to read what [`bind`] will hand out, in the order in which a run of this graph comes to it.
 pub fn read_ahead(file: &Arc<WeightFile>, graph: &Graph) {
-    let range = |v| file.info(&name_of(file, graph.name(v))).map(|t| t.range.clone());
+    let range = |v| file.own(&name_of(file, graph.name(v))).map(|t| t.range.clone());
     file.read_ahead(graph.stored().filter_map(range));
 }
 

@@ -270,13 +270,17 @@ impl Task {
     /// Whether a network can be built of it at all. What a file says would otherwise be asserted, not reported.
     pub fn sane(&self) -> bool {
         const LARGEST: usize = 1 << 24;
+        const MOST_HEADS: usize = 1000;
         let widths = |all: &[usize]| all.iter().all(|n| (1..=LARGEST).contains(n));
         let tower = |t: &Tower| t.width > 0 && widths(&t.dense) && widths(&[t.classes]);
         let image = |side: usize| (1..=4096).contains(&side);
         match self {
             Task::EndToEnd { config, .. } | Task::Head { config } => {
                 let some = !config.towers.is_empty() && !config.targets.is_empty();
-                some && config.check_sides().is_ok() && config.towers.iter().all(tower) && widths(&config.head)
+                some && config.check_sides().is_ok()
+                    && config.towers.iter().all(tower)
+                    && widths(&config.head)
+                    && (1..=MOST_HEADS).contains(&config.heads)
             }
             Task::Tower { tower: t, image: side } => tower(t) && image(*side),
             Task::Classifier { width, classes, image: side, .. } => *width > 0 && widths(&[*classes]) && image(*side),

@@ -6,7 +6,7 @@ use super::network::{Precision, Task};
 use crate::device::{Data, Device, Probe, Room, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Value};
-use crate::models::Config;
+use crate::models::{Config, Member};
 use crate::preprocess::{self, View, record};
 use crate::weights::WeightFile;
 use std::path::Path;
@@ -23,6 +23,16 @@ pub struct Classes {
     probabilities: Value,
 }
 
+/// What a model says of n pictures.
+pub struct Seen {
+    /// [n, targets].
+    pub ratings: Vec<f32>,
+    /// Of a model with several heads, whose mean the ratings are: [n, targets] by each.
+    pub heads: Vec<Vec<f32>>,
+    /// For each of [`Predictor::classes`] the probabilities [n, count].
+    pub classes: Vec<Vec<f32>>,
+}
+
 /// A model and the device that runs it. Ratings do not depend on the batch a picture comes in.
 pub struct Predictor {
     pub card: Card,
@@ -32,6 +42,8 @@ pub struct Predictor {
     images: Vec<Value>,
     views: Vec<View>,
     outputs: Vec<(Vec<usize>, Value)>,
+    /// Of a model with several heads: each head's own, as many a head as `outputs`.
+    heads: Vec<(Vec<usize>, Value)>,
     /// What [`Predictor::see`] answers beside ratings; empty unless [`Predictor::seeing`] made it.
     pub classes: Vec<Classes>,
 }
@@ -39,7 +51,7 @@ pub struct Predictor {
 impl Predictor {
     /// Opens a checkpoint; `batch` pictures go through at once.
     pub fn open(path: impl AsRef<Path>, batch: usize, device: Box<dyn Device>) -> Result<Self> {
-        Self::new(&WeightFile::open(path)?, batch, device)
+        Self::new(&checkpoint::open(path)?, batch, device)
     }
 
     /// The same for a file that is already mapped.
@@ -79,13 +91,19 @@ impl Predictor {
                 classes.push(Classes { tower, names, count, probabilities });
             }
         }
+        let mut heads = vec![];
+        if config.heads > 1 {
+            let all = (0..config.heads).flat_map(|i| members.iter().map(move |m| (i, m)));
+            heads.extend(all.map(|(i, m)| (m.targets.clone(), of_head(&g, &config, m, i))));
+        }
         let outputs = members.into_iter().map(|m| m.targets).zip(want.iter().copied()).collect();
-        let want: Vec<Value> = want.into_iter().chain(classes.iter().map(|c| c.probabilities)).collect();
+        let beside = classes.iter().map(|c| c.probabilities).chain(heads.iter().map(|h| h.1));
+        let want: Vec<Value> = want.into_iter().chain(beside).collect();
         let room = Room { mapped: true, beside: 0 };
         let options = device.options();
         let mut session = Session::within(room, g, &[&want], options, device)?;
         checkpoint::bind(file, &mut session)?;
-        Ok(Self { card, views: config.views(), config, session, batch, images, outputs, classes })
+        Ok(Self { card, views: config.views(), config, session, batch, images, outputs, heads, classes })
     }
 
     /// `cpu (avx512, 2 threads)`.
@@ -101,28 +119,33 @@ impl Predictor {
     /// Ratings [n, targets] in the order of `config.targets`, of the u8 RGB squares of n pictures: of each what
     /// `config.views()` show, one after another.
     pub fn predict(&mut self, squares: &[u8]) -> Result<Vec<f32>> {
-        Ok(self.run(squares, None)?.0)
+        Ok(self.run(squares, None)?.ratings)
     }
 
-    /// [`Predictor::predict`], and for each of `classes` the probabilities [n, count].
-    pub fn see(&mut self, squares: &[u8]) -> Result<(Vec<f32>, Vec<Vec<f32>>)> {
+    /// [`Predictor::predict`], and what else the model says.
+    pub fn see(&mut self, squares: &[u8]) -> Result<Seen> {
         self.run(squares, None)
     }
 
     /// [`Predictor::predict`], hearing about every launch.
     pub fn profile(&mut self, squares: &[u8], probe: &mut dyn FnMut(Probe)) -> Result<Vec<f32>> {
-        Ok(self.run(squares, Some(probe))?.0)
+        Ok(self.run(squares, Some(probe))?.ratings)
     }
 
-    fn run(&mut self, squares: &[u8], mut probe: Option<&mut dyn FnMut(Probe)>) -> Result<(Vec<f32>, Vec<Vec<f32>>)> {
+    fn run(&mut self, squares: &[u8], mut probe: Option<&mut dyn FnMut(Probe)>) -> Result<Seen> {
         let size = record(&self.views);
         if !squares.len().is_multiple_of(size) {
             return Err(Error::job(format!("{} bytes are not whole pictures of {size}", squares.len())));
         }
         let targets = self.config.targets.len();
-        let mut all = vec![0.0; squares.len() / size * targets];
-        let mut seen = vec![vec![]; self.classes.len()];
-        for (chunk, all) in squares.chunks(size * self.batch).zip(all.chunks_mut(self.batch * targets)) {
+        let pictures = squares.len() / size;
+        let mut seen = Seen {
+            ratings: vec![0.0; pictures * targets],
+            heads: vec![vec![0.0; pictures * targets]; self.heads.len() / self.outputs.len()],
+            classes: vec![vec![]; self.classes.len()],
+        };
+        for (piece, chunk) in squares.chunks(size * self.batch).enumerate() {
+            let rows = piece * self.batch * targets..;
             for (i, (&image, view)) in self.images.iter().zip(&self.views).enumerate() {
                 let mut pixels = preprocess::squares(chunk, &self.views, i);
                 if chunk.len() < size * self.batch {
@@ -134,18 +157,31 @@ impl Predictor {
                 Some(probe) => self.session.profile(0, probe)?,
                 None => self.session.run(0)?,
             }
-            for (which, v) in &self.outputs {
+            let into = |(which, v): &(Vec<usize>, Value), all: &mut Vec<f32>| -> Result<()> {
                 let y = self.session.read(*v)?;
-                for (all, y) in all.chunks_exact_mut(targets).zip(y.chunks_exact(which.len())) {
+                for (all, y) in all[rows.clone()].chunks_exact_mut(targets).zip(y.chunks_exact(which.len())) {
                     which.iter().zip(y).for_each(|(t, y)| all[*t] = *y);
                 }
+                Ok(())
+            };
+            self.outputs.iter().try_for_each(|o| into(o, &mut seen.ratings))?;
+            let members = self.heads.chunks(self.outputs.len());
+            for (head, all) in members.zip(&mut seen.heads) {
+                head.iter().try_for_each(|o| into(o, all))?;
             }
-            for (seen, c) in seen.iter_mut().zip(&self.classes) {
+            for (seen, c) in seen.classes.iter_mut().zip(&self.classes) {
                 seen.extend_from_slice(&self.session.read(c.probabilities)?[..chunk.len() / size * c.count]);
             }
         }
-        Ok((all, seen))
+        Ok(seen)
     }
+}
+
+/// What one of several heads gives for a member.
+fn of_head(g: &Graph, config: &Config, m: &Member, head: usize) -> Value {
+    let label = format!("{}{}.out", m.prefix, config.head_name(head));
+    let mut of = g.nodes().iter().filter(|n| n.label == label);
+    of.next_back().expect("every head ends in a layer of that name").outs[0]
 }
 
 /// Where a tower turns class scores into probabilities, if it does.

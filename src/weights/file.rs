@@ -25,6 +25,8 @@ pub struct WeightFile {
     tensors: Vec<Info>,
     index: HashMap<String, usize>,
     metadata: BTreeMap<String, String>,
+    /// Other files whose tensors are here under a prefix.
+    beside: Vec<(String, Arc<WeightFile>)>,
 }
 
 impl WeightFile {
@@ -42,7 +44,25 @@ impl WeightFile {
     fn with(mapping: Mapping) -> Result<Arc<Self>> {
         let header = header::parse(mapping.path(), mapping.bytes())?;
         let index = header.tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
-        Ok(Arc::new(Self { mapping: Arc::new(mapping), tensors: header.tensors, index, metadata: header.metadata }))
+        let (mapping, tensors, metadata) = (Arc::new(mapping), header.tensors, header.metadata);
+        Ok(Arc::new(Self { mapping, tensors, index, metadata, beside: vec![] }))
+    }
+
+    /// The same file with the tensors of another one under `prefix`: `object.conv1_1.weight` is its `conv1_1.weight`. They
+    /// are found by name and not listed.
+    pub fn joined(&self, prefix: &str, other: Arc<WeightFile>) -> Arc<Self> {
+        Arc::new(Self {
+            mapping: self.mapping.clone(),
+            tensors: self.tensors.clone(),
+            index: self.index.clone(),
+            metadata: self.metadata.clone(),
+            beside: self.beside.iter().cloned().chain([(prefix.to_string(), other)]).collect(),
+        })
+    }
+
+    /// The file beside this one that a name belongs to, and the name there.
+    fn other<'n>(&self, name: &'n str) -> Option<(&Self, &'n str)> {
+        self.beside.iter().find_map(|(prefix, file)| Some((&**file, name.strip_prefix(prefix.as_str())?)))
     }
 
     /// As it was opened.
@@ -62,6 +82,14 @@ impl WeightFile {
 
     /// What the header says about one tensor; None if it is not there.
     pub fn info(&self, name: &str) -> Option<&Info> {
+        self.own(name).or_else(|| {
+            let (file, name) = self.other(name)?;
+            file.info(name)
+        })
+    }
+
+    /// The same of tensors of this very file, whose ranges are of [`WeightFile::as_bytes`].
+    pub fn own(&self, name: &str) -> Option<&Info> {
         self.index.get(name).map(|i| &self.tensors[*i])
     }
 
@@ -92,7 +120,10 @@ impl WeightFile {
 
     /// One tensor, its bytes where they lie in the mapping.
     pub fn tensor(&self, name: &str) -> Result<Tensor<'_>> {
-        let Some(t) = self.info(name) else {
+        let Some(t) = self.own(name) else {
+            if let Some((file, name)) = self.other(name) {
+                return file.tensor(name);
+            }
             return Err(Error::file(self.path(), format!("no tensor `{name}`"))
                 .fix("`deep-affect weights inspect` lists what the file holds"));
         };
@@ -110,7 +141,7 @@ impl WeightFile {
     /// Where in [`WeightFile::as_bytes`] an F32 tensor lies that needs no copy: it begins at a multiple of [`ALIGN`] in
     /// memory. None for any other tensor. The values are not looked at: see [`super::TowerWeights::bind`].
     pub fn aligned_f32(&self, name: &str) -> Option<Range<usize>> {
-        let t = self.info(name)?;
+        let t = self.own(name)?;
         let at = self.as_bytes().as_ptr() as usize + t.range.start;
         (t.dtype == Dtype::F32 && at.is_multiple_of(ALIGN) && !t.range.is_empty()).then(|| t.range.clone())
     }

@@ -52,7 +52,15 @@ pub const SOURCE_SHA256: &str = "source_sha256";
 impl Foreign {
     /// Maps `path` and takes it apart, whatever its name ends in.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let mapping = Mapping::open(path.as_ref())?;
+        Self::new(Mapping::open(path.as_ref())?)
+    }
+
+    /// The same for bytes inside the program; `name` stands for the path in messages.
+    pub fn from_static(name: &str, bytes: &'static [u8]) -> Result<Self> {
+        Self::new(Mapping::of_static(name, bytes))
+    }
+
+    fn new(mapping: Mapping) -> Result<Self> {
         let (path, bytes) = (mapping.path(), mapping.bytes());
         let mut scales = BTreeMap::new();
         let archive = match foreign::sniff(bytes) {

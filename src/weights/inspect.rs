@@ -1,11 +1,11 @@
 /*! What is inside a weight file of any format, for people ([`inspect`]) and for programs ([`inspect_json`]). Every value
 is read: a file that passes has no damaged page, and its NaN are counted. */
 
-use super::LAYOUT;
 use super::foreign::{Array, Place};
 use super::header::shape;
 use super::import::Foreign;
 use super::strided::Axes;
+use super::{ABOUT, LAYOUT};
 use crate::error::Result;
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -75,8 +75,7 @@ struct Report {
     preprocess: std::result::Result<String, String>,
 }
 
-fn report(path: &Path) -> Result<Report> {
-    let file = Foreign::open(path)?;
+fn report(file: Foreign) -> Result<Report> {
     let arrays: Vec<&Array> = file.arrays().map(|a| a.0).collect();
     let stats = arrays.par_iter().map(|a| stats(&file, a)).collect();
     let preprocess = match file.preprocess() {
@@ -96,7 +95,12 @@ fn size(file: &Foreign, a: &Array) -> usize {
 /// the scales of 8-bit values), totals, the header's metadata,
 /// and what the file was recognised as. Ends in a line break.
 pub fn inspect(path: impl AsRef<Path>) -> Result<String> {
-    let r = report(path.as_ref())?;
+    text(Foreign::open(path)?)
+}
+
+/// [`inspect`] of a file that is already mapped.
+pub fn text(file: Foreign) -> Result<String> {
+    let r = report(file)?;
     let mut rows = vec![["tensor", "type", "shape", "elements", "min", "max", "mean", "bytes"].map(String::from)];
     let mut notes = Vec::new();
     let (mut elements, mut bytes) = (0usize, 0usize);
@@ -154,8 +158,14 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<String> {
     if !r.file.notes().contains_key(LAYOUT) {
         let _ = writeln!(out, "layout: not stated");
     }
-    for (k, v) in r.file.notes() {
+    for (k, v) in r.file.notes().iter().filter(|n| n.0 != ABOUT) {
         let _ = writeln!(out, "metadata {}: {}", clean(k), clean(v));
+    }
+    if let Some(about) = r.file.notes().get(ABOUT) {
+        let _ = writeln!(out, "about:");
+        about.lines().for_each(|line| {
+            let _ = writeln!(out, "{}", format!("  {}", clean(line)).trim_end());
+        });
     }
     Ok(out)
 }
@@ -163,7 +173,12 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<String> {
 /// The same for programs: an object with `file`, `format`, `bytes`, `kind`, `lineage`, `network`, `classes`, `preprocess` (null if
 /// unknown), `warnings`, `metadata` and `tensors`. Statistics of a tensor without finite values are null.
 pub fn inspect_json(path: impl AsRef<Path>) -> Result<Value> {
-    let r = report(path.as_ref())?;
+    json(Foreign::open(path)?)
+}
+
+/// [`inspect_json`] of a file that is already mapped.
+pub fn json(file: Foreign) -> Result<Value> {
+    let r = report(file)?;
     let tensors: Vec<Value> = r
         .file
         .arrays()

@@ -41,5 +41,7 @@ pub const LAYOUT: &str = "layout";
 pub const PREPROCESS: &str = "preprocess";
 /// Metadata key: side in pixels of the squares that a tower was trained on, a decimal number.
 pub const IMAGE: &str = "image";
+/// Metadata key: a text for people, in Markdown: data, figures, origin, terms, limits.
+pub const ABOUT: &str = "about";
 /// Metadata key: JSON list of class names, in the order of the outputs.
 pub const CLASSES: &str = "classes";

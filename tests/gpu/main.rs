@@ -21,9 +21,7 @@ use deep_affect::ops::{self, Bound};
 use deep_affect::plan::{Options, Plan, Scheduled};
 use deep_affect::shape::DType;
 use deep_affect::sim::{self, Order};
-use deep_affect::train::checkpoint;
 use deep_affect::train::network::Precision;
-use deep_affect::weights::WeightFile;
 use std::collections::{BTreeSet, HashMap};
 
 /// Devices that run kernels.
@@ -292,18 +290,8 @@ fn a_training_step_is_as_good_as_the_cpus() {
 /// The end of a block with two readers: pooling is not fused into the convolution there, and its two gradients are added.
 #[test]
 fn a_step_through_two_blocks_side_by_side_is_as_good_as_the_cpus() {
-    let tower_output = "block4+block5".parse().unwrap();
-    as_good_as_the_cpus(&Config { tower_output, ..small(Architecture::Shared, 16, 0.5) });
-}
-
-/// The demo's network as it is trained, on pictures of half its size.
-#[test]
-fn a_step_of_the_demo_is_as_good_as_the_cpus() {
-    let Some(bytes) = deep_affect::bundled::toy_model() else {
-        return println!("SKIPPED: the demo's result is not bundled");
-    };
-    let card = checkpoint::card(&WeightFile::from_static("toy", bytes).unwrap()).unwrap();
-    as_good_as_the_cpus(&Config { image: 32, ..card.config().unwrap().clone() });
+    let (tower_output, keep_features) = ("block4+block5".parse().unwrap(), 0.7);
+    as_good_as_the_cpus(&Config { tower_output, keep_features, ..small(Architecture::Shared, 16, 0.5) });
 }
 
 /// One training step of the whole network, dropout and weight decay included, planned as for a GPU: as near to the float64

@@ -5,8 +5,7 @@ use crate::cli::output::clean;
 use crate::cli::reading::Model;
 use crate::error::{Error, Result};
 use crate::table::number;
-use crate::train::interval::Held;
-use crate::train::metrics::SCALE;
+use crate::train::interval::{Held, Predicted};
 use crate::train::network::Precision;
 use crate::train::predictor::{Classes, Predictor, largest};
 use clap::{Args, value_parser};
@@ -15,11 +14,11 @@ use std::path::{Path, PathBuf};
 #[derive(Args)]
 pub struct ModelsFlags {
     /// Checkpoint of `train`, or a folder with those of `cross-validate --keep-models`; repeatable, and several models
-    /// answer with their mean. Without it the bundled toy model answers.
+    /// answer with their mean. Without it the bundled model answers.
     #[arg(long, value_name = "FILE|DIR")]
     model: Vec<PathBuf>,
-    /// Of several models, one for each fold (`fold-N.safetensors`) beside the predictions.csv of their cross-validation:
-    /// level in percent of the interval that the errors on held-out pictures give (CV+).
+    /// Level in percent of the interval that errors on held-out pictures give (CV+): of the bundled model, of one that
+    /// `weights merge` made, or of one model for each fold (`fold-N.safetensors`) beside predictions.csv.
     #[arg(long, default_value_t = 90, value_parser = value_parser!(u32).range(50..=99), value_name = "PERCENT")]
     interval: u32,
     /// Also the N likeliest classes of each tower, and all of them where a tower has at most ten, such as expressions.
@@ -46,8 +45,8 @@ enum Spread {
     None,
     /// How much several disagree.
     Models,
-    /// How wrong they are.
-    Held(Held),
+    /// How wrong they are, at a level in percent.
+    Held(Held, u32),
 }
 
 impl ModelsFlags {
@@ -72,8 +71,15 @@ impl ModelsFlags {
             _ => all.iter().map(|m| m.name.as_str()).collect::<Vec<_>>().join(", "),
         };
         let spread = match &paths[..] {
-            [] | [_] => Spread::None,
-            several => self.held(several, &targets)?.map_or(Spread::Models, Spread::Held),
+            [] | [_] => match all[0].held()? {
+                Some(held) => self.checked(held, paths.first().map_or(Path::new(&name), |p| p))?,
+                None if all[0].config()?.heads > 1 => Spread::Models,
+                None => Spread::None,
+            },
+            several => match self.held(several, &targets)? {
+                Some((table, held)) => self.checked(held, &table)?,
+                None => Spread::Models,
+            },
         };
         Ok(Models { all, name, targets, spread, top: self.top.map(|n| n as usize) })
     }
@@ -98,14 +104,21 @@ impl ModelsFlags {
     }
 
     /// The errors of the cross-validation that these models are of, if they lie beside them.
-    fn held(&self, models: &[PathBuf], targets: &[String]) -> Result<Option<Held>> {
+    fn held(&self, models: &[PathBuf], targets: &[String]) -> Result<Option<(PathBuf, Held)>> {
         let folder = models[0].parent();
         let Some(folds) = models.iter().map(|p| fold(p)).collect::<Option<Vec<u32>>>() else { return Ok(None) };
         let table = folder.unwrap_or(Path::new("")).join("predictions.csv");
         if models.iter().any(|p| p.parent() != folder) || !table.is_file() {
             return Ok(None);
         }
-        Held::read(&table, targets, &folds, self.interval).map(Some)
+        let held = Held::of(&Predicted::read(&table, targets, &folds)?);
+        Ok(Some((table, held)))
+    }
+
+    /// Errors that suffice for the level that was asked for.
+    fn checked(&self, held: Held, path: &Path) -> Result<Spread> {
+        held.check(path, self.interval)?;
+        Ok(Spread::Held(held, self.interval))
     }
 }
 
@@ -146,10 +159,6 @@ impl Models {
         }
     }
 
-    pub fn toy(&self) -> bool {
-        self.all[0].toy
-    }
-
     /// Loads the weights.
     pub fn load(&self, precision: Precision, batch: usize, compute: &Compute) -> Result<Loaded<'_>> {
         let load = |m: &Model| m.predictor(precision, batch, compute, self.top.is_some());
@@ -182,8 +191,8 @@ impl Loaded<'_> {
                 Spread::Models => {
                     fields.extend(["sd_points", "min_1to9", "max_1to9"].map(|what| format!("{t}_models_{what}")));
                 }
-                Spread::Held(held) => {
-                    fields.extend(["low", "high"].map(|end| format!("{t}_cvplus{}_{end}_1to9", held.percent())));
+                Spread::Held(_, percent) => {
+                    fields.extend(["low", "high"].map(|end| format!("{t}_cvplus{percent}_{end}_1to9")));
                 }
             }
         }
@@ -213,17 +222,24 @@ impl Loaded<'_> {
         let one = |picture: usize| {
             let mut seen = Seen { ratings: vec![], cells: vec![], lines: vec![] };
             for t in 0..targets {
-                let each: Vec<f32> = said.iter().map(|s| s.0[picture * targets + t]).collect();
-                seen.ratings.push(mean(&|m| each[m]));
+                let at = picture * targets + t;
+                let rated: Vec<f32> = said.iter().map(|s| s.ratings[at]).collect();
+                seen.ratings.push(mean(&|m| rated[m]));
+                // One model may be many.
+                let each = match &said[..] {
+                    [one] if !one.heads.is_empty() => one.heads.iter().map(|h| h[at]).collect(),
+                    _ => rated,
+                };
                 self.spread(t, &each, &mut seen);
             }
             for (i, c) in self.classes().iter().enumerate() {
-                let p: Vec<f32> = (0..c.count).map(|k| mean(&|m: usize| said[m].1[i][picture * c.count + k])).collect();
+                let p: Vec<f32> =
+                    (0..c.count).map(|k| mean(&|m: usize| said[m].classes[i][picture * c.count + k])).collect();
                 self.likeliest(c, &p, &mut seen);
             }
             seen
         };
-        Ok((0..said[0].0.len() / targets).map(one).collect())
+        Ok((0..said[0].ratings.len() / targets).map(one).collect())
     }
 
     fn spread(&self, target: usize, each: &[f32], seen: &mut Seen) {
@@ -240,12 +256,11 @@ impl Loaded<'_> {
                 let (sd, min, max) = (points(sd), points(min), points(max));
                 seen.lines.push(format!("{name}: the models say {min} to {max}, SD {sd}, which is not their error"));
             }
-            Spread::Held(held) => {
-                // No rating lies beyond the scale.
-                let ends = held.interval(target, each).map(|end| end.clamp(SCALE[0], SCALE[1]) as f32);
+            Spread::Held(held, percent) => {
+                let ends = held.interval(target, each, *percent).map(|end| end as f32);
                 seen.cells.extend(ends.map(Cell::Number));
                 let [low, high] = ends.map(points);
-                seen.lines.push(format!("{name}: {low} to {high} by CV+ at {} %", held.percent()));
+                seen.lines.push(format!("{name}: {low} to {high} by CV+ at {percent} %"));
             }
         }
     }

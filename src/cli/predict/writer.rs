@@ -26,7 +26,7 @@ pub struct Answer {
 }
 
 /// Fields of csv, jsonl and json, in this order and in every row: `path`, one `<target>_1to9` a target, what was asked for
-/// beside ratings ([`Loaded::fields`]), `error`, `note`, `model`, `toy`; what is missing is empty in csv and null in jsonl.
+/// beside ratings ([`Loaded::fields`]), `error`, `note`, `model`; what is missing is empty in csv and null in jsonl.
 pub struct Writer<'a> {
     format: Format,
     models: &'a Models,
@@ -43,7 +43,7 @@ impl<'a> Writer<'a> {
 
     fn fields(&self) -> Vec<String> {
         let targets = self.models.targets.iter().map(|t| format!("{t}_1to9"));
-        let rest = ["error", "note", "model", "toy"].map(String::from);
+        let rest = ["error", "note", "model"].map(String::from);
         std::iter::once("path".to_string()).chain(targets).chain(self.further.iter().cloned()).chain(rest).collect()
     }
 
@@ -55,8 +55,7 @@ impl<'a> Writer<'a> {
             Format::Table => {
                 let cell = |t: &String| format!("{t:>w$}  ", w = WIDTH.max(t.chars().count()));
                 let targets: String = self.models.targets.iter().map(cell).collect();
-                let toy = if self.models.toy() { ", a toy" } else { "" };
-                format!("{targets}picture  (scale 1 to 9; {}{toy})\n", clean(&self.models.name))
+                format!("{targets}picture  (scale 1 to 9; {})\n", clean(&self.models.name))
             }
         }
     }
@@ -71,7 +70,7 @@ impl<'a> Writer<'a> {
         let rating = |t: usize| seen.map(|s| s.ratings[t]);
         let further = |i: usize| seen.map(|s| &s.cells[i]);
         let (targets, more) = (0..self.models.targets.len(), 0..self.further.len());
-        let (name, toy) = (&self.models.name, self.models.toy());
+        let name = &self.models.name;
         match self.format {
             Format::Csv => {
                 let mut cells = vec![a.path.clone()];
@@ -83,7 +82,7 @@ impl<'a> Writer<'a> {
                     None => String::new(),
                 }));
                 cells.push(a.seen.as_ref().err().cloned().unwrap_or_default());
-                cells.extend([a.note.clone().unwrap_or_default(), name.clone(), toy.to_string()]);
+                cells.extend([a.note.clone().unwrap_or_default(), name.clone()]);
                 line(&cells)
             }
             Format::Jsonl | Format::Json => {
@@ -96,7 +95,7 @@ impl<'a> Writer<'a> {
                     Some(Cell::Text(text)) => json(text),
                     None => json(&()),
                 }));
-                values.extend([json(&a.seen.as_ref().err()), json(&a.note), json(name), json(&toy)]);
+                values.extend([json(&a.seen.as_ref().err()), json(&a.note), json(name)]);
                 let pairs = self.fields().into_iter().zip(values).map(|(k, v)| format!("{}:{v}", json(&k)));
                 let object = format!("{{{}}}", pairs.collect::<Vec<_>>().join(","));
                 match (self.format, first) {

@@ -1,5 +1,6 @@
 //! `weights inspect`: what is inside a weight file or a checkpoint.
 
+use crate::bundled;
 use crate::cli::output::{self, clean};
 use crate::error::{Error, Result};
 use crate::preprocess::sides;
@@ -7,14 +8,14 @@ use crate::train::checkpoint::{self, Card};
 use crate::train::network::Task;
 use crate::weights::WeightFile;
 use crate::weights::import::Foreign;
-use crate::weights::inspect::{inspect, inspect_json};
+use crate::weights::inspect;
 use clap::Args;
 use std::fmt::Write;
 use std::path::PathBuf;
 
 #[derive(Args)]
 pub struct Command {
-    /// A weight file of any format, or a checkpoint.
+    /// A weight file of any format, or a checkpoint; `bundled` and `bundled-tower` are those inside the program.
     file: PathBuf,
     /// One JSON object instead of a table.
     #[arg(long)]
@@ -26,15 +27,29 @@ pub struct Command {
 impl Command {
     pub fn run(self) -> Result<()> {
         // Only files of ours are checkpoints; any other format is looked into as well.
-        let checkpoint = Foreign::open(&self.file)?.notes().contains_key(checkpoint::CARD);
-        let card = if checkpoint { Some(checkpoint::card(&*WeightFile::open(&self.file)?)?) } else { None };
+        let inside = match self.file.to_str().filter(|_| !self.file.exists()) {
+            Some("bundled") => bundled::model(),
+            Some("bundled-tower") => bundled::tower(),
+            _ => None,
+        };
+        let name = self.file.to_string_lossy();
+        let foreign = match inside {
+            Some(bytes) => Foreign::from_static(&name, bytes)?,
+            None => Foreign::open(&self.file)?,
+        };
+        let checkpoint = foreign.notes().contains_key(checkpoint::CARD);
+        let file = || match inside {
+            Some(bytes) => WeightFile::from_static(&name, bytes),
+            None => WeightFile::open(&self.file),
+        };
+        let card = if checkpoint { Some(checkpoint::card(&*file()?)?) } else { None };
         if self.json {
-            let mut value = inspect_json(&self.file)?;
+            let mut value = inspect::json(foreign)?;
             value["checkpoint"] = serde_json::to_value(&card)
                 .map_err(|e| Error::file(&self.file, format!("its state cannot be shown: {e}")))?;
             return output::print(&format!("{value:#}\n"));
         }
-        let text = inspect(&self.file)?;
+        let text = inspect::text(foreign)?;
         let Some(card) = card else { return output::print_table(&text, self.wide) };
         // The card says the same in words.
         let raw = format!("metadata {}: ", checkpoint::CARD);
@@ -83,7 +98,9 @@ fn describe(card: &Card) -> String {
         line("network", format!("{:?}, {:?} outputs", config.architecture, config.out_act).to_lowercase());
         line("towers", towers(frozen, config));
         let head: Vec<String> = config.head.iter().map(usize::to_string).collect();
-        line("head", format!("{} features, hidden {}", config.features(), head.join("-")));
+        let heads =
+            if config.heads == 1 { String::new() } else { format!(", the mean of {} such heads", config.heads) };
+        line("head", format!("{} features, hidden {}{heads}", config.features(), head.join("-")));
         line("image", format!("{} pixels; transparency: {:?}", sides(&config.views()), card.alpha).to_lowercase());
         let means = config.targets.iter().zip(&card.train_mean).map(|(t, m)| format!("{t} {m:.3}"));
         line("train mean", means.collect::<Vec<_>>().join(", "));

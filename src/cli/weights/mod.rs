@@ -9,4 +9,6 @@ group! {
     Diff => diff,
     /// Write a trained model or a tower for another program.
     Export => export,
+    /// Make one model of those of a cross-validation: their mean, with its intervals, at the cost of one.
+    Merge => merge,
 }
