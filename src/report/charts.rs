@@ -138,17 +138,34 @@ pub fn plane(targets: &[String], points: &[Point]) -> Option<Chart> {
     Some(Chart { svg: p.finish("square", &described), narrow: String::new(), note })
 }
 
-/// Side of a picture on the plane, pixels of the drawing, of which a point of the scale has 100.
-const SIDE: f64 = 54.0;
-/// How far apart two pictures on the plane are in either direction, points.
-pub const ROOM: f32 = 0.56;
+/// Side of a picture on the plane, and of the plane itself, pixels of the drawing.
+const SIDE: f64 = 50.0;
+const PLANE: f64 = 800.0;
+
+/// The part of the scale that the first two targets of some points need, ratings and predictions: whole numbers.
+fn needed(points: &[Point]) -> [[f64; 2]; 2] {
+    let ends = |t: usize| {
+        let values = || points.iter().flat_map(|p| [p.truth[t], p.pred[t]]).map(|v| f64::from(v.clamp(1.0, 9.0)));
+        let (low, high) = values().fold((9.0f64, 1.0f64), |(low, high), v| (low.min(v), high.max(v)));
+        let low = low.floor().min(8.0);
+        [low, high.ceil().max(low + 1.0)]
+    };
+    [ends(0), ends(1)]
+}
+
+/// How far apart two pictures on the plane of these points are, in one direction or the other, points of the scale.
+pub fn room(points: &[Point]) -> [f32; 2] {
+    needed(points).map(|[low, high]| ((SIDE + 2.0) * (high - low) / PLANE) as f32)
+}
 
 /// Pictures at their ratings on the plane of the first two targets, given as addresses, with lines to their predictions;
 /// None without any.
-pub fn pictured(targets: &[String], placed: &[(&Point, String)]) -> Option<Chart> {
+pub fn pictured(targets: &[String], points: &[Point], placed: &[(&Point, String)]) -> Option<Chart> {
     let [x, y] = [targets.first()?, targets.get(1)?];
     placed.first()?;
-    let mut p = Plot::new(853.0, 858.0, Axis::scale(x), Axis::scale(y));
+    let [across, up] = needed(points);
+    let axis = |label: &str, [low, high]: [f64; 2]| Axis::whole(label, low, high, 8);
+    let mut p = Plot::new(PLANE + 53.0, PLANE + 58.0, axis(x, across), axis(y, up));
     p.vertical("midline", 5.0);
     p.horizontal("midline", 5.0);
     let at = |v: &[f32]| (f64::from(v[0]), f64::from(v[1]));

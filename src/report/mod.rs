@@ -86,8 +86,12 @@ pub fn extremes(points: &[Point]) -> (Vec<usize>, Vec<usize>) {
 /// first of several at one place.
 pub fn placed(points: &[Point]) -> Vec<usize> {
     let mut placed: Vec<usize> = vec![];
-    for (i, p) in points.iter().enumerate().filter(|(_, p)| p.truth.len() > 1) {
-        let apart = |q: &Point| (0..2).any(|t| (q.truth[t] - p.truth[t]).abs() > charts::ROOM);
+    if points.iter().any(|p| p.truth.len() < 2) {
+        return placed;
+    }
+    let room = charts::room(points);
+    for (i, p) in points.iter().enumerate() {
+        let apart = |q: &Point| (0..2).any(|t| (q.truth[t] - p.truth[t]).abs() > room[t]);
         if placed.iter().all(|&j| apart(&points[j])) {
             placed.push(i);
         }
@@ -279,7 +283,7 @@ pub fn html(r: &Report) -> Result<String> {
         .collect();
     let placed = r.placed.iter().map(|(i, file)| Ok((&r.points[*i], data_uri(file)?))).collect::<Result<Vec<_>>>()?;
     let page = context! {
-        pictured => charts::pictured(&r.targets, &placed).map(chart),
+        pictured => charts::pictured(&r.targets, &r.points, &placed).map(chart),
         style => STYLE,
         title => r.title.as_str(),
         subtitle => r.subtitle.as_str(),

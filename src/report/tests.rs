@@ -161,7 +161,8 @@ fn base64_of_the_standard() {
 fn pictures_on_the_plane_do_not_overlap() {
     let r = example(&["valence", "arousal"], 400, 0, false);
     let placed: Vec<&Point> = placed(&r.points).into_iter().map(|i| &r.points[i]).collect();
-    let close = |a: &Point, b: &Point| (0..2).all(|t| (a.truth[t] - b.truth[t]).abs() <= charts::ROOM);
+    let room = charts::room(&r.points);
+    let close = |a: &Point, b: &Point| (0..2).all(|t| (a.truth[t] - b.truth[t]).abs() <= room[t]);
     assert!((30..150).contains(&placed.len()), "{}", placed.len());
     for (i, a) in placed.iter().enumerate() {
         assert!(placed[..i].iter().all(|b| !close(a, b)));
