@@ -1,7 +1,7 @@
 //! `cross-validate`: one model per fold, judged on the pictures it has not seen.
 
-use super::flags::RunFlags;
 use super::job::Job;
+use super::preset::Preselected;
 use super::{command_line, output};
 use crate::atomic;
 use crate::data::folds;
@@ -34,17 +34,19 @@ pub struct Command {
     #[arg(long)]
     keep_models: bool,
     #[command(flatten)]
-    flags: RunFlags,
+    flags: Preselected,
 }
 
 impl Command {
     pub fn run(self) -> Result<()> {
-        let mut job = Job::of_flags(&self.manifest, &self.out, &self.flags)?;
+        let flags = &self.flags.0;
+        flags.check_weights()?;
+        let mut job = Job::of_flags(&self.manifest, &self.out, flags)?;
         let groups = job.manifest.groups();
         let grouped = !self.ungrouped && groups.iter().any(Option::is_some);
         let fold = match &self.fold_file {
             Some(f) => folds::read(f, &job.manifest)?,
-            None => folds::folds(&groups, self.folds, self.flags.train.seed, grouped)?,
+            None => folds::folds(&groups, self.folds, flags.train.seed, grouped)?,
         };
         folds::write(self.out.join("folds.csv"), &job.manifest, &fold)?;
         let k = fold.iter().max().map_or(0, |m| m + 1);
@@ -79,7 +81,7 @@ impl Command {
             title: format!("{k}-fold cross-validation, {kind}"),
             command: command_line(),
             device: job.device_name.clone(),
-            facts: vec![("Seed".into(), self.flags.train.seed.to_string())],
+            facts: vec![("Seed".into(), flags.train.seed.to_string())],
             notes: vec![format!(
                 "Every picture was predicted by the model of a fold that had not seen it ({kind}). The measures below \
                  are over all pictures; means over folds are in folds.json."

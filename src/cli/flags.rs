@@ -1,17 +1,19 @@
 //! Flags of the commands that train: the model, the training, the data.
 
 use super::Compute;
+use super::preset::{BUNDLED, Preset};
 use crate::data::Alpha;
 use crate::error::{Error, Result};
 use crate::models::{Architecture, Config, OutAct, Tower, TowerOutput};
 use crate::preprocess::{Crop, Preprocess};
+use crate::train::checkpoint;
 use crate::train::fit::{Settings, SgdForm, Updates};
 use crate::train::network::Precision;
 use crate::train::params::Initial;
 use crate::train::schedule::{Decay, PlateauRule};
 use crate::weights::TowerWeights;
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// Hidden layers of the paper's head.
@@ -20,6 +22,9 @@ pub const PAPER: [usize; 3] = [3000, 1000, 500];
 /// Everything that a run of the fused model is made of.
 #[derive(Args, Clone, Debug)]
 pub struct RunFlags {
+    /// Defaults of the flags below.
+    #[arg(long, value_enum, value_name = "DEFAULTS")]
+    pub preset: Option<Preset>,
     #[command(flatten)]
     pub model: ModelFlags,
     #[command(flatten)]
@@ -76,7 +81,8 @@ pub struct ModelFlags {
     /// 1 by default.
     #[arg(long, value_name = "N")]
     pub width: Option<usize>,
-    /// Weights of a tower; repeatable: `--weights object=vgg16.safetensors`.
+    /// Weights of a tower; repeatable: `--weights object=vgg16.safetensors`. `bundled-tower` is the program's own VGG16, without
+    /// dense layers.
     #[arg(long = "weights", value_name = "TOWER=FILE")]
     pub weights: Vec<String>,
     /// Draw parameters that no file gives (Glorot uniform, seeded).
@@ -293,7 +299,8 @@ impl ModelFlags {
                     .fix("write TOWER=FILE, for example object=vgg16.safetensors"));
             };
             let t = named(&mut config.towers, tower, &format!("--weights {spec}"))?;
-            let weights = TowerWeights::open(file)?;
+            let weights =
+                if file == BUNDLED && !Path::new(file).exists() { bundled()? } else { TowerWeights::open(file)? };
             if let Some(described) = Tower::described(&weights)? {
                 *t = Tower { name: t.name.clone(), ..described };
             }
@@ -335,6 +342,14 @@ impl ModelFlags {
             None => Ok(self.freeze.clone()),
         }
     }
+}
+
+/// The weights of the program's own tower.
+fn bundled() -> Result<TowerWeights> {
+    let (file, _) = checkpoint::bundled_tower()?.ok_or_else(|| {
+        Error::usage("this program was built without the bundled VGG16").fix("name a file with --weights TOWER=FILE")
+    })?;
+    TowerWeights::new(file)
 }
 
 /// The tower of that name.

@@ -12,6 +12,7 @@ mod heads;
 mod job;
 mod kept;
 mod output;
+mod preset;
 mod progress;
 mod reading;
 mod subject;

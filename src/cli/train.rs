@@ -1,7 +1,7 @@
 //! `train`: the fused model on a manifest, from the first step to the report.
 
-use super::flags::RunFlags;
 use super::job::{Job, split};
+use super::preset::Preselected;
 use super::{command_line, output};
 use crate::error::Result;
 use crate::preprocess::sides;
@@ -22,14 +22,18 @@ pub struct Command {
     #[arg(long)]
     resume: bool,
     #[command(flatten)]
-    flags: RunFlags,
+    flags: Preselected,
 }
 
 impl Command {
     pub fn run(self) -> Result<()> {
-        let mut job = Job::of_flags(&self.manifest, &self.out, &self.flags)?;
+        let flags = &self.flags.0;
+        if !self.resume {
+            flags.check_weights()?;
+        }
+        let mut job = Job::of_flags(&self.manifest, &self.out, flags)?;
         let title = format!("Training on {}", self.manifest.file_name().unwrap_or_default().to_string_lossy());
-        train(&mut job, &self.out, self.flags.train.test, self.resume, title, vec![])
+        train(&mut job, &self.out, flags.train.test, self.resume, title, vec![])
     }
 }
 

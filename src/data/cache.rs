@@ -133,7 +133,7 @@ impl Pictures {
         }
     }
 
-    /// Encoded pictures in memory (the bundled drawings), through the same decoders.
+    /// Encoded pictures in memory (the bundled photographs), through the same decoders.
     pub fn from_bytes(items: &[(&str, &[u8])], opts: &LoadOptions, progress: &dyn Progress) -> Result<Loaded> {
         let sources: Vec<_> =
             items.iter().map(|(name, bytes)| Source::Memory { name: name.to_string(), bytes }).collect();

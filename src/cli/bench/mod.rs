@@ -58,7 +58,7 @@ struct Network {
 
 #[derive(Args)]
 struct Load {
-    /// A manifest, or a folder of pictures; the bundled drawings by default.
+    /// A manifest, or a folder of pictures; the bundled photographs by default.
     #[arg(value_name = "MANIFEST|FOLDER")]
     pictures: Option<PathBuf>,
     /// Side of the squares, in pixels.

@@ -2,6 +2,7 @@
 flags of `train` without their dashes, parsed by the same rules: there is one list of them, and one set of messages. */
 
 use crate::cli::flags::{DataFlags, ModelFlags, TrainFlags};
+use crate::cli::preset::BUNDLED;
 use crate::error::{Error, Result};
 use crate::report::study::Layout;
 use clap::{Args, FromArgMatches};
@@ -207,7 +208,7 @@ impl Entry {
                     for (sub, value) in list {
                         let text = scalar(value).ok_or_else(|| no(&format!("{key}.{sub}"), value))?;
                         let path = beside(Path::new(&text)).display().to_string();
-                        let meant = if key == "weights" { &path } else { &text };
+                        let meant = if key == "weights" && text != BUNDLED { &path } else { &text };
                         flag(format!("{sub}={text}"), format!("{sub}={meant}"));
                     }
                 }
@@ -267,6 +268,20 @@ mod tests {
         assert_eq!(find("object").model.weights.len(), 1);
         assert_eq!((find("object").train.lr, find("object").train.batch), (4e-4, 25));
         assert_eq!(plan.tables.iter().flat_map(Layout::models).count(), 2 + 2 + 8 + 5 + 8);
+    }
+
+    #[test]
+    fn the_small_example_needs_no_file_but_the_manifest() {
+        let plan = read(super::super::init::SMALL).unwrap();
+        assert_eq!((plan.models.len(), plan.folds, plan.tables.len()), (3, 5, 2));
+        for m in &plan.models {
+            let f = &m.flags;
+            assert_eq!(
+                (&f.model.weights[..], &f.model.freeze[..]),
+                (&["object=bundled-tower".into()][..], &["all".into()][..])
+            );
+            assert_eq!((f.train.lr, f.train.val, f.train.epochs), (1e-3, 0.0, 60), "{}", m.name);
+        }
     }
 
     #[test]
