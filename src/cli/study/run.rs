@@ -3,7 +3,9 @@
 use super::grid::{Claim, Grid, PREDICTIONS, wait};
 use super::report;
 use crate::atomic;
+use crate::bundled;
 use crate::cli::job::Job;
+use crate::cli::preset::BUNDLED;
 use crate::cli::{Compute, output};
 use crate::error::{Error, Kind, Result};
 use crate::report::tables::{Prediction, write_predictions};
@@ -226,15 +228,23 @@ impl Grid {
 /// A weight file of `TOWER=FILE`, as others can check it.
 fn source(spec: &str) -> Result<cell::Source> {
     let (tower, path) = spec.split_once('=').unwrap_or(("", spec));
-    let (bytes, sha256) = sum(Path::new(path))?;
+    let inside = bundled::tower().filter(|_| path == BUNDLED && !Path::new(path).exists());
+    let (bytes, sha256) = match inside {
+        Some(bytes) => sum_of(Path::new(path), bytes)?,
+        None => sum(Path::new(path))?,
+    };
     let file = Path::new(path).file_name().unwrap_or_default().to_string_lossy().into_owned();
     Ok(cell::Source { tower: tower.into(), file, bytes, sha256 })
 }
 
 /// Length and SHA-256 of a file.
 pub fn sum(path: &Path) -> Result<(u64, String)> {
+    sum_of(path, std::fs::File::open(path).map_err(|e| Error::io(path, "read", e))?)
+}
+
+/// The same of what is read from `file`.
+fn sum_of(path: &Path, mut file: impl Read) -> Result<(u64, String)> {
     let io = |e| Error::io(path, "read", e);
-    let mut file = std::fs::File::open(path).map_err(io)?;
     let (mut sum, mut bytes, mut piece) = (Sha256::new(), 0, vec![0; 1 << 20]);
     loop {
         match file.read(&mut piece).map_err(io)? {
