@@ -322,7 +322,7 @@ fn the_fastest_tiles_are_kept_for_a_gpu() {
         ["conv_fprop_mma VEC=8 STORAGE=2 TERMS=1 m=163840 n=8 ", "dense_fprop_mma VEC=8 STORAGE=2 TERMS=1 m=40 "]
             .map(|key| products.iter().find(|p| p["product"].as_str().unwrap().starts_with(key)).unwrap());
     // Of tiles with as many blocks the rule's, of others the one with the fewest.
-    assert!(with_filters["tile"]["BM"] == 128 && dense["tile"]["BN"] == 256, "{r:#}");
+    assert!(with_filters["tile"]["BM"] == 256 && dense["tile"]["BN"] == 256, "{r:#}");
     let file = r["file"].as_str().unwrap();
     assert!(file.ends_with("fake-gpu--sm-86.json"), "{file}");
 
