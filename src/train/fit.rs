@@ -425,22 +425,30 @@ pub fn fit(
 fn step(net: &mut Network, data: &Samples, b: &Batch, s: &Settings, state: &mut State) -> Result<f64> {
     let rows: f64 = b.weight.iter().map(|w| *w as f64).sum();
     let mut losses = vec![0.0; net.parts.len()];
+    // By part, whether its update was taken or left out because a scaled gradient overflowed.
+    let mut taken = vec![false; net.parts.len()];
     // Rows that do not count have no mean, and so no gradient.
     if rows > 0.0 {
         let place = || format!("epoch {}, batch {}", state.epoch + 1, state.batches + 1);
         update(net, data, b, s, state).map_err(|e| e.at(place()))?;
-        for ((part, p), loss) in net.parts.iter().zip(&mut state.parts).zip(&mut losses) {
+        for ((part, loss), taken) in net.parts.iter().zip(&mut losses).zip(&mut taken) {
             *loss = net.session.read(part.loss)?[0] as f64;
-            let mut taken = true;
-            if let Some(scaling) = part.scaling {
-                taken = net.session.read(scaling.by)?[0] != 0.0;
-                p.scale = p.scale.next(taken);
-            }
-            p.updates += taken as u32;
+            *taken = match part.scaling {
+                Some(scaling) => net.session.read(scaling.by)?[0] != 0.0,
+                None => true,
+            };
         }
     }
     if let Some(l) = losses.iter().find(|l| !l.is_finite()) {
         return Err(diverged(*l, &format!("in epoch {} at batch {}", state.epoch + 1, state.batches + 1)));
+    }
+    if rows > 0.0 {
+        for ((part, p), taken) in net.parts.iter().zip(&mut state.parts).zip(taken) {
+            if part.scaling.is_some() {
+                p.scale = p.scale.next(taken);
+            }
+            p.updates += taken as u32;
+        }
     }
     state.loss_sum.iter_mut().zip(&losses).for_each(|(sum, loss)| *sum += loss * rows);
     state.weight_sum += rows;
