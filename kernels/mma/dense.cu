@@ -85,21 +85,20 @@ KERNEL(dense_update_mma, 7, Learning) {
         const bool exist[] = {at.row + i < g.m, at.row + i + 8 < g.m};
         const float2 d[] = {upper, lower};
         float2 w[2]{}, v[2]{};
-        // The lower row is eight further: kept as a distance, for its place would spill a register on sm_80.
-        const u64 first = (u64)(at.row + i) * g.n;
+        const u64 rows[] = {(u64)(at.row + i) * g.n, (u64)(at.row + i + 8) * g.n};
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-            if (exist[r]) w[r] = two(o.in<float>(2) + first + 8 * r * g.n, column, g.n);
-            if (exist[r] && step.momentum != 0) v[r] = two(o.in<float>(3) + first + 8 * r * g.n, column, g.n);
+            if (exist[r]) w[r] = two(o.in<float>(2) + rows[r], column, g.n);
+            if (exist[r] && step.momentum != 0) v[r] = two(o.in<float>(3) + rows[r], column, g.n);
         }
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
             step.take(w[r].x, v[r].x, d[r].x);
             step.take(w[r].y, v[r].y, d[r].y);
             if (!exist[r]) continue;
-            put(o.out<float>(2) + first + 8 * r * g.n, column, g.n, w[r]);
-            if (step.momentum != 0) put(o.out<float>(3) + first + 8 * r * g.n, column, g.n, v[r]);
-            if (STORAGE != 0) put_narrow(o.out<Real>(4) + first + 8 * r * g.n, column, g.n, w[r]);
+            put(o.out<float>(2) + rows[r], column, g.n, w[r]);
+            if (step.momentum != 0) put(o.out<float>(3) + rows[r], column, g.n, v[r]);
+            if (STORAGE != 0) put_narrow(o.out<Real>(4) + rows[r], column, g.n, w[r]);
         }
     });
     sums.each([&](int i, float v) {
