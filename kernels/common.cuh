@@ -38,8 +38,11 @@ struct Operands {
 #endif
 
 /// A kernel `name` with `n` operands and a struct of numbers.
-#define KERNEL(name, n, Args) \
-    extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) name(const __grid_constant__ Operands<n> o, const __grid_constant__ Args a)
+#define KERNEL(name, n, Args) KERNEL_RESIDENT(name, n, Args, RESIDENT)
+
+/// The same, with its own number of blocks that share a multiprocessor.
+#define KERNEL_RESIDENT(name, n, Args, resident) \
+    extern "C" __global__ void __launch_bounds__(THREADS, resident) name(const __grid_constant__ Operands<n> o, const __grid_constant__ Args a)
 
 /// The element of this thread, in kernels that give one to each.
 __device__ inline u32 element() { return blockIdx.x * THREADS + threadIdx.x; }

@@ -69,7 +69,8 @@ __device__ inline void put_narrow(Real *row, int at, int width, float2 v) {
 
 // A step of w along dw = dy^T x, which is not written, and db = the column sums of dy: x [N,I], dy [N,O]; w and v [O,I] in
 // float32 and w as Real, where that is another type, all updated; hyper [lr, momentum, weight decay, first]; db [O] in float32
-KERNEL(dense_update_mma, 7, Learning) {
+// On sm_80 a tile of 128 x 128 would spill a register where two blocks share them.
+KERNEL_RESIDENT(dense_update_mma, 7, Learning, __CUDA_ARCH__ < 900 && BM * BN >= 128 * 128 ? 1 : RESIDENT) {
     const Gemm &g = a.product;
     const Split at(g);
     Across<BM> dy(o.in<Real>(1), at.row, g.m, g.m, at.begin, at.end);
