@@ -3,7 +3,9 @@ which inner folds choose, and suits a few hundred pictures better than any large
 
 The weights b and the bias a of a target minimise
 
-    sum w_i (y_i - a - x_i b)^2 / sum w_i + lambda s^2 |b|^2
+```text
+sum w_i (y_i - a - x_i b)^2 / sum w_i + lambda s^2 |b|^2
+```
 
 over rows i of weight w_i, s^2 being the mean variance of the features: so `lambda` means the same whatever the scale of the
 features and the number of rows. All sums are float64. With more features than rows the system has a row and a column for
