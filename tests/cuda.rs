@@ -15,7 +15,7 @@ use deep_affect::sim::{self, Access, Grid, Program, Window};
 use deep_affect::train::network::Precision;
 use deep_affect::{nvrtc, progress};
 use std::collections::HashMap;
-use std::ffi::{CStr, OsString, c_char};
+use std::ffi::{CStr, OsStr, OsString, c_char};
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, LazyLock, Mutex};
@@ -126,6 +126,13 @@ fn imitation(dir: &Path, compile: &[&str]) -> OsString {
     env::join_paths([dir.to_path_buf()].into_iter().chain(env::split_paths(&old))).unwrap()
 }
 
+/// A program that finds the imitation under `path`, whose log is in `dir`.
+fn beside(program: impl AsRef<OsStr>, dir: &Path, path: &OsStr) -> Command {
+    let mut command = Command::new(program);
+    command.env("LD_LIBRARY_PATH", path).env("FAKE_CUDA_LOG", dir.join("log")).env("DEEP_AFFECT_CACHE", dir);
+    command
+}
+
 /// Runs [`inside`] with the imitation and these variables: what it printed, and what the driver was asked for.
 fn with(variables: &[(&str, &str)], compile: &[&str]) -> (String, Vec<String>) {
     within("inside", variables, compile)
@@ -135,11 +142,8 @@ fn with(variables: &[(&str, &str)], compile: &[&str]) -> (String, Vec<String>) {
 fn within(test: &str, variables: &[(&str, &str)], compile: &[&str]) -> (String, Vec<String>) {
     let dir = tempfile::tempdir().unwrap();
     let (path, log) = (imitation(dir.path(), compile), dir.path().join("log"));
-    let out = Command::new(env::current_exe().unwrap())
+    let out = beside(env::current_exe().unwrap(), dir.path(), &path)
         .args([test, "--exact", "--nocapture"])
-        .env("LD_LIBRARY_PATH", path)
-        .env("FAKE_CUDA_LOG", &log)
-        .env("DEEP_AFFECT_CACHE", dir.path())
         .envs(variables.iter().copied())
         .output()
         .unwrap();
@@ -258,14 +262,8 @@ fn doctor_says_whether_driver_and_compiler_fit() {
     let path = imitation(dir.path(), &[]);
     let own = nvrtc::available().unwrap();
     for (version, fits) in [(13000, true), (12000, own.major == 12)] {
-        let out = Command::new(env!("CARGO_BIN_EXE_deep-affect"))
-            .arg("doctor")
-            .env("LD_LIBRARY_PATH", &path)
-            .env("FAKE_CUDA_LOG", dir.path().join("log"))
-            .env("FAKE_CUDA_VERSION", version.to_string())
-            .env("DEEP_AFFECT_CACHE", dir.path())
-            .output()
-            .unwrap();
+        let mut doctor = beside(env!("CARGO_BIN_EXE_deep-affect"), dir.path(), &path);
+        let out = doctor.arg("doctor").env("FAKE_CUDA_VERSION", version.to_string()).output().unwrap();
         let said = String::from_utf8(out.stdout).unwrap();
         let verdict = if fits { "; fits the driver" } else { "; too new for the driver" };
         assert!(said.contains(&format!("found, version {own}{verdict}")), "{said}");
@@ -299,13 +297,10 @@ fn the_fastest_tiles_are_kept_for_a_gpu() {
     let dir = tempfile::tempdir().unwrap();
     let path = imitation(dir.path(), &[]);
     let run = |args: &[&str]| {
-        let out = Command::new(env!("CARGO_BIN_EXE_deep-affect"))
+        let out = beside(env!("CARGO_BIN_EXE_deep-affect"), dir.path(), &path)
             .args(["kernels"])
             .args(args)
             .args(["vgg16", "--width", "8", "--image", "64", "--batch", "40", "--precision", "bf16", "--pass", "infer"])
-            .env("LD_LIBRARY_PATH", &path)
-            .env("FAKE_CUDA_LOG", dir.path().join("log"))
-            .env("DEEP_AFFECT_CACHE", dir.path())
             .output()
             .unwrap();
         let [said, remarks] = [out.stdout, out.stderr].map(|t| String::from_utf8(t).unwrap());

@@ -633,10 +633,48 @@ impl Context<'_> {
         Ok((w0, grads, lr))
     }
 
+    /// The first `N` inputs of an optimiser, w and averages that begin at 0, after each step; then the sizes of the terms that
+    /// they are sums of: the same of magnitudes, climbing. The other inputs are the gradient and `hyper(step, sign of the rate)`.
+    fn descended<const N: usize>(
+        &self,
+        op: impl Op + 'static,
+        w0: &Tensor,
+        grads: &Tensor,
+        hyper: impl Fn(usize, f64) -> [f64; 4],
+    ) -> Result<[[Vec<f64>; N]; 2]> {
+        let n = w0.data.len();
+        let mut g = Graph::default();
+        let state: [Value; N] = std::array::from_fn(|i| g.state(&format!("state{i}"), Type::f32(&[n])));
+        let [grad, settings] = [("grad", Type::f32(&[n])), ("hyper", hyper_type())].map(|(name, t)| g.state(name, t));
+        let outs = g.push(op, &[&state[..], &[grad, settings]].concat());
+        let descend = |device, w: Vec<f64>, grads: &[f64], sign: f64| -> Result<[Vec<f64>; N]> {
+            let mut s = Session::new(g.clone(), &[&outs], Options::default(), device)?;
+            s.write(state[0], Data::F64(&w))?;
+            for average in &state[1..] {
+                s.write(*average, Data::F64(&vec![0.0; n]))?;
+            }
+            let mut after = [const { vec![] }; N];
+            for (i, x) in grads.chunks(n).enumerate() {
+                s.write(grad, Data::F64(x))?;
+                s.write(settings, Data::F64(&hyper(i, sign)))?;
+                s.run(0)?;
+                for (a, v) in after.iter_mut().zip(state) {
+                    a.extend(s.read64(v)?);
+                }
+            }
+            Ok(after)
+        };
+        let abs = |x: &[f64]| x.iter().map(|x| x.abs()).collect::<Vec<f64>>();
+        Ok([
+            descend(self.open()?, w0.data.clone(), &grads.data, 1.0)?,
+            descend(Box::new(Reference::new()), abs(&w0.data), &abs(&grads.data), -1.0)?,
+        ])
+    }
+
     fn adamw(&self) -> Answer {
         self.knows(&["lr", "betas", "eps", "weight_decay"])?;
         let (w0, grads, lr) = self.descent()?;
-        let (steps, n) = (lr.len(), w0.data.len());
+        let steps = lr.len();
         let usual = AdamW::default();
         let [beta1, beta2] = match self.parameters().get("betas") {
             None => [usual.beta1, usual.beta2],
@@ -648,31 +686,8 @@ impl Context<'_> {
         let (decay, eps) = (self.number("weight_decay", 1e-2)?, self.number("eps", usual.eps)?);
         let op = AdamW { beta1, beta2, eps, ..usual };
 
-        let ty = Type::f32(&[n]);
-        let mut g = Graph::default();
-        let ins = ["w", "m", "v", "g"].map(|name| g.state(name, ty));
-        let hyper = g.state("hyper", hyper_type());
-        let outs = g.push(op, &[ins[0], ins[1], ins[2], ins[3], hyper]);
-        // (w, m, v) after each step.
-        let descend = |device, w: Vec<f64>, grads: &[f64], sign: f64| -> Result<[Vec<f64>; 3]> {
-            let mut s = Session::new(g.clone(), &[&outs], Options::default(), device)?;
-            for (v, x) in ins.into_iter().zip([w, vec![0.0; n], vec![0.0; n]]) {
-                s.write(v, Data::F64(&x))?;
-            }
-            let mut after = [vec![], vec![], vec![]];
-            for (t, (grad, lr)) in (1..).zip(grads.chunks(n).zip(&lr)) {
-                s.write(ins[3], Data::F64(grad))?;
-                s.write(hyper, Data::F64(&op.hyper(sign * lr, decay, t)))?;
-                s.run(0)?;
-                for (a, v) in after.iter_mut().zip(ins) {
-                    a.extend(s.read64(v)?);
-                }
-            }
-            Ok(after)
-        };
-        let got = descend(self.open()?, w0.data.clone(), &grads.data, 1.0)?;
-        let abs = |x: &[f64]| x.iter().map(|x| x.abs()).collect::<Vec<f64>>();
-        let terms = descend(Box::new(Reference::new()), abs(&w0.data), &abs(&grads.data), -1.0)?;
+        let hyper = |i: usize, sign: f64| op.hyper(sign * lr[i], decay, i as u32 + 1);
+        let [got, terms] = self.descended::<3>(op, w0, grads, hyper)?;
         let mut dims = vec![steps];
         dims.extend(&w0.dims);
         let relative = if self.exact { EXACT } else { (7 * steps + 16) as f64 * U };
@@ -687,36 +702,14 @@ impl Context<'_> {
     fn sgd(&self) -> Answer {
         self.knows(&["lr", "momentum", "weight_decay", "nesterov", "dampening"])?;
         let (w0, grads, lr) = self.descent()?;
-        let (steps, n) = (lr.len(), w0.data.len());
+        let steps = lr.len();
         let (momentum, decay) = (self.number("momentum", 0.0)?, self.number("weight_decay", 0.0)?);
         let dampening = self.number("dampening", 0.0)?;
         let form = if self.case.ends_with("_keras") { Form::Keras } else { Form::Torch };
         let op = Sgd { form, nesterov: self.flag("nesterov"), dampening: dampening as f32 };
 
-        let ty = Type::f32(&[n]);
-        let mut g = Graph::default();
-        let ins = ["w", "v", "g"].map(|name| g.state(name, ty));
-        let hyper = g.state("hyper", hyper_type());
-        let outs = g.push(op, &[ins[0], ins[1], ins[2], hyper]);
-        // (w, v) after each step.
-        let descend = |device, w: Vec<f64>, grads: &[f64], sign: f64| -> Result<[Vec<f64>; 2]> {
-            let mut s = Session::new(g.clone(), &[&outs], Options::default(), device)?;
-            s.write(ins[0], Data::F64(&w))?;
-            s.write(ins[1], Data::F64(&vec![0.0; n]))?;
-            let mut after = [vec![], vec![]];
-            for (i, grad) in grads.chunks(n).enumerate() {
-                s.write(ins[2], Data::F64(grad))?;
-                s.write(hyper, Data::F64(&[sign * lr[i], momentum, decay, (i == 0) as u8 as f64]))?;
-                s.run(0)?;
-                for (a, v) in after.iter_mut().zip(ins) {
-                    a.extend(s.read64(v)?);
-                }
-            }
-            Ok(after)
-        };
-        let got = descend(self.open()?, w0.data.clone(), &grads.data, 1.0)?;
-        let abs = |x: &[f64]| x.iter().map(|x| x.abs()).collect::<Vec<f64>>();
-        let terms = descend(Box::new(Reference::new()), abs(&w0.data), &abs(&grads.data), -1.0)?;
+        let hyper = |i: usize, sign: f64| [sign * lr[i], momentum, decay, (i == 0) as u8 as f64];
+        let [got, terms] = self.descended::<2>(op, w0, grads, hyper)?;
         let mut dims = vec![steps];
         dims.extend(&w0.dims);
         let mut checked = vec![];
