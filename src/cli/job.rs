@@ -76,11 +76,12 @@ impl Job {
         if choice == HeadChoice::Ridge {
             settings.optimizer = Updates::Ridge;
         }
-        if choice != HeadChoice::Trained && !config.towers.iter().all(|t| frozen.contains(&t.name)) {
+        let features = config.towers.iter().all(|t| frozen.contains(&t.name));
+        if choice != HeadChoice::Trained && !features {
             return Err(Error::usage("--head ridge and --head auto are for features that do not change")
                 .fix("add --freeze all, or name widths in --head"));
         }
-        if config.towers.iter().all(|t| frozen.contains(&t.name)) {
+        if features {
             let what = [(settings.augment.is_some(), "--augment"), (data.resident == Resident::Yes, "--resident yes")];
             if let Some((_, flag)) = what.into_iter().find(|w| w.0) {
                 return Err(Error::usage(format!(
@@ -124,7 +125,7 @@ impl Job {
             device_name,
             compute: compute.clone(),
         };
-        if job.config.towers.iter().all(|t| job.frozen.contains(&t.name)) {
+        if features {
             job.extract(&cache, &bar)?;
         }
         Ok(job)
