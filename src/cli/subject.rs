@@ -73,7 +73,7 @@ pub enum Scale {
     Full,
     /// Full width on the smallest image.
     SmallImage,
-    /// A few channels on the smallest image, and no more of everything else than it takes.
+    /// A few channels on a small image, and no more of everything else than it takes.
     Tiny,
 }
 
@@ -93,7 +93,7 @@ impl Subject {
             let (image, width) = match scale {
                 Scale::Full => (n.image, 1),
                 Scale::SmallImage => (n.smallest, 1),
-                Scale::Tiny => (n.smallest, TINY),
+                Scale::Tiny => (n.smallest.max(TINY_IMAGE), TINY),
             };
             let task = Task::Classifier {
                 network: self.name.clone(),
@@ -116,7 +116,7 @@ impl Subject {
     fn fused(&self, seed: u64, scale: Scale) -> Result<Chosen> {
         let mut flags = self.flags.clone();
         if scale != Scale::Full {
-            flags.image.get_or_insert(32);
+            flags.image.get_or_insert(TINY_IMAGE);
         }
         if scale == Scale::Tiny {
             flags.width.get_or_insert(4 * TINY);
@@ -145,6 +145,10 @@ impl Subject {
 
 /// Divides the channels of a network that is to be tiny.
 const TINY: usize = 16;
+
+/// Side of a tiny network's image, where its network takes that. Residual networks take one pixel too; batch norm then has four
+/// numbers to norm by, and in the deepest the loss bends within any difference that float64 can tell.
+const TINY_IMAGE: usize = 32;
 
 impl Chosen {
     /// Whether the weights are those of a file, and not drawn.
