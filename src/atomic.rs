@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes gathered before they go to the system.
-const BUFFER: usize = 1 << 20;
+pub const BUFFER: usize = 1 << 20;
 
 /// Replaces `path` by what `fill` writes.
 ///
@@ -29,7 +29,33 @@ pub fn write(path: impl AsRef<Path>, fill: impl FnOnce(&mut dyn Write) -> io::Re
 /// [`write()`] for content whose beginning is known last: `fill` gets the empty file itself, may go back in it, and may
 /// fail for reasons of its own.
 pub fn write_file<T>(path: impl AsRef<Path>, fill: impl FnOnce(&mut File) -> Result<T>) -> Result<T> {
-    let path = path.as_ref();
+    replace(path.as_ref(), false, fill)
+}
+
+/// [`write_file`]; the file that is replaced is kept under the name of [`previous`], in place of what had that name. The new
+/// file takes its place first: at any instant at least one of the two names leads to another file than the one that is
+/// replaced, so a crash does not leave a file that is damaged under both.
+pub fn write_keeping<T>(path: impl AsRef<Path>, fill: impl FnOnce(&mut File) -> Result<T>) -> Result<T> {
+    replace(path.as_ref(), true, fill)
+}
+
+/// Where [`write_keeping`] keeps what was there before: `NAME.previous` beside the file, or beside what a link leads to.
+pub fn previous(path: &Path) -> PathBuf {
+    let mut name = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf()).into_os_string();
+    name.push(".previous");
+    name.into()
+}
+
+/// Removes what [`write_keeping`] kept, where a job is done and no more than its result is wanted.
+pub fn forget_previous(path: &Path) -> Result<()> {
+    let before = previous(path);
+    match fs::remove_file(&before) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io(&before, "remove", e)),
+        _ => Ok(()),
+    }
+}
+
+fn replace<T>(path: &Path, keep: bool, fill: impl FnOnce(&mut File) -> Result<T>) -> Result<T> {
     let failed = |e| Error::io(path, "write", e);
     // A rename would replace the link, not the file behind it.
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
@@ -52,20 +78,49 @@ pub fn write_file<T>(path: impl AsRef<Path>, fill: impl FnOnce(&mut File) -> Res
 
     let (mut file, temp) = create(folder, &prefix).map_err(|e| Error::io(path, "create a file beside it", e))?;
     let temp = Temporary { path: temp, renamed: false };
-    if let Some(m) = old {
+    if let Some(m) = &old {
         file.set_permissions(m.permissions()).map_err(failed)?;
     }
     let made = fill(&mut file)?;
     file.sync_all().map_err(failed)?;
-    temp.rename(&target).map_err(failed)?;
+    let before = match keep && old.is_some() {
+        true => Some(second_name(&target, folder, &prefix).map_err(|e| Error::io(path, "keep the file before", e))?),
+        false => None,
+    };
+    if let Err(e) = temp.rename(&target) {
+        // Where files have one name only, it is given back.
+        before.map(|b| b.rename(&target));
+        return Err(failed(e));
+    }
     // `file` stays open, and with it locked, until the temporary name is gone: also on the ways out above.
     drop(file);
-    // Without this the rename itself may be lost in a power failure. Windows cannot open folders and needs no such call.
+    settle(path, folder)?;
+    if let Some(before) = before {
+        before.rename(&previous(&target)).map_err(|e| Error::io(path, "keep the file before", e))?;
+        settle(path, folder)?;
+    }
+    Ok(made)
+}
+
+/// Without this a rename may be lost in a power failure. Windows cannot open folders and needs no such call.
+fn settle(path: &Path, folder: &Path) -> Result<()> {
     #[cfg(unix)]
     File::open(folder)
         .and_then(|d| d.sync_all())
         .map_err(|e| Error::io(path, "make the new file durable (it is complete and in place)", e))?;
-    Ok(made)
+    #[cfg(not(unix))]
+    let _ = (path, folder);
+    Ok(())
+}
+
+/// Gives a file a second name beside it; where the system has no second names, instead of its own.
+fn second_name(target: &Path, folder: &Path, prefix: &str) -> io::Result<Temporary> {
+    let (reserved, path) = create(folder, prefix)?;
+    let name = Temporary { path, renamed: false };
+    fs::remove_file(&name.path)?;
+    drop(reserved);
+    fs::hard_link(target, &name.path).or_else(|_| fs::rename(target, &name.path))?;
+    Ok(name)
 }
 
 /// Removes its file unless it was renamed: also when `fill` panics.
@@ -231,6 +286,30 @@ mod tests {
         let got = fs::read(&p).unwrap();
         assert!(got.len() == 4096 && got.iter().all(|b| *b == got[0]));
         assert_eq!(names(dir.path()), ["a.bin"]);
+    }
+
+    #[test]
+    fn the_file_before_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let p = dir.path().join("a.bin");
+        let before = previous(&p);
+        let put = |text: &[u8]| write_keeping(&p, |f| f.write_all(text).map_err(|e| Error::io(&p, "write", e)));
+        put(b"one").unwrap();
+        assert_eq!(names(dir.path()), ["a.bin"]);
+        for [old, new] in [["one", "two"], ["two", "three"]] {
+            put(new.as_bytes()).unwrap();
+            assert_eq!((fs::read(&p).unwrap(), fs::read(&before).unwrap()), (new.into(), old.into()));
+        }
+        let failed = write_keeping(&p, |_| Err::<(), _>(Error::job("no")));
+        assert!(failed.is_err());
+        assert_eq!((fs::read(&p).unwrap(), fs::read(&before).unwrap()), (b"three".to_vec(), b"two".to_vec()));
+        assert_eq!(names(dir.path()), ["a.bin", "a.bin.previous"]);
+        // The instant between the two renames, held still by a name that cannot be taken: the new file is in place.
+        fs::remove_file(&before).unwrap();
+        fs::create_dir_all(before.join("in the way")).unwrap();
+        let e = put(b"four").unwrap_err().to_string();
+        assert!(e.contains("a.bin: cannot keep the file before: "), "{e}");
+        assert_eq!((fs::read(&p).unwrap(), names(dir.path()).len()), (b"four".to_vec(), 2));
     }
 
     #[test]

@@ -54,6 +54,47 @@ pub fn checksum(bytes: &[u8]) -> u64 {
     lanes.into_iter().fold(0, |h, lane| (h ^ lane ^ (lane >> 31)).wrapping_mul(PRIME).rotate_left(23))
 }
 
+/// Bytes of a piece of a [`Sum`].
+pub const PIECE: usize = 1 << 20;
+
+/// The checksum of a long content, in two steps so that pieces can be summed side by side: [`checksum`] of the little-endian
+/// checksums of its pieces of [`PIECE`] bytes.
+pub fn combined(pieces: &[u64]) -> u64 {
+    let bytes: Vec<u8> = pieces.iter().flat_map(|p| p.to_le_bytes()).collect();
+    checksum(&bytes)
+}
+
+/// [`combined`] of what comes bit by bit.
+#[derive(Default)]
+pub struct Sum {
+    piece: Vec<u8>,
+    pieces: Vec<u64>,
+}
+
+impl Sum {
+    pub fn update(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(PIECE - self.piece.len()));
+            bytes = later;
+            if now.len() == PIECE {
+                self.pieces.push(checksum(now));
+                continue;
+            }
+            self.piece.extend_from_slice(now);
+            if self.piece.len() == PIECE {
+                self.pieces.push(checksum(&self.piece));
+                self.piece.clear();
+            }
+        }
+    }
+    pub fn finish(mut self) -> u64 {
+        if !self.piece.is_empty() {
+            self.pieces.push(checksum(&self.piece));
+        }
+        combined(&self.pieces)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,5 +120,19 @@ mod tests {
             assert_ne!(checksum(&bytes[..n]), sum);
         }
         assert_ne!(checksum(&[0; 8]), checksum(&[0; 9]));
+    }
+
+    #[test]
+    fn however_it_comes_the_sum_is_that_of_its_pieces() {
+        let bytes: Vec<u8> = (0..2 * PIECE + 12345).map(|i| (i * i / 7) as u8).collect();
+        for length in [0, 5, PIECE - 1, PIECE, PIECE + 1, bytes.len()] {
+            let bytes = &bytes[..length];
+            let want = combined(&bytes.chunks(PIECE).map(checksum).collect::<Vec<_>>());
+            for step in [1 << 12, PIECE - 3, PIECE, 3 * PIECE] {
+                let mut sum = Sum::default();
+                bytes.chunks(step).for_each(|part| sum.update(part));
+                assert_eq!(sum.finish(), want, "{length} bytes by {step}");
+            }
+        }
     }
 }

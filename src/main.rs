@@ -2,12 +2,14 @@
 
 use clap::Parser;
 use deep_affect::cli::{Cli, watch_devices, watch_signals};
+use deep_affect::mapped;
 use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     watch_signals();
+    mapped::watch();
     watch_devices();
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,11 +4,15 @@
 
 mod emoji;
 
+use deep_affect::atomic;
 use deep_affect::bundled;
 use deep_affect::rng::{Rng, Stream};
 use deep_affect::train::checkpoint;
 use deep_affect::weights::WeightFile;
+use deep_affect::weights::header::Info;
+use deep_affect::weights::write::{Entry, write_to};
 use std::fs;
+use std::ops::Range;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -467,4 +471,137 @@ fn the_demo_in_miniature() {
     good(dir.path(), &[&demo[..], &["--resume"]].concat());
     assert!(fs::read(dir.path().join("demo/predictions.csv")).unwrap() == first);
     assert_eq!(strays(dir.path()), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn numbers_that_no_run_can_go_by_are_refused_by_name() {
+    let dir = folder();
+    let p = dir.path();
+    let before = files(p);
+    let refused = |args: &[&str], flag: &str| {
+        let out = program(p, &[args, &[flag]].concat()).output().unwrap();
+        let (err, name) = (text(&out.stderr), flag.split_once('=').unwrap().0);
+        assert!(out.status.code() == Some(2) && err.starts_with("error: ") && err.contains(name), "{flag}: {err}");
+        assert_eq!(files(p), before, "{flag}");
+    };
+    let args = train("2", &[]);
+    for flag in
+        ["--lr=nan", "--lr=inf", "--lr=0", "--lr=-1", "--lr=1e39", "--momentum=nan", "--momentum=1", "--momentum=-inf"]
+    {
+        refused(&args, flag);
+    }
+    for flag in ["--weight-decay=nan", "--weight-decay=inf", "--keep=nan", "--keep-features=nan", "--test=nan"] {
+        refused(&args, flag);
+    }
+    let pretrain = ["pretrain", "set.csv", "--label", "kind", "--tower", "object", "--out", "t.safetensors"];
+    for flag in ["--lr=inf", "--keep=nan", "--keep=0"] {
+        refused(&pretrain, flag);
+    }
+    refused(&["train-face", "set.csv", "--label", "kind", "--out", "face"], "--momentum=nan");
+}
+
+/// Flips one bit in the middle of the largest tensor.
+fn damage(path: &Path) {
+    let file = WeightFile::open(path).unwrap();
+    let range = file.infos().iter().map(|t| t.range.clone()).max_by_key(|r| r.len()).unwrap();
+    let mut bytes = fs::read(path).unwrap();
+    bytes[range.start + range.len() / 2] ^= 4;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_damaged_checkpoint_is_noticed_and_the_one_before_is_used() {
+    let dir = folder();
+    let (p, path) = (dir.path(), dir.path().join(CHECKPOINT));
+    let predict = ["predict", "pictures/3.png", "--model", CHECKPOINT, "--threads", "1"];
+    good(p, &train("4", &[]));
+    let (want, ratings) = (results(p), good(p, &predict));
+    damage(&path);
+    let out = program(p, &predict).output().unwrap();
+    assert_eq!((out.status.code(), text(&out.stdout)), (Some(1), ""));
+    let line = complaint(&out);
+    assert!(line.contains("checkpoint.safetensors: tensor `") && line.contains("the file is damaged"), "{line}");
+
+    let out = program(p, &train("4", &["--resume"])).output().unwrap();
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let said = text(&out.stderr).lines().filter(|l| l.contains("going on from the checkpoint before")).count();
+    assert_eq!(said, 1, "{}", text(&out.stderr));
+    same(p, &want);
+    // The damaged one is gone, and no good one for it.
+    WeightFile::open(atomic::previous(&path)).unwrap().all_intact().unwrap();
+
+    // One as earlier versions wrote it, without checksums.
+    let file = WeightFile::open(&path).unwrap();
+    let metadata = file.metadata().iter();
+    let metadata =
+        metadata.map(|(k, v)| (k.clone(), v.replace("deep-affect-checkpoint-2", "deep-affect-checkpoint-1")));
+    let tensor = |t: &Info| Entry::bytes(&t.name, t.dtype, &t.shape, &file.as_bytes()[t.range.clone()]);
+    let entries: Vec<Entry> = file.infos().iter().map(tensor).collect();
+    let mut old = vec![];
+    write_to(&mut old, &metadata.collect(), &entries).unwrap();
+    fs::write(&path, &old).unwrap();
+    assert_eq!(good(p, &predict), ratings);
+    good(p, &train("4", &["--resume"]));
+    same(p, &want);
+
+    // No good one is left.
+    good(p, &train("4", &["--resume"]));
+    damage(&path);
+    damage(&atomic::previous(&path));
+    let out = program(p, &train("4", &["--resume"])).output().unwrap();
+    assert!(!out.status.success() && complaint(&out).contains("the file is damaged"));
+}
+
+#[test]
+fn no_flipped_bit_in_a_tensor_passes() {
+    let (half, done, mut rng) = (folder(), folder(), Rng::new(5, Stream::Test(0), 0));
+    assert_eq!(stopped(half.path(), &train("3000", &[]), "-INT", Duration::ZERO).0.code(), Some(130));
+    fs::remove_file(atomic::previous(&half.path().join(CHECKPOINT))).unwrap_or_default();
+    good(done.path(), &train("2", &[]));
+    // All of what a run goes on from; all of what a rating comes from.
+    let resume = train("3000", &["--resume"]);
+    let predict = vec!["predict", "pictures/3.png", "--model", CHECKPOINT, "--threads", "1"];
+    for (dir, args) in [(half, resume), (done, predict)] {
+        let path = dir.path().join(CHECKPOINT);
+        let whole = fs::read(&path).unwrap();
+        let places: Vec<(String, Range<usize>)> =
+            WeightFile::open(&path).unwrap().infos().iter().map(|t| (t.name.clone(), t.range.clone())).collect();
+        println!("{}: {} tensors", args[0], places.len());
+        for (name, range) in places {
+            let bit = 8 * range.start + rng.below(8 * range.len());
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&path, &bytes).unwrap();
+            let out = program(dir.path(), &args).output().unwrap();
+            assert_eq!((out.status.code(), text(&out.stdout)), (Some(1), ""), "bit {bit}, in {name}, passes");
+            let line = complaint(&out);
+            assert!(line.contains(&format!("tensor `{name}` is not as it was written: the file is damaged")), "{line}");
+        }
+        fs::write(&path, &whole).unwrap();
+        if args[0] == "predict" {
+            good(dir.path(), &args);
+        }
+    }
+}
+
+#[test]
+fn a_file_that_shrinks_while_it_is_mapped_is_named() {
+    let dir = folder();
+    let p = dir.path();
+    let tower = ["--tower", "object", "--image", "32", "--width", "32", "--epochs", "1", "--threads", "1"];
+    good(p, &[&["pretrain", "set.csv", "--label", "kind", "--out", "tower.safetensors"], &tower[..]].concat());
+    let frozen = ["--weights", "object=tower.safetensors", "--freeze", "object"];
+    let mut child = program(p, &train("100000", &frozen)).spawn().unwrap();
+    while !p.join(CHECKPOINT).exists() {
+        assert!(child.try_wait().unwrap().is_none(), "the run ended before its first checkpoint");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // In place, as `cp` does it.
+    fs::OpenOptions::new().write(true).open(p.join("tower.safetensors")).unwrap().set_len(100).unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(1), "{:?}: {}", out.status, text(&out.stderr));
+    let line = complaint(&out);
+    assert!(line.starts_with("error: tower.safetensors: the file was changed while it was being read; "), "{line}");
+    // What was kept is whole.
+    WeightFile::open(p.join(CHECKPOINT)).unwrap().all_intact().unwrap();
 }

@@ -623,6 +623,36 @@ fn bad_numbers_end_a_run_with_one_line() {
 }
 
 #[test]
+fn weights_that_are_no_numbers_are_never_kept() {
+    let pictures = pictures(16);
+    let (dir, data) = (tempfile::tempdir().unwrap(), samples(&pictures));
+    // The only step of the only epoch has a loss, and ruins the weights; nothing is monitored that would show it.
+    let s = Settings { lr: 3e38, batch: 11, epochs: 1, ..settings(1) };
+    let task = end_to_end(&config(Architecture::Shared));
+    let mut net = network(&task, s.batch, s.form, cpu(1));
+    let path = dir.path().join("c.safetensors");
+    let (mut state, mut best) = (State::new(&s, 1).unwrap(), vec![]);
+    checkpoint::save(&path, &card(&task, &s, &state), &net, &best, &[]).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let e = fit::fit(&mut net, &data, [&TRAINED, &[]], &s, &mut state, &mut best, &mut ()).unwrap_err().to_string();
+    assert!(e.contains("are NaN or infinite") && e.contains("lower --lr"), "{e}");
+    let e = checkpoint::save(&path, &card(&task, &s, &state), &net, &vec![], &[]).unwrap_err().to_string();
+    assert!(e.contains("are NaN or infinite") && e.contains("the last checkpoint is as it was"), "{e}");
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    for (bad, flag) in [
+        (Settings { lr: f64::INFINITY, ..settings(1) }, "--lr inf"),
+        (Settings { lr: 1e39, ..settings(1) }, "--lr 1"),
+        (Settings { momentum: f32::NAN, ..settings(1) }, "--momentum NaN"),
+        (Settings { momentum: 1.0, ..settings(1) }, "--momentum 1"),
+        (Settings { weight_decay: f32::INFINITY, ..settings(1) }, "--weight-decay inf"),
+    ] {
+        let e = State::new(&bad, 1).unwrap_err();
+        assert!(e.kind() == Kind::Usage && e.to_string().starts_with(flag), "{e}");
+    }
+}
+
+#[test]
 fn the_penalty_is_in_the_loss_and_in_the_gradient() {
     let pictures = pictures(16);
     let data = samples(&pictures);

@@ -78,6 +78,9 @@ impl TowerFlags {
         tower.dense.iter_mut().for_each(|d| *d = (*d / tower.width).max(1));
         tower.dense = self.dense.clone().unwrap_or(tower.dense);
         tower.keep = self.keep.unwrap_or(tower.keep);
+        if !(tower.keep > 0.0 && tower.keep <= 1.0) {
+            return Err(Error::usage(format!("--keep {} is not a number above 0 and up to 1", tower.keep)));
+        }
         tower.check_side(self.image)?;
         Ok(tower)
     }

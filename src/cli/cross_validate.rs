@@ -63,6 +63,7 @@ impl Command {
             let kept = self.keep_models.then(|| self.out.join(format!("fold-{f}.safetensors")));
             let (mut net, state, _) =
                 job.run([&train, &val], &format!("fold {} of {k}", f + 1), kept.as_deref(), false)?;
+            kept.as_deref().map_or(Ok(()), atomic::forget_previous)?;
             let y = fit::predict(&mut net, &job.samples(), &test)?;
             job.recycle(net);
             let truth: Vec<f32> = test.iter().flat_map(|&i| job.manifest.rows[i].targets.clone()).collect();

@@ -237,7 +237,7 @@ impl TrainFlags {
         }
         let decay = self.decay.as_deref().map(|text| Decay::parse(text, self.epochs)).transpose()?;
         let plateau = self.plateau > 0 && decay.is_none();
-        Ok(Settings {
+        let settings = Settings {
             epochs: self.epochs,
             batch: self.batch,
             lr: self.lr,
@@ -253,7 +253,9 @@ impl TrainFlags {
             seed: self.seed,
             precision: self.precision,
             augment: self.augment.as_deref().map(str::parse).transpose()?,
-        })
+        };
+        settings.check()?;
+        Ok(settings)
     }
 }
 

@@ -4,6 +4,7 @@ use super::flags::{DataFlags, HeadChoice, Resident, RunFlags, TrainFlags};
 use super::heads;
 use super::kept::{Run, fingerprint, resident};
 use super::{Bar, Compute};
+use crate::atomic;
 use crate::data::boxes::seen_whole;
 use crate::data::{Alpha, DecodeOptions, LoadOptions, Manifest, Pictures, folds};
 use crate::device::{Data, Device};
@@ -197,8 +198,9 @@ impl Job {
         let all = heads::candidates(own);
         // A run that is gone on with has made its choice.
         if let Some(path) = checkpoint.filter(|_| resume) {
-            let file = WeightFile::open(path)?;
-            let card = checkpoint::card(&file)?;
+            let card = |path: &Path| checkpoint::card(&*WeightFile::open(path)?);
+            // Whether tensors are damaged, and which file it goes on from, is found later: both are of one run.
+            let card = card(path).or_else(|e| card(&atomic::previous(path)).map_err(|_| e))?;
             let same = |c: &&heads::Candidate| self.task(&c.config) == card.task;
             let chosen = all.iter().find(same).unwrap_or(&all[0]);
             let said = format!("{}, chosen when the run began", chosen.name());
@@ -345,7 +347,9 @@ impl Job {
     fn begin(&self, net: &mut Network, train: &[usize], means: &[f64]) -> Result<()> {
         if let Some(file) = &self.start {
             for v in net.stored() {
-                let t = file.tensor(net.session.graph.name(v))?;
+                let name = net.session.graph.name(v);
+                file.intact(name)?;
+                let t = file.tensor(name)?;
                 net.session.write(v, Data::F32(&t.to_f32()?))?;
             }
             return Ok(());

@@ -2,6 +2,7 @@
 
 use super::flags::Resident;
 use super::{Bar, stopped};
+use crate::atomic;
 use crate::data::Pictures;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -43,6 +44,7 @@ impl Run<'_> {
         match checkpoint.filter(|_| resume) {
             Some(path) => {
                 let (file, old) = continued(path, &card)?;
+                let file = if file.path() == path { file } else { put_back(file)? };
                 card.state = old.state;
                 best = checkpoint::restore(&file, net)?;
                 card.state.finished |= card.state.epoch >= s.epochs;
@@ -67,8 +69,8 @@ impl Run<'_> {
 
 /// The file of the run that `card` describes, and where that run stands. Fails if it is of another.
 pub fn continued(path: &Path, card: &Card) -> Result<(Arc<WeightFile>, Card)> {
-    let file = WeightFile::open(path)?;
-    let old = checkpoint::card(&file)?;
+    let (file, old) = last_good(path)?;
+    let path = file.path();
     let wrong =
         |what: &str| Err(Error::file(path, format!("was trained {what}")).fix("resume with the command of that run"));
     if old.data != card.data {
@@ -84,6 +86,32 @@ pub fn continued(path: &Path, card: &Card) -> Result<(Arc<WeightFile>, Card)> {
             .fix("train anew with more --epochs, or resume with those of that run to write its report"));
     }
     Ok((file, old))
+}
+
+/// The last checkpoint, or the one before if that is damaged or lost, which is said.
+fn last_good(path: &Path) -> Result<(Arc<WeightFile>, Card)> {
+    let open = |path: &Path| {
+        let file = WeightFile::open(path)?;
+        let card = checkpoint::card(&file)?;
+        file.all_intact()?;
+        Ok((file, card))
+    };
+    open(path).or_else(|e: Error| {
+        let before = atomic::previous(path);
+        let Ok(found) = open(&before) else { return Err(e) };
+        remark!("{}", e.fix(format!("going on from the checkpoint before, {}", before.display())));
+        Ok(found)
+    })
+}
+
+/// Gives the checkpoint before the name of the last, which is damaged or lost: the next one must not take its place.
+fn put_back(before: Arc<WeightFile>) -> Result<Arc<WeightFile>> {
+    let from = before.path().to_path_buf();
+    // Not every system can rename what is mapped.
+    drop(before);
+    let to = from.with_extension("");
+    std::fs::rename(&from, &to).map_err(|e| Error::io(&to, "put the checkpoint before in its place", e))?;
+    WeightFile::open(&to)
 }
 
 /// What a resumed run must have in common with the one it continues: which pictures, and what each is to give.

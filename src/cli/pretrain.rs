@@ -76,6 +76,7 @@ impl Command {
             augment: self.augment.as_deref().map(str::parse).transpose()?,
             ..Settings::default()
         };
+        settings.check()?;
         let folder = self.out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         prepare(folder)?;
         let manifest = Manifest::read(&self.manifest, &[])?;

@@ -236,6 +236,7 @@ impl Chosen {
     /// The first values of the parameters.
     pub fn fill(&self, session: &mut Session) -> Result<()> {
         if let Some(file) = &self.file {
+            checkpoint::read_ahead(file, &session.graph).done()?;
             return checkpoint::bind(file, session);
         }
         let params: Vec<Value> = session.graph.stored().collect();

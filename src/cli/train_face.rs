@@ -233,6 +233,7 @@ impl Command {
             predicted,
         };
         put(&result, &json(&one))?;
+        atomic::forget_previous(&kept)?;
         Ok(one)
     }
 
@@ -264,6 +265,7 @@ impl Command {
         }
         put(&dir.join("predictions.csv"), &text)?;
         let file = WeightFile::open(checkpoint(dir, best))?;
+        file.all_intact()?;
         let tower = dir.join("face.safetensors");
         let stored = file.infos().iter().map(|t| {
             let source = Source::File(file.clone(), t.name.clone());

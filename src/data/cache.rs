@@ -14,9 +14,9 @@ use super::pictures::{Outcome, fingerprints, records};
 use crate::atomic;
 use crate::error::{Error, Result};
 use crate::hash;
+use crate::mapped::Mapped;
 use crate::preprocess::{self, View};
 use crate::progress::Progress;
-use memmap2::Mmap;
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::fs::File;
@@ -75,7 +75,8 @@ pub struct Pictures {
 #[derive(Debug)]
 enum Store {
     Memory(Vec<u8>),
-    Mapped(Mmap),
+    /// Boxed, so that what is handed from thread to thread stays small.
+    Mapped(Box<Mapped>),
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -200,7 +201,7 @@ fn from_cache(sources: &[Source], opts: &LoadOptions, dir: &Path, progress: &dyn
     let path = dir.join(format!("pictures-{key:032x}.u8"));
     let rebuilt = match open(&path, key, &opts.views, sources.len()) {
         Ok(Some((map, outcome))) => {
-            return Ok(Loaded { cached: true, ..loaded(Store::Mapped(map), opts, outcome, sources) });
+            return Ok(Loaded { cached: true, ..loaded(Store::Mapped(map.into()), opts, outcome, sources) });
         }
         Ok(None) => None,
         Err(why) => Some(format!("{}: {why}; it was made again", path.display())),
@@ -224,7 +225,7 @@ fn from_cache(sources: &[Source], opts: &LoadOptions, dir: &Path, progress: &dyn
     let (map, outcome) = open(&path, key, &opts.views, sources.len())
         .and_then(|found| found.ok_or_else(|| "it vanished".into()))
         .map_err(|why| Error::file(&path, format!("cannot read back what was written: {why}")).fix("check the disk"))?;
-    Ok(Loaded { rebuilt, ..loaded(Store::Mapped(map), opts, outcome, sources) })
+    Ok(Loaded { rebuilt, ..loaded(Store::Mapped(map.into()), opts, outcome, sources) })
 }
 
 fn key(names: &[u128], sources: &[Source], opts: &LoadOptions) -> u128 {
@@ -261,14 +262,12 @@ fn header(key: u128, views: &[View], n: usize, tail: &[u8]) -> [u8; HEADER] {
 }
 
 /// The mapped file if it is there and whole; None if it is not there; why not otherwise.
-fn open(path: &Path, key: u128, views: &[View], sources: usize) -> Result<Option<(Mmap, Outcome)>, String> {
+fn open(path: &Path, key: u128, views: &[View], sources: usize) -> Result<Option<(Mapped, Outcome)>, String> {
     let file = match File::open(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|e| e.to_string())?,
     };
-    // SAFETY: the file is only ever replaced by rename, never written in place, so the mapped bytes do not change. A user
-    // who truncates a file inside the cache folder while it is in use gets a bus error; the documentation says so.
-    let map = unsafe { Mmap::map(&file) }.map_err(|e| e.to_string())?;
+    let map = Mapped::new(path, &file).map_err(|e| e.to_string())?;
     let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| map[at + i]));
     if map.len() < HEADER || map[..8] != MAGIC || word(HEADER - 8) != hash::checksum(&map[..HEADER - 8]) {
         return Err("the header is damaged".into());

@@ -88,6 +88,7 @@ impl Source {
 
     /// The same for a file that is already mapped.
     pub fn new(file: Arc<WeightFile>) -> Result<Self> {
+        file.all_intact()?;
         let is_checkpoint = file.metadata().contains_key(checkpoint::CARD);
         let (task, classes) = if is_checkpoint {
             let card = checkpoint::card(&file)?;

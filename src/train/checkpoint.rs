@@ -12,6 +12,7 @@ use crate::device::{Data, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::models::{Config, Tower};
+use crate::weights::file::Ahead;
 use crate::weights::import::SOURCE_SHA256;
 use crate::weights::{IMAGE, LAYOUT, PREPROCESS, WeightFile};
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,7 @@ const BEST: &str = "best.";
 /// The header of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Card {
-    /// Always `deep-affect-checkpoint-1`.
+    /// [`FORMAT`].
     pub format: String,
     pub task: Task,
     pub settings: Settings,
@@ -45,8 +46,10 @@ pub struct Card {
     pub tower_classes: BTreeMap<String, Vec<String>>,
 }
 
-/// Version of the file format.
-pub const FORMAT: &str = "deep-affect-checkpoint-1";
+/// Version of the file format: always with checksums.
+pub const FORMAT: &str = "deep-affect-checkpoint-2";
+/// The same without checksums, as earlier versions wrote it.
+const WITHOUT_SUMS: &str = "deep-affect-checkpoint-1";
 /// Metadata key of the header: only checkpoints have it.
 pub const CARD: &str = "checkpoint";
 
@@ -75,7 +78,8 @@ impl Card {
     }
 }
 
-/// Writes a checkpoint, tensor by tensor from where each one is. When the run is finished, only weights are written: the
+/// Writes a checkpoint, tensor by tensor from where each one is, and keeps the one that was there before
+/// ([`crate::atomic::previous`]). When the run is finished, only weights are written: the
 /// session must hold the best ones. `extra` are the weights that are part of the model but not of the network being
 /// trained: frozen towers'.
 pub fn save(path: &Path, card: &Card, net: &Network, best: &Best, extra: &[Stored]) -> Result<()> {
@@ -100,7 +104,7 @@ pub fn save(path: &Path, card: &Card, net: &Network, best: &Best, extra: &[Store
         metadata.insert(PREPROCESS.into(), p);
         metadata.insert(IMAGE.into(), image.to_string());
     }
-    stored::write(path, &metadata, &tensors)
+    stored::write_keeping(path, &metadata, &tensors)
 }
 
 /// Metadata key: JSON of the towers whose weights are not in the file, by name, and which of the program they are
@@ -151,7 +155,10 @@ pub fn card(file: &WeightFile) -> Result<Card> {
     })?;
     let card: Card = serde_json::from_str(text)
         .map_err(|e| Error::file(file.path(), format!("its state cannot be read: {e}")).at("header"))?;
-    if card.format != FORMAT {
+    if card.format == FORMAT && !file.has_sums() {
+        return Err(Error::file(file.path(), "has lost its checksums: the file is damaged").fix("use another copy"));
+    }
+    if ![FORMAT, WITHOUT_SUMS].contains(&&*card.format) {
         return Err(Error::file(file.path(), format!("has format `{}`, not `{FORMAT}`", card.format))
             .fix("use the version of the program that wrote it"));
     }
@@ -179,10 +186,10 @@ pub fn bind(file: &Arc<WeightFile>, session: &mut Session) -> Result<()> {
     Ok(())
 }
 
-/// Begins to read what [`bind`] will hand out, in the order in which a run of this graph comes to it.
-pub fn read_ahead(file: &Arc<WeightFile>, graph: &Graph) {
-    let range = |v| file.own(&name_of(file, graph.name(v))).map(|t| t.range.clone());
-    file.read_ahead(graph.stored().filter_map(range));
+/// Begins to read what [`bind`] will hand out, in the order in which a run of this graph comes to it, and then to check
+/// that it is as it was written.
+pub fn read_ahead(file: &Arc<WeightFile>, graph: &Graph) -> Ahead {
+    file.read_ahead(graph.stored().map(|v| name_of(file, graph.name(v))).collect())
 }
 
 /// The tensor of the file that is a weight as it is used: the best weights of an unfinished run go before its last.
@@ -208,7 +215,11 @@ pub fn restore(file: &Arc<WeightFile>, net: &mut Network) -> Result<Best> {
         match file.aligned_f32(name).filter(|_| cfg!(unix)) {
             Some(range) => params::bind(session, v, file, range),
             // Elsewhere a file that is mapped cannot be replaced by the next checkpoint.
-            None => session.write(v, Data::F32(&t.to_f32()?)),
+            None => {
+                session.write(v, Data::F32(&t.to_f32()?))?;
+                file.own(name).into_iter().for_each(|t| file.release(t.range.clone()));
+                Ok(())
+            }
         }
     };
     for v in net.stored() {

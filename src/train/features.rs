@@ -185,6 +185,7 @@ fn read(path: &Path, key: &str) -> Option<Rows> {
     if file.metadata().get("key").map(String::as_str) != Some(key) {
         return None;
     }
+    file.intact(FEATURES).ok()?;
     let t = file.tensor(FEATURES).ok()?;
     Some((*t.shape.get(1)?, t.to_f32().ok()?.into_owned()))
 }

@@ -3,6 +3,7 @@
 
 use super::network::{EVAL, Method, Network, Optimizer, PENALTY, Precision, TRAIN};
 use super::schedule::{Decay, EarlyStop, Plateau, PlateauRule, Schedule, Verdict};
+use super::stored;
 use crate::data::Pictures;
 use crate::device::Data;
 use crate::error::{Error, Result};
@@ -194,6 +195,24 @@ pub struct State {
 }
 
 impl Settings {
+    /// Refuses numbers that no run can go by, by the names of their flags.
+    pub fn check(&self) -> Result<()> {
+        let wrong = |flag: &str, x: f64, range: &str| {
+            Err(Error::usage(format!("--{flag} {x} is not a number {range}")).fix(format!("give another --{flag}")))
+        };
+        // Kernels take it as float32.
+        if !(self.lr > 0.0 && (self.lr as f32).is_finite()) {
+            return wrong("lr", self.lr, "above 0");
+        }
+        if !(0.0..1.0).contains(&self.momentum) {
+            return wrong("momentum", self.momentum.into(), "from 0 to below 1");
+        }
+        if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) {
+            return wrong("weight-decay", self.weight_decay.into(), "from 0 up");
+        }
+        Ok(())
+    }
+
     /// How a network is trained by them, its pictures sent batch by batch.
     pub fn method(&self) -> Method {
         let optimizer = match self.optimizer {
@@ -226,6 +245,7 @@ impl Settings {
 
 impl State {
     pub fn new(s: &Settings, parts: usize) -> Result<Self> {
+        s.check()?;
         let schedule = match (s.plateau, &s.decay) {
             (Some(rule), None) => Schedule::Plateau(Plateau::new(s.lr, rule)?),
             (None, Some(by)) => Schedule::Decay { lr: s.lr, by: by.clone() },
@@ -518,7 +538,7 @@ fn end_epoch(
 fn remember(net: &Network, part: usize, best: &mut Vec<Vec<f32>>) -> Result<()> {
     best.resize(net.parts[part].learned().count(), vec![]);
     for (v, kept) in net.parts[part].learned().zip(best) {
-        let values = net.session.values(v)?;
+        let values = stored::finite(net.session.graph.name(v), net.session.values(v)?)?;
         kept.clear();
         kept.extend_from_slice(&values);
     }

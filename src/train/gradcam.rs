@@ -19,6 +19,7 @@ use crate::ops::arith::Mul;
 use crate::preprocess::{self, View, record};
 use crate::shape::Type;
 use crate::weights::WeightFile;
+use crate::weights::file::Ahead;
 use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
@@ -169,6 +170,8 @@ pub struct Explainer {
     outputs: Vec<(Vec<usize>, Value)>,
     /// By target; the plan of target i is i + 1, plan 0 gives the outputs alone.
     passes: Vec<Vec<Part>>,
+    /// Until the first explanation: whether the weights are as they were written.
+    ahead: Option<Ahead>,
 }
 
 impl Explainer {
@@ -188,7 +191,7 @@ impl Explainer {
         let config = card.config().map_err(|e| Error::file(file.path(), e.to_string()))?.clone();
         let task = Task::EndToEnd { config: config.clone(), frozen: vec![] };
         let (mut g, images, outputs) = task.evaluation(batch, Precision::Float32)?;
-        checkpoint::read_ahead(file, &g);
+        let ahead = Some(checkpoint::read_ahead(file, &g));
         let towers = towers(&g, &card, &config, layer)?;
         let outputs: Vec<_> = config.members().into_iter().map(|m| m.targets).zip(outputs).collect();
         let mut build = Builder { g: &mut g, config: &config, towers: &towers, outputs: &outputs };
@@ -204,7 +207,7 @@ impl Explainer {
         let mut session = Session::within(Room { mapped: true, beside: 0 }, g, &want, options, device)?;
         checkpoint::bind(file, &mut session)?;
         let (views, targets) = (config.views(), targets.to_vec());
-        Ok(Self { card, config, towers, targets, session, batch, images, views, outputs, passes })
+        Ok(Self { card, config, towers, targets, session, batch, images, views, outputs, passes, ahead })
     }
 
     /// Explains pictures: u8 RGB squares as [`super::predictor::Predictor::predict`] takes them.
@@ -217,6 +220,7 @@ impl Explainer {
         for chunk in squares.chunks(size * self.batch) {
             all.extend(self.piece(chunk, chunk.len() / size)?);
         }
+        self.ahead.take().map_or(Ok(()), Ahead::done)?;
         Ok(all)
     }
 

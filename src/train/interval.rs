@@ -118,6 +118,7 @@ impl Held {
         if file.own(HEADS).is_none() {
             return Ok(None);
         }
+        [HEADS, RESIDUALS].iter().try_for_each(|name| file.intact(name))?;
         let (h, r) = (file.tensor(HEADS)?, file.tensor(RESIDUALS)?);
         let wrong =
             || Error::file(file.path(), "its errors on held-out pictures are damaged").fix("merge the models again");

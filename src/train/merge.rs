@@ -57,6 +57,7 @@ fn run(dir: &Path) -> Result<Run> {
     let open = |(_, path): &(u32, PathBuf)| {
         let file = checkpoint::open(path)?;
         let card = checkpoint::card(&file)?;
+        file.all_intact()?;
         Ok((file, card))
     };
     let models: Vec<(Arc<WeightFile>, Card)> = folds.iter().map(open).collect::<Result<_>>()?;

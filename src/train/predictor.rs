@@ -9,6 +9,7 @@ use crate::graph::{Graph, Node, Value};
 use crate::models::{Config, Member};
 use crate::preprocess::{self, View, record};
 use crate::weights::WeightFile;
+use crate::weights::file::Ahead;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -44,6 +45,8 @@ pub struct Predictor {
     outputs: Vec<(Vec<usize>, Value)>,
     /// Of a model with several heads: each head's own, as many a head as `outputs`.
     heads: Vec<(Vec<usize>, Value)>,
+    /// Until the first ratings: whether the weights are as they were written.
+    ahead: Option<Ahead>,
     /// What [`Predictor::see`] answers beside ratings; empty unless [`Predictor::seeing`] made it.
     pub classes: Vec<Classes>,
 }
@@ -82,7 +85,7 @@ impl Predictor {
         let members = config.members();
         let (g, images, want) =
             Task::EndToEnd { config: config.clone(), frozen: vec![] }.evaluation(batch, precision)?;
-        checkpoint::read_ahead(file, &g);
+        let ahead = Some(checkpoint::read_ahead(file, &g));
         let mut classes = vec![];
         for (m, t) in members.iter().flat_map(|m| config.towers.iter().map(move |t| (m, t))).filter(|_| seeing) {
             let tower = format!("{}{}", m.prefix, t.name);
@@ -103,7 +106,7 @@ impl Predictor {
         let options = device.options();
         let mut session = Session::within(room, g, &[&want], options, device)?;
         checkpoint::bind(file, &mut session)?;
-        Ok(Self { card, views: config.views(), config, session, batch, images, outputs, heads, classes })
+        Ok(Self { card, views: config.views(), config, session, batch, images, outputs, heads, ahead, classes })
     }
 
     /// `cpu (avx512, 2 threads)`.
@@ -173,6 +176,8 @@ impl Predictor {
                 seen.extend_from_slice(&self.session.read(c.probabilities)?[..chunk.len() / size * c.count]);
             }
         }
+        // It was checked while it was used: no rating leaves before that has ended well.
+        self.ahead.take().map_or(Ok(()), Ahead::done)?;
         Ok(seen)
     }
 }

@@ -3,11 +3,12 @@ tensor's turn to be written comes, and forgotten then: a checkpoint of a large n
 CPU, and that of its largest tensor where values have to be fetched from a device. */
 
 use crate::device::Session;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::Value;
 use crate::weights::init::{self, Rule};
 use crate::weights::write::{self, Entry};
 use crate::weights::{Dtype, TowerWeights, WeightFile};
+use rayon::prelude::*;
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -60,26 +61,47 @@ impl Stored<'_> {
     }
 }
 
-/// Replaces the file `path` by one of these tensors ([`write::write`]).
+/// Replaces the file `path` by one of these tensors ([`write::write`]). A value that is no finite number is an error.
 pub fn write(path: &Path, metadata: &BTreeMap<String, String>, tensors: &[Stored]) -> Result<()> {
+    send(tensors, |entries| write::write(path, metadata, entries))
+}
+
+/// The same; the file that is replaced is kept ([`write::write_keeping`]).
+pub fn write_keeping(path: &Path, metadata: &BTreeMap<String, String>, tensors: &[Stored]) -> Result<()> {
+    send(tensors, |entries| write::write_keeping(path, metadata, entries))
+}
+
+/// Has `written` write the tensors as entries of a file.
+fn send(tensors: &[Stored], written: impl FnOnce(&[Entry]) -> Result<()>) -> Result<()> {
     // A writer of tensors can only fail as a writer: what else went wrong is kept beside it.
     let failed = RefCell::new(None);
-    let send = |t: &Stored, w: &mut dyn Write| match t.values() {
+    let one = |t: &Stored, w: &mut dyn Write| match t.values().and_then(|x| finite(&t.name, x)) {
         Ok(values) => w.write_all(bytemuck::cast_slice(&values)),
         Err(e) => {
             failed.replace(Some(e));
             Err(io::ErrorKind::Other.into())
         }
     };
-    let streams: Vec<_> = tensors.iter().map(|t| move |w: &mut dyn Write| send(t, w)).collect();
+    let streams: Vec<_> = tensors.iter().map(|t| move |w: &mut dyn Write| one(t, w)).collect();
     let entry = |(t, f)| {
         let t: &Stored = t;
         Entry::stream(&t.name, Dtype::F32, &t.shape, f)
     };
     let entries: Vec<Entry> = tensors.iter().zip(streams.iter().map(|f| f as &write::Stream)).map(entry).collect();
-    let written = write::write(path, metadata, &entries);
+    let written = written(&entries);
     match failed.take() {
         Some(e) => Err(e),
         None => written,
     }
+}
+
+/// Weights, or an error where one of them is no finite number: nothing that is trained or kept may have such.
+pub fn finite<'a>(name: &str, values: Cow<'a, [f32]>) -> Result<Cow<'a, [f32]>> {
+    let bad = |c: &[f32]| c.iter().fold(false, |b, x| b | !x.is_finite());
+    if !values.par_chunks(1 << 16).any(bad) {
+        return Ok(values);
+    }
+    let n = values.par_iter().filter(|x| !x.is_finite()).count();
+    Err(Error::job(format!("{n} of {} values of `{name}` are NaN or infinite", values.len()))
+        .fix("lower --lr, or look at the ratings and weights; the last checkpoint is as it was"))
 }

@@ -4,6 +4,7 @@ someone asks for another element type. */
 use super::header::{self, Info, shape};
 use super::mapping::Mapping;
 use super::store::Scales;
+use super::sums::{self, Sums};
 use crate::error::{Error, Result};
 use half::{bf16, f16};
 use safetensors::Dtype;
@@ -12,6 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 // The format is little endian and tensors are borrowed as they lie.
 const _: () = assert!(cfg!(target_endian = "little"), "weight files are mapped: little-endian machines only");
@@ -25,6 +27,8 @@ pub struct WeightFile {
     tensors: Vec<Info>,
     index: HashMap<String, usize>,
     metadata: BTreeMap<String, String>,
+    /// Where the file has them.
+    sums: Option<Arc<Sums>>,
     /// Other files whose tensors are here under a prefix.
     beside: Vec<(String, Arc<WeightFile>)>,
 }
@@ -42,10 +46,11 @@ impl WeightFile {
     }
 
     fn with(mapping: Mapping) -> Result<Arc<Self>> {
-        let header = header::parse(mapping.path(), mapping.bytes())?;
+        let mut header = header::parse(mapping.path(), mapping.bytes())?;
+        let sums = sums::take(mapping.path(), mapping.bytes(), &mut header)?.map(Arc::new);
         let index = header.tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
         let (mapping, tensors, metadata) = (Arc::new(mapping), header.tensors, header.metadata);
-        Ok(Arc::new(Self { mapping, tensors, index, metadata, beside: vec![] }))
+        Ok(Arc::new(Self { mapping, tensors, index, metadata, sums, beside: vec![] }))
     }
 
     /// The same file with the tensors of another one under `prefix`: `object.conv1_1.weight` is its `conv1_1.weight`. They
@@ -56,6 +61,7 @@ impl WeightFile {
             tensors: self.tensors.clone(),
             index: self.index.clone(),
             metadata: self.metadata.clone(),
+            sums: self.sums.clone(),
             beside: self.beside.iter().cloned().chain([(prefix.to_string(), other)]).collect(),
         })
     }
@@ -93,6 +99,31 @@ impl WeightFile {
         self.index.get(name).map(|i| &self.tensors[*i])
     }
 
+    /// Whether the file says what its bytes are to be.
+    pub fn has_sums(&self) -> bool {
+        self.sums.is_some()
+    }
+
+    /// Fails if the bytes of a tensor are not those that were written. Reads the tensor. A file without checksums passes, and
+    /// so do bytes of the program, which no disk holds apart from it.
+    pub fn intact(&self, name: &str) -> Result<()> {
+        let Some(t) = self.own(name) else {
+            return self.other(name).map_or(Ok(()), |(file, name)| file.intact(name));
+        };
+        let Some(sums) = self.sums.as_ref().filter(|_| !self.mapping.is_static()) else { return Ok(()) };
+        self.unchanged()?;
+        sums.check(self.path(), self.as_bytes(), t)
+    }
+
+    /// [`WeightFile::intact`] of all tensors; no page of them stays in memory for it.
+    pub fn all_intact(&self) -> Result<()> {
+        for t in &self.tensors {
+            self.intact(&t.name)?;
+            self.release(t.range.clone());
+        }
+        Ok(())
+    }
+
     /// The header's own strings.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
@@ -108,9 +139,17 @@ impl WeightFile {
         self.mapping.unchanged()
     }
 
-    /// [`Mapping::read_ahead`].
-    pub fn read_ahead(&self, ranges: impl Iterator<Item = Range<usize>>) {
-        self.mapping.read_ahead(ranges);
+    /// Begins to bring tensors into memory, in this order ([`Mapping::populate`]), and then to check that they are as they
+    /// were written, on a thread of its own: the caller goes on at once, and asks before anything that was made of them is
+    /// handed out.
+    pub fn read_ahead(self: &Arc<Self>, names: Vec<String>) -> Ahead {
+        let (file, all) = (self.clone(), names.clone());
+        let work = move || {
+            file.mapping.populate(all.iter().filter_map(|n| Some(file.own(n)?.range.clone())));
+            all.iter().try_for_each(|n| file.intact(n))
+        };
+        let thread = std::thread::Builder::new().name("read ahead".into()).spawn(work).ok();
+        Ahead { thread, file: self.clone(), names }
     }
 
     /// [`Mapping::release`].
@@ -144,6 +183,24 @@ impl WeightFile {
         let t = self.own(name)?;
         let at = self.as_bytes().as_ptr() as usize + t.range.start;
         (t.dtype == Dtype::F32 && at.is_multiple_of(ALIGN) && !t.range.is_empty()).then(|| t.range.clone())
+    }
+}
+
+/// Tensors that are being read and checked ([`WeightFile::read_ahead`]).
+pub struct Ahead {
+    thread: Option<JoinHandle<Result<()>>>,
+    file: Arc<WeightFile>,
+    names: Vec<String>,
+}
+
+impl Ahead {
+    /// Waits for the end; fails if a tensor is damaged.
+    pub fn done(self) -> Result<()> {
+        match self.thread.map(JoinHandle::join) {
+            Some(Ok(found)) => found,
+            // There was no thread to be had.
+            _ => self.names.iter().try_for_each(|n| self.file.intact(n)),
+        }
     }
 }
 
@@ -318,10 +375,8 @@ mod tests {
         write(&p, &BTreeMap::new(), &[Entry::f32("a", &[1 << 18], &big)]).unwrap();
         let w = WeightFile::open(&p).unwrap();
         std::fs::OpenOptions::new().write(true).open(&p).unwrap().set_len(10).unwrap();
-        w.read_ahead(std::iter::once(w.info("a").unwrap().range.clone()));
-        while Arc::strong_count(&w.mapping) > 1 {
-            std::thread::yield_now();
-        }
+        let e = w.read_ahead(vec!["a".into()]).done().unwrap_err().to_string();
+        assert!(e.contains("changed while it was being read"), "{e}");
     }
 
     #[test]

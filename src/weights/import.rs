@@ -10,6 +10,7 @@ use super::names::{Kind, Source, recognise};
 use super::stated;
 use super::store::{Narrow, Store, What, scale_name};
 use super::strided::{Axes, Strided};
+use super::sums;
 use super::tower::{Allow, Matched};
 use super::write::{Entry, write};
 use crate::error::{Error, Result};
@@ -64,7 +65,13 @@ impl Foreign {
         let (path, bytes) = (mapping.path(), mapping.bytes());
         let mut scales = BTreeMap::new();
         let archive = match foreign::sniff(bytes) {
-            Ok(Format::Safetensors) => of_safetensors(header::parse(path, bytes)?, &mut scales),
+            Ok(Format::Safetensors) => {
+                let mut header = header::parse(path, bytes)?;
+                if let Some(sums) = sums::take(path, bytes, &mut header)? {
+                    header.tensors.iter().try_for_each(|t| sums.check(path, bytes, t))?;
+                }
+                of_safetensors(header, &mut scales)
+            }
             Ok(format) => foreign::read(format, bytes).map_err(|f| f.error(path))?,
             Err(fault) => return Err(fault.error(path)),
         };

@@ -1,16 +1,11 @@
-/*! A file in the address space, or bytes of the program.
-
-A mapping is a promise by whoever owns the file: **replace weight files by rename, never overwrite or truncate them in
-place**. Our own writers keep it ([`crate::atomic`]). Should someone break it, reading a lost page would kill the process
-(SIGBUS); length and modification time are therefore checked each time a tensor is handed out, which turns all but a
-race of microseconds into an error. */
+/*! A file in the address space ([`crate::mapped`]), or bytes of the program. Whether the file is still the one that was
+opened, by length and modification time, is looked at each time a tensor is handed out. */
 
 use crate::error::{Error, Result};
-use memmap2::Mmap;
+use crate::mapped::{CHANGED, Mapped, REMEDY};
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::SystemTime;
 
 /// Bytes that stay where they are, and where they came from.
@@ -23,7 +18,7 @@ enum Backing {
     /// The stamp is the file's length and time when it was mapped.
     Mapped {
         file: File,
-        map: Mmap,
+        map: Mapped,
         stamp: (u64, Option<SystemTime>),
     },
     Static(&'static [u8]),
@@ -51,9 +46,7 @@ impl Mapping {
             return Err(Error::file(path, format!("only {} bytes long, not a weight file", stamp.0))
                 .fix("it may be a failed download: fetch it again"));
         }
-        // SAFETY: the file is only read. That it is not changed in place is the contract at the top of this module,
-        // and checked as far as the system allows each time a tensor is handed out.
-        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "map the weights", e))?;
+        let map = Mapped::new(path, &file).map_err(|e| Error::io(path, "map the weights", e))?;
         if map.len() as u64 != stamp.0 {
             return Err(changed(path));
         }
@@ -63,6 +56,11 @@ impl Mapping {
     /// Bytes inside the program; `name` stands for the path in messages.
     pub fn of_static(name: &str, bytes: &'static [u8]) -> Self {
         Self { path: name.into(), backing: Backing::Static(bytes) }
+    }
+
+    /// Whether the bytes are part of the program.
+    pub fn is_static(&self) -> bool {
+        matches!(self.backing, Backing::Static(_))
     }
 
     /// As it was opened.
@@ -85,15 +83,12 @@ impl Mapping {
         if now == *before { Ok(()) } else { Err(changed(&self.path)) }
     }
 
-    /// Has the system bring these ranges of [`Mapping::bytes`] into memory, in their order, while the caller goes
-    /// on: a thread of its own faults them in, because computing threads that find a page missing wait for one small
-    /// read at a time. Returns at once. Where the system cannot do that (before Linux 5.14), pages come as they are
-    /// touched.
-    pub fn read_ahead(self: &Arc<Self>, ranges: impl Iterator<Item = Range<usize>>) {
-        if matches!(self.backing, Backing::Static(_)) {
-            // Part of the program, and read with it.
-            return;
-        }
+    /// Has the system bring these ranges of [`Mapping::bytes`] into memory, in their order: computing threads that find a
+    /// page missing wait for one small read at a time. Where the system cannot do that (before Linux 5.14), pages come as
+    /// they are touched.
+    pub fn populate(&self, ranges: impl Iterator<Item = Range<usize>>) {
+        // What is part of the program is read with it.
+        let Backing::Mapped { map, .. } = &self.backing else { return };
         /// Neighbours closer than this are one read: what lies between costs less than asking twice.
         const GAP: usize = 64 << 10;
         let mut reads: Vec<Range<usize>> = vec![];
@@ -103,25 +98,17 @@ impl Mapping {
                 _ => reads.push(range),
             }
         }
-        let file = self.clone();
-        let read = move || {
-            let Backing::Mapped { map, .. } = &file.backing else { return };
-            for r in reads {
-                // A page that cannot be read is an error here and not a signal: whoever needs it finds out.
-                #[cfg(target_os = "linux")]
-                let _ = map.advise_range(memmap2::Advice::PopulateRead, r.start, r.len());
-                #[cfg(all(unix, not(target_os = "linux")))]
-                let _ = map.advise_range(memmap2::Advice::WillNeed, r.start, r.len());
-                #[cfg(not(unix))]
-                let _ = (map, r);
-            }
-        };
-        // Without the thread the pages come as they are touched.
-        let _ = std::thread::Builder::new().name("read ahead".into()).spawn(read);
+        for r in reads {
+            // A page that cannot be read is an error here and not a signal: whoever needs it finds out.
+            #[cfg(target_os = "linux")]
+            let _ = map.map().advise_range(memmap2::Advice::PopulateRead, r.start, r.len());
+            #[cfg(all(unix, not(target_os = "linux")))]
+            let _ = map.map().advise_range(memmap2::Advice::WillNeed, r.start, r.len());
+            #[cfg(not(unix))]
+            let _ = (map, r);
+        }
     }
-}
 
-impl Mapping {
     /// Tells the system that a range of [`Mapping::bytes`] was copied and is not needed soon: its pages no longer count as
     /// this process's memory. Whoever reads the range again reads the file again.
     pub fn release(&self, range: Range<usize>) {
@@ -129,7 +116,9 @@ impl Mapping {
         if let Backing::Mapped { map, .. } = &self.backing {
             // SAFETY: the mapping is read-only and shared, so its pages hold what the file holds: those that are dropped come
             // back with the same bytes.
-            let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+            let _ = unsafe {
+                map.map().unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+            };
         }
         #[cfg(not(unix))]
         let _ = range;
@@ -137,6 +126,5 @@ impl Mapping {
 }
 
 fn changed(path: &Path) -> Error {
-    Error::file(path, "the file was changed while it was being read")
-        .fix("run again, and replace weight files by renaming a new one over them, not by overwriting")
+    Error::file(path, CHANGED).fix(REMEDY)
 }

@@ -28,6 +28,7 @@ pub mod names;
 pub mod stated;
 pub mod store;
 pub mod strided;
+pub mod sums;
 pub mod tower;
 pub mod write;
 

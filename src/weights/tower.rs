@@ -66,23 +66,25 @@ impl TowerWeights {
         serde_json::from_str(self.file.metadata().get(CLASSES)?).ok()
     }
 
-    /// A parameter by its name: borrowed from the mapping where the file has it as aligned float32, else converted. NaN and
-    /// infinity are refused.
+    /// A parameter by its name: borrowed from the mapping where the file has it as aligned float32, else converted. NaN,
+    /// infinity and damage are refused.
     pub fn load(&self, name: &str) -> Result<Cow<'_, [f32]>> {
         let values = self.file.tensor(name)?.to_f32()?;
-        self.check_finite(name, &values)?;
+        self.check(name, &values)?;
         Ok(values)
     }
 
     /// Where in the mapping a parameter lies that a device can use without a copy: float32, 64-byte aligned. None if
-    /// [`TowerWeights::load`] must copy. The values are read once, for the same refusal.
+    /// [`TowerWeights::load`] must copy. The values are read for the same refusals.
     pub fn bind(&self, name: &str) -> Result<Option<Range<usize>>> {
         let Some(range) = self.file.aligned_f32(name) else { return Ok(None) };
-        self.check_finite(name, &self.file.tensor(name)?.to_f32()?)?;
+        self.check(name, &self.file.tensor(name)?.to_f32()?)?;
         Ok(Some(range))
     }
 
-    fn check_finite(&self, name: &str, values: &[f32]) -> Result<()> {
+    /// Refuses what is not as it was written, or no number.
+    fn check(&self, name: &str, values: &[f32]) -> Result<()> {
+        self.file.intact(name)?;
         let bad = |x: &&f32| !x.is_finite();
         if !values.par_chunks(1 << 16).any(|c| c.iter().fold(false, |b, x| b | !x.is_finite())) {
             return Ok(());

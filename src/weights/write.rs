@@ -1,4 +1,5 @@
-/*! Writing weight files: safetensors, streamed tensor by tensor (nothing is gathered in memory), replaced atomically.
+/*! Writing weight files: safetensors, streamed tensor by tensor (nothing is gathered in memory), replaced atomically, with
+checksums ([`super::sums`]).
 
 The format allows no holes between tensors, so alignment comes from order: tensors whose size is divisible by the larger
 power of two (up to 64) come first, in the caller's order otherwise. Each then begins at a multiple of the power that
@@ -7,12 +8,15 @@ element's size. */
 
 use super::file::ALIGN;
 use super::header::shape;
+use super::sums::{self, CHECKSUMS};
 use crate::atomic;
 use crate::error::{Error, Result};
+use crate::hash::Sum;
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashSet};
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 
 /// Writes a tensor's bytes.
@@ -67,20 +71,52 @@ fn wrong(e: &Entry, why: impl std::fmt::Display) -> io::Error {
 /// Replaces the file `path` ([`atomic::write`]: an error leaves the old one). Errors name the file and, where one is to
 /// blame, the tensor: a name that comes twice, data that do not fill the shape.
 pub fn write(path: impl AsRef<Path>, metadata: &BTreeMap<String, String>, tensors: &[Entry]) -> Result<()> {
-    let path = path.as_ref();
-    // Programming errors are found before anything touches the disk.
-    plan(metadata, tensors).map_err(|e| Error::io(path, "write the weights", e))?;
-    atomic::write(path, |w| write_to(w, metadata, tensors))
+    replace(path.as_ref(), false, metadata, tensors)
 }
 
-/// The same bytes to any writer.
+/// The same; the file that is replaced is kept ([`atomic::write_keeping`]).
+pub fn write_keeping(path: impl AsRef<Path>, metadata: &BTreeMap<String, String>, tensors: &[Entry]) -> Result<()> {
+    replace(path.as_ref(), true, metadata, tensors)
+}
+
+fn replace(path: &Path, keep: bool, metadata: &BTreeMap<String, String>, tensors: &[Entry]) -> Result<()> {
+    let mut metadata = metadata.clone();
+    let full = tensors.iter().filter(|t| t.shape.iter().all(|n| *n > 0)).count();
+    metadata.insert(CHECKSUMS.into(), sums::blank(full));
+    // Programming errors are found before anything touches the disk.
+    let (mut header, order) = plan(&metadata, tensors).map_err(|e| Error::io(path, "write the weights", e))?;
+    let fill = |file: &mut File| {
+        let mut write = || {
+            if !file.metadata()?.is_file() {
+                // There is no going back in a pipe: what comes out of it has no checksums.
+                metadata.remove(CHECKSUMS);
+                return write_to(file, &metadata, tensors);
+            }
+            let mut w = BufWriter::with_capacity(atomic::BUFFER, &mut *file);
+            let tensors = send(&mut w, &header, &order, tensors)?;
+            w.into_inner()?.seek(SeekFrom::Start(8))?;
+            sums::seal(&mut header, &tensors);
+            file.write_all(&header)
+        };
+        write().map_err(|e| Error::io(path, "write", e))
+    };
+    if keep { atomic::write_keeping(path, fill) } else { atomic::write_file(path, fill) }
+}
+
+/// The same without checksums, to any writer.
 pub fn write_to(w: &mut dyn Write, metadata: &BTreeMap<String, String>, tensors: &[Entry]) -> io::Result<()> {
     let (header, order) = plan(metadata, tensors)?;
+    send(w, &header, &order, tensors).map(drop)
+}
+
+/// Writes a header and the tensors in their order; the sum of each that has bytes.
+fn send(w: &mut dyn Write, header: &[u8], order: &[usize], tensors: &[Entry]) -> io::Result<Vec<u64>> {
     w.write_all(&(header.len() as u64).to_le_bytes())?;
-    w.write_all(&header)?;
-    for i in order {
-        let t = &tensors[i];
-        let mut counted = Counted { to: w, left: t.size()?, over: false };
+    w.write_all(header)?;
+    let mut sums = vec![];
+    for t in order.iter().map(|i| &tensors[*i]) {
+        let size = t.size()?;
+        let mut counted = Counted { to: w, left: size, over: false, sum: Sum::default() };
         let done = match t.data {
             Data::Bytes(b) => counted.write_all(b),
             Data::Stream(f) => f(&mut counted),
@@ -92,8 +128,11 @@ pub fn write_to(w: &mut dyn Write, metadata: &BTreeMap<String, String>, tensors:
         if counted.left > 0 {
             return Err(wrong(t, format_args!("{} bytes short of its shape", counted.left)));
         }
+        if size > 0 {
+            sums.push(counted.sum.finish());
+        }
     }
-    Ok(())
+    Ok(sums)
 }
 
 /// The padded header, and the order in which the tensors follow.
@@ -134,11 +173,12 @@ fn plan(metadata: &BTreeMap<String, String>, tensors: &[Entry]) -> io::Result<(V
     Ok((header, order))
 }
 
-/// Lets through as many bytes as the header promised.
+/// Lets through as many bytes as the header promised, and sums them.
 struct Counted<'a> {
     to: &'a mut dyn Write,
     left: usize,
     over: bool,
+    sum: Sum,
 }
 
 impl Write for Counted<'_> {
@@ -147,9 +187,11 @@ impl Write for Counted<'_> {
             self.over = true;
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let n = self.to.write(bytes)?;
-        self.left -= n;
-        Ok(n)
+        // Summed first: of a mapped file whose end is gone the system would only say "bad address".
+        self.sum.update(bytes);
+        self.to.write_all(bytes)?;
+        self.left -= bytes.len();
+        Ok(bytes.len())
     }
     fn flush(&mut self) -> io::Result<()> {
         self.to.flush()

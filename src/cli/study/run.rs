@@ -199,6 +199,7 @@ impl Command {
             sets,
         };
         cell.write(&folder)?;
+        atomic::forget_previous(&checkpoint)?;
         if !grid.plan.keep_models {
             std::fs::remove_file(&checkpoint).map_err(|e| Error::io(&checkpoint, "remove", e))?;
         }
