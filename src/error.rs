@@ -32,7 +32,8 @@ pub enum Kind {
     Job,
     /// A benchmark was slower than it may be: exit code 3.
     Slower,
-    /// The user stopped the job; what was promised to be kept was kept: exit code 130.
+    /// The user stopped the job; what was promised to be kept was kept: exit code 130, and of the program 143 where it was
+    /// terminated ([`crate::cli::exit_code`]).
     Interrupted,
 }
 

@@ -1,7 +1,7 @@
 //! Parse, run, exit code.
 
 use clap::Parser;
-use deep_affect::cli::{Cli, watch_devices, watch_signals};
+use deep_affect::cli::{Cli, exit_code, watch_devices, watch_signals};
 use deep_affect::mapped;
 use std::io::Write;
 use std::process::ExitCode;
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         Err(e) => {
             // Where it cannot be written the exit code still says it.
             let _ = writeln!(std::io::stderr(), "error: {e}");
-            ExitCode::from(e.exit_code())
+            ExitCode::from(exit_code(&e))
         }
     }
 }

@@ -144,10 +144,10 @@ fn stopped_and_killed_runs_end_like_others() {
     let (epochs, want, time) = uninterrupted();
     let (first, again) = (train(&epochs, &[]), train(&epochs, &["--resume"]));
 
-    for name in ["-INT", "-TERM"] {
+    for (name, code) in [("-INT", 130), ("-TERM", 143)] {
         let dir = folder();
         let (status, err) = stopped(dir.path(), &first, name, time / 4);
-        assert_eq!(status.code(), Some(130), "{name}: {err}");
+        assert_eq!(status.code(), Some(code), "{name}: {err}");
         assert!(err.lines().last().unwrap().starts_with("error: stopped "), "{err}");
         assert!(err.contains("stopping after this step"), "{err}");
         let half = state(dir.path());
@@ -158,7 +158,7 @@ fn stopped_and_killed_runs_end_like_others() {
         assert!(good(dir.path(), &picture).contains("valence_1to9"));
         // And stopped once more.
         let (status, err) = stopped(dir.path(), &again, name, time / 8);
-        assert!(status.code() == Some(130) || status.success(), "{name}: {err}");
+        assert!(status.code() == Some(code) || status.success(), "{name}: {err}");
         good(dir.path(), &again);
         same(dir.path(), &want);
         // A finished run is not continued: its report is written again, and more epochs are refused.
@@ -187,6 +187,56 @@ fn stopped_and_killed_runs_end_like_others() {
     let args = if dir.path().join(CHECKPOINT).exists() { &again } else { &first };
     good(dir.path(), args);
     same(dir.path(), &want);
+}
+
+/// A run that has written its first checkpoint and has long to go; `signals` is what `env` makes of those it is born with.
+fn under_way(dir: &Path, signals: &str) -> Child {
+    let mut c = Command::new("env");
+    c.args([signals, env!("CARGO_BIN_EXE_deep-affect")]).args(train("100000", &[])).current_dir(dir);
+    let mut child = c.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    while !dir.join(CHECKPOINT).exists() {
+        assert!(child.try_wait().unwrap().is_none(), "the run ended before its first checkpoint");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_each_signal_asks_for() {
+    let dir = folder();
+    let p = dir.path();
+    let mut child = under_way(p, "--default-signal=HUP");
+    for _ in 0..2 {
+        let before = state(p);
+        signal(&child, "-USR1");
+        let start = Instant::now();
+        while state(p).step == before.step {
+            // At the end of an epoch it would be written after half a minute.
+            assert!(start.elapsed() < Duration::from_secs(20), "nothing was written");
+            assert!(child.try_wait().unwrap().is_none(), "the run ended");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    let asked = state(p);
+    signal(&child, "-HUP");
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(143), "{}", text(&out.stderr));
+    assert!(complaint(&out).starts_with("error: stopped "), "{}", complaint(&out));
+    let wrote = text(&out.stderr).lines().filter(|l| l.contains("checkpoint.safetensors, as asked, in epoch "));
+    assert_eq!(wrote.count(), 2, "{}", text(&out.stderr));
+    let (last, before) =
+        (state(p), checkpoint::card(&WeightFile::open(p.join("run/checkpoint.safetensors.previous")).unwrap()));
+    assert!(last.step > asked.step && before.unwrap().state == asked);
+
+    // Under `nohup` a terminal may be closed.
+    fs::remove_dir_all(p.join("run")).unwrap();
+    let mut child = under_way(p, "--ignore-signal=HUP");
+    signal(&child, "-HUP");
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(child.try_wait().unwrap().is_none(), "the run ended");
+    signal(&child, "-TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(143));
 }
 
 #[test]

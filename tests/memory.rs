@@ -72,7 +72,7 @@ fn measured(dir: &Path, args: &[&str], to_the_end: bool) -> [f64; 2] {
         std::thread::sleep(Duration::from_millis(2));
     }
     let out = child.wait_with_output().unwrap();
-    let code = if to_the_end { 0 } else { 130 };
+    let code = if to_the_end { 0 } else { 143 };
     assert_eq!(out.status.code(), Some(code), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
     most
 }

@@ -180,7 +180,7 @@ fn one_command_makes_every_table_and_two_processes_make_the_same() {
             Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap().success()
         );
         let out = child.wait_with_output().unwrap();
-        let expected = if signal == "TERM" { Some(130) } else { None };
+        let expected = if signal == "TERM" { Some(143) } else { None };
         assert_eq!(out.status.code(), expected, "{}", text(&out.stderr));
     }
     assert!(done(&p.join("three")) < 9);

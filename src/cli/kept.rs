@@ -1,7 +1,7 @@
 //! One training run that is kept on disk: begun or gone on with, watched, saved. Everything that trains runs through here.
 
 use super::flags::Resident;
-use super::{Bar, stopped};
+use super::{Bar, signals, stopped};
 use crate::atomic;
 use crate::data::Pictures;
 use crate::device::Device;
@@ -151,7 +151,7 @@ pub fn resident(
 /// Seconds between two checkpoints within a run: a small network must not spend its time on the disk.
 const SAVE_EVERY: Duration = Duration::from_secs(30);
 
-/// Watches a run: the bar, the checkpoint, Ctrl-C.
+/// Watches a run: the bar, the checkpoint, signals.
 struct Keeper<'a> {
     bar: Bar,
     checkpoint: Option<&'a Path>,
@@ -173,12 +173,18 @@ impl Watch for Keeper<'_> {
     }
     fn keep(&mut self, net: &Network, state: &State, best: &Best) -> Result<()> {
         let Some(path) = self.checkpoint else { return Ok(()) };
-        if state.finished || !(stopped() || self.saved.is_none_or(|t| t.elapsed() >= SAVE_EVERY)) {
+        let ended = state.batches == 0;
+        let due = ended && self.saved.is_none_or(|t| t.elapsed() >= SAVE_EVERY);
+        if state.finished || !(due || stopped() || signals::save_wanted()) {
             return Ok(());
         }
+        let asked = signals::saving();
         self.card.state = state.clone();
         checkpoint::save(path, &self.card, net, best, self.extra)?;
         self.saved = Some(Instant::now());
+        if asked {
+            self.bar.note(&format!("wrote {}, as asked, in epoch {}", path.display(), state.epoch + 1));
+        }
         Ok(())
     }
 }

@@ -15,15 +15,16 @@ mod output;
 mod preset;
 mod progress;
 mod reading;
+mod signals;
 mod subject;
 
 pub use progress::Bar;
+pub use signals::{exit_code, stopped, watch as watch_signals};
 
 use crate::device::{self, Checks, Device};
 use crate::error::Result;
 use clap::{Args, Parser};
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Valence and arousal of photographs: train, evaluate, predict.
 #[derive(Parser)]
@@ -168,27 +169,8 @@ fn command_line() -> String {
     std::env::args().skip(1).fold("deep-affect".into(), |line, word| format!("{line} {word}"))
 }
 
-static STOP: AtomicBool = AtomicBool::new(false);
-
-/// Whether the user asked to stop.
-pub fn stopped() -> bool {
-    STOP.load(Ordering::Relaxed)
-}
-
 /// Shows what a device does before its first step.
 pub fn watch_devices() {
     static BAR: LazyLock<Bar> = LazyLock::new(Bar::new);
     crate::progress::watch(&*BAR);
-}
-
-/// Ctrl-C and SIGTERM ask the running job to finish what it holds and leave a checkpoint; the second one ends at once.
-pub fn watch_signals() {
-    let handler = || {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        remark!("\nstopping after this step; once more to leave at once");
-    };
-    // A process that already has a handler (a test harness) keeps it.
-    let _ = ctrlc::set_handler(handler);
 }

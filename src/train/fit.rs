@@ -277,7 +277,8 @@ pub trait Watch {
     fn step(&mut self, _state: &State, _batches: u32, _loss: f64) -> bool {
         false
     }
-    /// After each epoch, and when the run is stopped: the place to write a checkpoint.
+    /// After each update, after each epoch (then no batch of the next one is done), and when the run is stopped: the place to
+    /// write a checkpoint if it is time.
     fn keep(&mut self, _net: &Network, _state: &State, _best: &Best) -> Result<()> {
         Ok(())
     }
@@ -424,6 +425,10 @@ pub fn fit(
                 if watch.step(state, total, loss) {
                     stopped = true;
                     break;
+                }
+                // The last update of an epoch is kept with what the epoch came to.
+                if state.batches < total {
+                    watch.keep(net, state, best)?;
                 }
             }
             Ok(())
