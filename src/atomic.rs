@@ -46,6 +46,29 @@ pub fn previous(path: &Path) -> PathBuf {
     name.into()
 }
 
+/// Bytes that the disk still takes where `path` is or is to be; None where the system does not tell.
+pub fn room(path: &Path) -> Option<u64> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::ffi::OsStrExt;
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = std::ffi::CString::new(fs::canonicalize(folder).ok()?.as_os_str().as_bytes()).ok()?;
+        // SAFETY: zeros are valid for the structure, which the system fills; both pointers are of living variables.
+        let (failed, s) = unsafe {
+            let mut s = std::mem::zeroed::<libc::statvfs>();
+            (libc::statvfs(folder.as_ptr(), &mut s) != 0, s)
+        };
+        // Some network file systems say that they have no blocks at all. Other systems than Linux count in 32 bits.
+        #[allow(clippy::unnecessary_cast)]
+        (!failed && s.f_blocks > 0).then(|| s.f_bavail as u64 * s.f_frsize as u64)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        None
+    }
+}
+
 /// Removes what [`write_keeping`] kept, where a job is done and no more than its result is wanted.
 pub fn forget_previous(path: &Path) -> Result<()> {
     let before = previous(path);

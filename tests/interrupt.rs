@@ -189,6 +189,29 @@ fn stopped_and_killed_runs_end_like_others() {
     same(dir.path(), &want);
 }
 
+#[test]
+fn killed_within_an_epoch_it_goes_on_from_there() {
+    let (whole, dir, mut rng) = (folder(), folder(), Rng::new(7, Stream::Test(0), 0));
+    good(whole.path(), &train("12", &[]));
+    let now = || dir.path().join(CHECKPOINT).exists().then(|| state(dir.path()));
+    let every = ["--checkpoint-every", "0", "--resume"];
+    let mut within = 0;
+    for kill in 0..5 {
+        let at = now().map_or(0, |s| s.step) + 1 + rng.below(6) as u32;
+        let mut child = program(dir.path(), &train("12", &every[..if kill == 0 { 2 } else { 3 }])).spawn().unwrap();
+        while now().is_none_or(|s| s.step < at) && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child.kill().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(9), "it ended before update {at}");
+        within += u32::from(now().unwrap().batches > 0);
+    }
+    println!("{within} of 5 were killed within an epoch");
+    assert!(within >= 1);
+    good(dir.path(), &train("12", &["--resume"]));
+    same(dir.path(), &results(whole.path()));
+}
+
 /// A run that has written its first checkpoint and has long to go; `signals` is what `env` makes of those it is born with.
 fn under_way(dir: &Path, signals: &str) -> Child {
     let mut c = Command::new("env");
@@ -237,6 +260,37 @@ fn what_each_signal_asks_for() {
     assert!(child.try_wait().unwrap().is_none(), "the run ended");
     signal(&child, "-TERM");
     assert_eq!(child.wait().unwrap().code(), Some(143));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_room_on_a_disk_is_looked_at_before_the_first_update() {
+    let dir = folder();
+    fs::create_dir(dir.path().join("run")).unwrap();
+    let within = |size: &str, command: &[&str]| {
+        let script = format!("mount -t tmpfs -o size={size} none run && exec \"$@\"");
+        let mut c = Command::new("unshare");
+        c.args(["-rm", "sh", "-c", &script, "sh"]).args(command).current_dir(dir.path()).output().unwrap()
+    };
+    if !within("1m", &["true"]).status.success() {
+        println!("SKIPPED: 1 test, no disk of a chosen size can be made here");
+        return;
+    }
+    let program = [&[env!("CARGO_BIN_EXE_deep-affect")][..], &train("2", &[])].concat();
+    let refused = |mib: u64| -> u64 {
+        let out = within(&format!("{mib}m"), &program);
+        assert_eq!(out.status.code(), Some(1), "{}", text(&out.stderr));
+        let line = complaint(&out);
+        let needed = line
+            .strip_prefix("error: run/checkpoint.safetensors: checkpoints need ")
+            .unwrap_or_else(|| panic!("{line}"));
+        needed.split_once(" MiB more").unwrap().0.parse().unwrap()
+    };
+    let needed = refused(1);
+    assert_eq!(refused(needed - 1), needed);
+    // The pictures take some of it.
+    let out = within(&format!("{}m", needed + 1), &program);
+    assert!(out.status.success(), "{}", text(&out.stderr));
 }
 
 #[test]
@@ -542,6 +596,9 @@ fn numbers_that_no_run_can_go_by_are_refused_by_name() {
     }
     for flag in ["--weight-decay=nan", "--weight-decay=inf", "--keep=nan", "--keep-features=nan", "--test=nan"] {
         refused(&args, flag);
+    }
+    for minutes in ["nan", "-1", "inf", "1e9", "soon"] {
+        refused(&args, &format!("--checkpoint-every={minutes}"));
     }
     let pretrain = ["pretrain", "set.csv", "--label", "kind", "--tower", "object", "--out", "t.safetensors"];
     for flag in ["--lr=inf", "--keep=nan", "--keep=0"] {

@@ -20,6 +20,7 @@ use crate::weights::{CLASSES, IMAGE, LAYOUT, PREPROCESS, TowerWeights};
 use clap::Args;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The network, and how its pictures are read.
 #[derive(Args, Clone, Debug)]
@@ -100,6 +101,7 @@ pub struct Classifier {
     pictures: Pictures,
     /// The class of each.
     pub y: Vec<usize>,
+    every: Duration,
     device: Option<Box<dyn Device>>,
     device_name: String,
 }
@@ -116,12 +118,14 @@ pub struct Origin<'a> {
     /// Where bad pictures are listed.
     pub out: &'a Path,
     pub cache: Option<PathBuf>,
+    /// The time between checkpoints within an epoch.
+    pub every: Duration,
 }
 
 impl Classifier {
     /// Decodes the pictures and opens the device.
     pub fn load(from: Origin, flags: &TowerFlags, compute: &Compute) -> Result<Self> {
-        let Origin { manifest, y, classes, tower, mut initial, settings, out, cache } = from;
+        let Origin { manifest, y, classes, tower, mut initial, settings, out, cache, every } = from;
         initial.rule = flags.init;
         let decode = DecodeOptions { ignore_exif: flags.ignore_exif, alpha: flags.alpha, ..DecodeOptions::default() };
         let options = LoadOptions { views: vec![tower.view(flags.image)], decode, cache_dir: cache };
@@ -141,6 +145,7 @@ impl Classifier {
             manifest,
             pictures,
             y,
+            every,
             device: Some(device),
             device_name,
         })
@@ -192,7 +197,7 @@ impl Classifier {
         let mut net = Network::new(&card.task, batch, Method { resident: kept, ..method }, device)?;
         let samples = &self.samples(rows[0]);
         let resume = checkpoint.is_some_and(Path::exists);
-        let run = Run { label, card, samples, rows, checkpoint, resume, extra: &[] };
+        let run = Run { label, card, samples, rows, checkpoint, every: self.every, resume, extra: &[] };
         let (state, _) = run.go(&mut net, |net| {
             self.initial.check(&net.session, &[""], std::slice::from_ref(&self.tower), true)?;
             let params = net.stored();

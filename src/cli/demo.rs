@@ -1,7 +1,7 @@
 //! `demo`: the main job on the bundled photographs, from pretrained weights to a tested model.
 
 use super::Compute;
-use super::flags::{DataFlags, HeadChoice, Resident, TrainFlags};
+use super::flags::{DataFlags, HeadChoice, MINUTES, Resident, TrainFlags};
 use super::job::{Job, split};
 use super::train::{CHECKPOINT, train};
 use crate::bundled;
@@ -148,6 +148,7 @@ impl Command {
             test: TEST,
             val: 0.0,
             seed: self.seed,
+            checkpoint_every: MINUTES,
         }
     }
 

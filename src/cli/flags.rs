@@ -15,6 +15,7 @@ use crate::weights::TowerWeights;
 use clap::Args;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 /// Hidden layers of the paper's head.
 pub const PAPER: [usize; 3] = [3000, 1000, 500];
@@ -185,6 +186,17 @@ pub struct TrainFlags {
     /// Decides every random choice: initial weights, order, masks, folds, augmentation.
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub seed: u64,
+    /// Minutes after which a checkpoint is written within an epoch, 0 after every update; at the end of an epoch one is
+    /// written after half a minute. No result depends on it.
+    #[arg(long, value_parser = minutes, default_value_t = MINUTES, value_name = "MINUTES")]
+    pub checkpoint_every: f64,
+}
+
+/// Between checkpoints within an epoch, where nothing else is said.
+pub const MINUTES: f64 = 5.0;
+
+fn minutes(text: &str) -> std::result::Result<f64, String> {
+    text.parse().ok().filter(|m| (0.0..=1440.0).contains(m)).ok_or_else(|| "minutes from 0 to 1440".into())
 }
 
 /// Where the pictures lie while a network is trained.
@@ -221,6 +233,11 @@ pub struct DataFlags {
 }
 
 impl TrainFlags {
+    /// The time between checkpoints within an epoch.
+    pub fn every(&self) -> Duration {
+        Duration::from_secs_f64(60.0 * self.checkpoint_every)
+    }
+
     pub fn settings(&self) -> Result<Settings> {
         if self.batch == 0 || self.epochs == 0 {
             return Err(Error::usage("--batch and --epochs must be at least 1"));

@@ -20,6 +20,7 @@ use crate::train::ridge;
 use crate::weights::WeightFile;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Splits rows by a part, groups kept together: [rest, part]. A row without a group is its own.
 pub fn split(manifest: &Manifest, rows: &[usize], part: f64, seed: u64) -> Result<[Vec<usize>; 2]> {
@@ -49,6 +50,8 @@ pub struct Job {
     /// How the head of the last run came to be, where that was chosen; for people.
     pub said: Option<String>,
     resident: Resident,
+    /// The time between checkpoints within an epoch.
+    every: Duration,
     device: Option<Box<dyn Device>>,
     pub device_name: String,
     compute: Compute,
@@ -122,6 +125,7 @@ impl Job {
             start: None,
             said: None,
             resident: data.resident,
+            every: train.every(),
             device: Some(device),
             device_name,
             compute: compute.clone(),
@@ -287,7 +291,8 @@ impl Job {
             tower_classes: self.initial.class_names(),
         };
         let extra = self.extracted.as_ref().map_or(&[][..], |e| e.towers.as_slice());
-        let run = Run { label, card, samples: &self.samples(), rows: [train, val], checkpoint, resume, extra };
+        let (samples, every) = (&self.samples(), self.every);
+        let run = Run { label, card, samples, rows: [train, val], checkpoint, every, resume, extra };
         let mut penalties = vec![];
         let (state, updates) = run.go(&mut net, |net| {
             self.begin(net, train, &means)?;

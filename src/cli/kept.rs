@@ -28,6 +28,8 @@ pub struct Run<'a> {
     pub rows: [&'a [usize]; 2],
     /// Where it is kept, if it is.
     pub checkpoint: Option<&'a Path>,
+    /// The time between checkpoints within an epoch.
+    pub every: Duration,
     /// Go on from there. Of a finished run only the weights are read.
     pub resume: bool,
     /// Weights that go into the file although the network does not have them.
@@ -38,7 +40,7 @@ impl Run<'_> {
     /// Trains; `begin` writes the first weights of a run that begins. Afterwards the network holds the best weights. Also
     /// returns the number of updates that were made here.
     pub fn go(self, net: &mut Network, begin: impl FnOnce(&mut Network) -> Result<()>) -> Result<(State, u32)> {
-        let Self { label, mut card, samples, rows, checkpoint, resume, extra } = self;
+        let Self { label, mut card, samples, rows, checkpoint, every, resume, extra } = self;
         let s = card.settings.clone();
         let mut best: Best = vec![];
         match checkpoint.filter(|_| resume) {
@@ -51,8 +53,12 @@ impl Run<'_> {
             }
             None => begin(net)?,
         }
+        if let Some(path) = checkpoint.filter(|_| !card.state.finished) {
+            has_room(path, checkpoint::bytes(net, extra))?;
+        }
         let mut state = card.state.clone();
-        let mut keeper = Keeper { bar: Bar::new(), checkpoint, card, extra, saved: None };
+        let (now, kept) = (Instant::now(), false);
+        let mut keeper = Keeper { bar: Bar::new(), checkpoint, card, extra, every, saved: now, kept };
         keeper.bar.start(label, s.epochs.saturating_sub(state.epoch) as u64 * rows[0].len().div_ceil(s.batch) as u64);
         let before = state.step;
         let result = fit::fit(net, samples, rows, &s, &mut state, &mut best, &mut keeper);
@@ -64,6 +70,22 @@ impl Run<'_> {
         }
         let updates = state.step - before;
         Ok((state, updates))
+    }
+}
+
+/// Refuses a disk that has no room for the checkpoints of a run, of so many bytes each: the last two, and the next while it
+/// is written.
+fn has_room(path: &Path, bytes: u64) -> Result<()> {
+    let length = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());
+    let before = atomic::previous(path);
+    let needed = (3 * bytes).saturating_sub(length(path) + length(&before));
+    match atomic::room(path).filter(|free| *free < needed) {
+        None => Ok(()),
+        Some(free) => {
+            let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+            let why = format!("checkpoints need {} MiB more, and its disk has {} left", mib(needed), free >> 20);
+            Err(Error::file(path, why).fix("free some space, or choose another folder; nothing was computed"))
+        }
     }
 }
 
@@ -148,8 +170,8 @@ pub fn resident(
     all.filter(|_| kept)
 }
 
-/// Seconds between two checkpoints within a run: a small network must not spend its time on the disk.
-const SAVE_EVERY: Duration = Duration::from_secs(30);
+/// Least time between two checkpoints at the ends of epochs: a small network must not spend its time on the disk.
+const EPOCHS: Duration = Duration::from_secs(30);
 
 /// Watches a run: the bar, the checkpoint, signals.
 struct Keeper<'a> {
@@ -157,8 +179,11 @@ struct Keeper<'a> {
     checkpoint: Option<&'a Path>,
     card: Card,
     extra: &'a [Stored<'a>],
-    /// When this run last wrote one.
-    saved: Option<Instant>,
+    every: Duration,
+    /// When the run began here, or last wrote a checkpoint.
+    saved: Instant,
+    /// Whether it wrote one.
+    kept: bool,
 }
 
 impl Watch for Keeper<'_> {
@@ -174,14 +199,15 @@ impl Watch for Keeper<'_> {
     fn keep(&mut self, net: &Network, state: &State, best: &Best) -> Result<()> {
         let Some(path) = self.checkpoint else { return Ok(()) };
         let ended = state.batches == 0;
-        let due = ended && self.saved.is_none_or(|t| t.elapsed() >= SAVE_EVERY);
-        if state.finished || !(due || stopped() || signals::save_wanted()) {
+        let wait = if ended { self.every.min(EPOCHS) } else { self.every };
+        let due = stopped() || signals::save_wanted() || (ended && !self.kept) || self.saved.elapsed() >= wait;
+        if state.finished || !due {
             return Ok(());
         }
         let asked = signals::saving();
         self.card.state = state.clone();
         checkpoint::save(path, &self.card, net, best, self.extra)?;
-        self.saved = Some(Instant::now());
+        (self.saved, self.kept) = (Instant::now(), true);
         if asked {
             self.bar.note(&format!("wrote {}, as asked, in epoch {}", path.display(), state.epoch + 1));
         }

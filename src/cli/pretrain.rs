@@ -14,6 +14,7 @@ use crate::train::stored::Stored;
 use clap::Args;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 #[derive(Args)]
 pub struct Command {
@@ -113,6 +114,8 @@ impl Command {
             settings,
             out: folder,
             cache: None,
+            // Nothing is kept before the end.
+            every: Duration::MAX,
         };
         let mut job = Classifier::load(origin, &self.network, &self.compute)?;
         let [rest, test] = [rest, test].map(|rows| {

@@ -138,6 +138,7 @@ impl Command {
             settings,
             out: &dir,
             cache: Some(self.cache.clone().unwrap_or_else(|| self.out.join("cache"))),
+            every: self.train.every(),
         };
         let mut job = Classifier::load(origin, &self.network, &self.compute)?;
         let groups = job.manifest.groups();

@@ -107,6 +107,17 @@ pub fn save(path: &Path, card: &Card, net: &Network, best: &Best, extra: &[Store
     stored::write_keeping(path, &metadata, &tensors)
 }
 
+/// How long [`save`] makes the file of an unfinished run, at most.
+pub fn bytes(net: &Network, extra: &[Stored]) -> u64 {
+    /// Names, shapes, the state of the loop.
+    const HEADER: u64 = 1 << 20;
+    let graph = &net.session.graph;
+    let own = net.stored().into_iter().chain(net.parts.iter().flat_map(|p| p.memory().chain(p.learned())));
+    let own = own.map(|v| graph.ty(v).numel());
+    let values: usize = extra.iter().map(|t| t.shape.iter().product()).chain(own).sum();
+    HEADER + 4 * values as u64
+}
+
 /// Metadata key: JSON of the towers whose weights are not in the file, by name, and which of the program they are
 /// ([`bundled_tower`]).
 pub const BUNDLED_TOWERS: &str = "bundled_towers";
