@@ -114,7 +114,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (p, q) = (dir.path().join("w.safetensors"), dir.path().join("damaged.safetensors"));
         let metadata = BTreeMap::from([("layout".to_string(), "KRSC".to_string())]);
-        write(&p, &metadata, &entries(&[7.0; 9])).unwrap();
+        write(&p, &metadata, &entries(&[7.0; 6])).unwrap();
         let good = std::fs::read(&p).unwrap();
         let w = WeightFile::open(&p).unwrap();
         assert_eq!(w.metadata(), &metadata);
@@ -131,12 +131,16 @@ mod tests {
             }
         }
         // Blocks that were never written, and tensors in each other's place.
-        let data = w.info("large").unwrap().range.clone();
-        let mut bytes = good.clone();
-        bytes[data.clone()].fill(0);
-        std::fs::write(&q, &bytes).unwrap();
-        let e = look(&q).unwrap_err().to_string();
-        assert!(e.contains("damaged.safetensors: tensor `large` is not as it was written"), "{e}");
+        let [data, other] = ["large", "a.weight"].map(|n| w.info(n).unwrap().range.clone());
+        let (mut blank, mut swapped) = (good.clone(), good.clone());
+        blank[data.clone()].fill(0);
+        swapped[data.clone()].copy_from_slice(&good[other.clone()]);
+        swapped[other].copy_from_slice(&good[data]);
+        for bytes in [blank, swapped] {
+            std::fs::write(&q, &bytes).unwrap();
+            let e = look(&q).unwrap_err().to_string();
+            assert!(e.contains("damaged.safetensors: tensor `") && e.contains("` is not as it was written"), "{e}");
+        }
     }
 
     #[test]
