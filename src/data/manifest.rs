@@ -3,7 +3,7 @@ paths relative to its own folder, so that a data set can be moved. Ratings are o
 importer has mapped them. */
 
 use super::cache::Source;
-use super::table::{Table, TableOptions, quoted};
+use super::table::{Table, TableOptions, missing, quoted};
 use crate::atomic;
 use crate::error::{Error, Result};
 use crate::preprocess::Area;
@@ -114,15 +114,17 @@ impl Manifest {
                 };
                 row.targets.push(value as f32);
             }
-            row.group = text(group).map(String::from);
+            // R writes NA for what is missing, spreadsheets #N/A: as a group that would be one of all pictures without.
+            let there = |column| text(column).filter(|t| !missing(t));
+            row.group = there(group).map(String::from);
             row.dataset = text(dataset).map(String::from);
-            if let Some(t) = text(weight) {
+            if let Some(t) = there(weight) {
                 match table.number(t).filter(|w| *w >= 0.0 && *w <= 1e6) {
                     Some(w) => row.weight = w as f32,
                     None => return wrong("weight", format!("`{t}` is not a weight"), "use a number from 0"),
                 }
             }
-            if let Some(t) = text(fold) {
+            if let Some(t) = there(fold) {
                 // R writes whole numbers of a numeric column as 3, pandas with gaps in it as 3.0.
                 match t.strip_suffix(".0").unwrap_or(t).parse() {
                     Ok(f) => row.fold = Some(f),
@@ -132,8 +134,7 @@ impl Manifest {
             if let Some(columns) = &face {
                 let mut sides = vec![];
                 for (&c, column) in columns.iter().zip(FACE) {
-                    // R writes NA for what is missing.
-                    let Some(t) = text(Some(c)).filter(|t| *t != "NA") else { continue };
+                    let Some(t) = there(Some(c)) else { continue };
                     match table.number(t) {
                         Some(side) => sides.push(side),
                         None => {
@@ -296,6 +297,9 @@ mod tests {
         assert!(m.labels("none").unwrap_err().to_string().ends_with("dataset, weight, fold, label"));
         let m = read("path,valence,intensity\na.png,3,4\n", &["valence", "intensity"]).unwrap();
         assert_eq!(m.rows[0].targets, [3.0, 4.0]);
+        let m = read("path,valence,arousal,group,weight,fold\na,1,2,NA,#N/A,NA\nb,1,2,x,2,0\n", &TARGETS).unwrap();
+        assert_eq!((&m.rows[0].group, m.rows[0].weight, m.rows[0].fold), (&None, 1.0, None));
+        assert_eq!((m.rows[1].group.as_deref(), m.rows[1].fold), (Some("x"), Some(0)));
         assert!(read("path,label\na.png,x\n", &[]).unwrap().rows[0].targets.is_empty());
     }
 
@@ -316,6 +320,7 @@ mod tests {
             ("path,valence,arousal,fold\na,1,2,x\n", "`x` is not a fold"),
             ("path,valence,arousal\na,1\n", "2 fields under 3 columns"),
             ("path,valence,arousal\n", "no rows"),
+            ("path,name,valence,arousal\na,\"x,1,2\nb,y,1,2\nc,\"z,1,2\n", "line 2: a quote is not closed"),
         ] {
             let e = read(text, &TARGETS).unwrap_err().to_string();
             assert!(e.contains(problem) && e.contains("m.csv: "), "{e}");

@@ -6,8 +6,11 @@ here reads files that others made, so every function answers bad input with one 
 
 pub mod boxes;
 pub mod cache;
+mod compose;
 pub mod decode;
 pub mod duplicates;
+mod exif;
+mod fields;
 pub mod folds;
 pub mod import;
 mod join;

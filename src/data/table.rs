@@ -2,6 +2,7 @@
 byte order mark; in UTF-8, UTF-16 or something older; with prose above the header; or a workbook. Read whole, as text, with
 the line of every row, so that a complaint can name it. */
 
+use super::fields::{self, Dialect, records};
 use super::workbook;
 use crate::error::{Error, Result};
 use std::borrow::Cow;
@@ -31,6 +32,12 @@ pub struct TableOptions<'a> {
     pub find: &'a [&'a [&'a str]],
     /// Rows shorter than the header are filled with empty fields instead of refused.
     pub ragged: bool,
+}
+
+impl TableOptions<'_> {
+    fn dialect(&self, delimiter: u8) -> Dialect {
+        Dialect { delimiter, quote: self.quote.unwrap_or(b'"') }
+    }
 }
 
 /// A header and its rows.
@@ -102,12 +109,13 @@ impl Table {
             (0..skip).for_each(|_| body = &body[next(body)..]);
             let first = body.lines().find(|l| !l.trim().is_empty()).ok_or_else(empty)?;
             let delimiter = delimiter_of(first, opts);
-            let mut rows = Vec::new();
-            for record in reader(body, delimiter, opts).records() {
-                let record = record.map_err(|e| Error::file(path, e.to_string()).fix("save it as CSV UTF-8"))?;
-                let line = record.position().map_or(0, |p| p.line()) + (opts.skip_rows + skip) as u64;
-                rows.push((line, record.iter().map(String::from).collect()));
-            }
+            let above = (opts.skip_rows + skip) as u64;
+            let mut rows = records(body, opts.dialect(delimiter)).map_err(|(line, problem)| {
+                Error::file(path, problem)
+                    .at(format!("line {}", line + above))
+                    .fix("close the quote, double it if it belongs to the text, or remove it")
+            })?;
+            rows.iter_mut().for_each(|r| r.0 += above);
             (rows, delimiter, note)
         };
         let mut rows = rows.into_iter();
@@ -214,22 +222,15 @@ fn header(rows: &[&[String]], find: &[&[&str]]) -> usize {
     found.unwrap_or_else(|| (0..rows.len()).rev().max_by_key(width).unwrap_or(0))
 }
 
-/// One line, taken apart for itself.
+/// One line, taken apart for itself. A quote that is not closed is the business of whoever reads the whole.
 fn fields_of(line: &str, opts: &TableOptions) -> Vec<String> {
-    let record = reader(line, delimiter_of(line, opts), opts).records().next();
-    record.and_then(std::result::Result::ok).map_or(Vec::new(), |r| r.iter().map(String::from).collect())
+    let delimiter = delimiter_of(line, opts);
+    let bare = || line.split(char::from(delimiter)).map(String::from).collect();
+    records(line, opts.dialect(delimiter)).map_or_else(|_| bare(), |mut all| all.pop().map_or(Vec::new(), |r| r.1))
 }
 
-/// The one that is most frequent in the line; of equals the comma before the tab.
 fn delimiter_of(line: &str, opts: &TableOptions) -> u8 {
-    let count = |d: u8| line.bytes().filter(|&b| b == d).count();
-    opts.delimiter.or_else(|| [b';', b'\t', b','].into_iter().max_by_key(|&d| count(d))).unwrap_or(b',')
-}
-
-fn reader<'a>(text: &'a str, delimiter: u8, opts: &TableOptions) -> csv::Reader<&'a [u8]> {
-    let mut builder = csv::ReaderBuilder::new();
-    builder.delimiter(delimiter).quote(opts.quote.unwrap_or(b'"')).flexible(true).has_headers(false);
-    builder.from_reader(text.as_bytes())
+    opts.delimiter.unwrap_or_else(|| fields::delimiter_of(line))
 }
 
 /// Without spaces around it, and with single ones for line breaks and the like within.
@@ -254,11 +255,32 @@ fn text<'a>(path: &Path, bytes: &'a [u8]) -> Result<(Cow<'a, str>, Option<String
     }
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok((Cow::Borrowed(text.trim_start_matches('\u{feff}')), None)),
-        // Every byte is a Latin-1 character: names of western languages come out right, numbers always.
-        Err(_) => {
-            Ok((Cow::Owned(bytes.iter().map(|&b| b as char).collect()), Some("is not UTF-8: read as Latin-1".into())))
-        }
+        // Every byte is a character there: names of western languages come out right, numbers always.
+        Err(_) => Ok((Cow::Owned(windows(bytes)), Some("is not UTF-8: read as Windows-1252".into()))),
     }
+}
+
+/// What Windows-1252 has at 0x80 to 0x9f, where Latin-1 has control characters; five places are empty and stay those. The
+/// two agree in all other bytes.
+const WINDOWS: &str = "€\u{81}‚ƒ„…†‡ˆ‰Š‹Œ\u{8d}Ž\u{8f}\u{90}‘’“”•–—˜™š›œ\u{9d}žŸ";
+
+fn windows(bytes: &[u8]) -> String {
+    let of = |&b: &u8| match b {
+        0x80..=0x9f => WINDOWS.chars().nth(usize::from(b) - 0x80).unwrap_or(char::from(b)),
+        _ => char::from(b),
+    };
+    bytes.iter().map(of).collect()
+}
+
+/// Whether a field says that there is no value: empty, or what R, pandas, SPSS and spreadsheets write for it, the errors
+/// of their formulas included.
+pub fn missing(text: &str) -> bool {
+    const ALSO: [&str; 8] = ["", ".", "-", "?", "none", "null", "nil", "missing"];
+    let text = text.trim().trim_matches(['<', '>']).to_ascii_lowercase();
+    let bare = text.trim_start_matches(['#', '-', '+']);
+    ALSO.contains(&text.as_str())
+        || ["na", "n/a", "n.a.", "nan", "1.#ind", "1.#qnan"].contains(&bare)
+        || (text.starts_with('#') && text.ends_with(['!', '?']))
 }
 
 /// A CSV field, quoted if it has to be.
@@ -292,6 +314,8 @@ mod tests {
     #[test]
     fn every_encoding() {
         let utf16: Vec<u8> = "\u{feff}n,v\né,1\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let quotes = parse(b"n,v\nit\x92s \x96 \x80\x8d,1\n", TableOptions::default()).unwrap();
+        assert_eq!(quotes.rows[0].1[0], "it’s – €\u{8d}");
         for bytes in [&b"\xef\xbb\xbfn,v\n\xc3\xa9,1\n"[..], b"n,v\n\xe9,1\n", &utf16] {
             let t = parse(bytes, TableOptions::default()).unwrap();
             assert_eq!((t.column("n").unwrap(), t.rows[0].1[0].as_str()), (0, "é"));
@@ -336,7 +360,8 @@ mod tests {
         assert!(e.to_string().starts_with("t.csv: line 4: 1 fields under 2 columns"), "{e}");
         let t = parse(b"a,b\n1\n", TableOptions { ragged: true, ..Default::default() }).unwrap();
         assert_eq!(t.rows[0].1, ["1", ""]);
-        assert!(parse(b"a,b\n\"1,2\n3,4\n", TableOptions::default()).unwrap_err().to_string().contains("line 2"));
+        let e = parse(b"prose \"\na,b\n\"1,2\n3,4\n", TableOptions { skip_rows: 1, ..Default::default() }).unwrap_err();
+        assert!(e.to_string().starts_with("t.csv: line 3: a quote is never closed; close the quote"), "{e}");
     }
 
     #[test]
@@ -347,6 +372,18 @@ mod tests {
             (comma.number("4,5"), comma.number("nan"), comma.number("inf"), comma.number("")),
             (None, None, None, None)
         );
+    }
+
+    #[test]
+    fn what_is_missing() {
+        for text in
+            ["", " ", ".", "-", "NA", "n/a", "#N/A", "#DIV/0!", "#NULL!", "#NAME?", "NaN", "<NA>", "-1.#IND", "None"]
+        {
+            assert!(missing(text), "{text}");
+        }
+        for text in ["0", "-1", "x", "Nancy", "#1", "inf", "#"] {
+            assert!(!missing(text), "{text}");
+        }
     }
 
     #[test]

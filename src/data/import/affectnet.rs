@@ -5,9 +5,12 @@
 use super::records::{Record, Records, onto_nine, shown};
 use super::sets::Place;
 use super::{Import, Scale, find};
+use crate::data::fields::{Dialect, delimiter_of, records};
 use crate::data::manifest::TARGETS;
+use crate::data::table::missing;
 use crate::error::{Error, Result};
 use crate::weights::foreign::npy;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 /// The expressions in the order of their numbers.
@@ -76,10 +79,10 @@ impl<'a> Faces<'a> {
     }
 }
 
-/// A number on 1-9; None for -2 and for nothing. The error says what is wrong with it.
+/// A number on 1-9; None for -2 and for what is missing. The error says what is wrong with it.
 fn rated(text: &str, (lo, hi): Scale) -> Result<Option<f64>, String> {
     match text.trim().parse::<f64>() {
-        _ if text.trim().is_empty() => Ok(None),
+        _ if missing(text) => Ok(None),
         Ok(NONE) => Ok(None),
         Ok(v) if (lo..=hi).contains(&v) => Ok(Some(onto_nine(v, (lo, hi)))),
         _ => Err(format!("`{}` is neither a number of the scale {lo}:{hi} nor -2", text.trim())),
@@ -111,14 +114,21 @@ pub fn tables(place: &Place) -> Result<Import> {
 }
 
 fn read(file: &Path, faces: &mut Faces) -> Result<()> {
-    let broken = |e: csv::Error| Error::file(file, format!("cannot be read: {e}")).fix("copy it from the set again");
-    let mut reader = csv::ReaderBuilder::new().flexible(true).from_path(file).map_err(broken)?;
-    let header = reader.headers().map_err(broken)?.clone();
+    let io = |e| Error::io(file, "read", e);
+    let mut lines = BufReader::new(std::fs::File::open(file).map_err(io)?).split(b'\n').zip(1..);
+    let text = |line: Vec<u8>| {
+        String::from_utf8_lossy(&line).trim_end_matches('\r').trim_start_matches('\u{feff}').to_string()
+    };
+    let head = lines.next().map_or(Ok(Vec::new()), |l| l.0).map(text).map_err(io)?;
+    let dialect = Dialect { delimiter: delimiter_of(&head), quote: b'"' };
+    let row = |line: u64, text: &str| {
+        let one = records(text, dialect).map(|mut all| all.pop().map_or(Vec::new(), |r| r.1));
+        one.map_err(|e| Error::file(file, e.1).at(format!("line {line}")).fix("close the quote or remove it"))
+    };
+    let header = row(1, &head)?;
     let column = |name: &str| {
-        let same = |h: &str| h.trim().trim_start_matches('\u{feff}').eq_ignore_ascii_case(name);
-        header.iter().position(same).ok_or_else(|| {
-            let there: Vec<_> = header.iter().collect();
-            Error::file(file, format!("no column `{name}`; it has: {}", there.join(", ")))
+        header.iter().position(|h| h.trim().eq_ignore_ascii_case(name)).ok_or_else(|| {
+            Error::file(file, format!("no column `{name}`; it has: {}", header.join(", ")))
                 .fix("name another with --table")
         })
     };
@@ -131,15 +141,19 @@ fn read(file: &Path, faces: &mut Faces) -> Result<()> {
         "validation" => "val".to_string(),
         _ => stem,
     };
-    for row in reader.records() {
-        let row = row.map_err(broken)?;
-        let line = row.position().map_or(0, |p| p.line());
-        let field = |column: usize| row.get(column).unwrap_or_default();
+    let comma = dialect.delimiter != b',';
+    for (bytes, line) in lines {
+        let row = row(line, &text(bytes.map_err(io)?))?;
+        if row.is_empty() {
+            continue;
+        }
+        let field = |column: usize| row.get(column).map_or("", String::as_str);
+        let decimal = |column: usize| if comma { field(column).replace(',', ".") } else { field(column).into() };
         let wrong =
             |problem: String| Error::file(file, problem).at(format!("line {line}")).fix("compare it with the original");
-        let value = |t: usize| rated(field(ratings[t]), faces.place.scales[t]).map_err(wrong);
+        let value = |t: usize| rated(&decimal(ratings[t]), faces.place.scales[t]).map_err(wrong);
         // Faces that were not found have NULL, -1 or nothing here.
-        let found = corners.map(|c| field(c).trim().parse::<f64>().ok().filter(|v| v.is_finite()));
+        let found = corners.map(|c| decimal(c).trim().parse::<f64>().ok().filter(|v| v.is_finite()));
         let face = Face {
             place: format!("{split} line {line}"),
             key: field(path).trim().into(),

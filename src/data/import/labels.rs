@@ -139,7 +139,7 @@ pub fn lists(place: &Place) -> Result<Import> {
 /// many there is none, and the picture is left out.
 pub fn votes(place: &Place) -> Result<Import> {
     let file = place.table(&["ABSTRACT_groundTruth.csv"])?;
-    let options = TableOptions { delimiter: Some(b','), quote: Some(b'\''), ragged: true, ..TableOptions::default() };
+    let options = TableOptions { quote: Some(b'\''), ragged: true, ..TableOptions::default() };
     let table = Table::read(&file, &options)?;
     let columns: Vec<_> = (0..table.header.len()).filter_map(|i| Some((i, mikels(&table.header[i])?))).collect();
     if columns.len() != MIKELS.len() {

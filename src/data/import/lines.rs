@@ -4,6 +4,7 @@ use super::records::{Record, Records, onto_nine, shown, spread_onto_nine};
 use super::sets::Place;
 use super::{Import, Scale, find};
 use crate::data::manifest::TARGETS;
+use crate::data::table::missing;
 use crate::error::{Error, Result};
 use std::path::Path;
 
@@ -25,15 +26,15 @@ pub fn ied(place: &Place) -> Result<Import> {
         return Err(Error::file(file, problem).fix("take both files from the same release"));
     }
     let mut records = Records { file: file.clone(), targets: TARGETS.map(String::from).into(), ..Records::default() };
-    records.rows = (1..)
-        .zip(valence.iter().zip(arousal))
-        .map(|(n, (&v, &a))| Record {
-            place: format!("line {n}"),
-            key: n.to_string(),
-            ratings: vec![v, a],
-            ..Record::default()
-        })
-        .collect();
+    for (n, pair) in (1..).zip(valence.iter().zip(arousal)) {
+        let (place, key) = (format!("line {n}"), n.to_string());
+        match pair {
+            (&Some(v), &Some(a)) => {
+                records.rows.push(Record { place, key, ratings: vec![v, a], ..Record::default() });
+            }
+            _ => records.dropped.push((place, "no rating".into())),
+        }
+    }
     records.find(place.search(root))
 }
 
@@ -97,11 +98,15 @@ fn gaped_file(file: &Path, folder: &str, scales: [Scale; 2]) -> Result<Records> 
         };
         let pairs = [(valence, scales[0]), (arousal, scales[1])];
         let ratings = pairs.map(|((text, _), scale)| number(file, n, text, scale));
+        let Some(ratings) = ratings.into_iter().collect::<Result<Option<Vec<f64>>>>()? else {
+            out.dropped.push((format!("{place} `{name}`"), "no rating".into()));
+            continue;
+        };
         let spread = pairs.map(|((_, sd), scale)| sd.map(|v| shown(spread_onto_nine(v, scale))));
         out.rows.push(Record {
             place,
             key: name.rsplit_once('.').map_or(name, |(stem, _)| stem).into(),
-            ratings: ratings.into_iter().collect::<Result<_>>()?,
+            ratings,
             group: None,
             extras: [Some(folder.into())].into_iter().chain(spread).collect(),
         });
@@ -120,14 +125,16 @@ fn decimal(text: &str) -> Option<f64> {
     text.trim().replace(',', ".").parse().ok().filter(|v: &f64| v.is_finite())
 }
 
-/// A rating on 1-9.
-fn number(file: &Path, line: u64, text: &str, (lo, hi): Scale) -> Result<f64> {
+/// A rating on 1-9; None if there is none.
+fn number(file: &Path, line: u64, text: &str, (lo, hi): Scale) -> Result<Option<f64>> {
     let wrong = |problem: String| {
         Err(Error::file(file, problem).at(format!("line {line}")).fix("compare it with the original"))
     };
     match decimal(text) {
-        Some(value) if (lo..=hi).contains(&value) => Ok(onto_nine(value, (lo, hi))),
+        Some(value) if (lo..=hi).contains(&value) => Ok(Some(onto_nine(value, (lo, hi)))),
         Some(value) => wrong(format!("`{value}` is outside the scale {lo}:{hi}")),
+        // An empty line may be one too many, and whatever stands below it is somebody else's.
+        None if missing(text) && !text.trim().is_empty() => Ok(None),
         None => wrong(format!("`{}` is not a number", text.trim())),
     }
 }

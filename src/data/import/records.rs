@@ -2,8 +2,9 @@
 in a sorted list. */
 
 use super::{Import, Scale};
-use crate::data::join::Files;
+use crate::data::join::{Files, How};
 use crate::data::manifest::{Manifest, Row};
+use crate::data::sniff::refusal;
 use crate::data::walk::walk;
 use crate::error::{Error, Result};
 use std::collections::HashMap;
@@ -98,12 +99,12 @@ impl Records {
             }
         }
         for path in &found.unread {
-            unmatched_files.push((path.display().to_string(), "its format is not read; save it as JPEG or PNG".into()));
+            unmatched_files.push((path.display().to_string(), refusal(&search.root.join(path))));
         }
         let files = Files::new(names);
         let all = self.rows.len() + self.dropped.len();
         let mut used: HashMap<usize, String> = HashMap::new();
-        let (mut rows, mut unmatched_rows, mut other_ending, mut moving) = (Vec::new(), self.dropped, 0, 0);
+        let (mut rows, mut unmatched_rows, mut loosely, mut moving) = (Vec::new(), self.dropped, [0; 3], 0);
         let mut kept: Vec<Vec<Option<String>>> = vec![Vec::new(); self.extras.len()];
         for record in self.rows {
             let mut unmatched =
@@ -126,7 +127,12 @@ impl Records {
                 moving += 1;
                 continue;
             }
-            other_ending += usize::from(found.other_ending);
+            match found.how {
+                How::Named => {}
+                How::OtherEnding => loosely[0] += 1,
+                How::Number => loosely[1] += 1,
+                How::Elsewhere => loosely[2] += 1,
+            }
             rows.push(Row {
                 path: name.clone(),
                 targets: record.ratings.iter().map(|v| *v as f32).collect(),
@@ -149,9 +155,13 @@ impl Records {
             }
         }
         let mut notes = self.notes;
-        if other_ending > 0 {
-            notes.push(format!("{other_ending} pictures have another ending than the table says"));
-        }
+        let how = [
+            "have another ending than the table says",
+            "are found by their number, which the table writes in another way",
+            "are found by the end of a path that the table has from elsewhere",
+        ];
+        let loosely = loosely.into_iter().zip(how).filter(|(n, _)| *n > 0);
+        notes.extend(loosely.map(|(n, how)| format!("{n} pictures {how}")));
         if moving > 0 {
             notes.push(format!("{moving} GIF or TIFF files are left out, as in the paper"));
         }

@@ -37,7 +37,6 @@ struct Layout {
     tables: &'static [&'static str],
     /// Names of the folder of pictures beside it.
     pictures: &'static [&'static str],
-    delimiter: Option<u8>,
     columns: Sheet<'static>,
 }
 
@@ -76,7 +75,6 @@ pub const SETS: &[Set] = &[
         how: How::Table(Layout {
             tables: &["OASIS.csv"],
             pictures: &["images"],
-            delimiter: Some(b','),
             columns: Sheet {
                 valence: Rated { mean: &["Valence_mean"], sd: &["Valence_SD"], n: &["Valence_N"] },
                 arousal: Rated { mean: &["Arousal_mean"], sd: &["Arousal_SD"], n: &["Arousal_N"] },
@@ -98,7 +96,6 @@ pub const SETS: &[Set] = &[
         how: How::Table(Layout {
             tables: &["AllSubjects*.txt", "IAPS*.ods", "IAPS*.xls*", "IAPS*.csv", "IAPS*.txt"],
             pictures: &[],
-            delimiter: None,
             columns: Sheet {
                 valence: Rated { mean: &["valmn"], sd: &["valsd"], n: &[] },
                 arousal: Rated { mean: &["aromn"], sd: &["arosd"], n: &[] },
@@ -119,7 +116,6 @@ pub const SETS: &[Set] = &[
         how: How::Table(Layout {
             tables: &["SMID_norms.csv"],
             pictures: &["img", "SMID_images_400px"],
-            delimiter: Some(b','),
             columns: Sheet {
                 valence: Rated { mean: &["valence_mean"], sd: &["valence_sd"], n: &["valence_n"] },
                 arousal: Rated { mean: &["arousal_mean"], sd: &["arousal_sd"], n: &["arousal_n"] },
@@ -145,7 +141,6 @@ pub const SETS: &[Set] = &[
         how: How::Table(Layout {
             tables: &["Valence, arousal*ratings*.xls*", "NAPS*.xls*", "NAPS*.csv", "NAPS*.tsv", "NAPS*.txt"],
             pictures: &[],
-            delimiter: None,
             columns: Sheet {
                 valence: Rated {
                     mean: &["Valence", "M valence", "valence_mean", "M.6"],
@@ -177,7 +172,6 @@ pub const SETS: &[Set] = &[
         how: How::Table(Layout {
             tables: &["EMindex*.xls*", "EMindex*.csv"],
             pictures: &[],
-            delimiter: None,
             columns: Sheet {
                 valence: Rated { mean: &["Mean Valence"], sd: &["SD Valence"], n: &[] },
                 arousal: Rated { mean: &["Mean Arousal"], sd: &["SD Arousal"], n: &[] },
@@ -194,7 +188,6 @@ pub const SETS: &[Set] = &[
         how: How::Table(Layout {
             tables: &["DIRTI*.xls*", "DIRTI*.csv", "*rating*.xls*", "*rating*.csv"],
             pictures: &[],
-            delimiter: None,
             columns: Sheet {
                 valence: Rated {
                     mean: &["Valence", "Valence mean", "Mean valence", "valence_mean", "M valence", "Valence M"],
@@ -250,7 +243,6 @@ pub const SETS: &[Set] = &[
         how: How::Table(Layout {
             tables: &["annotations_single.ann", "annotations*.ann"],
             pictures: &[],
-            delimiter: Some(b','),
             columns: Sheet {
                 valence: Rated { mean: &["valence"], ..NO_RATING },
                 arousal: Rated { mean: &["arousal"], ..NO_RATING },
@@ -340,13 +332,7 @@ impl Layout {
     fn read(&self, place: &Place) -> Result<Import> {
         let file = place.table(self.tables)?;
         let find = self.columns.needs();
-        let options = TableOptions {
-            delimiter: self.delimiter,
-            sheet: place.from.sheet,
-            find: &find,
-            ragged: true,
-            ..TableOptions::default()
-        };
+        let options = TableOptions { sheet: place.from.sheet, find: &find, ragged: true, ..TableOptions::default() };
         let table = Table::read(&file, &options)?;
         let root = find::pictures(place.from.root, &file, self.pictures)?;
         let records = self.columns.read(&table, place.scales).map_err(|e| match e.kind() {

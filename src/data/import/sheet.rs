@@ -3,7 +3,7 @@
 use super::Scale;
 use super::records::{Record, Records, onto_nine, shown, spread_onto_nine};
 use crate::data::manifest::TARGETS;
-use crate::data::table::Table;
+use crate::data::table::{Table, missing};
 use crate::error::{Error, Result};
 
 /// What a column is called in the copies that go round; the first that the table has is taken.
@@ -142,7 +142,7 @@ fn name(table: &Table, column: usize) -> String {
 /// A rating on 1-9, None if there is none, or the error that stops the import.
 pub fn rating(table: &Table, line: u64, text: &str, column: usize, scale: Scale) -> Result<Option<f64>> {
     let text = text.trim();
-    if ["", ".", "-", "na", "n/a", "nan", "null"].contains(&text.to_ascii_lowercase().as_str()) {
+    if missing(text) {
         return Ok(None);
     }
     let (lo, hi) = scale;

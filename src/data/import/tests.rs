@@ -240,6 +240,7 @@ fn ied_is_joined_by_number() {
         ("1\n2\n", "has 12 lines and "),
         ("1\n\n2\n", "line 2: `` is not a number"),
         ("0.5\n", "line 1: `0.5` is outside the scale 1:9"),
+        ("NA\n", "has 12 lines and "),
     ] {
         put(&dir, "arousal_avg_10766_v2.txt", text);
         let e = import("ied", &dir).unwrap_err().to_string();
