@@ -1,10 +1,10 @@
 //! `features`: what one tower sees in pictures: its likeliest classes for people, all its outputs for programs.
 
 use super::output::{self, clean};
-use super::reading::{Reading, batch};
+use super::reading::{self, Reading, batch};
 use super::{Bar, Compute};
 use crate::data::boxes::seen_whole;
-use crate::data::{LoadOptions, Pictures, Source, walk};
+use crate::data::{LoadOptions, Pictures, Source};
 use crate::error::{Error, Result, path_text};
 use crate::models::{Architecture, Config, Tower, TowerOutput};
 use crate::train::features::extract;
@@ -127,7 +127,7 @@ fn list(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
             files.push(path.clone());
             continue;
         }
-        let found = walk::walk(path)?.files;
+        let found = reading::folder(path)?;
         if found.is_empty() {
             return Err(Error::file(path, "no pictures in this folder").fix("name another"));
         }

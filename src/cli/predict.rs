@@ -5,12 +5,12 @@ mod models;
 mod writer;
 
 use super::output::{self, Reader};
-use super::reading::{Reading, batch};
+use super::reading::{self, Reading, batch};
 use super::{Bar, Compute, stopped};
 use crate::atomic;
 use crate::data::boxes::seen_whole;
 use crate::data::decode::MAX_FILE;
-use crate::data::{Boxes, LoadOptions, Pictures, Source, walk};
+use crate::data::{Boxes, LoadOptions, Pictures, Source};
 use crate::error::{Error, Result, path_text};
 use crate::progress::Progress;
 use crate::train::metrics::{beyond_scale, remark_beyond};
@@ -219,22 +219,11 @@ fn list(paths: &[PathBuf], boxes: &Boxes) -> Result<Vec<Input>> {
 }
 
 fn folder(dir: &Path, boxes: &Boxes, inputs: &mut Vec<Input>) -> Result<()> {
-    let found = walk::walk(dir)?;
-    let unread = "its format is not read; save it as JPEG or PNG";
-    let mut all: Vec<(PathBuf, bool)> = found.files.into_iter().map(|p| (p, true)).collect();
-    all.extend(found.unread.into_iter().map(|p| (p, false)));
-    all.sort();
+    let all = reading::folder(dir)?;
     if all.is_empty() {
         inputs.push(Input::Bad(path_text(dir), "no pictures in this folder; name another".into()));
     }
-    for (path, read) in all {
-        let path = dir.join(path);
-        inputs.push(if read {
-            Input::Picture(boxes.source(path))
-        } else {
-            Input::Bad(path_text(&path), unread.into())
-        });
-    }
+    inputs.extend(all.into_iter().map(|path| Input::Picture(boxes.source(dir.join(path)))));
     Ok(())
 }
 

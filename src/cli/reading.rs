@@ -1,9 +1,10 @@
 //! What the commands that use a trained model share: how pictures are read, and the model itself.
 
 use super::Compute;
+use super::output::clean;
 use crate::bundled;
-use crate::data::{Alpha, Boxes, DecodeOptions, LoadOptions};
-use crate::error::{Error, Result};
+use crate::data::{Alpha, Boxes, DecodeOptions, LoadOptions, walk};
+use crate::error::{Error, Result, path_text};
 use crate::models::Config;
 use crate::preprocess::View;
 use crate::train::checkpoint::{self, Card};
@@ -53,6 +54,19 @@ impl Reading {
         }
         Boxes::read(file).map(Some)
     }
+}
+
+/// The pictures of a folder, relative to it and sorted, with a remark about the files that were passed over. What ends
+/// like a format that is not read is among them: it is refused by what it is, and read if it is something else.
+pub fn folder(dir: &Path) -> Result<Vec<PathBuf>> {
+    let found = walk::walk(dir)?;
+    if let Some(passed_over) = found.passed_over() {
+        remark!("{}: {passed_over}; a picture among them needs an ending such as .jpg", clean(&path_text(dir)));
+    }
+    let mut all = found.files;
+    all.extend(found.unread);
+    all.sort();
+    Ok(all)
 }
 
 /// A checkpoint whose header has been read.

@@ -4,10 +4,11 @@ use super::classifier::{Classifier, Origin, TowerFlags, fits, weights};
 use super::flags::TrainFlags;
 use super::job::split;
 use super::kept::continued;
+use super::reading;
 use super::{Compute, command_line, output};
 use crate::atomic;
 use crate::data::table::quoted;
-use crate::data::{Manifest, Row, folds, walk};
+use crate::data::{Manifest, Row, folds};
 use crate::error::{Error, Result};
 use crate::models::{expression, expressions};
 use crate::preprocess::Crop;
@@ -371,7 +372,7 @@ fn json(x: &impl Serialize) -> String {
 /// A folder of folders: each picture has the name of the folder below the root that it is in.
 fn class_folders(root: &Path) -> Result<(Manifest, Vec<Option<String>>)> {
     let (mut rows, mut labels) = (vec![], vec![]);
-    for path in walk::walk(root)?.files {
+    for path in reading::folder(root)? {
         let Some(name) = path.to_str() else {
             return Err(Error::file(root.join(&path), "its name is not Unicode").fix("rename it"));
         };

@@ -3,13 +3,18 @@ recognised too, because "is a HEIC picture" helps and "unknown format" does not.
 
 use crate::error::{Error, Result};
 use image::ImageFormat;
+use std::io::Read;
+use std::path::Path;
 
 /// Endings of the formats that are read, for listing folders and for joining by name.
-pub const ENDINGS: [&str; 11] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff"];
+pub const ENDINGS: [&str; 19] = [
+    "jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff", "ppm", "pgm", "pbm", "pnm", "pam",
+    "tga", "ico", "cur",
+];
 
 /// Endings of pictures that are not read; a folder listing names them instead of dropping them.
-pub const UNREAD_ENDINGS: [&str; 16] =
-    ["avif", "heic", "heif", "jxl", "jp2", "svg", "tga", "ico", "psd", "exr", "hdr", "cr2", "nef", "arw", "dng", "ppm"];
+pub const UNREAD_ENDINGS: [&str; 15] =
+    ["avif", "heic", "heif", "hif", "jxl", "jp2", "svg", "psd", "exr", "hdr", "cr2", "nef", "arw", "dng", "qoi"];
 
 /// The format, if it is one of those read.
 pub fn format(bytes: &[u8]) -> Result<ImageFormat> {
@@ -27,6 +32,13 @@ pub fn format(bytes: &[u8]) -> Result<ImageFormat> {
         Some(ImageFormat::Bmp)
     } else if (starts(b"II*\0") && !at(8, b"CR")) || starts(b"MM\0*") || starts(b"II+\0") || starts(b"MM\0+") {
         Some(ImageFormat::Tiff)
+    } else if matches!(bytes, [b'P', b'1'..=b'7', b' ' | b'\t' | b'\r' | b'\n' | b'#', ..]) {
+        Some(ImageFormat::Pnm)
+    } else if starts(b"\0\0\x01\0") || starts(b"\0\0\x02\0") && !bytes.ends_with(b"TRUEVISION-XFILE.\0") && icons(bytes)
+    {
+        Some(ImageFormat::Ico)
+    } else if tga(bytes) {
+        Some(ImageFormat::Tga)
     } else {
         None
     };
@@ -55,21 +67,56 @@ pub fn format(bytes: &[u8]) -> Result<ImageFormat> {
         _ if starts(b"%PDF") => "a PDF document",
         _ if starts(b"%!PS") => "a PostScript document",
         _ if starts(b"8BPS") => "a Photoshop document",
-        _ if starts(b"\0\0\x01\0") => "a Windows icon",
         _ if starts(b"\x76\x2f\x31\x01") => "an OpenEXR picture",
         _ if starts(b"#?RADIANCE") => "a Radiance HDR picture",
         _ if starts(b"DDS ") => "a DDS texture",
         _ if starts(b"qoif") => "a QOI picture",
         _ if starts(b"FUJIFILM") => "a Fujifilm RAW picture",
-        _ if matches!(bytes, [b'P', b'1'..=b'7', b' ' | b'\t' | b'\r' | b'\n', ..]) => "a PNM picture",
         _ if starts(b"PK\x03\x04") => "a zip archive",
-        _ if bytes.ends_with(b"TRUEVISION-XFILE.\0") => "a TGA picture",
         _ => {
             return Err(Error::job("is not a picture of a known format")
-                .fix("JPEG, PNG, WebP, GIF, BMP and TIFF are read, whatever the file is called"));
+                .fix("JPEG, PNG, WebP, GIF, BMP, TIFF, PNM, TGA and icons are read, whatever the file is called"));
         }
     };
     Err(Error::job(format!("is {name}, which is not read")).fix("save it as JPEG or PNG"))
+}
+
+/// Whether what looks like a list of cursors is one: some, the first behind the list. A TGA begins alike.
+fn icons(bytes: &[u8]) -> bool {
+    let Some(&[a, b, _, _, _, _, _, _, _, _, _, _, _, _, o0, o1, o2, o3]) =
+        bytes.get(4..22).and_then(|b| b.first_chunk())
+    else {
+        return false;
+    };
+    let (n, offset) = (u16::from_le_bytes([a, b]) as usize, u32::from_le_bytes([o0, o1, o2, o3]) as usize);
+    n > 0 && (6 + 16 * n..bytes.len()).contains(&offset)
+}
+
+/// Whether this may be a TGA, which begins with no mark of its own: every field of its header has one of the few values
+/// that mean something.
+fn tga(bytes: &[u8]) -> bool {
+    let Some(&[_, map, kind, _, _, m0, m1, map_bits, _, _, _, _, w0, w1, h0, h1, bits, flags]) = bytes.first_chunk()
+    else {
+        return false;
+    };
+    let mapped = match kind {
+        1 | 9 => map == 1 && (m0 | m1) != 0 && matches!(map_bits, 15 | 16 | 24 | 32) && bits == 8,
+        2 | 10 => map <= 1 && matches!(bits, 15 | 16 | 24 | 32),
+        3 | 11 => map <= 1 && matches!(bits, 8 | 16),
+        _ => false,
+    };
+    mapped && (w0 | w1) != 0 && (h0 | h1) != 0 && flags & 0xc0 == 0
+}
+
+/// Why a picture file is left out, told by its first bytes.
+pub fn refusal(path: &Path) -> String {
+    let mut head = Vec::new();
+    let read = std::fs::File::open(path).and_then(|f| f.take(4096).read_to_end(&mut head));
+    match read.map(|_| format(&head)) {
+        Ok(Ok(_)) => "has another format than its ending says; rename it".into(),
+        Ok(Err(e)) => e.to_string(),
+        Err(e) => format!("cannot be read: {e}"),
+    }
 }
 
 /// True if the file holds several frames, by a glance at its headers; used for a remark only.
@@ -89,6 +136,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn formats_without_a_mark_of_their_own() {
+        let tga = |kind: u8, bits: u8| [0, 0, kind, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1, 0, bits, 0, 1, 2, 3, 4, 5, 6];
+        assert_eq!(format(&tga(2, 24)).unwrap(), ImageFormat::Tga);
+        assert_eq!(format(&tga(10, 32)).unwrap(), ImageFormat::Tga);
+        assert!(format(&tga(2, 25)).is_err() && format(&tga(7, 24)).is_err());
+        assert_eq!(format(b"P6\n1 1\n255\n...").unwrap(), ImageFormat::Pnm);
+        assert_eq!(format(b"\0\0\x01\0\x01\0").unwrap(), ImageFormat::Ico);
+    }
+
+    #[test]
     fn others_are_refused_by_name() {
         for (bytes, name) in [
             (&b""[..], "empty"),
@@ -97,8 +154,6 @@ mod tests {
             (b"\xff\x0a123", "JPEG XL"),
             (b"<?xml version='1.0'?><svg>", "SVG"),
             (b"%PDF-1.7", "PDF"),
-            (b"\0\0\x02\0....TRUEVISION-XFILE.\0", "TGA"),
-            (b"P6\n1 1\n255\n...", "PNM"),
             (b"\n<!DOCTYPE html>", "web page"),
             (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
             (b"hello", "not a picture"),

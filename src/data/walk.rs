@@ -2,7 +2,7 @@
 
 use super::sniff::{ENDINGS, UNREAD_ENDINGS};
 use crate::error::{Error, Result};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// What a folder holds.
@@ -12,10 +12,37 @@ pub struct Walk {
     pub files: Vec<PathBuf>,
     /// Pictures of formats that are not read (AVIF, HEIC …), sorted.
     pub unread: Vec<PathBuf>,
-    /// Files that are no pictures.
-    pub others: usize,
+    /// Files that are no pictures by their ending, and how many have it: `.txt`, or nothing for a name without one.
+    pub others: BTreeMap<String, usize>,
     /// Hidden files and folders, not looked into.
     pub hidden: usize,
+}
+
+/// Endings that a remark names before it counts the rest.
+const NAMED: usize = 6;
+
+impl Walk {
+    /// What was passed over and why, for people; None if nothing was.
+    pub fn passed_over(&self) -> Option<String> {
+        let named = |(ending, n): (&String, &usize)| match ending.as_str() {
+            "" => format!("{n} without an ending"),
+            ending => format!("{n} {ending}"),
+        };
+        let mut kinds: Vec<_> = self.others.iter().collect();
+        kinds.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
+        let rest: usize = kinds.iter().skip(NAMED).map(|k| *k.1).sum();
+        let mut parts: Vec<String> = kinds.into_iter().take(NAMED).map(named).collect();
+        parts.extend((rest > 0).then(|| format!("{rest} others")));
+        let files: usize = self.others.values().sum();
+        let mut reasons = Vec::new();
+        if files > 0 {
+            reasons.push(format!("{files} files that do not end like pictures ({})", parts.join(", ")));
+        }
+        if self.hidden > 0 {
+            reasons.push(format!("{} hidden ones", self.hidden));
+        }
+        (!reasons.is_empty()).then(|| format!("passed over: {}", reasons.join(" and ")))
+    }
 }
 
 /// Lists `dir` and everything under it. Linked folders are entered once, so a loop ends.
@@ -45,7 +72,10 @@ pub fn walk(dir: impl AsRef<Path>) -> Result<Walk> {
                 Ok(m) if m.is_dir() => todo.push(path),
                 Ok(m) if m.is_file() && has_ending(&path, &ENDINGS) => found.files.push(path),
                 Ok(m) if m.is_file() && has_ending(&path, &UNREAD_ENDINGS) => found.unread.push(path),
-                _ => found.others += 1,
+                _ => {
+                    let ending = path.extension().map_or(String::new(), |e| format!(".{}", e.to_string_lossy()));
+                    *found.others.entry(ending.to_lowercase()).or_default() += 1;
+                }
             }
         }
         // Entered in sorted order, so that of two links to one folder the same one counts everywhere.
@@ -85,7 +115,16 @@ mod tests {
         std::os::unix::fs::symlink("..", dir.path().join("a/loop")).unwrap();
         let w = walk(dir.path()).unwrap();
         assert_eq!(w.files, ["a/y.webp", "a/z.png", "b.JPG", "trailing .jpg"].map(PathBuf::from));
-        assert_eq!((w.unread.len(), w.others, w.hidden), (1, 1, 2));
+        assert_eq!((w.unread.len(), w.others[".txt"], w.hidden), (1, 1, 2));
+        put("b.bin");
+        put("c.BIN");
+        put("plain");
+        let said = walk(dir.path()).unwrap().passed_over().unwrap();
+        assert_eq!(
+            said,
+            "passed over: 4 files that do not end like pictures (2 .bin, 1 without an ending, 1 .txt) and 2 hidden ones"
+        );
+        assert_eq!(Walk::default().passed_over(), None);
         assert!(walk(dir.path().join("b.JPG")).unwrap_err().to_string().contains("not a folder"));
         assert!(walk(dir.path().join("none")).is_err());
     }

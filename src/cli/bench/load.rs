@@ -3,7 +3,8 @@
 use super::record::{Record, Row, Time};
 use super::{Load, empty, milliseconds};
 use crate::bundled;
-use crate::data::{DecodeOptions, LoadOptions, Manifest, Pictures, Source, walk};
+use crate::cli::reading;
+use crate::data::{DecodeOptions, LoadOptions, Manifest, Pictures, Source};
 use crate::error::{Error, Result};
 use crate::preprocess::{Resize, View};
 use crate::rng::{Rng, Stream};
@@ -99,7 +100,7 @@ impl Load {
             return Ok(bundled::photographs()?.iter().map(memory).collect());
         };
         let sources: Vec<_> = match path.is_dir() {
-            true => walk::walk(path)?.files.into_iter().map(|f| Source::File(path.join(f))).collect(),
+            true => reading::folder(path)?.into_iter().map(|f| Source::File(path.join(f))).collect(),
             false => Manifest::read(path, &[])?.sources(),
         };
         match sources.is_empty() {
