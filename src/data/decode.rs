@@ -6,11 +6,12 @@ Colours are what Pillow's `convert("RGB")` gives, which is what the published ne
 not blended. The one exception is 16-bit grey, which is scaled where Pillow clips it to white. EXIF orientation is applied,
 because people rated upright pictures. */
 
-use super::{jpeg, sniff};
+use super::{exif, jpeg, sniff};
 use crate::error::{Error, Result};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::io::{Cursor, Read};
 use std::path::Path;
 
@@ -125,8 +126,13 @@ fn other(
     admit: &mut dyn FnMut(u64),
 ) -> Result<(DynamicImage, Orientation, Option<String>)> {
     let say = |e: image::ImageError| unreadable(name(format), e);
+    let (mut bytes, mut note) = (Cow::Borrowed(bytes), None);
     if format == ImageFormat::Png {
-        png_size(bytes)?;
+        png_size(&bytes)?;
+        if let Some(ended) = png_ended(&bytes) {
+            (bytes, note) =
+                (Cow::Owned(ended), Some("the end of the PNG is missing, its pixels are whole".to_string()));
+        }
     }
     // The decoder stops after the first frame and does not miss the rest. A lost padding byte is forgiven.
     if let (ImageFormat::WebP, Some(&size)) = (format, bytes.get(4..8).and_then(|b| b.first_chunk())) {
@@ -136,7 +142,7 @@ fn other(
             return Err(Error::job(problem).fix("copy or download it again"));
         }
     }
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    let mut reader = ImageReader::with_format(Cursor::new(&*bytes), format);
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(MAX_MEMORY);
     reader.limits(limits);
@@ -144,10 +150,13 @@ fn other(
     let (w, h) = decoder.dimensions();
     check_size(w, h)?;
     let (pixels, len) = (w as u64 * h as u64, bytes.len() as u64);
-    // The densest a complete file can be: GIF's longest code, BMP's longest run. Small pictures are simply tried.
+    // The densest a complete file can be: GIF's longest code, the longest runs of BMP and TGA, a bit a pixel. Small
+    // pictures are simply tried.
     let most = match format {
-        ImageFormat::Gif => 4096 * len,
+        ImageFormat::Gif | ImageFormat::Ico => 4096 * len,
         ImageFormat::Bmp => 256 * len,
+        ImageFormat::Tga => 128 * len,
+        ImageFormat::Pnm => 8 * len,
         _ => u64::MAX,
     };
     if pixels > most.saturating_add(4 << 20) {
@@ -159,8 +168,12 @@ fn other(
     }
     admit(memory);
     // Broken EXIF does not make a picture unusable.
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    Ok((DynamicImage::from_decoder(decoder).map_err(say)?, orientation, None))
+    let exif = decoder.exif_metadata().ok().flatten();
+    let orientation = match exif.as_deref().map(exif::orientation) {
+        Some(stated) => stated.unwrap_or(Orientation::NoTransforms),
+        None => decoder.orientation().unwrap_or(Orientation::NoTransforms),
+    };
+    Ok((DynamicImage::from_decoder(decoder).map_err(say)?, orientation, note))
 }
 
 /// Refuses a PNG whose header promises more than its bytes can hold (deflate shrinks 1032:1 at best).
@@ -176,6 +189,23 @@ fn png_size(bytes: &[u8]) -> Result<()> {
         return Err(too_few_bytes(w, h, bytes.len()));
     }
     Ok(())
+}
+
+/// A PNG whose chunks are whole up to where the file stops, with the end (IEND) that it lacks; None for any other. What
+/// its pixels lack is found when they are decoded.
+fn png_ended(bytes: &[u8]) -> Option<Vec<u8>> {
+    const END: &[u8] = b"\0\0\0\0IEND\xae\x42\x60\x82";
+    let (mut at, mut data) = (8, false);
+    while let Some(&[a, b, c, d, ref kind @ ..]) = bytes.get(at..at + 8).and_then(|h| h.first_chunk::<8>()) {
+        let next = (u32::from_be_bytes([a, b, c, d]) as usize).checked_add(at + 12)?;
+        if kind == b"IEND" || next > bytes.len() {
+            break;
+        }
+        data |= kind == b"IDAT";
+        at = next;
+    }
+    // At most the beginning of the end may stand behind the last whole chunk.
+    (data && bytes.len() - at < END.len() && END.starts_with(&bytes[at..])).then(|| [&bytes[..at], END].concat())
 }
 
 /// RGB, or grey, in 8 bits.
@@ -225,6 +255,9 @@ fn name(format: ImageFormat) -> &'static str {
         ImageFormat::WebP => "WebP",
         ImageFormat::Gif => "GIF",
         ImageFormat::Bmp => "BMP",
+        ImageFormat::Pnm => "PNM",
+        ImageFormat::Tga => "TGA",
+        ImageFormat::Ico => "icon",
         _ => "TIFF",
     }
 }

@@ -1,12 +1,15 @@
 /*! JPEG, decoded strictly. `image` asks the same decoder to be lenient and then accepts most truncated files as
 half-grey pictures; strict mode refuses them. The few files that only open leniently are called damaged and used only on
-request. A walk over the markers before the first allocation finds the size, the orientation and the colour models that
-would come out wrong. */
+request. A walk over the markers before the first allocation finds the size, the colour models, and stray bytes between the
+headers, which are left out as libjpeg does. */
 
 use super::decode::{DecodeOptions, MAX_MEMORY, MAX_SIDE, check_size, unreadable};
+use super::exif;
 use crate::error::{Error, Result};
 use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, RgbImage};
+use std::borrow::Cow;
+use std::ops::Range;
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions};
 
@@ -22,22 +25,31 @@ struct Frame {
     precision: u8,
     /// 0xC0-0xCF.
     sof: u8,
-    /// Adobe's colour transform, if an APP14 segment names one.
-    transform: Option<u8>,
+    /// Bytes between the headers that belong to none.
+    stray: Vec<Range<usize>>,
+    /// Where Adobe's colour transform stands, if it is none that there is.
+    nonsense: Option<usize>,
 }
 
 fn walk(bytes: &[u8]) -> Result<Frame> {
     let truncated = || Error::job("the JPEG ends before its picture begins").fix("copy or download it again");
     let mut frame = Frame::default();
     let mut i = 2;
+    // Where the next header should begin.
+    let mut next = i;
     while let Some(offset) = bytes[i..].iter().position(|&b| b == 0xff) {
         i += offset;
         // Any number of 0xff may stand before a marker.
         i += bytes[i..].iter().position(|&b| b != 0xff).ok_or_else(truncated)?;
         let marker = bytes[i];
         i += 1;
+        if matches!(marker, 0x00 | 0x01 | 0xd0..=0xd8) {
+            continue;
+        }
+        if next < i - 2 {
+            frame.stray.push(next..i - 2);
+        }
         match marker {
-            0x00 | 0x01 | 0xd0..=0xd8 => continue,
             0xd9 => break,
             0xda => return if frame.sof == 0 { Err(truncated()) } else { Ok(frame) },
             _ => {}
@@ -51,10 +63,13 @@ fn walk(bytes: &[u8]) -> Result<Frame> {
                 let (width, height) = (u16::from_be_bytes([w0, w1]) as u32, u16::from_be_bytes([h0, h1]) as u32);
                 frame = Frame { width, height, components, precision, sof: marker, ..frame };
             }
-            0xee if body.starts_with(b"Adobe") => frame.transform = body.get(11).copied(),
+            0xee if body.starts_with(b"Adobe") => {
+                frame.nonsense = body.get(11).filter(|t| **t > 2).map(|_| i + 2 + 11);
+            }
             _ => {}
         }
         i += length.max(2);
+        next = i;
     }
     Err(truncated())
 }
@@ -78,10 +93,6 @@ pub fn decode(
     if frame.precision != 8 {
         return refuse(&format!("a {}-bit JPEG", frame.precision));
     }
-    if frame.components == 4 && frame.transform == Some(2) {
-        // The decoder inverts its colours without a word (zune-image issue 442).
-        return refuse("a YCCK JPEG (CMYK stored as YCbCr and black)");
-    }
     let pixels = frame.width as u64 * frame.height as u64;
     if pixels > (bytes.len() as u64).saturating_mul(PIXELS_PER_BYTE) + 65_536 {
         return Err(super::decode::too_few_bytes(frame.width, frame.height, bytes.len()));
@@ -92,9 +103,19 @@ pub fn decode(
         return Err(super::decode::too_large(frame.width, frame.height));
     }
     admit(memory);
-    match run(bytes, true) {
-        Ok((image, orientation)) => Ok((image, orientation, None)),
-        Err(strict) => match run(bytes, false) {
+    let (mut bytes, mut note) = (Cow::Borrowed(bytes), None);
+    if let Some(at) = frame.nonsense {
+        // What libjpeg takes it for: YCbCr, and YCCK with a fourth component.
+        bytes.to_mut()[at] = if frame.components == 4 { 2 } else { 1 };
+        note = Some("its colour transform is none that there is, and taken for YCbCr".to_string());
+    }
+    if !frame.stray.is_empty() {
+        bytes = Cow::Owned(without(&bytes, &frame.stray));
+        note = Some("stray bytes between its headers are passed over".to_string());
+    }
+    match run(&bytes, true) {
+        Ok((image, orientation)) => Ok((image, orientation, note)),
+        Err(strict) => match run(&bytes, false) {
             Ok((image, orientation)) if opts.allow_damaged => {
                 Ok((image, orientation, Some(format!("damaged, used as far as it goes: {strict}"))))
             }
@@ -103,6 +124,17 @@ pub fn decode(
             Err(_) => Err(unreadable("JPEG", strict)),
         },
     }
+}
+
+/// The bytes without those at `ranges`, which ascend.
+fn without(bytes: &[u8], ranges: &[Range<usize>]) -> Vec<u8> {
+    let (mut kept, mut from) = (Vec::with_capacity(bytes.len()), 0);
+    for range in ranges {
+        kept.extend_from_slice(&bytes[from..range.start]);
+        from = range.end;
+    }
+    kept.extend_from_slice(&bytes[from..]);
+    kept
 }
 
 fn run(bytes: &[u8], strict: bool) -> Result<(DynamicImage, Orientation), String> {
@@ -125,6 +157,6 @@ fn run(bytes: &[u8], strict: bool) -> Result<(DynamicImage, Orientation), String
     } else {
         RgbImage::from_raw(w, h, pixels).map(DynamicImage::from)
     };
-    let orientation = decoder.exif().and_then(|e| Orientation::from_exif_chunk(e));
+    let orientation = decoder.exif().and_then(|e| exif::orientation(e));
     Ok((image.ok_or("fewer pixels than declared")?, orientation.unwrap_or(Orientation::NoTransforms)))
 }
