@@ -3,16 +3,16 @@ tensor is seen in our layout ([`super::strided`]) and streamed out a few rows at
 file and a few megabytes. What is written has been looked at: every value is finite, every shape is the network's. */
 
 use super::LAYOUT;
-use super::foreign::{self, Archive, Array, Format, Place};
+use super::foreign::{self, Archive, Array, Format, Place, zip};
 use super::header::{self, shape as show};
 use super::mapping::Mapping;
-use super::names::{Kind, Source, recognise};
-use super::stated;
+use super::names::{Kind, Lineage, Source, recognise, unwrapped};
 use super::store::{Narrow, Store, What, scale_name};
 use super::strided::{Axes, Strided};
 use super::sums;
 use super::tower::{Allow, Matched};
 use super::write::{Entry, write};
+use super::{origin, shards, stated};
 use crate::error::{Error, Result};
 use crate::preprocess::Preprocess;
 use crate::progress::Progress;
@@ -28,6 +28,8 @@ use std::path::Path;
 /// A file of any format, mapped, and what its tensors are called here.
 pub struct Foreign {
     mapping: Mapping,
+    /// The files of [`Archive::beside`].
+    beside: Vec<Mapping>,
     archive: Archive,
     kind: Kind,
     /// In the writer's order.
@@ -47,7 +49,7 @@ pub enum Norm {
 
 /// Metadata keys that an import writes: where the weights came from.
 pub const SOURCE_FORMAT: &str = "source_format";
-/// SHA-256 of the whole foreign file, in hexadecimal.
+/// SHA-256 of the whole foreign file, in hexadecimal; where values lie in files beside it, of all one behind the other.
 pub const SOURCE_SHA256: &str = "source_sha256";
 
 impl Foreign {
@@ -64,29 +66,67 @@ impl Foreign {
     fn new(mapping: Mapping) -> Result<Self> {
         let (path, bytes) = (mapping.path(), mapping.bytes());
         let mut scales = BTreeMap::new();
-        let archive = match foreign::sniff(bytes) {
+        let (mut archive, beside) = match foreign::sniff(bytes) {
             Ok(Format::Safetensors) => {
                 let mut header = header::parse(path, bytes)?;
                 if let Some(sums) = sums::take(path, bytes, &mut header)? {
                     header.tensors.iter().try_for_each(|t| sums.check(path, bytes, t))?;
                 }
-                of_safetensors(header, &mut scales)
+                (of_safetensors(header, &mut scales), Vec::new())
             }
-            Ok(format) => foreign::read(format, bytes).map_err(|f| f.error(path))?,
+            Ok(Format::Shards) => shards::read(path, bytes)?,
+            Ok(format) => {
+                let archive = foreign::read(format, bytes).map_err(|f| f.error(path))?;
+                let beside = shards::beside(path, &archive.beside)?;
+                (archive, beside)
+            }
             Err(fault) => return Err(fault.error(path)),
         };
+        for a in &archive.arrays {
+            if let Place::Beside(i, r) = &a.place
+                && r.end > beside[*i].bytes().len()
+            {
+                let problem =
+                    format!("needs bytes {}..{}, the file ends at {}", r.start, r.end, beside[*i].bytes().len());
+                return Err(Error::file(beside[*i].path(), problem)
+                    .at(format!("tensor `{}`", a.name))
+                    .fix(format!("put the file that belongs to {} there", path.display())));
+            }
+        }
+        let listed: Vec<(&str, &[usize])> = archive.arrays.iter().map(|a| (&a.name[..], &a.shape[..])).collect();
+        if recognise(&listed, &archive.notes).0.lineage != Lineage::Ours
+            && let Some((names, said)) = unwrapped(&listed, &archive.notes)
+        {
+            archive.arrays.iter_mut().zip(names).for_each(|(a, name)| {
+                if let Some(own) = scales.remove(&a.name) {
+                    scales.insert(name.clone(), own);
+                }
+                a.name = name;
+            });
+            archive.notes.insert("prefix".into(), said);
+        }
         let listed: Vec<(&str, &[usize])> = archive.arrays.iter().map(|a| (&a.name[..], &a.shape[..])).collect();
         let (kind, sources) = recognise(&listed, &archive.notes);
-        Ok(Self { mapping, archive, kind, sources, scales })
+        Ok(Self { mapping, beside, archive, kind, sources, scales })
+    }
+
+    /// This file and those beside it.
+    fn files(&self) -> impl Iterator<Item = &Mapping> {
+        std::iter::once(&self.mapping).chain(&self.beside)
+    }
+
+    /// Fails if one of its files was changed since it was opened.
+    fn unchanged(&self) -> Result<()> {
+        self.files().try_for_each(Mapping::unchanged)
     }
 
     pub fn path(&self) -> &Path {
         self.mapping.path()
     }
 
-    /// Length of the file in bytes.
+    /// Length of the file in bytes, with those beside it.
     pub fn len(&self) -> usize {
-        self.mapping.bytes().len()
+        self.files().map(|f| f.bytes().len()).sum()
     }
 
     /// Never: an empty file is not opened.
@@ -117,14 +157,31 @@ impl Foreign {
         self.sources.iter().find(|s| s.ours == ours).map(|s| &s.shape[..])
     }
 
-    /// How its pictures were prepared: what it states, else what its lineage implies, else None.
+    /// How its pictures were prepared: what it states, else what its lineage implies, else None. Caffe's numbers go round
+    /// under torchvision's names: the first filters tell ([`origin`]).
     pub fn preprocess(&self) -> Result<Option<Preprocess>> {
-        stated::preprocess(self.path(), &self.archive.notes, &self.kind)
+        let implied = stated::preprocess(self.path(), &self.archive.notes, &self.kind)?;
+        let torch = matches!(self.kind.lineage, Lineage::Torchvision | Lineage::Timm);
+        if !torch || stated::states(&self.archive.notes) {
+            return Ok(implied);
+        }
+        let filters = match self.shape(origin::LAYER) {
+            Some(_) => self.values(origin::LAYER)?,
+            None => return Ok(implied),
+        };
+        // A VGG whose dense layers are counted as AlexNet's was converted from Caffe; unless its filters say so, who knows.
+        let converted = self.kind.network.is_some() && self.sources.iter().any(|s| s.theirs == "classifier.1.weight");
+        match origin::of(&filters) {
+            origin::Origin::Other if converted => Ok(None),
+            origin::Origin::Caffe => Preprocess::preset("caffe").map(Some),
+            origin::Origin::Unclear => Ok(None),
+            origin::Origin::Other => Ok(implied),
+        }
     }
 
     /// Calls `f` with an array in our layout; packed ones are unpacked for as long as that takes.
     pub fn view<T>(&self, array: &Array, axes: &Axes, f: impl FnOnce(Strided) -> T) -> Result<T> {
-        self.mapping.unchanged()?;
+        self.unchanged()?;
         let refuse = |problem: String| {
             Err(Error::file(self.path(), problem).at(format!("tensor `{}`", array.name)).fix("save it as float32"))
         };
@@ -149,11 +206,12 @@ impl Foreign {
         let all = self.mapping.bytes();
         match &array.place {
             Place::Mapped(r) => Ok(Cow::Borrowed(&all[r.clone()])),
+            Place::Beside(i, r) => Ok(Cow::Borrowed(&self.beside[*i].bytes()[r.clone()])),
             Place::Packed(n, unpack) => match unpack(all).map_err(|f| f.error(self.path()))? {
                 b if b.len() == *n => Ok(Cow::Owned(b)),
                 b => Err(Error::file(self.path(), format!("{} bytes unpacked, {n} announced", b.len()))
                     .at(format!("tensor `{}`", array.name))
-                    .fix("fetch the file again")),
+                    .fix("fetch it anew, or save it without compression")),
             },
         }
     }
@@ -215,7 +273,7 @@ impl Foreign {
     }
 
     /// Writes `out`: the wanted parameters in our layout as `store` has them, `metadata` and where it all came from. Call
-    /// [`Foreign::check`] first. Returns the SHA-256 of the foreign file.
+    /// [`Foreign::check`] first. The sums of a zip archive's entries are checked here, once. Returns [`SOURCE_SHA256`].
     pub fn write(
         &self,
         out: &Path,
@@ -227,9 +285,12 @@ impl Foreign {
     ) -> Result<String> {
         let wanted: Vec<_> = wanted.iter().filter(|w| self.shape(&w.0).is_some() || self.folded(&w.0, norm)).collect();
         // Before the sum reads every page.
-        self.mapping.unchanged()?;
+        self.unchanged()?;
         progress.start("import", wanted.len() as u64 + 1);
-        let digest: String = Sha256::digest(self.mapping.bytes()).iter().map(|b| format!("{b:02x}")).collect();
+        zip::verify(self.mapping.bytes()).map_err(|f| f.error(self.path()))?;
+        let mut digest = Sha256::new();
+        self.files().for_each(|f| digest.update(f.bytes()));
+        let digest: String = digest.finalize().iter().map(|b| format!("{b:02x}")).collect();
         progress.inc();
         // The writer knows only input and output errors: what is wrong with the foreign file waits here.
         let blame: RefCell<Option<Error>> = RefCell::default();
@@ -337,7 +398,7 @@ impl Foreign {
             if !scale.iter().all(|s| s.is_finite()) || !bias.iter().all(|b| b.is_finite()) {
                 return Err(Error::file(self.path(), format!("folding the batch norm behind `{conv}` overflows"))
                     .at(format!("tensor `{}`", s.theirs))
-                    .fix("its variance is not positive: fetch the file again"));
+                    .fix("its variance is not positive: give a file that was trained to the end"));
             }
             all.insert(conv, Folded { scale, bias });
         }
@@ -370,5 +431,6 @@ fn of_safetensors(header: header::Header, scales: &mut BTreeMap<String, Range<us
         format: Format::Safetensors,
         arrays: header.tensors.into_iter().map(array).collect(),
         notes: header.metadata,
+        beside: Vec::new(),
     }
 }

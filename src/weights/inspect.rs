@@ -9,6 +9,7 @@ use super::{ABOUT, LAYOUT};
 use crate::error::Result;
 use rayon::prelude::*;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -66,6 +67,20 @@ fn thousands(n: usize) -> String {
 /// Names come from the file: they must not break the table or steer the terminal.
 fn clean(s: &str) -> String {
     s.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Characters of a text that are shown to people, and to programs. A header may hold ninety megabytes of them.
+const SHOWN: usize = 4000;
+const HANDED_ON: usize = 1 << 20;
+/// Most rows of a table.
+const ROWS: usize = 4000;
+
+/// The beginning of a text, and how much is left out.
+fn clipped(text: &str, most: usize) -> std::borrow::Cow<'_, str> {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{} … ({} bytes more)", &text[..end], text.len() - end).into(),
+        None => text.into(),
+    }
 }
 
 struct Report {
@@ -129,13 +144,16 @@ pub fn text(file: Foreign) -> Result<String> {
     }
     let mut out = format!("{}: {}\n", clean(&r.file.path().display().to_string()), r.file.format().name());
     let width: Vec<usize> = (0..8).map(|c| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0)).collect();
-    for row in &rows {
+    for row in rows.iter().take(ROWS + 1) {
         let cells = row.iter().zip(&width).enumerate();
         // Words to the left, numbers to the right.
         let cells = cells.map(|(c, (s, w))| if c < 3 { format!("{s:<w$}") } else { format!("{s:>w$}") });
         let _ = writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
     }
     let tensors = r.stats.len();
+    if tensors > ROWS {
+        let _ = writeln!(out, "… and {} more; --json has all", thousands(tensors - ROWS));
+    }
     let file = thousands(r.file.len());
     let _ = writeln!(
         out,
@@ -159,7 +177,7 @@ pub fn text(file: Foreign) -> Result<String> {
         let _ = writeln!(out, "layout: not stated");
     }
     for (k, v) in r.file.notes().iter().filter(|n| n.0 != ABOUT) {
-        let _ = writeln!(out, "metadata {}: {}", clean(k), clean(v));
+        let _ = writeln!(out, "metadata {}: {}", clean(&clipped(k, SHOWN)), clean(&clipped(v, SHOWN)));
     }
     if let Some(about) = r.file.notes().get(ABOUT) {
         let _ = writeln!(out, "about:");
@@ -186,7 +204,7 @@ pub fn json(file: Foreign) -> Result<Value> {
         .map(|((t, ours), s)| {
             let begin = match &t.place {
                 Place::Mapped(r) => Some(r.start),
-                Place::Packed(..) => None,
+                Place::Packed(..) | Place::Beside(..) => None,
             };
             let value = |f: fn(&Stats) -> f64| s.filter(|s| s.finite > 0).map(|s| f(&s));
             json!({
@@ -207,6 +225,7 @@ pub fn json(file: Foreign) -> Result<Value> {
         })
         .collect();
     let warnings: Vec<&String> = r.file.kind().trouble.iter().chain(r.preprocess.as_ref().err()).collect();
+    let metadata: BTreeMap<_, _> = r.file.notes().iter().map(|(k, v)| (k, clipped(v, HANDED_ON))).collect();
     Ok(json!({
         "file": r.file.path().display().to_string(),
         "format": r.file.format().name(),
@@ -217,7 +236,7 @@ pub fn json(file: Foreign) -> Result<Value> {
         "classes": r.file.kind().classes,
         "preprocess": r.preprocess.as_ref().ok(),
         "warnings": warnings,
-        "metadata": r.file.notes(),
+        "metadata": metadata,
         "tensors": tensors,
     }))
 }
@@ -227,7 +246,6 @@ mod tests {
     use super::super::write::{Entry, write};
     use super::super::{Dtype, LAYOUT, PREPROCESS};
     use super::*;
-    use std::collections::BTreeMap;
 
     #[test]
     fn table_and_json_say_what_is_inside() {
@@ -265,5 +283,8 @@ mod tests {
         assert_eq!((&t["mean"], &t["nan"]), (&json!(2.0), &json!(1)));
         assert_eq!(thousands(1234567), "1,234,567");
         assert!(inspect(dir.path().join("none")).is_err());
+        let long = BTreeMap::from([("note".to_string(), "x".repeat(3 << 20))]);
+        write(&p, &long, &entries).unwrap();
+        assert!(inspect(&p).unwrap().len() < 2 * SHOWN && inspect_json(&p).unwrap().to_string().len() < 2 * HANDED_ON);
     }
 }

@@ -2,7 +2,8 @@
 tensors are called here and how their layouts become ours, [`strided`] sees an array in another layout without moving it,
 [`mod@import`] writes a file of ours from them, [`store`] says
 in how many bits. [`mapping`] maps, [`mod@file`] validates and hands out tensors, [`stated`] reads
-what a header says about preprocessing, [`tower`] matches a file to what a network wants, [`init`] draws what is missing,
+what a header says about preprocessing, [`origin`] whose numbers stand under torchvision's names, [`shards`] joins what
+comes in several files, [`tower`] matches a file to what a network wants, [`init`] draws what is missing,
 [`mod@write`] makes files of ours, [`mod@inspect`] shows what is inside, [`mod@diff`] what differs.
 
 Files of ours, as a list of invariants:
@@ -25,6 +26,8 @@ pub mod init;
 pub mod inspect;
 pub mod mapping;
 pub mod names;
+mod origin;
+mod shards;
 pub mod stated;
 pub mod store;
 pub mod strided;

@@ -3,8 +3,8 @@
 | lineage | names | filters | dense weights | source |
 |---|---|---|---|---|
 | ours | `conv1_1.weight`, `fc1.bias` | [K,R,S,C] | [out, in], H,W,C flattened | `layout: KRSC` in the header |
-| ours, foreign layout | the same | [K,C,R,S] | [out, in], C,H,W | `layout: OIHW` |
-| torchvision | `features.N`, `classifier.0`, `.3`, `.6`, or `classifier` alone | [K,C,R,S] | [out, in], C,H,W | torchvision/models/vgg.py |
+| ours, foreign layout | the same, or `fc6` to `fc8` | [K,C,R,S] | [out, in], C,H,W | `layout: OIHW`, a PyTorch file, or shapes that leave no doubt |
+| torchvision | `features.N`, `classifier.N` in their order, or `classifier` alone | [K,C,R,S] | [out, in], C,H,W | torchvision/models/vgg.py |
 | timm | `features.N`, `pre_logits.fc1`, `.fc2`, `head.fc` | [K,C,R,S] | as convolutions | timm/models/vgg.py, `_filter_fn` |
 | torch | any `LAYER.weight` | [K,C,R,S] | [out, in] | other networks' state dicts |
 | Keras | `block1_conv1/kernel`, `fc1/bias`, `predictions/..` | [R,S,C,K] | [in, out], H,W,C | keras.applications |
@@ -113,12 +113,12 @@ pub fn recognise(tensors: &[(&str, &[usize])], metadata: &BTreeMap<String, Strin
         Ok(l) => kind.lineage = l,
         Err(why) => kind.trouble = Some(why.into()),
     }
-    let convs = match kind.lineage {
-        Lineage::Torchvision | Lineage::Timm => features(tensors),
-        _ => BTreeMap::new(),
+    let layers = match kind.lineage {
+        Lineage::Torchvision | Lineage::Timm => Layers { convs: features(tensors), dense: classifier(tensors) },
+        _ => Layers::default(),
     };
     let named = |(theirs, shape): &(&str, &[usize])| Source {
-        ours: our_name(kind.lineage, theirs, &convs).unwrap_or_else(|| theirs.to_string()),
+        ours: our_name(kind.lineage, theirs, &layers).unwrap_or_else(|| theirs.to_string()),
         theirs: theirs.to_string(),
         shape: shape.to_vec(),
         axes: Axes::default(),
@@ -131,6 +131,54 @@ pub fn recognise(tensors: &[(&str, &[usize])], metadata: &BTreeMap<String, Strin
     (kind, sources)
 }
 
+/// What wrappers put into every name, at its beginning or further in, that belongs to no layer: DataParallel and
+/// DistributedDataParallel, torch.compile, FullyShardedDataParallel.
+const WRAPPERS: [&str; 3] = ["module", "_orig_mod", "_fsdp_wrapped_module"];
+/// What programs call the one network that they train, where every name begins with it.
+const HOLDERS: [&str; 10] =
+    ["model", "net", "network", "backbone", "encoder", "base_model", "student", "ema", "ema_model", "state_dict"];
+
+/// The names without what was put before the network's own, in the same order, and a remark that says so; None where they are
+/// the network's. A beginning that all have in common goes if it is one of [`HOLDERS`], or if the names behind it are those
+/// of a known program and the whole ones are not.
+pub fn unwrapped(tensors: &[(&str, &[usize])], metadata: &BTreeMap<String, String>) -> Option<(Vec<String>, String)> {
+    let mut removed: Vec<String> = Vec::new();
+    let mut names: Vec<String> = tensors.iter().map(|t| t.0.to_string()).collect();
+    for wrapper in WRAPPERS {
+        let inner = format!(".{wrapper}.");
+        let bare = |n: &String| {
+            let n = n.replace(&inner, ".");
+            n.strip_prefix(&inner[1..]).unwrap_or(&n).to_string()
+        };
+        let without: Vec<String> = names.iter().map(bare).collect();
+        if without != names {
+            removed.push(format!("`{}`", &inner[1..]));
+            names = without;
+        }
+    }
+    let known = |names: &[String]| {
+        let listed: Vec<(&str, &[usize])> = names.iter().zip(tensors).map(|(n, t)| (n.as_str(), t.1)).collect();
+        !matches!(lineage(&listed, metadata), Ok(Lineage::Torch) | Err(_))
+    };
+    while let Some((holder, _)) = names.first().and_then(|n| n.split_once('.')) {
+        let prefix = format!("{holder}.");
+        let Some(without) = names.iter().map(|n| n.strip_prefix(&prefix).map(String::from)).collect::<Option<Vec<_>>>()
+        else {
+            break;
+        };
+        // What is left must be a name as well, of a layer and its part.
+        let whole = without.iter().all(|n| n.contains('.'));
+        if !whole || !(HOLDERS.contains(&holder) || known(&without) && !known(&names)) {
+            break;
+        }
+        removed.push(format!("`{prefix}`"));
+        names = without;
+    }
+    // Two networks in one file may differ by nothing else.
+    let once = names.iter().collect::<std::collections::HashSet<_>>().len() == names.len();
+    (once && !removed.is_empty()).then(|| (names, format!("{} removed from the names", removed.join(", "))))
+}
+
 fn lineage(tensors: &[(&str, &[usize])], metadata: &BTreeMap<String, String>) -> Result<Lineage, &'static str> {
     let has = |name: &str| tensors.iter().any(|t| t.0 == name);
     let any = |f: &dyn Fn(&str) -> bool| tensors.iter().any(|t| f(t.0));
@@ -138,10 +186,13 @@ fn lineage(tensors: &[(&str, &[usize])], metadata: &BTreeMap<String, String>) ->
     let ours = any(&is_ours);
     if layout.starts_with("KRSC") {
         Ok(Lineage::Ours)
-    } else if ours && layout.starts_with("OIHW") {
+    } else if ours && (layout.starts_with("OIHW") || (layout.is_empty() && is_oihw(tensors))) {
         Ok(Lineage::OursOihw)
     } else if ours {
-        Err("the header states no layout; write `layout`: `KRSC` or `OIHW` into its metadata")
+        Err(
+            "the file states no layout, and its shapes do not tell; save it as safetensors with the metadata `layout`, \
+             `KRSC` or `OIHW`",
+        )
     } else if has("features.0.weight") && (has("head.fc.weight") || has("pre_logits.fc1.weight")) {
         Ok(Lineage::Timm)
     } else if has("features.0.weight") {
@@ -159,17 +210,36 @@ fn lineage(tensors: &[(&str, &[usize])], metadata: &BTreeMap<String, String>) ->
     }
 }
 
-fn our_name(lineage: Lineage, theirs: &str, convs: &BTreeMap<usize, String>) -> Option<String> {
+/// Our names of torchvision's layers, by their index within `features` and `classifier`.
+#[derive(Default)]
+struct Layers {
+    convs: BTreeMap<usize, String>,
+    dense: BTreeMap<usize, String>,
+}
+
+fn our_name(lineage: Lineage, theirs: &str, layers: &Layers) -> Option<String> {
     match lineage {
         Lineage::Torchvision | Lineage::Timm => {
             let (stem, end) = theirs.rsplit_once('.')?;
-            Some(format!("{}.{end}", torch_layer(stem, convs)?))
+            Some(format!("{}.{end}", torch_layer(stem, layers)?))
+        }
+        // Our convolutions with Caffe's count of the dense layers, as VGG-Face has them in torch.
+        Lineage::OursOihw => {
+            let (stem, end) = theirs.rsplit_once('.')?;
+            Some(format!("{}.{end}", counted_on(stem)?))
         }
         Lineage::Keras => keras(theirs),
         Lineage::Caffe => caffe(theirs),
         Lineage::Tensorflow => tensorflow(theirs),
         _ => None,
     }
+}
+
+/// Whether the shapes of the filters leave no doubt: the two last extents are alike and small in all of them, and the two
+/// first are others in one.
+fn is_oihw(tensors: &[(&str, &[usize])]) -> bool {
+    let mut filters = tensors.iter().filter(|t| t.0.ends_with(".weight") && t.1.len() == 4).map(|t| t.1);
+    filters.clone().all(|s| s[2] == s[3] && s[2] <= 11) && filters.any(|s| s[1] != s[2] && s[0] != s[1])
 }
 
 fn number(s: &str) -> bool {
@@ -214,13 +284,28 @@ fn features(tensors: &[(&str, &[usize])]) -> BTreeMap<usize, String> {
     names
 }
 
-fn torch_layer<'a>(stem: &str, convs: &'a BTreeMap<usize, String>) -> Option<&'a str> {
+/// Index within `classifier` -> `fcN`, in their order: 0, 3, 6 in torchvision, 1, 4, 6 where a dropout stands before each of
+/// the first two, and others where there are fewer layers between. Torchvision's keep their names when one is missing.
+fn classifier(tensors: &[(&str, &[usize])]) -> BTreeMap<usize, String> {
+    let index = |name: &str| name.strip_prefix("classifier.")?.strip_suffix(".weight")?.parse::<usize>().ok();
+    let mut at: Vec<usize> = tensors.iter().filter(|t| t.1.len() >= 2).filter_map(|t| index(t.0)).collect();
+    at.sort_unstable();
+    let torchvision = at.iter().all(|i| [0, 3, 6].contains(i));
+    let place = |(nth, i): (usize, usize)| (i, format!("fc{}", if torchvision { i / 3 } else { nth } + 1));
+    at.into_iter().enumerate().map(place).collect()
+}
+
+fn torch_layer<'a>(stem: &str, layers: &'a Layers) -> Option<&'a str> {
+    let index = |of: &str| stem.strip_prefix(of)?.parse::<usize>().ok();
     Some(match stem {
         // FER2013's VGG19 has one dense layer.
-        "classifier" | "classifier.0" | "pre_logits.fc1" => "fc1",
-        "classifier.3" | "pre_logits.fc2" => "fc2",
-        "classifier.6" | "head.fc" => "fc3",
-        _ => convs.get(&stem.strip_prefix("features.")?.parse().ok()?)?,
+        "classifier" | "pre_logits.fc1" => "fc1",
+        "pre_logits.fc2" => "fc2",
+        "head.fc" => "fc3",
+        _ => match index("classifier.") {
+            Some(i) => layers.dense.get(&i)?,
+            None => layers.convs.get(&index("features.")?)?,
+        },
     })
 }
 
@@ -422,6 +507,76 @@ pub(crate) mod tests {
         assert_eq!(s["fc1.weight"].axes, Axes::chw(2, 4, 2, 2));
         let (_, s) = ask(&t, "KRSC");
         assert!(s.values().all(|s| s.axes == Axes::default()));
+        // Shapes tell where the channels are not as many as a filter has rows.
+        let filters = |a: &[usize], b: &[usize]| {
+            vec![
+                ("conv1_1.weight".to_string(), a.to_vec()),
+                ("conv1_2.weight".into(), b.to_vec()),
+                ("fc6.weight".into(), vec![2, 32]),
+            ]
+        };
+        let (kind, s) = ask(&filters(&[4, 3, 3, 3], &[8, 4, 3, 3]), "");
+        assert_eq!((kind.lineage, &s["fc1.weight"].axes), (Lineage::OursOihw, &Axes::chw(2, 8, 2, 2)));
+        for (a, b) in [([4, 3, 3, 3], [8, 3, 3, 4]), ([3, 3, 3, 4], [3, 3, 4, 8]), ([3, 3, 4, 4], [3, 3, 4, 4])] {
+            assert_eq!(ask(&filters(&a, &b), "").0.lineage, Lineage::Unknown, "{a:?} {b:?}");
+        }
+    }
+
+    #[test]
+    fn dense_layers_are_named_by_their_order() {
+        for at in [[0, 3, 6], [1, 4, 6], [0, 2, 4]] {
+            let mut t = fake(&VGG16, "torchvision");
+            for (name, _) in &mut t {
+                for (from, to) in [0, 3, 6].into_iter().zip(at) {
+                    if let Some(end) = name.strip_prefix(&format!("classifier.{from}.")) {
+                        *name = format!("classifier.{to}._{end}");
+                    }
+                }
+            }
+            t.iter_mut().for_each(|t| t.0 = t.0.replace("._", "."));
+            let (kind, s) = ask(&t, "");
+            assert_eq!(kind.classes, Some(4));
+            for (i, at) in at.iter().enumerate() {
+                assert_eq!(s[&format!("fc{}.weight", i + 1)].theirs, format!("classifier.{at}.weight"));
+                assert_eq!(s[&format!("fc{}.bias", i + 1)].theirs, format!("classifier.{at}.bias"));
+            }
+        }
+        let mut t = fake(&VGG16, "torchvision");
+        t.retain(|t| !t.0.starts_with("classifier.3"));
+        assert_eq!(ask(&t, "").1["fc3.weight"].theirs, "classifier.6.weight");
+    }
+
+    #[test]
+    fn what_was_put_before_the_names_is_removed_and_said() {
+        let bare = |names: &[&str]| {
+            let listed: Vec<(&str, &[usize])> = names.iter().map(|n| (*n, &[2usize, 2, 3, 3][..])).collect();
+            unwrapped(&listed, &BTreeMap::new())
+        };
+        for (before, removed) in [
+            ("module.", "`module.` removed from the names"),
+            ("_orig_mod.", "`_orig_mod.` removed"),
+            ("model.", "`model.` removed"),
+            ("model.module._orig_mod.", "`module.`, `_orig_mod.`, `model.` removed"),
+            ("my_vgg.", "`my_vgg.` removed"),
+        ] {
+            let names = ["features.0.weight", "classifier.0.weight"].map(|n| format!("{before}{n}"));
+            let (names, said) = bare(&names.each_ref().map(String::as_str)).unwrap();
+            assert_eq!(names, ["features.0.weight", "classifier.0.weight"], "{before}");
+            assert!(said.starts_with(removed), "{said}");
+        }
+        // Of examples that wrap the convolutions alone.
+        let (names, _) = bare(&["features.module.0.weight", "classifier.0.weight"]).unwrap();
+        assert_eq!(names, ["features.0.weight", "classifier.0.weight"]);
+        for own in [
+            &["features.0.weight", "features.2.weight"][..],
+            &["layer1.0.conv1.weight", "layer1.0.conv2.weight"],
+            &["model.weight", "model.bias"],
+            &["a.features.0.weight", "b.features.0.weight"],
+            &["module.0.weight", "0.weight"],
+            &[],
+        ] {
+            assert_eq!(bare(own), None, "{own:?}");
+        }
     }
 
     #[test]

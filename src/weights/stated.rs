@@ -12,6 +12,11 @@ use std::path::Path;
 /// Keys under which other people state it, after ours.
 const KEYS: [&str; 2] = [PREPROCESS, "preprocessing"];
 
+/// Whether anything is stated.
+pub fn states(metadata: &BTreeMap<String, String>) -> bool {
+    KEYS.iter().any(|k| metadata.contains_key(*k))
+}
+
 /// The header's statement if there is one, else what the file's lineage implies, else None.
 pub fn preprocess(path: &Path, metadata: &BTreeMap<String, String>, kind: &Kind) -> Result<Option<Preprocess>> {
     let stated = KEYS.iter().find_map(|k| metadata.get(*k).map(|v| (*k, v)));

@@ -98,7 +98,7 @@ impl TowerWeights {
     /// Compares with what a network wants: our names without the tower, shapes in our layout.
     pub fn match_to(&self, wanted: &[(String, Vec<usize>)]) -> Matched<'_> {
         let have = self.file.infos().iter().map(|t| (t.name.clone(), t.shape.clone()));
-        Matched::new(self.file.path(), &self.kind, have, wanted)
+        Matched { drawn: true, ..Matched::new(self.file.path(), &self.kind, have, wanted) }
     }
 }
 
@@ -114,6 +114,8 @@ pub struct Matched<'a> {
     pub extra: Vec<String>,
     /// Name, wanted shape, the file's shape, in our layout.
     pub misshaped: Vec<(String, Vec<usize>, Vec<usize>)>,
+    /// Whether the request can ask for what is missing to be drawn.
+    drawn: bool,
 }
 
 /// What a request may let pass.
@@ -135,7 +137,7 @@ impl<'a> Matched<'a> {
         have: impl Iterator<Item = (String, Vec<usize>)>,
         wanted: &[(String, Vec<usize>)],
     ) -> Self {
-        let mut m = Self { path, kind, found: vec![], missing: vec![], extra: vec![], misshaped: vec![] };
+        let mut m = Self { path, kind, found: vec![], missing: vec![], extra: vec![], misshaped: vec![], drawn: false };
         let mut left: BTreeMap<String, Vec<usize>> = have.collect();
         for (name, shape) in wanted {
             match left.remove(name) {
@@ -171,7 +173,7 @@ impl<'a> Matched<'a> {
         let shapes = list("mis-shaped", shapes);
         let extra = list("extra", self.extra.clone()).filter(|_| !allow.extra);
         let mut remedy = "give the file of the same network";
-        if missing.is_some() {
+        if missing.is_some() && self.drawn {
             remedy = "give the file of the same network, or add --init-missing to draw what is missing";
         }
         let parts: Vec<String> = [missing, shapes, extra].into_iter().flatten().collect();

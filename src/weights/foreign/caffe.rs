@@ -36,7 +36,7 @@ pub fn read(bytes: &[u8]) -> Result<Archive, Fault> {
     if arrays.is_empty() {
         return Err(Fault::at(0, "no layer with weights: no .caffemodel, or one that is written for training only"));
     }
-    Archive { format: Format::Caffe, arrays, notes }.check(bytes.len())
+    Archive { format: Format::Caffe, arrays, notes, beside: Vec::new() }.check(bytes.len())
 }
 
 /// The blobs of a layer, whose name and blobs are in the fields of these numbers.

@@ -16,7 +16,7 @@ are followed from `layers` (keras/src/saving/saving_lib.py). Kernels of Theano, 
 refused. */
 
 use super::hdf5::{self, Group, Node, Reader};
-use super::{Archive, Array, Fault, Format, zip};
+use super::{Archive, Array, BLOCKS, Fault, Format, zip};
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
@@ -62,7 +62,33 @@ pub fn read(bytes: &[u8]) -> Result<Archive, Fault> {
             return Err(Fault::of(format!("tensor `{}`", a.name), format!("[{o},{i},{h},{w}]: {}", theano())));
         }
     }
-    Archive { format, arrays, notes }.check(bytes.len())
+    by_order(&mut arrays);
+    Archive { format, arrays, notes, beside: Vec::new() }.check(bytes.len())
+}
+
+/// Keras loads a file of layers that were given no names (`conv2d`, `conv2d_1`, …, `dense`) by their order. So are they
+/// named here, where their shapes are those of a VGG and no layer has a VGG's name.
+fn by_order(arrays: &mut [Array]) {
+    let part = |a: &Array| a.name.rsplit_once('/').map(|(layer, part)| (layer.to_string(), part.to_string()));
+    let kernels: Vec<(String, Vec<usize>)> =
+        arrays.iter().filter_map(|a| part(a).filter(|p| p.1 == "kernel").map(|p| (p.0, a.shape.clone()))).collect();
+    let convs = kernels.iter().take_while(|k| k.1.len() == 4).count();
+    let (convs, dense) = kernels.split_at(convs);
+    let Some(blocks) = BLOCKS.iter().find(|b| b.iter().sum::<usize>() == convs.len()) else { return };
+    let filters = convs.iter().all(|k| k.1[..2] == [3, 3]) && convs.windows(2).all(|w| w[0].1[3] == w[1].1[2]);
+    let products =
+        dense.len() <= 3 && dense.iter().all(|k| k.1.len() == 2) && dense.windows(2).all(|w| w[0].1[1] == w[1].1[0]);
+    if !filters || !products || kernels.iter().any(|k| k.0.starts_with("block")) {
+        return;
+    }
+    let names = (1..).zip(blocks).flat_map(|(b, n)| (1..=*n).map(move |i| format!("block{b}_conv{i}")));
+    let names = names.chain((1..).map(|i| format!("fc{i}")));
+    let names: BTreeMap<String, String> = kernels.into_iter().map(|k| k.0).zip(names).collect();
+    for a in arrays {
+        if let Some((name, part)) = part(a).and_then(|(layer, part)| Some((names.get(&layer)?, part))) {
+            a.name = format!("{name}/{part}");
+        }
+    }
 }
 
 fn theano() -> &'static str {
@@ -237,6 +263,39 @@ mod tests {
             assert_eq!(read(&fixture(name)).unwrap().notes["keras_version"], "3.15.1");
         }
         assert_eq!(read(&fixture("keras.keras")).unwrap().format, Format::Keras);
+    }
+
+    #[test]
+    fn layers_without_names_are_known_by_their_order() {
+        let file = fixture("keras.h5");
+        let mut archive = read(&file).unwrap();
+        let own: Vec<String> = archive.arrays.iter().map(|a| a.name.clone()).collect();
+        let automatic = |arrays: &mut [Array]| {
+            let (mut layers, mut convs, mut dense) = (Vec::<String>::new(), 0, 0);
+            for a in arrays {
+                let (layer, part) = a.name.rsplit_once('/').unwrap();
+                let (layer, part) = (layer.to_string(), part.to_string());
+                if !layers.contains(&layer) {
+                    layers.push(layer.clone());
+                    *(if a.shape.len() == 4 { &mut convs } else { &mut dense }) += 1;
+                }
+                a.name = match layer.starts_with("block") {
+                    true => format!("conv2d_{convs}/{part}"),
+                    false => format!("dense_{dense}/{part}"),
+                };
+            }
+        };
+        automatic(&mut archive.arrays);
+        assert_eq!(archive.arrays[2].name, "conv2d_2/kernel");
+        by_order(&mut archive.arrays);
+        for (a, own) in archive.arrays.iter().zip(&own) {
+            assert_eq!(a.name, own.replace("predictions", "fc3"));
+        }
+        // Another network keeps its names.
+        automatic(&mut archive.arrays);
+        archive.arrays[2].shape[2] += 1;
+        by_order(&mut archive.arrays);
+        assert_eq!(archive.arrays[2].name, "conv2d_2/kernel");
     }
 
     #[test]

@@ -11,6 +11,7 @@ permutes it into our layout and writes a file of ours, and only that is ever map
 | Caffe `.caffemodel` | protobuf | [`caffe`] |
 | ONNX | protobuf | [`onnx`] |
 | `.npz` | zip of `.npy` | [`npy`] |
+| safetensors in shards | an index in JSON, files beside it | [`super::shards`] |
 
 These files come from strangers. Every parser is a function of the file's bytes that takes nothing on trust: lengths are
 held against the bytes that are there before anything is allocated, depth and counts have limits, no value is copied
@@ -48,6 +49,7 @@ pub enum Format {
     Caffe,
     Onnx,
     Npz,
+    Shards,
 }
 
 impl Format {
@@ -61,18 +63,18 @@ impl Format {
             Format::Caffe => "caffemodel",
             Format::Onnx => "ONNX",
             Format::Npz => "npz",
+            Format::Shards => "safetensors in shards",
         }
     }
 }
 
 /// First bytes of files that are no weights, and what they are.
-pub const NOT_WEIGHTS: [(&[u8], &str); 6] = [
+pub const NOT_WEIGHTS: [(&[u8], &str); 5] = [
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself"),
     (b"<", "a web page or XML"),
     (b"\x1f\x8b", "a gzip archive: unpack it first"),
     (b"BZh", "a bzip2 archive: unpack it first"),
     (b"\xfd7zXZ", "an xz archive: unpack it first"),
-    (b"\x93NUMPY", "a single NumPy array, not the archive of a network's"),
 ];
 
 /// What a file is, from its first bytes and, for archives, the names inside.
@@ -90,6 +92,14 @@ pub fn sniff(bytes: &[u8]) -> Result<Format, Fault> {
             _ => Err(Fault::at(0, "a zip archive, but neither of PyTorch nor of Keras nor of NumPy")),
         };
     }
+    if bytes.starts_with(b"\x93NUMPY") {
+        let problem = "not a weight file but a single NumPy array, perhaps a pickled dictionary of layers";
+        return Err(Fault::at(0, problem).fix(npy::UNPICKLE));
+    }
+    // The length of a header begins so as well, and goes on with zeros.
+    if bytes.first() == Some(&b'{') && bytes.get(1) != Some(&0) {
+        return Ok(Format::Shards);
+    }
     if torch::is_legacy(bytes) {
         return Ok(Format::TorchLegacy);
     }
@@ -100,7 +110,7 @@ pub fn sniff(bytes: &[u8]) -> Result<Format, Fault> {
         return Ok(Format::Safetensors);
     }
     if bytes.first() == Some(&0x80) {
-        return Err(Fault::at(0, "a pickle that torch.save did not write"));
+        return Err(Fault::at(0, format!("a pickle that torch.save did not write; {}", pickle::SAVE_LESS)));
     }
     if onnx::is_onnx(bytes) {
         return Ok(Format::Onnx);
@@ -114,7 +124,7 @@ pub fn sniff(bytes: &[u8]) -> Result<Format, Fault> {
 /// Takes a file of that format apart. Safetensors have a parser of their own ([`super::header`]).
 pub fn read(format: Format, bytes: &[u8]) -> Result<Archive, Fault> {
     match format {
-        Format::Safetensors => Err(Fault::at(0, "is read by its own parser")),
+        Format::Safetensors | Format::Shards => Err(Fault::at(0, "is read by its own parser")),
         Format::TorchZip | Format::TorchLegacy => torch::read(bytes),
         Format::Hdf5 | Format::Keras => keras::read(bytes),
         Format::Caffe => caffe::read(bytes),
@@ -129,6 +139,8 @@ pub struct Archive {
     pub format: Format,
     pub arrays: Vec<Array>,
     pub notes: BTreeMap<String, String>,
+    /// Names of the files in the same folder that hold values.
+    pub beside: Vec<String>,
 }
 
 /// One array: what it is and where its values lie.
@@ -151,6 +163,8 @@ pub enum Place {
     /// Packed: this makes the bytes of the file's when they are asked for, so that one array at a time is in memory. The
     /// number is how many there will be; strides hold for them as for mapped ones.
     Packed(usize, Unpack),
+    /// In a file beside this one, by its number in [`Archive::beside`].
+    Beside(usize, Range<usize>),
 }
 
 /// From the bytes of the whole file to those of one array.
@@ -161,6 +175,7 @@ impl std::fmt::Debug for Place {
         match self {
             Place::Mapped(r) => write!(f, "{r:?}"),
             Place::Packed(n, _) => write!(f, "{n} bytes, packed"),
+            Place::Beside(file, r) => write!(f, "{r:?} of file {file}"),
         }
     }
 }
@@ -171,26 +186,46 @@ pub struct Fault {
     /// `byte 137`, `entry data.pkl`, `tensor features.0.weight`.
     pub place: String,
     pub problem: String,
+    /// None for the usual one.
+    pub remedy: Option<&'static str>,
 }
 
 impl Fault {
     pub fn at(byte: usize, problem: impl Into<String>) -> Self {
-        Self { place: format!("byte {byte}"), problem: problem.into() }
+        Self::of(format!("byte {byte}"), problem)
     }
 
     pub fn of(place: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self { place: place.into(), problem: problem.into() }
+        Self { place: place.into(), problem: problem.into(), remedy: None }
     }
 
-    /// The error people see: with what to do about files that hold more than weights, else the usual remedy.
+    /// What to do about it, where that is known.
+    pub fn fix(self, remedy: &'static str) -> Self {
+        Self { remedy: Some(remedy), ..self }
+    }
+
+    /// The error people see: with what to do about files that hold more than weights, else the usual remedy. Nobody can
+    /// tell from the bytes whether a file is damaged or merely of another kind.
     pub fn error(self, path: &Path) -> Error {
+        const USUAL: &str = "if it is as long as its publisher says, convert it to safetensors, else fetch it anew";
         let (problem, remedy) = match self.problem.strip_suffix(pickle::SAVE_LESS) {
             Some(problem) => (problem.trim_end_matches("; ").to_string(), pickle::SAVE_LESS),
-            None => (self.problem, "fetch the file again, or convert it to safetensors"),
+            None => (self.problem, self.remedy.unwrap_or(USUAL)),
         };
         Error::file(path, problem).at(self.place).fix(remedy)
     }
 }
+
+/// Convolutions of a VGG in each block, by their number: VGG11, 13, 16, 19.
+pub const BLOCKS: [[usize; 5]; 4] = [[1, 1, 2, 2, 2], [2, 2, 2, 2, 2], [2, 2, 3, 3, 3], [2, 2, 4, 4, 4]];
+
+/// Bytes that the arrays of a small file may come to when each is read once, and how many times its length those of any
+/// other. Real files hold each value once; a thousand views of one storage, or zeros that were deflated, are hours of
+/// reading in a few kilobytes.
+const FREE_BYTES: usize = 64 << 20;
+const TIMES: usize = 100;
+/// Most bytes of all names together: a network of a thousand tensors has some 40 KB.
+const MAX_NAMES: usize = 4 << 20;
 
 /// Strides of an array whose last index runs fastest.
 pub fn row_major(shape: &[usize]) -> Vec<usize> {
@@ -221,9 +256,10 @@ impl Array {
 
 impl Archive {
     /// What every parser's result must fulfil, whatever the parser believes: each element of each array lies inside the
-    /// file, names are there and come once.
+    /// file, names are there and come once, and reading all of it is no more work than a file of that length deserves.
+    /// Whoever opens the files beside it holds their ranges against their lengths.
     pub fn check(self, file: usize) -> Result<Self, Fault> {
-        let mut seen = HashSet::new();
+        let (mut seen, mut names, mut work) = (HashSet::new(), 0usize, 0usize);
         for a in &self.arrays {
             let refuse = |problem: String| Err(Fault::of(format!("tensor `{}`", a.name), problem));
             if a.name.is_empty() || !seen.insert(a.name.as_str()) {
@@ -237,11 +273,50 @@ impl Archive {
                 Place::Mapped(r) if r.start <= r.end && r.end <= file => r.len(),
                 Place::Mapped(r) => return refuse(format!("bytes {}..{} of a file of {file}", r.start, r.end)),
                 Place::Packed(n, _) => *n,
+                Place::Beside(i, r) if *i < self.beside.len() && r.start <= r.end => r.len(),
+                Place::Beside(i, r) => return refuse(format!("bytes {}..{} of file {i} beside it", r.start, r.end)),
             };
             if extent > there {
                 return refuse(format!("needs {extent} bytes and has {there}"));
             }
+            names += a.name.len();
+            work = work.saturating_add(match &a.place {
+                Place::Mapped(_) => extent,
+                Place::Packed(n, _) => *n,
+                // That file has a length of its own.
+                Place::Beside(..) => 0,
+            });
+            if names > MAX_NAMES || work > FREE_BYTES + TIMES * file {
+                return refuse(format!(
+                    "with the tensors before it {work} bytes of values and {names} of names, out of a file of {file} bytes"
+                ));
+            }
         }
         Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_file_is_little_work() {
+        let views = |n: usize, name: usize| {
+            let array = |i: usize| Array {
+                name: format!("{i:0name$}"),
+                dtype: Dtype::F32,
+                shape: vec![25_000],
+                strides: vec![1],
+                place: Place::Mapped(0..100_000),
+            };
+            let arrays = (0..n).map(array).collect();
+            Archive { format: Format::Npz, arrays, notes: BTreeMap::new(), beside: vec![] }.check(100_000)
+        };
+        // 64 MiB and a hundred times 100 KB: 771 of them.
+        assert!(views(771, 4).is_ok());
+        let e = views(772, 4).unwrap_err();
+        assert!(e.problem.contains("77200000 bytes of values") && e.place == "tensor `0771`", "{e:?}");
+        assert!(views(700, 7000).unwrap_err().problem.contains("of names"));
     }
 }

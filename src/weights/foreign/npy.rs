@@ -11,6 +11,11 @@ use super::{Archive, Array, Fault, Format, row_major};
 use safetensors::Dtype;
 use std::collections::BTreeMap;
 
+/// What to do about the dictionaries of layers that TensorFlow's ports keep in one `.npy`: as a `.npz` they are read.
+pub const UNPICKLE: &str = "if you trust it, make an archive of it with Python: import numpy as n; d = n.load('w.npy', \
+    allow_pickle=True, encoding='latin1').item(); n.savez('w.npz', **{f'{k}_{p}': v for k, x in d.items() for p, v in \
+    zip('Wb', x)})";
+
 /// Longest header that numpy itself reads.
 const MAX_HEADER: usize = 10_000;
 
@@ -18,7 +23,7 @@ const MAX_HEADER: usize = 10_000;
 pub fn read(bytes: &[u8]) -> Result<Archive, Fault> {
     let array = |e: &Entry| array(e, bytes).map_err(|problem| Fault::of(zip::place(&e.name), problem));
     let arrays = zip::entries(bytes)?.iter().map(array).collect::<Result<Vec<_>, _>>()?;
-    Archive { format: Format::Npz, arrays, notes: BTreeMap::new() }.check(bytes.len())
+    Archive { format: Format::Npz, arrays, notes: BTreeMap::new(), beside: Vec::new() }.check(bytes.len())
 }
 
 /// One `.npy`.

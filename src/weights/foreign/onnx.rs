@@ -1,10 +1,11 @@
 /*! ONNX models (onnx/onnx.proto3): the initialisers of the graph under the names they have there, and, for those that were
-given none, which layers they belong to. Values are raw bytes or packed floats and lie in the file either way; values in
-files beside it are refused. Shapes are the writer's: filters [O,I,H,W]; of dense layers [out, in] where the product
+given none, which layers they belong to. Constants that a layer multiplies by or adds are initialisers too. Values are raw
+bytes or packed floats and lie in the file either way, or in files beside it (external data: PyTorch's exporter keeps them
+in `NAME.onnx.data`). Shapes are the writer's: filters [O,I,H,W]; of dense layers [out, in] where the product
 transposes them ([`Layer::transposed`]) and [in, out] where it does not. */
 
 use super::proto::{self, Value, fields};
-use super::{Archive, Array, Fault, Format, row_major};
+use super::{Archive, Array, BLOCKS, Fault, Format, Place, row_major};
 use crate::weights::header::MAX_RANK;
 use safetensors::Dtype;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -21,14 +22,14 @@ pub fn is_onnx(bytes: &[u8]) -> bool {
     matches!(fields.next(), Some((1, Value::Number(_)))) && fields.any(|f| matches!(f, (7, Value::Bytes(_))))
 }
 
-/// Convolutions of a VGG in each block, by their number: VGG11, 13, 16, 19.
-const BLOCKS: [[usize; 5]; 4] = [[1, 1, 2, 2, 2], [2, 2, 2, 2, 2], [2, 2, 3, 3, 3], [2, 2, 4, 4, 4]];
-
 /// All initialisers, dense weights as [out, in]. Exporters that fold batch norm name nothing (`onnx::Conv_123`): where the
 /// graph is a VGG, its layers get torchvision's names by their order.
 pub fn read(bytes: &[u8]) -> Result<Archive, Fault> {
-    let mut archive = initialisers(bytes)?;
+    let (mut archive, constants) = initialisers(bytes)?;
     let layers = layers_of(bytes, &archive)?;
+    // Of the constants those that are a layer's.
+    let used: HashSet<&String> = layers.iter().flat_map(|l| &l.inputs).collect();
+    archive.arrays.retain(|a| !constants.contains(&a.name) || used.contains(&a.name));
     let of = |ops: &[&str]| layers.iter().filter(|l| ops.contains(&l.op.as_str())).collect::<Vec<_>>();
     let (convs, dense, norms) = (of(&["Conv"]), of(&["Gemm", "MatMul"]), of(&["BatchNormalization"]));
     let mut names: HashMap<String, String> = HashMap::new();
@@ -76,8 +77,8 @@ pub fn read(bytes: &[u8]) -> Result<Archive, Fault> {
     archive.check(bytes.len())
 }
 
-/// As the file has them.
-fn initialisers(bytes: &[u8]) -> Result<Archive, Fault> {
+/// As the file has them, with its constants, and the names of those.
+fn initialisers(bytes: &[u8]) -> Result<(Archive, HashSet<String>), Fault> {
     let (mut producer, mut graph) = ([String::new(), String::new()], None);
     for field in fields(bytes, 0..bytes.len()) {
         match field? {
@@ -88,12 +89,22 @@ fn initialisers(bytes: &[u8]) -> Result<Archive, Fault> {
     }
     let graph = graph.ok_or_else(|| Fault::at(0, "no graph: no ONNX model"))?;
     let (mut arrays, mut others) = (Vec::new(), 0);
+    let (mut beside, mut constants) = (Vec::new(), HashSet::new());
     for field in fields(bytes, graph.clone()) {
         match field? {
-            (5, Value::Bytes(tensor)) => match array(bytes, tensor)? {
+            (5, Value::Bytes(tensor)) => match array(bytes, tensor, &mut beside)? {
                 Some(array) => arrays.push(array),
                 None => others += 1,
             },
+            (1, Value::Bytes(node)) => {
+                let node = Node::read(bytes, node)?;
+                if let ("Constant", Some(tensor), [name]) = (node.op.as_str(), node.tensor, &node.outputs[..])
+                    && let Some(array) = array(bytes, tensor, &mut beside)?
+                {
+                    constants.insert(name.clone());
+                    arrays.push(Array { name: name.clone(), ..array });
+                }
+            }
             (15, Value::Bytes(sparse)) => return Err(Fault::at(sparse.start, "sparse initialisers are not supported")),
             _ => {}
         }
@@ -105,18 +116,31 @@ fn initialisers(bytes: &[u8]) -> Result<Archive, Fault> {
     if others > 0 {
         notes.insert("left out".to_string(), format!("{others} initialisers that are no floats"));
     }
-    Archive { format: Format::Onnx, arrays, notes }.check(bytes.len())
+    Ok((Archive { format: Format::Onnx, arrays, notes, beside }.check(bytes.len())?, constants))
 }
 
-/// TensorProto; None if it is not of floats: such are the extents that a Reshape wants, and no weights.
-fn array(bytes: &[u8], tensor: Range<usize>) -> Result<Option<Array>, Fault> {
+/// TensorProto; None if it is not of floats: such are the extents that a Reshape wants, and no weights. Files that hold
+/// values are added to `beside`.
+fn array(bytes: &[u8], tensor: Range<usize>, beside: &mut Vec<String>) -> Result<Option<Array>, Fault> {
     let (mut name, mut shape, mut kind, mut external) = (String::new(), Vec::new(), 0, false);
+    let mut data = BTreeMap::new();
     for field in fields(bytes, tensor.clone()) {
         match field? {
             (1, value) => proto::numbers(bytes, &value, MAX_RANK, &mut shape)?,
             (2, Value::Number(n)) => kind = n,
             (8, value) => name = proto::text(bytes, &value)?,
-            (13, _) | (14, Value::Number(1)) => external = true,
+            (13, Value::Bytes(entry)) => {
+                let mut pair = [String::new(), String::new()];
+                for field in fields(bytes, entry) {
+                    if let (n @ 1..=2, value) = field? {
+                        pair[n as usize - 1] = proto::text(bytes, &value)?;
+                    }
+                }
+                let [key, value] = pair;
+                data.insert(key, value);
+                external = true;
+            }
+            (14, Value::Number(1)) => external = true,
             _ => {}
         }
     }
@@ -129,15 +153,35 @@ fn array(bytes: &[u8], tensor: Range<usize>) -> Result<Option<Array>, Fault> {
         16 => (Dtype::BF16, None),
         _ => return Ok(None),
     };
-    if external {
-        return refuse("its values are in a file beside this one; save the model as one file (onnx.save_model)".into());
-    }
     let width = dtype.bitsize() / 8;
+    let needs = shape.iter().try_fold(width, |a, n| a.checked_mul(*n));
+    if external {
+        let location = data.get("location").map(|l| l.strip_prefix("./").unwrap_or(l)).filter(|l| !l.is_empty());
+        let number = |key: &str| data.get(key).map_or(Ok(None), |n| n.trim().parse::<usize>().map(Some));
+        let (Some(location), Ok(offset), Ok(length)) = (location, number("offset"), number("length")) else {
+            return refuse("its values are elsewhere, and no file and place are named".into());
+        };
+        let (offset, length) = (offset.unwrap_or(0), length.or(needs));
+        let (true, Some(end)) = (length == needs, length.and_then(|n| offset.checked_add(n))) else {
+            return refuse(format!("{} bytes in `{location}` for {shape:?} of {dtype}", length.unwrap_or(0)));
+        };
+        let file = beside.iter().position(|b| b == location).unwrap_or_else(|| {
+            beside.push(location.into());
+            beside.len() - 1
+        });
+        return Ok(Some(Array {
+            name,
+            dtype,
+            strides: row_major(&shape),
+            shape,
+            place: Place::Beside(file, offset..end),
+        }));
+    }
     let (mut size, mut place) = proto::values(bytes, tensor.clone(), 9, width)?;
     if let (0, Some(field)) = (size, field) {
         (size, place) = proto::values(bytes, tensor.clone(), field, width)?;
     }
-    if shape.iter().try_fold(width, |a, n| a.checked_mul(*n)) != Some(size) {
+    if needs != Some(size) {
         return refuse(format!("{size} bytes of raw values for {shape:?} of {dtype}"));
     }
     Ok(Some(Array { name, dtype, strides: row_major(&shape), shape, place }))
@@ -158,7 +202,7 @@ pub struct Layer {
 /// The layers along the graph, whose nodes are listed in an order in which they can run. Only operations that multiply by
 /// an initialiser count.
 pub fn layers(bytes: &[u8]) -> Result<Vec<Layer>, Fault> {
-    layers_of(bytes, &initialisers(bytes)?)
+    layers_of(bytes, &initialisers(bytes)?.0)
 }
 
 fn layers_of(bytes: &[u8], archive: &Archive) -> Result<Vec<Layer>, Fault> {
@@ -202,6 +246,8 @@ struct Node {
     inputs: Vec<String>,
     outputs: Vec<String>,
     transposed: bool,
+    /// The value of a Constant.
+    tensor: Option<Range<usize>>,
 }
 
 impl Node {
@@ -214,13 +260,17 @@ impl Node {
                 (2, value) => node.outputs.push(proto::text(bytes, &value)?),
                 (4, value) => node.op = proto::text(bytes, &value)?,
                 (5, Value::Bytes(attribute)) => {
-                    let (mut name, mut number) = (String::new(), 0);
+                    let (mut name, mut number, mut tensor) = (String::new(), 0, None);
                     for field in fields(bytes, attribute) {
                         match field? {
                             (1, value) => name = proto::text(bytes, &value)?,
                             (3, Value::Number(n)) => number = n,
+                            (5, Value::Bytes(range)) => tensor = Some(range),
                             _ => {}
                         }
+                    }
+                    if name == "value" {
+                        node.tensor = node.tensor.or(tensor);
                     }
                     node.transposed |= name == "transB" && number == 1;
                 }
@@ -291,6 +341,11 @@ mod tests {
         // Extents [2], type float, name `a`, and what else there is.
         let model =
             |parts: &[&[u8]]| field(7, &field(5, &[&[8, 2, 16, 1][..], &field(8, b"a"), &parts.concat()].concat()));
+        let entry =
+            |key: &str, value: &str| field(13, &[field(1, key.as_bytes()), field(2, value.as_bytes())].concat());
+        let elsewhere = read(&model(&[&entry("location", "./w.data"), &entry("offset", "16")])).unwrap();
+        assert_eq!(elsewhere.beside, ["w.data"]);
+        assert!(matches!(&elsewhere.arrays[0].place, Place::Beside(0, r) if *r == (16..24)));
         let good = field(9, &[0; 8]);
         assert!(read(&model(&[&good])).is_ok());
         let twice =
@@ -304,8 +359,11 @@ mod tests {
             ),
             (model(&[&good, &[8, 1].repeat(16)]), "more than 16 extents"),
             (model(&[&[16, 10]]), "0 bytes of raw values for [2] of F16"),
-            (model(&[&[0x70, 1]]), "save the model as one file"),
-            (model(&[&field(13, b"")]), "save the model as one file"),
+            (model(&[&[0x70, 1]]), "no file and place are named"),
+            (model(&[&field(13, b"")]), "no file and place are named"),
+            (model(&[&entry("location", "w"), &entry("length", "7")]), "7 bytes in `w` for [2] of F32"),
+            (model(&[&entry("location", "w"), &entry("offset", "-1")]), "no file and place are named"),
+            (model(&[&entry("location", "w"), &entry("offset", "18446744073709551615")]), "8 bytes in `w`"),
             (twice, "tensor `a`: the name is empty or comes twice"),
             (field(7, &field(15, b"")), "sparse initialisers are not supported"),
             (vec![8, 7], "byte 0: no graph: no ONNX model"),
@@ -313,6 +371,23 @@ mod tests {
             let e = read(&file).unwrap_err();
             assert!(format!("{}: {}", e.place, e.problem).contains(want), "{e:?}\n{want}");
         }
+    }
+
+    #[test]
+    fn constants_that_layers_use_are_initialisers() {
+        fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+            [&[number << 3 | 2, bytes.len() as u8], bytes].concat()
+        }
+        let constant = |name: &[u8]| {
+            let tensor = [&[8, 1, 8, 2, 16, 1][..], &field(9, &[0; 8])].concat();
+            let attribute = field(5, &[field(1, b"value"), field(5, &tensor)].concat());
+            field(1, &[field(2, name), field(4, b"Constant"), attribute].concat())
+        };
+        let product = field(1, &[field(1, b"x"), field(1, b"w"), field(2, b"y"), field(4, b"MatMul")].concat());
+        let file = field(7, &[constant(b"w"), constant(b"other"), product].concat());
+        let archive = read(&file).unwrap();
+        assert_eq!((archive.arrays.len(), archive.arrays[0].name.as_str()), (1, "w"));
+        assert_eq!(archive.arrays[0].shape, [2, 1]);
     }
 
     #[test]

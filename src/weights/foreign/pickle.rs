@@ -1,7 +1,8 @@
 /*! A pickle machine that can build nothing but weights: the opcodes that `torch.save` writes (protocols 2 to 5;
 CPython's `Lib/pickletools.py` describes them) and the few globals a state dict is made of (PyTorch's
-`torch/_utils.py`). It calls no function. Every other opcode or global is refused by its name, and every value must be
-what the opcode that takes it expects.
+`torch/_utils.py`). It calls no function. What programs keep beside their weights (settings, paths, dates, NumPy's numbers)
+is recognised by its global and becomes one value without content; nothing is made of it. Every other opcode or global is
+refused by its name, and every value must be what the opcode that takes it expects.
 
 Values live in tables and refer to each other by number, so a value that is there a million times, or that holds itself,
 costs nothing, and nothing that a file holds is ever walked, copied or freed by recursion. Texts stay in the file. */
@@ -35,6 +36,8 @@ pub enum Value<'a> {
     Global(Global),
     Storage(usize),
     Tensor(usize),
+    /// Something beside the weights. Nobody needs to know what.
+    Other,
 }
 
 /// What a pickle may name.
@@ -47,6 +50,8 @@ pub enum Global {
     Tensor(usize, usize),
     Parameter,
     Storage(Dtype),
+    /// Whatever is called or made of it is [`Value::Other`].
+    Other,
 }
 
 /// Values of many values.
@@ -200,6 +205,36 @@ impl<'a> Machine<'a> {
                 Value::Float
             }
             b'X' | b'T' => self.text(4)?,
+            // Bytes, and integers too long for one byte of length: none of them is of a tensor.
+            b'B' | 0x8b => {
+                let n = self.number(4)?;
+                self.take(n)?;
+                Value::Other
+            }
+            b'C' => {
+                let n = self.number(1)?;
+                self.take(n)?;
+                Value::Other
+            }
+            0x8e | 0x96 => {
+                let n = self.number(8)?;
+                self.take(n)?;
+                Value::Other
+            }
+            // Sets: an empty one, one that cannot change of what is above the mark.
+            0x8f => Value::Other,
+            0x91 => {
+                self.marked()?;
+                Value::Other
+            }
+            // New objects, from a class and its arguments.
+            0x81 | 0x92 => {
+                let n = if op == 0x81 { 2 } else { 3 };
+                match self.pops(n)?[0] {
+                    Value::Global(Global::Other) => Value::Other,
+                    v => return Err(format!("a new object of {}", what(v))),
+                }
+            }
             b'U' | 0x8c => self.text(1)?,
             b')' => Value::Tuple(self.heap.add_row(Vec::new())),
             b']' => Value::List(self.heap.add_row(Vec::new())),
@@ -246,6 +281,7 @@ impl<'a> Machine<'a> {
                 let (state, v) = (self.pop()?, self.pop()?);
                 match (state, v) {
                     (Value::Dict(_), Value::Dict(i)) if self.heap.dicts[i].ordered => v,
+                    (_, Value::Other) => v,
                     _ => return Err(format!("attributes for {}", what(v))),
                 }
             }
@@ -253,15 +289,21 @@ impl<'a> Machine<'a> {
                 let items = if op == b's' { self.pops(2)? } else { self.marked()? };
                 let (pairs, []) = items.as_chunks::<2>() else { return Err("a key without a value".into()) };
                 let v = self.pop()?;
-                let Value::Dict(i) = v else { return Err(format!("items for {}", what(v))) };
-                self.heap.dicts[i].extend(pairs.iter().map(|p| (p[0], p[1])));
+                match v {
+                    Value::Dict(i) => self.heap.dicts[i].extend(pairs.iter().map(|p| (p[0], p[1]))),
+                    Value::Other => {}
+                    _ => return Err(format!("items for {}", what(v))),
+                }
                 v
             }
-            b'a' | b'e' => {
+            b'a' | b'e' | 0x90 => {
                 let items = if op == b'a' { self.pops(1)? } else { self.marked()? };
                 let v = self.pop()?;
-                let Value::List(i) = v else { return Err(format!("elements for {}", what(v))) };
-                self.heap.rows[i].extend(items);
+                match v {
+                    Value::List(i) if op != 0x90 => self.heap.rows[i].extend(items),
+                    Value::Other => {}
+                    _ => return Err(format!("elements for {}", what(v))),
+                }
                 v
             }
             _ => return Err(format!("opcode {op:#04x} is not allowed in a weight file; {SAVE_LESS}")),
@@ -373,6 +415,7 @@ impl<'a> Machine<'a> {
         };
         let args = self.heap.rows[args].as_slice();
         match (call, args) {
+            (Global::Other, _) => Ok(Value::Other),
             (Global::OrderedDict, []) => Ok(self.heap.add_dict(Vec::new(), true)),
             // Python 2: a list of pairs, copied here, which therefore counts.
             (Global::OrderedDict, [pairs @ Value::List(_)]) => {
@@ -442,9 +485,66 @@ fn global<'a>(module: &str, name: &str) -> Step<Value<'a>> {
         ("torch", "CharStorage") => Global::Storage(Dtype::I8),
         ("torch", "ByteStorage") => Global::Storage(Dtype::U8),
         ("torch", "BoolStorage") => Global::Storage(Dtype::BOOL),
+        _ if beside(module, name) => Global::Other,
         _ if module.len() + name.len() > MAX_NAME => return Err("a global with an endless name".into()),
         _ => return Err(format!("`{module}.{name}` is not allowed in a weight file; {SAVE_LESS}")),
     }))
+}
+
+/// What programs keep beside their weights, and what that is made of: data alone. Functions that run something are not in
+/// it, although none would be called.
+fn beside(module: &str, name: &str) -> bool {
+    const NUMPY: [&str; 4] = ["scalar", "_reconstruct", "_frombuffer", "array"];
+    const BUILT_IN: [&str; 13] = [
+        "set",
+        "frozenset",
+        "complex",
+        "bytearray",
+        "bytes",
+        "slice",
+        "range",
+        "list",
+        "dict",
+        "tuple",
+        "int",
+        "float",
+        "str",
+    ];
+    // Bits, and one letter before them: float32, bfloat16, uint8, complex64.
+    let number = |name: &str| {
+        ["float", "bfloat", "int", "uint", "complex", "bool", "qint", "quint"]
+            .contains(&name.trim_end_matches(|c: char| c.is_ascii_digit()))
+    };
+    match module {
+        "argparse" => name == "Namespace",
+        "types" => name == "SimpleNamespace",
+        "collections" => ["defaultdict", "deque"].contains(&name),
+        "datetime" => ["datetime", "date", "time", "timedelta", "timezone"].contains(&name),
+        "decimal" => name == "Decimal",
+        "fractions" => name == "Fraction",
+        "uuid" => name == "UUID",
+        "enum" => name == "Enum",
+        "pathlib" | "pathlib._local" => name.ends_with("Path"),
+        "builtins" | "__builtin__" => BUILT_IN.contains(&name) || ["object", "bool", "type"].contains(&name),
+        "copy_reg" | "copyreg" => name == "_reconstructor",
+        "_codecs" => name == "encode",
+        "numpy" => ["dtype", "ndarray"].contains(&name) || number(name.trim_end_matches('_')),
+        "numpy.core.multiarray" | "numpy._core.multiarray" | "numpy.core.numeric" | "numpy._core.numeric" => {
+            NUMPY.contains(&name)
+        }
+        "numpy.dtypes" => name.ends_with("DType"),
+        "torch" => ["device", "dtype"].contains(&name) || number(name),
+        "easydict" => name == "EasyDict",
+        "yacs.config" | "fvcore.common.config" | "detectron2.config.config" => name == "CfgNode",
+        _ => {
+            let package = module.split('.').next().unwrap_or_default();
+            // Their containers of settings, whose names begin with a capital as those of functions do not.
+            let class = name.starts_with(|c: char| c.is_ascii_uppercase());
+            class
+                && ["omegaconf", "ml_collections", "pytorch_lightning", "lightning", "lightning_fabric", "typing"]
+                    .contains(&package)
+        }
+    }
 }
 
 /// A number of elements.
@@ -468,5 +568,6 @@ pub fn what(v: Value) -> &'static str {
         Value::Global(_) => "a class or function",
         Value::Storage(_) => "a storage",
         Value::Tensor(_) => "a tensor",
+        Value::Other => "an object",
     }
 }

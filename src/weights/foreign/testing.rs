@@ -31,6 +31,7 @@ pub fn values(a: &Array, file: &[u8]) -> Result<Vec<f64>, Fault> {
             assert_eq!(bytes.len(), *n, "{}", a.name);
             Cow::Owned(bytes)
         }
+        Place::Beside(i, _) => panic!("{}: in file {i} beside it", a.name),
     };
     let size = a.dtype.bitsize() / 8;
     let element = |i: usize| {

@@ -6,7 +6,7 @@
   them. torchvision's VGG files of 2017 are of this kind.
 
 The object is a state dict, or a checkpoint, a dictionary that holds one among epochs and optimizers. Under which key it
-was, what was passed over, and whether a `module.` was removed from every name is told in [`Archive::notes`].
+was and what was passed over is told in [`Archive::notes`]. Filters are always [K,C,R,S].
 
 Checked: the directory of the zip and the checksum of its pickle; that each storage has the bytes that its elements
 need, no fewer and no more; that each element of each tensor lies in its storage. Not checked: the checksums of stored
@@ -28,8 +28,6 @@ const WRAPPERS: [&str; 6] = ["state_dict", "model_state_dict", "model", "net", "
 const MAX_TENSORS: usize = 1 << 15;
 /// Largest pickle in an archive: that of a thousand tensors is 100 KB long.
 const MAX_PICKLE: usize = 16 << 20;
-/// What `DataParallel` puts before every name.
-const PARALLEL: &str = "module.";
 
 /// Whether this is the stream: a protocol and the magic number, as an integer of ten bytes.
 pub fn is_legacy(bytes: &[u8]) -> bool {
@@ -149,12 +147,8 @@ fn arrays(
     heap: &Heap,
     find: impl Fn(&Storage, usize) -> Result<Place, String>,
 ) -> Result<Archive, Fault> {
-    let mut notes = BTreeMap::new();
+    let mut notes = BTreeMap::from([("layout".to_string(), "OIHW".to_string())]);
     let (state, tensors) = state_dict(top, heap, &mut notes)?;
-    let parallel = !tensors.is_empty() && tensors.iter().all(|(name, _)| name.starts_with(PARALLEL));
-    if parallel {
-        notes.insert("prefix".into(), format!("`{PARALLEL}` removed from every name"));
-    }
     let passed = state.iter().filter(|p| !matches!(p.1, Value::Tensor(_))).count();
     if passed > 0 {
         notes.insert("no tensors".into(), format!("{passed} values beside the tensors passed over"));
@@ -163,14 +157,14 @@ fn arrays(
     for (name, tensor) in tensors {
         let place = locate(tensor, heap, &find).map_err(|p| Fault::of(format!("tensor `{name}`"), p))?;
         arrays.push(Array {
-            name: name.strip_prefix(if parallel { PARALLEL } else { "" }).unwrap_or(name).into(),
+            name: name.into(),
             dtype: heap.storages[tensor.storage].dtype,
             shape: tensor.shape.clone(),
             strides: tensor.strides.clone(),
             place,
         });
     }
-    Archive { format, arrays, notes }.check(file)
+    Archive { format, arrays, notes, beside: Vec::new() }.check(file)
 }
 
 /// Where a tensor's bytes are: in its storage, or in the part of it that a view has.
@@ -285,8 +279,10 @@ mod tests {
         ] {
             let (archive, tensors) = open(name);
             assert_eq!(archive.format, format, "{name}");
+            let bare = |n: &String| n.strip_prefix("module.").unwrap_or(n).to_string();
+            let tensors: Tensors = tensors.into_iter().map(|(n, t)| (bare(&n), t)).collect();
             assert_eq!(tensors, plain, "{name}");
-            assert_eq!(archive.arrays[0].name, "features.0.weight", "the writer's order");
+            assert_eq!(bare(&archive.arrays[0].name), "features.0.weight", "the writer's order");
         }
         assert_eq!(open("torch-bn.pth").1, reference("torchvision-bn.safetensors"));
         let half = open("torch-half.pth").1;
@@ -310,7 +306,6 @@ mod tests {
         let steps = archive.arrays.iter().find(|a| a.name == "features.1.num_batches_tracked").unwrap();
         assert_eq!((steps.dtype, steps.shape.len()), (Dtype::I64, 0));
         let notes = open("torch-module.pth").0.notes;
-        assert_eq!(notes["prefix"], "`module.` removed from every name");
         assert_eq!(notes["state dict"], "`state_dict`");
         assert_eq!(notes["passed over"], "`epoch`, `optimizer`, `scheduler`");
     }
@@ -416,12 +411,39 @@ mod tests {
     }
 
     #[test]
+    fn what_lies_beside_the_weights_is_passed_over() {
+        let tensor = "ctorch._utils\n_rebuild_tensor\n((U\x07storagectorch\nFloatStorage\nU\x01aU\x03cpuK\x06NtQK\x00(K\x06t(K\x01ttR";
+        for beside in [
+            // argparse.Namespace(lr=1), a NumPy float and an array, a path, a date, a defaultdict, a set.
+            "cargparse\nNamespace\n)\u{81}}U\x02lrK\x01sb",
+            "cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\n(U\x02f8K\x00K\x01tRU\x08........\u{86}R",
+            "cnumpy._core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR(K\x01K\x02tb",
+            "cpathlib\nPosixPath\n(U\x01/tR",
+            "cdatetime\ndatetime\nU\x01d\u{85}R",
+            "ccollections\ndefaultdict\n(c__builtin__\nlist\ntRU\x01aK\x01s",
+            "\u{8f}(K\x01\u{90}",
+            "comegaconf.dictconfig\nDictConfig\n)\u{81}}b",
+            "ctorch\nfloat32\n",
+            "ctorch\ndevice\nU\x03cpu\u{85}R",
+        ] {
+            // Opcodes above 127 are single bytes.
+            let beside: Vec<u8> = beside.chars().map(|c| c as u8).collect();
+            let object = [b"}U\x04args", &beside[..], b"sU\x0astate_dict}U\x01w", tensor.as_bytes(), b"ss."].concat();
+            let archive =
+                read(&stream_of(&object, &[("a", 6, [0; 24].as_slice())])).unwrap_or_else(|e| panic!("{e:?}"));
+            assert_eq!((archive.arrays.len(), archive.notes["passed over"].as_str()), (1, "`args`"));
+        }
+    }
+
+    #[test]
     fn what_is_no_state_dict_is_named() {
         let tensor =
             "ctorch._utils\n_rebuild_tensor\n((U\x07storagectorch\nFloatStorage\nU\x01aU\x03cpuK\x06NtQK\x00(t(ttR";
         for (object, want) in [
             ("cos\nsystem\n(U\x02lstR.", "`os.system` is not allowed in a weight file; load it"),
-            ("cnumpy.core.multiarray\nscalar\n.", "`numpy.core.multiarray.scalar` is not allowed"),
+            ("cnumpy.testing._private.utils\nrunstring\n.", "`numpy.testing._private.utils.runstring` is not allowed"),
+            ("cbuiltins\neval\n.", "`builtins.eval` is not allowed"),
+            ("ctorch\nload\n.", "`torch.load` is not allowed"),
             ("cargparse\nNamespace\n.", "save only the weights: torch.save(model.state_dict(), file)"),
             ("(U\x06modulectorch\nSize\nU\x01sU\x01stQ.", "a whole module, and no state dict"),
             ("K\x01.", "holds a number, and no dictionary of tensors"),

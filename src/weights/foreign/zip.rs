@@ -4,11 +4,12 @@ sizes). Entries are stored, and then a range of the file's bytes, or deflated, a
 
 Refused: encryption, other compressions, archives in parts or with anything before or behind them, names that come
 twice, entries that overlap each other or the directory, local headers that name another entry than the directory does.
-Checksums are checked by [`Entry::read`] and whenever an entry is unpacked. A stored array is not summed: its bytes are
-used where they lie, and the importer's fingerprint of the whole file is over them already. */
+Checksums are checked by [`Entry::read`] and whenever an entry is unpacked, and all of them by [`verify`], once for an
+import: a stored array's bytes are otherwise used where they lie. */
 
 use super::{Fault, Place};
 use flate2::{Crc, read::DeflateDecoder};
+use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::io::Read;
@@ -72,6 +73,15 @@ pub fn entries(bytes: &[u8]) -> Result<Vec<Entry>, Fault> {
         return Err(Fault::at(w[1].start, "two parts of the zip archive overlap"));
     }
     Ok(all)
+}
+
+/// Fails where the sum of a stored entry is another one than the archive says. Nothing is to be said of a file that is no
+/// archive; deflated entries are summed when they are unpacked.
+pub fn verify(bytes: &[u8]) -> Result<(), Fault> {
+    if !bytes.starts_with(b"PK\x03\x04") {
+        return Ok(());
+    }
+    entries(bytes)?.par_iter().filter(|e| !e.deflated).try_for_each(|e| e.read(bytes).map(drop))
 }
 
 /// One record of the directory and the local header it leads to.
@@ -327,6 +337,8 @@ mod tests {
         }
         let read = |file: Vec<u8>, nth: usize| entries(&file).unwrap()[nth].read(&file).map(drop).unwrap_err().problem;
         assert_eq!(read(patched(&[(31, b"S")]), 0), "is damaged: its checksum is another one");
+        assert_eq!(verify(&patched(&[(31, b"S")])).unwrap_err().place, "entry `a`");
+        assert!(verify(&good).is_ok() && verify(b"no archive").is_ok());
         assert_eq!(read(patched(&[(b + 16, &[0])]), 1), "is damaged: its checksum is another one");
         for size in [999u16, 1001] {
             let problem = read(patched(&[(b + 24, &size.to_le_bytes())]), 1);

@@ -10,6 +10,7 @@ fn read(bytes: &[u8]) -> Result<usize, Fault> {
             Node::Dataset(dataset) => match reader.array(dataset, name, name.clone())?.place {
                 Place::Mapped(r) => Ok(n + r.len()),
                 Place::Packed(_, unpack) => Ok(n + unpack(file)?.len()),
+                Place::Beside(..) => unreachable!("HDF5 has no files beside it"),
             },
         })
     }
