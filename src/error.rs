@@ -130,6 +130,9 @@ impl Error {
     }
 }
 
+/// Characters of an error that are shown.
+const MAX_LINE: usize = 4000;
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let mut line = String::new();
@@ -142,8 +145,13 @@ impl fmt::Display for Error {
             line.push_str("; ");
             line.push_str(r);
         }
-        // File names and decoder messages are not ours: they must not break the line or steer the terminal.
-        for c in line.chars() {
+        // File names and decoder messages are not ours: they must not break the line or steer the terminal, nor be a
+        // megabyte long. What is ours stands at both ends.
+        let n = line.chars().count();
+        for (i, c) in line.chars().enumerate().filter(|(i, _)| *i < MAX_LINE / 2 || i + MAX_LINE / 2 >= n) {
+            if i == MAX_LINE / 2 - 1 && n > MAX_LINE {
+                write!(f, " … ")?;
+            }
             let c = if c.is_control() { ' ' } else { c };
             write!(f, "{c}")?;
         }
@@ -163,5 +171,7 @@ mod tests {
         assert_eq!(e.to_string(), "a b.png: byte 12: bad [31m header  ; export it again");
         assert_eq!(e.exit_code(), 1);
         assert_eq!(e.as_usage().exit_code(), 2);
+        let e = Error::file("a.pth", "x".repeat(1 << 20)).fix("the remedy").to_string();
+        assert!(e.starts_with("a.pth: xx") && e.ends_with("; the remedy") && e.len() < 4100);
     }
 }

@@ -16,6 +16,9 @@ use std::path::Path;
 pub const MAX_HEADER: u64 = 100_000_000;
 /// Most extents a tensor may have. The format sets no limit; a million extents of 1 are an attack, not a tensor.
 pub const MAX_RANK: usize = 16;
+/// Most tensors, and most bytes of their names: a network of a thousand has some 40 KB.
+const MAX_TENSORS: usize = 1 << 16;
+const MAX_NAMES: usize = 4 << 20;
 
 /// One tensor: where it lies and what it is.
 #[derive(Clone, Debug)]
@@ -199,8 +202,13 @@ impl<'de> Deserialize<'de> for Raw {
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Raw, A::Error> {
                 let mut raw = Raw { tensors: Vec::new(), metadata: BTreeMap::new() };
-                let mut seen = HashSet::new();
+                let (mut seen, mut names) = (HashSet::new(), 0);
                 while let Some(name) = map.next_key::<String>()? {
+                    names += name.len();
+                    if seen.len() > MAX_TENSORS || names > MAX_NAMES {
+                        let most = format!("more than {MAX_TENSORS} tensors, or {MAX_NAMES} bytes of names");
+                        return Err(A::Error::custom(most));
+                    }
                     if !seen.insert(name.clone()) {
                         return Err(A::Error::custom(format!("`{name}` is there twice")));
                     }
@@ -287,6 +295,15 @@ mod tests {
             let e = refusal(&header, data);
             assert!(e.contains(want) && e.starts_with("t.safetensors: ") && !e.contains('\n'), "{header}\n{e}");
         }
+    }
+
+    #[test]
+    fn names_without_end_are_refused() {
+        let one = |name: String| format!(r#""{name}":{{"dtype":"F32","shape":[],"data_offsets":[0,4]}}"#);
+        let many: Vec<String> = (0..MAX_TENSORS + 2).map(|i| one(i.to_string())).collect();
+        assert!(refusal(&format!("{{{}}}", many.join(",")), 4).contains("more than 65536 tensors"));
+        let e = refusal(&format!("{{{}}}", one("n".repeat(MAX_NAMES + 1))), 4);
+        assert!(e.contains("4194304 bytes of names") && e.len() < 400, "{e:.400}");
     }
 
     #[test]
