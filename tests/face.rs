@@ -131,7 +131,7 @@ fn folds_tables_matrices_and_the_tower() {
         assert_eq!(*folds.entry(group).or_insert(&r[1]), r[1]);
     }
     for (fold, (name, n)) in (0..3).flat_map(|f| CLASSES.map(|c| c.0).into_iter().zip(USED).map(move |c| (f, c))) {
-        let here = rows.iter().filter(|r| r[1] == fold.to_string() && r[2] == name).count();
+        let here = rows.iter().filter(|r| r[1] == (fold + 1).to_string() && r[2] == name).count();
         assert!(here.abs_diff(n / 3) <= 2, "{here} of {n} {name} in fold {fold}");
     }
     // The matrices count what predictions.csv lists, and their rows are the classes.
@@ -146,7 +146,7 @@ fn folds_tables_matrices_and_the_tower() {
     let mut tested = vec![];
     for f in 0..3usize {
         let m = counts(&read(p, &format!("run/5-fer/confusion-fold{}.csv", f + 1)));
-        assert_eq!(m, matrix(&|r| r[1] == f.to_string()));
+        assert_eq!(m, matrix(&|r| r[1] == (f + 1).to_string()));
         let (right, all) = ((0..5).map(|c| m[c][c]).sum::<usize>(), m.iter().flatten().sum::<usize>());
         tested.push(100.0 * right as f64 / all as f64);
         assert_eq!(results["folds"][f]["test_accuracy_percent"].as_f64(), Some(tested[f]));

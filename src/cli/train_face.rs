@@ -263,7 +263,8 @@ impl Command {
             let f = fold[i] as usize;
             let taken = &job.classes[done[f].predicted[next[f]]];
             next[f] += 1;
-            text.push_str(&format!("{},{f},{},{taken}\n", quoted(&row.path), job.classes[job.y[i]]));
+            let (number, class) = (folds::number(fold[i]), &job.classes[job.y[i]]);
+            text.push_str(&format!("{},{number},{class},{taken}\n", quoted(&row.path)));
         }
         put(&dir.join("predictions.csv"), &text)?;
         let file = WeightFile::open(checkpoint(dir, best))?;

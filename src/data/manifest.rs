@@ -128,7 +128,7 @@ impl Manifest {
                 // R writes whole numbers of a numeric column as 3, pandas with gaps in it as 3.0.
                 match t.strip_suffix(".0").unwrap_or(t).parse() {
                     Ok(f) => row.fold = Some(f),
-                    Err(_) => return wrong("fold", format!("`{t}` is not a fold"), "number folds from 0"),
+                    Err(_) => return wrong("fold", format!("`{t}` is not a fold"), "number folds from 1"),
                 }
             }
             if let Some(columns) = &face {
