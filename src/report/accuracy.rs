@@ -48,7 +48,7 @@ mod tests {
         assert_eq!(
             String::from_utf8(sheet.csv()).unwrap(),
             ",9-FER Model M %,9-FER Model SD %,5-FER Model M %,5-FER Model SD %\nTrain,73.41,5.20,88.51,3.16\n\
-             Test,53.75,1.22,71.71,-\n"
+             Test,53.75,1.22,71.71,\n"
         );
         assert!(sheet.latex().contains("\\multicolumn{2}{c}{5-FER Model}"));
     }

@@ -12,6 +12,8 @@ pub struct Prediction<'a> {
     pub group: &'a str,
     /// The fold whose model made the prediction; None for a set apart.
     pub fold: Option<u32>,
+    /// How much it counts.
+    pub weight: f32,
     /// One value per target; NaN where the picture has no rating.
     pub truth: &'a [f32],
     pub predicted: &'a [f32],
@@ -25,13 +27,14 @@ impl<'a> Prediction<'a> {
             dataset: row.dataset.as_deref().unwrap_or_default(),
             group: row.group.as_deref().unwrap_or_default(),
             fold,
+            weight: row.weight,
             truth: &row.targets,
             predicted,
         }
     }
 }
 
-/// Writes `path,dataset,group,fold` and, per target, `<target>_true,<target>_predicted,<target>_error`, the error being
+/// Writes `path,dataset,group,fold`, `weight` where some picture does not count 1, and, per target, `<target>_true,<target>_predicted,<target>_error`, the error being
 /// predicted minus true to 6 decimals. Ratings and predictions have as many digits as their float32 needs; what is missing is an empty cell, which R
 /// and pandas read as missing.
 ///
@@ -44,7 +47,10 @@ pub fn write_predictions<'a>(
 ) -> Result<()> {
     let failed = |e: csv::Error| Error::job(format!("cannot write the predictions: {e}"));
     let mut csv = csv::Writer::from_writer(out);
+    let rows: Vec<Prediction> = rows.into_iter().collect();
+    let weighted = rows.iter().any(|r| r.weight != 1.0);
     let mut record: Vec<String> = ["path", "dataset", "group", "fold"].map(String::from).into();
+    record.extend(weighted.then(|| "weight".to_string()));
     for t in targets {
         record.extend(["true", "predicted", "error"].map(|what| format!("{t}_{what}")));
     }
@@ -56,6 +62,7 @@ pub fn write_predictions<'a>(
         record.clear();
         record.extend([row.path, row.dataset, row.group].map(String::from));
         record.push(row.fold.map(|f| f.to_string()).unwrap_or_default());
+        record.extend(weighted.then(|| row.weight.to_string()));
         for (a, p) in row.truth.iter().zip(row.predicted) {
             if !p.is_finite() {
                 return Err(Error::file(row.path, format!("the prediction {p} is not a finite number")));
@@ -77,8 +84,15 @@ mod tests {
 
     #[test]
     fn rows_come_back() {
-        let row =
-            |path, fold, truth, predicted| Prediction { path, dataset: "oasis", group: "", fold, truth, predicted };
+        let row = |path, fold, truth, predicted| Prediction {
+            path,
+            dataset: "oasis",
+            group: "",
+            fold,
+            weight: 1.0,
+            truth,
+            predicted,
+        };
         let rows = [
             row("a, \"b\".jpg", Some(2), &[5.5, 3.25][..], &[6.0, 3.0][..]),
             row("c.png", None, &[f32::NAN, 1.1], &[5.0, 1.3]),
@@ -90,6 +104,13 @@ mod tests {
             \"a, \"\"b\"\".jpg\",oasis,,2,5.5,6,0.5,3.25,3,-0.25\n\
             c.png,oasis,,,,5,,1.1,1.3,0.2\n";
         assert_eq!(text, expected);
+        let heavy = Prediction { weight: 2.5, ..row("e.png", Some(1), &[5.0], &[6.0]) };
+        let mut out = Vec::new();
+        write_predictions(&mut out, &["valence"], [heavy, row("f.png", Some(1), &[5.0], &[6.0])]).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(
+            text.contains(",fold,weight,valence_true,") && text.contains("e.png,oasis,,1,2.5,5,6,1\nf.png,oasis,,1,1,")
+        );
         let bad = row("d.png", None, &[1.0], &[f32::NAN]);
         assert!(write_predictions(Vec::new(), &["valence"], [bad]).is_err());
         let short = row("d.png", None, &[1.0], &[1.0]);

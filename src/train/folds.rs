@@ -32,6 +32,8 @@ pub struct Measure {
     #[serde(skip)]
     pub label: &'static str,
     #[serde(skip)]
+    pub meaning: &'static str,
+    #[serde(skip)]
     pub decimals: usize,
     pub model: Spread,
     pub baseline: Spread,
@@ -69,6 +71,7 @@ impl FoldMetrics {
             let measures = model[0].iter().enumerate().map(|(i, f)| Measure {
                 measure: f.key,
                 label: f.label,
+                meaning: f.meaning,
                 decimals: f.decimals,
                 model: over(&model, i),
                 baseline: over(&baseline, i),
@@ -80,6 +83,11 @@ impl FoldMetrics {
             mse_mean: Spread::of(&folds.iter().map(|m| Some(m.mse_mean)).collect::<Vec<_>>()),
             dimensions: (0..first.dimensions.len()).map(dimension).collect(),
         })
+    }
+
+    /// A measure of dimension `k` by its name in JSON.
+    pub fn measure(&self, k: usize, key: &str) -> Option<&Measure> {
+        self.dimensions.get(k)?.measures.iter().find(|m| m.measure == key)
     }
 
     /// An aligned text table: one row per measure; mean and SD of the model and of the baseline per dimension.
@@ -122,7 +130,7 @@ mod tests {
         let json = serde_json::to_string(&m).unwrap();
         assert!(json.contains(r#"{"measure":"mse","model":{"mean":0.5,"sd":0.7071067811865476},"#), "{json}");
         assert!(json.contains(r#""baseline":{"mean":null,"sd":null}"#)); // r of a constant
-        assert_eq!(m.table().lines().count(), 15);
+        assert_eq!(m.table().lines().count(), 16);
         let other = Metrics::of(&["arousal"], &[2.0], &[2.0], &[5.0]).unwrap();
         assert!(FoldMetrics::of(&[folds[0].clone(), other]).is_err());
         assert!(FoldMetrics::of(&[]).is_err());

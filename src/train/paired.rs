@@ -19,7 +19,8 @@ pub struct Paired {
     pub df: usize,
     /// Two-sided.
     pub p: Option<f64>,
-    /// Cohen's d for paired values: difference / sd.
+    /// Cohen's d_z (1988, section 2.3.5): difference / sd, in SDs of the differences and not of the values.
+    #[serde(rename = "d_z")]
     pub effect: Option<f64>,
     /// Two-sided p of the corrected resampled t-test.
     pub p_corrected: Option<f64>,
@@ -68,6 +69,14 @@ pub fn interval(x: &[f64]) -> Option<[f64; 2]> {
     let mean = x.iter().sum::<f64>() / n;
     let sd = (x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt();
     Some([mean - t * sd / n.sqrt(), mean + t * sd / n.sqrt()])
+}
+
+/// The size of test parts over that of the training parts they go with, averaged over folds of these sizes: n_test / n_train
+/// of the corrected resampled test. None for fewer than two folds, or where one has everything.
+pub fn share(sizes: &[usize]) -> Option<f64> {
+    let (all, k) = (sizes.iter().sum::<usize>(), sizes.len());
+    let of = |n: &usize| *n as f64 / (all - n) as f64;
+    (k > 1 && sizes.iter().all(|n| (1..all).contains(n))).then(|| sizes.iter().map(of).sum::<f64>() / k as f64)
 }
 
 /// p-values corrected for their number by Holm's step-down method, in the order given. What has no p stays without and
@@ -156,6 +165,46 @@ mod tests {
         let corrected = p.t.unwrap() / (1.0f64 + 5.0 * 0.25).sqrt();
         close!(p.p_corrected.unwrap(), two_sided(corrected, 4), epsilon = 1e-15);
         close!(p.effect.unwrap(), p.t.unwrap() / 5f64.sqrt(), epsilon = 1e-12);
+    }
+
+    /// SciPy's paired t-tests and statsmodels' Holm, of the plain p and of the corrected one.
+    #[test]
+    fn libraries_say_the_same() {
+        let golden: serde_json::Value =
+            serde_json::from_str(include_str!("../../tests/golden/statistics/statistics.json")).unwrap();
+        let mut seen = 0;
+        for group in golden["paired"].as_array().unwrap() {
+            let tests = group["tests"].as_array().unwrap();
+            let list =
+                |v: &serde_json::Value| v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect::<Vec<_>>();
+            let of =
+                |t: &serde_json::Value| Paired::of(&list(&t["a"]), &list(&t["b"]), group["share"].as_f64().unwrap());
+            let ours: Vec<Paired> = tests.iter().map(|t| of(t).unwrap()).collect();
+            let [plain, corrected] = [|p: &Paired| p.p, |p: &Paired| p.p_corrected]
+                .map(|of: fn(&Paired) -> Option<f64>| holm(&ours.iter().map(of).collect::<Vec<_>>()));
+            for (i, (got, want)) in ours.iter().zip(tests).enumerate() {
+                for (got, key) in [
+                    (got.t, "t"),
+                    (got.p, "p"),
+                    (got.effect, "d_z"),
+                    (got.p_corrected, "p_corrected"),
+                    (plain[i], "p_holm"),
+                    (corrected[i], "p_corrected_holm"),
+                ] {
+                    let (got, want) = (got.unwrap(), want[key].as_f64().unwrap());
+                    assert!((got - want).abs() <= 1e-10 * want.abs() + 1e-13, "{key}: {got} instead of {want}");
+                    seen += 1;
+                }
+            }
+        }
+        assert_eq!(seen, 12 * 6);
+    }
+
+    #[test]
+    fn the_share_of_folds() {
+        close!(share(&[20; 5]).unwrap(), 0.25, epsilon = 1e-15);
+        close!(share(&[1, 3]).unwrap(), (1.0 / 3.0 + 3.0) / 2.0, epsilon = 1e-15);
+        assert_eq!((share(&[5]), share(&[0, 5]), share(&[])), (None, None, None));
     }
 
     #[test]

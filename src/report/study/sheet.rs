@@ -98,11 +98,13 @@ impl Sheet {
         out
     }
 
-    /// Header and rows alone, for programs.
+    /// Header and rows alone, for programs: what has no value is an empty cell, which R and pandas read as missing.
     pub fn csv(&self) -> Vec<u8> {
         let mut csv = csv::WriterBuilder::new().flexible(true).from_writer(vec![]);
-        for row in std::iter::once(&self.columns(" ")).chain(&self.rows) {
-            csv.write_record(row).expect("memory does not fail");
+        let mut line = |row: &mut dyn Iterator<Item = &str>| csv.write_record(row).expect("memory does not fail");
+        line(&mut self.columns(" ").iter().map(String::as_str));
+        for row in &self.rows {
+            line(&mut row.iter().map(|cell| if cell == "-" { "" } else { cell }));
         }
         csv.into_inner().expect("memory does not fail")
     }
@@ -217,6 +219,8 @@ mod tests {
              | Train | 1.72 | .17 | <1 | 50 % |\n\nn_1\n"
         );
         assert_eq!(s.csv(), b",A & B M,A & B SD,C|D M,C|D SD\nTrain,1.72,.17,<1,50 %\n");
+        let missing = Sheet { rows: vec![["Test", "-", "-1", "-", "a-b"].map(String::from).into()], ..sheet() };
+        assert!(missing.csv().ends_with(b"\nTest,,-1,,a-b\n"));
         assert_eq!(
             s.latex(),
             "\\begin{table}\n\\caption{Errors of A \\& B}\n\\begin{tabular}{lrrrr}\n\\toprule\n \
