@@ -1,7 +1,14 @@
-/*! Fingerprints of files, of kernels and of cached bytes. FNV-1a with 128 bits names contents: it is published with test
+/*! Fingerprints of files, of kernels and of cached bytes. SHA-256 names what others check too: weight files. FNV-1a with 128 bits names contents: it is published with test
 vectors, has no tables, and at 128 bits an accidental collision among 2^40 pictures has a chance of 2^-49. It is not meant
 against an adversary: whoever can write into the cache folder can already choose its contents. The 64-bit checksum is the
 same idea by words, because it is taken over every cached byte on every start. */
+
+use sha2::{Digest, Sha256};
+
+/// SHA-256 as other programs print it: 64 hexadecimal digits.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
 
 /// FNV-1a, 128 bits (Fowler, Noll & Vo; draft-eastlake-fnv).
 #[derive(Clone, Copy)]
@@ -99,9 +106,10 @@ impl Sum {
 mod tests {
     use super::*;
 
-    /// Test vectors of draft-eastlake-fnv.
+    /// Test vectors of FIPS 180-4 and of draft-eastlake-fnv.
     #[test]
     fn known_answers() {
+        assert_eq!(sha256(b"abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!(content(b""), 0x6c62272e07bb014262b821756295c58d);
         assert_eq!(content(b"a"), 0xd228cb696f1a8caf78912b704e4a8964);
         assert_eq!(content(b"foobar"), 0x343e1662793c64bf6f0d3597ba446f18);

@@ -200,6 +200,7 @@ fn network() -> Network {
         y,
         hyper,
         scaling: None,
+        share: None,
         loss,
         penalty,
         output,
@@ -267,6 +268,7 @@ fn statistics_survive_a_stop_bit_for_bit() {
             made_by: "a test".into(),
             alpha: Alpha::Drop,
             tower_classes: Default::default(),
+            origin: Default::default(),
         };
         let mut stopper = Stopper { left, path: path.clone(), card };
         let e = fit::fit(&mut net, &samples, [&train, &val], &settings, &mut state, &mut best, &mut stopper);

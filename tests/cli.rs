@@ -85,6 +85,7 @@ fn model_about(means: [f32; 2]) -> Vec<u8> {
         made_by: "a test".into(),
         alpha: Alpha::Drop,
         tower_classes: Default::default(),
+        origin: Default::default(),
     };
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.safetensors");
@@ -482,7 +483,7 @@ fn towers_have_squares_of_their_own() {
     good(dir.path(), &[&label[..], &tower, &few].concat());
     let model = ["--width", "64", "--head", "4", "--image", "64", "--init-missing", "--features", "object,scene,face"];
     let train = |out: &str, more: &[&str]| {
-        good(dir.path(), &[&["train", "r.csv", "--out", out], &model[..], &few, more].concat());
+        good(dir.path(), &[&["train", "r.csv", "--ignore-fold-column", "--out", out], &model[..], &few, more].concat());
         let model = format!("{out}/checkpoint.safetensors");
         let card = good(dir.path(), &["weights", "inspect", &model]);
         let predicted = good(dir.path(), &["predict", "--model", &model, "--format", "csv", "pictures"]);

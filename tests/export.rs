@@ -194,6 +194,7 @@ fn checkpoint(path: &Path, task: &Task, finished: bool) {
         made_by: "a test".into(),
         alpha: Alpha::Drop,
         tower_classes: Default::default(),
+        origin: Default::default(),
     };
     let (g, ..) = task.whole().layers(1).unwrap();
     let mut all = vec![];

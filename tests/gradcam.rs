@@ -101,6 +101,7 @@ impl Golden {
             data: String::new(),
             made_by: "a test".into(),
             alpha: Alpha::Drop,
+            origin: Default::default(),
             tower_classes: BTreeMap::from([(
                 "face".into(),
                 ["joy", "grief", "fear", "anger", "no face"].map(String::from).to_vec(),

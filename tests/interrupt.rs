@@ -381,12 +381,25 @@ fn cross_validate_in_miniature() {
     assert_eq!((folds.lines().count(), predictions.lines().count()), (25, 25));
     // Groups stay together: g0 is rows 0 and 1.
     let fold: Vec<&str> = folds.lines().skip(1).map(|l| l.rsplit_once(',').unwrap().1).collect();
-    assert!(fold.chunks(2).all(|g| g[0] == g[1]) && fold.contains(&"0") && fold.contains(&"1"), "{folds}");
+    assert!(fold.chunks(2).all(|g| g[0] == g[1]) && fold.contains(&"1") && fold.contains(&"2"), "{folds}");
+    let report = |f: &str| read(&format!("{f}/report.html"));
+    assert!(report("cv").contains("2-fold cross-validation, groups kept together"));
     let _: serde_json::Value = serde_json::from_str(&read("cv/folds.json")).unwrap();
     // The same folds from the file, on another number of threads: the same predictions.
     of("again", &["--threads", "1", "--fold-file", "cv/folds.csv"]);
     assert_eq!(read("again/predictions.csv"), predictions);
     assert_eq!(strays(p), [] as [PathBuf; 0]);
+    // Folds that part every group, from a file: what is said of groups is found in the folds.
+    let line = |(i, l): (usize, &str)| match i {
+        0 => format!("{l}\n"),
+        i => format!("{},{}\n", l.rsplit_once(',').unwrap().0, i % 2),
+    };
+    fs::write(p.join("parted.csv"), folds.lines().enumerate().map(line).collect::<String>()).unwrap();
+    let args = ["cross-validate", "set.csv", "--out", "parted", "--fold-file", "parted.csv", "--epochs", "1"];
+    let out = program(p, &[&args[..], &MODEL].concat()).output().unwrap();
+    assert!(text(&out.stderr).contains("warning: 12 of 12 groups have pictures in more than one fold"));
+    let report = report("parted");
+    assert!(report.contains("12 of 12 groups are parted") && !report.contains("kept together"), "{report}");
 
     let child = program(p, &[&["cross-validate", "set.csv", "--out", "no", "--epochs", "9999"], &MODEL[..]].concat());
     let mut child = { child }.spawn().unwrap();
@@ -422,6 +435,98 @@ fn frozen_towers_run_once() {
     let said: serde_json::Value = serde_json::from_str(&good(p, &["predict", "--model", CHECKPOINT, path])).unwrap();
     let valence = said["valence_1to9"].as_f64().unwrap() as f32;
     assert!(row.split(',').any(|c| c.parse() == Ok(valence)), "{valence} is not in {row}");
+}
+
+/// Who is tested together may stand in the manifest, and how much of a set a model has seen stands in its file.
+#[test]
+fn the_column_of_folds_and_pictures_that_were_trained_on() {
+    let dir = folder();
+    let p = dir.path();
+    let table = fs::read_to_string(p.join("set.csv")).unwrap();
+    // Three folds of eight pictures, in pairs.
+    let line = |(i, l): (usize, &str)| match i {
+        0 => format!("{l},fold\n"),
+        i => format!("{l},{}\n", (i - 1) / 2 % 3 + 1),
+    };
+    fs::write(p.join("set.csv"), table.lines().enumerate().map(line).collect::<String>()).unwrap();
+    let out = program(p, &train("1", &[])).output().unwrap();
+    assert_eq!(out.status.code(), Some(2));
+    assert!(complaint(&out).contains("set.csv: has a column `fold`") && complaint(&out).contains("--fold N"));
+    let metrics =
+        || -> serde_json::Value { serde_json::from_slice(&fs::read(p.join("run/metrics.json")).unwrap()).unwrap() };
+    good(p, &train("1", &["--fold", "2"]));
+    assert_eq!((metrics()["n_pictures"].as_u64(), metrics()["n_trained_on"].as_u64()), (Some(8), Some(0)));
+    let tested = fs::read_to_string(p.join("run/predictions.csv")).unwrap();
+    assert!(
+        tested.contains("pictures/2.png") && tested.contains("pictures/9.png") && !tested.contains("pictures/4.png")
+    );
+    let out = program(p, &train("1", &["--fold", "4"])).output().unwrap();
+    assert!(complaint(&out).contains("column fold: no row is in fold 4"), "{}", complaint(&out));
+    // All pictures: those that were tested on, trained on (four fifths of sixteen, to the pair) and monitored.
+    let evaluate = |more: &[&str]| -> serde_json::Value {
+        let args = [&["evaluate", "set.csv", "--json", "--model", CHECKPOINT], more].concat();
+        serde_json::from_str(&good(p, &args)).unwrap()
+    };
+    let all = evaluate(&[]);
+    let [trained, monitored] = ["n_trained_on", "n_monitored"].map(|k| all[k].as_u64().unwrap());
+    assert_eq!((all["n_pictures"].as_u64(), trained + monitored), (Some(24), 16));
+    assert!((2..=4).contains(&monitored), "{monitored}");
+    assert!(all["notes"].to_string().contains(&format!("trained on {trained} of these 24 pictures")), "{all}");
+    assert_eq!(evaluate(&["--fold", "2"])["n_trained_on"].as_u64(), Some(0));
+    // The column's folds, and others.
+    let cv = |out: &str, more: &[&str]| {
+        let args = [&["cross-validate", "set.csv", "--out", out, "--epochs", "1"], &MODEL[..], more].concat();
+        program(p, &args).output().unwrap()
+    };
+    assert!(text(&cv("cv", &[]).stderr).contains("3 folds from the column `fold`"));
+    let folds = fs::read_to_string(p.join("cv/folds.csv")).unwrap();
+    let got: Vec<&str> = folds.lines().skip(1).map(|l| l.rsplit_once(',').unwrap().1).collect();
+    assert_eq!(got, (0..24).map(|i| ["1", "2", "3"][i / 2 % 3]).collect::<Vec<_>>());
+    assert!(complaint(&cv("no", &["--folds", "5"])).contains("has 3 folds, not 5"));
+    assert!(cv("other", &["--folds", "2", "--ignore-fold-column"]).status.success());
+}
+
+/// What a cross-validation's baseline answers is the weighted mean of what the fold's model was trained on, nothing of the
+/// fold itself; means over folds lead, and what is pooled is called so.
+#[test]
+fn the_training_mean_is_out_of_fold_and_weighted() {
+    let dir = folder();
+    let p = dir.path();
+    let table = fs::read_to_string(p.join("set.csv")).unwrap();
+    let weight = |i: usize| [1.0, 2.5, 0.5][i % 3];
+    let line = |(i, l): (usize, &str)| match i {
+        0 => format!("{l},weight\n"),
+        i => format!("{l},{}\n", weight(i - 1)),
+    };
+    fs::write(p.join("set.csv"), table.lines().enumerate().map(line).collect::<String>()).unwrap();
+    let args = ["cross-validate", "set.csv", "--out", "cv", "--folds", "3", "--head", "ridge"];
+    good(p, &[&args[..], &FROZEN].concat());
+    let read = |f: &str| fs::read_to_string(p.join("cv").join(f)).unwrap();
+    let fold: Vec<u32> =
+        read("folds.csv").lines().skip(1).map(|l| l.rsplit_once(',').unwrap().1.parse().unwrap()).collect();
+    let valence: Vec<f64> = table.lines().skip(1).map(|l| l.split(',').nth(1).unwrap().parse().unwrap()).collect();
+    let mean = |of: &dyn Fn(usize) -> f64, rows: &dyn Fn(usize) -> bool| {
+        let rows: Vec<usize> = (0..24).filter(|&i| rows(i)).collect();
+        rows.iter().map(|&i| weight(i) * of(i)).sum::<f64>() / rows.iter().map(|&i| weight(i)).sum::<f64>()
+    };
+    let answer = |f: u32| mean(&|i| valence[i], &|i| fold[i] != f);
+    let error = |i: usize| (valence[i] - answer(fold[i])).powi(2);
+    let metrics: serde_json::Value = serde_json::from_str(&read("metrics.json")).unwrap();
+    let baseline = &metrics["targets"]["valence"]["baseline"];
+    let got = baseline["mse_points2"].as_f64().unwrap();
+    assert!((got - mean(&error, &|_| true)).abs() <= 1e-9, "{got}");
+    let each: Vec<f64> = (1..=3).map(|f| mean(&error, &|i| fold[i] == f)).collect();
+    let over = &metrics["over_folds"]["dimensions"][0]["measures"][0];
+    let got = over["baseline"]["mean"].as_f64().unwrap();
+    assert!(over["measure"] == "mse" && (got - each.iter().sum::<f64>() / 3.0).abs() <= 1e-9, "{over}");
+    assert_eq!((&metrics["weighted"], &metrics["pooled_over_folds"]), (&true.into(), &true.into()));
+    // Who answers the mean of the others errs against them: a pooled correlation without any signal is below 0.
+    assert!(baseline["pearson_r"].as_f64().unwrap() < 0.0, "{baseline}");
+    let page = read("report.html");
+    let [first, second] = ["Means over 3 folds", "Pooled: the pictures"].map(|part| page.find(part).unwrap());
+    assert!(first < second && page.contains("Pearson r, mean of folds"));
+    // What another program reads has the weights too.
+    assert!(read("predictions.csv").starts_with("path,dataset,group,fold,weight,valence_true"));
 }
 
 const FROZEN: [&str; 12] = [

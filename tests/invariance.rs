@@ -74,6 +74,7 @@ fn save(config: &Config, path: &Path) {
         made_by: "a test".into(),
         alpha: Alpha::Drop,
         tower_classes: Default::default(),
+        origin: Default::default(),
     };
     checkpoint::save(path, &card, &net, &vec![], &[]).unwrap();
 }

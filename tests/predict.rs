@@ -59,14 +59,14 @@ fn prepared() -> TempDir {
     let out = program(dir.path(), &args.split_whitespace().collect::<Vec<_>>());
     assert!(out.status.success(), "{}", text(&out.stderr));
     fs::create_dir(dir.path().join("alone")).unwrap();
-    for f in 0..3 {
+    for f in 1..=3 {
         let name = format!("fold-{f}.safetensors");
         fs::copy(dir.path().join("cv").join(&name), dir.path().join("alone").join(&name)).unwrap();
     }
     dir
 }
 
-const ONE: &str = "cv/fold-0.safetensors";
+const ONE: &str = "cv/fold-1.safetensors";
 
 fn rows(args: &[&str]) -> Vec<serde_json::Map<String, Value>> {
     good(args).lines().map(|l| serde_json::from_str(l).unwrap()).collect()
@@ -123,7 +123,7 @@ fn classes_come_with_names_and_only_when_asked_for() {
 
 #[test]
 fn several_models_answer_with_their_mean_and_an_interval_of_their_errors() {
-    let each: Vec<_> = (0..3).map(|f| predict(&["--model", &format!("cv/fold-{f}.safetensors")])).collect();
+    let each: Vec<_> = (1..=3).map(|f| predict(&["--model", &format!("cv/fold-{f}.safetensors")])).collect();
     let mean = |target: &str, i: usize| each.iter().map(|rows| number(&rows[i], target)).sum::<f64>() / 3.0;
     let held = predict(&["--model", "cv", "--interval", "80"]);
     let all = predict(&["--model", "alone"]);
@@ -153,12 +153,12 @@ fn several_models_answer_with_their_mean_and_an_interval_of_their_errors() {
 
     let one = format!("{}/{ONE}", dir().display());
     bad(
-        &["predict", "--model", &one, "--model", "cv/fold-1.safetensors", "--explain", "x", PICTURES[0]],
+        &["predict", "--model", &one, "--model", "cv/fold-2.safetensors", "--explain", "x", PICTURES[0]],
         2,
         &["--explain takes one model, not 2"],
     );
-    let missing = ["predict", "--model", "cv/fold-0.safetensors", "--model", "cv/fold-1.safetensors", PICTURES[0]];
-    bad(&missing, 1, &["cv/predictions.csv", "column fold: `2` is not a fold with a model"]);
+    let missing = ["predict", "--model", "cv/fold-1.safetensors", "--model", "cv/fold-2.safetensors", PICTURES[0]];
+    bad(&missing, 1, &["cv/predictions.csv", "column fold: `3` is not a fold with a model"]);
     bad(&["predict", "--model", "cv", "--interval", "95", PICTURES[0]], 1, &["12 pictures give no interval of 95 %"]);
     bad(&["predict", "--model", "emoji", PICTURES[0]], 1, &["emoji: ", "it is a folder; name a weight file"]);
 }
@@ -188,6 +188,23 @@ fn merged_models_answer_as_they_did_apart() {
                 --alpha white --features scene,face --weights scene=scene.safetensors --weights face=face.safetensors \
                 --image 64 --freeze all --head 4 --epochs 2 --val 0 --threads 1 --seed 2";
     good(&args.split_whitespace().collect::<Vec<_>>());
+    let merge = |dirs: &[&str], code, parts: &[&str]| {
+        bad(&[&["weights", "merge"], dirs, &["--out", "no.safetensors"]].concat(), code, parts);
+    };
+    // One model of that run among those of the first, and its predictions beside them.
+    let mixed = |name: &str, other: &str| {
+        fs::create_dir(dir().join(name)).unwrap();
+        let files = [1, 2, 3].map(|f| format!("fold-{f}.safetensors")).into_iter();
+        for file in files.chain(["predictions.csv", "models.json"].map(String::from)) {
+            let from = if file == other { "again" } else { "cv" };
+            fs::copy(dir().join(from).join(&file), dir().join(name).join(&file)).unwrap();
+        }
+    };
+    mixed("two", "fold-2.safetensors");
+    bad(&["predict", "--model", "two", PICTURES[0]], 1, &["two/fold-2.safetensors: is not of the run that wrote"]);
+    merge(&["two"], 1, &["two/fold-2.safetensors: is not of the run"]);
+    mixed("moved", "predictions.csv");
+    bad(&["predict", "--model", "moved", PICTURES[0]], 1, &["moved/predictions.csv: is not what the run of these"]);
     let measured = good(&["weights", "merge", "cv", "again", "--out", "both.safetensors"]);
     assert!(measured.contains("MSE"), "{measured}");
     let (second, both) = (level("again"), level("both.safetensors"));
@@ -198,21 +215,18 @@ fn merged_models_answer_as_they_did_apart() {
     let card = good(&["weights", "inspect", "both.safetensors"]);
     assert!(card.contains("the mean of 6 such heads"), "{card}");
     // What is not of one kind, or a mean already.
-    let merge = |dirs: &[&str], code, parts: &[&str]| {
-        bad(&[&["weights", "merge"], dirs, &["--out", "no.safetensors"]].concat(), code, parts);
-    };
     merge(&["alone"], 1, &["alone/predictions.csv"]);
     merge(&["emoji"], 1, &["emoji: has no fold-N.safetensors"]);
     fs::create_dir(dir().join("twice")).unwrap();
-    for name in ["fold-0.safetensors", "predictions.csv"] {
+    for name in ["fold-1.safetensors", "predictions.csv"] {
         let from = if name.starts_with("fold") { "merged.safetensors".into() } else { format!("cv/{name}") };
         fs::copy(dir().join(from), dir().join("twice").join(name)).unwrap();
     }
     let rows = fs::read_to_string(dir().join("twice/predictions.csv")).unwrap();
     let fold = rows.lines().next().unwrap().split(',').position(|c| c == "fold").unwrap();
-    let kept = |l: &&str| l.split(',').nth(fold).is_some_and(|f| f == "fold" || f == "0");
+    let kept = |l: &&str| l.split(',').nth(fold).is_some_and(|f| f == "fold" || f == "1");
     fs::write(dir().join("twice/predictions.csv"), rows.lines().filter(kept).collect::<Vec<_>>().join("\n")).unwrap();
-    merge(&["twice"], 1, &["twice/fold-0.safetensors", "it was merged already"]);
+    merge(&["twice"], 1, &["twice/fold-1.safetensors", "it was merged already"]);
 }
 
 #[test]

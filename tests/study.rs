@@ -3,10 +3,13 @@
 #![cfg(unix)]
 
 use approx::assert_abs_diff_eq as close;
+use deep_affect::weights::LAYOUT;
+use deep_affect::weights::write::{Entry, write};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
 
 /// Three models of a thousandth of the size on three folds, and a set that none is trained on.
@@ -130,13 +133,14 @@ fn one_command_makes_every_table_and_two_processes_make_the_same() {
         "**Test error by category**",
         "Pictures of the folds: 8, 8, 8.",
         // SD 1.5, 9 raters: 2.25 (1 + 1/9) and 2.25 / 9.
-        "| One more rater | 2.500 | - | - | - |",
-        "| Noise of the mean ratings | 0.250 | - | - | - |",
+        "| One more rater | 2.500 | - | 24 | - | - | - |",
+        "| Noise of the mean ratings | 0.250 | - | 24 | - | - | - |",
+        "variance by 1/3 + 0.500, the second being n_test / n_train",
     ] {
         assert!(markdown.contains(part), "no `{part}` in {markdown}");
     }
-    // Three models, three folds, three sets, two targets, thirteen measures.
-    assert_eq!(read(one.join("results.csv")).lines().count(), 1 + 3 * 3 * 3 * 2 * 13);
+    // Three models, three folds, three sets, two targets, fourteen measures.
+    assert_eq!(read(one.join("results.csv")).lines().count(), 1 + 3 * 3 * 3 * 2 * 14);
     assert_eq!(read(one.join("tests.csv")).lines().count(), 1 + 4);
     assert_eq!(read(one.join("shared/predictions.csv")).lines().count(), 1 + 24);
     // Five of six: the sixth has a twin that is trained on.
@@ -190,7 +194,7 @@ fn one_command_makes_every_table_and_two_processes_make_the_same() {
 
 /// Cells that are done.
 fn done(out: &Path) -> usize {
-    let cell = |model: &str| (0..3).filter(|f| out.join(format!("{model}/fold-{f}/cell.json")).exists()).count();
+    let cell = |model: &str| (1..=3).filter(|f| out.join(format!("{model}/fold-{f}/cell.json")).exists()).count();
     ["shared", "split", "object"].into_iter().map(cell).sum()
 }
 
@@ -222,14 +226,87 @@ fn what_is_wrong_with_one_model_or_picture_leaves_the_others() {
     let out = study(p, "run");
     let line = bad(&out);
     assert!(
-        line.contains("fold-0/cell.json: was made with other settings") && line.contains("remove run/shared"),
+        line.contains("fold-1/cell.json: was made with other settings of the training") && line.contains("--anew"),
         "{line}"
     );
     // Ratings too.
     fs::write(p.join("study.toml"), STUDY).unwrap();
     let ratings = read(p.join("set.csv")).replacen(",8.5,", ",8,", 1);
     fs::write(p.join("set.csv"), ratings).unwrap();
-    assert!(bad(&study(p, "run")).contains("other settings, ratings or folds"));
+    assert!(bad(&study(p, "run")).contains("was made with other ratings or groups"));
+}
+
+/// A tower's file whose first filters repeat after `every` numbers, always of the same length and time.
+fn filters(path: &Path, every: usize) {
+    let values: Vec<f32> = (0..54).map(|i| 0.01 * (i % every) as f32).collect();
+    let metadata = BTreeMap::from([(LAYOUT.to_string(), "KRSC".to_string())]);
+    write(path, &metadata, &[Entry::f32("conv1_1.weight", &[2, 3, 3, 3], &values)]).unwrap();
+    fs::File::options().append(true).open(path).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+}
+
+/// Results of other inputs are named and refused, or made anew on request: never mixed.
+#[test]
+fn what_was_made_of_other_inputs_is_named() {
+    let dir = folder();
+    let p = dir.path();
+    filters(&p.join("tower.safetensors"), 5);
+    let plan = format!(
+        "manifest = \"set.csv\"\ntest-sets = [\"far\"]\nfolds = 3\n{}\npreprocess = \"torch\"\n{}",
+        &STUDY[STUDY.find("[train]").unwrap()..STUDY.find("\n[[model]]").unwrap()],
+        "[[model]]\nname = \"object\"\nfeatures = [\"object\"]\ntower-output = \"pooled\"\nfreeze = \"all\"\n\
+         weights.object = \"tower.safetensors\"\n"
+    );
+    let put = |text: &str| fs::write(p.join("study.toml"), text).unwrap();
+    let refused = |part: &str| {
+        let out = study(p, "run");
+        let line = bad(&out);
+        assert!(line.contains(part) && line.contains("`study run --anew`"), "no `{part}` in {line}");
+        // Tables of old results and new ratings are not made either.
+        let report = program(p, &["study", "report", "--out", "run"]).output().unwrap();
+        assert!(bad(&report).contains(part), "{}", bad(&report));
+    };
+    let anew = || {
+        let args = ["study", "run", "--out", "run", "--device", "cpu", "--threads", "1", "--anew"];
+        let out = program(p, &args).output().unwrap();
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        text(&out.stderr).to_string()
+    };
+    put(&plan);
+    good(study(p, "run"));
+    let first = read(p.join("run/object/predictions.csv"));
+    assert!(!anew().contains("anew"), "nothing differs");
+
+    // Weights of the same length and time: of the frozen tower's features too, which lie in the cache.
+    filters(&p.join("tower.safetensors"), 7);
+    refused("was made with other weights of object");
+    let said = anew();
+    assert_eq!(said.matches("other weights of object: computed anew").count(), 3, "{said}");
+    let second = read(p.join("run/object/predictions.csv"));
+    assert_ne!(first, second);
+    filters(&p.join("tower.safetensors"), 5);
+    anew();
+    assert_eq!(read(p.join("run/object/predictions.csv")), first);
+
+    put(&plan.replace("freeze = \"all\"", "freeze = \"all\"\nignore-exif = true"));
+    refused("was made with other reading of pictures");
+    put(&plan.replace("folds = 3", "folds = 2"));
+    refused("run/folds.csv: has 3 folds of another deal: the study asks for 2 folds");
+    assert!(anew().contains("fold 3: the study has no such fold"));
+    assert_eq!(read(p.join("run/object/predictions.csv")).lines().count(), 1 + 24);
+    assert!(!p.join("run/object/fold-3").exists() && !p.join("run/object/fold-3.safetensors").exists());
+    put(&plan.replace("folds = 3", "folds = 2\nungrouped = true"));
+    refused("the study asks for other pictures in each fold");
+    // Groups that are parted are said to be, in everything that is read.
+    let said = anew();
+    assert!(said.contains("groups have pictures in more than one fold"), "{said}");
+    for file in ["tables.md", "report.html"] {
+        assert!(read(p.join("run").join(file)).contains("groups have pictures in more than one fold"), "{file}");
+    }
+
+    // Another picture under the name of one that was used, found as soon as pictures are read.
+    fs::copy(p.join("pictures/1.png"), p.join("pictures/2.png")).unwrap();
+    fs::remove_dir_all(p.join("run/object/fold-2")).unwrap();
+    assert!(bad(&study(p, "run")).contains("fold-1/cell.json: was made with other pictures"));
 }
 
 #[test]
@@ -280,7 +357,7 @@ fn ratings_that_are_all_equal_have_no_correlation() {
     let measures = read(p.join("run/tables/measures.csv"));
     let (header, row) = measures.split_once('\n').unwrap();
     let at = header.split(',').position(|h| h == "Pearson r").unwrap();
-    assert_eq!(row.lines().next().unwrap().split(',').nth(at), Some("-"), "{measures}");
+    assert_eq!(row.lines().next().unwrap().split(',').nth(at), Some(""), "{measures}");
     assert!(header.ends_with("SD true,\"Beyond 1 to 9, %\""), "{measures}");
     assert!(row.lines().next().unwrap().ends_with(",0.000 (0.000),0.00 (0.00)"), "{measures}");
     // The training mean makes no error, and nothing beats that.

@@ -104,6 +104,7 @@ fn card(task: &Task, s: &Settings, state: &State) -> Card {
         made_by: "a test".into(),
         alpha: Alpha::Drop,
         tower_classes: Default::default(),
+        origin: Default::default(),
     }
 }
 
@@ -339,6 +340,46 @@ fn a_resumed_head_has_the_same_bits() {
     let (pictures, c) = (pictures(16), config(Architecture::Split));
     let data = Samples { inputs: Inputs::Features(extract(&c, &pictures)), ..samples(&pictures) };
     resumes(&Task::Head { config: c }, &data, &Settings { lr: 2e-2, ..settings(6) }, &mut |_| ());
+}
+
+/// Pictures of weight 3 are rated 2, those of weight 1 are rated 6: the least weighted error is at 3 for every batch, also
+/// where a batch is one picture and its own weight cancels out of its mean.
+#[test]
+fn the_weighted_optimum_does_not_depend_on_the_batch() {
+    /// The bias after the last epoch, before the best weights are put back.
+    struct Last(f32);
+    impl Watch for Last {
+        fn keep(&mut self, net: &Network, _: &State, _: &Best) -> Result<()> {
+            self.0 = net.session.read(net.session.graph.find("head.out.bias").unwrap())?[0];
+            Ok(())
+        }
+    }
+    let c = Config { head: vec![], keep: vec![], ..config(Architecture::Shared) };
+    let rows: Vec<usize> = (0..8).collect();
+    let ratings = rows.iter().flat_map(|i| [[2.0, 2.0], [6.0, 6.0]][i % 2]).collect();
+    let data = Samples {
+        // Features that say nothing: the last layer's bias alone is learned.
+        inputs: Inputs::Features(vec![(c.features(), vec![0.0; 8 * c.features()])]),
+        targets: Targets::Ratings(2, ratings),
+        weight: rows.iter().map(|i| [3.0, 1.0][i % 2]).collect(),
+    };
+    let learned = |batch: usize, weighted: bool| {
+        let decay = Some(Decay::Cosine { epochs: 80, min: 0.0 });
+        let s = Settings { plateau: None, decay, momentum: 0.0, batch, lr: 0.1, ..settings(80) };
+        let task = Task::Head { config: c.clone() };
+        let mut net = begun(Network::new(&task, batch, Method { weighted, ..method(&s) }, cpu(1)).unwrap());
+        let mut state = State::new(&s, 1).unwrap();
+        let mut last = Last(f32::NAN);
+        fit::fit(&mut net, &data, [&rows, &[]], &s, &mut state, &mut vec![], &mut last).unwrap();
+        last.0
+    };
+    for batch in [1, 3, 8] {
+        let bias = learned(batch, true);
+        assert!((bias - 3.0).abs() <= 0.1, "{bias} in batches of {batch}");
+    }
+    // Without it a batch of one knows no weights, and one of all does.
+    assert!((learned(1, false) - 4.0).abs() <= 0.1);
+    assert!((learned(8, false) - 3.0).abs() <= 0.1);
 }
 
 /// Large enough that every routine cuts its work into pieces.

@@ -102,6 +102,7 @@ fn save(path: &Path, task: &Task, s: &Settings, state: &State, net: &Network, be
         made_by: "a test".into(),
         alpha: Alpha::Drop,
         tower_classes: Default::default(),
+        origin: Default::default(),
     };
     checkpoint::save(path, &card, net, best, &[])
 }

@@ -2,7 +2,7 @@
 
 use super::flags::Resident;
 use super::job::{load_pictures, made_by};
-use super::kept::{Run, fingerprint, resident};
+use super::kept::{Run, fingerprint, origin, resident};
 use super::{Bar, Compute};
 use crate::data::{Alpha, DecodeOptions, LoadOptions, Manifest, Pictures};
 use crate::device::Device;
@@ -181,6 +181,7 @@ impl Classifier {
             train_mean: vec![],
             classes: self.classes.clone(),
             tower_classes: BTreeMap::new(),
+            origin: origin(rows, &self.pictures, self.initial.sums()),
             data: fingerprint(rows, &self.pictures, of),
             made_by: made_by(&self.device_name),
             alpha: self.alpha,
@@ -193,6 +194,8 @@ impl Classifier {
         let device = self.device.take().expect("a device between runs");
         let card = self.card(rows)?;
         let (batch, method) = (self.settings.batch, self.settings.method());
+        let counts = self.samples(rows[0]).weight;
+        let method = Method { weighted: rows[0].iter().any(|&i| counts[i] != counts[rows[0][0]]), ..method };
         let kept = resident(Resident::Auto, &self.pictures, &card.task, batch, method, &*device);
         let mut net = Network::new(&card.task, batch, Method { resident: kept, ..method }, device)?;
         let samples = &self.samples(rows[0]);

@@ -11,7 +11,6 @@ use crate::error::{Error, Result};
 use crate::models::{Architecture, Config};
 use crate::train::fit::{self, SgdForm, Updates};
 use crate::train::folds::Spread;
-use crate::train::metrics::Metrics;
 use crate::train::network::Precision;
 use crate::train::params::Initial;
 use crate::weights::{TowerWeights, WeightFile};
@@ -99,7 +98,9 @@ impl Command {
              they come from."
                 .into(),
         ];
-        train(&mut job, &self.out, TEST, self.resume, "Valence and arousal of photographs".into(), notes)?;
+        let all: Vec<usize> = (0..job.manifest.rows.len()).collect();
+        let parts = split(&job.manifest, &all, TEST, self.seed)?;
+        train(&mut job, &self.out, parts, self.resume, "Valence and arousal of photographs".into(), notes)?;
         remark!("next: deep-affect predict --model {} PICTURE", self.out.join(CHECKPOINT).display());
         Ok(())
     }
@@ -145,6 +146,7 @@ impl Command {
             decay: None,
             warmup: 0,
             patience: 0,
+            min_delta: 0.0,
             test: TEST,
             val: 0.0,
             seed: self.seed,
@@ -162,7 +164,7 @@ impl Command {
             let (mut net, ..) = job.run([&rest, &[]], &label, None, false)?;
             let y = fit::predict(&mut net, &job.samples(), &test)?;
             job.recycle(net);
-            let m = measured(job, &rest, &test, &y)?;
+            let m = job.measure(&test, &y, &rest)?;
             r.iter_mut().zip(&m.dimensions).for_each(|(r, d)| r.push(d.model.pearson_r));
         }
         let of = |(target, r): (&String, &Vec<Option<f64>>)| {
@@ -184,7 +186,7 @@ impl Command {
         let (mut net, ..) = job.run([&rest, &[]], "head", Some(path), resume)?;
         let y = fit::predict(&mut net, &job.samples(), &test)?;
         job.recycle(net);
-        let m = measured(job, &rest, &test, &y)?;
+        let m = job.measure(&test, &y, &rest)?;
         let of = |d: &crate::train::metrics::Dimension| {
             let r = d.model.pearson_r.map_or("undefined".into(), |r| format!("{r:.2}"));
             format!("{} r {r}, MSE {:.2} (training mean {:.2})", d.name, d.model.mse, d.baseline.mse)
@@ -192,11 +194,4 @@ impl Command {
         let all: Vec<String> = m.dimensions.iter().map(of).collect();
         Ok(format!("On the split below, before the last block was trained too: {}.", all.join("; ")))
     }
-}
-
-/// The measures of predictions about some rows by a model of others.
-fn measured(job: &Job, trained: &[usize], tested: &[usize], y: &[f32]) -> Result<Metrics> {
-    let truth: Vec<f32> = tested.iter().flat_map(|&i| job.manifest.rows[i].targets.clone()).collect();
-    let names: Vec<&str> = job.config.targets.iter().map(String::as_str).collect();
-    Metrics::of(&names, &truth, y, &job.means(trained))
 }

@@ -5,6 +5,7 @@ use super::{Bar, Compute, output, stopped};
 use crate::data::boxes::seen_whole;
 use crate::data::{Manifest, Pictures};
 use crate::error::{Error, Result};
+use crate::hash;
 use crate::progress::Progress;
 use crate::report::folder::{Outcome, metrics, metrics_json, prepare, write_folder};
 use crate::train::network::Precision;
@@ -86,6 +87,22 @@ impl Command {
         let train_mean: Vec<f64> = which.iter().map(|&t| predictor.card.train_mean[t]).collect();
         let folds = self.fold.map(|f| vec![f; manifest.rows.len()]);
         let mut notes = vec![];
+        let sums = (0..pictures.len()).map(|i| hash::checksum(pictures.image(i)));
+        let seen = predictor.card.origin.seen(sums);
+        notes.push(match seen {
+            Some([0, 0]) => "The model was trained on none of these pictures.".into(),
+            Some([trained, monitored]) => {
+                let monitored = if monitored > 0 { format!(" and monitored on {monitored}") } else { String::new() };
+                let note = format!(
+                    "The model was trained on {trained} of these {} pictures{monitored}: its errors there are not those \
+                     of new pictures.",
+                    pictures.len()
+                );
+                remark!("warning: {note}");
+                note
+            }
+            None => "The model does not say which pictures it was trained on.".into(),
+        });
         if !bad.is_empty() {
             notes.push(format!("{} of {total} pictures could not be read and were left out.", bad.len()));
         }
@@ -105,6 +122,8 @@ impl Command {
             predicted: &predicted,
             folds: folds.as_deref(),
             train_mean: &train_mean,
+            over_folds: None,
+            seen,
         };
         let m = match &self.out {
             Some(dir) => write_folder(dir, &outcome)?,

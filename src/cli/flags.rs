@@ -10,7 +10,7 @@ use crate::train::checkpoint;
 use crate::train::fit::{Settings, SgdForm, Updates};
 use crate::train::network::Precision;
 use crate::train::params::Initial;
-use crate::train::schedule::{Decay, PlateauRule};
+use crate::train::schedule::{Decay, PlateauRule, Threshold};
 use crate::weights::TowerWeights;
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -151,7 +151,9 @@ pub struct TrainFlags {
     /// SGD convention (Keras or PyTorch): the two differ once the rate changes.
     #[arg(long, value_enum, default_value_t = SgdForm::Keras)]
     pub sgd: SgdForm,
-    /// Added times the weights to the gradient (sgd), or taken from the weights by itself (adamw).
+    /// With sgd an L2 penalty: D times the weights is added to the gradient, whatever --sgd says, as PyTorch's weight_decay
+    /// does and a kernel_regularizer of L2(D/2) in Keras. With adamw decoupled, as the weight_decay of Keras's optimisers
+    /// is: the rate times D times the weights is taken from the weights.
     #[arg(long, default_value_t = 0.0, value_name = "D")]
     pub weight_decay: f32,
     /// Epochs without a decrease of the monitored loss after which the rate is divided by ten (not below 6e-6); 0 keeps it.
@@ -167,6 +169,10 @@ pub struct TrainFlags {
     /// Epochs without a decrease of the monitored loss after which training stops; 0 never stops early.
     #[arg(long, default_value_t = 6, value_name = "N")]
     pub patience: u32,
+    /// A decrease of the monitored loss by no more than this does not count, for --patience and --plateau: the min_delta of
+    /// Keras, which is 1e-4 by default in its ReduceLROnPlateau.
+    #[arg(long, default_value_t = 0.0, value_name = "D")]
+    pub min_delta: f64,
     /// Part of the pictures that is set apart before anything else, never trained on and never monitored; groups stay
     /// together. The report then shows these.
     #[arg(long, default_value_t = 0.0, value_name = "PART")]
@@ -247,6 +253,9 @@ impl TrainFlags {
                 return Err(Error::usage(format!("--{name} {part} is not a part from 0 to below 1")));
             }
         }
+        if !(self.min_delta.is_finite() && self.min_delta >= 0.0) {
+            return Err(Error::usage(format!("--min-delta {} is not a number from 0", self.min_delta)));
+        }
         if self.optimizer != Updates::Sgd && self.nesterov {
             return Err(
                 Error::usage("--nesterov is a form of sgd's momentum").fix("leave it out, or use --optimizer sgd")
@@ -258,7 +267,11 @@ impl TrainFlags {
             epochs: self.epochs,
             batch: self.batch,
             lr: self.lr,
-            plateau: plateau.then(|| PlateauRule { wait: self.plateau, ..PlateauRule::keras() }),
+            plateau: plateau.then(|| PlateauRule {
+                wait: self.plateau,
+                threshold: Threshold::Abs(self.min_delta),
+                ..PlateauRule::keras()
+            }),
             decay,
             warmup: self.warmup,
             optimizer: self.optimizer,
@@ -267,6 +280,7 @@ impl TrainFlags {
             form: self.sgd,
             weight_decay: self.weight_decay,
             patience: self.patience,
+            min_delta: self.min_delta,
             seed: self.seed,
             precision: self.precision,
             augment: self.augment.as_deref().map(str::parse).transpose()?,

@@ -2,7 +2,7 @@
 
 use super::flags::{DataFlags, HeadChoice, Resident, RunFlags, TrainFlags};
 use super::heads;
-use super::kept::{Run, fingerprint, resident};
+use super::kept::{Run, fingerprint, origin, resident};
 use super::{Bar, Compute};
 use crate::atomic;
 use crate::data::boxes::seen_whole;
@@ -14,10 +14,12 @@ use crate::report::folder::prepare;
 use crate::train::checkpoint::{self, Card};
 use crate::train::features::{self, Extracted};
 use crate::train::fit::{Inputs, Samples, Settings, State, Targets, Updates};
+use crate::train::metrics::{Measured, Metrics};
 use crate::train::network::{Method, Network, Task};
 use crate::train::params::Initial;
 use crate::train::ridge;
 use crate::weights::WeightFile;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +49,8 @@ pub struct Job {
     choice: HeadChoice,
     /// A checkpoint of the same model whose weights every run begins with, instead of `initial`.
     pub start: Option<Arc<WeightFile>>,
+    /// Further things that decide the numbers, by what people call them: a study's. They go into the checkpoint.
+    pub basis: BTreeMap<String, String>,
     /// How the head of the last run came to be, where that was chosen; for people.
     pub said: Option<String>,
     resident: Resident,
@@ -123,6 +127,7 @@ impl Job {
             extracted: None,
             choice,
             start: None,
+            basis: BTreeMap::new(),
             said: None,
             resident: data.resident,
             every: train.every(),
@@ -169,10 +174,21 @@ impl Job {
         split(&self.manifest, rows, part, self.settings.seed)
     }
 
-    /// Means of the targets over some rows.
+    /// Means of the targets over some rows, each by what it counts.
     pub fn means(&self, rows: &[usize]) -> Vec<f64> {
-        let mean = |t| rows.iter().map(|&i| self.manifest.rows[i].targets[t] as f64).sum::<f64>() / rows.len() as f64;
+        let weight = |i: usize| self.manifest.rows[i].weight as f64;
+        let all: f64 = rows.iter().map(|&i| weight(i)).sum();
+        let mean = |t| rows.iter().map(|&i| weight(i) * self.manifest.rows[i].targets[t] as f64).sum::<f64>() / all;
         (0..self.config.targets.len()).map(mean).collect()
+    }
+
+    /// What a model says about some rows against their ratings, beside the mean of those that it was `trained` on.
+    pub fn measure(&self, rows: &[usize], predicted: &[f32], trained: &[usize]) -> Result<Metrics> {
+        let names: Vec<&str> = self.config.targets.iter().map(String::as_str).collect();
+        let truth: Vec<f32> = rows.iter().flat_map(|&i| self.manifest.rows[i].targets.clone()).collect();
+        let weight: Vec<f64> = rows.iter().map(|&i| self.manifest.rows[i].weight.into()).collect();
+        let train_mean = &self.means(trained);
+        Metrics::measure(&Measured { names: &names, truth: &truth, predicted, train_mean, weight: &weight })
     }
 
     /// What a resumed run must have in common with the one it continues.
@@ -271,6 +287,8 @@ impl Job {
     ) -> Result<(Network, State, u32)> {
         let device = self.device.take().expect("a device between runs");
         let (task, s, method) = (self.task(&c.config), c.settings.clone(), c.settings.method());
+        let counts = |i: &usize| self.manifest.rows[*i].weight;
+        let method = Method { weighted: train.iter().any(|i| counts(i) != counts(&train[0])), ..method };
         let kept = resident(self.resident, &self.pictures, &task, s.batch, method, &*device);
         let mut net = Network::new(&task, s.batch, Method { resident: kept, ..method }, device)?;
         let means = self.means(train);
@@ -278,6 +296,8 @@ impl Job {
         let mut state = State::new(&s, net.parts.len())?;
         // There is no epoch to run.
         state.finished = solved;
+        let mut origin = origin([train, val], &self.pictures, self.initial.sums());
+        origin.basis.extend(self.basis.clone());
         let card = Card {
             format: checkpoint::FORMAT.into(),
             task,
@@ -289,6 +309,7 @@ impl Job {
             made_by: made_by(&self.device_name),
             alpha: self.alpha,
             tower_classes: self.initial.class_names(),
+            origin,
         };
         let extra = self.extracted.as_ref().map_or(&[][..], |e| e.towers.as_slice());
         let (samples, every) = (&self.samples(), self.every);

@@ -8,11 +8,12 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::hash;
 use crate::progress::Progress;
-use crate::train::checkpoint::{self, Card};
+use crate::train::checkpoint::{self, Card, Origin, differing};
 use crate::train::fit::{self, Best, Samples, Settings, State, Watch};
 use crate::train::network::{Blueprint, Method, Network, Task};
 use crate::train::stored::Stored;
 use crate::weights::WeightFile;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -98,6 +99,11 @@ pub fn continued(path: &Path, card: &Card) -> Result<(Arc<WeightFile>, Card)> {
     if old.data != card.data {
         return wrong("on other data");
     }
+    let others = differing(&old.origin.basis, &card.origin.basis);
+    // Files of older programs do not say what they rest on.
+    if !old.origin.basis.is_empty() && !others.is_empty() {
+        return wrong(&format!("with other {}", others.join(", ")));
+    }
     // More epochs may be asked for, and another precision; everything else must be as it was.
     let (epochs, precision) = (card.settings.epochs, card.settings.precision);
     if (Settings { epochs, precision, ..old.settings.clone() }) != card.settings || old.task != card.task {
@@ -145,6 +151,19 @@ pub fn fingerprint([train, val]: [&[usize]; 2], pictures: &Pictures, of: impl Fn
         }
     }
     format!("{:032x}", hash::content(text.as_bytes()))
+}
+
+/// What the card of a run says of where it comes from: sums of weight files by tower, and the pictures.
+pub fn origin(rows: [&[usize]; 2], pictures: &Pictures, sums: BTreeMap<String, String>) -> Origin {
+    let [trained, monitored] =
+        rows.map(|rows| Origin::pictures(rows.iter().map(|&i| hash::checksum(pictures.image(i)))));
+    let basis = sums.into_iter().map(|(tower, sum)| (weights_of(&tower), format!("sha256 {sum}"))).collect();
+    Origin { basis, trained, monitored }
+}
+
+/// What the weights that a tower begins with are called where they are compared.
+pub fn weights_of(tower: &str) -> String {
+    format!("weights of {tower}")
 }
 
 /// How many pictures are to lie on the device: all, if that was asked for or if it has memory of its own for them.

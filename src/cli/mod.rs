@@ -7,6 +7,7 @@ macro_rules! remark {
 }
 
 mod classifier;
+mod deal;
 mod flags;
 mod heads;
 mod job;

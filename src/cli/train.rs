@@ -3,7 +3,8 @@
 use super::job::{Job, split};
 use super::preset::Preselected;
 use super::{command_line, output};
-use crate::error::Result;
+use crate::data::Manifest;
+use crate::error::{Error, Result};
 use crate::preprocess::sides;
 use crate::report::folder::{Outcome, write_folder};
 use crate::train::fit;
@@ -21,6 +22,12 @@ pub struct Command {
     /// Go on from the checkpoint in the output folder.
     #[arg(long)]
     resume: bool,
+    /// Test on the pictures of this fold of the manifest's column `fold`, as it is numbered there, and train on the others.
+    #[arg(long, value_name = "N", conflicts_with = "test")]
+    fold: Option<u32>,
+    /// Set pictures apart by --test although the manifest has a column `fold`.
+    #[arg(long, conflicts_with = "fold")]
+    ignore_fold_column: bool,
     #[command(flatten)]
     flags: Preselected,
 }
@@ -31,9 +38,41 @@ impl Command {
         if !self.resume {
             flags.check_weights()?;
         }
+        self.check_folds(&flags.data.targets)?;
         let mut job = Job::of_flags(&self.manifest, &self.out, flags)?;
+        let all = (0..job.manifest.rows.len()).collect::<Vec<usize>>();
+        let fold = |i: &usize| job.manifest.rows[*i].fold;
+        let parts = match self.fold {
+            Some(f) => {
+                let (test, rest): (Vec<usize>, Vec<usize>) = all.iter().partition(|i| fold(i) == Some(f));
+                if test.is_empty() || rest.is_empty() {
+                    let part = if test.is_empty() { "no row" } else { "every row" };
+                    return Err(Error::file(&self.manifest, format!("{part} is in fold {f}"))
+                        .at("column fold")
+                        .fix("name one of the folds that occur there")
+                        .as_usage());
+                }
+                [rest, test]
+            }
+            None => split(&job.manifest, &all, flags.train.test, job.settings.seed)?,
+        };
         let title = format!("Training on {}", self.manifest.file_name().unwrap_or_default().to_string_lossy());
-        train(&mut job, &self.out, flags.train.test, self.resume, title, vec![])
+        train(&mut job, &self.out, parts, self.resume, title, vec![])
+    }
+}
+
+impl Command {
+    /// Before anything is decoded: a column that says who is tested together is not passed over.
+    fn check_folds(&self, targets: &[String]) -> Result<()> {
+        let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
+        let manifest = Manifest::read(&self.manifest, &targets)?;
+        let named = manifest.rows.iter().any(|r| r.fold.is_some());
+        if !named || self.fold.is_some() || self.ignore_fold_column {
+            return Ok(());
+        }
+        Err(Error::file(&self.manifest, "has a column `fold`, which says who is tested together")
+            .fix("name the fold to test on with --fold N, or set it aside with --ignore-fold-column")
+            .as_usage())
     }
 }
 
@@ -41,20 +80,27 @@ impl Command {
 pub const CHECKPOINT: &str = "checkpoint.safetensors";
 
 /// Trains, judges and reports: the whole of `train`, and the end of `demo`.
-pub fn train(job: &mut Job, out: &Path, test: f64, resume: bool, title: String, mut notes: Vec<String>) -> Result<()> {
-    let all: Vec<usize> = (0..job.manifest.rows.len()).collect();
-    let [rest, test] = split(&job.manifest, &all, test, job.settings.seed)?;
+/// `rest` is trained on, `test` set apart.
+pub fn train(
+    job: &mut Job,
+    out: &Path,
+    [rest, test]: [Vec<usize>; 2],
+    resume: bool,
+    title: String,
+    mut notes: Vec<String>,
+) -> Result<()> {
     let [train, val] = job.hold_out(&rest)?;
     remark!("{} pictures to train on, {} to monitor, {} to test", train.len(), val.len(), test.len());
     let start = Instant::now();
     let (mut net, state, updates) = job.run([&train, &val], "train", Some(&out.join(CHECKPOINT)), resume)?;
     let seconds = start.elapsed().as_secs_f64();
-    let (rows, what) = match (test.is_empty(), val.is_empty()) {
-        (false, _) => (test, "test pictures, never trained on"),
-        (true, false) if state.epoch == 0 => (val, "pictures that were held out, never trained on"),
-        (true, false) => (val, "monitored pictures: never trained on, but the best epoch was chosen by them"),
-        (true, true) => (train.clone(), "training pictures: nothing was held out"),
+    let (rows, what, [trained, monitored]) = match (test.is_empty(), val.is_empty()) {
+        (false, _) => (test, "test pictures, never trained on", [0, 0]),
+        (true, false) if state.epoch == 0 => (val, "pictures that were held out, never trained on", [0, 0]),
+        (true, false) => (val, "monitored pictures: never trained on, but the best epoch was chosen by them", [0, 1]),
+        (true, true) => (train.clone(), "training pictures: nothing was held out", [1, 0]),
     };
+    let seen = [trained, monitored].map(|all| all * rows.len());
     let predicted = fit::predict(&mut net, &job.samples(), &rows)?;
     job.recycle(net);
     notes.insert(0, format!("Measured on the {} {what}.", rows.len()));
@@ -87,6 +133,8 @@ pub fn train(job: &mut Job, out: &Path, test: f64, resume: bool, title: String, 
         predicted: &predicted,
         folds: None,
         train_mean: &job.means(&train),
+        over_folds: None,
+        seen: Some(seen),
     };
     let metrics = write_folder(out, &outcome)?;
     for (name, value) in &outcome.facts {

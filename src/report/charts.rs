@@ -3,6 +3,7 @@ true per target, and the small scale under each picture. */
 
 use super::svg::{Axis, Plot, escape, scientific, short};
 use super::{Epoch, Point};
+use crate::train::metrics::LEAST_SPREAD;
 use std::fmt::Write;
 
 /// More points than this make arrows on the plane unreadable.
@@ -198,7 +199,7 @@ pub fn scatter(targets: &[String], points: &[Point], k: usize) -> Chart {
     let squares: f64 = points.iter().map(pair).map(|(x, _)| (x - mx) * (x - mx)).sum();
     let products: f64 = points.iter().map(pair).map(|(x, y)| (x - mx) * (y - my)).sum();
     let mut note = String::new();
-    if squares > 1e-9 {
+    if (squares / n).sqrt() >= LEAST_SPREAD {
         let slope = products / squares;
         p.straight("fit", slope, my - slope * mx);
         let way = match slope {
@@ -208,7 +209,7 @@ pub fn scatter(targets: &[String], points: &[Point], k: usize) -> Chart {
         };
         let _ = write!(note, "Slope {}: {way}. ", short(slope, 2));
     } else {
-        note.push_str("All predictions are equal: no line fits. ");
+        note.push_str("Predictions are as good as equal: no line fits. ");
     }
     note += &shown(points.len(), SCATTER_POINTS);
     note += &outside(points.iter().flat_map(|q| [&q.truth[k], &q.pred[k]]));

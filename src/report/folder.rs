@@ -6,7 +6,8 @@ use super::{Epoch, Point, Report, extremes, html, placed, png};
 use crate::atomic;
 use crate::data::{Manifest, Pictures};
 use crate::error::{Error, Result};
-use crate::train::metrics::{DimensionMetrics, Metrics};
+use crate::train::folds::FoldMetrics;
+use crate::train::metrics::{DimensionMetrics, Measured, Metrics};
 use image::codecs::jpeg::JpegEncoder;
 use image::{RgbImage, imageops};
 use serde_json::{Map, Value, json};
@@ -39,8 +40,13 @@ pub struct Outcome<'a> {
     pub predicted: &'a [f32],
     /// The fold whose model made the prediction, one a row.
     pub folds: Option<&'a [u32]>,
-    /// Mean of each target over the training rows: the baseline. One a target.
+    /// Mean of each target over the training rows: the baseline. One a target; of several folds one for each rating, the
+    /// mean of what that fold's model was trained on.
     pub train_mean: &'a [f64],
+    /// Of a cross-validation: its measures fold by fold. They come before those of all pictures at once.
+    pub over_folds: Option<&'a FoldMetrics>,
+    /// How many of the pictures the model was trained on, and how many were monitored; None if it does not say.
+    pub seen: Option<[usize; 2]>,
 }
 
 /// Creates the folder and tries to write in it: to be asked before a long job, not after it.
@@ -92,7 +98,13 @@ pub fn metrics(o: &Outcome) -> Result<Metrics> {
     }
     let truth: Vec<f32> = o.manifest.rows.iter().flat_map(|r| r.targets.iter().copied()).collect();
     let names: Vec<&str> = o.manifest.targets.iter().map(String::as_str).collect();
-    Metrics::of(&names, &truth, o.predicted, o.train_mean)
+    let (predicted, train_mean) = (o.predicted, o.train_mean);
+    Metrics::measure(&Measured { names: &names, truth: &truth, predicted, train_mean, weight: &weights(o.manifest) })
+}
+
+/// How much each picture counts.
+fn weights(m: &Manifest) -> Vec<f64> {
+    m.rows.iter().map(|r| r.weight.into()).collect()
 }
 
 fn predictions(o: &Outcome, to: &mut Vec<u8>) -> Result<()> {
@@ -132,6 +144,9 @@ fn report(o: &Outcome, metrics: &Metrics) -> Result<Report> {
         points,
         placed,
         metrics: metrics.clone(),
+        over_folds: o.over_folds.cloned(),
+        train_mean: if o.over_folds.is_some() { o.train_mean.into() } else { vec![] },
+        weight: weights(o.manifest),
         notes: notes(o, metrics),
     })
 }
@@ -189,6 +204,11 @@ pub fn metrics_json(o: &Outcome, m: &Metrics) -> String {
         "device": o.device,
         "scale": "1 to 9",
         "n_pictures": m.n,
+        "n_trained_on": o.seen.map(|s| s[0]),
+        "n_monitored": o.seen.map(|s| s[1]),
+        "weighted": o.manifest.rows.iter().any(|r| r.weight != o.manifest.rows[0].weight),
+        "over_folds": o.over_folds,
+        "pooled_over_folds": o.over_folds.is_some(),
         "mse_mean_points2": m.mse_mean,
         "cc_flat": m.cc_flat,
         "targets": m.dimensions.iter().map(target).collect::<Map<_, _>>(),
@@ -226,6 +246,8 @@ mod tests {
             predicted: &[1.5, 5.0, 2.0, 5.5, 3.0, 5.0],
             folds: Some(&[0, 1, 2]),
             train_mean: &[2.5, 5.0],
+            over_folds: None,
+            seen: Some([2, 1]),
         };
         let out = dir.path().join("run/deep");
         let m = write_folder(&out, &o).unwrap();
@@ -236,7 +258,10 @@ mod tests {
         let json: Value = serde_json::from_str(&text("metrics.json")).unwrap();
         assert_eq!(json["targets"]["valence"]["model"]["mse_points2"], json!(0.25 / 3.0));
         assert_eq!(json["targets"]["arousal"]["baseline"]["mae_points"], json!(0.0));
-        assert_eq!(json["n_pictures"], json!(3));
+        assert_eq!(
+            (&json["n_pictures"], &json["n_trained_on"], &json["n_monitored"]),
+            (&json!(3), &json!(2), &json!(1))
+        );
         assert_eq!(std::fs::read_dir(&out).unwrap().count(), 3);
 
         o.folds = Some(&[0]);

@@ -20,6 +20,7 @@ pub use folder::{Outcome, prepare, write_folder};
 
 use crate::error::{Error, Result};
 use crate::table::number;
+use crate::train::folds::{FoldMetrics, Measure, Spread};
 use crate::train::metrics::{Dimension, Metrics};
 use crate::train::paired::interval;
 use image::{ImageFormat, RgbImage};
@@ -67,6 +68,12 @@ pub struct Report {
     pub placed: Vec<(usize, Vec<u8>)>,
     /// One dimension per target, in the same order.
     pub metrics: Metrics,
+    /// Of a cross-validation: fold by fold. `metrics` are then pooled: over the pictures of all folds at once.
+    pub over_folds: Option<FoldMetrics>,
+    /// What the baseline answers to each picture, a value a target; empty where that is `metrics`' training mean.
+    pub train_mean: Vec<f64>,
+    /// How much each picture counts; empty where all count alike.
+    pub weight: Vec<f64>,
     /// What must be read first: licences, warnings.
     pub notes: Vec<String>,
 }
@@ -179,8 +186,12 @@ struct Headline {
 
 /// Squared error beside that of the training mean, with the 95 % interval of the difference over pictures: a sentence that
 /// says "less" or "more" only where the interval leaves out "the same".
-fn verdict(d: &Dimension, truth: &[f64], predicted: &[f64]) -> (String, bool) {
-    let differences = truth.iter().zip(predicted).map(|(a, p)| (p - a).powi(2) - (d.train_mean - a).powi(2));
+fn verdict(d: &Dimension, columns: &[Column]) -> (String, bool) {
+    // The mean of these is the weighted one.
+    let typical = columns.iter().map(|c| c.weight).sum::<f64>() / columns.len() as f64;
+    let differences = columns
+        .iter()
+        .map(|c| c.weight / typical * ((c.predicted - c.truth).powi(2) - (c.train_mean - c.truth).powi(2)));
     let base = d.baseline.mse;
     let ends = interval(&differences.collect::<Vec<_>>()).filter(|_| base > 0.0);
     let Some([low, high]) = ends.map(|ends| ends.map(|e| 100.0 * e / base)) else {
@@ -200,10 +211,37 @@ fn verdict(d: &Dimension, truth: &[f64], predicted: &[f64]) -> (String, bool) {
     (format!("{mean} {than}, 95 % interval {interval}"), high < 0.0)
 }
 
-fn headline(d: &Dimension, truth: &[f64], predicted: &[f64]) -> Headline {
+/// One picture on one target.
+struct Column {
+    truth: f64,
+    predicted: f64,
+    train_mean: f64,
+    weight: f64,
+}
+
+impl Report {
+    /// All pictures on target `k`.
+    fn column(&self, k: usize) -> Vec<Column> {
+        let d = self.targets.len();
+        let one = |(i, p): (usize, &Point)| Column {
+            truth: p.truth[k].into(),
+            predicted: p.pred[k].into(),
+            train_mean: self.train_mean.get(i * d + k).copied().unwrap_or(self.metrics.dimensions[k].train_mean),
+            weight: self.weight.get(i).copied().unwrap_or(1.0),
+        };
+        self.points.iter().enumerate().map(one).collect()
+    }
+}
+
+/// `folds` has the mean correlations over folds, of the model and of the baseline, where there are several.
+fn headline(d: &Dimension, columns: &[Column], folds: Option<[Option<f64>; 2]>) -> Headline {
     let (model, baseline) = (&d.model, &d.baseline);
     let longest = model.mae.max(baseline.mae).max(f64::MIN_POSITIVE);
-    let (verdict, better) = verdict(d, truth, predicted);
+    let (verdict, better) = verdict(d, columns);
+    let (r_name, r) = match folds {
+        Some(r) => ("Pearson r, mean of folds", r),
+        None => ("Pearson r", [model.pearson_r, baseline.pearson_r]),
+    };
     let percent = |v: f64, decimals| format!("{} %", number(Some(v), decimals));
     let chip = |name: &str, a: String, b: String| [name.into(), a, b];
     Headline {
@@ -215,7 +253,7 @@ fn headline(d: &Dimension, truth: &[f64], predicted: &[f64]) -> Headline {
         better,
         chips: vec![
             chip("MSE", number(Some(model.mse), 2), number(Some(baseline.mse), 2)),
-            chip("Pearson r", number(model.pearson_r, 2), number(baseline.pearson_r, 2)),
+            chip(r_name, number(r[0], 2), number(r[1], 2)),
             chip("CCC", number(model.ccc, 2), number(baseline.ccc, 2)),
             chip("Right side of 5", percent(100.0 * model.sagr_at_5, 0), percent(100.0 * baseline.sagr_at_5, 0)),
             chip("Accuracy /9", percent(model.accuracy9_percent, 1), percent(baseline.accuracy9_percent, 1)),
@@ -241,6 +279,22 @@ fn metrics_rows(m: &Metrics) -> Vec<MetricsRow> {
         cells: columns.iter().map(|c| cell(&c[i])).collect(),
     };
     columns.first().map(|c| c.iter().enumerate().map(row).collect()).unwrap_or_default()
+}
+
+/// Means over folds, the sample SD in brackets: the model beside the baseline for each target.
+fn fold_rows(f: &FoldMetrics) -> Vec<MetricsRow> {
+    let cell = |m: &Measure, s: Spread| match (s.mean, s.sd) {
+        (None, _) => "–".to_string(),
+        (mean, None) => number(mean, m.decimals).replace('-', "−"),
+        (mean, sd) => format!("{} ({})", number(mean, m.decimals).replace('-', "−"), number(sd, m.decimals)),
+    };
+    let row = |i: usize| {
+        let all = f.dimensions.iter().map(|d| &d.measures[i]);
+        let cells = all.clone().flat_map(|m| [cell(m, m.model), cell(m, m.baseline)]).collect();
+        let first = &f.dimensions[0].measures[i];
+        MetricsRow { label: first.label, meaning: first.meaning, cells }
+    };
+    (0..f.dimensions[0].measures.len()).map(row).collect()
 }
 
 /// The page, as the text of one HTML file. The same report gives the same bytes.
@@ -290,8 +344,8 @@ pub fn html(r: &Report) -> Result<String> {
         notes => Serde(&r.notes),
         n => r.metrics.n,
         headlines => Serde(r.metrics.dimensions.iter().enumerate().map(|(k, d)| {
-            let of = |f: fn(&Point) -> &Vec<f32>| r.points.iter().map(|p| f64::from(f(p)[k])).collect::<Vec<_>>();
-            headline(d, &of(|p| &p.truth), &of(|p| &p.pred))
+            let folds = r.over_folds.as_ref().and_then(|f| f.measure(k, "pearson_r"));
+            headline(d, &r.column(k), folds.map(|m| [m.model.mean, m.baseline.mean]))
         }).collect::<Vec<_>>()),
         loss => charts::loss(&r.history).map(chart),
         has_val => r.history.iter().any(|e| e.val_loss.is_some()),
@@ -302,6 +356,8 @@ pub fn html(r: &Report) -> Result<String> {
         best => Serde(cards(&best)?),
         worst => Serde(cards(&worst)?),
         rows => Serde(metrics_rows(&r.metrics)),
+        fold_rows => Serde(r.over_folds.as_ref().map(fold_rows)),
+        folds => r.over_folds.as_ref().map(|f| f.folds),
         train_means => r.metrics.dimensions.iter().map(|d| number(Some(d.train_mean), 2)).collect::<Vec<_>>(),
         facts => Serde(&r.facts),
         version => env!("CARGO_PKG_VERSION"),

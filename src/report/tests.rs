@@ -63,6 +63,9 @@ fn example(targets: &[&str], n: usize, epochs: u32, val: bool) -> Report {
         placed: placed(&points).into_iter().map(|i| (i, thumbnail(i))).collect(),
         points,
         metrics,
+        over_folds: None,
+        train_mean: vec![],
+        weight: vec![],
         notes: vec![
             "Trained on generated toy pictures: these numbers say that the engine works, nothing about people.".into(),
             "Weights start from random numbers; no licensed data is inside.".into(),
@@ -117,6 +120,17 @@ fn little_to_show() {
     r.placed.clear();
     let page = html(&r).unwrap();
     assert!(!page.contains("h-plane") && !page.contains("h-pictures") && !page.contains("h-card"));
+}
+
+/// What differs by rounding alone has no line, as it has no slope in the table.
+#[test]
+fn a_collapsed_network_has_no_slope() {
+    let mut r = example(&["valence"], 30, 0, false);
+    for (i, p) in r.points.iter_mut().enumerate() {
+        p.pred[0] = 5.25 + (i % 2) as f32 * 4.0 * f32::EPSILON;
+    }
+    let page = html(&r).unwrap();
+    assert!(page.contains("Predictions are as good as equal: no line fits.") && !page.contains("Slope "), "{page}");
 }
 
 #[test]

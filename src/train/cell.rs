@@ -6,10 +6,11 @@ use super::metrics::Metrics;
 use crate::atomic;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Version of the file format.
-const FORMAT: &str = "deep-affect-cell-1";
+const FORMAT: &str = "deep-affect-cell-2";
 /// Name of a cell's file, the last one written: where it is, the cell is done.
 pub const FILE: &str = "cell.json";
 
@@ -23,12 +24,16 @@ pub const TEST: &str = "test";
 pub struct Cell {
     pub format: String,
     pub model: String,
-    /// From 0.
+    /// From 1, as in names and tables.
     pub fold: u32,
-    /// Fingerprint of everything that decides the numbers, but for the pixels: cells with another are of another study.
+    /// Fingerprint of `basis`: cells with another are of another study.
     pub study: String,
+    /// Everything that decides the numbers, but for the pixels, by what people call it.
+    pub basis: BTreeMap<String, String>,
     /// Fingerprint of the pictures, ratings and split, as in the checkpoint.
     pub data: String,
+    /// Fingerprint of every picture of the study as the model sees it, those that are tested on too.
+    pub pixels: String,
     pub device: String,
     pub made_by: String,
     pub seconds: f64,
@@ -77,7 +82,8 @@ impl Cell {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             read => read.map_err(|e| Error::io(&path, "read", e))?,
         };
-        let wrong = |why: String| Error::file(&path, why).fix("remove this folder to compute the cell again");
+        let wrong =
+            |why: String| Error::file(&path, why).fix("choose another --out, or compute it again: `study run --anew`");
         let cell: Self = serde_json::from_slice(&bytes).map_err(|e| wrong(format!("is not a cell of a study: {e}")))?;
         if cell.format != FORMAT {
             return Err(wrong(format!("has the format {}, not {FORMAT}", cell.format)));
@@ -106,7 +112,9 @@ mod tests {
             model: "shared".into(),
             fold: 3,
             study: "a".into(),
+            basis: BTreeMap::from([("folds".into(), "b".into())]),
             data: "b".into(),
+            pixels: "c".into(),
             device: "cpu".into(),
             made_by: "test".into(),
             seconds: 0.1,
@@ -122,7 +130,7 @@ mod tests {
         for text in ["{", &serde_json::to_string(&Cell { format: "x".into(), ..cell }).unwrap()] {
             std::fs::write(dir.path().join(FILE), text).unwrap();
             let e = Cell::read(dir.path()).unwrap_err().to_string();
-            assert!(e.contains("cell.json") && e.ends_with("compute the cell again"), "{e}");
+            assert!(e.contains("cell.json") && e.ends_with("`study run --anew`"), "{e}");
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::weights::file::Ahead;
 use crate::weights::import::SOURCE_SHA256;
 use crate::weights::{IMAGE, LAYOUT, PREPROCESS, WeightFile};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -44,6 +44,59 @@ pub struct Card {
     /// Class names of a fused model's towers, by tower, where their files have them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tower_classes: BTreeMap<String, Vec<String>>,
+    /// Empty in files of older programs.
+    #[serde(default)]
+    pub origin: Origin,
+}
+
+/// What a model was made of, so that a later command can tell what it may be compared with.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Origin {
+    /// What decides the numbers beside settings and pictures, by what people call it: the SHA-256 of weight files, and in a
+    /// study everything that a cell rests on.
+    pub basis: BTreeMap<String, String>,
+    /// Of the pictures that were trained on, and of those that were monitored: [`hash::checksum`] of what the network
+    /// sees, 16 hexadecimal digits each.
+    pub trained: String,
+    pub monitored: String,
+}
+
+impl Origin {
+    /// The pictures of a part, as the card has them.
+    pub fn pictures(sums: impl Iterator<Item = u64>) -> String {
+        sums.map(|s| format!("{s:016x}")).collect()
+    }
+
+    /// How many of some pictures were trained on, and how many were monitored; None if the file does not say.
+    pub fn seen(&self, sums: impl Iterator<Item = u64>) -> Option<[usize; 2]> {
+        let of = |all: &str| all.as_bytes().chunks(16).map(<[u8]>::to_vec).collect::<HashSet<_>>();
+        let known = [&self.trained, &self.monitored].map(|all| of(all));
+        let mut seen = [0; 2];
+        for sum in sums {
+            let sum = format!("{sum:016x}").into_bytes();
+            seen.iter_mut().zip(&known).for_each(|(n, known)| *n += usize::from(known.contains(&sum)));
+        }
+        (!self.trained.is_empty()).then_some(seen)
+    }
+
+    /// Of a model that is made of several: all pictures that any of them has seen, and what they rest on alike.
+    pub fn joined<'a>(all: impl Iterator<Item = &'a Origin> + Clone) -> Self {
+        let pictures = |of: fn(&Origin) -> &String| -> String {
+            let parts = all.clone().flat_map(|o| of(o).as_bytes().chunks(16));
+            let parts: BTreeSet<&str> = parts.filter_map(|c| std::str::from_utf8(c).ok()).collect();
+            parts.into_iter().collect()
+        };
+        let mut basis = all.clone().next().map_or_else(BTreeMap::new, |o| o.basis.clone());
+        all.clone().for_each(|o| basis.retain(|k, v| o.basis.get(k) == Some(v)));
+        Self { trained: pictures(|o| &o.trained), monitored: pictures(|o| &o.monitored), basis }
+    }
+}
+
+/// Names of what two runs do not rest on alike. A file of an older program, which says nothing, differs in that alone.
+pub fn differing(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> Vec<String> {
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    names.into_iter().filter(|n| old.get(*n) != new.get(*n)).cloned().collect()
 }
 
 /// Version of the file format: always with checksums.

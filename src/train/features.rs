@@ -153,14 +153,14 @@ impl Extraction<'_> {
         Ok(((width, all), device))
     }
 
-    /// Everything the features depend on.
+    /// Everything the features depend on: the tower, the content of its weights, the device, the program, the pixels.
     fn key(&self, device: &str) -> String {
         let (mut h, view) = (Fnv::default(), self.view());
         let tower = serde_json::to_vec(&(self.tower, self.config.tower_output)).expect("plain data");
         // The device without its number of threads: those change no bit.
         let device = device.split(',').next().unwrap_or(device);
         let source = self.initial.source(&self.graph(1).0, self.member, self.tower);
-        h.field(&tower).field(source.as_bytes()).field(device.as_bytes());
+        h.field(&tower).field(source.as_bytes()).field(device.as_bytes()).field(crate::VERSION.as_bytes());
         h.field(format!("{:?}", self.pictures.views()[view]).as_bytes());
         (0..self.pictures.len()).for_each(|i| {
             h.update(&hash::checksum(self.pictures.square(i, view)).to_le_bytes());

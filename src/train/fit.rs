@@ -41,6 +41,9 @@ pub struct Settings {
     pub weight_decay: f32,
     /// Epochs without a decrease of the monitored loss after which to stop; 0 never stops early.
     pub patience: u32,
+    /// A decrease by no more than this does not count, for `patience` and for `plateau`.
+    #[serde(default)]
+    pub min_delta: f64,
     pub seed: u64,
     /// Of one run, not of the model: another can take it up.
     #[serde(default)]
@@ -97,6 +100,7 @@ impl Default for Settings {
             form: SgdForm::Keras,
             weight_decay: 0.0,
             patience: 6,
+            min_delta: 0.0,
             seed: 1,
             precision: Precision::Float32,
             augment: None,
@@ -253,7 +257,7 @@ impl State {
             (Some(_), Some(_)) => return Err(Error::usage("the rate can follow a plateau or a decay, not both")),
         };
         schedule.check()?;
-        let (stop, scale) = (EarlyStop::new(s.patience), LossScale::default());
+        let (stop, scale) = (EarlyStop::new(s.patience, s.min_delta), LossScale::default());
         let part = PartState { schedule, stop, stopped: false, scale, updates: 0 };
         Ok(Self {
             epoch: 0,
@@ -290,12 +294,19 @@ impl Watch for () {}
 /// A batch on its way to the device.
 struct Batch {
     rows: Vec<usize>,
+    /// Of the rows, how many are not padding.
+    real: usize,
     weight: Vec<f32>,
     /// Of each view; none where they are on the device.
     pixels: Vec<Vec<u8>>,
 }
 
 impl Samples<'_> {
+    /// What some rows count on average.
+    fn mean_weight(&self, rows: &[usize]) -> f64 {
+        rows.iter().map(|&i| self.weight[i] as f64).sum::<f64>() / rows.len() as f64
+    }
+
     /// Refuses what would end in NaN: one bad number spoils every weight in one step.
     fn check(&self, rows: [&[usize]; 2]) -> Result<()> {
         let bad = |i: usize, what: &str, x: f32, fix: &str| {
@@ -323,6 +334,7 @@ impl Samples<'_> {
     fn batch(&self, rows: &[usize], n: usize, sent: bool) -> Batch {
         let mut weight: Vec<f32> = rows.iter().map(|&i| self.weight[i]).collect();
         weight.resize(n, 0.0);
+        let real = rows.len();
         let mut rows = rows.to_vec();
         rows.resize(n, rows[0]);
         let pixels = match &self.inputs {
@@ -336,7 +348,7 @@ impl Samples<'_> {
             }
             _ => vec![],
         };
-        Batch { rows, weight, pixels }
+        Batch { rows, real, weight, pixels }
     }
 
     /// Writes the inputs of a batch.
@@ -411,6 +423,7 @@ pub fn fit(
         }
     }
     best.resize(net.parts.len(), vec![]);
+    let typical = data.mean_weight(train);
     let total = train.len().div_ceil(net.batch) as u32;
     while !state.finished {
         let rows = order(train, s.seed, state.epoch);
@@ -421,7 +434,7 @@ pub fn fit(
             let (send, receive) = sync_channel(1);
             scope.spawn(move || todo.into_iter().try_for_each(|rows| send.send(data.batch(rows, n, sent))));
             for b in receive {
-                let loss = step(net, data, &b, s, state)?;
+                let loss = step(net, data, &b, typical, s, state)?;
                 if watch.step(state, total, loss) {
                     stopped = true;
                     break;
@@ -446,8 +459,9 @@ pub fn fit(
     restore(net, best)
 }
 
-/// One update of every part that still learns; returns the mean loss over the parts. On an error `state` is as it was.
-fn step(net: &mut Network, data: &Samples, b: &Batch, s: &Settings, state: &mut State) -> Result<f64> {
+/// One update of every part that still learns; returns the mean loss over the parts. `typical` is what a row counts on
+/// average. On an error `state` is as it was.
+fn step(net: &mut Network, data: &Samples, b: &Batch, typical: f64, s: &Settings, state: &mut State) -> Result<f64> {
     let rows: f64 = b.weight.iter().map(|w| *w as f64).sum();
     let mut losses = vec![0.0; net.parts.len()];
     // By part, whether its update was taken or left out because a scaled gradient overflowed.
@@ -455,7 +469,8 @@ fn step(net: &mut Network, data: &Samples, b: &Batch, s: &Settings, state: &mut 
     // Rows that do not count have no mean, and so no gradient.
     if rows > 0.0 {
         let place = || format!("epoch {}, batch {}", state.epoch + 1, state.batches + 1);
-        update(net, data, b, s, state).map_err(|e| e.at(place()))?;
+        let share = (rows / b.real as f64 / typical) as f32;
+        update(net, data, b, share, s, state).map_err(|e| e.at(place()))?;
         for ((part, loss), taken) in net.parts.iter().zip(&mut losses).zip(&mut taken) {
             *loss = net.session.read(part.loss)?[0] as f64;
             *taken = match part.scaling {
@@ -487,13 +502,16 @@ fn diverged(loss: f64, place: &str) -> Error {
         .fix("lower --lr, or look at the ratings and weights; the last checkpoint is as it was")
 }
 
-/// Runs the training plan on a batch.
-fn update(net: &mut Network, data: &Samples, b: &Batch, s: &Settings, state: &State) -> Result<()> {
+/// Runs the training plan on a batch, whose rows count `share` times as much as others.
+fn update(net: &mut Network, data: &Samples, b: &Batch, share: f32, s: &Settings, state: &State) -> Result<()> {
     data.feed(net, b)?;
     data.feed_targets(net, b)?;
     net.session.write(net.state, Data::U32(&[s.seed as u32, (s.seed >> 32) as u32, state.step]))?;
     for (part, p) in net.parts.iter().zip(&state.parts) {
         net.session.write(part.hyper, Data::F32(&s.hyper(p, state.epoch, state.step)))?;
+        if let Some(v) = part.share {
+            net.session.write(v, Data::F32(&[share]))?;
+        }
         if let Some(scaling) = part.scaling {
             net.session.write(scaling.scale, Data::F32(&[p.scale.scale]))?;
         }

@@ -23,6 +23,8 @@ pub struct Picture {
     pub path: String,
     /// Index of the model that did not see it, among those of the cross-validation.
     pub model: usize,
+    /// How much it counts in measures; intervals take all pictures alike.
+    pub weight: f64,
     /// By target; None where nobody rated it.
     pub truth: Vec<Option<f64>>,
     pub predicted: Vec<f64>,
@@ -36,6 +38,7 @@ impl Predicted {
     pub fn read(path: &Path, targets: &[String], folds: &[u32]) -> Result<Self> {
         let table = Table::read(path, &TableOptions::default())?;
         let (fold, name) = (table.column("fold")?, table.column("path")?);
+        let weight = table.header.iter().position(|h| h == "weight");
         let column = |t: &String, what: &str| table.column(&format!("{t}_{what}"));
         let columns: Vec<[usize; 2]> =
             targets.iter().map(|t| Ok([column(t, "true")?, column(t, "predicted")?])).collect::<Result<_>>()?;
@@ -59,7 +62,8 @@ impl Predicted {
                 truth.push(if cells[*t].trim().is_empty() { None } else { Some(number(*t)?) });
                 predicted.push(number(*p)?);
             }
-            pictures.push(Picture { path: cells[name].clone(), model, truth, predicted });
+            let weight = weight.map_or(Ok(1.0), number)?;
+            pictures.push(Picture { path: cells[name].clone(), model, weight, truth, predicted });
         }
         for (i, target) in targets.iter().enumerate() {
             let rated = |m: usize| pictures.iter().any(|p| p.model == m && p.truth[i].is_some());

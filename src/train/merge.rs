@@ -2,9 +2,10 @@
 fold, and the errors on the pictures that each head did not see. Its ratings are the mean of the heads, and its intervals are
 CV+ ([`super::interval`]): those of the separate models, at the cost of one. */
 
-use super::checkpoint::{self, BUNDLED_TOWERS, CARD, Card};
+use super::checkpoint::{self, BUNDLED_TOWERS, CARD, Card, Origin};
+use super::family::{Family, PREDICTIONS};
 use super::interval::{Held, Predicted, mean_of};
-use super::metrics::Metrics;
+use super::metrics::{Measured, Metrics};
 use super::network::Task;
 use crate::error::{Error, Result};
 use crate::hash;
@@ -63,7 +64,10 @@ fn run(dir: &Path) -> Result<Run> {
     let models: Vec<(Arc<WeightFile>, Card)> = folds.iter().map(open).collect::<Result<_>>()?;
     let numbers: Vec<u32> = folds.iter().map(|f| f.0).collect();
     let targets = &models[0].1.config().map_err(|e| Error::file(&folds[0].1, e.to_string()))?.targets;
-    let predicted = Predicted::read(&dir.join("predictions.csv"), targets, &numbers)?;
+    let table = dir.join(PREDICTIONS);
+    let paths: Vec<PathBuf> = folds.iter().map(|f| f.1.clone()).collect();
+    Family::read(dir)?.map_or(Ok(()), |f| f.check(&table, &paths))?;
+    let predicted = Predicted::read(&table, targets, &numbers)?;
     Ok(Run { models, predicted })
 }
 
@@ -125,6 +129,7 @@ pub fn merge(runs: &[PathBuf], out: &Path, store: Store, notes: &BTreeMap<String
     };
     new.heads = models.len();
     let (new, data): (Config, String) = (new.clone(), models.iter().map(|m| m.1.data.as_str()).collect());
+    card.origin = Origin::joined(models.iter().map(|m| &m.1.origin));
     card.data = format!("{:032x}", hash::content(data.as_bytes()));
 
     let left_out = |name: &str| {
@@ -170,21 +175,41 @@ fn narrow(values: &[f32], dtype: Dtype, what: What, shape: &[usize]) -> io::Resu
     Ok(bytes)
 }
 
-/// What the runs say about the pictures that are rated on every target, and the mean of each target over all that are rated.
+/// What the runs say about the pictures that are rated on every target, pooled over folds, against answering the mean of the
+/// pictures of other folds; and the mean of each target over all that are rated.
 fn measure(config: &Config, said: &[(&Predicted, usize)]) -> Result<(Metrics, Vec<f64>)> {
     let pictures = &said[0].0.pictures;
-    let rated = |t: usize| pictures.iter().filter_map(move |p| p.truth[t]);
-    let means: Vec<f64> =
-        (0..config.targets.len()).map(|t| rated(t).sum::<f64>() / rated(t).count().max(1) as f64).collect();
-    let (mut truth, mut predicted) = (vec![], vec![]);
+    // The mean of a target over the pictures that a model of a run may have been trained on; over all without a run.
+    let mean = |t: usize, unseen: Option<(&Predicted, usize)>| {
+        let there = |i: usize| unseen.is_none_or(|(run, model)| run.pictures[i].model != model);
+        let rated =
+            (0..pictures.len()).filter(|&i| there(i)).filter_map(|i| Some((pictures[i].truth[t]?, pictures[i].weight)));
+        let (sum, weight) = rated.fold((0.0, 0.0), |(sum, all), (x, w)| (sum + x * w, all + w));
+        if weight > 0.0 { sum / weight } else { 0.0 }
+    };
+    let targets = 0..config.targets.len();
+    let means: Vec<f64> = targets.clone().map(|t| mean(t, None)).collect();
+    // By run, model and target.
+    let models = |run: &Predicted| 0..run.pictures.iter().map(|p| p.model + 1).max().unwrap_or(0);
+    let of_run = |run| models(run).map(|m| targets.clone().map(|t| mean(t, Some((run, m)))).collect()).collect();
+    let answers: Vec<Vec<Vec<f64>>> = said.iter().map(|(run, _)| of_run(run)).collect();
+    let answer = |i: usize, t: usize| {
+        let all = said.iter().zip(&answers).map(|((run, _), a)| a[run.pictures[i].model][t]);
+        all.sum::<f64>() / said.len() as f64
+    };
+    let (mut truth, mut predicted, mut train_mean, mut weight) = (vec![], vec![], vec![], vec![]);
     for (i, p) in pictures.iter().enumerate() {
         if let Some(all) = p.truth.iter().copied().collect::<Option<Vec<f64>>>() {
             truth.extend(all);
             predicted.extend(mean_of(said, i));
+            train_mean.extend(targets.clone().map(|t| answer(i, t)));
+            weight.push(p.weight);
         }
     }
     let names: Vec<&str> = config.targets.iter().map(String::as_str).collect();
-    Ok((Metrics::of(&names, &truth, &predicted, &means)?, means))
+    let all =
+        Measured { names: &names, truth: &truth, predicted: &predicted, train_mean: &train_mean, weight: &weight };
+    Ok((Metrics::measure(&all)?, means))
 }
 
 /// The towers that are the program's own, number for number, and which of the program they are.

@@ -98,11 +98,14 @@ pub struct Method {
     pub augment: Option<Augment>,
     /// How many pictures lie on the device; None sends it those of each batch.
     pub resident: Option<usize>,
+    /// Whether rows count differently: the gradient of a batch is then multiplied by what its rows count on average over
+    /// what all rows do ([`Part::share`]). Without that a batch of small weights would pull as hard as one of large ones.
+    pub weighted: bool,
 }
 
 impl From<Optimizer> for Method {
     fn from(optimizer: Optimizer) -> Self {
-        Self { optimizer, precision: Precision::Float32, augment: None, resident: None }
+        Self { optimizer, precision: Precision::Float32, augment: None, resident: None, weighted: false }
     }
 }
 
@@ -133,6 +136,8 @@ pub struct Part {
     pub hyper: Value,
     /// Of the loss, in [`Precision::Fp16`].
     pub scaling: Option<Scaling>,
+    /// Where rows count differently, [1]: mean weight of the batch over mean weight of the training rows.
+    pub share: Option<Value>,
     /// Output of the training plan [1]: the mean error plus the penalty.
     pub loss: Value,
     /// Output of the penalty plan [1].
@@ -336,7 +341,7 @@ impl Task {
 impl Blueprint {
     /// Builds and differentiates.
     pub fn new(task: &Task, batch: usize, method: impl Into<Method>) -> Result<Self> {
-        let Method { optimizer, precision, augment, resident } = method.into();
+        let Method { optimizer, precision, augment, resident, weighted } = method.into();
         let storage = precision.storage();
         let mut g = Graph::default();
         let weight = g.input("weight", Type::f32(&[batch]));
@@ -393,7 +398,17 @@ impl Blueprint {
             let all: Vec<Value> = g.of_kind(Kind::Param).collect();
             let params: Vec<Value> = all.into_iter().filter(|v| task.trains(&prefix, g.name(*v))).collect();
             let scale = (precision == Precision::Fp16).then(|| g.input(&format!("{prefix}scale"), g.ty(loss)));
-            let scaled = scale.map_or(loss, |s| g.push1(arith::Mul, &[loss, s]));
+            // What is differentiated: the error of the batch by its share, the penalty whole.
+            let share = weighted.then(|| g.input(&format!("{prefix}share"), g.ty(error)));
+            let taught = match (share, train_penalty) {
+                (None, _) => loss,
+                (Some(share), None) => g.push1(arith::Mul, &[error, share]),
+                (Some(share), Some(l2)) => {
+                    let error = g.push1(arith::Mul, &[error, share]);
+                    g.push1(arith::Add, &[error, l2])
+                }
+            };
+            let scaled = scale.map_or(taught, |s| g.push1(arith::Mul, &[taught, s]));
             let grads = g.backward(scaled, &params)?;
             let scaling = scale.map(|scale| {
                 let ins: Vec<Value> = [scale].into_iter().chain(grads.iter().copied()).collect();
@@ -432,6 +447,7 @@ impl Blueprint {
                 y,
                 hyper,
                 scaling,
+                share,
                 loss,
                 penalty,
                 output,

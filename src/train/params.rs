@@ -6,25 +6,44 @@ use crate::data::Pictures;
 use crate::device::{Data, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
+use crate::hash;
 use crate::models::{Config, Member, Tower};
 use crate::weights::init::Rule;
 use crate::weights::tower::Allow;
 use crate::weights::{TowerWeights, WeightFile, init};
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Sources of initial values.
 #[derive(Default)]
 pub struct Initial {
     /// By tower name.
-    towers: BTreeMap<String, Arc<TowerWeights>>,
+    towers: BTreeMap<String, Given>,
     /// Draw what no file gives; otherwise that is an error.
     pub init_missing: bool,
     /// Take no dense layers from a file: they are drawn, whatever classes the file knows.
     pub without_dense: bool,
     pub rule: Rule,
     pub seed: u64,
+}
+
+/// A tower's file, and its sum once somebody asks.
+struct Given {
+    weights: Arc<TowerWeights>,
+    sum: OnceLock<String>,
+}
+
+impl Given {
+    /// SHA-256 of the bytes that are mapped, whatever lies under the file's name by now.
+    fn sha256(&self) -> &str {
+        self.sum.get_or_init(|| {
+            let file = &self.weights.file;
+            let sum = hash::sha256(file.as_bytes());
+            file.release(0..file.as_bytes().len());
+            sum
+        })
+    }
 }
 
 impl Initial {
@@ -34,12 +53,17 @@ impl Initial {
 
     /// Takes a tower's weights from a file.
     pub fn tower(&mut self, name: &str, weights: TowerWeights) {
-        self.towers.insert(name.into(), Arc::new(weights));
+        self.towers.insert(name.into(), Given { weights: Arc::new(weights), sum: OnceLock::new() });
+    }
+
+    /// SHA-256 of the weights that each tower begins with, by tower.
+    pub fn sums(&self) -> BTreeMap<String, String> {
+        self.towers.iter().map(|(name, given)| (name.clone(), given.sha256().to_string())).collect()
     }
 
     /// Class names of the towers whose files have them.
     pub fn class_names(&self) -> BTreeMap<String, Vec<String>> {
-        self.towers.iter().filter_map(|(name, w)| Some((name.clone(), w.class_names()?))).collect()
+        self.towers.iter().filter_map(|(name, given)| Some((name.clone(), given.weights.class_names()?))).collect()
     }
 
     /// Whether a parameter of a tower may come from its file.
@@ -50,7 +74,7 @@ impl Initial {
     /// The file that gives a parameter of a member, named without the member's prefix, and its name there.
     fn given<'a>(&self, own: &'a str) -> Option<(&Arc<TowerWeights>, &'a str)> {
         let (tower, rest) = own.split_once('.')?;
-        let file = self.towers.get(tower)?;
+        let file = &self.towers.get(tower)?.weights;
         (self.takes(rest) && file.file.info(rest).is_some()).then_some((file, rest))
     }
 
@@ -71,24 +95,22 @@ impl Initial {
 
     /// Gives the pages of a tower's file back: it was copied, or has done its work.
     pub fn release(&self, tower: &Tower) {
-        if let Some(w) = self.towers.get(&tower.name) {
+        if let Some(Given { weights: w, .. }) = self.towers.get(&tower.name) {
             w.file.release(0..w.file.as_bytes().len());
         }
     }
 
     /// Names where the values of a member's tower in `g` come from: what a cache of its results must depend on. A file is
-    /// named by its length and time of change; a draw, of what no file gives, by the member too: those of a split model are
-    /// drawn apart.
+    /// named by its content, which one inside the program has too; a draw, of what no file gives, by the member too: those
+    /// of a split model are drawn apart.
     pub fn source(&self, g: &Graph, member: &Member, tower: &Tower) -> String {
         let scope = format!("{}{}.", member.prefix, tower.name);
-        let file = self.towers.get(&tower.name).map(|w| &w.file);
-        let has = |n: &str| self.takes(n) && file.is_some_and(|f| f.info(n).is_some());
+        let file = self.towers.get(&tower.name);
+        let has = |n: &str| self.takes(n) && file.is_some_and(|f| f.weights.file.info(n).is_some());
         let given = |v: Value| g.name(v).strip_prefix(&scope).is_some_and(has);
         let mut source = String::new();
         if let Some(file) = file {
-            let m = std::fs::metadata(file.path()).ok();
-            let when = m.as_ref().and_then(|m| m.modified().ok());
-            source += &format!("{} {:?} {when:?}", file.path().display(), m.map(|m| m.len()));
+            source += &format!("sha256 {} ", file.sha256());
         }
         if !g.stored().all(given) {
             source += &format!("seed {} {:?} {}", self.seed, self.rule, member.prefix);
@@ -108,7 +130,9 @@ impl Initial {
                 .filter(|w| self.takes(&w.0))
                 .collect();
             match self.towers.get(&t.name) {
-                Some(w) => w.match_to(&wanted).require(Allow { missing: self.init_missing, extra: allow_extra })?,
+                Some(Given { weights: w, .. }) => {
+                    w.match_to(&wanted).require(Allow { missing: self.init_missing, extra: allow_extra })?
+                }
                 None if wanted.is_empty() || self.init_missing => {}
                 None => {
                     return Err(Error::usage(format!("no weights for the {} tower", t.name))
@@ -126,7 +150,7 @@ impl Initial {
         let views = config.views();
         let mut remarks = vec![];
         for t in &config.towers {
-            let Some(weights) = self.towers.get(&t.name) else { continue };
+            let Some(Given { weights, .. }) = self.towers.get(&t.name) else { continue };
             let (view, step) = (config.view(t), pictures.len().div_ceil(SAMPLE).max(1));
             let which = views.iter().position(|v| *v == view).expect("a view of the model");
             let squares = (0..pictures.len()).step_by(step).map(|i| pictures.square(i, which));

@@ -242,8 +242,8 @@ pub struct EarlyStop {
 }
 
 impl EarlyStop {
-    pub fn new(patience: u32) -> Self {
-        Self { patience, min_delta: 0.0, best: None, best_epoch: None, since: 0 }
+    pub fn new(patience: u32, min_delta: f64) -> Self {
+        Self { patience, min_delta, best: None, best_epoch: None, since: 0 }
     }
 
     /// Takes the loss of epoch `epoch`. A loss that is not finite is never the best.
@@ -329,14 +329,14 @@ mod tests {
         assert!(!s.report(f64::NAN));
         assert!(s.report(f64::INFINITY));
         assert!(!serde_json::to_string(&s).unwrap().contains("NaN"));
-        let mut e = EarlyStop::new(2);
+        let mut e = EarlyStop::new(2, 0.0);
         assert_eq!(e.report(0, f64::NAN), Verdict::Continue);
         assert_eq!((e.report(1, f64::NAN), e.best), (Verdict::Stop, None));
     }
 
     #[test]
     fn early_stop_after_six_epochs_without_decrease() {
-        let mut e = EarlyStop::new(6);
+        let mut e = EarlyStop::new(6, 0.0);
         assert_eq!(e.report(0, 1.0), Verdict::Best);
         assert_eq!(e.report(1, 0.5), Verdict::Best);
         for epoch in 2..7 {
@@ -346,6 +346,19 @@ mod tests {
         assert_eq!(resumed, e);
         assert_eq!(resumed.report(7, 0.6), Verdict::Stop);
         assert_eq!((resumed.best, resumed.best_epoch, resumed.since), (Some(0.5), Some(1), 6));
+    }
+
+    /// Keras's callbacks with `min_delta=0.1`: a smaller decrease is none, and the best loss stays what it was.
+    #[test]
+    fn a_small_decrease_does_not_count() {
+        let losses = [1.0, 0.95, 0.91, 0.85, 0.8, 0.76];
+        let mut e = EarlyStop::new(2, 0.1);
+        let verdicts: Vec<Verdict> = (0..).zip(losses).map(|(i, l)| e.report(i, l)).collect();
+        use Verdict::{Best, Continue, Stop};
+        assert_eq!(verdicts, [Best, Continue, Stop, Best, Continue, Stop]);
+        let rule = PlateauRule { wait: 2, threshold: Threshold::Abs(0.1), min_lr: 0.0, ..PlateauRule::keras() };
+        let mut s = Plateau::new(1.0, rule).unwrap();
+        assert_eq!(losses.map(|l| s.report(l)), [false, false, true, false, false, true]);
     }
 
     #[test]

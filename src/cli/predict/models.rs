@@ -5,6 +5,7 @@ use crate::cli::output::clean;
 use crate::cli::reading::Model;
 use crate::error::{Error, Result};
 use crate::table::number;
+use crate::train::family::{FILE, Family, PREDICTIONS};
 use crate::train::interval::{Held, Predicted};
 use crate::train::network::Precision;
 use crate::train::predictor::{Classes, Predictor, largest};
@@ -107,9 +108,13 @@ impl ModelsFlags {
     fn held(&self, models: &[PathBuf], targets: &[String]) -> Result<Option<(PathBuf, Held)>> {
         let folder = models[0].parent();
         let Some(folds) = models.iter().map(|p| fold(p)).collect::<Option<Vec<u32>>>() else { return Ok(None) };
-        let table = folder.unwrap_or(Path::new("")).join("predictions.csv");
+        let table = folder.unwrap_or(Path::new("")).join(PREDICTIONS);
         if models.iter().any(|p| p.parent() != folder) || !table.is_file() {
             return Ok(None);
+        }
+        match Family::read(folder.unwrap_or(Path::new("")))? {
+            Some(family) => family.check(&table, models)?,
+            None => remark!("note: no {FILE} beside {}: that it is of these models is taken on trust", table.display()),
         }
         let held = Held::of(&Predicted::read(&table, targets, &folds)?);
         Ok(Some((table, held)))

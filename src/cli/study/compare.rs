@@ -4,7 +4,7 @@ use crate::cli::output::{self, clean};
 use crate::error::{Error, Result};
 use crate::report::study::tables::significance;
 use crate::table::{number, text_table};
-use crate::train::paired::{Paired, holm};
+use crate::train::paired::{Paired, holm, share};
 use clap::Args;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -20,12 +20,19 @@ pub struct Command {
     json: bool,
 }
 
-/// A cross-validation: by picture its fold and, for each target, the squared error.
+/// A cross-validation.
 struct Run {
     name: String,
     path: PathBuf,
     targets: Vec<String>,
-    pictures: BTreeMap<String, (u32, Vec<f64>)>,
+    pictures: BTreeMap<String, Picture>,
+}
+
+/// A picture: its fold, how much it counts, and its squared errors.
+struct Picture {
+    fold: u32,
+    weight: f64,
+    errors: Vec<f64>,
 }
 
 impl Run {
@@ -42,6 +49,7 @@ impl Run {
         let column = |name: &str| header.iter().position(|h| h == name);
         let targets: Vec<String> = header.iter().filter_map(|h| h.strip_suffix("_true")).map(String::from).collect();
         let columns = ["path", "fold"].map(column);
+        let weight = column("weight");
         let [Some(picture), Some(fold)] = columns else {
             return Err(refuse("has no columns `path` and `fold`".into(), 1));
         };
@@ -59,13 +67,20 @@ impl Run {
                 return Err(refuse("lacks a rating or a prediction".into(), row));
             };
             let name = record.get(picture).unwrap_or("").to_string();
-            if pictures.insert(name.clone(), (fold, errors)).is_some() {
+            let weight = if weight.is_some() { value(weight) } else { Some(1.0) };
+            let Some(weight) = weight.filter(|w| *w >= 0.0) else {
+                return Err(refuse("has a weight that is no number".into(), row));
+            };
+            if pictures.insert(name.clone(), Picture { fold, weight, errors }).is_some() {
                 return Err(refuse(format!("`{name}` comes twice"), row));
             }
         }
         if targets.is_empty() {
             return Err(refuse("has no rated target: no column ends in `_true`".into(), 1));
         }
+        // Older programs numbered folds from 0.
+        let first = pictures.values().map(|p| p.fold).min().unwrap_or(0);
+        pictures.values_mut().for_each(|p| p.fold -= first);
         let name =
             folder.file_name().map_or_else(|| folder.display().to_string(), |n| n.to_string_lossy().into_owned());
         Ok(Self { name, path, targets, pictures })
@@ -74,11 +89,18 @@ impl Run {
     /// Mean squared error of each fold, in the order of their numbers.
     fn mse(&self, target: usize) -> Vec<f64> {
         let mut folds: BTreeMap<u32, (f64, f64)> = BTreeMap::new();
-        for (fold, errors) in self.pictures.values() {
-            let f = folds.entry(*fold).or_default();
-            *f = (f.0 + errors[target], f.1 + 1.0);
+        for p in self.pictures.values() {
+            let f = folds.entry(p.fold).or_default();
+            *f = (f.0 + p.weight * p.errors[target], f.1 + p.weight);
         }
         folds.into_values().map(|(sum, n)| sum / n).collect()
+    }
+
+    /// Pictures tested over pictures trained on, averaged over folds.
+    fn ratio(&self) -> f64 {
+        let mut sizes: BTreeMap<u32, usize> = BTreeMap::new();
+        self.pictures.values().for_each(|p| *sizes.entry(p.fold).or_default() += 1);
+        share(&sizes.into_values().collect::<Vec<_>>()).unwrap_or(f64::NAN)
     }
 
     /// Paired values are of the same pictures in the same folds.
@@ -92,7 +114,7 @@ impl Run {
         if self.pictures.len() != other.pictures.len() {
             return differs(format!("{} pictures instead of {}", other.pictures.len(), self.pictures.len()));
         }
-        let moved = self.pictures.iter().find(|(name, p)| other.pictures.get(*name).map(|o| o.0) != Some(p.0));
+        let moved = self.pictures.iter().find(|(name, p)| other.pictures.get(*name).map(|o| o.fold) != Some(p.fold));
         match moved {
             Some((name, _)) => differs(format!("`{name}` is not in the same fold")),
             None => Ok(()),
@@ -119,27 +141,37 @@ impl Command {
         if folds < 2 {
             return Err(Error::file(&first.path, "is of one fold, and two are needed").fix("use more --folds"));
         }
-        let share = 1.0 / (folds as f64 - 1.0);
+        let ratio = first.ratio();
         let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
         let mut rows = vec![];
         for (i, a) in runs.iter().enumerate() {
             for (j, b) in runs.iter().enumerate().skip(i + 1) {
                 for (target, (x, y)) in first.targets.iter().zip(errors[i].iter().zip(&errors[j])) {
-                    let test = Paired::of(x, y, share)
+                    let test = Paired::of(x, y, ratio)
                         .ok_or_else(|| Error::file(&b.path, "has errors that are not finite").fix("train again"))?;
                     rows.push(Row { models: [&a.name, &b.name], target, means: [mean(x), mean(y)], test });
                 }
             }
         }
-        let corrected = holm(&rows.iter().map(|r| r.test.p).collect::<Vec<_>>());
-        output::print(&if self.json { as_json(&rows, &corrected, folds) } else { as_text(&rows, &corrected, folds) })
+        let by_holm = |of: fn(&Paired) -> Option<f64>| holm(&rows.iter().map(|r| of(&r.test)).collect::<Vec<_>>());
+        let corrected = [by_holm(|t| t.p), by_holm(|t| t.p_corrected)];
+        let of = Folds { number: folds, ratio };
+        output::print(&if self.json { as_json(&rows, &corrected, &of) } else { as_text(&rows, &corrected, &of) })
     }
 }
 
-fn as_text(rows: &[Row], holm: &[Option<f64>], folds: usize) -> String {
-    let header = ["models", "target", "MSE 1", "MSE 2", "t", "df", "p", "p Holm", "p corrected", "d"].map(String::from);
+/// What the comparisons are over.
+struct Folds {
+    number: usize,
+    /// n_test / n_train.
+    ratio: f64,
+}
+
+/// `holm` has the corrected p of every row: of the plain test, and of the corrected resampled one.
+fn as_text(rows: &[Row], holm: &[Vec<Option<f64>>; 2], folds: &Folds) -> String {
+    let header = ["models", "target", "MSE 1", "MSE 2", "t", "df", "p", "p Holm", "p N-B", "p N-B Holm", "d_z"];
     let p = |p: Option<f64>| p.map_or("-".into(), significance);
-    let row = |(r, holm): (&Row, &Option<f64>)| {
+    let row = |(i, r): (usize, &Row)| {
         vec![
             format!("{} - {}", clean(r.models[0]), clean(r.models[1])),
             clean(r.target),
@@ -148,21 +180,30 @@ fn as_text(rows: &[Row], holm: &[Option<f64>], folds: usize) -> String {
             number(r.test.t, 2),
             r.test.df.to_string(),
             p(r.test.p),
-            p(*holm),
+            p(holm[0][i]),
             p(r.test.p_corrected),
+            p(holm[1][i]),
             number(r.test.effect, 2),
         ]
     };
-    let lines: Vec<Vec<String>> = rows.iter().zip(holm).map(row).collect();
+    let lines: Vec<Vec<String>> = rows.iter().enumerate().map(row).collect();
+    let Folds { number: k, ratio } = folds;
     format!(
-        "{}Test MSE over {folds} folds; paired two-sided t-tests: p as in the paper, by Holm over all lines, and of the\n\
-         corrected resampled test (Nadeau & Bengio 2003). t < 0: the first has less error.\n",
-        text_table(&header, &lines)
+        "{}Test MSE over {k} folds; paired two-sided t-tests: p as in the paper; N-B that of the corrected resampled test\n\
+         (Nadeau & Bengio 2003), variance by 1/{k} + {ratio:.3}, the second being n_test / n_train; Holm: corrected over all\n\
+         lines. t < 0: the first has less error. d_z: mean difference over the SD of the differences.\n",
+        text_table(&header.map(String::from), &lines)
     )
 }
 
-fn as_json(rows: &[Row], holm: &[Option<f64>], folds: usize) -> String {
-    let row = |(r, holm): (&Row, &Option<f64>)| json!({ "models": r.models, "target": r.target, "test_mse": r.means, "test": r.test, "p_holm": holm });
-    let rows: Vec<_> = rows.iter().zip(holm).map(row).collect();
-    format!("{:#}\n", json!({ "folds": folds, "comparisons": rows }))
+fn as_json(rows: &[Row], holm: &[Vec<Option<f64>>; 2], folds: &Folds) -> String {
+    let row = |(i, r): (usize, &Row)| {
+        json!({
+            "models": r.models, "target": r.target, "test_mse": r.means, "test": r.test,
+            "p_holm": holm[0][i], "p_corrected_holm": holm[1][i],
+        })
+    };
+    let rows: Vec<_> = rows.iter().enumerate().map(row).collect();
+    let value = json!({ "folds": folds.number, "n_test_over_n_train": folds.ratio, "comparisons": rows });
+    format!("{value:#}\n")
 }

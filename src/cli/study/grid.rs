@@ -1,22 +1,35 @@
-/*! The cells of a study on disk: `OUT/MODEL/fold-K/`, with K from 0 as in `folds.csv`, and `OUT/MODEL/fold-K.safetensors`,
+/*! The cells of a study on disk: `OUT/MODEL/fold-K/`, with K from 1 as in `folds.csv`, and `OUT/MODEL/fold-K.safetensors`,
 the model that has not seen that fold. A cell is done when its `cell.json` is there. Who computes one holds a lock on a file in its folder; the system takes the lock away when the process ends, however it ends,
 so no cell stays claimed by the dead. */
 
 use super::plan::{Model, Plan};
+use crate::atomic;
+use crate::bundled;
+use crate::cli::deal::Asked;
+use crate::cli::kept::weights_of;
+use crate::cli::preset::BUNDLED;
 use crate::cli::stopped;
 use crate::data::table::{Table, TableOptions};
 use crate::data::{Manifest, folds};
 use crate::error::{Error, Result};
 use crate::hash;
 use crate::report::study::{self, Predicted, Study};
-use crate::train::cell::Cell;
-use std::collections::{HashMap, HashSet};
+use crate::train::cell::{self, Cell};
+use crate::train::checkpoint::{self, differing};
+use crate::weights::WeightFile;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{File, TryLockError};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The predictions of a cell's model, for every picture it was not trained on.
-pub const PREDICTIONS: &str = "predictions.csv";
+pub use crate::train::family::PREDICTIONS;
+
+/// Everything that decides the numbers of a cell, but for the pixels, by what people call it.
+pub type Basis = BTreeMap<String, String>;
 
 /// A plan, the pictures it is about and the folder of its results.
 pub struct Grid {
@@ -26,6 +39,10 @@ pub struct Grid {
     /// By row of the manifest; None for sets that nothing is trained on, and for what was left out.
     pub folds: Vec<Option<u32>>,
     pub k: u32,
+    /// Whether groups stayed together in the folds, and a warning if they did not.
+    pub kept: (String, Option<String>),
+    /// Sums of weight files by path: models share them.
+    sums: RefCell<HashMap<String, cell::Source>>,
 }
 
 /// A cell that this process alone may compute, until it drops this.
@@ -36,8 +53,8 @@ pub struct Claim {
 }
 
 impl Grid {
-    /// Reads the manifest and deals the folds, or reads them where that has been done before.
-    pub fn open(study: &Path, out: &Path) -> Result<Self> {
+    /// Reads the manifest, and the folds or deals them. Folds that lie in `out` must be those; with `anew` they are replaced.
+    pub fn open(study: &Path, out: &Path, anew: bool) -> Result<Self> {
         let plan = Plan::read(study)?;
         let targets: Vec<&str> = plan.targets().iter().map(String::as_str).collect();
         let manifest = Manifest::read(&plan.manifest, &targets)?;
@@ -56,27 +73,36 @@ impl Grid {
         }
         let dealt = manifest.select(&rows);
         let kept = out.join("folds.csv");
-        let fold = match plan.fold_file.as_ref().or(kept.exists().then_some(&kept)) {
-            Some(file) => folds::read(file, &dealt)?,
-            None => {
-                let groups = dealt.groups();
-                let grouped = !plan.ungrouped && groups.iter().any(Option::is_some);
-                folds::folds(&groups, plan.folds, plan.models[0].flags.train.seed, grouped)?
-            }
+        let asked = Asked {
+            file: plan.fold_file.as_deref(),
+            k: plan.folds,
+            ungrouped: plan.ungrouped,
+            ignore_column: plan.ignore_fold_column,
+            seed: plan.models[0].flags.train.seed,
         };
-        let k = fold.iter().max().map_or(0, |m| m + 1);
-        if k < 2 || (0..k).any(|f| !fold.contains(&f)) {
-            let file = plan.fold_file.as_ref().unwrap_or(&kept);
-            return Err(Error::file(file, format!("{k} folds, of which one is empty or everything"))
-                .fix("deal the folds again"));
+        let deal = asked.deal(&plan.manifest, &dealt)?;
+        if kept.exists() && !anew {
+            let remedy = "choose another --out, or compute everything again: `study run --anew`";
+            let old = folds::read(&kept, &dealt).map_err(|e| e.fix(remedy))?;
+            if old != deal.fold {
+                let k = old.iter().max().map_or(0, |m| m + 1);
+                let what = match k == deal.k {
+                    true => "other pictures in each fold, by its seed, groups or file of folds".to_string(),
+                    false => format!("{} folds", deal.k),
+                };
+                let problem = format!("has {k} folds of another deal: the study asks for {what}");
+                return Err(Error::file(&kept, problem).fix(remedy));
+            }
         }
         std::fs::create_dir_all(out).map_err(|e| Error::io(out, "create the folder", e))?;
-        if !kept.exists() {
-            folds::write(&kept, &dealt, &fold)?;
+        // Unchanged files keep their time.
+        if !folds::read(&kept, &dealt).is_ok_and(|old| old == deal.fold) {
+            folds::write(&kept, &dealt, &deal.fold)?;
         }
         let mut all = vec![None; manifest.rows.len()];
-        rows.iter().zip(fold).for_each(|(&i, f)| all[i] = Some(f));
-        Ok(Self { plan, out: out.into(), folds: all, k, manifest })
+        rows.iter().zip(deal.fold).for_each(|(&i, f)| all[i] = Some(f));
+        let (k, kept) = (deal.k, (deal.kept, deal.warning));
+        Ok(Self { plan, out: out.into(), folds: all, k, kept, manifest, sums: RefCell::default() })
     }
 
     /// Rows of a further set: without pictures that have a twin in the folds.
@@ -100,32 +126,133 @@ impl Grid {
     }
 
     pub fn folder(&self, model: &Model, fold: u32) -> PathBuf {
-        self.out.join(&model.name).join(format!("fold-{fold}"))
+        self.out.join(&model.name).join(format!("fold-{}", folds::number(fold)))
     }
 
     /// The model of a cell; where an ensemble of all folds is looked for.
     pub fn checkpoint(&self, model: &str, fold: u32) -> PathBuf {
-        self.out.join(model).join(format!("fold-{fold}.safetensors"))
+        self.out.join(model).join(format!("fold-{}.safetensors", folds::number(fold)))
     }
 
-    /// Names everything that decides the numbers of a model's cells, but for the pixels.
+    /// Everything that decides the numbers of a model's cells, but for the pixels.
     ///
     /// # Errors
     /// A model that cannot be set up: a missing weight file.
-    pub fn fingerprint(&self, model: &Model) -> Result<String> {
+    pub fn basis(&self, model: &Model) -> Result<Basis> {
         let f = &model.flags;
         let (config, _, frozen) = f.model.model(&f.data.targets, f.train.seed)?;
-        let settings = f.train.settings()?;
-        let sizes = f.model.weights.iter().map(|w| {
-            let path = w.split_once('=').map_or("", |(_, path)| path);
-            std::fs::metadata(path).map(|m| m.len()).ok()
-        });
-        let what = (config, settings, frozen, f.train.val, f.model.init_missing, sizes.collect::<Vec<_>>());
-        let mut text = serde_json::to_string(&what).expect("plain data");
+        let short = |text: String| format!("{:032x}", hash::content(text.as_bytes()));
+        let json = |what: serde_json::Value| short(what.to_string());
+        let mut basis = Basis::from([
+            ("program".into(), crate::VERSION.into()),
+            (
+                "settings of the model".into(),
+                json(json!([config, frozen, f.model.init_missing, format!("{:?}", f.model.head()?)])),
+            ),
+            ("settings of the training".into(), json(json!([f.train.settings()?, f.train.val]))),
+            ("reading of pictures".into(), format!("ignore-exif {}, alpha {:?}", f.data.ignore_exif, f.data.alpha)),
+        ]);
+        let (mut ratings, mut folds) = (String::new(), String::new());
         for (row, fold) in self.manifest.rows.iter().zip(&self.folds) {
-            text += &format!("\n{} {:?} {} {fold:?}", row.path, row.targets, row.weight);
+            let face = row.face.map(|a| [a.x, a.y, a.width, a.height]);
+            ratings += &format!("{:?}\n", (&row.path, &row.targets, row.weight, &row.group, &row.dataset, face));
+            folds += &format!("{fold:?}\n");
         }
-        Ok(format!("{:032x}", hash::content(text.as_bytes())))
+        basis.extend([("ratings or groups".into(), short(ratings)), ("folds".into(), short(folds))]);
+        for w in self.sources(model)? {
+            basis.insert(weights_of(&w.tower), format!("sha256 {}", w.sha256));
+        }
+        Ok(basis)
+    }
+
+    /// The weight files of a model, as others can check them.
+    pub fn sources(&self, model: &Model) -> Result<Vec<cell::Source>> {
+        let mut sums = self.sums.borrow_mut();
+        let mut one = |spec: &String| {
+            let (tower, path) = spec.split_once('=').unwrap_or(("", spec));
+            let source = match sums.get(path) {
+                Some(known) => known.clone(),
+                None => sums.entry(path.into()).or_insert(source(path)?).clone(),
+            };
+            Ok(cell::Source { tower: tower.into(), ..source })
+        };
+        model.flags.model.weights.iter().map(&mut one).collect()
+    }
+
+    /// What is not as the model would be made now: by fold its name in messages and what differs. Cells that are done, and
+    /// runs that were begun.
+    fn others(&self, model: &Model, basis: &Basis) -> Result<Vec<(PathBuf, Vec<String>)>> {
+        let mut all = vec![];
+        for fold in 0..self.k {
+            let (folder, checkpoint) = (self.folder(model, fold), self.checkpoint(&model.name, fold));
+            let (path, old) = match Cell::read(&folder)? {
+                Some(cell) => (folder.join(cell::FILE), Some(cell.basis)),
+                None if checkpoint.exists() => {
+                    let begun = begun(&checkpoint);
+                    (checkpoint, begun)
+                }
+                None => (folder, None),
+            };
+            let what = old.map_or(vec![], |old| differing(&old, basis));
+            if !what.is_empty() {
+                all.push((path, what));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Refuses what was made otherwise than the model would be made now: it must not get into the same tables.
+    pub fn check(&self, model: &Model, basis: &Basis) -> Result<()> {
+        let Some((path, what)) = self.others(model, basis)?.into_iter().next() else { return Ok(()) };
+        Err(Error::file(path, format!("was made with other {}", what.join(", ")))
+            .fix("choose another --out, or compute it again: `study run --anew`"))
+    }
+
+    /// Removes what [`Grid::check`] would refuse, files that cannot be read, and folds that the study does not have. Says what.
+    pub fn renew(&self, model: &Model, basis: &Basis) -> Result<Vec<String>> {
+        let dir = self.out.join(&model.name);
+        let mut gone = vec![];
+        for fold in self.present(&dir)? {
+            let (folder, checkpoint) = (dir.join(format!("fold-{fold}")), dir.join(format!("fold-{fold}.safetensors")));
+            let ours = (1..=self.k).contains(&fold);
+            std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, "create the folder", e))?;
+            let _lock = wait(&folder.join("lock"), "it computes a cell that is to be made anew")?;
+            let what = match Cell::read(&folder) {
+                _ if !ours => Some("the study has no such fold".to_string()),
+                Err(_) => Some("its file cannot be read".into()),
+                Ok(Some(cell)) => named(differing(&cell.basis, basis)),
+                Ok(None) if checkpoint.exists() => begun(&checkpoint).and_then(|b| named(differing(&b, basis))),
+                Ok(None) => None,
+            };
+            let Some(what) = what else { continue };
+            // The cell's file first: without it nothing else counts.
+            let before = atomic::previous(&checkpoint);
+            for path in [folder.join(cell::FILE), folder.join(PREDICTIONS), before, checkpoint] {
+                match std::fs::remove_file(&path) {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&path, "remove", e)),
+                    _ => {}
+                }
+            }
+            if !ours {
+                std::fs::remove_dir_all(&folder).map_err(|e| Error::io(&folder, "remove", e))?;
+            }
+            gone.push(format!("fold {fold}: {what}"));
+        }
+        Ok(gone)
+    }
+
+    /// Numbers of the folds that a model's folder has something of.
+    fn present(&self, dir: &Path) -> Result<BTreeSet<u32>> {
+        let io = |e| Error::io(dir, "read the folder", e);
+        if !dir.exists() {
+            return Ok(BTreeSet::new());
+        }
+        let number = |name: &str| name.strip_prefix("fold-")?.trim_end_matches(".safetensors").parse::<u32>().ok();
+        let mut all = BTreeSet::new();
+        for entry in std::fs::read_dir(dir).map_err(io)? {
+            all.extend(entry.map_err(io)?.file_name().to_str().and_then(number));
+        }
+        Ok(all)
     }
 
     /// The next cell that is neither done nor being computed nor in `failed`, of the model `first` if it has one. None
@@ -204,6 +331,45 @@ impl Grid {
         };
         table.rows.iter().map(one).collect()
     }
+}
+
+/// What a run that was begun rests on, by its last checkpoint or the one before; None where neither can be read, which
+/// whoever goes on with it will say.
+fn begun(checkpoint: &Path) -> Option<Basis> {
+    let basis = |path: &Path| checkpoint::card(&*WeightFile::open(path)?).map(|card| card.origin.basis);
+    basis(checkpoint).or_else(|_| basis(&atomic::previous(checkpoint))).ok()
+}
+
+/// Names of what differs; None if nothing does.
+fn named(what: Vec<String>) -> Option<String> {
+    (!what.is_empty()).then(|| format!("other {}", what.join(", ")))
+}
+
+/// A weight file, or the tower of the program, as others can check it.
+fn source(path: &str) -> Result<cell::Source> {
+    let inside = bundled::tower().filter(|_| path == BUNDLED && !Path::new(path).exists());
+    let (bytes, sha256) = match inside {
+        Some(bytes) => (bytes.len() as u64, hash::sha256(bytes)),
+        None => sum(Path::new(path))?,
+    };
+    let file = Path::new(path).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(cell::Source { tower: String::new(), file, bytes, sha256 })
+}
+
+/// Length and SHA-256 of a file.
+pub fn sum(path: &Path) -> Result<(u64, String)> {
+    let mut file = File::open(path).map_err(|e| Error::io(path, "read", e))?;
+    let (mut sum, mut bytes, mut piece) = (Sha256::new(), 0, vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut piece).map_err(|e| Error::io(path, "read", e))? {
+            0 => break,
+            n => {
+                sum.update(&piece[..n]);
+                bytes += n as u64;
+            }
+        }
+    }
+    Ok((bytes, sum.finalize().iter().map(|b| format!("{b:02x}")).collect()))
 }
 
 /// The lock on a file, which is made if need be; None where another process holds it.

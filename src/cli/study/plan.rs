@@ -18,11 +18,12 @@ struct File {
     manifest: PathBuf,
     #[serde(default)]
     test_sets: Vec<String>,
-    #[serde(default = "five")]
-    folds: u32,
+    folds: Option<u32>,
     fold_file: Option<PathBuf>,
     #[serde(default)]
     ungrouped: bool,
+    #[serde(default)]
+    ignore_fold_column: bool,
     #[serde(default = "yes")]
     keep_models: bool,
     #[serde(default = "one")]
@@ -36,9 +37,6 @@ struct File {
     table: Vec<Layout>,
 }
 
-fn five() -> u32 {
-    5
-}
 fn one() -> u8 {
     1
 }
@@ -62,10 +60,13 @@ pub struct Plan {
     pub manifest: PathBuf,
     /// Sets (the manifest's `dataset`) that no model is trained on: every fold's model is tested on them too.
     pub test_sets: Vec<String>,
-    pub folds: u32,
+    /// Number of folds; five, or those of the manifest's column, where it names none.
+    pub folds: Option<u32>,
     pub fold_file: Option<PathBuf>,
     /// Rows are dealt one by one although the manifest has groups.
     pub ungrouped: bool,
+    /// The folds are dealt although the manifest has a column of them.
+    pub ignore_fold_column: bool,
     pub keep_models: bool,
     /// Pictures of each of the nine regions of the plane that the report shows with Grad-CAM.
     pub maps: u8,
@@ -112,6 +113,7 @@ impl Plan {
             folds: file.folds,
             fold_file: file.fold_file.as_deref().map(beside),
             ungrouped: file.ungrouped,
+            ignore_fold_column: file.ignore_fold_column,
             keep_models: file.keep_models,
             maps: file.maps,
             faces: file.faces.iter().map(|f| beside(f)).collect(),
@@ -259,7 +261,7 @@ mod tests {
     #[test]
     fn the_example_is_the_papers_grid() {
         let plan = read(super::super::init::EXAMPLE).unwrap();
-        assert_eq!((plan.models.len(), plan.folds, plan.tables.len()), (8, 5, 5));
+        assert_eq!((plan.models.len(), plan.folds, plan.tables.len()), (8, Some(5), 5));
         let find = |name: &str| &plan.models.iter().find(|m| m.name == name).unwrap().flags;
         let split = find("split-9");
         assert_eq!(split.model.face_classes, 9);
@@ -273,7 +275,7 @@ mod tests {
     #[test]
     fn the_small_example_needs_no_file_but_the_manifest() {
         let plan = read(super::super::init::SMALL).unwrap();
-        assert_eq!((plan.models.len(), plan.folds, plan.tables.len()), (3, 5, 2));
+        assert_eq!((plan.models.len(), plan.folds, plan.tables.len()), (3, Some(5), 2));
         for m in &plan.models {
             let f = &m.flags;
             assert_eq!(

@@ -1,11 +1,10 @@
 //! `study report`: the tables and the page of what is done so far.
 
-use super::grid::Grid;
+use super::grid::{Grid, sum};
 use super::plan;
-use super::run::sum;
 use crate::atomic;
 use crate::cli::{Compute, output, reading, train_face};
-use crate::data::{DecodeOptions, LoadOptions, Pictures, Row, Source};
+use crate::data::{DecodeOptions, LoadOptions, Pictures, Row, Source, folds};
 use crate::error::{Error, Result};
 use crate::preprocess::{Resize, View};
 use crate::report::folder::{THUMBNAIL, thumbnail};
@@ -14,6 +13,7 @@ use crate::report::study::page::{self, Extras, Figure};
 use crate::report::study::{Model, Predicted, Sheet, Study, tables};
 use crate::report::tables::{Prediction, write_predictions};
 use crate::train::cell::{Cell, TEST};
+use crate::train::family::Family;
 use crate::train::gradcam::{Sign, Target};
 use clap::Args;
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,9 +33,15 @@ pub struct Command {
 
 impl Command {
     pub fn run(self) -> Result<()> {
-        let grid = Grid::open(&self.study, &self.out)?;
+        let grid = Grid::open(&self.study, &self.out, false)?;
         if grid.done()? == 0 {
             return Err(Error::file(&self.out, "holds no cell that is done").fix("`study run` computes them"));
+        }
+        for m in &grid.plan.models {
+            match grid.basis(m) {
+                Ok(basis) => grid.check(m, &basis)?,
+                Err(e) => remark!("model {}: cannot be compared with what its cells were made of: {e}", m.name),
+            }
         }
         output::print(&write(&grid, &self.compute)?)
     }
@@ -50,7 +56,7 @@ pub fn write(grid: &Grid, compute: &Compute) -> Result<String> {
     let text = |name: &str, text: &str| atomic::write(grid.out.join(name), |w| w.write_all(text.as_bytes()));
     let markdown: Vec<String> = sheets.iter().map(Sheet::markdown).collect();
     let verdict = tables::verdict(&s);
-    let first = verdict.iter().map(|v| format!("{v}\n\n")).collect::<String>();
+    let first = grid.kept.1.iter().chain(&verdict).map(|v| format!("{v}\n\n")).collect::<String>();
     text("tables.md", &format!("# {}\n\n{first}{}", s.title, markdown.join("\n")))?;
     text("tables.tex", &sheets.iter().map(Sheet::latex).collect::<Vec<_>>().join("\n"))?;
     for sheet in &sheets {
@@ -62,6 +68,8 @@ pub fn write(grid: &Grid, compute: &Compute) -> Result<String> {
     for m in s.models.iter().filter(|m| m.cells.iter().all(Option::is_some)) {
         predictions(grid, m, TEST)?;
         s.test_sets.iter().try_for_each(|set| predictions(grid, m, set))?;
+        let kept: Vec<PathBuf> = (0..grid.k).map(|f| grid.checkpoint(&m.name, f)).filter(|p| p.exists()).collect();
+        Family::write(&grid.out.join(&m.name), &kept)?;
     }
     for remark in tables::beyond(&s) {
         remark!("warning: {remark}");
@@ -80,7 +88,7 @@ fn results(s: &Study) -> String {
     let mut line = |fields: &[&str]| csv.write_record(fields).expect("memory does not fail");
     line(&["model", "fold", "set", "pictures", "target", "measure", "model_value", "baseline_value"]);
     for c in s.models.iter().flat_map(Model::done) {
-        let fold = (c.fold + 1).to_string();
+        let fold = c.fold.to_string();
         for set in &c.sets {
             for d in &set.metrics.dimensions {
                 for (x, y) in d.model.fields().iter().zip(d.baseline.fields()) {
@@ -98,7 +106,7 @@ fn results(s: &Study) -> String {
 fn tests(s: &Study) -> String {
     let mut csv = csv::Writer::from_writer(vec![]);
     let mut line = |fields: &[String]| csv.write_record(fields).expect("memory does not fail");
-    let header = "table,model_1,model_2,target,test_mse_1_points2,test_mse_2_points2,t,df,p,p_holm,p_nadeau_bengio,d";
+    let header = "table,model_1,model_2,target,test_mse_1_points2,test_mse_2_points2,t,df,p,p_holm,p_nadeau_bengio,p_nadeau_bengio_holm,n_test_over_n_train,d_z";
     line(&header.split(',').map(String::from).collect::<Vec<_>>());
     for (i, layout) in s.layouts.iter().enumerate() {
         for t in tables::compared(s, layout) {
@@ -116,6 +124,8 @@ fn tests(s: &Study) -> String {
                 value(p.and_then(|p| p.p)),
                 value(t.p_holm),
                 value(p.and_then(|p| p.p_corrected)),
+                value(t.p_corrected_holm),
+                value(Some(tables::ratio(s))),
                 value(p.and_then(|p| p.effect)),
             ]);
         }
@@ -133,7 +143,7 @@ fn predictions(grid: &Grid, m: &Model, set: &str) -> Result<()> {
     mine.sort_by_key(|p| (p.row, p.fold));
     let name = if set == TEST { "predictions.csv".into() } else { format!("predictions-{set}.csv") };
     let targets: Vec<&str> = grid.manifest.targets.iter().map(String::as_str).collect();
-    let lines = mine.iter().map(|p| Prediction::of(&grid.manifest.rows[p.row], Some(p.fold), &p.values));
+    let lines = mine.iter().map(|p| Prediction::of(&grid.manifest.rows[p.row], Some(folds::number(p.fold)), &p.values));
     let mut bytes = vec![];
     write_predictions(&mut bytes, &targets, lines)?;
     atomic::write(grid.out.join(&m.name).join(name), |w| w.write_all(&bytes))
@@ -156,7 +166,8 @@ fn extras(grid: &Grid, s: &Study, compute: &Compute) -> Result<Extras> {
     }
     let all = grid.plan.models.len() * grid.k as usize;
     let cells: Vec<&Cell> = s.models.iter().flat_map(Model::done).collect();
-    let mut notes: Vec<String> = tables::verdict(s).into_iter().chain(tables::beyond(s)).collect();
+    let mut notes: Vec<String> =
+        grid.kept.1.iter().cloned().chain(tables::verdict(s)).chain(tables::beyond(s)).collect();
     if cells.len() < all {
         notes.push(format!("Not complete: {} of {all} cells are done.", cells.len()));
     }
@@ -181,7 +192,7 @@ fn extras(grid: &Grid, s: &Study, compute: &Compute) -> Result<Extras> {
         ("Program".into(), distinct(&|c| c.made_by.clone())),
         ("Devices".into(), distinct(&|c| c.device.clone())),
         ("Time of all cells".into(), format!("{minutes:.1} min, features of frozen towers not counted")),
-        ("Pictures".into(), format!("{} in {} folds", s.folds.iter().flatten().count(), grid.k)),
+        ("Pictures".into(), format!("{} in {} folds, {}", s.folds.iter().flatten().count(), grid.k, grid.kept.0)),
     ];
     let model = |m: &plan::Model| (format!("Model {}", m.name), format!("{}, seed {}", m.settings, m.flags.train.seed));
     facts.extend(grid.plan.models.iter().map(model));

@@ -1,22 +1,20 @@
 //! `study run`: every cell of the grid that is not done, then the tables.
 
-use super::grid::{Claim, Grid, PREDICTIONS, wait};
+use super::grid::{Basis, Claim, Grid, PREDICTIONS, wait};
 use super::report;
 use crate::atomic;
-use crate::bundled;
 use crate::cli::job::Job;
-use crate::cli::preset::BUNDLED;
+use crate::cli::kept::weights_of;
 use crate::cli::{Compute, output};
+use crate::data::folds;
 use crate::error::{Error, Kind, Result};
+use crate::hash;
 use crate::report::tables::{Prediction, write_predictions};
 use crate::train::cell::{self, Cell, Set};
 use crate::train::fit;
-use crate::train::metrics::Metrics;
 use clap::Args;
-use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 #[derive(Args)]
@@ -28,6 +26,10 @@ pub struct Command {
     /// that nobody computes.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Compute again what lies in the folder and was made otherwise: with other weights, settings, ratings, folds or another
+    /// program. Without it that is named, and nothing is computed.
+    #[arg(long)]
+    anew: bool,
     #[command(flatten)]
     compute: Compute,
 }
@@ -40,13 +42,14 @@ struct Loaded {
     folds: Vec<Option<u32>>,
     /// Rows of each further set.
     further: Vec<(String, Vec<usize>)>,
-    fingerprint: String,
-    weights: Vec<cell::Source>,
+    basis: Basis,
+    /// Fingerprint of all pictures.
+    pixels: String,
 }
 
 impl Command {
     pub fn run(self) -> Result<()> {
-        let grid = Grid::open(&self.study, &self.out)?;
+        let grid = Grid::open(&self.study, &self.out, self.anew)?;
         let all = grid.plan.models.len() * grid.k as usize;
         let mut failed: Vec<(usize, Option<u32>)> = vec![];
         let mut problems: Vec<String> = vec![];
@@ -57,10 +60,18 @@ impl Command {
             problems.push(format!("{place}: {e}"));
             failed.push((model, fold));
         };
+        if let Some(warning) = &grid.kept.1 {
+            remark!("warning: {warning}");
+        }
         // Cells that were made otherwise must not get into the same tables.
         for (i, m) in grid.plan.models.iter().enumerate() {
-            match grid.fingerprint(m) {
-                Ok(fingerprint) => grid.matches(i, &fingerprint)?,
+            match grid.basis(m) {
+                Ok(basis) if self.anew => {
+                    for gone in grid.renew(m, &basis)? {
+                        remark!("model {}, {gone}: computed anew", m.name);
+                    }
+                }
+                Ok(basis) => grid.check(m, &basis)?,
                 Err(e) => fail(&mut failed, i, None, e),
             }
         }
@@ -116,7 +127,7 @@ impl Command {
     fn load(&self, grid: &Grid, model: usize) -> Result<Loaded> {
         let m = &grid.plan.models[model];
         remark!("model {}", m.name);
-        let fingerprint = grid.fingerprint(m)?;
+        let basis = grid.basis(m)?;
         let mut data = m.flags.data.clone();
         let cache = data.cache.get_or_insert_with(|| grid.out.join("cache")).clone();
         std::fs::create_dir_all(&cache).map_err(|e| Error::io(&cache, "create the cache folder", e))?;
@@ -124,8 +135,15 @@ impl Command {
         let making = wait(&cache.join("lock"), "it prepares pictures or features")?;
         let parts = m.flags.model.model(&data.targets, m.flags.train.seed)?;
         let choice = m.flags.model.head()?.0;
-        let job = Job::load(&grid.plan.manifest, &grid.out, parts, choice, &m.flags.train, &data, &self.compute)?;
+        let mut job = Job::load(&grid.plan.manifest, &grid.out, parts, choice, &m.flags.train, &data, &self.compute)?;
         drop(making);
+        for (tower, sum) in job.initial.sums() {
+            if basis.get(&weights_of(&tower)) != Some(&format!("sha256 {sum}")) {
+                return Err(Error::job(format!("the weights of {tower} were replaced while the study ran"))
+                    .fix("start it again"));
+            }
+        }
+        job.basis = basis.clone();
         let rows: HashMap<&str, usize> =
             job.manifest.rows.iter().enumerate().map(|(i, r)| (r.path.as_str(), i)).collect();
         let mine = |all: &[usize]| {
@@ -138,8 +156,16 @@ impl Command {
                 folds[i] = *fold;
             }
         }
-        let weights = m.flags.model.weights.iter().map(|w| source(w)).collect::<Result<_>>()?;
-        Ok(Loaded { model, job, folds, further, fingerprint, weights })
+        let all: Vec<usize> = (0..job.manifest.rows.len()).collect();
+        let pixels = job.fingerprint([&all, &[]]);
+        for fold in 0..grid.k {
+            let folder = grid.folder(m, fold);
+            if Cell::read(&folder)?.is_some_and(|cell| cell.pixels != pixels) {
+                return Err(Error::file(folder.join(cell::FILE), "was made with other pictures under these names")
+                    .fix("put the pictures back, or choose another --out"));
+            }
+        }
+        Ok(Loaded { model, job, folds, further, basis, pixels })
     }
 
     /// Trains the model of a fold, or goes on with it, and leaves what tables need. Says how it went.
@@ -147,15 +173,7 @@ impl Command {
         let start = Instant::now();
         let m = &grid.plan.models[claim.model];
         let folder = grid.folder(m, claim.fold);
-        let dealt: Vec<usize> = (0..l.folds.len()).filter(|&i| l.folds[i].is_some()).collect();
-        let [test, rest]: [Vec<usize>; 2] =
-            [true, false].map(|t| dealt.iter().copied().filter(|&i| (l.folds[i] == Some(claim.fold)) == t).collect());
-        if test.is_empty() || rest.is_empty() {
-            return Err(
-                Error::job("no picture of this fold, or none of the others, can be used").fix("see bad-pictures.csv")
-            );
-        }
-        let [train, val] = l.job.hold_out(&rest)?;
+        let [test, train, val] = l.parts(claim.fold)?;
         let checkpoint = grid.checkpoint(&m.name, claim.fold);
         let label = format!("{} {}/{}", m.name, claim.fold + 1, grid.k);
         let resume = checkpoint.exists();
@@ -166,19 +184,18 @@ impl Command {
         let samples = l.job.samples();
         let n = l.job.config.targets.len();
         let names: Vec<&str> = l.job.config.targets.iter().map(String::as_str).collect();
-        let means = l.job.means(&train);
         let (mut sets, mut lines) = (vec![], vec![]);
         let kept = [(cell::TRAIN.to_string(), train.clone()), (cell::TEST.to_string(), test)];
         for (name, rows) in kept.into_iter().chain(l.further.iter().cloned()).filter(|s| !s.1.is_empty()) {
             let y = fit::predict(&mut net, &samples, &rows)?;
-            let truth: Vec<f32> = rows.iter().flat_map(|&i| l.job.manifest.rows[i].targets.clone()).collect();
-            sets.push(Set { metrics: Metrics::of(&names, &truth, &y, &means)?, name: name.clone() });
+            sets.push(Set { metrics: l.job.measure(&rows, &y, &train)?, name: name.clone() });
             if name != cell::TRAIN {
                 lines.extend(rows.into_iter().zip(y.chunks_exact(n).map(<[f32]>::to_vec)));
             }
         }
         atomic::write(folder.join(PREDICTIONS), |w| {
-            let all = lines.iter().map(|(i, y)| Prediction::of(&l.job.manifest.rows[*i], Some(claim.fold), y));
+            let all =
+                lines.iter().map(|(i, y)| Prediction::of(&l.job.manifest.rows[*i], Some(folds::number(claim.fold)), y));
             write_predictions(w, &names, all).map_err(|e| std::io::Error::other(e.to_string()))
         })?;
         let tested = &sets[1].metrics;
@@ -187,14 +204,16 @@ impl Command {
         let cell = Cell {
             format: Cell::format(),
             model: m.name.clone(),
-            fold: claim.fold,
-            study: l.fingerprint.clone(),
+            fold: folds::number(claim.fold),
+            study: format!("{:032x}", hash::content(format!("{:?}", l.basis).as_bytes())),
+            basis: l.basis.clone(),
             data: l.job.fingerprint([&train, &val]),
+            pixels: l.pixels.clone(),
             device: l.job.device_name.clone(),
             made_by: format!("deep-affect {}", crate::VERSION),
             seconds: start.elapsed().as_secs_f64(),
             updates,
-            weights: l.weights.clone(),
+            weights: grid.sources(m)?,
             history: state.history,
             sets,
         };
@@ -208,55 +227,19 @@ impl Command {
     }
 }
 
-impl Grid {
-    /// Refuses done cells of a model that were made otherwise than it would be made now.
-    fn matches(&self, model: usize, fingerprint: &str) -> Result<()> {
-        let m = &self.plan.models[model];
-        for fold in 0..self.k {
-            let folder = self.folder(m, fold);
-            if Cell::read(&folder)?.is_some_and(|c| c.study != fingerprint) {
-                return Err(Error::file(folder.join(cell::FILE), "was made with other settings, ratings or folds")
-                    .fix(format!(
-                        "remove {} to compute the model again, or choose another --out",
-                        self.out.join(&m.name).display()
-                    )));
-            }
+impl Loaded {
+    /// Rows of a fold, and of the others those that are trained on and those that are monitored.
+    fn parts(&self, fold: u32) -> Result<[Vec<usize>; 3]> {
+        let dealt = (0..self.folds.len()).filter(|&i| self.folds[i].is_some());
+        let (test, rest): (Vec<usize>, Vec<usize>) = dealt.partition(|&i| self.folds[i] == Some(fold));
+        if test.is_empty() || rest.is_empty() {
+            return Err(
+                Error::job("no picture of this fold, or none of the others, can be used").fix("see bad-pictures.csv")
+            );
         }
-        Ok(())
+        let [train, val] = self.job.hold_out(&rest)?;
+        Ok([test, train, val])
     }
-}
-
-/// A weight file of `TOWER=FILE`, as others can check it.
-fn source(spec: &str) -> Result<cell::Source> {
-    let (tower, path) = spec.split_once('=').unwrap_or(("", spec));
-    let inside = bundled::tower().filter(|_| path == BUNDLED && !Path::new(path).exists());
-    let (bytes, sha256) = match inside {
-        Some(bytes) => sum_of(Path::new(path), bytes)?,
-        None => sum(Path::new(path))?,
-    };
-    let file = Path::new(path).file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(cell::Source { tower: tower.into(), file, bytes, sha256 })
-}
-
-/// Length and SHA-256 of a file.
-pub fn sum(path: &Path) -> Result<(u64, String)> {
-    sum_of(path, std::fs::File::open(path).map_err(|e| Error::io(path, "read", e))?)
-}
-
-/// The same of what is read from `file`.
-fn sum_of(path: &Path, mut file: impl Read) -> Result<(u64, String)> {
-    let io = |e| Error::io(path, "read", e);
-    let (mut sum, mut bytes, mut piece) = (Sha256::new(), 0, vec![0; 1 << 20]);
-    loop {
-        match file.read(&mut piece).map_err(io)? {
-            0 => break,
-            n => {
-                sum.update(&piece[..n]);
-                bytes += n as u64;
-            }
-        }
-    }
-    Ok((bytes, sum.finalize().iter().map(|b| format!("{b:02x}")).collect()))
 }
 
 /// `3 h 20 min`, `40 s`.

@@ -45,6 +45,13 @@ impl Command {
         let card = if checkpoint { Some(checkpoint::card(&*file()?)?) } else { None };
         if self.json {
             let mut value = inspect::json(foreign)?;
+            // Of the pictures their number: a large set would fill the screen.
+            let card = card.map(|mut card| {
+                for all in [&mut card.origin.trained, &mut card.origin.monitored] {
+                    *all = format!("{} pictures", all.len() / 16);
+                }
+                card
+            });
             value["checkpoint"] = serde_json::to_value(&card)
                 .map_err(|e| Error::file(&self.file, format!("its state cannot be shown: {e}")))?;
             return output::print(&format!("{value:#}\n"));

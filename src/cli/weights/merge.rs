@@ -41,7 +41,8 @@ impl Command {
         };
         output::print(&m.metrics.table())?;
         remark!(
-            "wrote {}: {} heads{towers}. Above: each of {} pictures as the heads that did not see it rate it",
+            "wrote {}: {} heads{towers}. Above, pooled over folds: each of {} pictures as the heads that did not see it rate it; a \
+             pooled correlation is biased downwards",
             self.out.display(),
             m.heads,
             m.pictures

@@ -1,12 +1,12 @@
 //! The tables of a study, from its cells.
 
-use super::{By, Layout, Model, Sheet, Study};
+use super::{By, Layout, Model, Predicted, Sheet, Study};
 use crate::table::number;
 use crate::train::cell::{Cell, TEST, TRAIN};
 use crate::train::folds::{FoldMetrics, Spread};
 use crate::train::metrics::{beyond_scale, remark_beyond};
-use crate::train::paired::{Paired, holm};
-use std::collections::BTreeMap;
+use crate::train::paired::{Paired, holm, share};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Every table, in the order of a paper: the data, the tables that were asked for, then those behind them.
 pub fn all(s: &Study) -> Vec<Sheet> {
@@ -161,8 +161,10 @@ pub struct Test<'a> {
     pub means: [f64; 2],
     /// Over the folds that both have; None for fewer than two.
     pub paired: Option<Paired>,
-    /// Corrected for all comparisons of the same table.
+    /// By Holm's method over all comparisons of the same table.
     pub p_holm: Option<f64>,
+    /// The same of the corrected resampled test's.
+    pub p_corrected_holm: Option<f64>,
 }
 
 /// The comparisons of a layout: test errors, fold by fold.
@@ -174,20 +176,31 @@ pub fn compared<'a>(s: &'a Study, layout: &Layout) -> Vec<Test<'a>> {
             let both = errors(a, TEST, target).into_iter().zip(errors(b, TEST, target));
             let (x, y): (Vec<f64>, Vec<f64>) = both.filter_map(|(x, y)| Some((x?, y?))).unzip();
             let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
-            // Equal folds: a test part is 1 / (k - 1) of what is trained on.
-            let paired = Paired::of(&x, &y, 1.0 / (s.k() as f64 - 1.0));
-            all.push(Test { models: [a, b], target, means: [mean(&x), mean(&y)], paired, p_holm: None });
+            let paired = Paired::of(&x, &y, ratio(s));
+            let means = [mean(&x), mean(&y)];
+            all.push(Test { models: [a, b], target, means, paired, p_holm: None, p_corrected_holm: None });
         }
     }
-    let corrected = holm(&all.iter().map(|t| t.paired.and_then(|p| p.p)).collect::<Vec<_>>());
-    all.iter_mut().zip(corrected).for_each(|(t, p)| t.p_holm = p);
+    let by_holm = |of: fn(Paired) -> Option<f64>| holm(&all.iter().map(|t| t.paired.and_then(of)).collect::<Vec<_>>());
+    let (plain, corrected) = (by_holm(|p| p.p), by_holm(|p| p.p_corrected));
+    for ((t, plain), corrected) in all.iter_mut().zip(plain).zip(corrected) {
+        (t.p_holm, t.p_corrected_holm) = (plain, corrected);
+    }
     all
+}
+
+/// Pictures tested over pictures trained on, monitored ones included, averaged over folds.
+pub fn ratio(s: &Study) -> f64 {
+    let size = |f: u32| s.folds.iter().filter(|x| **x == Some(f)).count();
+    let sizes: Vec<usize> = (0..s.k() as u32).map(size).collect();
+    // Equal folds where nobody knows which: a test part is 1 / (k - 1) of what is trained on.
+    share(&sizes).unwrap_or(1.0 / (s.k() as f64 - 1.0))
 }
 
 /// Tables 4 and 6 of the paper.
 fn tests(s: &Study, i: usize, layout: &Layout) -> Sheet {
     let mut sheet = Sheet::new(&format!("table-{}", i + 1), &title(layout, "Comparisons"));
-    let header = ["Models compared", "A/V", "M1", "M2", "t", "df", "p", "p (Holm)", "p (Nadeau-Bengio)", "d"];
+    let header = ["Models compared", "A/V", "M1", "M2", "t", "df", "p", "p (Holm)", "p (N-B)", "p (N-B, Holm)", "d_z"];
     sheet.header = vec![Sheet::plain(header)];
     let all = compared(s, layout);
     for t in &all {
@@ -204,13 +217,17 @@ fn tests(s: &Study, i: usize, layout: &Layout) -> Sheet {
             p(of(|p| p.p)),
             p(t.p_holm),
             p(of(|p| p.p_corrected)),
+            p(t.p_corrected_holm),
             number(of(|p| p.effect), 2),
         ]);
     }
     sheet.note = format!(
         "Two-sided paired t-tests over the test errors of the folds; t < 0: the first model errs less. p is uncorrected, as in \
-         the paper; beside it Holm's over this table, and that of the corrected resampled test (Nadeau & Bengio 2003), which \
-         allows for training sets that overlap. d: mean difference over its SD.{}",
+         the paper; N-B is that of the corrected resampled test (Nadeau & Bengio 2003), which allows for training sets that \
+         overlap: variance by 1/{} + {}, the second being n_test / n_train. Holm: corrected over the lines of this table. \
+         d_z: mean difference over the SD of the differences.{}",
+        s.k(),
+        number(Some(ratio(s)), 3),
         missing(all.iter().flat_map(|t| t.models))
     );
     sheet
@@ -282,50 +299,103 @@ fn bounds(s: &Study) -> Sheet {
     let mut sheet = Sheet::new("bounds", "What errors mean");
     sheet.header = vec![vec![(String::new(), 1)], vec![(String::new(), 1)]];
     for t in &s.targets {
-        sheet.header[0].push((capital(t), 2));
-        sheet.header[1].extend(Sheet::plain(["M", "SD"]));
+        sheet.header[0].push((capital(t), 3));
+        sheet.header[1].extend(Sheet::plain(["M", "SD", "pictures"]));
     }
-    let row = |label: &str, of: &dyn Fn(usize) -> Spread| {
-        std::iter::once(label.to_string()).chain((0..s.targets.len()).flat_map(|t| cells(of(t)))).collect()
+    let mut row = |label: &str, of: &dyn Fn(usize) -> (Spread, usize)| {
+        let cell = |t: usize| {
+            let (spread, n) = of(t);
+            cells(spread).into_iter().chain([if spread.mean.is_some() { n.to_string() } else { "-".into() }])
+        };
+        sheet.rows.push(std::iter::once(label.to_string()).chain((0..s.targets.len()).flat_map(cell)).collect());
     };
+    let dealt: Vec<usize> = (0..s.folds.len()).filter(|&i| s.folds[i].is_some()).collect();
+    let first = s.models.first();
     let mean = |t: usize| {
         let of = |c: &Cell| Some(c.set(TEST)?.dimensions[t].baseline.mse);
-        let m = s.models.first();
-        spread(&m.map_or(vec![], |m| m.cells.iter().map(|c| of(c.as_ref()?)).collect::<Vec<_>>()))
+        spread(&first.map_or(vec![], |m| m.cells.iter().map(|c| of(c.as_ref()?)).collect::<Vec<_>>()))
     };
-    sheet.rows.push(row("Always the training mean", &mean));
-    // A model that does not beat the training mean is not called the best.
-    let best = |t: usize| {
-        let bound = mean(t).mean.unwrap_or(f64::INFINITY);
-        let all = s.models.iter().map(|m| spread(&errors(m, TEST, t)));
-        let least = all
-            .filter(|s| s.mean.is_some_and(|m| m < bound))
-            .min_by(|a, b| a.mean.unwrap_or(f64::MAX).total_cmp(&b.mean.unwrap_or(f64::MAX)));
-        least.unwrap_or(Spread { mean: None, sd: None })
+    let best = |t: usize| beats(s, t, mean(t).mean);
+    row("Always the training mean", &|t| (mean(t), tested(first)));
+    row("The best model", &|t| (best(t).map_or(NOTHING, |m| spread(&errors(m, TEST, t))), tested(best(t))));
+    // What is known of the raters of a picture: SD and number.
+    let column = |t: usize, what: &str| s.manifest.labels(&format!("{}_{what}", s.targets[t])).unwrap_or_default();
+    let raters: Vec<Vec<(usize, f64, f64)>> = (0..s.targets.len())
+        .map(|t| {
+            let (sd, n) = (column(t, "sd"), column(t, "n"));
+            let value = |all: &[Option<String>], i: usize| all.get(i)?.as_ref()?.parse::<f64>().ok();
+            let known = |&i: &usize| Some((i, value(&sd, i)?, value(&n, i).filter(|n| *n > 0.0)?));
+            dealt.iter().filter_map(known).filter(|(_, sd, n)| sd.is_finite() && n.is_finite()).collect()
+        })
+        .collect();
+    // Where only a part has them, the rows above are of other pictures than the rows below.
+    if raters.iter().any(|r| !r.is_empty() && r.len() < dealt.len()) {
+        let here = |t: usize| raters[t].iter().map(|r| r.0).collect::<Vec<_>>();
+        row("Always the training mean, where SD and N are known", &|t| (always(s, t, &here(t)), raters[t].len()));
+        row("The best model, where SD and N are known", &|t| {
+            (best(t).map_or(NOTHING, |m| predicted(s, m, t, &here(t))), raters[t].len())
+        });
+    }
+    let over = |t: usize, of: fn(f64, f64) -> f64| {
+        let values = raters[t].iter().map(|&(i, sd, n)| (of(sd, n), i));
+        (pooled(s, values), raters[t].len())
     };
-    sheet.rows.push(row("The best model", &best));
-    let raters = |over: fn(f64, f64) -> f64| {
-        move |t: usize| {
-            let target = &s.targets[t];
-            let column = |what: &str| s.manifest.labels(&format!("{target}_{what}")).unwrap_or_default();
-            let (sd, n) = (column("sd"), column("n"));
-            let value = |x: Option<&Option<String>>| x?.as_ref()?.parse::<f64>().ok();
-            let rated = (0..s.folds.len()).filter(|&i| s.folds[i].is_some());
-            let all: Vec<f64> = rated
-                .filter_map(|i| Some(over(value(sd.get(i))?, value(n.get(i))?)).filter(|v| v.is_finite()))
-                .collect();
-            Spread { mean: (!all.is_empty()).then(|| all.iter().sum::<f64>() / all.len() as f64), sd: None }
-        }
-    };
-    sheet.rows.push(row("One more rater", &raters(|sd, n| sd * sd * (1.0 + 1.0 / n))));
-    sheet.rows.push(row("Noise of the mean ratings", &raters(|sd, n| sd * sd / n)));
-    sheet.note =
-        "Mean squared error, points². One more rater: how far, on average, a single person's rating lies from the \
-                  mean of the others, from the SD and number of raters of every picture of the folds; noise: what no \
-                  predictor can be below, because mean ratings are of a sample of raters. A dash: no model beats the \
-                  training mean, or the manifest has no columns with SDs and numbers of raters."
-            .into();
+    row("One more rater", &|t| over(t, |sd, n| sd * sd * (1.0 + 1.0 / n)));
+    row("Noise of the mean ratings", &|t| over(t, |sd, n| sd * sd / n));
+    let complete = s.models.iter().filter(|m| m.cells.iter().all(Option::is_some)).count();
+    sheet.note = format!(
+        "Mean squared error, points². One more rater: how far, on average, a single person's rating lies from the mean of the \
+         others, from the SD and number of raters of a picture; noise: what no predictor can be below, because mean ratings \
+         are of a sample of raters. Both are means over the pictures whose SD and number of raters are known, and compare \
+         with errors on as many pictures. The best model is that of the least error among the {complete} of {} that have all \
+         folds: the least of several errors is lower than what that model will do on new pictures. A dash: no model beats \
+         the training mean, or the manifest has no columns with SDs and numbers of raters.",
+        s.models.len()
+    );
     sheet
+}
+
+const NOTHING: Spread = Spread { mean: None, sd: None };
+
+/// The model with all folds that errs least on a target; None where none is below `bound`. One that does not beat the
+/// training mean is not called the best.
+fn beats(s: &Study, t: usize, bound: Option<f64>) -> Option<&Model> {
+    let complete = s.models.iter().filter(|m| m.cells.iter().all(Option::is_some));
+    let scored = complete.filter_map(|m| Some((m, spread(&errors(m, TEST, t)).mean?)));
+    let least = scored.min_by(|a, b| a.1.total_cmp(&b.1));
+    least.filter(|(_, error)| bound.is_none_or(|b| *error < b)).map(|(m, _)| m)
+}
+
+/// Pictures that a model was tested on.
+fn tested(m: Option<&Model>) -> usize {
+    m.map_or(0, |m| m.done().filter_map(|c| c.set(TEST)).map(|x| x.n).sum())
+}
+
+/// The mean of values of pictures, each by what it counts.
+fn pooled(s: &Study, values: impl Iterator<Item = (f64, usize)>) -> Spread {
+    let counted = values.map(|(v, i)| (v, f64::from(s.manifest.rows[i].weight)));
+    let (sum, weight) = counted.fold((0.0, 0.0), |(sum, weight), (v, w)| (sum + v * w, weight + w));
+    Spread { mean: (weight > 0.0).then(|| sum / weight), sd: None }
+}
+
+/// The error on some pictures of answering the mean of what the first model of their fold was trained on.
+fn always(s: &Study, t: usize, rows: &[usize]) -> Spread {
+    let answer = |i: usize| {
+        let cell = s.models.first()?.cells.get(s.folds[i]? as usize)?.as_ref()?;
+        Some(cell.set(TEST)?.dimensions[t].train_mean)
+    };
+    let error = |&i: &usize| Some(((answer(i)? - f64::from(s.manifest.rows[i].targets[t])).powi(2), i));
+    pooled(s, rows.iter().filter_map(error))
+}
+
+/// The error of a model on some of its test pictures.
+fn predicted(s: &Study, m: &Model, t: usize, rows: &[usize]) -> Spread {
+    let rows: BTreeSet<usize> = rows.iter().copied().collect();
+    let error = |p: &Predicted| {
+        let truth = f64::from(s.manifest.rows[p.row].targets[t]);
+        ((f64::from(p.values[t]) - truth).powi(2), p.row)
+    };
+    pooled(s, m.predictions.iter().filter(|p| p.test && rows.contains(&p.row)).map(error))
 }
 
 /// Table 1 of the paper: what the sets are.
@@ -388,8 +458,8 @@ fn parts(s: &Study, column: &str, title: &str) -> Option<Sheet> {
                 .filter(|p| p.test && labels[p.row].as_deref().unwrap_or("(none)") == *label)
                 .collect();
             for t in 0..s.targets.len() {
-                let sum: f64 = mine.iter().map(|p| (f64::from(p.values[t]) - truth(p.row, t)).powi(2)).sum();
-                line.push(number((!mine.is_empty()).then(|| sum / mine.len() as f64), 3));
+                let error = mine.iter().map(|p| ((f64::from(p.values[t]) - truth(p.row, t)).powi(2), p.row));
+                line.push(number(pooled(s, error).mean, 3));
             }
         }
         sheet.rows.push(line);
@@ -402,8 +472,7 @@ fn parts(s: &Study, column: &str, title: &str) -> Option<Sheet> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Manifest;
-    use crate::report::study::Predicted;
+    use crate::data::{Manifest, Row};
     use crate::train::cell::Set;
     use crate::train::metrics::{Dimension, DimensionMetrics, Metrics};
 
@@ -469,9 +538,11 @@ mod tests {
             let cell = |fold: usize| Cell {
                 format: Cell::format(),
                 model: name.to_string(),
-                fold: fold as u32,
+                fold: fold as u32 + 1,
                 study: String::new(),
+                basis: BTreeMap::new(),
                 data: String::new(),
+                pixels: String::new(),
                 device: String::new(),
                 made_by: String::new(),
                 seconds: 1.0,
@@ -552,11 +623,12 @@ mod tests {
         for (test, t) in all.iter().zip(printed) {
             let ours = test.paired.unwrap().t.unwrap().abs();
             assert!((ours - t).abs() <= 0.006, "{ours} against {t}");
-            assert!(test.p_holm >= test.paired.unwrap().p);
+            assert!(test.p_holm >= test.paired.unwrap().p && test.p_corrected_holm >= test.paired.unwrap().p_corrected);
         }
         let sheet = tests(&s, 0, &s.layouts[0]);
         assert_eq!(sheet.rows[0][..4], ["shared-9 vs split-9", "A", "1.950", "2.156"]);
         assert_eq!((&sheet.rows[0][5][..], &sheet.rows[7][1][..]), ("4", "V"));
+        assert!(sheet.note.contains("variance by 1/5 + 0.250") && sheet.header[0][10].0 == "d_z", "{}", sheet.note);
     }
 
     #[test]
@@ -566,7 +638,7 @@ mod tests {
         let said = verdict(&s).unwrap();
         assert!(said.starts_with("No model beats the training mean: "), "{said}");
         let best = |s: &Study| bounds(s).rows[1].clone();
-        assert_eq!(best(&s), ["The best model", "-", "-", "-", "-"]);
+        assert_eq!(best(&s), ["The best model", "-", "-", "-", "-", "-", "-"]);
         // Of one model on one target a worse mean.
         for cell in s.models[2].cells.iter_mut().flatten() {
             let mut worse = metrics([2.1, 2.4]);
@@ -576,7 +648,7 @@ mod tests {
         assert!(verdict(&s).unwrap().starts_with("No model beats the training mean on arousal: "));
         // The first model's baseline is that of the table.
         s.models.swap(0, 2);
-        assert_eq!([&best(&s)[1], &best(&s)[3]], ["1.888", "2.156"]);
+        assert_eq!([&best(&s)[1], &best(&s)[4]], ["1.888", "2.156"]);
         let prediction = |row: usize, values: [f32; 2]| Predicted { row, fold: 0, test: true, values: values.into() };
         s.models[1].predictions =
             vec![prediction(0, [0.5, 9.0]), prediction(1, [5.0, 5.0]), prediction(2, [-40.0, 1.0])];
@@ -586,6 +658,47 @@ mod tests {
         // Nothing is done, and nothing is said.
         s.models.iter_mut().for_each(|m| m.cells.fill(None));
         assert_eq!(verdict(&s), None);
+    }
+
+    /// Four pictures in two folds; two of them have an SD and a number of raters.
+    #[test]
+    fn bounds_are_of_the_same_pictures_as_the_models_beside_them() {
+        let mut s = study("[[table]]\nmodels = ['split-9']\n");
+        let row = |i: usize| Row {
+            path: format!("{i}"),
+            targets: vec![i as f32 + 1.0; 2],
+            weight: [1.0, 3.0][i % 2],
+            ..Row::default()
+        };
+        let given = |v: [&str; 4]| v.map(|x| (!x.is_empty()).then(|| x.to_string())).to_vec();
+        let extras = vec![
+            ("arousal_sd".to_string(), given(["1", "2", "", "3"])),
+            ("arousal_n".into(), given(["4", "4", "10", ""])),
+        ];
+        s.manifest = Manifest::new("", &["arousal", "valence"], (0..4).map(row).collect(), extras);
+        s.folds = vec![Some(0), Some(1), Some(0), Some(1)];
+        for m in &mut s.models {
+            m.cells.iter_mut().flatten().for_each(|c| c.sets[1].metrics.dimensions[0].baseline.mse = 9.0);
+            m.predictions = (0..4)
+                .map(|row| Predicted { row, fold: (row % 2) as u32, test: true, values: vec![row as f32 + 3.0; 2] })
+                .collect();
+        }
+        let sheet = bounds(&s);
+        let at = |label: &str| sheet.rows.iter().find(|r| r[0] == label).unwrap()[1..4].to_vec();
+        // The mean of the training pictures is 5 in every cell; ratings 1 and 2 with weights 1 and 3.
+        assert_eq!(at("Always the training mean, where SD and N are known"), ["10.750", "-", "2"]);
+        assert_eq!(at("The best model, where SD and N are known"), ["4.000", "-", "2"]);
+        // (1 + 3 x 4) / 4, by 1 + 1/4 and by 1/4.
+        assert_eq!(at("One more rater"), ["4.062", "-", "2"]);
+        assert_eq!(at("Noise of the mean ratings"), ["0.812", "-", "2"]);
+        assert_eq!(at("The best model")[2], (5 * 3112).to_string());
+        assert!(sheet.note.contains("among the 4 of 4 that have all"), "{}", sheet.note);
+        // A model that lacks a fold is not the best, however little it errs.
+        s.models[0].cells[0] = None;
+        assert_eq!(beats(&s, 0, None).unwrap().name, "shared-9");
+        let csv = String::from_utf8(sheet.csv()).unwrap();
+        let numeric = |l: &str| l.rsplit(',').take(6).all(|c| c.is_empty() || c.parse::<f64>().is_ok());
+        assert!(csv.lines().skip(1).all(numeric), "{csv}");
     }
 
     #[test]
