@@ -3,6 +3,7 @@
 use super::flags::Resident;
 use super::job::{load_pictures, made_by};
 use super::kept::{Run, fingerprint, origin, resident};
+use super::ranges::{MANY, number, whole};
 use super::{Bar, Compute};
 use crate::data::{Alpha, DecodeOptions, LoadOptions, Manifest, Pictures};
 use crate::device::Device;
@@ -30,16 +31,16 @@ pub struct TowerFlags {
     base: Option<Base>,
     /// Divides the channels of every convolution, and the hidden dense layers that --dense does not name. By default that
     /// of --weights, else 1.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_parser = whole::<usize>(0..=1024), value_name = "N")]
     width: Option<usize>,
     /// Hidden dense layers; the published ones by default.
-    #[arg(long, value_delimiter = ',', value_name = "WIDTHS")]
+    #[arg(long, value_parser = whole::<usize>(1..=MANY), value_delimiter = ',', value_name = "WIDTHS")]
     dense: Option<Vec<usize>>,
     /// Probability to keep a hidden dense unit while training.
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_parser = number::<f32>(0.0, 1.0), value_name = "P")]
     keep: Option<f32>,
     /// Side of the square image in pixels.
-    #[arg(long, default_value_t = 224, value_name = "PIXELS")]
+    #[arg(long, value_parser = whole::<usize>(0..=65_535), default_value_t = 224, value_name = "PIXELS")]
     image: usize,
     /// Preprocessing: keras, torch, caffe-places, unit, fer2013. By default what --weights states, else unit.
     #[arg(long, value_name = "NAME")]

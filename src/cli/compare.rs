@@ -1,5 +1,6 @@
 //! `compare`: one network on two devices, or on one device in two ways, output by output.
 
+use super::ranges::{number, whole};
 use super::subject::{Chosen, Run, Scale, Subject, pixels};
 use super::{Compute, output};
 use crate::device::{self, Data, Device, Session};
@@ -16,7 +17,7 @@ pub struct Command {
     /// An inference, or one training step: loss, outputs and the gradient of every parameter.
     #[arg(long, value_enum, default_value_t = Run::Infer)]
     pass: Run,
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, value_parser = whole::<usize>(1..=4096), default_value_t = 1, value_name = "N")]
     batch: usize,
     /// Reference device.
     #[arg(long, default_value = "cpu", value_name = "NAME")]
@@ -24,7 +25,7 @@ pub struct Command {
     /// Largest difference that is accepted, relative to the largest magnitude among the layer's tensors (float32 sums in
     /// another order differ, the more the deeper); 1e-4 of an inference and 1e-3 of a training step by default. In 16 bits
     /// the mean square counts by default, and what is accepted is twice the distance to the same in float32.
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_parser = number::<f64>(0.0, 1e6), value_name = "X")]
     tolerance: Option<f64>,
     /// Hold the device against itself: runs as they are, which on a GPU replay a recorded graph from the second on, against
     /// the same runs launch by launch, each on other pictures or with other dropout. Every bit must be equal.
@@ -32,7 +33,7 @@ pub struct Command {
     replay: bool,
     /// Hold the device against itself: an inference of the whole batch against inferences of N of its pictures at a time.
     /// Every bit must be equal.
-    #[arg(long, value_name = "N", conflicts_with_all = ["against", "tolerance", "pass"])]
+    #[arg(long, value_parser = whole::<usize>(1..=4096), value_name = "N", conflicts_with_all = ["against", "tolerance", "pass"])]
     pieces: Option<usize>,
     /// One JSON object instead of a table.
     #[arg(long)]

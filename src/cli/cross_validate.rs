@@ -1,6 +1,7 @@
 //! `cross-validate`: one model per fold, judged on the pictures it has not seen.
 
 use super::deal::{Asked, Dealt};
+use super::ranges::{MANY, whole};
 use super::job::Job;
 use super::preset::Preselected;
 use super::{command_line, output};
@@ -22,7 +23,7 @@ pub struct Command {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Number of folds; five, or those of the manifest's column `fold`.
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_parser = whole::<u32>(0..=MANY), value_name = "K")]
     folds: Option<u32>,
     /// Deal rows out one by one although the manifest has groups: near-duplicates may then be on both sides.
     #[arg(long)]

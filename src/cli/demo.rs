@@ -1,5 +1,6 @@
 //! `demo`: the main job on the bundled photographs, from pretrained weights to a tested model.
 
+use super::ranges::{MANY, whole};
 use super::Compute;
 use super::flags::{DataFlags, HeadChoice, MINUTES, Resident, TrainFlags};
 use super::job::{Job, split};
@@ -23,10 +24,10 @@ pub struct Command {
     #[arg(long, default_value = "demo", value_name = "DIR")]
     out: PathBuf,
     /// Epochs of the pass end to end.
-    #[arg(long, default_value_t = 2, value_name = "N")]
+    #[arg(long, value_parser = whole::<u32>(1..=MANY), default_value_t = 2, value_name = "N")]
     epochs: u32,
     /// Side of the square image in pixels, at least 32.
-    #[arg(long, default_value_t = 160, value_name = "PIXELS")]
+    #[arg(long, value_parser = whole::<usize>(32..=4096), default_value_t = 160, value_name = "PIXELS")]
     image: usize,
     /// A VGG16 to begin with, instead of the bundled one.
     #[arg(long, value_name = "FILE")]

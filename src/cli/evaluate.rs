@@ -1,5 +1,6 @@
 //! `evaluate`: a trained model against the ratings of a manifest.
 
+use super::ranges::{MANY, whole};
 use super::reading::{Model, Reading, batch};
 use super::{Bar, Compute, output, stopped};
 use crate::data::boxes::seen_whole;
@@ -24,7 +25,7 @@ pub struct Command {
     #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
     targets: Vec<String>,
     /// Only the rows whose `fold` column is N.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_parser = whole::<u32>(0..=MANY), value_name = "N")]
     fold: Option<u32>,
     /// Folder for predictions.csv, metrics.json and report.html.
     #[arg(long, value_name = "DIR")]

@@ -1,5 +1,6 @@
 //! `features`: what one tower sees in pictures: its likeliest classes for people, all its outputs for programs.
 
+use super::ranges::{MANY, whole};
 use super::output::{self, clean};
 use super::reading::{self, Reading, batch};
 use super::{Bar, Compute};
@@ -27,13 +28,13 @@ pub struct Command {
     #[arg(long, default_value_t = TowerOutput::Softmax, value_name = "OUTPUT")]
     output: TowerOutput,
     /// How many classes to show.
-    #[arg(long, default_value_t = 5, value_name = "N")]
+    #[arg(long, value_parser = whole::<usize>(0..=MANY), default_value_t = 5, value_name = "N")]
     top: usize,
     /// One JSON object a picture, with every output.
     #[arg(long)]
     json: bool,
     /// Side in pixels of the square that is made of a picture; the tower's own by default.
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, value_parser = whole::<usize>(32..=4096), value_name = "PIXELS")]
     image: Option<usize>,
     /// Pictures computed at once: costs memory, changes no number.
     #[arg(long, default_value = "8", value_parser = batch, value_name = "N")]

@@ -2,6 +2,7 @@
 
 use super::Compute;
 use super::preset::{BUNDLED, Preset};
+use super::ranges::{MANY, number, whole};
 use crate::data::Alpha;
 use crate::error::{Error, Result};
 use crate::models::{Architecture, Config, OutAct, Tower, TowerOutput};
@@ -46,7 +47,7 @@ pub struct ModelFlags {
     #[arg(long, value_delimiter = ',', default_value = "object,scene,face", value_name = "NAMES")]
     pub features: Vec<String>,
     /// Expression classes of the face tower: 5, or 9 with surprise, disgust, contempt and neutral.
-    #[arg(long, default_value_t = 5, value_name = "N")]
+    #[arg(long, value_parser = whole::<usize>(0..=1000), default_value_t = 5, value_name = "N")]
     pub face_classes: usize,
     /// What a tower hands to the head: softmax (class probabilities), pooled (its last convolution averaged over the image,
     /// for towers without dense layers), block1 to block5 (the same of a block), or several, as in block4+block5.
@@ -58,16 +59,16 @@ pub struct ModelFlags {
     #[arg(long, value_delimiter = ',', default_value = "3000,1000,500", value_name = "WIDTHS")]
     pub head: Vec<Layer>,
     /// Probability to KEEP a feature on its way to the head while training; 1 is no dropout.
-    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    #[arg(long, value_parser = number::<f32>(0.0, 1.0), default_value_t = 1.0, value_name = "P")]
     pub keep_features: f32,
     /// Probability to KEEP a hidden unit of the head while training; 1 is no dropout.
-    #[arg(long, default_value_t = 0.5, value_name = "P")]
+    #[arg(long, value_parser = number::<f32>(0.0, 1.0), default_value_t = 0.5, value_name = "P")]
     pub keep: f32,
     /// Activation of the output layer.
     #[arg(long, value_enum, default_value_t = OutAct::Linear)]
     pub out_act: OutAct,
     /// Side of the square image in pixels, at least 32; 224 by default.
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, value_parser = whole::<usize>(0..=65_535), value_name = "PIXELS")]
     pub image: Option<usize>,
     /// The same for one tower, which then gets a square of its own; repeatable: `--tower-image face=44`. By default
     /// what its weight file states, else --image.
@@ -80,7 +81,7 @@ pub struct ModelFlags {
     pub crop: Vec<String>,
     /// Divides the channels of every convolution and the hidden dense layers of the towers: for small experiments.
     /// 1 by default.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_parser = whole::<usize>(0..=1024), value_name = "N")]
     pub width: Option<usize>,
     /// Weights of a tower; repeatable: `--weights object=vgg16.safetensors`. `bundled-tower` is the program's own VGG16, without
     /// dense layers.
@@ -112,7 +113,10 @@ impl FromStr for Layer {
         match text {
             "ridge" => Ok(Layer::Ridge),
             "auto" => Ok(Layer::Auto),
-            _ => text.parse().map(Layer::Width).map_err(|_| "widths like 192 or 3000,1000,500, ridge or auto".into()),
+            _ => {
+                let width = text.parse().ok().filter(|n| (1..=MANY as usize).contains(n));
+                width.map(Layer::Width).ok_or_else(|| "widths like 192 or 3000,1000,500, ridge or auto".into())
+            }
         }
     }
 }
@@ -132,18 +136,18 @@ pub enum HeadChoice {
 #[derive(Args, Clone, Debug)]
 pub struct TrainFlags {
     /// Most epochs.
-    #[arg(long, default_value_t = 200, value_name = "N")]
+    #[arg(long, value_parser = whole::<u32>(0..=MANY), default_value_t = 200, value_name = "N")]
     pub epochs: u32,
-    #[arg(long, default_value_t = 25, value_name = "N")]
+    #[arg(long, value_parser = whole::<usize>(0..=MANY), default_value_t = 25, value_name = "N")]
     pub batch: usize,
     /// Learning rate.
-    #[arg(long, default_value_t = 4e-4, value_name = "RATE")]
+    #[arg(long, value_parser = number::<f64>(0.0, 1e6), default_value_t = 4e-4, value_name = "RATE")]
     pub lr: f64,
     /// What makes updates of gradients. Small heads on frozen towers do well with adamw, --lr 1e-3 and --weight-decay .03.
     #[arg(long, value_enum, default_value_t = Updates::Sgd, value_name = "RULE")]
     pub optimizer: Updates,
     /// Of sgd.
-    #[arg(long, default_value_t = 0.9, value_name = "M")]
+    #[arg(long, value_parser = number::<f32>(0.0, 1.0), default_value_t = 0.9, value_name = "M")]
     pub momentum: f32,
     /// Of sgd.
     #[arg(long)]
@@ -154,31 +158,31 @@ pub struct TrainFlags {
     /// With sgd an L2 penalty: D times the weights is added to the gradient, whatever --sgd says, as PyTorch's weight_decay
     /// does and a kernel_regularizer of L2(D/2) in Keras. With adamw decoupled, as the weight_decay of Keras's optimisers
     /// is: the rate times D times the weights is taken from the weights.
-    #[arg(long, default_value_t = 0.0, value_name = "D")]
+    #[arg(long, value_parser = number::<f32>(0.0, 1e6), default_value_t = 0.0, value_name = "D")]
     pub weight_decay: f32,
     /// Epochs without a decrease of the monitored loss after which the rate is divided by ten (not below 6e-6); 0 keeps it.
-    #[arg(long, default_value_t = 4, value_name = "N")]
+    #[arg(long, value_parser = whole::<u32>(0..=MANY), default_value_t = 4, value_name = "N")]
     pub plateau: u32,
     /// Fixed schedule; replaces --plateau: step:EVERY:FACTOR or steps:EPOCH,EPOCH,..:FACTOR multiply it by FACTOR every so
     /// many epochs or after those, cosine[:MIN] ends at MIN (or 0) after --epochs, inverse:D divides by 1 + D x updates.
     #[arg(long, value_name = "DECAY", conflicts_with = "plateau")]
     pub decay: Option<String>,
     /// Updates over which the rate rises in a line to its first value.
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, value_parser = whole::<u32>(0..=1_000_000_000), default_value_t = 0, value_name = "N")]
     pub warmup: u32,
     /// Epochs without a decrease of the monitored loss after which training stops; 0 never stops early.
-    #[arg(long, default_value_t = 6, value_name = "N")]
+    #[arg(long, value_parser = whole::<u32>(0..=MANY), default_value_t = 6, value_name = "N")]
     pub patience: u32,
     /// A decrease of the monitored loss by no more than this does not count, for --patience and --plateau: the min_delta of
     /// Keras, which is 1e-4 by default in its ReduceLROnPlateau.
-    #[arg(long, default_value_t = 0.0, value_name = "D")]
+    #[arg(long, value_parser = number::<f64>(0.0, 1e6), default_value_t = 0.0, value_name = "D")]
     pub min_delta: f64,
     /// Part of the pictures that is set apart before anything else, never trained on and never monitored; groups stay
     /// together. The report then shows these.
-    #[arg(long, default_value_t = 0.0, value_name = "PART")]
+    #[arg(long, value_parser = number::<f64>(0.0, 1.0), default_value_t = 0.0, value_name = "PART")]
     pub test: f64,
     /// Part of the training pictures that is held out and monitored; 0 monitors the training loss.
-    #[arg(long, default_value_t = 0.1, value_name = "PART")]
+    #[arg(long, value_parser = number::<f64>(0.0, 1.0), default_value_t = 0.1, value_name = "PART")]
     pub val: f64,
     /// How numbers are stored between ops and multiplied: all but float32 on tensor cores, with weights and their updates in float32.
     #[arg(long, value_enum, default_value_t, value_name = "NUMBERS")]

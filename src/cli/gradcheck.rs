@@ -1,5 +1,6 @@
 //! `gradcheck`: is the gradient of a training step the derivative of its loss? In float64, by the definition of every op.
 
+use super::ranges::{MANY, whole};
 use super::reading::{batch, threads};
 use super::subject::{Scale, Subject};
 use super::{Bar, output};
@@ -16,10 +17,10 @@ pub struct Command {
     #[arg(long)]
     full: bool,
     /// Elements checked in each tensor; smaller tensors are checked whole.
-    #[arg(long, default_value_t = 32, value_name = "N")]
+    #[arg(long, value_parser = whole::<usize>(1..=MANY), default_value_t = 32, value_name = "N")]
     elements: usize,
     /// Directions checked with --full.
-    #[arg(long, default_value_t = 2, value_name = "N")]
+    #[arg(long, value_parser = whole::<usize>(1..=MANY), default_value_t = 2, value_name = "N")]
     directions: usize,
     /// 4 by default, 1 with --full.
     #[arg(long, value_parser = batch, value_name = "N")]

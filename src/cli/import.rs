@@ -1,5 +1,6 @@
 //! `import`: somebody's ratings or labels and their pictures to a manifest.
 
+use super::ranges::{MANY, whole};
 use super::output;
 use crate::atomic;
 use crate::data::import::sheet::{Group, Keep, Rated, Sheet};
@@ -114,7 +115,7 @@ struct Csv {
     #[arg(long, value_name = "NAME")]
     sheet: Option<String>,
     /// Lines above the header.
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, value_parser = whole::<usize>(0..=MANY), default_value_t = 0, value_name = "N")]
     skip_rows: usize,
     /// Rows of the header; the names of a column are joined, as in `Valence M` for an M under Valence.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=5))]

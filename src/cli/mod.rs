@@ -15,6 +15,7 @@ mod kept;
 mod output;
 mod preset;
 mod progress;
+mod ranges;
 mod reading;
 mod signals;
 mod subject;

@@ -1,5 +1,6 @@
 //! `pretrain`: one tower as a classifier, saved as a weight file for `train --weights`.
 
+use super::ranges::{MANY, number, whole};
 use super::classifier::{Classifier, Origin, TowerFlags, fits, weights};
 use super::job::split;
 use super::{Compute, output};
@@ -30,24 +31,24 @@ pub struct Command {
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// Classes with fewer pictures are left out.
-    #[arg(long, default_value_t = 8, value_name = "N")]
+    #[arg(long, value_parser = whole::<usize>(0..=1_000_000_000), default_value_t = 8, value_name = "N")]
     min_count: usize,
     /// Begin from these weights; what the file lacks is drawn.
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
-    #[arg(long, default_value_t = 60, value_name = "N")]
+    #[arg(long, value_parser = whole::<u32>(0..=MANY), default_value_t = 60, value_name = "N")]
     epochs: u32,
-    #[arg(long, default_value_t = 25, value_name = "N")]
+    #[arg(long, value_parser = whole::<usize>(0..=MANY), default_value_t = 25, value_name = "N")]
     batch: usize,
-    #[arg(long, default_value_t = 0.01, value_name = "RATE")]
+    #[arg(long, value_parser = number::<f64>(0.0, 1e6), default_value_t = 0.01, value_name = "RATE")]
     lr: f64,
     /// Epochs without a decrease of the monitored loss after which training stops.
-    #[arg(long, default_value_t = 8, value_name = "N")]
+    #[arg(long, value_parser = whole::<u32>(0..=MANY), default_value_t = 8, value_name = "N")]
     patience: u32,
     /// Part of the pictures that is set apart, as `train --test` with the same seed sets it apart.
-    #[arg(long, default_value_t = 0.0, value_name = "PART")]
+    #[arg(long, value_parser = number::<f64>(0.0, 1.0), default_value_t = 0.0, value_name = "PART")]
     test: f64,
-    #[arg(long, default_value_t = 0.1, value_name = "PART")]
+    #[arg(long, value_parser = number::<f64>(0.0, 1.0), default_value_t = 0.1, value_name = "PART")]
     val: f64,
     /// Changes each picture a little whenever it is trained on, as `train --augment` does.
     #[arg(long, value_name = "RANGES")]

@@ -2,6 +2,7 @@
 
 use super::job::{Job, split};
 use super::preset::Preselected;
+use super::ranges::{MANY, whole};
 use super::{command_line, output};
 use crate::data::Manifest;
 use crate::error::{Error, Result};
@@ -23,7 +24,7 @@ pub struct Command {
     #[arg(long)]
     resume: bool,
     /// Test on the pictures of this fold of the manifest's column `fold`, as it is numbered there, and train on the others.
-    #[arg(long, value_name = "N", conflicts_with = "test")]
+    #[arg(long, value_parser = whole::<u32>(0..=MANY), value_name = "N", conflicts_with = "test")]
     fold: Option<u32>,
     /// Set pictures apart by --test although the manifest has a column `fold`.
     #[arg(long, conflicts_with = "fold")]

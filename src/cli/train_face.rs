@@ -1,5 +1,6 @@
 //! `train-face`: the facial expression network of Parry & Vuong 2021 (supplement 1.3), judged over folds.
 
+use super::ranges::{MANY, whole};
 use super::classifier::{Classifier, Origin, TowerFlags, fits, weights};
 use super::flags::TrainFlags;
 use super::job::split;
@@ -35,22 +36,22 @@ pub struct Command {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// 9 (happiness, sadness, fear, anger, surprise, disgust, contempt, neutral, no-face) or 5 (the first four and no-face).
-    #[arg(long, default_value_t = 9, value_name = "N")]
+    #[arg(long, value_parser = whole::<usize>(0..=1000), default_value_t = 9, value_name = "N")]
     classes: usize,
     /// Column of expressions; rows with another one are left out.
     #[arg(long, default_value = "label", value_name = "COLUMN")]
     label: String,
     /// Most pictures of a class: so many are drawn of those that have more.
-    #[arg(long, default_value_t = 1500, value_name = "N")]
+    #[arg(long, value_parser = whole::<usize>(0..=1_000_000_000), default_value_t = 1500, value_name = "N")]
     per_class: usize,
     /// Number of folds, each with its part of every class.
-    #[arg(long, default_value_t = 5, value_name = "K")]
+    #[arg(long, value_parser = whole::<u32>(0..=MANY), default_value_t = 5, value_name = "K")]
     folds: u32,
     /// Deal rows out one by one although the manifest has groups: near-duplicates may then be on both sides.
     #[arg(long)]
     ungrouped: bool,
     /// Where the manifest has boxes (see `train --crop`): how much around them is seen too, in percent of their sides.
-    #[arg(long, default_value_t = 0, value_name = "PERCENT")]
+    #[arg(long, value_parser = whole::<u16>(0..=1000), default_value_t = 0, value_name = "PERCENT")]
     margin: u16,
     /// Show whole pictures although the manifest has boxes, as the paper does.
     #[arg(long, conflicts_with = "margin")]

@@ -7,6 +7,7 @@ mod load;
 mod record;
 mod whole;
 
+use crate::cli::ranges::{MANY, whole};
 use super::output;
 use super::subject::{Chosen, Run, Scale, Subject};
 use super::{Compute, command_line};
@@ -62,7 +63,7 @@ struct Load {
     #[arg(value_name = "MANIFEST|FOLDER")]
     pictures: Option<PathBuf>,
     /// Side of the squares, in pixels.
-    #[arg(long, default_value_t = 224, value_name = "PIXELS")]
+    #[arg(long, value_parser = whole::<u32>(1..=4096), default_value_t = 224, value_name = "PIXELS")]
     image: u32,
     #[arg(long, default_value = "25", value_parser = super::reading::batch, value_name = "N")]
     batch: usize,
@@ -76,7 +77,7 @@ struct Load {
 #[derive(Args)]
 struct Common {
     /// Samples of each time after what warms up; the median counts.
-    #[arg(long, default_value_t = 5, value_name = "N")]
+    #[arg(long, value_parser = whole::<usize>(0..=MANY), default_value_t = 5, value_name = "N")]
     rounds: usize,
     /// Also write everything as JSON.
     #[arg(long, value_name = "FILE")]

@@ -1,6 +1,7 @@
 //! `kernels launches`: what a GPU would be sent, launch by launch, how well it would fill one, and how long it might take.
 //! Counted and estimated, not timed.
 
+use crate::cli::ranges::{MANY, whole};
 use super::used;
 use crate::cli::output;
 use crate::cli::reading::batch;
@@ -35,10 +36,10 @@ pub struct Command {
     #[arg(long, value_name = "FILE")]
     tiles: Option<PathBuf>,
     /// Multiprocessors of the GPU that is to be filled: 132 are an H100's and an H200's.
-    #[arg(long, default_value_t = 132, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 132, value_name = "N", value_parser = whole::<u32>(1..=100_000))]
     multiprocessors: u32,
     /// Gigabytes a second of its memory, for the estimate: 4800 an H200's, 3350 an H100's.
-    #[arg(long, default_value_t = Limits::default().bandwidth as u32, value_name = "GB/S", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = Limits::default().bandwidth as u32, value_name = "GB/S", value_parser = whole::<u32>(1..=MANY))]
     bandwidth: u32,
     /// Every column of the table.
     #[arg(long)]

@@ -1,6 +1,7 @@
 //! `kernels tune`: measures every tile of every product of a network on a GPU, in the place where it runs, and keeps the
 //! fastest for that GPU.
 
+use crate::cli::ranges::{MANY, whole};
 use crate::cli::profile::timed::median;
 use crate::cli::reading::batch;
 use crate::cli::subject::{Chosen, Run, Scale, Subject};
@@ -23,7 +24,7 @@ pub struct Command {
     #[arg(long, default_value = "25", value_parser = batch, value_name = "N")]
     batch: usize,
     /// Measured runs of each tile after one that is not; the median counts.
-    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = whole::<u32>(1..=MANY))]
     repeat: u32,
     /// One JSON object instead of a table.
     #[arg(long)]

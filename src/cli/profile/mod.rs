@@ -4,6 +4,7 @@
 mod counted;
 pub mod timed;
 
+use crate::cli::ranges::{MANY, whole};
 use super::subject::{Run, Scale, Subject};
 use super::train::peak_memory;
 use super::{Compute, output};
@@ -19,10 +20,10 @@ use timed::{Breakdown, Roof, Timed, median};
 pub struct Command {
     #[arg(long, value_enum, default_value_t = Run::Infer)]
     pass: Run,
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, value_parser = whole::<usize>(1..=100_000_000), default_value_t = 1, value_name = "N")]
     batch: usize,
     /// Measured runs after one that is not; the median counts.
-    #[arg(long, default_value_t = 5, value_name = "N")]
+    #[arg(long, value_parser = whole::<usize>(1..=MANY), default_value_t = 5, value_name = "N")]
     repeat: usize,
     /// One JSON object instead of a table.
     #[arg(long)]
