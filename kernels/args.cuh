@@ -82,6 +82,7 @@ struct Dense {
     int rows;
     int inputs;
     int outputs;
+    int to;
     int bias;
     int relu;
     int draw;
@@ -130,8 +131,12 @@ struct Gemm {
     int depth;
     int part;
     int bias;
+    int relu;
+    int draw;
+    int wide;
     int mask;
     float keep;
+    unsigned streams[4];
 };
 
 struct Learning {
@@ -208,10 +213,10 @@ struct Pointwise {
 
 struct Preprocessing {
     unsigned n;
-    unsigned bgr;
-    float scale;
-    float mean[3];
-    float std[3];
+    unsigned bgr[4];
+    float scale[4];
+    float mean[12];
+    float std[12];
 };
 
 struct Quads {
@@ -256,18 +261,6 @@ struct Running {
 struct Scalar {
     unsigned n;
     float by;
-};
-
-struct SplitAct {
-    unsigned n;
-    unsigned columns;
-    unsigned parts;
-    unsigned bias;
-    unsigned mask;
-    unsigned relu;
-    unsigned draw;
-    float keep;
-    unsigned streams[4];
 };
 
 struct SquaredError {

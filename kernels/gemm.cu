@@ -1,8 +1,8 @@
 // Gradients of dense layers: products of matrices that lie row by row. The sum over the depth is cut into parts
-// (blockIdx.y), which `split_sum` adds in order.
+// (blockIdx.y), which `finish` or `split_sum` adds in order.
 #include "tile/matrix.cuh"
-#include "tile/epilogue.cuh"
 #include "descent.cuh"
+#include "finish.cuh"
 
 /// C [parts,m,n]: where this block's tile and part lie.
 struct Split {
@@ -25,12 +25,18 @@ struct Split {
     }
 };
 
-// dx = dy w, over keep where x is positive, else 0: dy [N,O], w [O,I], x [N,I], dx [parts,N,I]
-KERNEL(dense_dgrad, 4, Gemm) {
+// dx = dy w, over keep where x is positive, else 0: dy [N,O], w [O,I], the parts of dx and what `finish` takes; dx at once where
+// it has one part
+KERNEL(dense_dgrad, 8, Gemm) {
     const Split at(a);
     Along<BM> dy(o.in<float>(0), at.row, a.m, a.depth, at.begin, at.end);
     Across<BN> w(o.in<float>(1), at.column, a.n, a.n, at.begin, at.end);
-    at.multiply(dy, w, a, o.out<float>(3), a.mask ? o.in<float>(2) : nullptr);
+    if (gridDim.y == 1) {
+        at.multiply(dy, w, a, o.out<float>(6), a.mask ? o.in<float>(4) : nullptr);
+    } else {
+        at.multiply(dy, w, a, o.out<float>(2));
+        finish<BM, BN>(o, a, at.row, at.column);
+    }
 }
 
 // dw = dy^T x, db = the column sums of dy: x [N,I], dy [N,O], dw [parts,O,I], db [parts,O]

@@ -1,20 +1,26 @@
-// From bytes to what a tower was trained on.
+// From bytes to what networks were trained on.
 #include "common.cuh"
 
-// y = (x[order(c)] scale - mean[c]) / std[c]; operands x (bytes [N,H,W,3]), y
-KERNEL(image_normalize, 2, Preprocessing) {
-    const u8 *x = o.in<u8>(0);
+// y = (x[order(c)] scale - mean[c]) / std[c] for each of up to four networks (blockIdx.y); operands x of each (bytes [N,H,W,3]),
+// y of each
+KERNEL(image_normalize, 8, Preprocessing) {
+    const u32 own = blockIdx.y, bgr = a.bgr[own];
+    const u8 *x = o.in<u8>(own);
+    const float scale = a.scale[own];
+    float means[3], stds[3];
+    for (int c = 0; c < 3; c++) means[c] = a.mean[3 * own + c], stds[c] = a.std[3 * own + c];
+    Real *to = o.out<Real>(4 + own);
     fours(a.n, [&](u64 i, auto width) {
         Pack<width> y;
         for (int v = 0; v < width; v++) {
             // 2^32 is one more than a multiple of 3.
-            u32 c = (u32(i >> 32) + u32(i) % 3 + v) % 3;
-            u8 byte = x[a.bgr ? i + v + 2 - 2 * c : i + v];
-            // Indices that the compiler knows: the arrays stay in constant memory.
-            float mean = c == 0 ? a.mean[0] : c == 1 ? a.mean[1] : a.mean[2];
-            float std = c == 0 ? a.std[0] : c == 1 ? a.std[1] : a.std[2];
-            y.at[v] = (byte * a.scale - mean) / std;
+            const u32 c = (u32(i >> 32) + u32(i) % 3 + v) % 3;
+            const u8 byte = x[bgr ? i + v + 2 - 2 * c : i + v];
+            // Indices that the compiler knows: the arrays stay in registers.
+            const float mean = c == 0 ? means[0] : c == 1 ? means[1] : means[2];
+            const float std = c == 0 ? stds[0] : c == 1 ? stds[1] : stds[2];
+            y.at[v] = (byte * scale - mean) / std;
         }
-        y.store(o.out<float>(1) + i);
+        y.store(to + i);
     });
 }

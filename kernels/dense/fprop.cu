@@ -1,25 +1,37 @@
-// y = act(x w^T + b), dropped out of where that is asked: streams w. A warp computes ROWS x COLUMNS elements of y and shares each sum among its lanes: lane l
-// takes VEC inputs of every 32 VEC, and a butterfly adds the lanes. What a row of y holds depends on no other row and not
-// on ROWS: the same bits in every batch.
+// y = act(x w^T + b), dropped out of where that is asked: streams w. A warp computes ROWS x COLUMNS elements of y and shares each
+// sum among its lanes: lane l takes VEC inputs of every 32 VEC, and a butterfly adds the lanes. What a row of y holds depends on
+// no other row and not on ROWS: the same bits in every batch.
 #define RESIDENT 2
 #include "rng.cuh"
 #include "tile/epilogue.cuh"
 
-#if !defined(ROWS) || !defined(VEC)
-#error "-DROWS= -DVEC=: ops::dense::gpu"
+#if !defined(ROWS) || !defined(VEC) || !defined(FROM)
+#error "-DROWS= -DVEC= -DFROM=: ops::dense::gpu"
 #endif
+
+/// How x is stored.
+typedef Stored<FROM>::type From;
 
 constexpr int COLUMNS = 4;
 static_assert(COLUMNS == 4 && THREADS == 256, "the grid counts blocks of 8 warps, each of 4 columns");
 static_assert(VEC == 1 || VEC == 4, "elements per load");
 
-// x [N,I], w [O,I], b [O], the generator's state, y [N,O]; at least ROWS rows; `inputs` is a multiple of VEC
+/// Stores y[at] as the type of DType::code `to`.
+__device__ inline void store(void *y, u64 at, float v, int to) {
+    if (to == 0) static_cast<float *>(y)[at] = v;
+    if (to == 1) static_cast<f16 *>(y)[at] = narrow<f16>(v);
+    if (to == 2) static_cast<bf16 *>(y)[at] = narrow<bf16>(v);
+}
+
+// x [N,I], w [O,I], b [O], the generator's state, y [N,O], float32 where that is drawn from; at least ROWS rows; `inputs` is a
+// multiple of VEC
 KERNEL(dense_fprop, 5, Dense) {
     // The last block begins early enough to be full; it writes what is its own.
     const int own = blockIdx.x * ROWS, row = min(own, a.rows - ROWS), lane = threadIdx.x % 32;
     const int column = (blockIdx.y * (THREADS / 32) + threadIdx.x / 32) * COLUMNS;
     if (column >= a.outputs) return;
-    const float *x = o.in<float>(0) + (u64)row * a.inputs, *w[COLUMNS];
+    const From *x = o.in<From>(0) + (u64)row * a.inputs;
+    const float *w[COLUMNS];
 #pragma unroll
     for (int c = 0; c < COLUMNS; ++c) w[c] = o.in<float>(1) + (u64)min(column + c, a.outputs - 1) * a.inputs;
 
@@ -51,7 +63,8 @@ KERNEL(dense_fprop, 5, Dense) {
             if (lane == i - first) mine = s;
         }
         const int r = row + (first + lane) / COLUMNS, c = column + (first + lane) % COLUMNS;
-        if (first + lane < ROWS * COLUMNS && r >= own && c < a.outputs) o.out<float>(4)[(u64)r * a.outputs + c] = act(c, mine);
+        if (first + lane < ROWS * COLUMNS && r >= own && c < a.outputs)
+            store(o.out<void>(4), (u64)r * a.outputs + c, act(c, mine), a.to);
     }
     if (!a.draw) return;
     // Every lane drops out of what it wrote: here the sums' registers are free.

@@ -1,7 +1,8 @@
 // Dense layers on tensor cores, products of matrices that lie row by row. The sum over the depth is cut into parts
-// (blockIdx.y), which `split_sum` or `split_act` adds in order.
+// (blockIdx.y), which `finish` or `split_sum` adds in order.
 #include "mma/matrix.cuh"
 #include "descent.cuh"
+#include "finish.cuh"
 
 /// C [parts,m,n]: where this block's tile and part lie.
 struct Split {
@@ -20,20 +21,22 @@ struct Split {
     }
 };
 
-// y = x w^T: x [N,I], w [O,I], y [parts,N,O] in float32
-KERNEL(dense_fprop_mma, 3, Gemm) {
+// y = act(x w^T + b), dropped out of where that is asked: x [N,I], w [O,I], the parts of y and what `finish` takes
+KERNEL(dense_fprop_mma, 8, Gemm) {
     const Split at(a);
     Along<BM> x(o.in<Real>(0), at.row, a.m, a.depth, at.begin, at.end);
     Along<BN> w(o.in<Real>(1), at.column, a.n, a.depth, at.begin, at.end);
     at.multiply(x, w, a, o.out<float>(2));
+    finish<BM, BN>(o, a, at.row, at.column);
 }
 
-// dx = dy w: dy [N,O], w [O,I], dx [parts,N,I] in float32
-KERNEL(dense_dgrad_mma, 3, Gemm) {
+// dx = dy w, over keep where x is positive, else 0: dy [N,O], w [O,I], the parts of dx and what `finish` takes
+KERNEL(dense_dgrad_mma, 8, Gemm) {
     const Split at(a);
     Along<BM> dy(o.in<Real>(0), at.row, a.m, a.depth, at.begin, at.end);
     Across<BN> w(o.in<Real>(1), at.column, a.n, a.n, at.begin, at.end);
     at.multiply(dy, w, a, o.out<float>(2));
+    finish<BM, BN>(o, a, at.row, at.column);
 }
 
 // dw = dy^T x, db = the column sums of dy: x [N,I], dy [N,O], dw [parts,O,I] and db [parts,O] in float32

@@ -2,11 +2,12 @@
 #pragma once
 #include "common.cuh"
 
-/// The sum of x[part], n numbers being from one part to the next.
+/// The sum of x[part], n numbers being from one part to the next. They may have been written by the same launch: they are read
+/// past the multiprocessor's own cache.
 __device__ inline float sum_of(const float *x, u32 parts, u32 n) {
     float sum = 0;
 #pragma unroll 8
-    for (u32 part = 0; part < parts; ++part) sum += __ldg(x + (u64)part * n);
+    for (u32 part = 0; part < parts; ++part) sum += __ldcg(x + (u64)part * n);
     return sum;
 }
 

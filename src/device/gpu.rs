@@ -93,6 +93,8 @@ pub struct Gpu<D> {
     graph: Graph,
     plans: Vec<Ready>,
     layout: Layout,
+    /// Where counts begin, behind what any plan needs besides them.
+    counts: usize,
     arena_bytes: usize,
     last: usize,
 }
@@ -113,6 +115,18 @@ impl Ready {
     fn arena(&self) -> usize {
         self.plan.arena_bytes.next_multiple_of(256)
     }
+    /// Bytes of counts.
+    fn counts(&self) -> usize {
+        let end = |o: &gpu::Operand| match o.place {
+            gpu::Place::Counts(at) => Some((at + o.bytes).next_multiple_of(256)),
+            _ => None,
+        };
+        let of = |s: &Scheduled| match &s.launch.code {
+            Code::Kernel(call) => call.operands.iter().flatten().filter_map(end).max(),
+            _ => None,
+        };
+        self.launches.iter().filter_map(of).max().unwrap_or(0)
+    }
 }
 
 impl<D: Driver> Gpu<D> {
@@ -120,7 +134,7 @@ impl<D: Driver> Gpu<D> {
     pub fn new(driver: D, checks: Checks, tiles: Tiles) -> Self {
         let (graph, layout) = (Graph::default(), Layout::default());
         let choices = Choices { limits: driver.limits(), tiles, ..Choices::default() };
-        Self { driver, checks, choices, graph, plans: vec![], layout, arena_bytes: 0, last: 0 }
+        Self { driver, checks, choices, graph, plans: vec![], layout, counts: 0, arena_bytes: 0, last: 0 }
     }
 
     fn place(&self, place: Place) -> usize {
@@ -131,7 +145,8 @@ impl<D: Driver> Gpu<D> {
         }
     }
 
-    /// The steps of a plan; scratch memory lies behind its temporaries.
+    /// The steps of a plan; scratch memory lies behind its temporaries, and counts behind that of all plans: nothing else
+    /// touches them.
     fn resolve(&self, ready: &Ready) -> Result<Vec<Step>> {
         let scratch = self.layout.bytes + ready.arena();
         let mut steps = vec![];
@@ -143,6 +158,7 @@ impl<D: Driver> Gpu<D> {
                 let at = match o.place {
                     gpu::Place::Value(Buf(v)) => self.place(ready.plan.places[v as usize]),
                     gpu::Place::Scratch(at) => scratch + at,
+                    gpu::Place::Counts(at) => self.counts + at,
                 };
                 let value = matches!(o.place, gpu::Place::Value(_));
                 Window { at, bytes: o.bytes, access: o.access, value }
@@ -183,7 +199,7 @@ impl<D: Driver> Gpu<D> {
         let outs: Vec<(usize, usize)> = writes
             .filter_map(|o| match o.place {
                 gpu::Place::Value(Buf(v)) => Some((self.place(self.plans[plan].plan.places[v as usize]), o.bytes)),
-                gpu::Place::Scratch(_) => None,
+                gpu::Place::Scratch(_) | gpu::Place::Counts(_) => None,
             })
             .collect();
         for (at, bytes) in outs {
@@ -237,8 +253,11 @@ impl<D: Driver> Device for Gpu<D> {
         self.graph = g.clone();
         self.layout = Layout::new(g, plans);
         self.plans = plans.iter().map(|p| Ready::new(g, p, &self.choices)).collect::<Result<_>>()?;
+        let most = |bytes: fn(&Ready) -> usize| self.plans.iter().map(bytes).max().unwrap_or(0);
+        let shared = most(|p| p.arena() + p.scratch());
+        self.counts = self.layout.bytes + shared;
+        self.arena_bytes = shared + most(Ready::counts);
         let steps = self.plans.iter().map(|p| self.resolve(p)).collect::<Result<Vec<_>>>()?;
-        self.arena_bytes = self.plans.iter().map(|p| p.arena() + p.scratch()).max().unwrap_or(0);
         self.driver.load(self.layout.bytes + self.arena_bytes, steps)
     }
 
@@ -323,11 +342,12 @@ impl<D: Driver> Device for Gpu<D> {
     }
 
     fn demand(&self, g: &Graph, plans: &[Plan]) -> Result<Demand> {
-        let needs = |p| Ready::new(g, p, &self.choices).map(|p| [p.arena(), p.scratch()]);
+        let needs = |p| Ready::new(g, p, &self.choices).map(|p| [p.arena(), p.scratch(), p.counts()]);
         let needs = plans.iter().map(needs).collect::<Result<Vec<_>>>()?;
+        let counts = needs.iter().map(|p| p[2]).max().unwrap_or(0);
         // The largest of them has the memory that the others share.
-        let [arena, scratch] = needs.into_iter().max_by_key(|p| p[0] + p[1]).unwrap_or_default();
-        Ok(Demand { arena, scratch, ..Demand::persistent(g, Type::bytes) })
+        let [arena, scratch, _] = needs.into_iter().max_by_key(|p| p[0] + p[1]).unwrap_or_default();
+        Ok(Demand { arena, scratch: scratch + counts, ..Demand::persistent(g, Type::bytes) })
     }
 
     fn options(&self) -> Options {

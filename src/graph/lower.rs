@@ -41,6 +41,15 @@ pub enum Operand {
     /// Output `o`, read: an earlier launch of the same op wrote it.
     Result(usize),
     Scratch(Scratch, Access),
+    /// What blocks of one launch count in: 32 bits each, zero when it begins, and again when it ends.
+    Counts(Counts),
+}
+
+/// Some of the counts of one op instance.
+#[derive(Clone, Copy, Debug)]
+pub struct Counts {
+    at: usize,
+    bytes: usize,
 }
 
 /// A part of the scratch memory of one op instance.
@@ -59,13 +68,14 @@ pub struct Gpu<'a> {
     /// What the next call computes, and what a tile of it costs.
     product: Option<(Product, Price)>,
     scratch: usize,
+    counts: usize,
     launches: Vec<Launch>,
 }
 
 impl<'a> Gpu<'a> {
     pub fn new(op: &'a dyn Op, io: &'a Io<'a>, group: &'a [Member], choices: &'a Choices) -> Self {
         assert!(group.len() <= gpu::GROUP, "the plan splits larger groups");
-        Self { op, io, group, choices, product: None, scratch: 0, launches: vec![] }
+        Self { op, io, group, choices, product: None, scratch: 0, counts: 0, launches: vec![] }
     }
 
     /// By what float32 numbers are multiplied.
@@ -93,6 +103,13 @@ impl<'a> Gpu<'a> {
         Scratch { at, bytes }
     }
 
+    /// Reserves `n` counts for each instance.
+    pub fn counts(&mut self, n: usize) -> Counts {
+        let (at, bytes) = (self.counts, 4 * n);
+        self.counts += bytes.next_multiple_of(256);
+        Counts { at, bytes }
+    }
+
     /// Appends one launch that computes every instance. `grid` counts blocks along x and y.
     pub fn call<A: CudaStruct>(
         mut self,
@@ -111,7 +128,7 @@ impl<'a> Gpu<'a> {
             let unread = match *o {
                 Operand::In(i) => of(&self.io.ins[i]),
                 Operand::Out(o) | Operand::Update(o) | Operand::Result(o) => of(&self.io.outs[o]),
-                Operand::Scratch(..) => false,
+                Operand::Scratch(..) | Operand::Counts(_) => false,
             };
             assert!(!unread, "{} reads float32, and an operand of {} has 16 bits", kernel.entry, self.op.name());
         }
@@ -126,6 +143,9 @@ impl<'a> Gpu<'a> {
                 Operand::Result(o) => value(m.outs[o], self.io.outs[o].bytes(), Access::Read),
                 // `done` knows how far apart the instances' parts are.
                 Operand::Scratch(s, access) => gpu::Operand { place: Place::Scratch(s.at), bytes: s.bytes, access },
+                Operand::Counts(c) => {
+                    gpu::Operand { place: Place::Counts(c.at), bytes: c.bytes, access: Access::Update }
+                }
             };
             operands.iter().map(place).collect()
         };
@@ -189,8 +209,10 @@ impl<'a> Gpu<'a> {
             let Code::Kernel(call) = &mut launch.code else { unreachable!("made by `call`") };
             for (instance, operands) in call.operands.iter_mut().enumerate() {
                 for o in operands {
-                    if let Place::Scratch(at) = &mut o.place {
-                        *at += instance * self.scratch;
+                    match &mut o.place {
+                        Place::Scratch(at) => *at += instance * self.scratch,
+                        Place::Counts(at) => *at += instance * self.counts,
+                        Place::Value(_) => {}
                     }
                 }
             }

@@ -112,7 +112,7 @@ mod tests {
     fn price(consts: &[i64]) -> Price {
         let [m, n] = [0, 1].map(|i| consts[i] as usize);
         let (products, bytes) = ((m * n) as f64 / 1000.0, 2.0 * (m + n) as f64);
-        Price { tile: [m, n], products, shared: 0.0, bytes, results: 0.0, resident: 1 }
+        Price { tile: [m, n], products, shared: 0.0, bytes, results: 0.0, resident: 1, last: 0.0 }
     }
 
     fn product(m: usize, n: usize) -> Product {

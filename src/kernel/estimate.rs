@@ -35,6 +35,8 @@ pub struct Price {
     pub results: f64,
     /// Blocks that a multiprocessor has room for.
     pub resident: usize,
+    /// Bytes that the last of several blocks fetches when the others are done; 0 where none waits for that.
+    pub last: f64,
 }
 
 /// What a launch's time is spent on.
@@ -125,7 +127,11 @@ impl Limits {
         let (bound, step) = longest(times);
         let outer = BEGIN + price.results / self.memory(self.multiprocessors);
         let (inner, resident) = (depth as f64 * step, price.resident as f64);
-        (bound, if price.resident > 1 { turns * inner.max(outer / resident) + outer } else { turns * (inner + outer) })
+        // A trip for the count and one for what the others wrote.
+        let last = if price.last > 0.0 { BEGIN + price.last / CACHE[1] } else { 0.0 };
+        let all =
+            if price.resident > 1 { turns * inner.max(outer / resident) + outer } else { turns * (inner + outer) };
+        (bound, all + last)
     }
 
     /// Estimated clocks of a launch that computes a product. What it is worth on another card is measured there (`deep-affect
@@ -155,7 +161,7 @@ mod tests {
 
     static KERNEL: Kernel = Kernel::new("none.cu", "product", 3, "");
     const TILE: Price =
-        Price { tile: [128, 128], products: 16.0, shared: 10.0, bytes: 128.0, results: 0.0, resident: 1 };
+        Price { tile: [128, 128], products: 16.0, shared: 10.0, bytes: 128.0, results: 0.0, resident: 1, last: 0.0 };
 
     fn near(got: Estimate, seconds: f64, bound: Bound) {
         assert!((got.seconds - seconds).abs() <= 1e-6 * seconds && got.bound == bound, "{got:?}, not {seconds}");
@@ -183,6 +189,8 @@ mod tests {
         let tensor = Product { given: vec![("TERMS", 1)], ..product(128) };
         near(of(tensor, TILE), wave + LAUNCH, Bound::Tensor);
         near(of(product(128), Price { shared: 16.1, ..TILE }), (1500.0 + 1.61e6) / 1.7e9 + LAUNCH, Bound::Shared);
+        // The last block goes back for what the others wrote.
+        near(of(product(128), Price { last: 64e3, ..TILE }), (1500.0 + 1.6e6 + 2500.0) / 1.7e9 + LAUNCH, Bound::Fma);
         // 64 bytes a clock for one block, 4200 for all.
         near(of(product(128), Price { bytes: 2048.0, ..TILE }), (1500.0 + 3.2e6) / 1.7e9 + LAUNCH, Bound::Cache);
         let all = (1500.0 + 1e5 * 1024.0 * 132.0 / 4200.0) / 1.7e9;

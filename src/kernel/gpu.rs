@@ -108,6 +108,8 @@ pub enum Place {
     Value(Buf),
     /// Bytes from the beginning of the scratch memory that the launches of one op share.
     Scratch(usize),
+    /// Bytes from the beginning of the counts that all launches share: zero when a launch begins, and again when it ends.
+    Counts(usize),
 }
 
 /// One operand of one instance.

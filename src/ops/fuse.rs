@@ -10,6 +10,7 @@ use super::activation::ReluGrad;
 use super::arith::{Fill, Mul};
 use super::cast::Cast;
 use super::conv::{self, Before};
+use super::image::{INPUTS, Inputs, Normalize};
 use super::layout::{Concat, Slice};
 use super::loss::{Mse, MseBoth, MseGrad};
 use super::pool::unpool::{Unpool, WINDOW};
@@ -17,16 +18,18 @@ use super::pool::{MaxPool, MaxPoolGrad};
 use super::softmax::{Softmax, SoftmaxConcat, SoftmaxConcatGrad, SoftmaxGrad};
 use super::{dense, dropout};
 use crate::graph::{Graph, Kind, Node, Op, Value};
-use crate::shape::Type;
+use crate::shape::{DType, Type};
 use std::any::Any;
 
 /// Fuses what leads to the values in `want`, of which none is fused away.
 pub fn fuse(g: &mut Graph, want: &[&[Value]]) {
     // Each rule sees what the one before it made.
-    for rule in [pool, drop, unmask, uncast, unpool, beside, error] {
+    for rule in [pool, drop, unmask, uncast, unpool, beside, error, inputs, takes, gives] {
         let uses = Uses::new(g, want);
         for at in uses.needed.clone() {
-            rule(g, &uses, at);
+            if uses.know(&g.nodes()[at]) {
+                rule(g, &uses, at);
+            }
         }
     }
     updates::penalties(g, &Uses::new(g, want));
@@ -40,10 +43,14 @@ struct Uses {
     writer: Vec<Option<usize>>,
     readers: Vec<Vec<usize>>,
     wanted: Vec<bool>,
+    /// By node: which of the lists need it, a bit for each.
+    lists: Vec<u32>,
 }
 
 impl Uses {
     fn new(g: &Graph, want: &[&[Value]]) -> Self {
+        let mut lists = vec![0; g.nodes().len()];
+        want.iter().enumerate().for_each(|(list, w)| g.needed(w).into_iter().for_each(|i| lists[i] |= 1 << list));
         let want = want.concat();
         let (mut writer, mut readers, mut wanted) = (vec![None; g.len()], vec![vec![]; g.len()], vec![false; g.len()]);
         let needed = g.needed(&want);
@@ -52,7 +59,12 @@ impl Uses {
             g.nodes()[i].ins.iter().for_each(|v| readers[v.i()].push(i));
         }
         want.iter().for_each(|v| wanted[v.i()] = true);
-        Self { needed, writer, readers, wanted }
+        Self { needed, writer, readers, wanted, lists }
+    }
+
+    /// Whether a node still writes something that it wrote when this was made: it was not retired since.
+    fn know(&self, n: &Node) -> bool {
+        n.outs.iter().any(|v| v.i() < self.readers.len())
     }
 
     /// The readers of a value that nobody else wants.
@@ -231,6 +243,66 @@ fn error(g: &mut Graph, uses: &Uses, at: usize) {
     let dx = g.nodes()[grad].outs[0];
     g.retire(grad);
     g.replace(at, at, MseBoth { reduction, scaled: scale.is_some() }, &ins, &[loss, dx]);
+}
+
+/// image.normalize and cast, of several networks, become image.inputs, in the place of the first.
+fn inputs(g: &mut Graph, uses: &Uses, at: usize) {
+    let Some(Normalize { .. }) = is(&g.nodes()[at]) else { return };
+    let ty = g.ty(g.nodes()[at].ins[0]);
+    // What one plan needs is not made by another, and their images must be there when the first of them runs.
+    let own = |i: &usize| {
+        let n = &g.nodes()[*i];
+        is::<Normalize>(n).is_some()
+            && uses.know(n)
+            && g.ty(n.ins[0]) == ty
+            && uses.lists[*i] == uses.lists[at]
+            && uses.writer[n.ins[0].i()].is_none_or(|w| w < at)
+    };
+    let later = uses.needed.iter().copied().filter(|i| *i >= at);
+    let mut nodes: Vec<usize> = later.filter(own).take(INPUTS).collect();
+    // Of every network: its image, what is made of that, and how it is stored.
+    let (mut each, mut ins, mut outs) = (vec![], vec![], vec![]);
+    for i in nodes.clone() {
+        let (x, y) = (g.nodes()[i].ins[0], g.nodes()[i].outs[0]);
+        let cast = uses.readers(y).first().filter(|_| uses.readers(y).len() == 1);
+        let cast = cast.filter(|c| is::<Cast>(&g.nodes()[**c]).is_some());
+        each.extend(is::<Normalize>(&g.nodes()[i]).copied());
+        ins.push(x);
+        outs.push(cast.map_or(y, |c| g.nodes()[*c].outs[0]));
+        nodes.extend(cast);
+    }
+    let to = g.ty(outs[0]).dtype;
+    if nodes.len() > 1 && outs.iter().all(|y| g.ty(*y).dtype == to) {
+        nodes.iter().for_each(|n| g.retire(*n));
+        g.replace(at, at, Inputs { each, to }, &ins, &outs);
+    }
+}
+
+/// The type that a dense layer stores its result as, and the layer.
+fn stored(g: &Graph, at: usize) -> Option<(dense::Fprop, DType)> {
+    let n = &g.nodes()[at];
+    is::<dense::Mixed>(n).map(|m| (m.dense, m.to)).or_else(|| Some((*is::<dense::Fprop>(n)?, g.ty(n.outs[0]).dtype)))
+}
+
+/// cast -> dense.fprop becomes dense.mixed.
+fn takes(g: &mut Graph, uses: &Uses, at: usize) {
+    let Some((dense, to)) = stored(g, at) else { return };
+    let (mut ins, y) = (g.nodes()[at].ins.clone(), g.nodes()[at].outs[0]);
+    if let Some((part, Cast { .. })) = uses.only(g, ins[0], at) {
+        ins[0] = g.nodes()[part].ins[0];
+        join(g, [part, at], dense::Mixed { dense, to }, &ins, y);
+    }
+}
+
+/// dense.fprop or dense.mixed -> cast becomes dense.mixed.
+fn gives(g: &mut Graph, uses: &Uses, at: usize) {
+    let Some(&Cast { to }) = is(&g.nodes()[at]) else { return };
+    let (x, y) = (g.nodes()[at].ins[0], g.nodes()[at].outs[0]);
+    let Some(part) = uses.writer[x.i()].filter(|_| uses.readers(x) == [at]) else { return };
+    if let Some((dense, _)) = stored(g, part) {
+        let ins = g.nodes()[part].ins.clone();
+        join(g, [part, at], dense::Mixed { dense, to }, &ins, y);
+    }
 }
 
 /// conv.dgrad -> unpool becomes dgrad that writes all four pixels of each of its own.

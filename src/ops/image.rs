@@ -4,15 +4,15 @@ use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
-use crate::kernel::gpu::{CudaStruct, Kernel, count};
+use crate::kernel::gpu::{CudaStruct, Kernel, STORED, count};
 use crate::kernel::{Cost, Launch, Simd};
 use crate::par;
 use crate::preprocess::{Order, Preprocess};
 use crate::shape::{DType, Type};
 
 crate::cuda_struct! {
-    /// Elements, and what is done to each of the three channels.
-    pub struct Preprocessing { n: u32, bgr: u32, scale: f32, mean: [f32; 3], std: [f32; 3] }
+    /// Elements, and for each of four networks what is done to each of the three channels.
+    pub struct Preprocessing { n: u32, bgr: [u32; 4], scale: [f32; 4], mean: [f32; 12], std: [f32; 12] }
 }
 
 crate::cuda_struct! {
@@ -24,7 +24,7 @@ crate::cuda_struct! {
 const BYTES: (&[&str], &[&[i64]]) = (&["BYTES"], &[&[1], &[16]]);
 
 static GATHER: Kernel = Kernel::new("gather.cu", "image_gather", 3, Picking::TEXT).with(BYTES);
-static NORMALIZE: Kernel = Kernel::new("image.cu", "image_normalize", 2, Preprocessing::TEXT);
+static NORMALIZE: Kernel = Kernel::new("image.cu", "image_normalize", 2 * INPUTS, Preprocessing::TEXT).with(STORED);
 
 /// y [N,H,W,3] = table[rows]: of all pictures [M,H,W,3] those of a batch, by rows U32 [N]. Numbers from M up are the last
 /// row.
@@ -105,6 +105,13 @@ impl Normalize {
             Order::Bgr => 2 - c,
         }
     }
+    fn value(&self, c: usize, x: f64) -> f64 {
+        (x * self.scale as f64 - self.mean[c] as f64) / self.std[c] as f64
+    }
+    /// There are only 256 bytes: one table per channel, computed once.
+    fn table(&self) -> Vec<[f32; 3]> {
+        (0..256).map(|b| [0, 1, 2].map(|c| (b as f32 * self.scale - self.mean[c]) / self.std[c])).collect()
+    }
 }
 
 impl Op for Normalize {
@@ -112,43 +119,20 @@ impl Op for Normalize {
         "image.normalize"
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
-        match (ins[0].dtype, ins[0].dims()) {
-            (DType::U8, [_, _, _, 3]) => Ok(vec![Type::f32(ins[0].dims())]),
-            _ => Err(Error::job("u8 images [N,H,W,3] are needed")),
-        }
+        Inputs { each: vec![*self], to: DType::F32 }.infer(ins)
     }
-    fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
-        for (i, y) in outs[0].iter_mut().enumerate() {
-            let c = i % 3;
-            let x = ins[0][i - c + self.source(c)];
-            *y = (x * self.scale as f64 - self.mean[c] as f64) / self.std[c] as f64;
-        }
+    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        Inputs { each: vec![*self], to: DType::F32 }.eval(io, ins, outs)
     }
     /// Bytes have no gradient.
     fn grad(&self, _: &mut Graph, _: &Node, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![None])
     }
     fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
-        let op = *self;
-        // There are only 256 bytes: one table per channel, computed once.
-        let table: Vec<[f32; 3]> =
-            (0..256).map(|b| [0, 1, 2].map(|c| (b as f32 * op.scale - op.mean[c]) / op.std[c])).collect();
-        let (rows, width) = (io.ins[0].dims()[0] * io.ins[0].dims()[1], io.ins[0].dims()[2] * 3);
-        host_launches(self, io, group, 0, move |h| {
-            let x = h.input::<u8>(0);
-            par::rows_mut(h.output::<f32>(0), width, rows, |row, y| {
-                for (x, y) in x[row * width..][..width].chunks_exact(3).zip(y.chunks_exact_mut(3)) {
-                    for c in 0..3 {
-                        y[c] = table[x[op.source(c)] as usize][c];
-                    }
-                }
-            })
-        })
+        normalize(self, vec![*self], io, group)
     }
-    fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
-        let bgr = (self.order == Order::Bgr) as u32;
-        let args = |n| Preprocessing { n, bgr, scale: self.scale, mean: self.mean, std: self.std };
-        gpu.map(&NORMALIZE, &[], &[In(0), Out(0)], args).done()
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+        Inputs { each: vec![*self], to: DType::F32 }.gpu(gpu, io)
     }
     fn counted(&self, _: &Io) -> usize {
         0
@@ -158,8 +142,91 @@ impl Op for Normalize {
     }
 }
 
-pub const FAMILY: Family =
-    Family { name: "image", ops: &["image.gather", "image.normalize"], kernels: &[&GATHER, &NORMALIZE], cases };
+/// Host launches that make output i of input i as `each[i]` says.
+fn normalize(op: &dyn Op, each: Vec<Normalize>, io: &Io, group: &[Member]) -> Vec<Launch> {
+    let tables: Vec<_> = each.iter().map(Normalize::table).collect();
+    let (rows, width) = (io.ins[0].dims()[0] * io.ins[0].dims()[1], io.ins[0].dims()[2] * 3);
+    host_launches(op, io, group, 0, move |h| {
+        for (i, (own, table)) in each.iter().zip(&tables).enumerate() {
+            let x = h.input::<u8>(i);
+            par::rows_mut(h.output::<f32>(i), width, rows, |row, y| {
+                for (x, y) in x[row * width..][..width].chunks_exact(3).zip(y.chunks_exact_mut(3)) {
+                    for c in 0..3 {
+                        y[c] = table[x[own.source(c)] as usize][c];
+                    }
+                }
+            })
+        }
+    })
+}
+
+/// Networks that a launch prepares images for.
+pub const INPUTS: usize = 4;
+
+/// The inputs of one to four networks: what [`Normalize`] of each makes of its own images, all of one size, stored as `to`. Some
+/// may have the same images.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inputs {
+    pub each: Vec<Normalize>,
+    pub to: DType,
+}
+
+impl Op for Inputs {
+    fn name(&self) -> &'static str {
+        "image.inputs"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        let alike = ins.len() == self.each.len() && ins.iter().all(|x| x == &ins[0]) && self.to.is_float();
+        match (ins[0].dtype, ins[0].dims()) {
+            (DType::U8, [_, _, _, 3]) if alike && ins.len() <= INPUTS => Ok(vec![ins[0].of(self.to); ins.len()]),
+            _ => Err(Error::job("u8 images [N,H,W,3] of one size are needed, for each of one to four networks")),
+        }
+    }
+    fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        for ((own, x), y) in self.each.iter().zip(ins).zip(outs) {
+            for (i, y) in y.iter_mut().enumerate() {
+                let c = i % 3;
+                *y = own.value(c, x[i - c + own.source(c)]);
+            }
+        }
+    }
+    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+        normalize(self, self.each.clone(), io, group)
+    }
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+        let own = |i: usize| self.each.get(i).unwrap_or(&self.each[0]);
+        let n = io.outs[0].numel();
+        let args = Preprocessing {
+            n: n as u32,
+            bgr: std::array::from_fn(|i| (own(i).order == Order::Bgr) as u32),
+            scale: std::array::from_fn(|i| own(i).scale),
+            mean: std::array::from_fn(|i| own(i / 3).mean[i % 3]),
+            std: std::array::from_fn(|i| own(i / 3).std[i % 3]),
+        };
+        // What stands in the place of a network that there is not is not touched.
+        let operand = |i: usize| match i % INPUTS < self.each.len() {
+            true if i < INPUTS => In(i),
+            true => Out(i - INPUTS),
+            false => In(0),
+        };
+        let operands: Vec<_> = (0..2 * INPUTS).map(operand).collect();
+        let (grid, consts) = ([n.div_ceil(4 * NORMALIZE.threads as usize), self.each.len()], [self.to.code()]);
+        gpu.call(&NORMALIZE, &consts, grid, &operands, args).done()
+    }
+    fn counted(&self, _: &Io) -> usize {
+        0
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        Cost { flops: 3.0 * (io.outs[0].numel() * self.each.len()) as f64, ..traffic(io) }
+    }
+}
+
+pub const FAMILY: Family = Family {
+    name: "image",
+    ops: &["image.gather", "image.normalize", "image.inputs"],
+    kernels: &[&GATHER, &NORMALIZE],
+    cases,
+};
 
 fn cases() -> Vec<Case> {
     let x = Type::new(DType::U8, &[2, 5, 7, 3]);
@@ -171,5 +238,13 @@ fn cases() -> Vec<Case> {
         let ins = [Type::new(DType::U8, &[7, side, side, 3]), Type::new(DType::U32, &[n])];
         Case::new(format!("{n} of 7x{side}"), Gather, &ins, &[], Bound::Exact).draw(1, Draw::Below(9))
     };
-    crate::preprocess::PRESETS.iter().map(normalize).chain([(5, 5), (9, 12), (3, 40)].map(gather)).collect()
+    // Several networks, of any presets.
+    let inputs = |(n, to): (usize, DType)| {
+        let of = |(_, p, _): &(&str, Preprocess, _)| Normalize::from(p);
+        let each: Vec<_> = crate::preprocess::PRESETS.iter().rev().cycle().skip(n % 2).take(n).map(of).collect();
+        Case::new(format!("{n} {to:?}"), Inputs { each, to }, &vec![x; n], &[], Bound::Ulps(8))
+    };
+    let inputs = [(1, DType::BF16), (2, DType::F32), (3, DType::F16), (4, DType::BF16)].map(inputs);
+    let all = crate::preprocess::PRESETS.iter().map(normalize).chain([(5, 5), (9, 12), (3, 40)].map(gather));
+    all.chain(inputs).collect()
 }

@@ -1,14 +1,12 @@
 /*! Products of matrices on tensor cores (`kernels/mma/`): operands of 16 bits, or float32 ones as tf32; float32 sums. Which
 tile, by shape alone. */
 
-use super::tile::{Tile, index};
-use crate::cuda_struct;
-use crate::graph::Operand::{self, In, Out, Scratch};
+use super::tile::Tile;
 use crate::graph::{Gpu, Op};
+use crate::kernel::Products;
 use crate::kernel::choices::Product;
 use crate::kernel::estimate::Price;
-use crate::kernel::gpu::{Access, CudaStruct, Kernel, STORED};
-use crate::kernel::{Launch, Products};
+use crate::kernel::gpu::Kernel;
 use crate::shape::{DType, Type};
 
 /// Names of a tile's compile-time constants: a table of them is the list of a kernel's variants. `BM` x `BN` elements of
@@ -150,32 +148,15 @@ pub(super) fn price(consts: &[i64]) -> Price {
         results: (size * m * n) as f64,
         // RESIDENT in kernels/mma/warp.cuh
         resident: if shared <= 72 << 10 && (terms < 3 || m * n < 128 * 128) { 2 } else { 1 },
+        last: 0.0,
     }
 }
 
 /// Every tile's depth per stage divides it, so that what is cut by it does not depend on the tile.
 pub(super) const STEP: usize = 64;
 
-cuda_struct! {
-    /// Sums [rows,columns] in parts: elements in all, columns, parts; whether there is a bias or a mask, and whether ReLU or
-    /// dropout follow; what dropout keeps, and from which streams it is drawn.
-    pub struct SplitAct {
-        n: u32,
-        columns: u32,
-        parts: u32,
-        bias: u32,
-        mask: u32,
-        relu: u32,
-        draw: u32,
-        keep: f32,
-        streams: [u32; 4],
-    }
-}
-
 /// Kernels that are compiled for both 16-bit types.
 pub(super) const STORAGES: (&[&str], &[&[i64]]) = (&["STORAGE"], &[&[1], &[2]]);
-
-pub(super) static SPLIT_ACT: Kernel = Kernel::new("split.cu", "split_act", 5, SplitAct::TEXT).with(STORED);
 
 /// What becomes of a sum.
 #[derive(Clone, Copy)]
@@ -189,37 +170,10 @@ pub(super) struct After {
     pub state: Option<usize>,
     /// What is kept by the dropout that follows, or that the mask went through; 1 without one.
     pub keep: f32,
+    /// How the result is stored, where that is another type than the operands'.
+    pub to: Option<DType>,
 }
 
 impl After {
-    pub const NOTHING: After = After { bias: None, relu: false, mask: None, state: None, keep: 1.0 };
-}
-
-/// Launches `call`, which writes `parts` partial sums of output 0 [rows,columns] in float32 to the operand it is given, adds
-/// them in order, and stores what becomes of them as `storage`.
-pub(super) fn summed_act<'a>(
-    mut gpu: Gpu<'a>,
-    storage: DType,
-    parts: usize,
-    [rows, columns]: [usize; 2],
-    after: After,
-    call: impl FnOnce(Gpu<'a>, Operand) -> Gpu<'a>,
-) -> Vec<Launch> {
-    let n = rows * columns;
-    let all = gpu.scratch(4 * parts * n);
-    let args = SplitAct {
-        n: index(n) as u32,
-        columns: index(columns) as u32,
-        parts: parts as u32,
-        bias: after.bias.is_some() as u32,
-        mask: after.mask.is_some() as u32,
-        relu: after.relu as u32,
-        draw: after.state.is_some() as u32,
-        keep: after.keep,
-        streams: gpu.streams(),
-    };
-    let [bias, mask, state] = [after.bias, after.mask, after.state].map(|i| In(i.unwrap_or(0)));
-    let operands = [Scratch(all, Access::Read), bias, mask, state, Out(0)];
-    let gpu = call(gpu, Scratch(all, Access::Write));
-    gpu.each(&SPLIT_ACT, &[storage.code()], n, &operands, args).done()
+    pub const NOTHING: After = After { bias: None, relu: false, mask: None, state: None, keep: 1.0, to: None };
 }

@@ -70,6 +70,7 @@ pub(super) fn price(consts: &[i64]) -> Price {
         bytes: 4.0 * (m + n),
         results: 4.0 * m * n,
         resident: 2,
+        last: 0.0,
     }
 }
 

@@ -93,7 +93,10 @@ pub fn bounds_by(products: Products, case: &Case, x: &[Vec<f64>], y: &[Vec<f64>]
     if case.bound != Bound::Exact {
         // The definition rounds to storage as the routine does; next to a tie they may part by one unit.
         let (g, _, outs) = graph_of(case);
-        for ((b, y), t) in bounds.iter_mut().zip(y).zip(outs.iter().map(|v| g.ty(*v).dtype)) {
+        // What is stored as float32 may have been rounded before.
+        let rounded =
+            |v| if case.op.name() == "dense.mixed" && case.ins[1].dtype.is_half() { case.ins[1] } else { g.ty(v) };
+        for ((b, y), t) in bounds.iter_mut().zip(y).zip(outs.iter().map(|v| rounded(*v).dtype)) {
             let exponent = |y: f64| y.log2().floor().max(-126.0) as i32;
             let unit = |y: f64| match t {
                 DType::F16 => 2f64.powi((exponent(y) - 10).max(-24)),

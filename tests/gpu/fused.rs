@@ -6,7 +6,7 @@ use deep_affect::device::{self, Data, Session};
 use deep_affect::models::Architecture;
 use deep_affect::ops::optim::{Form, Sgd};
 use deep_affect::plan::Options;
-use deep_affect::train::network::{Blueprint, Method, Precision, TRAIN, Task};
+use deep_affect::train::network::{Blueprint, EVAL, Method, Precision, TRAIN, Task};
 use deep_affect::train::params::Initial;
 use std::collections::BTreeSet;
 
@@ -21,19 +21,21 @@ fn blueprint(architecture: Architecture, precision: Precision) -> Blueprint {
         (t.dense, t.classes) = (vec![16, 8], 7);
     }
     (config.towers[1].keep, config.towers[1].l2) = (0.5, 2e-4);
+    config.towers[0].classes = 8;
     (config.head, config.keep) = (vec![16, 24, 9], vec![0.5, 0.8, 0.5]);
     let sgd = Sgd { form: Form::Keras, nesterov: false, dampening: 0.0 };
     let task = Task::EndToEnd { config, frozen: vec!["face".into()] };
     Blueprint::new(&task, BATCH, Method { precision, ..sgd.into() }).unwrap()
 }
 
-/// Losses, weights and velocities of two steps, as bits, and the names of the ops of a step.
+/// Losses, weights and velocities of two steps and the outputs that follow, as bits, and the names of the ops of a step and of
+/// an inference.
 fn trained(
     architecture: Architecture,
     precision: Precision,
     device: &str,
     options: Options,
-) -> (Vec<u64>, BTreeSet<&'static str>) {
+) -> (Vec<u64>, [BTreeSet<&'static str>; 2]) {
     let b = blueprint(architecture, precision);
     let want: Vec<_> = b.want.iter().map(Vec::as_slice).collect();
     let mut s = Session::new(b.graph.clone(), &want, options, device::open(device, None).unwrap()).unwrap();
@@ -56,13 +58,15 @@ fn trained(
         let all = b.parts.iter().flat_map(|p| [p.loss].into_iter().chain(p.learned()).chain(p.memory()));
         bits.extend(all.flat_map(|v| s.read64(v).unwrap()).map(f64::to_bits));
     }
+    s.run(EVAL).unwrap();
+    bits.extend(b.parts.iter().flat_map(|p| s.read64(p.output).unwrap()).map(f64::to_bits));
     assert!(bits.iter().all(|b| f64::from_bits(*b).is_finite()));
-    let steps = s.plans[TRAIN].steps.iter().flatten();
-    (bits, steps.map(|&i| s.graph.nodes()[i].op.name()).collect())
+    let names = |plan: usize| s.plans[plan].steps.iter().flatten().map(|&i| s.graph.nodes()[i].op.name()).collect();
+    (bits, [TRAIN, EVAL].map(names))
 }
 
 #[test]
-fn what_is_fused_trains_bit_for_bit_as_what_is_not() {
+fn what_is_fused_trains_and_infers_bit_for_bit_as_what_is_not() {
     for name in DEVICES.into_iter().filter(|d| have(d)) {
         for (architecture, precision) in [
             (Architecture::Shared, Precision::Float32),
@@ -70,8 +74,8 @@ fn what_is_fused_trains_bit_for_bit_as_what_is_not() {
             (Architecture::Split, Precision::Float32),
             (Architecture::Split, Precision::Bf16),
         ] {
-            let (want, apart) = trained(architecture, precision, name, APART);
-            let (got, fused) = trained(architecture, precision, name, OPTIONS);
+            let (want, [apart, _]) = trained(architecture, precision, name, APART);
+            let (got, [fused, inferred]) = trained(architecture, precision, name, OPTIONS);
             let differ = want.iter().zip(&got).filter(|(w, g)| w != g).count();
             assert!(differ == 0 && want.len() == got.len(), "{architecture:?} {precision:?} on {name}: {differ}");
             let gone: Vec<_> = apart.difference(&fused).copied().collect();
@@ -79,6 +83,10 @@ fn what_is_fused_trains_bit_for_bit_as_what_is_not() {
             let parts =
                 ["dropout", "dropout.mask", "softmax", "softmax.grad", "concat", "slice", "mse", "mse.grad", "l2"];
             assert!(parts.iter().all(|op| gone.contains(op)), "{gone:?}");
+            // Whoever writes a number stores it as its reader takes it, where there is one reader.
+            assert!(["cast", "image.normalize", "softmax"].iter().all(|op| !inferred.contains(op)), "{inferred:?}");
+            let mixed = precision != Precision::Float32;
+            assert!(inferred.contains("image.inputs") && inferred.contains("dense.mixed") == mixed, "{inferred:?}");
             // Where gradients are scaled, they are looked at first, and with the penalty's.
             for op in ["l2.grad", "dense.wgrad"] {
                 assert_eq!(gone.contains(&op), precision != Precision::Fp16, "{op} of {gone:?}");

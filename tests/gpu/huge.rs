@@ -196,6 +196,7 @@ impl Laid {
                 let at = match o.place {
                     Place::Value(v) => places[v.0 as usize],
                     Place::Scratch(at) => bytes + at,
+                    Place::Counts(_) => unreachable!("nothing large is summed by its last block"),
                 };
                 end = end.max(at + o.bytes);
                 Window { at, bytes: o.bytes, access: o.access, value: matches!(o.place, Place::Value(_)) }

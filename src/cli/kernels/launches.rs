@@ -179,16 +179,20 @@ impl Command {
     }
 }
 
-/// The cost of a launch together with what it hands on to the next launch of its op, or was handed.
+/// The cost of a launch together with what it hands on to the next launch of its op, or was handed, or hands on to its own last
+/// blocks.
 fn with_scratch(mut cost: Cost, call: &Call) -> Cost {
     for operands in &call.operands {
         let scratch = |o: &Operand| match o.place {
             Place::Scratch(at) => Some((at, o.bytes)),
-            Place::Value(_) => None,
+            Place::Value(_) | Place::Counts(_) => None,
         };
+        let counts = operands.iter().any(|o| matches!(o.place, Place::Counts(_)));
         // Each once: an operand may stand in the place of one that is not there.
         let all: BTreeMap<usize, usize> = operands.iter().filter_map(scratch).collect();
-        cost.read += all.values().sum::<usize>() as f64;
+        let bytes = all.values().sum::<usize>() as f64;
+        cost.read += bytes;
+        cost.write += if counts { bytes } else { 0.0 };
     }
     cost
 }

@@ -2,20 +2,22 @@
 
 use crate::cuda_struct;
 use crate::graph::Gpu;
-use crate::graph::Operand::{In, Out, Update};
+use crate::graph::Operand::{Counts, In, Out, Scratch, Update};
 use crate::kernel::Launch;
-use crate::kernel::gpu::{CudaStruct, Kernel};
+use crate::kernel::estimate::Price;
+use crate::kernel::gpu::{Access, CudaStruct, Kernel};
 use crate::ops::mma::{self, After, Factors};
 use crate::ops::optim::{Descent, Sgd};
 use crate::ops::tile::{self, COLUMN_SUM, NO_SUM, SPLIT_SUM, Tile, index, parts, summed, vector};
 use crate::shape::DType;
 
 cuda_struct! {
-    /// y [rows,outputs] = act(x [rows,inputs] w^T + b).
+    /// y [rows,outputs] = act(x [rows,inputs] w^T + b), stored as `to` ([`DType::code`]).
     pub struct Dense {
         rows: i32,
         inputs: i32,
         outputs: i32,
+        to: i32,
         /// Whether there is a bias, and whether ReLU and dropout follow.
         bias: i32,
         relu: i32,
@@ -33,11 +35,17 @@ cuda_struct! {
         n: i32,
         depth: i32,
         part: i32,
-        /// wgrad: whether there is a bias.
+        /// Whether there is a bias.
         bias: i32,
-        /// dgrad: whether it goes on through a ReLU, and what the dropout behind that kept.
+        /// fprop: whether ReLU and dropout follow, and whether the result is stored as float32 although operands are not.
+        relu: i32,
+        draw: i32,
+        wide: i32,
+        /// dgrad: whether it goes on through a ReLU.
         mask: i32,
+        /// What dropout keeps, or kept on the way forward, and from which streams it is drawn.
         keep: f32,
+        streams: [u32; 4],
     }
 }
 
@@ -49,8 +57,21 @@ cuda_struct! {
     }
 }
 
-// ROWS, VEC
-const STREAMS: &[&[i64]] = &[&[1, 4], &[4, 4], &[16, 4], &[1, 1], &[4, 1], &[16, 1]];
+// ROWS, VEC, FROM
+const STREAMS: &[&[i64]] = &[
+    &[1, 4, 0],
+    &[4, 4, 0],
+    &[16, 4, 0],
+    &[1, 1, 0],
+    &[4, 1, 0],
+    &[16, 1, 0],
+    &[1, 4, 1],
+    &[4, 4, 1],
+    &[16, 4, 1],
+    &[1, 4, 2],
+    &[4, 4, 2],
+    &[16, 4, 2],
+];
 // BM, BN, BK, VEC; large before small.
 const TILES: &[&[i64]] = &[&[64, 128, 8, 4], &[32, 128, 8, 4], &[64, 64, 16, 1]];
 
@@ -60,7 +81,7 @@ static FPROP: Kernel = Kernel {
     threads: 256,
     operands: 5,
     args: Dense::TEXT,
-    consts: &["ROWS", "VEC"],
+    consts: &["ROWS", "VEC", "FROM"],
     variants: STREAMS,
 };
 
@@ -68,7 +89,7 @@ const fn gemm(entry: &'static str, operands: usize) -> Kernel {
     Kernel { entry, source: "gemm.cu", threads: 256, operands, args: Gemm::TEXT, consts: tile::CONSTS, variants: TILES }
 }
 
-static DGRAD: Kernel = gemm("dense_dgrad", 4);
+static DGRAD: Kernel = gemm("dense_dgrad", 8);
 static WGRAD: Kernel = gemm("dense_wgrad", 4);
 static UPDATE: Kernel = Kernel { args: Learning::TEXT, ..gemm("dense_update", 6) };
 
@@ -76,37 +97,27 @@ const fn mma(entry: &'static str, operands: usize) -> Kernel {
     Kernel { source: "mma/dense.cu", consts: mma::CONSTS, variants: mma::MATRICES, ..gemm(entry, operands) }
 }
 
-static FPROP_MMA: Kernel = mma("dense_fprop_mma", 3);
-static DGRAD_MMA: Kernel = mma("dense_dgrad_mma", 3);
+static FPROP_MMA: Kernel = mma("dense_fprop_mma", 8);
+static DGRAD_MMA: Kernel = mma("dense_dgrad_mma", 8);
 static WGRAD_MMA: Kernel = mma("dense_wgrad_mma", 4);
 static UPDATE_MMA: Kernel = Kernel { args: Learning::TEXT, ..mma("dense_update_mma", 7) };
 
-pub(super) const KERNELS: &[&Kernel] = &[
-    &FPROP,
-    &DGRAD,
-    &WGRAD,
-    &UPDATE,
-    &FPROP_MMA,
-    &DGRAD_MMA,
-    &WGRAD_MMA,
-    &UPDATE_MMA,
-    &COLUMN_SUM,
-    &SPLIT_SUM,
-    &mma::SPLIT_ACT,
-];
+pub(super) const KERNELS: &[&Kernel] =
+    &[&FPROP, &DGRAD, &WGRAD, &UPDATE, &FPROP_MMA, &DGRAD_MMA, &WGRAD_MMA, &UPDATE_MMA, &COLUMN_SUM, &SPLIT_SUM];
 
-/// y = act(x w^T + b) and what comes `after`; operands x, w and those. A value depends on its own row and on the widths, never
-/// on `rows`, but for what is drawn.
-pub(super) fn fprop(gpu: Gpu, [rows, inputs, outputs]: [usize; 3], after: After) -> Vec<Launch> {
+/// y = act(x w^T + b) and what comes `after`, x being stored as `from`; operands x, w and those. A value depends on its own row
+/// and on the widths, never on `rows`, but for what is drawn.
+pub(super) fn fprop(gpu: Gpu, from: DType, [rows, inputs, outputs]: [usize; 3], after: After) -> Vec<Launch> {
     let _ = [rows * inputs, rows * outputs].map(index);
     // Rows that a warp computes together, from one reading of its four columns of w.
     let together = [16, 4].into_iter().find(|n| *n <= rows).unwrap_or(1);
     let grid = [rows.div_ceil(together), outputs.div_ceil(8 * 4)];
-    let consts = [together as i64, vector(&[inputs]) as i64];
+    let consts = [together as i64, vector(&[inputs]) as i64, from.code()];
     let operands = [In(0), In(1), In(after.bias.unwrap_or(0)), In(after.state.unwrap_or(0)), Out(0)];
     let [rows, inputs, outputs] = [rows, inputs, outputs].map(index);
     let [bias, relu, draw] = [after.bias.is_some(), after.relu, after.state.is_some()].map(i32::from);
-    let args = Dense { rows, inputs, outputs, bias, relu, draw, keep: after.keep, streams: gpu.streams() };
+    let to = after.to.map_or(0, |to| to.code() as i32);
+    let args = Dense { rows, inputs, outputs, to, bias, relu, draw, keep: after.keep, streams: gpu.streams() };
     gpu.call(&FPROP, &consts, grid, &operands, args).done()
 }
 
@@ -114,16 +125,8 @@ pub(super) fn fprop(gpu: Gpu, [rows, inputs, outputs]: [usize; 3], after: After)
 /// else 0.
 pub(super) fn dgrad<'a>(mut gpu: Gpu<'a>, [rows, inputs, outputs]: [usize; 3], mask: Option<f32>) -> Vec<Launch> {
     let (extents, aligned) = ([rows, inputs, outputs], [inputs, outputs]);
-    let cut = Cut::new(&mut gpu, &DGRAD, None, extents, &aligned, blocks(rows, inputs), false);
-    let (parts, consts, grid) = (cut.parts, cut.tile.consts, cut.grid);
-    // The mask belongs behind the whole sum.
-    let args = Gemm { mask: (mask.is_some() && parts == 1) as i32, keep: mask.unwrap_or(1.0), ..cut.args };
-    let x = In(if mask.is_some() { 2 } else { 0 });
-    let call = |gpu: Gpu<'a>, dx| gpu.call(&DGRAD, consts, grid, &[In(0), In(1), x, dx], args);
-    if mask.is_some() && parts > 1 {
-        return mma::summed_act(gpu, DType::F32, parts, [rows, inputs], masked(mask), call);
-    }
-    summed(gpu, parts, [(Out(0), rows * inputs), NO_SUM], |gpu, [dx, _]| call(gpu, dx)).done()
+    let cut = Cut::new(&mut gpu, &DGRAD, None, extents, &aligned, blocks(rows, inputs), true);
+    cut.finished(gpu, &DGRAD, masked(mask))
 }
 
 /// What comes after a dgrad's sums.
@@ -134,10 +137,10 @@ fn masked(mask: Option<f32>) -> After {
 /// dw [outputs,inputs] = dy^T x and, with `bias`, db [outputs] = the column sums of dy; operands x, dy.
 pub(super) fn wgrad(mut gpu: Gpu, [rows, inputs, outputs]: [usize; 3], bias: bool) -> Vec<Launch> {
     let (extents, aligned) = ([outputs, inputs, rows], [inputs, outputs]);
-    let cut = Cut::new(&mut gpu, &WGRAD, None, extents, &aligned, blocks(outputs, inputs), bias);
+    let cut = Cut::new(&mut gpu, &WGRAD, None, extents, &aligned, blocks(outputs, inputs), false);
     let db = if bias { (Out(1), outputs) } else { NO_SUM };
     summed(gpu, cut.parts, [(Out(0), outputs * inputs), db], |gpu, [dw, db]| {
-        gpu.call(&WGRAD, cut.tile.consts, cut.grid, &[In(0), In(1), dw, db], cut.args)
+        gpu.call(&WGRAD, cut.tile.consts, cut.grid, &[In(0), In(1), dw, db], cut.args.with_bias(bias))
     })
     .done()
 }
@@ -151,10 +154,8 @@ pub(super) fn fprop_mma(
 ) -> Vec<Launch> {
     // Parts by the widths alone: a value does not depend on how many rows there are.
     let extents = [rows, outputs, inputs];
-    let cut = Cut::new(&mut gpu, &FPROP_MMA, Some(factors), extents, &[inputs], outputs.div_ceil(64), false);
-    mma::summed_act(gpu, factors.storage, cut.parts, [rows, outputs], after, |gpu, y| {
-        gpu.call(&FPROP_MMA, cut.tile.consts, cut.grid, &[In(0), In(1), y], cut.args)
-    })
+    let cut = Cut::new(&mut gpu, &FPROP_MMA, Some(factors), extents, &[inputs], outputs.div_ceil(64), true);
+    cut.finished(gpu, &FPROP_MMA, after)
 }
 
 /// [`dgrad`] on tensor cores.
@@ -165,10 +166,8 @@ pub(super) fn dgrad_mma(
     mask: Option<f32>,
 ) -> Vec<Launch> {
     let (extents, aligned) = ([rows, inputs, outputs], [inputs, outputs]);
-    let cut = Cut::new(&mut gpu, &DGRAD_MMA, Some(factors), extents, &aligned, inputs.div_ceil(64), false);
-    mma::summed_act(gpu, factors.storage, cut.parts, [rows, inputs], masked(mask), |gpu, dx| {
-        gpu.call(&DGRAD_MMA, cut.tile.consts, cut.grid, &[In(0), In(1), dx], cut.args)
-    })
+    let cut = Cut::new(&mut gpu, &DGRAD_MMA, Some(factors), extents, &aligned, inputs.div_ceil(64), true);
+    cut.finished(gpu, &DGRAD_MMA, masked(mask))
 }
 
 /// [`wgrad`] on tensor cores.
@@ -179,10 +178,10 @@ pub(super) fn wgrad_mma(
     bias: bool,
 ) -> Vec<Launch> {
     let blocks = outputs.div_ceil(64) * inputs.div_ceil(64);
-    let cut = Cut::new(&mut gpu, &WGRAD_MMA, Some(factors), [outputs, inputs, rows], &[inputs, outputs], blocks, bias);
+    let cut = Cut::new(&mut gpu, &WGRAD_MMA, Some(factors), [outputs, inputs, rows], &[inputs, outputs], blocks, false);
     let db = if bias { (Out(1), outputs) } else { NO_SUM };
     summed(gpu, cut.parts, [(Out(0), outputs * inputs), db], |gpu, [dw, db]| {
-        gpu.call(&WGRAD_MMA, cut.tile.consts, cut.grid, &[In(0), In(1), dw, db], cut.args)
+        gpu.call(&WGRAD_MMA, cut.tile.consts, cut.grid, &[In(0), In(1), dw, db], cut.args.with_bias(bias))
     })
     .done()
 }
@@ -207,12 +206,12 @@ pub(super) fn update(
         Some(_) => (&UPDATE_MMA, outputs.div_ceil(64) * inputs.div_ceil(64)),
         None => (&UPDATE, blocks(outputs, inputs)),
     };
-    let cut = Cut::new(&mut gpu, kernel, factors, extents, &aligned, blocks, bias);
+    let cut = Cut::new(&mut gpu, kernel, factors, extents, &aligned, blocks, false);
     assert_eq!(cut.parts, 1, "a gradient in parts is not there when it is needed");
     let updated = 2 + copy as usize;
     let [x, dy, hyper] = [0, 1, 2].map(|i| In(updated + i));
     let db = if bias { Out(updated) } else { Update(1) };
-    let args = Learning { product: cut.args, step: sgd.numbers() };
+    let args = Learning { product: cut.args.with_bias(bias), step: sgd.numbers() };
     let operands = match factors {
         Some(_) => vec![x, dy, Update(0), Update(1), Update(if copy { 2 } else { 0 }), hyper, db],
         None => vec![x, dy, Update(0), Update(1), hyper, db],
@@ -221,9 +220,13 @@ pub(super) fn update(
 }
 
 impl Gemm {
-    fn new(extents: [usize; 3], part: usize, bias: bool) -> Self {
-        let [m, n, depth] = extents.map(index);
-        Self { m, n, depth, part: index(part), bias: bias as i32, mask: 0, keep: 1.0 }
+    fn new(extents: [usize; 3], part: usize) -> Self {
+        let ([m, n, depth], part) = (extents.map(index), index(part));
+        Self { m, n, depth, part, bias: 0, relu: 0, draw: 0, wide: 0, mask: 0, keep: 1.0, streams: [0; 4] }
+    }
+
+    fn with_bias(self, bias: bool) -> Self {
+        Self { bias: bias as i32, ..self }
     }
 }
 
@@ -237,7 +240,8 @@ struct Cut {
 
 impl Cut {
     /// For `kernel`, on tensor cores where there are `factors`, of operands that are loaded along the `aligned` extents;
-    /// `blocks` decides how many parts the sum has, whatever the tile.
+    /// `blocks` decides how many parts the sum has, whatever the tile, and `whole` says whether the kernel adds them
+    /// ([`Cut::finished`]).
     fn new(
         gpu: &mut Gpu,
         kernel: &'static Kernel,
@@ -245,17 +249,45 @@ impl Cut {
         [m, n, depth]: [usize; 3],
         aligned: &[usize],
         blocks: usize,
-        bias: bool,
+        whole: bool,
     ) -> Self {
         let step = if factors.is_some() { mma::STEP } else { tile::STEP };
         let (parts, part) = parts(blocks, depth, step);
         let extents = [m, n, part];
-        let tile = match factors {
-            Some(factors) => mma::tile(gpu, mma::product(kernel, factors, aligned, extents, parts)),
-            None => Tile::choose(gpu, kernel, aligned, extents, parts),
+        let product = match factors {
+            Some(factors) => mma::product(kernel, factors, aligned, extents, parts),
+            None => tile::product(kernel, aligned, extents, parts),
         };
+        let price = |consts: &[i64]| {
+            let price = if factors.is_some() { mma::price(consts) } else { tile::price(consts) };
+            let [rows, columns] = price.tile;
+            let sums = if whole { 4 * parts * m.min(rows) * columns } else { 0 };
+            Price { last: sums as f64, ..price }
+        };
+        let tile = Tile::new(gpu.tile(product, price));
         let grid = [m.div_ceil(tile.m) * n.div_ceil(tile.n), parts];
-        Self { tile, grid, parts, args: Gemm::new([m, n, depth], part, bias) }
+        Self { tile, grid, parts, args: Gemm::new([m, n, depth], part) }
+    }
+
+    /// Launches `kernel`, whose last blocks add the parts in order and make of output 0 what comes `after`
+    /// (`kernels/finish.cuh`); operands 0 and 1 are multiplied.
+    fn finished(self, mut gpu: Gpu, kernel: &'static Kernel, after: After) -> Vec<Launch> {
+        let Self { tile, grid, parts, args } = self;
+        let sums = gpu.scratch(4 * parts * (args.m * args.n) as usize);
+        let counts = gpu.counts(grid[0]);
+        let args = Gemm {
+            bias: after.bias.is_some() as i32,
+            relu: after.relu as i32,
+            draw: after.state.is_some() as i32,
+            wide: after.to.is_some() as i32,
+            mask: after.mask.is_some() as i32,
+            keep: after.keep,
+            streams: gpu.streams(),
+            ..args
+        };
+        let [bias, mask, state] = [after.bias, after.mask, after.state].map(|i| In(i.unwrap_or(0)));
+        let operands = [In(0), In(1), Scratch(sums, Access::Write), bias, mask, state, Out(0), Counts(counts)];
+        gpu.call(kernel, tile.consts, grid, &operands, args).done()
     }
 }
 

@@ -3,9 +3,11 @@ in memory, that is flattened in H,W,C order. */
 
 mod dropped;
 mod gpu;
+mod mixed;
 mod update;
 
 pub use dropped::Dropped;
+pub use mixed::Mixed;
 pub use update::Update;
 
 use super::activation::{ReluGrad, positive};
@@ -95,12 +97,17 @@ impl Op for Fprop {
 impl Fprop {
     /// Its launches with what comes `after`, besides bias and ReLU.
     fn then(&self, gpu: Gpu, io: &Io, after: After) -> Vec<Launch> {
-        let extents = [io.outs[0].dims()[0], io.ins[0].row(), io.outs[0].row()];
-        let after = After { bias: self.bias.then_some(2), relu: self.relu, ..after };
+        let (extents, after) = self.lowered(io, after);
         match Factors::of(io.ins[0].dtype, gpu.products()) {
             Some(factors) => gpu::fprop_mma(gpu, factors, extents, after),
-            None => gpu::fprop(gpu, extents, after),
+            None => gpu::fprop(gpu, DType::F32, extents, after),
         }
+    }
+
+    /// Rows, inputs, outputs; bias and ReLU, and what comes `after`.
+    fn lowered(&self, io: &Io, after: After) -> ([usize; 3], After) {
+        let extents = [io.outs[0].dims()[0], io.ins[0].row(), io.outs[0].row()];
+        (extents, After { bias: self.bias.then_some(2), relu: self.relu, ..after })
     }
 }
 
@@ -273,7 +280,7 @@ impl Op for BiasGrad {
 
 pub const FAMILY: Family = Family {
     name: "dense",
-    ops: &["dense.fprop", "dense.dropped", "dense.dgrad", "dense.wgrad", "dense.update", "bias.grad"],
+    ops: &["dense.fprop", "dense.mixed", "dense.dropped", "dense.dgrad", "dense.wgrad", "dense.update", "bias.grad"],
     kernels: gpu::KERNELS,
     cases,
 };
@@ -298,6 +305,18 @@ fn dropped(label: &str, bias: bool, ins: &[Type], ty: Type) -> [Case; 2] {
         let op = Dropped { dense: Fprop { bias, relu: true }, mask: Mask { keep: 0.5, layer: Layer(layer), ty } };
         let case = Case::new(format!("{label} layer {layer}"), op, &ins, &[], Bound::Dot(ins[0].row() + 1));
         case.draw(ins.len() - 1, Draw::Below(1000))
+    })
+}
+
+/// A layer between values that are stored as `half`, and one of `half` whose result is not: what can be had of these sizes.
+fn mixed(half: DType, [rows, width, out]: [usize; 3]) -> impl Iterator<Item = Case> {
+    let (x, w, bias) = (Type::f32(&[rows, width]), Type::f32(&[out, width]), Type::f32(&[out]));
+    let ways = [(x.of(half), w, DType::F32), (x, w, half), (x.of(half), w, half), (x.of(half), w.of(half), DType::F32)];
+    ways.into_iter().filter_map(move |(x, w, to)| {
+        let (op, ins) = (Mixed { dense: Fprop { bias: true, relu: out % 2 == 0 }, to }, [x, w, bias]);
+        op.infer(&ins).ok()?;
+        let label = format!("{half:?} x {:?} {rows}x{width} w {:?} out {out} {to:?}", x.dtype, w.dtype);
+        Some(Case::new(label, op, &ins, &[], Bound::Dot(width + 1)))
     })
 }
 
@@ -352,6 +371,12 @@ fn cases() -> Vec<Case> {
             cases.push(Case::new(&label, Dgrad { x: xt, mask }, &ins, &[], Bound::Dot(out)));
             cases.push(Case::new(&label, wgrad, &[xt, yt], &[], Bound::Dot(x[0])));
             cases.extend(update(&label, wgrad.bias, [xt, yt], Form::Keras));
+        }
+    }
+    // Through every number of rows that a warp takes at once; a width of which rows of x may be stored in 16 bits, and another.
+    for half in [DType::F16, DType::BF16] {
+        for (rows, width, out) in [(1, 68, 9), (5, 40, 14), (17, 132, 36), (3, 13, 5), (2, 2504, 8), (25, 96, 72)] {
+            cases.extend(mixed(half, [rows, width, out]));
         }
     }
     for x in [[2, 9, 11, 5], [4, 17, 19, 34]] {

@@ -1,0 +1,69 @@
+//! A dense layer whose input or result is stored as another type than its weight.
+
+use super::{Fprop, gpu};
+use crate::error::{Error, Result};
+use crate::graph::{Gpu, Io, Member, Op, host_launches};
+use crate::host;
+use crate::kernel::{Cost, Launch, Simd};
+use crate::ops::mma::{After, Factors};
+use crate::par;
+use crate::shape::{DType, Type};
+
+/// y [N,out] as `to`: what a [`crate::ops::cast::Cast`] of x to the type of w, [`Fprop`] and a cast of the result make of x, w
+/// and, where there is one, b; without storing what lies between. With w in float32, x and y are of any type, with w in 16 bits
+/// x is of the same and y is float32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Mixed {
+    pub dense: Fprop,
+    pub to: DType,
+}
+
+/// Elements of x that a lane loads together: a row consists of so many.
+const LOADED: usize = 4;
+
+impl Op for Mixed {
+    fn name(&self) -> &'static str {
+        "dense.mixed"
+    }
+    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        let [x, w, ..] = *ins else { return Err(Error::job("x and w are needed")) };
+        let fits = match w.dtype {
+            DType::F32 => !x.dtype.is_half() || x.row().is_multiple_of(LOADED),
+            _ => x.dtype == w.dtype && self.to == DType::F32,
+        };
+        if !fits || !self.to.is_float() || x.dtype == w.dtype && w.dtype == self.to {
+            return Err(Error::job(format!("x {x:?} and w {w:?} make no {:?} without a cast", self.to)));
+        }
+        let same = [&[x.of(w.dtype)], &ins[1..]].concat();
+        Ok(self.dense.infer(&same)?.into_iter().map(|y| y.of(self.to)).collect())
+    }
+    fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+        self.dense.eval(io, ins, outs);
+        outs[0].iter_mut().for_each(|y| *y = io.ins[1].dtype.round(*y));
+    }
+    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+        let (op, n, i, o) = (*self, io.outs[0].dims()[0], io.ins[0].row(), io.outs[0].row());
+        let w = io.ins[1].dtype;
+        host_launches(self, io, group, 0, move |h| {
+            let (y, bias) = (h.output::<f32>(0), op.dense.bias.then(|| h.input(2)));
+            host::dense::fprop(simd, n, i, o, h.input(0), h.input(1), bias, op.dense.relu, y);
+            let round = |y: &mut f32| *y = w.round(*y as f64) as f32;
+            par::chunks_mut(y, |_, y| y.iter_mut().for_each(round));
+        })
+    }
+    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+        let to = (self.to != io.ins[1].dtype).then_some(self.to);
+        let (extents, after) = self.dense.lowered(io, After { to, ..After::NOTHING });
+        match io.ins[1].dtype {
+            // tf32 has no loads of 16 bits, and no network has both.
+            DType::F32 => gpu::fprop(gpu, io.ins[0].dtype, extents, after),
+            half => {
+                let factors = Factors::of(half, gpu.products()).expect("16 bits go to tensor cores");
+                gpu::fprop_mma(gpu, factors, extents, after)
+            }
+        }
+    }
+    fn cost(&self, io: &Io) -> Cost {
+        self.dense.cost(io)
+    }
+}
