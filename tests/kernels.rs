@@ -3,13 +3,13 @@
 #[path = "common/devices.rs"]
 mod devices;
 
-use deep_affect::nvrtc::{self, Target, Unit};
+use deep_affect::nvrtc::{self, Cache, Compiled, Target, Unit};
 use deep_affect::ops;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 /// `BLESS=1` writes the file instead.
@@ -28,24 +28,72 @@ fn possible() -> bool {
     nvrtc::available().map_err(|e| devices::without("sim", &e)).is_ok()
 }
 
-type Made = (Unit, Target, deep_affect::error::Result<nvrtc::Compiled>);
+type Made = (Unit, Target, deep_affect::error::Result<Arc<Compiled>>);
 
-/// Every unit for every architecture that has what it takes, compiled once for all tests.
+/// Architectures for which every unit is compiled: one for each way through the kernels.
+const WHOLE: [Target; 3] = [Target::new(75), Target::new(80), Target { compute: 90, specific: true }];
+
+/// Registers by which the same kernel differs between architectures, and more: 29 is the most that was found (sm_80, sm_90a and
+/// sm_120 compared).
+const APART: u32 = 32;
+
+/// Whether another architecture could run out of what is enough here: of a thread 128 registers where two blocks share a
+/// multiprocessor, and 255 anyway.
+fn near(c: &Compiled) -> bool {
+    let near = |registers: u32| [128, 255].iter().any(|most| (most - APART..=*most).contains(&registers));
+    c.resources.iter().any(|r| near(r.registers) || r.spill_stores + r.spill_loads > 0)
+}
+
+/// Compiled units, for other tests and for the next run: an entry is named by all that its code depends on.
+static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| Path::new(env!("CARGO_TARGET_TMPDIR")).join("compiled"));
+
+/// Every unit for the architectures of [`WHOLE`] that have what it takes, and for all others where it is [`near`] its limit,
+/// compiled once for all tests.
 static COMPILED: LazyLock<Vec<Made>> = LazyLock::new(|| {
     let units: BTreeSet<Unit> = ops::kernels().flat_map(|k| k.variants.iter().map(move |v| Unit::of(k, v))).collect();
-    let all = units.iter().flat_map(|u| Target::ALL.map(|target| (u, target)));
-    let work: Vec<_> = all.filter(|(unit, target)| unit.runs_on(*target)).collect();
+    let cache = Cache::within(&*FOLDER);
+    // Of kernels as they were.
+    if cache.entries() > 2 * WHOLE.len() * units.len() {
+        std::fs::remove_dir_all(&*FOLDER).unwrap();
+    }
     let start = Instant::now();
-    let make = |&(unit, target): &(&Unit, Target)| (unit.clone(), target, nvrtc::compile(unit, target));
-    let made = work.par_iter().with_max_len(1).map(make).collect();
-    println!("{} compilations in {:.1} s", work.len(), start.elapsed().as_secs_f64());
+    let make = |(unit, target): (&Unit, Target)| {
+        let made = nvrtc::compile_all(std::slice::from_ref(unit), target, &cache);
+        (unit.clone(), target, made.map(|mut all| all.remove(0)))
+    };
+    let all = |units: &BTreeSet<Unit>, targets: &[Target]| -> Vec<Made> {
+        let all = units.iter().flat_map(|u| targets.iter().map(move |target| (u, *target)));
+        let work: Vec<_> = all.filter(|(unit, target)| unit.runs_on(*target)).collect();
+        work.into_par_iter().with_max_len(1).map(make).collect()
+    };
+    let mut made = all(&units, &WHOLE);
+    let close = made.iter().filter(|m| m.2.as_ref().is_ok_and(|c| near(c))).map(|m| m.0.clone()).collect();
+    let others: Vec<Target> = Target::ALL.into_iter().filter(|t| !WHOLE.contains(t)).collect();
+    made.extend(all(&close, &others));
+    println!("{} units compiled or found in {:.1} s", made.len(), start.elapsed().as_secs_f64());
     made
 });
+
+/// Kernels ask for the architecture by comparing it with a number: between two of these there is one of [`WHOLE`].
+#[test]
+fn every_way_through_the_kernels_is_compiled_whole() {
+    let asked = |text: &'static str| text.split("__CUDA_ARCH__").skip(1);
+    let number = |rest: &str| {
+        let rest = rest.trim_start().strip_prefix(">=").or(rest.trim_start().strip_prefix('<'));
+        let digits = rest.unwrap_or_else(|| panic!("neither < nor >=")).trim_start();
+        digits[..digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len())].parse::<u32>().unwrap() / 10
+    };
+    let mut bounds: BTreeSet<u32> = nvrtc::sources().flat_map(|(_, text)| asked(text)).map(number).collect();
+    bounds.insert(0);
+    let way = |target: &Target| bounds.iter().filter(|b| **b <= target.compute).count();
+    let [whole, all] = [&WHOLE[..], &Target::ALL].map(|t| t.iter().map(way).collect::<BTreeSet<_>>());
+    assert!(bounds.len() > 1 && whole == all, "{bounds:?}: {whole:?} of {all:?}");
+}
 
 /// Without spills, without a remark of compiler or assembler (the C75xx on lost performance are among them), and with
 /// every kernel that the crate says is there.
 #[test]
-fn every_kernel_compiles_for_every_architecture() {
+fn every_kernel_compiles_without_spills() {
     if !possible() {
         return;
     }
@@ -139,8 +187,21 @@ fn an_exported_folder_serves_a_machine_without_a_compiler() {
     }
     let dir = tempfile::tempdir().unwrap();
     let (folder, empty) = (dir.path().join("exported"), dir.path().join("empty"));
+    // Most of it was compiled for the test above.
+    let (target, entries) = (Target::new(80), folder.join("kernels"));
+    std::fs::create_dir_all(&entries).unwrap();
+    let known: BTreeSet<&Unit> = COMPILED.iter().filter(|m| m.1 == target).map(|m| &m.0).collect();
+    for entry in std::fs::read_dir(FOLDER.join("kernels")).unwrap().map(|e| e.unwrap()) {
+        let name = entry.file_name().into_string().unwrap();
+        if name.contains("-sm_80-") && !name.starts_with("activation") {
+            std::fs::copy(entry.path(), entries.join(name)).unwrap();
+        }
+    }
+    let compiled = Cache::within(&folder).entries();
     let out = kernels(&empty, true, &["export", folder.to_str().unwrap(), "--arch", "sm_80"]).output().unwrap();
     assert!(out.status.success(), "{:?}", texts(out));
+    let exported = Cache::within(&folder).entries();
+    assert!(compiled < exported && exported >= known.len(), "{compiled}, then {exported}, of {}", known.len());
 
     let list =
         |cache: &Path, compiler| kernels(cache, compiler, &["list", "--arch", "sm_80", "--json"]).output().unwrap();
@@ -160,7 +221,8 @@ fn an_exported_folder_serves_a_machine_without_a_compiler() {
     assert!(said.starts_with("error: NVRTC") && said.contains("pip install") && said.lines().count() == 1, "{said}");
 
     // A damaged entry is said once and made again.
-    let entry = std::fs::read_dir(folder.join("kernels")).unwrap().next().unwrap().unwrap().path();
+    let own = |entry: &PathBuf| entry.file_name().unwrap().to_str().unwrap().starts_with("activation");
+    let entry = std::fs::read_dir(&entries).unwrap().map(|e| e.unwrap().path()).find(own).unwrap();
     let good = std::fs::read(&entry).unwrap();
     std::fs::write(&entry, &good[1..]).unwrap();
     let [again, said] = texts(list(&folder, true));
@@ -176,7 +238,8 @@ fn launches_are_counted_without_a_gpu() {
     let dir = tempfile::tempdir().unwrap();
     let args = ["launches", "vgg16", "--image", "32", "--width", "8", "--batch", "2", "--precision", "bf16"];
     let launches = |compiler, rest: &[&str]| {
-        let out = kernels(dir.path(), compiler, &[&args[..], rest].concat()).output().unwrap();
+        let cache = if compiler { FOLDER.as_path() } else { dir.path() };
+        let out = kernels(cache, compiler, &[&args[..], rest].concat()).output().unwrap();
         let ok = out.status.success();
         let [said, error] = texts(out);
         assert!(ok, "{error}");
@@ -208,6 +271,7 @@ fn launches_are_counted_without_a_gpu() {
     let wide = launches(false, &["--wide"]);
     assert!(!table.contains("FLOP/B") && wide.contains("FLOP/B"), "{wide}");
     if possible() {
+        LazyLock::force(&COMPILED);
         let r = json(&launches(true, &["--json"]));
         let fills = |row: &serde_json::Value| row["fills"].as_f64() > Some(0.0) && row["blocks_resident"].is_u64();
         assert!(r["launches"].as_array().unwrap().iter().all(fills), "{r:#}");

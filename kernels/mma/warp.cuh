@@ -2,8 +2,8 @@
 // (cp.async).
 #pragma once
 // A thread of a tile of 128 x 128 keeps 64 sums: two blocks share a multiprocessor's registers, where its shared memory is
-// enough for two. Larger or deeper tiles take the registers of both, and those whose factors come in two parts.
-#if __CUDA_ARCH__ >= 800 && SHARED <= (72 << 10) && (TERMS != 3 || BM * BN < 128 * 128)
+// enough for two. Larger or deeper tiles take the registers of both.
+#if __CUDA_ARCH__ >= 800 && SHARED <= (72 << 10)
 #define RESIDENT 2
 #endif
 #include "common.cuh"

@@ -25,7 +25,8 @@ const fn float([m, n, k]: [i64; 3], stages: i64, vec: i64, terms: i64) -> [i64; 
     [m, n, k, stages, vec, 0, terms, if loaded > staged { loaded } else { staged }]
 }
 
-/// Every tile, for all operands: large before small, those that copy 16 bytes at once before those that gather.
+/// Every tile, large before small. A tile that the rule takes for no layer of any network here, on cards with much shared memory
+/// or little, is not among those of a kernel.
 const TILES: &[&[i64]] = &[
     // For many pixels and few filters, and for few pixels.
     &row([256, 128, 32], 4, 8, 1),
@@ -34,6 +35,10 @@ const TILES: &[&[i64]] = &[
     &row([256, 128, 32], 4, 8, 2),
     &row([256, 64, 32], 3, 8, 2),
     &row([32, 64, 64], 3, 8, 2),
+    &float([128, 64, 16], 4, 4, 3),
+    // For pictures, whose three channels are gathered.
+    &row([128, 64, 32], 3, 1, 1),
+    &row([128, 64, 32], 3, 1, 2),
     // For all.
     &row([128, 256, 64], 3, 8, 1),
     &row([128, 256, 32], 4, 8, 1),
@@ -41,7 +46,6 @@ const TILES: &[&[i64]] = &[
     &row([128, 128, 32], 4, 8, 1),
     &row([128, 64, 32], 4, 8, 1),
     &row([64, 64, 32], 4, 8, 1),
-    &row([128, 64, 32], 3, 1, 1),
     &row([64, 64, 32], 3, 1, 1),
     &row([128, 256, 64], 3, 8, 2),
     &row([128, 256, 32], 4, 8, 2),
@@ -49,10 +53,7 @@ const TILES: &[&[i64]] = &[
     &row([128, 128, 32], 4, 8, 2),
     &row([128, 64, 32], 4, 8, 2),
     &row([64, 64, 32], 4, 8, 2),
-    &row([128, 64, 32], 3, 1, 2),
     &row([64, 64, 32], 3, 1, 2),
-    &float([128, 128, 16], 4, 4, 3),
-    &float([128, 64, 16], 4, 4, 3),
     &float([64, 64, 16], 4, 4, 3),
     &float([64, 64, 16], 3, 1, 3),
     &float([128, 128, 16], 4, 4, 1),
@@ -68,10 +69,10 @@ const TILES: &[&[i64]] = &[
 pub(super) const PIXELS: &[&[i64]] = TILES.split_at(TILES.len() - 2).0;
 
 /// Tiles of filters by taps and channels.
-pub(super) const FILTERS: &[&[i64]] = TILES.split_at(6).1;
+pub(super) const FILTERS: &[&[i64]] = TILES.split_at(7).1;
 
-/// Tiles of dense layers, whose batches have few rows.
-pub(super) const MATRICES: &[&[i64]] = PIXELS.split_at(6).1;
+/// Tiles of dense layers, whose batches have few rows, and whose widths are multiples of what is copied at once.
+pub(super) const MATRICES: &[&[i64]] = PIXELS.split_at(9).1;
 
 /// What tensor cores multiply: how the operands are stored, and of how many products one is made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -147,7 +148,7 @@ pub(super) fn price(consts: &[i64]) -> Price {
         bytes: (size * (m + n)) as f64,
         results: (size * m * n) as f64,
         // RESIDENT in kernels/mma/warp.cuh
-        resident: if shared <= 72 << 10 && (terms < 3 || m * n < 128 * 128) { 2 } else { 1 },
+        resident: if shared <= 72 << 10 { 2 } else { 1 },
         last: 0.0,
     }
 }
