@@ -212,6 +212,31 @@ fn killed_within_an_epoch_it_goes_on_from_there() {
     same(dir.path(), &results(whole.path()));
 }
 
+#[test]
+fn a_tower_is_gone_on_with_too() {
+    let (whole, dir) = (folder(), folder());
+    let args = "pretrain set.csv --label kind --tower object --out tower.safetensors --width 32 --dense 8,8 --image 32 \
+                --epochs 12 --batch 4 --threads 1 --checkpoint-every 0";
+    let args: Vec<&str> = args.split_whitespace().collect();
+    good(whole.path(), &args);
+    let kept = dir.path().join("tower.safetensors.checkpoint");
+    let mut child = program(dir.path(), &args).spawn().unwrap();
+    let state = || checkpoint::card(&WeightFile::open(&kept).unwrap()).unwrap().state;
+    while !kept.exists() || state().step < 7 {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before update 7");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!dir.path().join("tower.safetensors").exists());
+    good(dir.path(), &[&args[..], &["--resume"]].concat());
+    let [got, want] = [&dir, &whole].map(|d| fs::read(d.path().join("tower.safetensors")).unwrap());
+    assert!(got == want, "another tower");
+    assert!(!kept.exists() && !atomic::previous(&kept).exists());
+    let out = program(dir.path(), &[&args[..], &["--resume"]].concat()).output().unwrap();
+    assert!(complaint(&out).contains("tower.safetensors.checkpoint: "), "{}", complaint(&out));
+}
+
 /// A run that has written its first checkpoint and has long to go; `signals` is what `env` makes of those it is born with.
 fn under_way(dir: &Path, signals: &str) -> Child {
     let mut c = Command::new("env");

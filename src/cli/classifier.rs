@@ -189,9 +189,15 @@ impl Classifier {
         })
     }
 
-    /// Trains on some rows, monitoring others, and keeps the run where `checkpoint` says, from where it goes on if it
-    /// was begun there. Afterwards the network holds the best weights.
-    pub fn run(&mut self, rows: [&[usize]; 2], label: &str, checkpoint: Option<&Path>) -> Result<(Network, State)> {
+    /// Trains on some rows, monitoring others, and keeps the run where `checkpoint` says, from where it goes on with
+    /// `resume`. Afterwards the network holds the best weights.
+    pub fn run(
+        &mut self,
+        rows: [&[usize]; 2],
+        label: &str,
+        checkpoint: &Path,
+        resume: bool,
+    ) -> Result<(Network, State)> {
         let device = self.device.take().expect("a device between runs");
         let card = self.card(rows)?;
         let (batch, method) = (self.settings.batch, self.settings.method());
@@ -200,7 +206,7 @@ impl Classifier {
         let kept = resident(Resident::Auto, &self.pictures, &card.task, batch, method, &*device);
         let mut net = Network::new(&card.task, batch, Method { resident: kept, ..method }, device)?;
         let samples = &self.samples(rows[0]);
-        let resume = checkpoint.is_some_and(Path::exists);
+        let checkpoint = Some(checkpoint);
         let run = Run { label, card, samples, rows, checkpoint, every: self.every, resume, extra: &[] };
         let (state, _) = run.go(&mut net, |net| {
             self.initial.check(&net.session, &[""], std::slice::from_ref(&self.tower), true)?;

@@ -2,7 +2,7 @@
 
 use super::ranges::{MANY, whole};
 use super::Compute;
-use super::flags::{DataFlags, HeadChoice, MINUTES, Resident, TrainFlags};
+use super::flags::{Checkpoints, DataFlags, HeadChoice, Resident, TrainFlags};
 use super::job::{Job, split};
 use super::train::{CHECKPOINT, train};
 use crate::bundled;
@@ -151,7 +151,7 @@ impl Command {
             test: TEST,
             val: 0.0,
             seed: self.seed,
-            checkpoint_every: MINUTES,
+            checkpoints: Checkpoints::default(),
         }
     }
 

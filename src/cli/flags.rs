@@ -196,17 +196,36 @@ pub struct TrainFlags {
     /// Decides every random choice: initial weights, order, masks, folds, augmentation.
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub seed: u64,
+    #[command(flatten)]
+    pub checkpoints: Checkpoints,
+}
+
+/// When checkpoints are written.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Checkpoints {
     /// Minutes after which a checkpoint is written within an epoch, 0 after every update; at the end of an epoch one is
     /// written after half a minute. No result depends on it.
     #[arg(long, value_parser = minutes, default_value_t = MINUTES, value_name = "MINUTES")]
-    pub checkpoint_every: f64,
+    checkpoint_every: f64,
 }
 
-/// Between checkpoints within an epoch, where nothing else is said.
-pub const MINUTES: f64 = 5.0;
+const MINUTES: f64 = 5.0;
 
 fn minutes(text: &str) -> std::result::Result<f64, String> {
     text.parse().ok().filter(|m| (0.0..=1440.0).contains(m)).ok_or_else(|| "minutes from 0 to 1440".into())
+}
+
+impl Default for Checkpoints {
+    fn default() -> Self {
+        Self { checkpoint_every: MINUTES }
+    }
+}
+
+impl Checkpoints {
+    /// The time between two within an epoch.
+    pub fn every(self) -> Duration {
+        Duration::from_secs_f64(60.0 * self.checkpoint_every)
+    }
 }
 
 /// Where the pictures lie while a network is trained.
@@ -243,11 +262,6 @@ pub struct DataFlags {
 }
 
 impl TrainFlags {
-    /// The time between checkpoints within an epoch.
-    pub fn every(&self) -> Duration {
-        Duration::from_secs_f64(60.0 * self.checkpoint_every)
-    }
-
     pub fn settings(&self) -> Result<Settings> {
         if self.batch == 0 || self.epochs == 0 {
             return Err(Error::usage("--batch and --epochs must be at least 1"));

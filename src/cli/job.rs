@@ -130,7 +130,7 @@ impl Job {
             basis: BTreeMap::new(),
             said: None,
             resident: data.resident,
-            every: train.every(),
+            every: train.checkpoints.every(),
             device: Some(device),
             device_name,
             compute: compute.clone(),

@@ -2,8 +2,10 @@
 
 use super::ranges::{MANY, number, whole};
 use super::classifier::{Classifier, Origin, TowerFlags, fits, weights};
+use super::flags::Checkpoints;
 use super::job::split;
 use super::{Compute, output};
+use crate::atomic;
 use crate::data::Manifest;
 use crate::error::{Error, Result};
 use crate::report::folder::prepare;
@@ -15,7 +17,6 @@ use crate::train::stored::Stored;
 use clap::Args;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 #[derive(Args)]
 pub struct Command {
@@ -30,6 +31,9 @@ pub struct Command {
     /// The weight file to write.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    /// Go on from OUT.checkpoint, which a run that was stopped or killed left.
+    #[arg(long)]
+    resume: bool,
     /// Classes with fewer pictures are left out.
     #[arg(long, value_parser = whole::<usize>(0..=1_000_000_000), default_value_t = 8, value_name = "N")]
     min_count: usize,
@@ -58,6 +62,8 @@ pub struct Command {
     /// How numbers are stored between ops and multiplied: all but float32 on tensor cores.
     #[arg(long, value_enum, default_value_t, value_name = "NUMBERS")]
     precision: Precision,
+    #[command(flatten)]
+    checkpoints: Checkpoints,
     #[command(flatten)]
     network: TowerFlags,
     #[command(flatten)]
@@ -115,8 +121,7 @@ impl Command {
             settings,
             out: folder,
             cache: None,
-            // Nothing is kept before the end.
-            every: Duration::MAX,
+            every: self.checkpoints.every(),
         };
         let mut job = Classifier::load(origin, &self.network, &self.compute)?;
         let [rest, test] = [rest, test].map(|rows| {
@@ -124,7 +129,10 @@ impl Command {
             job.within(&kept.collect::<Vec<_>>())
         });
         let [train, val] = split(&job.manifest, &rest, self.val, self.seed)?;
-        let (mut net, state) = job.run([&train, &val], "pretrain", None)?;
+        let mut kept = self.out.clone().into_os_string();
+        kept.push(".checkpoint");
+        let kept = PathBuf::from(kept);
+        let (mut net, state) = job.run([&train, &val], "pretrain", &kept, self.resume)?;
 
         let mut report = format!("{} classes, {} epochs\n", classes.len(), state.epoch);
         for (name, rows) in [("training", &train), ("monitored", &val), ("test", &test)] {
@@ -134,6 +142,8 @@ impl Command {
             }
         }
         job.save(&self.out, net.stored().into_iter().map(|v| Stored::of(&net.session, v)))?;
+        atomic::forget_previous(&kept)?;
+        std::fs::remove_file(&kept).map_err(|e| Error::io(&kept, "remove", e))?;
         output::print(&report)?;
         remark!("wrote {}", self.out.display());
         Ok(())

@@ -140,7 +140,7 @@ impl Command {
             settings,
             out: &dir,
             cache: Some(self.cache.clone().unwrap_or_else(|| self.out.join("cache"))),
-            every: self.train.every(),
+            every: self.train.checkpoints.every(),
         };
         let mut job = Classifier::load(origin, &self.network, &self.compute)?;
         let groups = job.manifest.groups();
@@ -222,7 +222,7 @@ impl Command {
             }
         }
         let label = format!("fold {} of {}", f + 1, self.folds);
-        let (mut net, state) = job.run([&train, &val], &label, Some(&kept))?;
+        let (mut net, state) = job.run([&train, &val], &label, &kept, kept.exists())?;
         let (trained, predicted) = (job.predict(&mut net, &train)?, job.predict(&mut net, test)?);
         job.recycle(net);
         let confusion = job.confusion(test, &predicted);
