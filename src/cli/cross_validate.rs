@@ -1,9 +1,9 @@
 //! `cross-validate`: one model per fold, judged on the pictures it has not seen.
 
 use super::deal::{Asked, Dealt};
-use super::ranges::{MANY, whole};
 use super::job::Job;
 use super::preset::Preselected;
+use super::ranges::{MANY, whole};
 use super::{command_line, output};
 use crate::atomic;
 use crate::data::folds;

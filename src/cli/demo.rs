@@ -1,9 +1,9 @@
 //! `demo`: the main job on the bundled photographs, from pretrained weights to a tested model.
 
-use super::ranges::{MANY, whole};
 use super::Compute;
 use super::flags::{Checkpoints, DataFlags, HeadChoice, Resident, TrainFlags};
 use super::job::{Job, split};
+use super::ranges::{MANY, whole};
 use super::train::{CHECKPOINT, train};
 use crate::bundled;
 use crate::data::Alpha;

@@ -1,7 +1,7 @@
 //! `features`: what one tower sees in pictures: its likeliest classes for people, all its outputs for programs.
 
-use super::ranges::{MANY, whole};
 use super::output::{self, clean};
+use super::ranges::{MANY, whole};
 use super::reading::{self, Reading, batch};
 use super::{Bar, Compute};
 use crate::data::boxes::seen_whole;

@@ -1,7 +1,7 @@
 //! `import`: somebody's ratings or labels and their pictures to a manifest.
 
-use super::ranges::{MANY, whole};
 use super::output;
+use super::ranges::{MANY, whole};
 use crate::atomic;
 use crate::data::import::sheet::{Group, Keep, Rated, Sheet};
 use crate::data::import::{self, CsvOptions, Import, SETS, Scale, Set, Unpacked};

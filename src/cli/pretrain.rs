@@ -1,9 +1,9 @@
 //! `pretrain`: one tower as a classifier, saved as a weight file for `train --weights`.
 
-use super::ranges::{MANY, number, whole};
 use super::classifier::{Classifier, Origin, TowerFlags, fits, weights};
 use super::flags::Checkpoints;
 use super::job::split;
+use super::ranges::{MANY, number, whole};
 use super::{Compute, output};
 use crate::atomic;
 use crate::data::Manifest;

@@ -1,10 +1,10 @@
 //! `train-face`: the facial expression network of Parry & Vuong 2021 (supplement 1.3), judged over folds.
 
-use super::ranges::{MANY, whole};
 use super::classifier::{Classifier, Origin, TowerFlags, fits, weights};
 use super::flags::TrainFlags;
 use super::job::split;
 use super::kept::continued;
+use super::ranges::{MANY, whole};
 use super::reading;
 use super::{Compute, command_line, output};
 use crate::atomic;

@@ -7,10 +7,10 @@ mod load;
 mod record;
 mod whole;
 
-use crate::cli::ranges::{MANY, whole};
 use super::output;
 use super::subject::{Chosen, Run, Scale, Subject};
 use super::{Compute, command_line};
+use crate::cli::ranges::{MANY, whole};
 use crate::device::{Device, Session};
 use crate::error::{Error, Result};
 use crate::report::roofline;

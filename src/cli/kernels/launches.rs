@@ -1,9 +1,9 @@
 //! `kernels launches`: what a GPU would be sent, launch by launch, how well it would fill one, and how long it might take.
 //! Counted and estimated, not timed.
 
-use crate::cli::ranges::{MANY, whole};
 use super::used;
 use crate::cli::output;
+use crate::cli::ranges::{MANY, whole};
 use crate::cli::reading::batch;
 use crate::cli::subject::{Run, Scale, Subject};
 use crate::device::gpu::OPTIONS;

@@ -1,8 +1,8 @@
 //! `kernels tune`: measures every tile of every product of a network on a GPU, in the place where it runs, and keeps the
 //! fastest for that GPU.
 
-use crate::cli::ranges::{MANY, whole};
 use crate::cli::profile::timed::median;
+use crate::cli::ranges::{MANY, whole};
 use crate::cli::reading::batch;
 use crate::cli::subject::{Chosen, Run, Scale, Subject};
 use crate::cli::{Bar, Compute, output, stopped};

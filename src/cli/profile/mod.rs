@@ -4,10 +4,10 @@
 mod counted;
 pub mod timed;
 
-use crate::cli::ranges::{MANY, whole};
 use super::subject::{Run, Scale, Subject};
 use super::train::peak_memory;
 use super::{Compute, output};
+use crate::cli::ranges::{MANY, whole};
 use crate::device::Probe;
 use crate::error::{Error, Result};
 use clap::Args;
