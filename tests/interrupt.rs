@@ -12,6 +12,7 @@ use deep_affect::weights::WeightFile;
 use deep_affect::weights::header::Info;
 use deep_affect::weights::write::{Entry, write_to};
 use std::fs;
+use std::io::Read;
 use std::ops::Range;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -283,6 +284,19 @@ fn what_each_signal_asks_for() {
     signal(&child, "-HUP");
     std::thread::sleep(Duration::from_millis(500));
     assert!(child.try_wait().unwrap().is_none(), "the run ended");
+    signal(&child, "-TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+}
+
+/// A command without steps ends by the first signal: it would not look whether there was one for a long time.
+#[test]
+fn one_signal_ends_what_has_no_steps() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["gradcheck", "vgg16", "--full", "--image", "224", "--directions", "1000000"];
+    let mut child = program(dir.path(), &args).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = [0];
+    // It has begun: it says that it will take long.
+    child.stderr.as_mut().unwrap().read_exact(&mut said).unwrap();
     signal(&child, "-TERM");
     assert_eq!(child.wait().unwrap().code(), Some(143));
 }

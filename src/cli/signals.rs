@@ -1,6 +1,7 @@
 /*! Signals, and what each asks for: SIGINT (Ctrl-C), SIGTERM and SIGHUP to finish the step, keep what there is and end, with
-exit code 130 for SIGINT and 143 for the other two; a second one to end at once; SIGUSR1 (what Slurm can send some time before
-its limit) to write a checkpoint and go on. Elsewhere than on Unix there is Ctrl-C alone. */
+exit code 130 for SIGINT and 143 for the other two; a second one, or the first where no job has steps to finish, to end at
+once; SIGUSR1 (what Slurm can send some time before its limit) to write a checkpoint and go on. Elsewhere than on Unix there is
+Ctrl-C alone. */
 
 use crate::error::{Error, Kind};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
@@ -12,9 +13,12 @@ const TERMINATED: u8 = 143;
 /// The exit code of a job that is to stop; 0 while none is.
 static STOP: AtomicU8 = AtomicU8::new(0);
 static SAVE: AtomicBool = AtomicBool::new(false);
+/// Whether there is a job that asks if it is to stop. All others have nothing to keep and would never hear of it.
+static ASKED: AtomicBool = AtomicBool::new(false);
 
 /// Whether the job is to stop.
 pub fn stopped() -> bool {
+    ASKED.store(true, Relaxed);
     STOP.load(Relaxed) != 0
 }
 
@@ -37,7 +41,7 @@ pub fn exit_code(e: &Error) -> u8 {
 }
 
 fn stop(code: u8) {
-    if STOP.swap(code, Relaxed) != 0 {
+    if STOP.swap(code, Relaxed) != 0 || !ASKED.load(Relaxed) {
         std::process::exit(code.into());
     }
     remark!("\nstopping after this step; once more to leave at once");
