@@ -163,10 +163,14 @@ struct Tile {
     /// Calls f(row, column, two elements) for all elements of this thread, with row and column within the tile.
     template <class F>
     __device__ void each(F f) const {
-        pairs([&](int row, int column, float2 upper, float2 lower) {
-            f(row, column, upper);
-            f(row + 8, column, lower);
-        });
+#pragma unroll
+        for (int i = 0; i < TM; ++i)
+#pragma unroll
+            for (int j = 0; j < TN; ++j)
+#pragma unroll
+                for (int h = 0; h < 2; ++h)
+                    f(warp_row() + 16 * i + lane() / 4 + 8 * h, warp_column() + 8 * j + 2 * (lane() % 4),
+                      make_float2(at[i][j][2 * h], at[i][j][2 * h + 1]));
     }
 
     /// The same, two rows eight apart at once: f(row, column, two elements, two elements of row + 8).
