@@ -157,6 +157,14 @@ mod tests {
         assert!((acorns.arousal - stretched(2.346534653)).abs() < 1e-4);
     }
 
+    /// What `weights inspect bundled` shows is the page that the repository shows.
+    #[test]
+    fn the_models_card_is_its_page() {
+        let Some(bytes) = model() else { return };
+        let file = crate::weights::WeightFile::from_static("the bundled model", bytes).unwrap();
+        assert_eq!(file.metadata()[crate::weights::ABOUT], include_str!("affect.md"));
+    }
+
     #[test]
     fn unpacking_writes_the_set_once_and_repairs_it() {
         let dir = tempfile::tempdir().unwrap();

@@ -175,11 +175,9 @@ impl Command {
             squares.sum::<Option<f64>>().unwrap_or(f64::INFINITY)
         };
         let typical = (0..SPLITS).min_by(|a, b| far(a).total_cmp(&far(b))).expect("ten splits");
-        let of = |(target, s): (&String, &Spread)| {
-            match (s.mean, s.sd) {
-                (Some(mean), Some(sd)) => format!("{target} {mean:.2} (SD {sd:.2})"),
-                _ => format!("{target} undefined"),
-            }
+        let of = |(target, s): (&String, &Spread)| match (s.mean, s.sd) {
+            (Some(mean), Some(sd)) => format!("{target} {mean:.2} (SD {sd:.2})"),
+            _ => format!("{target} undefined"),
         };
         let all: Vec<String> = job.config.targets.iter().zip(&spreads).map(of).collect();
         let note = format!("A head on frozen features, over {SPLITS} splits by theme: test r of {}.", all.join(", "));
@@ -200,6 +198,9 @@ impl Command {
             format!("{} r {r}, MSE {:.2} (training mean {:.2})", d.name, d.model.mse, d.baseline.mse)
         };
         let all: Vec<String> = m.dimensions.iter().map(of).collect();
-        Ok(format!("On the split most like all, the one below, before the last block was trained too: {}.", all.join("; ")))
+        Ok(format!(
+            "On the split most like all, the one below, before the last block was trained too: {}.",
+            all.join("; ")
+        ))
     }
 }
