@@ -26,6 +26,9 @@ impl Mapped {
         // SAFETY: the file is only read. That it is not changed in place is the contract at the top of this module; who
         // shrinks it ends the process.
         let map = unsafe { Mmap::map(file) }?;
+        // Only the handler on Unix names the file.
+        #[cfg(not(unix))]
+        let _ = path;
         Ok(Self {
             #[cfg(unix)]
             place: fault::enter(path, &map),
