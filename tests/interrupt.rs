@@ -714,7 +714,8 @@ fn the_demo_in_miniature() {
         assert_eq!(same, !trained, "{layer}");
     }
     let page = fs::read_to_string(dir.path().join("demo/report.html")).unwrap();
-    assert!(page.matches("<image ").count() > 20);
+    // Those that would cover another are left out.
+    assert!(page.matches("<image ").count() > 10);
     // A finished run that is gone on with writes the same.
     let first = fs::read(dir.path().join("demo/predictions.csv")).unwrap();
     good(dir.path(), &[&demo[..], &["--resume"]].concat());

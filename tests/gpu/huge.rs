@@ -133,6 +133,10 @@ const HUGE: &[Huge] = &[
         plain(image::Normalize::from(&Preprocess::preset("caffe").unwrap()), &[images(DType::U8, n, 32, 3)])
             .draw(0, Draw::Below(256))
     }),
+    h("image.inputs", 3 * IMAGES / 2, |n| {
+        let each = vec![image::Normalize::from(&Preprocess::preset("torch").unwrap())];
+        plain(image::Inputs { each, to: BF16 }, &[images(DType::U8, n, 32, 3)]).draw(0, Draw::Below(256))
+    }),
     // A row of blocks for each picture, whose bytes are moved one by one.
     h("image.gather", 22_100, |n| {
         let ins = [images(DType::U8, n, 255, 3), Type::new(DType::U32, &[n])];

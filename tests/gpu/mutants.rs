@@ -80,6 +80,7 @@ const MUTANTS: &[Mutant] = &[
     m("dense/fprop.cu", "every layer drops what the first one drops", "a.streams[blockIdx.z]", "a.streams[0]", "dense.dropped [x [25"),
     m("finish.cuh", "every layer drops what the first one drops", "a.streams[blockIdx.z]", "a.streams[0]", "dense.dropped [BF16 x [25"),
     m("finish.cuh", "what dropout kept is not scaled on the way back", "(4)[at])) / a.keep;", "(4)[at]));", "dense.dgrad [BF16 x [8, 40"),
+    m("finish.cuh", "a mask that is not looked at", "if (a.mask) sum = positive(stored(sum), widen(o.in<Real>(4)[at])) / a.keep;", "", "dense.dgrad [BF16 x [8, 40"),
     m("gemm.cu", "what dropout kept is not scaled on the way back", "v = over(positive(v, take(x + at, column + j, a.n)), a.keep);", "v = positive(v, take(x + at, column + j, a.n));", "dense.dgrad [x [25"),
     m("rng.cuh", "what is kept is not scaled", ": w.w) / keep;", ": w.w);", "dense.dropped [x [25"),
     m("rng.cuh", "four elements share a word", "i % 4 == 0 ? w.x", "i % 4 < 4 ? w.x", "dense.dropped [x [25"),
@@ -166,9 +167,8 @@ const MUTANTS: &[Mutant] = &[
     m("conv/depthwise.cu", "filters as if taps came last", "__ldg(filter + v * taps)", "__ldg(filter + v)", "conv.fprop [k8 3x3 stride [2, 2] groups 8"),
     m("dense/fprop.cu", "half of the lanes are not added", "int apart = 16;", "int apart = 8;", "dense.fprop [x [25"),
     m("dense/fprop.cu", "rows past the last are read", "row = min(own, a.rows - ROWS)", "row = own", "dense.fprop [x [25"),
-    m("dense/fprop.cu", "outputs past the last are written", "r >= own && c < a.outputs) o", "r >= own) o", "dense.fprop [x [3, 7]"),
+    m("dense/fprop.cu", "outputs past the last are written", "&& r >= own && c < a.outputs)", "&& r >= own)", "dense.fprop [x [3, 7]"),
     m("gemm.cu", "every row has the mask of the first", "take(x + at, column + j, a.n)", "take(x, column + j, a.n)", "dense.dgrad [x [25"),
-    m("split.cu", "a mask that is not looked at", "if (a.mask) sum = positive(stored(sum), widen(o.in<Real>(2)[i])) / a.keep;", "", "dense.dgrad [x [3, 12]"),
     m("unpool.cu", "rows as long as the pooled ones", "dz, 2 * a.q.by, a.c.by", "dz, a.q.by, a.c.by", "unpool"),
     m("gemm.cu", "every part's bias gradient lies at the first one's", "(u64)blockIdx.y * a.m + at.row", "at.row", "dense.wgrad [x [300"),
     // Tensor cores.
