@@ -290,7 +290,8 @@ fn takes(g: &mut Graph, uses: &Uses, at: usize) {
     let (mut ins, y) = (g.nodes()[at].ins.clone(), g.nodes()[at].outs[0]);
     if let Some((part, Cast { .. })) = uses.only(g, ins[0], at) {
         ins[0] = g.nodes()[part].ins[0];
-        join(g, [part, at], dense::Mixed { dense, to }, &ins, y);
+        let by = g.ty(ins[1]).dtype;
+        join(g, [part, at], dense::Mixed { dense, by, to }, &ins, y);
     }
 }
 
@@ -301,7 +302,8 @@ fn gives(g: &mut Graph, uses: &Uses, at: usize) {
     let Some(part) = uses.writer[x.i()].filter(|_| uses.readers(x) == [at]) else { return };
     if let Some((dense, _)) = stored(g, part) {
         let ins = g.nodes()[part].ins.clone();
-        join(g, [part, at], dense::Mixed { dense, to }, &ins, y);
+        let by = g.ty(ins[1]).dtype;
+        join(g, [part, at], dense::Mixed { dense, by, to }, &ins, y);
     }
 }
 

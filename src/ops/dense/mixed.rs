@@ -15,6 +15,8 @@ use crate::shape::{DType, Type};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Mixed {
     pub dense: Fprop,
+    /// The type of w, to which sums are rounded before they are stored. Host routines are shown float32 in place of 16 bits.
+    pub by: DType,
     pub to: DType,
 }
 
@@ -31,7 +33,7 @@ impl Op for Mixed {
             DType::F32 => !x.dtype.is_half() || x.row().is_multiple_of(LOADED),
             _ => x.dtype == w.dtype && self.to == DType::F32,
         };
-        if !fits || !self.to.is_float() || x.dtype == w.dtype && w.dtype == self.to {
+        if !fits || self.by != w.dtype || !self.to.is_float() || x.dtype == w.dtype && w.dtype == self.to {
             return Err(Error::job(format!("x {x:?} and w {w:?} make no {:?} without a cast", self.to)));
         }
         let same = [&[x.of(w.dtype)], &ins[1..]].concat();
@@ -39,22 +41,21 @@ impl Op for Mixed {
     }
     fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         self.dense.eval(io, ins, outs);
-        outs[0].iter_mut().for_each(|y| *y = io.ins[1].dtype.round(*y));
+        outs[0].iter_mut().for_each(|y| *y = self.by.round(*y));
     }
     fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
         let (op, n, i, o) = (*self, io.outs[0].dims()[0], io.ins[0].row(), io.outs[0].row());
-        let w = io.ins[1].dtype;
         host_launches(self, io, group, 0, move |h| {
             let (y, bias) = (h.output::<f32>(0), op.dense.bias.then(|| h.input(2)));
             host::dense::fprop(simd, n, i, o, h.input(0), h.input(1), bias, op.dense.relu, y);
-            let round = |y: &mut f32| *y = w.round(*y as f64) as f32;
+            let round = |y: &mut f32| *y = op.by.round(*y as f64) as f32;
             par::chunks_mut(y, |_, y| y.iter_mut().for_each(round));
         })
     }
     fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
-        let to = (self.to != io.ins[1].dtype).then_some(self.to);
+        let to = (self.to != self.by).then_some(self.to);
         let (extents, after) = self.dense.lowered(io, After { to, ..After::NOTHING });
-        match io.ins[1].dtype {
+        match self.by {
             // tf32 has no loads of 16 bits, and no network has both.
             DType::F32 => gpu::fprop(gpu, io.ins[0].dtype, extents, after),
             half => {

@@ -313,7 +313,8 @@ fn mixed(half: DType, [rows, width, out]: [usize; 3]) -> impl Iterator<Item = Ca
     let (x, w, bias) = (Type::f32(&[rows, width]), Type::f32(&[out, width]), Type::f32(&[out]));
     let ways = [(x.of(half), w, DType::F32), (x, w, half), (x.of(half), w, half), (x.of(half), w.of(half), DType::F32)];
     ways.into_iter().filter_map(move |(x, w, to)| {
-        let (op, ins) = (Mixed { dense: Fprop { bias: true, relu: out % 2 == 0 }, to }, [x, w, bias]);
+        let (dense, by) = (Fprop { bias: true, relu: out % 2 == 0 }, w.dtype);
+        let (op, ins) = (Mixed { dense, by, to }, [x, w, bias]);
         op.infer(&ins).ok()?;
         let label = format!("{half:?} x {:?} {rows}x{width} w {:?} out {out} {to:?}", x.dtype, w.dtype);
         Some(Case::new(label, op, &ins, &[], Bound::Dot(width + 1)))
