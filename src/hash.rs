@@ -40,6 +40,11 @@ pub fn content(bytes: &[u8]) -> u128 {
     Fnv::default().update(bytes).finish()
 }
 
+/// The same as 32 hexadecimal digits.
+pub fn content_hex(bytes: &[u8]) -> String {
+    format!("{:032x}", content(bytes))
+}
+
 /// Detects flipped, lost and moved bytes: four lanes of multiply-and-rotate over little-endian words.
 pub fn checksum(bytes: &[u8]) -> u64 {
     const PRIME: u64 = 0x9E37_79B9_7F4A_7C15;

@@ -150,7 +150,7 @@ pub fn fingerprint([train, val]: [&[usize]; 2], pictures: &Pictures, of: impl Fn
             text.push_str(&format!("{which} {} {:x}\n", of(i), hash::checksum(pictures.image(i))));
         }
     }
-    format!("{:032x}", hash::content(text.as_bytes()))
+    hash::content_hex(text.as_bytes())
 }
 
 /// What the card of a run says of where it comes from: sums of weight files by tower, and the pictures.

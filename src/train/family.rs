@@ -79,7 +79,7 @@ fn name(path: &Path) -> String {
 fn identity(path: &Path) -> Result<String> {
     let file = WeightFile::open(path)?;
     let card = file.metadata().get(CARD).map_or("", String::as_str);
-    Ok(format!("{:032x}", hash::content(card.as_bytes())))
+    Ok(hash::content_hex(card.as_bytes()))
 }
 
 fn sum(path: &Path) -> Result<String> {

@@ -130,7 +130,7 @@ pub fn merge(runs: &[PathBuf], out: &Path, store: Store, notes: &BTreeMap<String
     new.heads = models.len();
     let (new, data): (Config, String) = (new.clone(), models.iter().map(|m| m.1.data.as_str()).collect());
     card.origin = Origin::joined(models.iter().map(|m| &m.1.origin));
-    card.data = format!("{:032x}", hash::content(data.as_bytes()));
+    card.data = hash::content_hex(data.as_bytes());
 
     let left_out = |name: &str| {
         let tower = name.split_once('.').map_or(name, |n| n.0);

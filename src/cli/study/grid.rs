@@ -141,7 +141,7 @@ impl Grid {
     pub fn basis(&self, model: &Model) -> Result<Basis> {
         let f = &model.flags;
         let (config, _, frozen) = f.model.model(&f.data.targets, f.train.seed)?;
-        let short = |text: String| format!("{:032x}", hash::content(text.as_bytes()));
+        let short = |text: String| hash::content_hex(text.as_bytes());
         let json = |what: serde_json::Value| short(what.to_string());
         let mut basis = Basis::from([
             ("program".into(), crate::VERSION.into()),

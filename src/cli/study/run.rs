@@ -205,7 +205,7 @@ impl Command {
             format: Cell::format(),
             model: m.name.clone(),
             fold: folds::number(claim.fold),
-            study: format!("{:032x}", hash::content(format!("{:?}", l.basis).as_bytes())),
+            study: hash::content_hex(format!("{:?}", l.basis).as_bytes()),
             basis: l.basis.clone(),
             data: l.job.fingerprint([&train, &val]),
             pixels: l.pixels.clone(),
