@@ -7,6 +7,16 @@ use crate::error::{Error, Result};
 use half::{bf16, f16};
 use std::fmt;
 
+/// Bytes that all values of a graph may take together, elements counted as float64: the address space of a process. Sizes
+/// below it can be doubled, rounded up and multiplied by the constants of any routine without coming near `isize::MAX`.
+pub const MOST: usize = 1 << 47;
+
+/// The product of extents; None where it is above [`MOST`]. Zeros count as ones: an extent of zero must not hide an overflow
+/// of the others, which would then strike whoever multiplies only some of them.
+pub fn product(extents: &[usize]) -> Option<usize> {
+    extents.iter().try_fold(1usize, |n, e| n.checked_mul((*e).max(1))).filter(|n| *n <= MOST)
+}
+
 /// Element type of a value.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Debug)]
 pub enum DType {
@@ -78,6 +88,9 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// One number.
+    pub const ONE: Shape = Shape { extents: [1; 4], rank: 1 };
+
     /// Panics on more than four extents: shapes come from our own builders.
     pub fn new(dims: &[usize]) -> Self {
         assert!(dims.len() <= 4, "at most four extents, got {dims:?}");
@@ -126,6 +139,18 @@ impl Type {
     pub fn bytes(&self) -> usize {
         self.numel() * self.dtype.bytes()
     }
+    /// What this takes as float64, the widest form a value is kept in. Fails where an extent is zero, since no kernel or
+    /// routine has anything to do for it, and where the product of the extents cannot be counted ([`MOST`]). Every value of
+    /// a graph has passed here, so that products of its extents need no further check.
+    pub fn room(&self) -> Result<usize> {
+        let (shape, dtype) = (self.shape, self.dtype);
+        if shape.dims().contains(&0) {
+            return Err(Error::job(format!("{dtype:?} {shape:?} has no elements")).fix("make every extent at least 1"));
+        }
+        let bytes = product(shape.dims()).and_then(|n| product(&[n, 8]));
+        let problem = || format!("{dtype:?} {shape:?} is larger than the address space of a process");
+        bytes.ok_or_else(|| Error::job(problem()).fix("make its extents smaller"))
+    }
     /// The innermost extent: C of [N,H,W,C], F of [N,F].
     pub fn channels(&self) -> usize {
         *self.dims().last().unwrap_or(&1)
@@ -171,9 +196,11 @@ impl Window {
     /// A square window with Keras's and TensorFlow's "same" padding: ceil(extent / stride) outputs of x [N,H,W,C], and
     /// an odd pixel of padding goes below and to the right.
     pub fn same(kernel: usize, stride: usize, x: &[usize]) -> Self {
+        // Numbers that make no window pass here, and `out` refuses them.
         let total = |axis: usize| {
             let extent = x.get(axis).copied().unwrap_or(1);
-            ((extent.div_ceil(stride) - 1) * stride + kernel).saturating_sub(extent)
+            let last = extent.div_ceil(stride.max(1)).saturating_sub(1).saturating_mul(stride);
+            last.saturating_add(kernel).saturating_sub(extent)
         };
         let [h, w] = [total(1), total(2)];
         Self { pad: [h / 2, w / 2, h.div_ceil(2), w.div_ceil(2)], ..Self::square(kernel, stride, 0) }
@@ -185,6 +212,10 @@ impl Window {
         for a in 0..2 {
             if self.kernel[a] == 0 || self.stride[a] == 0 || self.dilation[a] == 0 {
                 return Err(Error::job(format!("window extents must be positive: {self:?}")));
+            }
+            let each = [hw[a], self.kernel[a], self.stride[a], self.pad[a], self.pad[a + 2], self.dilation[a]];
+            if each.iter().any(|n| *n > MOST) || product(&[self.dilation[a], self.kernel[a]]).is_none() {
+                return Err(Error::job(format!("numbers too large for a window: {self:?} over {hw:?} pixels")));
             }
             let span = self.dilation[a] * (self.kernel[a] - 1) + 1;
             let padded = hw[a] + self.pad[a] + self.pad[a + 2];
@@ -239,7 +270,20 @@ impl ConvShape {
             return Err(Error::job(format!("{c} channels and {k} filters do not divide into {groups} groups")));
         }
         let [p, q] = window.out([h, w])?;
+        let [r, s] = window.kernel;
+        for [a, b, c, d] in [[n, h, w, c], [n, p, q, k], [k, r, s, c / groups]] {
+            Type::f32(&[a, b, c, d]).room()?;
+        }
         Ok(Self { n, h, w, c, k, p, q, window, groups })
+    }
+    /// That the extents are those [`ConvShape::new`] makes: routines rest on it. Fails for what was put together by hand and
+    /// does not fit together.
+    pub fn check(&self) -> Result<()> {
+        let Self { n, h, w, c, k, window, groups, .. } = *self;
+        match Self::new(&[n, h, w, c], k, window, groups)? == *self {
+            true => Ok(()),
+            false => Err(Error::job(format!("the extents of a convolution do not fit together: {self:?}"))),
+        }
     }
     /// R, S
     pub fn taps(&self) -> [usize; 2] {
@@ -275,6 +319,27 @@ mod tests {
         // ceil would add a window that begins at 6 + 1 = in the trailing padding: dropped
         assert_eq!(out(2, 3, 1, true, 5), 2);
         assert!(Window::square(3, 1, 0).out([2, 9]).is_err());
+    }
+
+    #[test]
+    fn sizes_that_cannot_be_counted_are_errors() {
+        let huge = usize::MAX / 2 + 2;
+        for dims in [&[huge, 4][..], &[0, huge, 4], &[1 << 45], &[1 << 20, 1 << 20, 1 << 20, 16], &[0], &[3, 0, 2]] {
+            assert!(Type::f32(dims).room().is_err(), "{dims:?}");
+        }
+        assert_eq!(Type::new(DType::U8, &[1 << 44]).room().unwrap(), MOST);
+        for n in [huge, usize::MAX, MOST + 1] {
+            let square = |kernel, stride, pad| Window::square(kernel, stride, pad).out([8, 8]);
+            assert!(square(n, 1, 0).is_err() && square(3, n, 1).is_err() && square(3, 1, n).is_err(), "{n}");
+            assert!(Window { dilation: [n; 2], ..Window::square(3, 1, 1) }.out([8, 8]).is_err(), "{n}");
+            assert!(Window::square(3, 1, 1).out([n; 2]).is_err(), "{n}");
+            assert!(Window::same(n, n, &[1, n, n, 3]).out([n; 2]).is_err(), "{n}");
+            assert!(ConvShape::new(&[n, 8, 8, 4], 4, Window::square(3, 1, 1), 1).is_err(), "{n}");
+            assert!(ConvShape::new(&[1, 8, 8, 4], n, Window::square(3, 1, 1), 1).is_err(), "{n}");
+        }
+        assert!(Window::same(3, 0, &[1, 8, 8, 3]).out([8, 8]).is_err());
+        let s = ConvShape::new(&[1, 8, 8, 4], 4, Window::square(3, 1, 1), 1).unwrap();
+        assert!(s.check().is_ok() && ConvShape { p: 9, ..s }.check().is_err());
     }
 
     #[test]

@@ -7,7 +7,7 @@ pub use lower::{Gpu, Operand, host_launches};
 
 use crate::error::{Error, Result};
 use crate::kernel::{Buf, Cost, Launch, Simd};
-use crate::shape::Type;
+use crate::shape::{DType, MOST, Shape, Type};
 use std::any::Any;
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -147,11 +147,33 @@ pub struct Graph {
     label: String,
     adjoint: bool,
     prepared: Vec<(Value, Value)>,
+    /// What all values take as float64, each rounded up as a plan may round it.
+    room: usize,
     error: Option<Error>,
 }
 
+/// What stands in for a type that there is not, so that builders can go on: with an error set, nothing is planned any more.
+const NOTHING: Type = Type { shape: Shape::ONE, dtype: DType::F32 };
+
 impl Graph {
+    /// Every value is made here. Sizes are checked once, here, alone and together: no sum or product that a plan or a routine
+    /// makes of them can wrap.
     fn value(&mut self, kind: Kind, name: &str, t: Type) -> Value {
+        let room = t.room().and_then(|room| match self.room + room.next_multiple_of(4096) {
+            all if all <= MOST => Ok(all),
+            _ => Err(Error::job("all values together are larger than the address space of a process")),
+        });
+        let t = match room {
+            Ok(all) => {
+                self.room = all;
+                t
+            }
+            Err(e) => {
+                let at = [name, &self.label].into_iter().find(|s| !s.is_empty()).map(|s| format!("{s}: "));
+                self.fail(Error::job(at.unwrap_or_default() + &e.to_string()));
+                NOTHING
+            }
+        };
         self.types.push(t);
         self.kinds.push(kind);
         self.names.push(name.into());
@@ -171,7 +193,8 @@ impl Graph {
         v
     }
 
-    /// A value written from outside. The same name gives the same value.
+    /// A value written from outside. The same name gives the same value. A type without elements, or too large to be counted
+    /// ([`Type::room`]), is an error of [`Graph::check`], as it is for every other value.
     pub fn input(&mut self, name: &str, t: Type) -> Value {
         self.named(Kind::Input, name, t)
     }
@@ -187,17 +210,25 @@ impl Graph {
     pub fn state(&mut self, name: &str, t: Type) -> Value {
         self.named(Kind::State, name, t)
     }
+    /// The type of a value. One that is not of this graph has that of a number: what is built on it fails ([`Graph::check`]).
     pub fn ty(&self, v: Value) -> Type {
-        self.types[v.i()]
+        *self.types.get(v.i()).unwrap_or(&NOTHING)
     }
     pub fn dims(&self, v: Value) -> &[usize] {
-        self.types[v.i()].dims()
+        self.types.get(v.i()).unwrap_or(&NOTHING).dims()
     }
     pub fn kind(&self, v: Value) -> Kind {
-        self.kinds[v.i()]
+        self.kinds.get(v.i()).copied().unwrap_or(Kind::Temp)
     }
     pub fn name(&self, v: Value) -> &str {
-        &self.names[v.i()]
+        self.names.get(v.i()).map_or("", String::as_str)
+    }
+    /// Refuses values that this graph does not have: they are of another one.
+    pub fn own(&self, values: &[Value]) -> Result<()> {
+        match values.iter().find(|v| v.i() >= self.len()) {
+            None => Ok(()),
+            Some(v) => Err(Error::job(format!("value {} is of another graph: this one has {}", v.0, self.len()))),
+        }
     }
     /// A named value, if there is one.
     pub fn find(&self, name: &str) -> Option<Value> {
@@ -226,7 +257,10 @@ impl Graph {
     /// computes it before it runs a plan that reads `state`, and again when a weight has changed since. An op that builds on
     /// prepared state takes `out`, not `state`.
     pub fn prepare(&mut self, state: Value, out: Value) {
-        self.prepared.push((state, out));
+        match self.own(&[state, out]) {
+            Ok(()) => self.prepared.push((state, out)),
+            Err(e) => self.fail(e),
+        }
     }
     /// (state, output) of every such op.
     pub fn prepared(&self) -> &[(Value, Value)] {
@@ -254,6 +288,25 @@ impl Graph {
         self.error.clone().map_or(Ok(()), Err)
     }
 
+    /// Refuses what an op cannot be used on: values of another graph, and the storage that it updates in place as an operand a
+    /// second time, which it would then read and write as two.
+    fn usable(&self, op: &dyn Op, ins: &[Value]) -> Result<()> {
+        self.own(ins)?;
+        for &(_, i) in op.alias() {
+            let Some(v) = ins.get(i) else { continue };
+            if ins.iter().filter(|other| *other == v).count() > 1 {
+                return Err(Error::job(format!("{} is updated in place and taken a second time", self.titled(*v))));
+            }
+        }
+        Ok(())
+    }
+
+    /// A value's name, or its number where it has none.
+    fn titled(&self, v: Value) -> String {
+        let name = self.name(v);
+        if name.is_empty() { format!("value {}", v.0) } else { name.into() }
+    }
+
     /// Appends one use of `op` and returns its outputs.
     pub fn push(&mut self, op: impl Op + 'static, ins: &[Value]) -> Vec<Value> {
         self.push_arc(Arc::new(op), ins)
@@ -265,18 +318,20 @@ impl Graph {
     /// [`Graph::push`] for an op that is already shared.
     pub fn push_arc(&mut self, op: Arc<dyn Op>, ins: &[Value]) -> Vec<Value> {
         let t: Vec<Type> = ins.iter().map(|v| self.ty(*v)).collect();
-        let types = match op.infer(&t) {
+        let types = match self.usable(&*op, ins).and_then(|()| op.infer(&t)) {
             Ok(types) => types,
             Err(e) => {
                 let at = if self.label.is_empty() { String::new() } else { format!("{}: ", self.label) };
                 let shapes: Vec<_> = t.iter().map(|t| format!("{:?}", t.shape)).collect();
                 self.fail(Error::job(format!("{at}{} of {}: {e}", op.name(), shapes.join(", "))));
                 // A value to go on with; nothing can be planned any more.
-                vec![*t.first().unwrap_or(&Type::f32(&[1]))]
+                vec![*t.first().unwrap_or(&NOTHING)]
             }
         };
         let outs: Vec<Value> = types.into_iter().map(|t| self.value(Kind::Temp, "", t)).collect();
         let (label, adjoint) = (self.label.clone(), self.adjoint);
+        // Of another graph's values no node may speak; with an error set, nothing is planned any more.
+        let ins = if self.own(ins).is_ok() { ins } else { &[] };
         self.nodes.push(Node { op, ins: ins.to_vec(), outs: outs.clone(), label, adjoint });
         outs
     }
@@ -307,7 +362,7 @@ impl Graph {
         self.nodes[at].outs = types.into_iter().map(|t| self.value(Kind::Temp, "", t)).collect();
     }
 
-    /// Nodes that lead to one of `want`, in the order they were built.
+    /// Nodes that lead to one of `want`, values of this graph, in the order they were built.
     pub fn needed(&self, want: &[Value]) -> Vec<usize> {
         let mut live = vec![false; self.len()];
         want.iter().for_each(|v| live[v.i()] = true);

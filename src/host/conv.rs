@@ -31,6 +31,11 @@ const TAPS: usize = 34;
 /// Output pixels of one task.
 const BLOCK: usize = 192;
 
+/// Panics where extents were put together by hand and do not fit together: what is read and written follows from them.
+fn whole(shape: &ConvShape) {
+    shape.check().unwrap_or_else(|e| panic!("{e}"));
+}
+
 /// y = act(bias + x * w): x [N,H,W,C], w [K,R,S,C/groups], y [N,P,Q,K].
 #[allow(clippy::too_many_arguments)] // The operands of a convolution.
 pub fn fprop(
@@ -43,6 +48,7 @@ pub fn fprop(
     y: &mut [f32],
     scratch: &mut [f32],
 ) {
+    whole(shape);
     assert!(bias.is_none_or(|b| b.len() == shape.k));
     if depthwise::takes(shape) {
         return depthwise::fprop(simd, shape, x, w, bias, relu, y, scratch);
@@ -86,6 +92,7 @@ pub fn transposed(
     x: &mut [f32],
     scratch: &mut [f32],
 ) {
+    whole(shape);
     assert!(bias.is_none_or(|b| b.len() == shape.c));
     let (taps, kg, cg) = (shape.taps()[0] * shape.taps()[1], shape.group_k(), shape.group_c());
     assert_eq!(w.len(), shape.k * taps * cg);
@@ -466,6 +473,7 @@ fn cuts(s: &ConvShape) -> Cuts {
 
 /// dw = the gradient of the weights: x [N,H,W,C], dy [N,P,Q,K], dw [K,R,S,C/groups].
 pub fn wgrad(simd: Simd, shape: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32], scratch: &mut [f32]) {
+    whole(shape);
     let s = shape;
     if depthwise::takes(s) {
         return depthwise::wgrad(simd, s, x, dy, dw, scratch);

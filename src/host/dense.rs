@@ -6,7 +6,7 @@ the speed of memory, and every weight is touched once. */
 
 use super::simd::{self, Kernel, V16};
 use super::tile::{self, Begin, ROWS, Stretch, Tile, extent, tile};
-use super::{LANES, Out};
+use super::{LANES, Out, area};
 use crate::kernel::Simd;
 use crate::par;
 
@@ -31,7 +31,7 @@ pub fn fprop(
     relu: bool,
     y: &mut [f32],
 ) {
-    assert_eq!((x.len(), w.len(), y.len()), (n * inputs, outputs * inputs, n * outputs));
+    assert_eq!((x.len(), w.len(), y.len()), (area(n, inputs), area(outputs, inputs), area(n, outputs)));
     assert!(bias.is_none_or(|b| b.len() == outputs));
     let y = Out::new(y);
     par::tasks(outputs.div_ceil(OUTPUTS), |i| {
@@ -179,7 +179,7 @@ const FEW: usize = 8;
 /// dx = dy w, one chain over the outputs.
 #[allow(clippy::too_many_arguments)] // The operands of a dense layer.
 pub fn dgrad(simd: Simd, n: usize, inputs: usize, outputs: usize, dy: &[f32], w: &[f32], dx: &mut [f32]) {
-    assert_eq!((dx.len(), w.len(), dy.len()), (n * inputs, outputs * inputs, n * outputs));
+    assert_eq!((dx.len(), w.len(), dy.len()), (area(n, inputs), area(outputs, inputs), area(n, outputs)));
     let (rows, vectors) = extent(simd);
     let dx = Out::new(dx);
     par::tasks(inputs.div_ceil(SPAN), |i| {
@@ -245,7 +245,7 @@ const LARGE: usize = 4 << 20;
 /// dw = dy^T x, one chain over the images.
 #[allow(clippy::too_many_arguments)] // The operands of a dense layer.
 pub fn wgrad(simd: Simd, n: usize, inputs: usize, outputs: usize, x: &[f32], dy: &[f32], dw: &mut [f32]) {
-    assert_eq!((x.len(), dw.len(), dy.len()), (n * inputs, outputs * inputs, n * outputs));
+    assert_eq!((x.len(), dw.len(), dy.len()), (area(n, inputs), area(outputs, inputs), area(n, outputs)));
     let (rows, vectors) = extent(simd);
     let aligned = (dw.as_ptr() as usize).is_multiple_of(64) && inputs.is_multiple_of(LANES);
     let stream = dw.len() >= LARGE && n <= IMAGES && aligned;

@@ -59,6 +59,11 @@ impl Out {
     }
 }
 
+/// Elements of [rows][columns]. Panics where that cannot be counted: what it is compared with would be shorter.
+fn area(rows: usize, columns: usize) -> usize {
+    rows.checked_mul(columns).expect("more elements than can be counted")
+}
+
 /// Cuts `total` into the fewest pieces of at most `most`, all but the last equal and a multiple of `unit`:
 /// (pieces, size).
 fn cut(total: usize, most: usize, unit: usize) -> (usize, usize) {
@@ -83,7 +88,7 @@ pub fn column_sums_scratch(rows: usize, cols: usize) -> usize {
 
 /// y[j] = Σ_i x[i][j]: the gradient of a bias.
 pub fn column_sums(simd: crate::kernel::Simd, rows: usize, cols: usize, x: &[f32], y: &mut [f32], scratch: &mut [f32]) {
-    assert_eq!((x.len(), y.len()), (rows * cols, cols));
+    assert_eq!((x.len(), y.len()), (area(rows, cols), cols));
     let (pieces, size) = sum_pieces(rows, cols);
     assert!(scratch.len() >= (pieces - 1) * cols);
     let (first, rest) = (Out::new(y), Out::new(scratch));

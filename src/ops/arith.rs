@@ -217,7 +217,10 @@ impl Op for StandardizeGrad {
         "standardize.grad"
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
-        Ok(vec![ins[0]])
+        match ins {
+            [dy, inverse] if inverse.dims() == [dy.row()] => Ok(vec![*dy]),
+            _ => Err(Error::job("dy [N,C] and inverse [C] are needed")),
+        }
     }
     fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         let c = io.ins[0].row();

@@ -23,6 +23,7 @@ impl Graph {
     /// Adjoint ops whose results nobody asked for (a dgrad into the image) are dropped again.
     pub fn backward(&mut self, loss: Value, wrt: &[Value]) -> Result<Vec<Value>> {
         self.check()?;
+        self.own(&[loss]).and_then(|()| self.own(wrt))?;
         let forward = self.nodes().to_vec();
         let mut needs = vec![false; self.len()];
         wrt.iter().for_each(|w| needs[w.i()] = true);

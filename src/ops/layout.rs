@@ -130,8 +130,8 @@ impl Op for Slice {
         "slice"
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
-        if ins[0].dims().len() < 2 || self.from + self.width > ins[0].channels() {
-            return Err(Error::job(format!("columns {}..{} do not exist", self.from, self.from + self.width)));
+        if ins[0].dims().len() < 2 || self.from.checked_add(self.width).is_none_or(|to| to > ins[0].channels()) {
+            return Err(Error::job(format!("{} columns from {} on do not exist", self.width, self.from)));
         }
         Ok(vec![widened(&ins[0], self.width)])
     }

@@ -66,9 +66,13 @@ impl Lrn {
             factor: (2.0 * alpha * self.beta) as f32,
         }
     }
+    /// Channels of a window at most: what kernels count them in has 32 bits, and a network has fewer.
+    const SIZE: usize = 1 << 16;
+
     fn fits(&self) -> Result<()> {
-        if self.size == 0 || !(self.k > 0.0 && self.alpha >= 0.0) {
-            return Err(Error::job(format!("size and k must be positive, alpha not negative: {self:?}")));
+        if !((1..=Self::SIZE).contains(&self.size) && self.k > 0.0 && self.alpha >= 0.0) {
+            let most = Self::SIZE;
+            return Err(Error::job(format!("size must be 1 to {most}, k positive, alpha not negative: {self:?}")));
         }
         Ok(())
     }
@@ -138,7 +142,7 @@ impl Op for Lrn {
         gpu.each(&LRN, &[], args.n as usize, &[In(0), Out(0)], args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
-        Cost { flops: (2 * self.size + 6) as f64 * io.ins[0].numel() as f64, ..traffic(io) }
+        Cost { flops: (2.0 * self.size as f64 + 6.0) * io.ins[0].numel() as f64, ..traffic(io) }
     }
 }
 
@@ -155,7 +159,10 @@ impl Op for LrnGrad {
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         self.of.fits()?;
-        Ok(vec![ins[0]])
+        match ins {
+            [x, dy] if x.shape == dy.shape => Ok(vec![*x]),
+            _ => Err(Error::job("x and dy must have one shape")),
+        }
     }
     fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         let (op, c) = (&self.of, io.ins[0].channels());
@@ -207,7 +214,7 @@ impl Op for LrnGrad {
         gpu.call(&LRN_GRAD, &[], [blocks, 1], &[In(0), In(1), Out(0)], args).done()
     }
     fn cost(&self, io: &Io) -> Cost {
-        Cost { flops: (4 * self.of.size + 12) as f64 * io.ins[0].numel() as f64, ..traffic(io) }
+        Cost { flops: (4.0 * self.of.size as f64 + 12.0) * io.ins[0].numel() as f64, ..traffic(io) }
     }
 }
 

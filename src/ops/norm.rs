@@ -275,7 +275,11 @@ impl Op for Grad {
         "batchnorm.grad"
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
-        expect(&ins[0], &ins[1..4], ins.get(5))?;
+        let channels: Vec<Type> = ins[1..4].iter().chain(ins.iter().skip(6)).copied().collect();
+        expect(&ins[0], &channels, ins.get(5))?;
+        if ins[4].shape != ins[0].shape {
+            return Err(Error::job("x and dy must have one shape"));
+        }
         Ok(vec![ins[0], ins[1], ins[1]])
     }
     fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {

@@ -26,7 +26,7 @@ impl Grid {
         let (&[n, h, w, c], [p, q]) = (x.dims(), self.out) else {
             return Err(Error::job(format!("x must be [N,H,W,C], got {:?}", x.shape)));
         };
-        if h * w * p * q == 0 {
+        if [h, w, p, q].contains(&0) {
             return Err(Error::job(format!("{h}x{w} pixels do not make {p}x{q}")));
         }
         Ok(Type::f32(&[n, p, q, c]))

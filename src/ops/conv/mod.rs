@@ -228,6 +228,7 @@ impl Op for Dgrad {
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let s = &self.shape;
+        s.check()?;
         expect("dy", &ins[0], &[s.n, s.p, s.q, s.k])?;
         expect_w(&ins[1], s)?;
         let dx = Type::new(storage(&ins[0], &ins[1])?, &[s.n, s.h, s.w, s.c]);
@@ -319,6 +320,7 @@ impl Op for Wgrad {
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let s = &self.shape;
+        s.check()?;
         expect("x", &ins[0], &[s.n, s.h, s.w, s.c])?;
         expect("dy", &ins[1], &[s.n, s.p, s.q, s.k])?;
         storage(&ins[0], &ins[1])?;

@@ -1,6 +1,6 @@
 //! Cross-entropy: of logits or probabilities, with labels or soft targets, smoothing, class weights, an ignored label.
 
-use super::{Reduction, rows};
+use super::{Reduction, rows, scalar};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{self, In, Out};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
@@ -232,7 +232,9 @@ impl Op for CrossEntropyGrad {
         "cross_entropy.grad"
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
-        rows(&ins[0], &ins[2])?;
+        let (of, dy) = ([&ins[..3], &ins[4..]].concat(), ins[3]);
+        self.forward.infer(&of)?;
+        scalar(&dy)?;
         Ok(vec![ins[0]])
     }
     fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {

@@ -1,5 +1,6 @@
 //! The penalty on large weights.
 
+use super::scalar;
 use crate::error::{Error, Result};
 use crate::graph::Operand::{self, In, Out};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
@@ -127,6 +128,7 @@ impl Op for L2Grad {
         "l2.grad"
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+        scalar(&ins[1])?;
         Ok(vec![ins[0]])
     }
     fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {

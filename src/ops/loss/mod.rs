@@ -45,6 +45,11 @@ fn rows(x: &Type, w: &Type) -> Result<()> {
     }
 }
 
+/// The gradient of a loss.
+fn scalar(dy: &Type) -> Result<()> {
+    if *dy == Type::f32(&[1]) { Ok(()) } else { Err(Error::job("the gradient of the loss is one number")) }
+}
+
 pub const FAMILY: Family = Family {
     name: "loss",
     ops: &["mse", "mse.grad", "mse.both", "cross_entropy", "cross_entropy.grad", "l2", "l2.sum", "l2.grad"],

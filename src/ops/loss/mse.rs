@@ -1,6 +1,6 @@
 //! Mean squared error.
 
-use super::{Reduction, rows, sum64};
+use super::{Reduction, rows, scalar, sum64};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
@@ -84,7 +84,8 @@ impl Op for MseGrad {
         "mse.grad"
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
-        rows(&ins[0], &ins[2])?;
+        Mse { reduction: self.reduction }.infer(&ins[..3])?;
+        scalar(&ins[3])?;
         Ok(vec![ins[0]])
     }
     fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {

@@ -53,7 +53,7 @@ impl Over {
                 Err(Error::job("average pooling has no dilation"))
             }
             Over::Window { window, .. } => pooled(&window, x),
-            Over::Adaptive { out } if h * w * out[0] * out[1] == 0 => {
+            Over::Adaptive { out } if [h, w, out[0], out[1]].contains(&0) => {
                 Err(Error::job(format!("{h}x{w} pixels do not make {}x{}", out[0], out[1])))
             }
             Over::Adaptive { out: [p, q] } => Ok(Type::new(x.dtype, &[n, p, q, c])),

@@ -124,7 +124,7 @@ impl Op for MaxPool {
     }
     fn cost(&self, io: &Io) -> Cost {
         let taps = self.window.kernel[0] * self.window.kernel[1];
-        Cost { flops: (io.outs[0].numel() * taps) as f64, ..traffic(io) }
+        Cost { flops: io.outs[0].numel() as f64 * taps as f64, ..traffic(io) }
     }
 }
 
@@ -192,7 +192,7 @@ impl Op for MaxPoolGrad {
     }
     fn cost(&self, io: &Io) -> Cost {
         let taps = self.window.kernel[0] * self.window.kernel[1];
-        Cost { flops: (io.ins[1].numel() * taps) as f64, ..traffic(io) }
+        Cost { flops: io.ins[1].numel() as f64 * taps as f64, ..traffic(io) }
     }
 }
 

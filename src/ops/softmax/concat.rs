@@ -105,7 +105,7 @@ impl Op for SoftmaxConcatGrad {
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let y = super::rows(&ins[0])?[0];
-        let inside = |&(from, c): &(usize, usize)| c > 0 && from + c <= y.row();
+        let inside = |&(from, c): &(usize, usize)| c > 0 && c <= y.row() && from <= y.row() - c;
         if y != ins[1] || y != Type::f32(y.dims()) || self.parts.len() > PARTS || !self.parts.iter().all(inside) {
             return Err(Error::job("y and dy must have one shape, and up to four parts lie inside"));
         }
