@@ -128,19 +128,36 @@ pub struct Args {
     pub mode: u32,
 }
 
-/// A compiled lane loop: registers, operands, active lanes.
-///
-/// Calling one is sound where the machine has the features it was compiled for, which [`pick`] has made sure of.
-pub type Body = unsafe fn(&mut Regs, &Args, u32);
+/// A compiled lane loop, which may ask for features of the machine.
+pub type Loop = unsafe fn(&mut Regs, &Args, u32);
 
-/// The body for this machine.
-pub fn pick(plain: Body, wide: Body) -> Body {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        return wide;
+/// A lane loop that this machine has the features for.
+#[derive(Clone, Copy, Debug)]
+pub struct Body(Loop);
+
+impl Body {
+    /// One that needs no features.
+    pub fn plain(body: fn(&mut Regs, &Args, u32)) -> Self {
+        Self(body)
     }
-    let _ = wide;
-    plain
+    /// The one of two for this machine.
+    ///
+    /// # Safety
+    /// `wide` may be called where there are AVX2 and FMA.
+    pub unsafe fn pick(plain: fn(&mut Regs, &Args, u32), wide: Loop) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            return Self(wide);
+        }
+        let _ = wide;
+        Self(plain)
+    }
+    /// Runs it on registers, operands and active lanes.
+    #[inline(always)]
+    pub fn run(self, regs: &mut Regs, args: &Args, mask: u32) {
+        // SAFETY: needs nothing, or was picked because the machine has what it needs.
+        unsafe { (self.0)(regs, args, mask) }
+    }
 }
 
 #[inline(always)]
@@ -226,7 +243,7 @@ macro_rules! lanes {
         fn plain($r: &mut $crate::sim::lanes::Regs, $s: &$crate::sim::lanes::Args, $m: u32) {
             $body
         }
-        plain as $crate::sim::lanes::Body
+        $crate::sim::lanes::Body::plain(plain)
     }};
     (plain $d:ty = |$x:ident: $a:ty| $f:expr) => {
         lanes!(plain | r, s, m | $crate::sim::lanes::map1::<$d, $a>(r, s, m, |$x| $f))
@@ -245,7 +262,8 @@ macro_rules! lanes {
         fn wide($r: &mut $crate::sim::lanes::Regs, $s: &$crate::sim::lanes::Args, $m: u32) {
             $body
         }
-        $crate::sim::lanes::pick(plain, wide)
+        // SAFETY: that is what `wide` was compiled for.
+        unsafe { $crate::sim::lanes::Body::pick(plain, wide) }
     }};
     ($d:ty = |$x:ident: $a:ty| $f:expr) => {
         lanes!(|r, s, m| $crate::sim::lanes::map1::<$d, $a>(r, s, m, |$x| $f))

@@ -438,8 +438,7 @@ impl Block<'_, '_, '_> {
             w.executed += 1;
             let next = match &inst.exec {
                 Exec::Lanes(body) => {
-                    // SAFETY: `lanes::pick` chose a body that this machine has the features for.
-                    unsafe { body(&mut w.regs, &inst.args, mask) };
+                    body.run(&mut w.regs, &inst.args, mask);
                     Next::Step
                 }
                 Exec::Branch(to) => branch(w, mask, *to, &mut self.cx.counters),

@@ -3,6 +3,7 @@
 
 use libloading::Library;
 use std::ffi::{CStr, c_char, c_int};
+use std::marker::PhantomData;
 use std::sync::OnceLock;
 
 /// NVTX 3's functions as a library (`nvidia-nvtx` on PyPI, CUDA 13), and those of older toolkits.
@@ -30,8 +31,8 @@ fn find() -> Option<Functions> {
     Some(functions)
 }
 
-/// A range of this thread, from here to where it is dropped.
-pub struct Range(Option<&'static Functions>);
+/// A range of this thread, from here to where it is dropped; it stays on its thread.
+pub struct Range(Option<&'static Functions>, PhantomData<*const ()>);
 
 impl Range {
     pub fn new(name: &CStr) -> Self {
@@ -40,7 +41,7 @@ impl Range {
             // SAFETY: a C string, which is copied.
             unsafe { (f.push)(name.as_ptr()) };
         }
-        Self(found)
+        Self(found, PhantomData)
     }
 }
 
