@@ -213,13 +213,10 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let option = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1));
     let rounds: usize = option("--rounds").map_or(5, |n| n.parse().expect("--rounds N"));
-    let simd = match option("--level").map(String::as_str) {
-        Some("portable") => Simd::Portable,
-        Some("avx2") => Simd::Avx2,
-        Some("avx512") => Simd::Avx512,
-        _ => Simd::detect(),
-    };
-    assert!(Simd::available().contains(&simd));
+    let simd = option("--level").map_or(Simd::detect(), |name| {
+        let called = |simd: &Simd| format!("{simd:?}").to_lowercase() == *name;
+        Simd::available().into_iter().find(called).expect("--level: one that this machine has")
+    });
     let filter = args.first().filter(|a| !a.starts_with("--")).cloned().unwrap_or_default();
     let all_threads = rayon::current_num_threads();
     let mut counts = match option("--threads").map(String::as_str) {

@@ -30,7 +30,7 @@ fn cpu(simd: Simd, threads: usize) -> Box<dyn Device> {
 
 /// The levels that promise equal bits: all that multiply and add with one rounding.
 fn fused_levels() -> Vec<Simd> {
-    Simd::available().into_iter().filter(|s| *s != Simd::Portable).collect()
+    Simd::available().into_iter().filter(|s| *s != Simd::PORTABLE).collect()
 }
 
 /// Random squares of u8 RGB.

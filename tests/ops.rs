@@ -141,7 +141,7 @@ fn every_op_has_a_fast_routine() {
     let mut slow = BTreeSet::new();
     for (_, case) in cases() {
         let (g, _, outs) = graph_of(&case);
-        let launches = Plan::new(&g, &outs, Options::default()).unwrap().lower(&g, Arch::Host(Simd::Portable)).unwrap();
+        let launches = Plan::new(&g, &outs, Options::default()).unwrap().lower(&g, Arch::Host(Simd::PORTABLE)).unwrap();
         slow.extend(launches.iter().filter(|s| matches!(s.launch.code, Code::Definition(_))).map(|s| s.launch.name));
     }
     assert!(slow.is_empty(), "run by their definition on the host: {slow:?}");

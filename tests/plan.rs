@@ -38,13 +38,13 @@ fn apart(a: [usize; 2], b: [usize; 2]) -> bool {
 
 /// Walks through a plan. Nodes of one step may run in any order and at once.
 fn walk(g: &Graph, plan: &Plan, want: &[Value]) {
-    let extent = |v: Value| match plan.places[v.buf().0 as usize] {
+    let extent = |v: Value| match plan.place(v) {
         Place::Arena(at) => Some([at, at + g.ty(v).bytes()]),
         Place::Persistent(_) => None,
         Place::Nowhere => panic!("{v:?} is used and has no place"),
     };
     let (mut shadow, mut updated, mut done) = (Shadow::default(), HashSet::new(), HashSet::new());
-    for step in &plan.steps {
+    for step in plan.steps() {
         let nodes = || step.iter().map(|&i| &g.nodes()[i]);
         for n in nodes() {
             for &v in &n.ins {
@@ -61,7 +61,7 @@ fn walk(g: &Graph, plan: &Plan, want: &[Value]) {
             nodes().flat_map(|n| &n.outs).filter_map(|&v| Some((v, extent(v)?))).collect();
         let ins: Vec<[usize; 2]> = nodes().flat_map(|n| &n.ins).filter_map(|&v| extent(v)).collect();
         for (i, &(v, e)) in outs.iter().enumerate() {
-            assert!(e[1] <= plan.arena_bytes, "{v:?} ends behind the arena");
+            assert!(e[1] <= plan.arena_bytes(), "{v:?} ends behind the arena");
             assert!(ins.iter().all(|x| apart(*x, e)), "{v:?} overlaps an input of its own step");
             assert!(outs[..i].iter().all(|o| apart(o.1, e)), "{v:?} overlaps another output of its step");
             shadow.write(e, v);
@@ -125,13 +125,13 @@ fn full_size_plans_keep_live_values_apart() {
                      {:.0} MiB of {:.0} MiB without reuse",
                     options.group,
                     options.fuse,
-                    plan.steps.iter().map(Vec::len).sum::<usize>(),
-                    plan.steps.len(),
+                    plan.steps().iter().map(Vec::len).sum::<usize>(),
+                    plan.steps().len(),
                     1e3 * seconds,
-                    mib(plan.arena_bytes),
-                    mib(plan.naive_bytes)
+                    mib(plan.arena_bytes()),
+                    mib(plan.naive_bytes())
                 );
-                assert!(plan.arena_bytes <= plan.naive_bytes);
+                assert!(plan.arena_bytes() <= plan.naive_bytes());
             }
         }
     }
@@ -143,8 +143,8 @@ fn evaluation_of_one_picture_fits_in_200_megabytes() {
     for architecture in BOTH {
         let t = full(architecture, 1);
         let plan = walked(&t, &t.eval, UNGROUPED);
-        println!("{architecture:?}: {:.1} MB", plan.arena_bytes as f64 / 1e6);
-        assert!(plan.arena_bytes < 200_000_000);
+        println!("{architecture:?}: {:.1} MB", plan.arena_bytes() as f64 / 1e6);
+        assert!(plan.arena_bytes() < 200_000_000);
     }
 }
 
@@ -152,7 +152,7 @@ fn evaluation_of_one_picture_fits_in_200_megabytes() {
 #[test]
 fn grouping_joins_equal_towers() {
     let t = training(&small(Architecture::Split, 64, 0.5), 2, false);
-    let [one, many] = [UNGROUPED, GROUPED].map(|o| Plan::new(&t.graph, &t.step, o).unwrap().steps);
+    let [one, many] = [UNGROUPED, GROUPED].map(|o| Plan::new(&t.graph, &t.step, o).unwrap().steps().to_vec());
     assert!(one.iter().all(|s| s.len() == 1));
     assert_eq!(one.len(), many.iter().map(Vec::len).sum::<usize>());
     assert!(many.len() * 2 <= one.len(), "{} steps of {} nodes", many.len(), one.len());
@@ -209,7 +209,7 @@ fn guarded_training_is_clean() {
 
 /// Names of the ops that a plan runs.
 fn ops_of(g: &Graph, plan: &Plan) -> Vec<&'static str> {
-    plan.steps.iter().flatten().map(|&i| g.nodes()[i].op.name()).collect()
+    plan.steps().iter().flatten().map(|&i| g.nodes()[i].op.name()).collect()
 }
 
 /// Of VGG16 nothing is left to be done between convolutions, and no image at full resolution is kept for a pooling. No mask
@@ -235,7 +235,7 @@ fn fusion_leaves_no_mask_and_no_pooling_between_convolutions() {
     let dropouts = ["dropout.mask", "dropout", "dropout.grad", "relu.grad", "dense.dropped"];
     assert_eq!(dropouts.map(|n| count(0, n)), [0, 0, 0, 0, 2 * (3 + 2)]);
     let (_, apart) = Plan::all(t.graph.clone(), &want, GROUPED).unwrap();
-    assert!(plans[0].arena_bytes < apart[0].arena_bytes);
+    assert!(plans[0].arena_bytes() < apart[0].arena_bytes());
 }
 
 /// Launches and MiB of arena of the published network on a GPU, a training step at batch 25 and an inference of one
@@ -251,7 +251,7 @@ fn few_launches_and_little_memory() {
         let choices = Choices { products: precision.products(), ..Choices::default() };
         let planned = |g: Graph, want: &[&[Value]]| {
             let (g, plans) = Plan::all(g, want, FUSED).unwrap();
-            (plans[0].lower(&g, Arch::Gpu(&choices)).unwrap().len(), plans[0].arena_bytes.div_ceil(1 << 20))
+            (plans[0].lower(&g, Arch::Gpu(&choices)).unwrap().len(), plans[0].arena_bytes().div_ceil(1 << 20))
         };
         let b = Blueprint::new(&task, 25, method(precision)).unwrap();
         let (launches, arena) = planned(b.graph, &[&b.want[0]]);
@@ -271,9 +271,7 @@ fn wanted_values_are_never_fused_away() {
     let plan = |want: &[Value], options| Plan::all(t.graph.clone(), &[want], options).unwrap();
     let [apart, fused] = [GROUPED, FUSED].map(|o| plan(&t.step, o).1.remove(0));
     let values = t.graph.nodes().iter().flat_map(|n| n.outs.iter().copied());
-    let hidden: Vec<Value> = values
-        .filter(|v| apart.live[v.buf().0 as usize].is_some() && fused.live[v.buf().0 as usize].is_none())
-        .collect();
+    let hidden: Vec<Value> = values.filter(|v| apart.live(*v).is_some() && fused.live(*v).is_none()).collect();
     assert!(hidden.len() > 20, "{} values are not stored", hidden.len());
     for v in hidden {
         let want: Vec<Value> = t.step.iter().copied().chain([v]).collect();

@@ -93,9 +93,9 @@ impl Command {
         // A training session holds the plans of its evaluation, too; the step is the larger one.
         let demand = device.demand(&g, &plans)?;
         let plan = &plans[0];
-        let mut scratch = vec![0; plan.steps.len()];
+        let mut scratch = vec![0; plan.steps().len()];
         let mut step_of = vec![0; g.nodes().len()];
-        plan.steps.iter().enumerate().for_each(|(t, s)| s.iter().for_each(|&i| step_of[i] = t));
+        plan.steps().iter().enumerate().for_each(|(t, s)| s.iter().for_each(|&i| step_of[i] = t));
         for s in device.launches(&g, plan)? {
             let t: &mut usize = &mut scratch[step_of[s.node]];
             *t = s.launch.scratch.max(*t);
@@ -156,7 +156,7 @@ impl Command {
             last_step: l.last,
         };
         let step = |(t, &live_bytes): (usize, &usize)| {
-            let node = plan.steps[t][0];
+            let node = plan.steps()[t][0];
             let n = &g.nodes()[node];
             let pass = Pass::of(g, node).name();
             Step { step: t, layer: n.label.clone(), op: n.op.name(), pass, live_bytes, scratch_bytes: scratch[t] }
@@ -166,7 +166,7 @@ impl Command {
             device,
             pass: self.pass,
             batch: self.batch,
-            steps: plan.steps.len(),
+            steps: plan.steps().len(),
             weight_bytes: d.weights,
             state_bytes: d.state,
             input_bytes: d.inputs,
@@ -175,7 +175,7 @@ impl Command {
             best_weight_bytes: best,
             expected_peak_bytes: d.total() + best,
             lower_bound_bytes: live.iter().copied().max().unwrap_or(0),
-            without_reuse_bytes: plan.naive_bytes,
+            without_reuse_bytes: plan.naive_bytes(),
             available_bytes: crate::device::available(),
             by_step: live.iter().enumerate().map(step).collect(),
             values: plan.lives(g).iter().map(row).collect(),

@@ -10,14 +10,13 @@ the definition run on squares. So: sqrt(L + 2) u (|y| + sqrt(sum of a^2 b^2)). T
 what this takes it for, and routines that add in lanes round less. Everything else is a few u of its own result. */
 
 use super::cases::U;
-use crate::device::{Data, Demand, Device, Probe};
+use crate::device::{Bytes, Data, Demand, Device, Probe};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Kind, Node, Value};
 use crate::kernel::Buf;
 use crate::plan::{Place, Plan};
 use crate::rng::{Stream, block};
 use std::ops::Range;
-use std::sync::Arc;
 
 /// The float64 definition with errors as large as float32 may make them.
 pub(super) struct Noisy {
@@ -34,7 +33,7 @@ impl Noisy {
     }
     /// Where the plan keeps a value.
     fn home(&self, plan: usize, v: Value) -> usize {
-        match self.plans[plan].places[v.buf().0 as usize] {
+        match self.plans[plan].place(v) {
             Place::Persistent(root) => root.buf().0 as usize,
             _ => v.buf().0 as usize,
         }
@@ -100,7 +99,7 @@ impl Device for Noisy {
         self.values[i as usize] = (0..data.len()).map(|i| data.at(i) as f32 as f64).collect();
         Ok(())
     }
-    fn bind(&mut self, _: Value, _: Arc<dyn AsRef<[u8]> + Send + Sync>, _: Range<usize>) -> Result<bool> {
+    fn bind(&mut self, _: Value, _: Bytes, _: Range<usize>) -> Result<bool> {
         Err(Error::job("not a device to bind weights on"))
     }
     fn read(&self, v: Value, into: &mut [f32]) -> Result<()> {
@@ -112,7 +111,7 @@ impl Device for Noisy {
     }
     fn run(&mut self, plan: usize, _: Option<&mut dyn FnMut(Probe)>) -> Result<()> {
         self.runs += 1;
-        for node in self.plans[plan].steps.clone().into_iter().flatten() {
+        for node in self.plans[plan].steps().to_vec().into_iter().flatten() {
             let n = self.graph.nodes()[node].clone();
             let (ti, to) = self.graph.io(&n);
             let io = Io { ins: &ti, outs: &to };

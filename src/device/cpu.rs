@@ -1,21 +1,18 @@
 /*! The product path on the host: float32 in the planned arena, fast routines where an op has one, all cores. Nothing is
 allocated during a step. */
 
-use super::layout::{CANARY, Layout, decode, encode};
+use super::layout::{CANARY, Layout, decode, encode, expect, loaded, settable, storage};
 use super::memory::Memory;
-use super::{Checks, Data, Demand, Device, Probe, finite};
+use super::{Bytes, Checks, Data, Demand, Device, Probe, finite};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Value};
 use crate::host::ceiling::{self, Ceilings};
-use crate::kernel::{Arch, Code, Host, Launch, Routine, Simd, Slot};
+use crate::kernel::{Arch, Buf, Code, Host, Launch, Routine, Simd, Slot};
 use crate::plan::{Place, Plan, Scheduled};
 use crate::shape::{DType, Type};
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Instant;
-
-type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 /// The host as a device.
 pub struct Cpu {
@@ -27,7 +24,7 @@ pub struct Cpu {
     persistent: Memory,
     layout: Layout,
     /// Values that live in a read-only mapping.
-    mapped: HashMap<Value, (Bytes, Range<usize>)>,
+    mapped: HashMap<Value, Mapped>,
     arena: Memory,
     last: usize,
 }
@@ -51,6 +48,24 @@ impl Pool {
             Some(pool) => pool.install(f),
             None => rayon::scope(|_| f()),
         }
+    }
+}
+
+/// A value that lives with somebody else: asked for its address once.
+struct Mapped {
+    bytes: &'static [u8],
+    _owner: Bytes,
+}
+
+impl Mapped {
+    fn new(g: &Graph, v: Value, owner: Bytes, range: Range<usize>) -> Result<Self> {
+        let bytes: *const [u8] = storage(g, v, &owner, range)?;
+        // SAFETY: the bytes were borrowed from what `owner` shares. It is kept beside them and, being shared, can be neither
+        // changed nor dropped by anybody; nobody is handed them for longer than this lives.
+        Ok(Self { bytes: unsafe { &*bytes }, _owner: owner })
+    }
+    fn bytes(&self) -> &[u8] {
+        self.bytes
     }
 }
 
@@ -97,52 +112,52 @@ impl Cpu {
         })
     }
 
-    fn slot(&mut self, plan: usize, v: Value) -> Slot {
+    /// Where a value lies while plan `p` runs; None where that is not inside of the memory there is.
+    fn slot(&self, p: &Plan, arena: Slot, persistent: Slot, v: Value) -> Option<Slot> {
         let bytes = self.graph.ty(v).bytes();
-        let at = match self.plans[plan].plan.places[v.i()] {
-            Place::Arena(at) => self.arena.base().wrapping_add(at),
+        match p.place(v) {
+            Place::Arena(at) => arena.part(at, bytes),
             Place::Persistent(root) => match self.mapped.get(&root) {
-                // Mapped values are never outputs: `bind` copies what a plan updates.
-                Some((map, range)) => (**map).as_ref()[range.clone()].as_ptr() as *mut u8,
-                None => self.persistent.base().wrapping_add(self.layout.offset[root.i()]),
+                Some(mapped) => Some(Slot::read_only(mapped.bytes())).filter(|_| mapped.bytes().len() == bytes),
+                None => persistent.part(*self.layout.offset.get(root.i())?, bytes),
             },
-            Place::Nowhere => unreachable!("a plan places every operand of its nodes"),
-        };
-        // SAFETY: the address lies inside an allocation or mapping that this device owns for as long as the calls built
-        // from it, with `bytes` bytes reserved for this value by the plan.
-        unsafe { Slot::new(at, bytes) }
+            Place::Nowhere => None,
+        }
     }
 
     /// Resolves the operands of every launch of a plan.
-    fn resolve(&mut self, plan: usize) {
-        let launches = std::mem::take(&mut self.plans[plan].launches);
-        let (base, scratch_at) = (self.arena.base(), self.plans[plan].plan.arena_bytes);
-        let calls = launches
-            .iter()
-            .map(|s| {
-                let ins = s.launch.ins.iter().map(|b| self.slot(plan, Value(b.0))).collect();
-                let outs = s.launch.outs.iter().map(|b| self.slot(plan, Value(b.0))).collect();
-                // SAFETY: `load` reserved the largest scratch of any launch behind the temporaries.
-                let scratch = unsafe { Slot::new(base.wrapping_add(scratch_at), s.launch.scratch) };
-                // SAFETY: the plan places live values apart from each other and from the scratch memory; `tests/plan.rs`
-                // checks that for every model.
-                unsafe { Host::new(ins, outs, scratch, Plan::aliased_inputs(&self.graph, s.node)) }
-            })
-            .collect();
-        self.plans[plan].launches = launches;
-        self.plans[plan].calls = calls;
+    fn resolve(&mut self, plan: usize) -> Result<()> {
+        let [arena, persistent] = [&mut self.arena, &mut self.persistent].map(Memory::slot);
+        let Ready { plan: p, launches, .. } = &self.plans[plan];
+        let call = |s: &Scheduled| {
+            let slot = |b: &Buf| self.slot(p, arena, persistent, Value(b.0));
+            let ins = s.launch.ins.iter().map(slot).collect::<Option<_>>()?;
+            let outs = s.launch.outs.iter().map(slot).collect::<Option<_>>()?;
+            let scratch = arena.part(p.arena_bytes(), s.launch.scratch)?;
+            // SAFETY: every slot is a part of this device's two allocations, or of a mapping that may only be read and is kept
+            // in `mapped`. All of them outlive the calls, which `load`, `write` and `bind` drop before they change one; while a
+            // call is run the device is borrowed, so that nobody else comes near its memory.
+            unsafe { Host::new(ins, outs, scratch, Plan::aliased_inputs(&self.graph, s.node)) }.ok()
+        };
+        let calls = launches.iter().map(|s| {
+            let title = || self.graph.nodes()[s.node].title();
+            call(s).ok_or_else(|| Error::job(format!("{}: its operands overlap, or lie nowhere", title())))
+        });
+        self.plans[plan].calls = calls.collect::<Result<_>>()?;
+        Ok(())
     }
 
     /// Bytes of a value: persistent, or temporary of the plan that ran last.
     fn bytes_of(&self, v: Value) -> Result<&[u8]> {
+        self.graph.own(&[v])?;
         let n = self.graph.ty(v).bytes();
-        let place = self.plans.get(self.last).map_or(Place::Nowhere, |p| p.plan.places[v.i()]);
+        let place = self.plans.get(self.last).map_or(Place::Nowhere, |p| p.plan.place(v));
         match (self.graph.kind(v), place) {
             (Kind::Temp, Place::Arena(at)) => Ok(&self.arena.bytes()[at..at + n]),
             (Kind::Temp, Place::Nowhere) => Err(Error::job("this value was not computed by the last plan")),
             (Kind::Temp, Place::Persistent(root)) => self.bytes_of(root),
             _ => match self.mapped.get(&v) {
-                Some((map, range)) => Ok(&(**map).as_ref()[range.clone()]),
+                Some(mapped) => Ok(mapped.bytes()),
                 None => Ok(&self.persistent.bytes()[self.layout.offset[v.i()]..][..n]),
             },
         }
@@ -152,7 +167,7 @@ impl Cpu {
         let s = &self.plans[plan].launches[i];
         let aliased: Vec<usize> = self.graph.nodes()[s.node].op.alias().iter().map(|a| a.0).collect();
         for (o, b) in s.launch.outs.clone().iter().enumerate() {
-            if let (false, Place::Arena(at)) = (aliased.contains(&o), self.plans[plan].plan.places[b.0 as usize]) {
+            if let (false, Place::Arena(at)) = (aliased.contains(&o), self.plans[plan].plan.place(Value(b.0))) {
                 let n = self.graph.ty(Value(b.0)).bytes();
                 // NaN in every floating-point format.
                 self.arena.bytes_mut()[at..at + n].fill(0xFF);
@@ -184,13 +199,14 @@ impl Device for Cpu {
     }
 
     fn load(&mut self, g: &Graph, plans: &[Plan]) -> Result<()> {
-        self.graph = g.clone();
+        // Nothing may be run on memory that is not its own: what was loaded goes first, and the rest comes when all is there.
+        (self.graph, self.plans) = (Graph::default(), vec![]);
         self.mapped.clear();
-        self.plans = self.lower(g, plans)?;
+        let ready = self.lower(g, plans)?;
         self.layout = Layout::new(g, plans);
         self.persistent = Memory::zeroed(self.layout.bytes)?;
-        let needed = |p: &Ready| p.plan.arena_bytes + p.scratch.next_multiple_of(64);
-        self.arena = Memory::zeroed(self.plans.iter().map(needed).max().unwrap_or(0))?;
+        let needed = |p: &Ready| p.plan.arena_bytes() + p.scratch.next_multiple_of(64);
+        self.arena = Memory::zeroed(ready.iter().map(needed).max().unwrap_or(0))?;
         if self.layout.guard > 0 {
             self.arena.bytes_mut().fill(CANARY);
             self.persistent.bytes_mut().fill(CANARY);
@@ -199,10 +215,13 @@ impl Device for Cpu {
                 self.persistent.bytes_mut()[self.layout.offset[v]..][..n].fill(0);
             }
         }
+        (self.graph, self.plans) = (g.clone(), ready);
         Ok(())
     }
 
     fn write(&mut self, v: Value, data: Data) -> Result<()> {
+        settable(&self.graph, v)?;
+        expect(&self.graph, v, data.len())?;
         let t = self.graph.ty(v);
         if self.mapped.remove(&v).is_some() {
             self.plans.iter_mut().for_each(|p| p.calls.clear());
@@ -213,15 +232,16 @@ impl Device for Cpu {
     }
 
     fn bind(&mut self, v: Value, bytes: Bytes, range: Range<usize>) -> Result<bool> {
-        let slice = &(*bytes).as_ref()[range.clone()];
+        let mapped = Mapped::new(&self.graph, v, bytes, range)?;
+        let t = self.graph.ty(v);
         let updated = self.plans.iter().any(|p| p.plan.updates(&self.graph).contains(&v));
-        let copied = updated || self.layout.guard > 0 || !(slice.as_ptr() as usize).is_multiple_of(4);
+        let copied =
+            updated || self.layout.guard > 0 || !(mapped.bytes().as_ptr() as usize).is_multiple_of(t.dtype.bytes());
         if copied {
-            let t = self.graph.ty(v);
-            self.persistent.bytes_mut()[self.layout.offset[v.i()]..][..t.bytes()].copy_from_slice(slice);
+            self.persistent.bytes_mut()[self.layout.offset[v.i()]..][..t.bytes()].copy_from_slice(mapped.bytes());
             self.mapped.remove(&v);
         } else {
-            self.mapped.insert(v, (bytes, range));
+            self.mapped.insert(v, mapped);
         }
         self.plans.iter_mut().for_each(|p| p.calls.clear());
         Ok(!copied)
@@ -233,6 +253,7 @@ impl Device for Cpu {
     }
 
     fn read(&self, v: Value, into: &mut [f32]) -> Result<()> {
+        expect(&self.graph, v, into.len())?;
         match self.graph.ty(v).dtype {
             DType::F32 => into.copy_from_slice(bytemuck::cast_slice(self.bytes_of(v)?)),
             dtype => into.iter_mut().zip(decode(dtype, self.bytes_of(v)?)).for_each(|(d, s)| *d = s as f32),
@@ -245,20 +266,21 @@ impl Device for Cpu {
     }
 
     fn run(&mut self, plan: usize, mut probe: Option<&mut dyn FnMut(Probe)>) -> Result<()> {
+        loaded(plan, self.plans.len())?;
         self.last = plan;
         if self.plans[plan].calls.len() != self.plans[plan].launches.len() {
-            self.resolve(plan);
+            self.resolve(plan)?;
         }
-        if self.plans[plan].plan.options.guard > 0 {
+        if self.plans[plan].plan.options().guard > 0 {
             // The values of another plan lie where the guard bands of this one are.
             self.arena.bytes_mut().fill(CANARY);
         }
         if probe.is_none() && self.checks == Checks::None && self.layout.guard == 0 {
             // One hand-over to the threads for all launches.
-            let p = &self.plans[plan];
+            let p = &mut self.plans[plan];
             self.pool.install(|| {
-                for (Scheduled { launch, .. }, call) in p.launches.iter().zip(&p.calls) {
-                    routine(launch)(call);
+                for (Scheduled { launch, .. }, call) in p.launches.iter().zip(&mut p.calls) {
+                    call.run(routine(launch));
                 }
             });
             return Ok(());
@@ -268,9 +290,10 @@ impl Device for Cpu {
                 self.poison(plan, i);
             }
             let start = Instant::now();
+            let p = &mut self.plans[plan];
+            self.pool.install(|| p.calls[i].run(routine(&p.launches[i].launch)));
             let p = &self.plans[plan];
-            let (Scheduled { node, launch }, call) = (&p.launches[i], &p.calls[i]);
-            self.pool.install(|| routine(launch)(call));
+            let Scheduled { node, launch } = &p.launches[i];
             let seconds = start.elapsed().as_secs_f64();
             if let Some(probe) = &mut probe {
                 let definition = matches!(launch.code, Code::Definition(_));
@@ -289,7 +312,7 @@ impl Device for Cpu {
                 let bad = |v| finite::first(self.graph.ty(v).dtype, self.bytes_of(v).ok()?);
                 finite::check(&self.graph, *node, &launch.outs, bad)?;
             }
-            if p.plan.options.guard > 0
+            if p.plan.options().guard > 0
                 && let Some(place) = self.overrun(plan)
             {
                 return Err(Error::job(format!("{} wrote out of bounds: {place}", launch.name)));
@@ -310,8 +333,8 @@ impl Device for Cpu {
     fn demand(&self, g: &Graph, plans: &[Plan]) -> Result<Demand> {
         let ready = self.lower(g, plans)?;
         // The largest of them has the memory that the others share.
-        let largest = ready.iter().max_by_key(|p| p.plan.arena_bytes + p.scratch);
-        let [arena, scratch] = largest.map_or([0; 2], |p| [p.plan.arena_bytes, p.scratch]);
+        let largest = ready.iter().max_by_key(|p| p.plan.arena_bytes() + p.scratch);
+        let [arena, scratch] = largest.map_or([0; 2], |p| [p.plan.arena_bytes(), p.scratch]);
         Ok(Demand { arena, scratch, ..Demand::persistent(g, Type::bytes) })
     }
 

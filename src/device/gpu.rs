@@ -1,8 +1,8 @@
 /*! A GPU as a device: one allocation for everything, plans as lists of resolved launches. What executes them is a
 [`Driver`]: CUDA, or the simulator, which therefore runs exactly what a GPU would be sent. */
 
-use super::layout::{CANARY, Layout, decode, encode};
-use super::{Checks, Counted, Data, Demand, Device, Probe, ceiling, finite};
+use super::layout::{CANARY, Layout, decode, encode, expect, loaded, settable, storage};
+use super::{Bytes, Checks, Counted, Data, Demand, Device, Probe, ceiling, finite};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Value};
 use crate::host::ceiling::Ceilings;
@@ -14,7 +14,6 @@ use crate::nvrtc::Target;
 use crate::plan::{Options, Place, Plan, Scheduled};
 use crate::shape::{DType, Type};
 use std::ops::Range;
-use std::sync::Arc;
 
 /// How plans for a GPU are made. Equal ops in one launch: few large launches fill a GPU better than many small ones. Fused
 /// ops: what need not be written need not be read.
@@ -45,6 +44,12 @@ impl Step {
     pub fn params(&self, base: u64) -> Vec<u8> {
         self.call.params(|instance, operand| base + self.windows[instance][operand].at as u64)
     }
+    /// Fails where an operand does not lie in an allocation of `bytes` bytes.
+    pub fn within(&self, bytes: usize) -> Result<()> {
+        let outside = |w: &&Window| w.at.checked_add(w.bytes).is_none_or(|end| end > bytes);
+        let Some(w) = self.windows.iter().flatten().find(outside) else { return Ok(()) };
+        Err(Error::job(format!("{}: an operand lies outside of {bytes} bytes: {w:?}", self.label)))
+    }
     /// Blocks along x, y and z.
     pub fn grid(&self) -> [u32; 3] {
         [self.call.grid[0], self.call.grid[1], self.windows.len() as u32]
@@ -72,7 +77,8 @@ pub trait Driver: Send {
     fn timed(&self) -> bool;
     /// Bytes that can be allocated besides those held; None where it uses the machine's memory.
     fn free(&self) -> Option<usize>;
-    /// Compiles what the steps call, and allocates `bytes` zeroed bytes instead of what was allocated before.
+    /// Compiles what the steps call, and allocates `bytes` zeroed bytes instead of what was allocated before. Fails where a
+    /// step reaches beyond them.
     fn load(&mut self, bytes: usize, plans: Vec<Vec<Step>>) -> Result<()>;
     fn write(&mut self, at: usize, bytes: &[u8]) -> Result<()>;
     /// Waits for everything that was asked for before.
@@ -113,7 +119,7 @@ impl Ready {
         self.launches.iter().map(|s| s.launch.scratch).max().unwrap_or(0)
     }
     fn arena(&self) -> usize {
-        self.plan.arena_bytes.next_multiple_of(256)
+        self.plan.arena_bytes().next_multiple_of(256)
     }
     /// Bytes of counts.
     fn counts(&self) -> usize {
@@ -147,7 +153,7 @@ impl<D: Driver> Gpu<D> {
 
     /// The steps of a plan; scratch memory lies behind its temporaries, and counts behind that of all plans: nothing else
     /// touches them.
-    fn resolve(&self, ready: &Ready) -> Result<Vec<Step>> {
+    fn resolve(&self, g: &Graph, ready: &Ready) -> Result<Vec<Step>> {
         let scratch = self.layout.bytes + ready.arena();
         let mut steps = vec![];
         for Scheduled { node, launch } in &ready.launches {
@@ -156,7 +162,7 @@ impl<D: Driver> Gpu<D> {
             };
             let window = |o: &gpu::Operand| {
                 let at = match o.place {
-                    gpu::Place::Value(Buf(v)) => self.place(ready.plan.places[v as usize]),
+                    gpu::Place::Value(Buf(v)) => self.place(ready.plan.place(Value(v))),
                     gpu::Place::Scratch(at) => scratch + at,
                     gpu::Place::Counts(at) => self.counts + at,
                 };
@@ -164,15 +170,16 @@ impl<D: Driver> Gpu<D> {
                 Window { at, bytes: o.bytes, access: o.access, value }
             };
             let windows = call.operands.iter().map(|i| i.iter().map(window).collect()).collect();
-            steps.push(Step { label: self.graph.nodes()[*node].title(), call: call.clone(), windows });
+            steps.push(Step { label: g.nodes()[*node].title(), call: call.clone(), windows });
         }
         Ok(steps)
     }
 
     /// A value's place and size: persistent, or temporary of the plan that ran last.
     fn window(&self, v: Value) -> Result<Range<usize>> {
+        self.graph.own(&[v])?;
         let place = match (self.graph.kind(v), self.plans.get(self.last)) {
-            (Kind::Temp, Some(ready)) => ready.plan.places[v.i()],
+            (Kind::Temp, Some(ready)) => ready.plan.place(v),
             (Kind::Temp, None) => Place::Nowhere,
             _ => Place::Persistent(v),
         };
@@ -198,7 +205,7 @@ impl<D: Driver> Gpu<D> {
         let writes = call.operands.iter().flatten().filter(|o| o.access == Access::Write);
         let outs: Vec<(usize, usize)> = writes
             .filter_map(|o| match o.place {
-                gpu::Place::Value(Buf(v)) => Some((self.place(self.plans[plan].plan.places[v as usize]), o.bytes)),
+                gpu::Place::Value(Buf(v)) => Some((self.place(self.plans[plan].plan.place(Value(v))), o.bytes)),
                 gpu::Place::Scratch(_) | gpu::Place::Counts(_) => None,
             })
             .collect();
@@ -250,18 +257,22 @@ impl<D: Driver> Device for Gpu<D> {
     }
 
     fn load(&mut self, g: &Graph, plans: &[Plan]) -> Result<()> {
-        self.graph = g.clone();
+        (self.graph, self.plans) = (Graph::default(), vec![]);
+        let ready = plans.iter().map(|p| Ready::new(g, p, &self.choices)).collect::<Result<Vec<_>>>()?;
         self.layout = Layout::new(g, plans);
-        self.plans = plans.iter().map(|p| Ready::new(g, p, &self.choices)).collect::<Result<_>>()?;
-        let most = |bytes: fn(&Ready) -> usize| self.plans.iter().map(bytes).max().unwrap_or(0);
+        let most = |bytes: fn(&Ready) -> usize| ready.iter().map(bytes).max().unwrap_or(0);
         let shared = most(|p| p.arena() + p.scratch());
         self.counts = self.layout.bytes + shared;
         self.arena_bytes = shared + most(Ready::counts);
-        let steps = self.plans.iter().map(|p| self.resolve(p)).collect::<Result<Vec<_>>>()?;
-        self.driver.load(self.layout.bytes + self.arena_bytes, steps)
+        let steps = ready.iter().map(|p| self.resolve(g, p)).collect::<Result<Vec<_>>>()?;
+        self.driver.load(self.layout.bytes + self.arena_bytes, steps)?;
+        (self.graph, self.plans) = (g.clone(), ready);
+        Ok(())
     }
 
     fn write(&mut self, v: Value, data: Data) -> Result<()> {
+        settable(&self.graph, v)?;
+        expect(&self.graph, v, data.len())?;
         let (window, dtype) = (self.window(v)?, self.graph.ty(v).dtype);
         match data {
             Data::F32(x) if dtype == DType::F32 => self.driver.write(window.start, bytemuck::cast_slice(x)),
@@ -275,12 +286,13 @@ impl<D: Driver> Device for Gpu<D> {
         }
     }
 
-    fn bind(&mut self, v: Value, bytes: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Result<bool> {
-        let at = self.window(v)?.start;
-        self.driver.write(at, &(*bytes).as_ref()[range]).map(|()| false)
+    fn bind(&mut self, v: Value, bytes: Bytes, range: Range<usize>) -> Result<bool> {
+        let bytes = storage(&self.graph, v, &bytes, range)?;
+        self.driver.write(self.window(v)?.start, bytes).map(|()| false)
     }
 
     fn read(&self, v: Value, into: &mut [f32]) -> Result<()> {
+        expect(&self.graph, v, into.len())?;
         match self.graph.ty(v).dtype {
             DType::F32 => self.driver.read(self.window(v)?.start, bytemuck::cast_slice_mut(into)),
             dtype => {
@@ -296,6 +308,7 @@ impl<D: Driver> Device for Gpu<D> {
     }
 
     fn run(&mut self, plan: usize, mut probe: Option<&mut dyn FnMut(Probe)>) -> Result<()> {
+        loaded(plan, self.plans.len())?;
         self.last = plan;
         if probe.is_none() && self.checks == Checks::None && self.layout.guard == 0 {
             return self.driver.run(plan);

@@ -1,11 +1,13 @@
 //! Where values lie in a device's memory, what surrounds them, and how numbers from outside become their bytes.
 
-use super::Data;
+use super::{Bytes, Data};
+use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Value};
 use crate::plan::{Place, Plan};
 use crate::shape::{DType, sticky};
 use bytemuck::{Pod, cast_slice, cast_slice_mut};
 use half::{bf16, f16};
+use std::ops::Range;
 
 /// Byte that fills guard bands; as a float32 it is neither NaN nor a number a network computes.
 pub const CANARY: u8 = 0xA5;
@@ -22,7 +24,7 @@ pub struct Layout {
 
 impl Layout {
     pub fn new(g: &Graph, plans: &[Plan]) -> Self {
-        let guard = plans.iter().map(|p| p.options.guard).max().unwrap_or(0);
+        let guard = plans.iter().map(|p| p.options().guard).max().unwrap_or(0);
         let (mut bytes, mut offset) = (0, vec![usize::MAX; g.len()]);
         for v in (0..g.len()).filter(|&v| g.kind(Value(v as u32)) != Kind::Temp) {
             offset[v] = bytes + guard;
@@ -35,7 +37,7 @@ impl Layout {
     pub fn guarded<'a>(&'a self, g: &'a Graph, plan: &'a Plan) -> impl Iterator<Item = (Value, Place, usize)> + 'a {
         let own = |i: usize| {
             let (v, bytes) = (Value(i as u32), g.ty(Value(i as u32)).bytes());
-            match plan.places[i] {
+            match plan.place(v) {
                 at @ Place::Arena(_) if g.kind(v) == Kind::Temp => Some((v, at, bytes)),
                 at @ Place::Persistent(root) if root == v => Some((v, at, bytes)),
                 _ => None,
@@ -43,6 +45,44 @@ impl Layout {
         };
         (0..g.len()).filter_map(own)
     }
+}
+
+/// Refuses another number of numbers than a value has.
+pub fn expect(g: &Graph, v: Value, got: usize) -> Result<()> {
+    g.own(&[v])?;
+    let t = g.ty(v);
+    if got == t.numel() {
+        return Ok(());
+    }
+    Err(Error::job(format!("{} takes {:?}, {} numbers, not {got}", g.name(v), t.shape, t.numel())))
+}
+
+/// Refuses a value that is computed, and therefore cannot be set from outside.
+pub fn settable(g: &Graph, v: Value) -> Result<()> {
+    g.own(&[v])?;
+    match g.kind(v) {
+        Kind::Temp => Err(Error::job(format!("value {} is computed, and cannot be set", v.0))),
+        _ => Ok(()),
+    }
+}
+
+/// The part of `bytes` that is to be a value's storage. Fails where it is not as long as the value.
+pub fn storage<'a>(g: &Graph, v: Value, bytes: &'a Bytes, range: Range<usize>) -> Result<&'a [u8]> {
+    settable(g, v)?;
+    let (all, needed) = ((**bytes).as_ref(), g.ty(v).bytes());
+    let part = all.get(range.clone()).filter(|part| part.len() == needed);
+    part.ok_or_else(|| {
+        let (name, all) = (g.name(v), all.len());
+        Error::job(format!("{name} takes {needed} bytes, not those at {range:?} of {all}"))
+    })
+}
+
+/// Refuses a plan that is not loaded.
+pub fn loaded(plan: usize, plans: usize) -> Result<()> {
+    if plan < plans {
+        return Ok(());
+    }
+    Err(Error::job(format!("plan {plan} is not loaded: there are {plans}")))
 }
 
 /// Writes numbers as elements of a type.

@@ -2,6 +2,7 @@
 than their arithmetic. Pages nobody touches are never committed, so reserving for values that end up mapped is free. */
 
 use crate::error::{Error, Result};
+use crate::kernel::Slot;
 use memmap2::{MmapMut, MmapOptions};
 
 pub struct Memory {
@@ -12,7 +13,7 @@ impl Memory {
     pub fn zeroed(bytes: usize) -> Result<Self> {
         let memory = Self::mapped(bytes, MmapOptions::new().len(bytes))?;
         // Advice only: a system without huge pages runs the same, slower.
-        #[cfg(target_os = "linux")]
+        #[cfg(all(target_os = "linux", not(miri)))]
         if let Some(map) = &memory.map {
             let _ = map.advise(memmap2::Advice::HugePage);
         }
@@ -32,8 +33,12 @@ impl Memory {
         })?;
         Ok(Self { map: Some(map) })
     }
-    pub fn base(&mut self) -> *mut u8 {
-        self.map.as_mut().map_or(std::ptr::NonNull::<u64>::dangling().as_ptr() as *mut u8, |m| m.as_mut_ptr())
+    /// All of it.
+    pub fn slot(&mut self) -> Slot {
+        match &mut self.map {
+            Some(map) => Slot::new(map.as_mut_ptr(), map.len()),
+            None => Slot::new(std::ptr::NonNull::<u64>::dangling().as_ptr().cast(), 0),
+        }
     }
     pub fn bytes(&self) -> &[u8] {
         self.map.as_deref().unwrap_or(&[])

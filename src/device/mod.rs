@@ -105,18 +105,21 @@ pub struct Counted {
     pub counters: Counters,
 }
 
-/// Storage for one graph and the means to run its plans.
+/// Memory that somebody else keeps, and that nobody changes while it is shared: of a mapped file.
+pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// Storage for one graph and the means to run its plans. Every method that takes a value fails for one of another graph.
 pub trait Device: Send {
     /// For people: `cpu (avx512, 2 threads)`.
     fn name(&self) -> String;
-    /// Allocates once, prepares every plan.
+    /// Allocates once, prepares every plan. Fails for a plan of another graph. After a failure nothing is loaded.
     fn load(&mut self, g: &Graph, plans: &[Plan]) -> Result<()>;
-    /// Sets a persistent value. The length is checked by [`Session`].
+    /// Sets a persistent value. Fails where there are more or fewer numbers than it has.
     fn write(&mut self, v: Value, data: Data) -> Result<()>;
     /// Lets a persistent value live in a read-only mapping, without a copy, where the device can do that and no plan
-    /// updates the value; otherwise copies. True if it lives there.
-    fn bind(&mut self, v: Value, bytes: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Result<bool>;
-    /// Reads a persistent value, or a wanted temporary of the plan that ran last.
+    /// updates the value; otherwise copies. True if it lives there. Fails where `range` is not as long as the value.
+    fn bind(&mut self, v: Value, bytes: Bytes, range: Range<usize>) -> Result<bool>;
+    /// Reads a persistent value, or a wanted temporary of the plan that ran last, all of it.
     fn read(&self, v: Value, into: &mut [f32]) -> Result<()>;
     /// What [`Device::read`] would copy, where a float32 value lies in this machine's memory.
     fn lend(&self, _v: Value) -> Option<&[f32]> {
@@ -124,7 +127,7 @@ pub trait Device: Send {
     }
     /// [`Device::read`] in float64: exact on the reference device.
     fn read64(&self, v: Value) -> Result<Vec<f64>>;
-    /// Runs one plan. `probe` is called after each launch.
+    /// Runs one of the plans that were loaded. `probe` is called after each launch.
     fn run(&mut self, plan: usize, probe: Option<&mut dyn FnMut(Probe)>) -> Result<()>;
     /// Waits until everything that was asked for is done: a run may return before that.
     fn wait(&self) -> Result<()> {

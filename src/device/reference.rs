@@ -1,12 +1,12 @@
 /*! The definition as a device: float64, one op at a time, inside the very arena that the plan laid out, so a mistake of
 the plan is a wrong number and not a latent one. */
 
-use super::{Checks, Data, Demand, Device, Probe, finite};
+use super::layout::{decode, expect, loaded, settable, storage};
+use super::{Bytes, Checks, Data, Demand, Device, Probe, finite};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Value};
 use crate::plan::{Place, Plan};
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Instant;
 
 #[derive(Default)]
@@ -31,7 +31,7 @@ impl Reference {
     }
     fn get(&self, plan: usize, v: Value) -> Option<&[f64]> {
         let n = self.graph.ty(v).numel();
-        match self.plans.get(plan).map_or(Place::Nowhere, |p| p.places[v.i()]) {
+        match self.plans.get(plan).map_or(Place::Nowhere, |p| p.place(v)) {
             Place::Arena(at) => Some(&self.arena[at / self.grain..][..n]),
             Place::Persistent(root) => Some(&self.persistent[root.i()]),
             Place::Nowhere => self.persistent.get(v.i()).filter(|p| p.len() == n).map(Vec::as_slice),
@@ -44,38 +44,45 @@ impl Device for Reference {
         "reference (float64 definition)".into()
     }
     fn load(&mut self, g: &Graph, plans: &[Plan]) -> Result<()> {
+        (self.graph, self.plans) = (Graph::default(), vec![]);
+        plans.iter().try_for_each(|p| p.check(g))?;
         let is_temp = |v: Value| g.kind(v) == crate::graph::Kind::Temp;
         let size = |v: Value| if is_temp(v) { 0 } else { g.ty(v).numel() };
         self.persistent = (0..g.len()).map(|i| vec![0.0; size(Value(i as u32))]).collect();
         self.grain = Demand::grain(g);
-        self.arena = vec![f64::NAN; plans.iter().map(|p| p.arena_bytes).max().unwrap_or(0) / self.grain];
+        self.arena = vec![f64::NAN; plans.iter().map(|p| p.arena_bytes()).max().unwrap_or(0) / self.grain];
         (self.graph, self.plans) = (g.clone(), plans.to_vec());
         Ok(())
     }
     fn write(&mut self, v: Value, data: Data) -> Result<()> {
+        settable(&self.graph, v)?;
+        expect(&self.graph, v, data.len())?;
         let dtype = self.graph.ty(v).dtype;
         self.persistent[v.i()] = (0..data.len()).map(|i| dtype.round(data.at(i))).collect();
         Ok(())
     }
-    fn bind(&mut self, v: Value, bytes: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Result<bool> {
-        let bytes = &(*bytes).as_ref()[range];
-        self.write(
-            v,
-            Data::F32(&bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect::<Vec<_>>()),
-        )?;
-        Ok(false)
+    fn bind(&mut self, v: Value, bytes: Bytes, range: Range<usize>) -> Result<bool> {
+        let bytes = storage(&self.graph, v, &bytes, range)?;
+        // Aligned for any element type.
+        let mut copy = vec![0u64; bytes.len().div_ceil(8)];
+        let copy = &mut bytemuck::cast_slice_mut(&mut copy)[..bytes.len()];
+        copy.copy_from_slice(bytes);
+        self.write(v, Data::F64(&decode(self.graph.ty(v).dtype, copy))).map(|()| false)
     }
     fn read(&self, v: Value, into: &mut [f32]) -> Result<()> {
+        expect(&self.graph, v, into.len())?;
         into.iter_mut().zip(self.read64(v)?).for_each(|(d, s)| *d = s as f32);
         Ok(())
     }
     fn read64(&self, v: Value) -> Result<Vec<f64>> {
+        self.graph.own(&[v])?;
         let got = self.get(self.last, v).ok_or_else(|| Error::job("this value was not computed by the last plan"))?;
         Ok(got.to_vec())
     }
     fn run(&mut self, plan: usize, mut probe: Option<&mut dyn FnMut(Probe)>) -> Result<()> {
+        loaded(plan, self.plans.len())?;
         self.last = plan;
-        for node in self.plans[plan].steps.clone().into_iter().flatten() {
+        for node in self.plans[plan].steps().to_vec().into_iter().flatten() {
             let start = Instant::now();
             let n = self.graph.nodes()[node].clone();
             let (ti, to) = self.graph.io(&n);
@@ -88,7 +95,7 @@ impl Device for Reference {
                 y.iter_mut().for_each(|y| *y = t.dtype.round(*y));
             }
             for (v, out) in n.outs.iter().zip(&outs) {
-                match self.plans[plan].places[v.i()] {
+                match self.plans[plan].place(*v) {
                     Place::Arena(at) => self.arena[at / self.grain..][..out.len()].copy_from_slice(out),
                     Place::Persistent(root) => self.persistent[root.i()].copy_from_slice(out),
                     Place::Nowhere => unreachable!("a plan places every operand of its nodes"),

@@ -24,7 +24,7 @@ pub struct Demand {
 impl Demand {
     /// Of a device that keeps float64, one slot for every [`Demand::grain`] bytes of the arena.
     pub fn float64(g: &Graph, plans: &[Plan]) -> Self {
-        let slots = |p: &Plan| p.arena_bytes / Self::grain(g);
+        let slots = |p: &Plan| p.arena_bytes() / Self::grain(g);
         Self { arena: 8 * plans.iter().map(slots).max().unwrap_or(0), ..Self::persistent(g, |t| 8 * t.numel()) }
     }
 

@@ -1,13 +1,13 @@
 //! A graph, its plans and the device that holds their storage.
 
 use super::Room;
-use super::{Data, Device, Probe};
-use crate::error::{Error, Result};
+use super::layout::{expect, loaded};
+use super::{Bytes, Data, Device, Probe};
+use crate::error::Result;
 use crate::graph::{Graph, Value};
 use crate::plan::{Options, Plan};
 use std::borrow::Cow;
 use std::ops::Range;
-use std::sync::Arc;
 
 pub struct Session {
     /// As it runs: its values are those of the graph it was made from, ops may be fused.
@@ -41,7 +41,7 @@ impl Session {
         mut device: Box<dyn Device>,
     ) -> Result<Self> {
         let (graph, mut plans) = Plan::all(graph, want, options)?;
-        let read = |plan: &Plan, state: Value| plan.live[state.i()].is_some();
+        let read = |plan: &Plan, state: Value| plan.live(state).is_some();
         let (states, outs): (Vec<Value>, Vec<Value>) =
             graph.prepared().iter().filter(|(state, _)| plans.iter().any(|p| read(p, *state))).copied().unzip();
         let mut prepare = None;
@@ -72,25 +72,26 @@ impl Session {
     }
     /// Sets an input, weight or state.
     pub fn write(&mut self, v: Value, data: Data) -> Result<()> {
-        self.expect(v, data.len())?;
+        expect(&self.graph, v, data.len())?;
         self.changed(v);
         self.device.write(v, data)
     }
     /// Sets a weight from a mapping, without a copy where the device can do that: then true, and the mapping is what it
     /// reads.
-    pub fn bind(&mut self, v: Value, bytes: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Result<bool> {
-        self.expect(v, range.len() / 4)?;
+    pub fn bind(&mut self, v: Value, bytes: Bytes, range: Range<usize>) -> Result<bool> {
+        self.graph.own(&[v])?;
         self.changed(v);
         self.device.bind(v, bytes, range)
     }
     /// Prepared state has to be made again if it is made from `v`.
     fn changed(&mut self, v: Value) {
         if let Some(p) = &mut self.prepare {
-            p.done &= self.plans[p.plan].live[v.i()].is_none();
+            p.done &= self.plans[p.plan].live(v).is_none();
         }
     }
     /// Makes prepared state that `plan` reads and that is not of the present weights.
     fn prepare_for(&mut self, plan: usize) -> Result<()> {
+        loaded(plan, self.plans.len())?;
         let Some(p) = &mut self.prepare else { return Ok(()) };
         let [reads, changes] = p.roles[plan];
         if reads && !p.done {
@@ -99,13 +100,6 @@ impl Session {
         }
         p.done &= !changes;
         Ok(())
-    }
-    fn expect(&self, v: Value, got: usize) -> Result<()> {
-        let t = self.graph.ty(v);
-        if got == t.numel() {
-            return Ok(());
-        }
-        Err(Error::job(format!("{} takes {:?}, {} numbers, not {got}", self.graph.name(v), t.shape, t.numel())))
     }
     /// A persistent value, or a wanted one of the plan that ran last.
     pub fn read(&self, v: Value) -> Result<Vec<f32>> {

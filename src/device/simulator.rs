@@ -151,6 +151,7 @@ impl Driver for Simulator {
     }
 
     fn load(&mut self, bytes: usize, plans: Vec<Vec<Step>>) -> Result<()> {
+        plans.iter().flatten().try_for_each(|step| step.within(bytes))?;
         let unit = |step: &Step| Unit::of(step.call.kernel, step.call.consts);
         let mut programs = PROGRAMS.lock().expect("no panic while it is held");
         let needed: BTreeSet<Unit> = plans.iter().flatten().map(unit).collect();
@@ -164,10 +165,11 @@ impl Driver for Simulator {
             let program = programs[&(unit(&step), self.target)].clone();
             (step, program)
         };
-        self.plans = plans.into_iter().map(|p| p.into_iter().map(program).collect()).collect();
+        self.plans.clear();
         self.memory = Memory::sparse(bytes)?;
         // Zeroed memory counts as written, as it does on a GPU.
         self.blank = Memory::sparse(if self.options.checks { bytes } else { 0 })?;
+        self.plans = plans.into_iter().map(|p| p.into_iter().map(program).collect()).collect();
         Ok(())
     }
 

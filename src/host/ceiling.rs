@@ -3,7 +3,7 @@ no arithmetic. A launch's time is judged against these (the roofline). */
 
 use super::simd::{self, Kernel, V16};
 use super::{LANES, Out};
-use crate::kernel::Simd;
+use crate::kernel::{Level, Simd};
 use crate::shape::DType;
 use std::hint::black_box;
 use std::time::Instant;
@@ -14,10 +14,10 @@ pub const FLOPS_PER_TURN: f64 = 2.0 * 12.0 * LANES as f64;
 /// `turns` times twelve vectors of multiply-adds on registers.
 pub fn multiply_add(simd: Simd, turns: usize) {
     // As many chains side by side as hide the latency of one and fit the registers of the level.
-    match simd {
-        Simd::Avx512 => simd::run(simd, Turns::<12>(turns)),
-        Simd::Avx2 => simd::run(simd, Turns::<6>(2 * turns)),
-        Simd::Portable => simd::run(simd, Turns::<3>(4 * turns)),
+    match simd.level() {
+        Level::Avx512 => simd::run(simd, Turns::<12>(turns)),
+        Level::Avx2 => simd::run(simd, Turns::<6>(2 * turns)),
+        Level::Portable => simd::run(simd, Turns::<3>(4 * turns)),
     }
 }
 

@@ -196,10 +196,14 @@ impl Kernel for Rows<'_> {
 }
 
 impl Rows<'_> {
+    /// Where the sums of channels `c..c + n` begin.
+    ///
+    /// # Safety
+    /// The destination must have them; a bias has an element for each ([`super::conv`] checks it).
     #[inline(always)]
     unsafe fn begin<V: V16>(&self, c: usize, n: usize) -> V {
         match self.bias {
-            // SAFETY: a bias has an element for each channel.
+            // SAFETY: the caller's promise.
             Some(b) => unsafe { V::load_part(b.as_ptr().add(c), n) },
             None => V::splat(0.0),
         }

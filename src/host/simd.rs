@@ -3,7 +3,7 @@
 A routine is written once, generic over [`V16`], `#[inline(always)]` all the way down, and instantiated inside a
 function that carries the target features: [`run`]. */
 
-use crate::kernel::Simd;
+use crate::kernel::{Level, Simd};
 
 /// Sixteen f32. All operations are lane by lane.
 ///
@@ -114,13 +114,13 @@ pub trait Kernel {
 /// Runs `k` with the instructions of `simd`.
 #[inline]
 pub fn run<K: Kernel>(simd: Simd, k: K) {
-    match simd {
+    match simd.level() {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: a level above Portable is only made where the machine has it (Simd::available).
-        Simd::Avx512 => unsafe { x86::run_avx512(k) },
+        // SAFETY: a level above Portable is only made where the machine has it (`Simd`).
+        Level::Avx512 => unsafe { x86::run_avx512(k) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Simd::Avx2 => unsafe { x86::run_avx2(k) },
+        Level::Avx2 => unsafe { x86::run_avx2(k) },
         _ => k.run::<Portable>(),
     }
 }
@@ -128,20 +128,12 @@ pub fn run<K: Kernel>(simd: Simd, k: K) {
 /// Runs `k` with AVX-512, which must be `simd`: for code that needs 32 registers and is not worth compiling otherwise.
 #[inline]
 pub fn run_widest<K: Kernel>(simd: Simd, k: K) {
-    assert!(simd == Simd::Avx512);
-    run_widest_inner(k)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[inline]
-fn run_widest_inner<K: Kernel>(k: K) {
-    // SAFETY: a level above Portable is only made where the machine has it (Simd::available).
-    unsafe { x86::run_avx512(k) }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn run_widest_inner<K: Kernel>(_: K) {
-    unreachable!("AVX-512 elsewhere")
+    match simd.level() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the level is only made where the machine has it (`Simd`).
+        Level::Avx512 => unsafe { x86::run_avx512(k) },
+        level => unreachable!("{level:?} has too few registers for {}", std::any::type_name_of_val(&k)),
+    }
 }
 
 /// Orders [`V16::stream`]'s writes before whatever the thread does next.

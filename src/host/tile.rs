@@ -5,7 +5,7 @@ The operands need not be packed: each stretch of the chain ([`Stretch`]) names w
 
 use super::LANES;
 use super::simd::{Kernel, V16, run, run_widest};
-use crate::kernel::Simd;
+use crate::kernel::{Level, Simd};
 
 /// Most rows and vectors of any level.
 pub const ROWS: usize = 6;
@@ -55,13 +55,13 @@ pub struct Tile<'a> {
 
 /// (rows, vectors) of the tile that suits the registers of `simd`.
 pub fn extent(simd: Simd) -> (usize, usize) {
-    match simd {
+    match simd.level() {
         // 24 of 32 registers accumulate; 4 hold b, one the broadcast.
-        Simd::Avx512 => (ROWS, VECTORS),
+        Level::Avx512 => (ROWS, VECTORS),
         // 12 of 16 registers of 8 lanes accumulate.
-        Simd::Avx2 => (ROWS, 1),
+        Level::Avx2 => (ROWS, 1),
         // 16 registers of 4 lanes on x86-64, 32 on aarch64.
-        Simd::Portable => (if cfg!(target_arch = "aarch64") { ROWS } else { 2 }, 1),
+        Level::Portable => (if cfg!(target_arch = "aarch64") { ROWS } else { 2 }, 1),
     }
 }
 

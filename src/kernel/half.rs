@@ -16,37 +16,39 @@ const PIECE: usize = 4096;
 pub fn widened(launch: Launch, ins: &[Type], outs: &[Type]) -> Launch {
     let (Code::Host(inner) | Code::Definition(inner)) = &launch.code else { unreachable!("lowered for the host") };
     let (inner, own) = (inner.clone(), launch.scratch);
-    let mut scratch = own.next_multiple_of(64);
-    let mut copies = |types: &[Type]| -> Vec<Option<Copy>> {
-        let copy = |t: &Type| {
-            t.dtype.is_half().then(|| {
-                let at = scratch;
-                scratch += (4 * t.numel()).next_multiple_of(64);
-                Copy { at, t: *t }
-            })
-        };
-        types.iter().map(copy).collect()
-    };
-    let (ins, outs) = (copies(ins), copies(outs));
+    let copies: usize = ins.iter().chain(outs).filter(|t| t.dtype.is_half()).map(room).sum();
+    let scratch = own.next_multiple_of(ALIGN) + copies;
+    let (ins, outs) = (ins.to_vec(), outs.to_vec());
     let routine: Routine = Arc::new(move |h: &Host| {
-        for (i, copy) in ins.iter().enumerate().filter_map(|(i, c)| Some((i, c.as_ref()?))) {
-            if !h.aliased.contains(&i) {
-                copy.widen(h.input(i), h);
+        let (mine, mut rest) = h.scratch::<u8>().split_at_mut(own.next_multiple_of(ALIGN));
+        let [mut x, mut y] = [&ins, &outs].map(|t| t.iter().map(|t| copy(&mut rest, t)).collect::<Vec<_>>());
+        for (i, (x, t)) in x.iter_mut().zip(&ins).enumerate() {
+            if let Some(x) = x.as_deref_mut().filter(|_| !h.aliased.contains(&i)) {
+                widen(t.dtype, h.input(i), x);
             }
         }
+        let mut stored: Vec<Option<&mut [u16]>> =
+            outs.iter().enumerate().map(|(o, t)| t.dtype.is_half().then(|| h.output(o))).collect();
         // What is updated in place may be left as it is.
-        for (o, copy) in outs.iter().enumerate().filter_map(|(o, c)| Some((o, c.as_ref()?))) {
-            if !h.aliased.is_empty() {
-                copy.widen(h.output(o), h);
+        for ((stored, y), t) in stored.iter().zip(&mut y).zip(&outs).filter(|_| !h.aliased.is_empty()) {
+            if let (Some(stored), Some(y)) = (stored, y) {
+                widen(t.dtype, stored, y);
             }
         }
-        let wide = |slots: &[Slot], copies: &[Option<Copy>]| -> Vec<Slot> {
-            slots.iter().zip(copies).map(|(s, c)| c.as_ref().map_or(*s, |c| c.slot(h))).collect()
+        let wide = |slots: &[Slot], copies: &mut [Option<&mut [f32]>]| -> Vec<Slot> {
+            let one = |(s, c): (&Slot, &mut Option<&mut [f32]>)| c.as_deref_mut().map_or(*s, slot);
+            slots.iter().zip(copies).map(one).collect()
         };
-        let scratch = Slot { at: h.scratch.at, bytes: own };
-        inner(&Host { ins: wide(&h.ins, &ins), outs: wide(&h.outs, &outs), scratch, aliased: h.aliased.clone() });
-        for (o, copy) in outs.iter().enumerate().filter_map(|(o, c)| Some((o, c.as_ref()?))) {
-            copy.narrow(h, h.output(o));
+        let (wide_ins, wide_outs) = (wide(&h.ins, &mut x), wide(&h.outs, &mut y));
+        let mine = Slot::new(mine.as_mut_ptr(), own);
+        // SAFETY: copies and scratch memory are parts of what was taken from `h` above; the other slots are those of `h`,
+        // valid as long as it, of which no output is taken here.
+        let inside = unsafe { Host::new(wide_ins, wide_outs, mine, h.aliased.clone()) };
+        inside.expect("parts of scratch memory are apart").run(&inner);
+        for ((stored, y), t) in stored.iter_mut().zip(&y).zip(&outs) {
+            if let (Some(stored), Some(y)) = (stored, y) {
+                narrow(t.dtype, y, stored);
+            }
         }
     });
     let code = match launch.code {
@@ -56,27 +58,26 @@ pub fn widened(launch: Launch, ins: &[Type], outs: &[Type]) -> Launch {
     Launch { code, scratch, ..launch }
 }
 
-/// A float32 copy of an operand, `at` bytes into the scratch memory.
-struct Copy {
-    at: usize,
-    t: Type,
+/// Alignment of copies.
+const ALIGN: usize = 64;
+
+/// Bytes of the copy of an operand of 16 bits.
+fn room(t: &Type) -> usize {
+    (4 * t.numel()).next_multiple_of(ALIGN)
 }
 
-impl Copy {
-    fn slot(&self, h: &Host) -> Slot {
-        let bytes = 4 * self.t.numel();
-        assert!(self.at + bytes <= h.scratch.bytes, "the launch asked for its copies");
-        Slot { at: h.scratch.at.wrapping_add(self.at), bytes }
+/// The copy of an operand of 16 bits, off the front of what is left of the scratch memory.
+fn copy<'a>(rest: &mut &'a mut [u8], t: &Type) -> Option<&'a mut [f32]> {
+    if !t.dtype.is_half() {
+        return None;
     }
-    fn wide<'a>(&self, h: &'a Host) -> &'a mut [f32] {
-        Host::exclusive(self.slot(h))
-    }
-    fn widen(&self, x: &[u16], h: &Host) {
-        widen(self.t.dtype, x, self.wide(h));
-    }
-    fn narrow(&self, h: &Host, y: &mut [u16]) {
-        narrow(self.t.dtype, self.wide(h), y);
-    }
+    let (part, left) = std::mem::take(rest).split_at_mut(room(t));
+    *rest = left;
+    Some(&mut bytemuck::cast_slice_mut(part)[..t.numel()])
+}
+
+fn slot(x: &mut [f32]) -> Slot {
+    Slot::new(x.as_mut_ptr().cast(), size_of_val(x))
 }
 
 /// y = x, x being stored as `dtype`.

@@ -10,12 +10,24 @@ pub mod half;
 
 pub use choices::{Choices, Products};
 
+use crate::error::{Error, Result};
 use bytemuck::Pod;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Vector instructions of a host, found at run time.
+/// Vector instructions that this machine has. Only [`Simd::available`] makes one of a level above the baseline, so that
+/// routines may use its instructions without asking.
+///
+/// ```compile_fail
+/// use deep_affect::kernel::{Level, Simd};
+/// let wish = Simd(Level::Avx512);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Simd(Level);
+
+/// Levels of vector instructions.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Simd {
+pub enum Level {
     /// Whatever the compiler's baseline offers.
     Portable,
     /// AVX2 and FMA.
@@ -24,17 +36,29 @@ pub enum Simd {
     Avx512,
 }
 
+impl std::fmt::Debug for Simd {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl Simd {
+    /// What runs everywhere.
+    pub const PORTABLE: Simd = Simd(Level::Portable);
+
+    pub fn level(self) -> Level {
+        self.0
+    }
     /// Every level this machine can run, best last.
     pub fn available() -> Vec<Simd> {
         #[allow(unused_mut)]
-        let mut levels = vec![Simd::Portable];
+        let mut levels = vec![Simd::PORTABLE];
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                levels.push(Simd::Avx2);
+                levels.push(Simd(Level::Avx2));
                 if is_x86_feature_detected!("avx512f") {
-                    levels.push(Simd::Avx512);
+                    levels.push(Simd(Level::Avx512));
                 }
             }
         }
@@ -105,63 +129,154 @@ pub enum Code {
 /// A host routine: reads and writes only what its [`Host`] hands out.
 pub type Routine = Arc<dyn Fn(&Host) + Send + Sync>;
 
-/// A typed window of the arena, handed to a routine.
-#[derive(Clone, Copy)]
+/// A piece of memory: an address and nothing more. The [`Host`] that holds it says who may read or write.
+#[derive(Clone, Copy, Debug)]
 pub struct Slot {
     at: *mut u8,
     bytes: usize,
+    writable: bool,
 }
 
-// SAFETY: a slot is only an address; the `Host` that holds it decides who may read or write.
+// SAFETY: whoever dereferences the address promises that it may ([`Host::new`]).
 unsafe impl Send for Slot {}
 // SAFETY: as above.
 unsafe impl Sync for Slot {}
 
 impl Slot {
-    /// # Safety
-    /// `at` must be valid for reads and writes of `bytes` bytes while the slot is used, and aligned to 64 bytes unless
-    /// it is a read-only mapping.
-    pub unsafe fn new(at: *mut u8, bytes: usize) -> Self {
-        Self { at, bytes }
+    /// Memory to be read and written.
+    pub fn new(at: *mut u8, bytes: usize) -> Self {
+        Self { at, bytes, writable: true }
+    }
+    /// Memory to be read.
+    pub fn read_only(bytes: &[u8]) -> Self {
+        Self { at: bytes.as_ptr().cast_mut(), bytes: bytes.len(), writable: false }
+    }
+    /// `bytes` bytes of it, from `at` on; None where it has fewer.
+    pub fn part(self, at: usize, bytes: usize) -> Option<Self> {
+        let inside = at.checked_add(bytes).is_some_and(|to| to <= self.bytes);
+        inside.then(|| Self { at: self.at.wrapping_add(at), bytes, ..self })
+    }
+    fn touches(&self, other: &Slot) -> bool {
+        let (a, b) = (self.at as usize, other.at as usize);
+        a < b + other.bytes && b < a + self.bytes && self.bytes.min(other.bytes) > 0
     }
 }
 
-/// The operands of one launch. The plan guarantees that outputs overlap neither each other nor any input, except an
-/// input that the op declares as the same storage ([`crate::graph::Op::alias`]): that one is read through the output.
+/// The operands of one launch. An input that an op declares as the storage of an output ([`crate::graph::Op::alias`]) is
+/// read through the output.
 pub struct Host {
     ins: Vec<Slot>,
     outs: Vec<Slot>,
     scratch: Slot,
     aliased: Vec<usize>,
+    /// Whether a routine holds it: each output, and last the scratch memory.
+    taken: Vec<AtomicBool>,
 }
 
 impl Host {
+    /// Fails where outputs and scratch memory are not apart from each other and from every input but those in `aliased`, and
+    /// where one of them may not be written.
+    ///
     /// # Safety
-    /// The slots must be as the plan promises: outputs disjoint from everything but the inputs listed in `aliased`.
-    pub unsafe fn new(ins: Vec<Slot>, outs: Vec<Slot>, scratch: Slot, aliased: Vec<usize>) -> Self {
-        Self { ins, outs, scratch, aliased }
+    /// While a routine is run on this, every slot must be valid for reads, and for writes if it is an output or the scratch
+    /// memory, and nothing else may write the inputs or touch the others.
+    pub unsafe fn new(ins: Vec<Slot>, outs: Vec<Slot>, scratch: Slot, aliased: Vec<usize>) -> Result<Self> {
+        let written = || outs.iter().chain([&scratch]);
+        let read = ins.iter().enumerate().filter(|(i, _)| !aliased.contains(i)).map(|(_, s)| s);
+        let shared = |(o, slot): (usize, &Slot)| written().skip(o + 1).chain(read.clone()).any(|s| s.touches(slot));
+        if written().any(|s| !s.writable) || written().enumerate().any(shared) {
+            return Err(Error::job("what it writes is not its own"));
+        }
+        let taken = written().map(|_| AtomicBool::new(false)).collect();
+        Ok(Self { ins, outs, scratch, aliased, taken })
+    }
+    /// Runs a routine on these operands.
+    pub fn run(&mut self, routine: &Routine) {
+        // What a routine before it was handed was borrowed from this, and is no longer held.
+        self.taken.iter_mut().for_each(|t| *t.get_mut() = false);
+        routine(self)
     }
     /// Input `i`. Panics for an input that shares its storage with an output: read it through [`Host::output`].
     pub fn input<T: Pod>(&self, i: usize) -> &[T] {
         assert!(!self.aliased.contains(&i), "input {i} is updated in place: read it through its output");
         let s = self.ins[i];
-        debug_assert!((s.at as usize).is_multiple_of(align_of::<T>()));
-        // SAFETY: the slot is valid (Slot::new) and nothing writes it during this launch (Host::new).
+        assert!((s.at as usize).is_multiple_of(align_of::<T>()));
+        // SAFETY: the slot can be read and nothing writes it during this launch (Host::new); it is aligned, and any bits are
+        // a T.
         unsafe { std::slice::from_raw_parts(s.at as *const T, s.bytes / size_of::<T>()) }
     }
-    /// Output `i`. A routine takes each output once.
-    #[allow(clippy::mut_from_ref)] // Disjointness is the plan's promise, not the borrow checker's: see Host::new.
+    /// Output `i`. A routine takes each output once: it panics the second time.
+    #[allow(clippy::mut_from_ref)] // Each slot is handed out once: see `take`.
     pub fn output<T: Pod>(&self, i: usize) -> &mut [T] {
-        Self::exclusive(self.outs[i])
+        self.take(i, self.outs[i])
     }
-    /// The scratch memory this launch asked for. A routine takes it once.
+    /// The scratch memory this launch asked for. A routine takes it once: it panics the second time.
     #[allow(clippy::mut_from_ref)] // As for outputs.
     pub fn scratch<T: Pod>(&self) -> &mut [T] {
-        Self::exclusive(self.scratch)
+        self.take(self.outs.len(), self.scratch)
     }
-    fn exclusive<'a, T: Pod>(s: Slot) -> &'a mut [T] {
-        debug_assert!((s.at as usize).is_multiple_of(align_of::<T>()));
-        // SAFETY: the slot is valid (Slot::new), disjoint from every other (Host::new), and taken once per launch.
+    #[allow(clippy::mut_from_ref)] // As for outputs.
+    fn take<T: Pod>(&self, i: usize, s: Slot) -> &mut [T] {
+        assert!(!self.taken[i].swap(true, Ordering::Relaxed), "slot {i} is taken a second time");
+        assert!((s.at as usize).is_multiple_of(align_of::<T>()));
+        // SAFETY: the slot can be written and is apart from every other (Host::new); it is handed out once, to a borrower of
+        // this (the flag above; `run` clears it when nobody borrows); it is aligned, and any bits are a T.
         unsafe { std::slice::from_raw_parts_mut(s.at as *mut T, s.bytes / size_of::<T>()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(bytes: &mut [u64]) -> Slot {
+        Slot::new(bytes.as_mut_ptr().cast(), size_of_val(bytes))
+    }
+
+    /// SAFETY of every block here: the slots are those of arrays that live on.
+    fn host(ins: Vec<Slot>, outs: Vec<Slot>, scratch: Slot, aliased: Vec<usize>) -> Result<Host> {
+        // SAFETY: as above.
+        unsafe { Host::new(ins, outs, scratch, aliased) }
+    }
+
+    #[test]
+    fn what_is_written_is_apart_from_all_else() {
+        let (mut a, mut b, mut c) = ([1u64; 4], [2u64; 4], [3u64; 4]);
+        let read = Slot::read_only(bytemuck::bytes_of(&[4u64; 4]));
+        let [a, b, c] = [&mut a, &mut b, &mut c].map(|x| slot(x));
+        let none = Slot { bytes: 0, ..a };
+        assert!(host(vec![a, a, read], vec![b], c, vec![]).is_ok());
+        assert!(host(vec![a, c], vec![a, b], none, vec![0]).is_ok());
+        // Twice the same output; an output that is an input; scratch memory that is one; one that lies in another by a byte.
+        assert!(host(vec![], vec![a, a], c, vec![]).is_err());
+        assert!(host(vec![a], vec![a], c, vec![]).is_err());
+        assert!(host(vec![a, a], vec![a], c, vec![0]).is_err());
+        assert!(host(vec![a], vec![b], a, vec![]).is_err());
+        assert!(host(vec![], vec![b], b, vec![]).is_err());
+        assert!(host(vec![], vec![a, Slot { at: a.at.wrapping_add(31), ..b }], none, vec![]).is_err());
+        // What may only be read.
+        assert!(host(vec![], vec![read], c, vec![]).is_err() && host(vec![], vec![], read, vec![]).is_err());
+    }
+
+    #[test]
+    fn slots_are_taken_once_a_run() {
+        let (mut y, mut z) = ([0f64; 4], [0f64; 4]);
+        let [out, scratch] = [&mut y, &mut z].map(|x| slot(bytemuck::cast_slice_mut(x)));
+        let mut h = host(vec![], vec![out], scratch, vec![]).unwrap();
+        let once: Routine = Arc::new(|h| {
+            h.output::<f64>(0)[3] += 1.0;
+            h.scratch::<u8>()[31] += 1;
+        });
+        (0..3).for_each(|_| h.run(&once));
+        let twice: [Routine; 2] = [
+            Arc::new(|h| assert!(h.output::<f64>(0).len() != h.output::<u8>(0).len())),
+            Arc::new(|h| assert!(h.scratch::<f64>().len() != h.scratch::<u8>().len())),
+        ];
+        for routine in twice {
+            let run = std::panic::AssertUnwindSafe(|| h.run(&routine));
+            let e = std::panic::catch_unwind(run).unwrap_err();
+            assert!(e.downcast_ref::<String>().unwrap().contains("a second time"));
+        }
+        assert_eq!((y[3], z[3].to_bits()), (3.0, 3 << 56));
     }
 }

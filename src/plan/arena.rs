@@ -64,5 +64,6 @@ pub(super) fn place(g: &Graph, want: &[Value], options: Options, steps: Vec<Vec<
         })
         .collect();
     let live = (0..g.len()).map(|v| live[root[v]]).collect();
-    Plan { options, steps, places, live, arena_bytes, naive_bytes }
+    let types = (0..g.len()).map(|v| g.ty(Value(v as u32))).collect();
+    Plan { options, steps, places, live, arena_bytes, naive_bytes, types, nodes: g.nodes().len() }
 }

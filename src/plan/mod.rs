@@ -12,6 +12,7 @@ use crate::graph::{Gpu, Graph, Io, Kind, Member, Node, Op, Value};
 use crate::kernel::{Arch, Code, Host, Launch, Simd, gpu, half};
 use crate::ops::fuse::fuse;
 use crate::shape::{DType, Type};
+use bytemuck::{cast_slice, cast_slice_mut};
 use std::sync::Arc;
 
 /// How a plan is made.
@@ -22,9 +23,12 @@ pub struct Options {
     pub group: bool,
     /// Ops that have a common kernel become one ([`crate::ops::fuse`]).
     pub fuse: bool,
-    /// Bytes of guard band around every value, and no reuse of storage: for finding writes out of bounds.
+    /// Bytes of guard band around every value, a multiple of 256, and no reuse of storage: for finding writes out of bounds.
     pub guard: usize,
 }
+
+/// The widest guard band.
+const GUARD: usize = 1 << 20;
 
 /// Where a value lives, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,20 +41,24 @@ pub enum Place {
     Nowhere,
 }
 
-/// What runs, in which order, and where everything lives.
+/// What runs, in which order, and where everything lives. Made by [`Plan::new`] and nobody else: devices rest on it.
+///
+/// ```compile_fail
+/// # use deep_affect::{graph::Graph, plan::{Options, Plan}};
+/// let mut plan = Plan::new(&Graph::default(), &[], Options::default()).unwrap();
+/// plan.arena_bytes = 0;
+/// ```
 #[derive(Clone, Debug)]
 pub struct Plan {
-    pub options: Options,
-    /// Nodes that run together, in order.
-    pub steps: Vec<Vec<usize>>,
-    /// By value.
-    pub places: Vec<Place>,
-    /// First and last step that touches the storage of a value, by value; None when the plan does not use it.
-    pub live: Vec<Option<[usize; 2]>>,
-    /// Size of the arena of temporaries.
-    pub arena_bytes: usize,
-    /// What the temporaries would need without reuse.
-    pub naive_bytes: usize,
+    options: Options,
+    steps: Vec<Vec<usize>>,
+    places: Vec<Place>,
+    live: Vec<Option<[usize; 2]>>,
+    arena_bytes: usize,
+    naive_bytes: usize,
+    /// Of the graph's values, and how many nodes it has: what it takes to be the plan of a graph.
+    types: Vec<Type>,
+    nodes: usize,
 }
 
 /// One launch and the node it computes.
@@ -64,13 +72,54 @@ impl Plan {
     /// Plans everything that leads to `want`; wanted temporaries keep their storage to the end.
     pub fn new(g: &Graph, want: &[Value], options: Options) -> Result<Plan> {
         g.check()?;
+        g.own(want)?;
+        if !options.guard.is_multiple_of(arena::ALIGN) || options.guard > GUARD {
+            let (got, unit) = (options.guard, arena::ALIGN);
+            return Err(Error::job(format!(
+                "guard bands of {got} bytes: a multiple of {unit} up to {GUARD} is needed"
+            )));
+        }
         let steps = order::order(g, want, options.group)?;
         Ok(arena::place(g, want, options, steps))
+    }
+
+    pub fn options(&self) -> Options {
+        self.options
+    }
+    /// Nodes that run together, in order.
+    pub fn steps(&self) -> &[Vec<usize>] {
+        &self.steps
+    }
+    /// Where a value of its graph lives.
+    pub fn place(&self, v: Value) -> Place {
+        self.places.get(v.i()).copied().unwrap_or(Place::Nowhere)
+    }
+    /// First and last step that touches the storage of a value; None when the plan does not use it.
+    pub fn live(&self, v: Value) -> Option<[usize; 2]> {
+        self.live.get(v.i()).copied().flatten()
+    }
+    /// Size of the arena of temporaries.
+    pub fn arena_bytes(&self) -> usize {
+        self.arena_bytes
+    }
+    /// What the temporaries would need without reuse.
+    pub fn naive_bytes(&self) -> usize {
+        self.naive_bytes
+    }
+
+    /// Fails where this is not a plan of `g`.
+    pub fn check(&self, g: &Graph) -> Result<()> {
+        let types = (0..g.len()).map(|i| g.ty(Value(i as u32)));
+        if self.nodes == g.nodes().len() && self.types.iter().copied().eq(types) {
+            return Ok(());
+        }
+        Err(Error::job("the plan is of another graph").fix("plan the graph as it is loaded"))
     }
 
     /// The graph as it runs with these options, and a plan for each list of wanted values.
     pub fn all(mut g: Graph, want: &[&[Value]], options: Options) -> Result<(Graph, Vec<Plan>)> {
         g.check()?;
+        want.iter().try_for_each(|w| g.own(w))?;
         if options.fuse {
             fuse(&mut g, want);
         }
@@ -81,6 +130,7 @@ impl Plan {
     /// The launches for one arch. Pure: what a device would be sent can be looked at without the device. Fails where kernels
     /// cannot count what they would compute.
     pub fn lower(&self, g: &Graph, arch: Arch) -> Result<Vec<Scheduled>> {
+        self.check(g)?;
         let mut all = vec![];
         for step in &self.steps {
             let n = &g.nodes()[step[0]];
@@ -174,21 +224,22 @@ fn definition(g: &Graph, node: usize, member: usize, m: &Member) -> Launch {
     let cost = op.cost(&Io { ins: &ins, outs: &outs });
     let types = [ins.clone(), outs.clone()];
     let routine = move |h: &Host| {
+        let mut to: Vec<&mut [u8]> = (0..outs.len()).map(|o| h.output(o)).collect();
         let x: Vec<Vec<f64>> = ins
             .iter()
             .enumerate()
             .map(|(i, t)| match alias.iter().find(|a| a.1 == i) {
-                Some(&(o, _)) => h.output::<f32>(o).iter().map(|x| *x as f64).collect(),
+                Some(&(o, _)) => cast_slice::<u8, f32>(to[o]).iter().map(|x| *x as f64).collect(),
                 None => widen(h, i, t),
             })
             .collect();
         let x: Vec<&[f64]> = x.iter().map(Vec::as_slice).collect();
         let mut y: Vec<Vec<f64>> = outs.iter().map(|t| vec![f64::NAN; t.numel()]).collect();
         op.eval(&Io { ins: &ins, outs: &outs }, &x, &mut y);
-        for (o, (y, t)) in y.iter().zip(&outs).enumerate() {
+        for (to, (y, t)) in to.iter_mut().zip(y.iter().zip(&outs)) {
             match t.dtype {
-                DType::U8 => h.output::<u8>(o).iter_mut().zip(y).for_each(|(d, s)| *d = *s as u8),
-                _ => h.output::<f32>(o).iter_mut().zip(y).for_each(|(d, s)| *d = *s as f32),
+                DType::U8 => to.iter_mut().zip(y).for_each(|(d, s)| *d = *s as u8),
+                _ => cast_slice_mut::<u8, f32>(to).iter_mut().zip(y).for_each(|(d, s)| *d = *s as f32),
             }
         }
     };

@@ -57,7 +57,7 @@ const PLOT: f64 = 640.0;
 
 /// Steps that belong to one part of the network: first, behind the last, name.
 fn bands(g: &Graph, plan: &Plan) -> Vec<(usize, usize, String)> {
-    let nodes: Vec<usize> = plan.steps.iter().map(|s| s[0]).collect();
+    let nodes: Vec<usize> = plan.steps().iter().map(|s| s[0]).collect();
     let mut all: Vec<(usize, usize, String)> = vec![];
     for (t, name) in parts(g, &nodes, 24).into_iter().enumerate() {
         match all.last_mut() {
@@ -74,8 +74,8 @@ pub fn picture(p: &Picture) -> String {
     let mib = |bytes: usize| bytes as f64 / (1 << 20) as f64;
     let (lives, live) = (plan.lives(g), plan.live_bytes(g));
     let most = live.iter().copied().max().unwrap_or(0);
-    let steps = plan.steps.len();
-    let top = mib(plan.arena_bytes + p.scratch.iter().copied().max().unwrap_or(0));
+    let steps = plan.steps().len();
+    let top = mib(plan.arena_bytes() + p.scratch.iter().copied().max().unwrap_or(0));
     let x = Axis::whole("step", 0.0, steps as f64, 14);
     let mut plot = Plot::new(WIDTH, PLOT, x, Axis::from_zero("address in the arena, MiB", top.max(1e-3), 7));
     for (i, (from, to, name)) in bands(g, plan).into_iter().enumerate() {
@@ -105,14 +105,14 @@ pub fn picture(p: &Picture) -> String {
         plot.label(if class == "grad" { "in dark" } else { "in" }, from, to, &g.nodes()[l.node].label);
     }
     for (t, &bytes) in p.scratch.iter().enumerate().filter(|(_, b)| **b > 0) {
-        let tip = format!("{}\n{} MiB of scratch in step {t}", node(plan.steps[t][0]), short(mib(bytes), 2));
-        let at = mib(plan.arena_bytes);
+        let tip = format!("{}\n{} MiB of scratch in step {t}", node(plan.steps()[t][0]), short(mib(bytes), 2));
+        let at = mib(plan.arena_bytes());
         plot.rect("scratch", (t as f64, at), (t as f64 + 1.0, at + mib(bytes)), &tip);
     }
     let stairs: Vec<(f64, f64)> =
         live.iter().enumerate().flat_map(|(t, &b)| [(t as f64, mib(b)), (t as f64 + 1.0, mib(b))]).collect();
     plot.line("live", &stairs);
-    plot.horizontal("limit", mib(plan.arena_bytes));
+    plot.horizontal("limit", mib(plan.arena_bytes()));
 
     let used: Vec<usize> = lives.iter().map(|l| kind(g, l)).collect();
     let mut legend: Vec<(&str, &str)> =
@@ -133,7 +133,7 @@ pub fn picture(p: &Picture) -> String {
         r#"<path class="live" d="M-2 0H15"/>"#.into(),
         &format!("sum of live values, at most {} MiB", short(mib(most), 1)),
     );
-    entry(r#"<path class="limit" d="M-2 0H15"/>"#.into(), &format!("arena, {} MiB", short(mib(plan.arena_bytes), 1)));
+    entry(r#"<path class="limit" d="M-2 0H15"/>"#.into(), &format!("arena, {} MiB", short(mib(plan.arena_bytes()), 1)));
     let described = format!("{}. {}. {} values over {steps} steps.", p.title, p.subtitle, lives.len());
     format!(
         r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {h}" width="{WIDTH}" height="{h}" role="img" aria-label="{}">{STYLE}<rect class="page" width="100%" height="100%"/><text class="title" x="45" y="28">{}</text><text x="45" y="48">{}</text>{head}<g transform="translate(0 {HEAD})">{}</g></svg>

@@ -231,7 +231,7 @@ impl Cuda {
             sys::CU_LAUNCH_PARAM_END_AS_INT as usize as _,
         ];
         // SAFETY: the function is in a loaded module; the parameters are those that its source declares and are copied;
-        // every address in them lies in the arena.
+        // every address in them is that of an operand inside the arena (`load`).
         unsafe {
             sys::cuLaunchKernel(
                 *function,
@@ -306,6 +306,7 @@ impl Driver for Cuda {
     }
 
     fn load(&mut self, bytes: usize, plans: Vec<Vec<Step>>) -> Result<()> {
+        plans.iter().flatten().try_for_each(|step| step.within(bytes))?;
         self.bind()?;
         self.settle("the work before")?;
         self.unload();
@@ -346,7 +347,7 @@ impl Driver for Cuda {
 
     /// Copies into one of two pinned buffers, from which the GPU fetches while the other is filled.
     fn write(&mut self, at: usize, bytes: &[u8]) -> Result<()> {
-        assert!(at + bytes.len() <= self.bytes, "a window of the arena");
+        assert!(at <= self.bytes && bytes.len() <= self.bytes - at, "a window of the arena");
         self.bind()?;
         for (i, piece) in bytes.chunks(STAGING).enumerate() {
             let Staging { at: buffer, free } = self.staging[self.next];
@@ -369,7 +370,7 @@ impl Driver for Cuda {
     }
 
     fn read(&self, at: usize, into: &mut [u8]) -> Result<()> {
-        assert!(at + into.len() <= self.bytes, "a window of the arena");
+        assert!(at <= self.bytes && into.len() <= self.bytes - at, "a window of the arena");
         self.bind()?;
         // SAFETY: inside the arena; `into` outlives the wait.
         unsafe { result::memcpy_dtoh_async(into, self.arena + at as u64, self.stream) }
