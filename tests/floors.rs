@@ -236,3 +236,49 @@ fn last() { crate::epsilon::f(); mycrate::no(); }
     let expected = [(2, "alpha"), (2, "beta"), (2, "gamma"), (5, "delta"), (12, "epsilon")];
     assert_eq!(found, expected.map(|(l, n)| (l, n.to_string())));
 }
+
+/// How often each module says `unsafe`, outside of tests: for blocks, functions, types of functions and implementations. Every
+/// one is a promise that a reader has to check, so none comes without another going, or without its reason here.
+const UNSAFE: [(&str, usize); 9] = [
+    // How much room a disk has.
+    ("atomic", 1),
+    // Signals.
+    ("cli", 3),
+    // The CUDA driver and what it is told; on the CPU, a value that lives in a mapping, and the operands of routines.
+    ("device", 42),
+    // Vector instructions, half of it; the other half outputs that several tasks write.
+    ("host", 101),
+    // Operands as slices.
+    ("kernel", 6),
+    // Files in the address space, and the signal of one that shrinks.
+    ("mapped", 6),
+    // The functions of NVRTC.
+    ("nvrtc", 12),
+    // Loops that are compiled a second time for wide vectors.
+    ("sim", 5),
+    // Pages of a mapping that are given back.
+    ("weights", 1),
+];
+
+#[test]
+fn unsafe_code_does_not_spread() {
+    let mut all = vec![];
+    files(&source(), &mut all);
+    let mut found: BTreeMap<String, usize> = BTreeMap::new();
+    for path in all {
+        let inner = path.strip_prefix(source()).unwrap();
+        if is_test_file(inner) {
+            continue;
+        }
+        let text = code(&fs::read_to_string(&path).unwrap());
+        let words = text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|w| *w == "unsafe").count();
+        let first = inner.components().next().unwrap().as_os_str().to_str().unwrap();
+        *found.entry(first.trim_end_matches(".rs").into()).or_default() += words;
+    }
+    found.retain(|_, n| *n > 0);
+    let listed: BTreeMap<String, usize> = UNSAFE.iter().map(|(m, n)| (m.to_string(), *n)).collect();
+    assert_eq!(
+        found, listed,
+        "`unsafe` by module, found and listed: fewer is a smaller number here, more needs a reason"
+    );
+}
