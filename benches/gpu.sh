@@ -328,8 +328,9 @@ pack() {
     cp tests/fake-cuda/tool "$stage/$name/tests/fake-cuda/"
     git rev-parse --short HEAD >"$stage/$name/commit" 2>/dev/null
     "$BINARY" kernels export "$stage/$name/cache" --arch "$ARCH" || return 1
-    # What the three programs have in common counts once: the dictionary reaches from one to the next.
-    XZ_OPT=--lzma2=preset=6,dict=192MiB tar -C "$stage" -cJf $archive $name || return 1
+    # What the three programs have in common counts once: the dictionary reaches from one to the next. Whoever unpacks it owns it,
+    # root too: compiled kernels of somebody else would not be used.
+    XZ_OPT=--lzma2=preset=6,dict=192MiB tar -C "$stage" --owner=0 --group=0 -cJf $archive $name || return 1
     bytes=$(stat -c %s $archive)
     most=$((64 << 20))
     [ "$bytes" -le $most ] || { echo "gpu.sh: $archive has $bytes bytes, and $most may be taken along" >&2; return 1; }

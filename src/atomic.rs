@@ -4,7 +4,8 @@ and the cache of pictures all go through [`write()`] or [`write_file`]; it is al
 that is mapped, because the mapping keeps the old file alive. */
 
 use crate::error::{Error, Result};
-use std::fs::{self, File};
+use crate::files;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,28 +16,38 @@ pub const BUFFER: usize = 1 << 20;
 /// Replaces `path` by what `fill` writes.
 ///
 /// When this returns Ok the new content survives a power failure; on any error the old content is untouched and the
-/// temporary file is removed. A symbolic link is followed and kept; permissions of a file that existed are kept. A
-/// device or a pipe (`/dev/stdout`) cannot be replaced and is written directly. Temporary files that a killed process
-/// left for the same target are removed on the way.
+/// temporary file is removed. A symbolic link is followed and kept, also one that leads to a file that is not there yet.
+/// Permissions of a file that existed are those of the new one from its first byte on. A device or a pipe that somebody
+/// reads (`/dev/stdout`) cannot be replaced and is written directly. Temporary files that a killed process left for the same
+/// target are removed on the way; what else lies there under such a name is neither opened nor written.
 pub fn write(path: impl AsRef<Path>, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let path = path.as_ref();
-    write_file(path, |file| {
-        let mut w = BufWriter::with_capacity(BUFFER, file);
-        fill(&mut w).and_then(|()| w.flush()).map_err(|e| Error::io(path, "write", e))
-    })
+    write_file(path, |file| buffered(path, file, fill))
+}
+
+/// [`write()`] of a file that is [trusted](files) afterwards: nobody but its owner may write it, whatever there was before and
+/// whatever the umask leaves to others.
+pub fn write_own(path: impl AsRef<Path>, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let path = path.as_ref();
+    replace(path, Before { keep: false, mode: Some(0o644) }, |file| buffered(path, file, fill))
+}
+
+fn buffered(path: &Path, file: &mut File, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let mut w = BufWriter::with_capacity(BUFFER, file);
+    fill(&mut w).and_then(|()| w.flush()).map_err(|e| Error::io(path, "write", e))
 }
 
 /// [`write()`] for content whose beginning is known last: `fill` gets the empty file itself, may go back in it, and may
 /// fail for reasons of its own.
 pub fn write_file<T>(path: impl AsRef<Path>, fill: impl FnOnce(&mut File) -> Result<T>) -> Result<T> {
-    replace(path.as_ref(), false, fill)
+    replace(path.as_ref(), Before { keep: false, mode: None }, fill)
 }
 
 /// [`write_file`]; the file that is replaced is kept under the name of [`previous`], in place of what had that name. The new
 /// file takes its place first: at any instant at least one of the two names leads to another file than the one that is
 /// replaced, so a crash does not leave a file that is damaged under both.
 pub fn write_keeping<T>(path: impl AsRef<Path>, fill: impl FnOnce(&mut File) -> Result<T>) -> Result<T> {
-    replace(path.as_ref(), true, fill)
+    replace(path.as_ref(), Before { keep: true, mode: None }, fill)
 }
 
 /// Where [`write_keeping`] keeps what was there before: `NAME.previous` beside the file, or beside what a link leads to.
@@ -69,6 +80,21 @@ pub fn room(path: &Path) -> Option<u64> {
     }
 }
 
+/// Whether a file can be written there, as far as can be told without one: to be asked before a long job, not after it.
+pub fn writable(path: &Path) -> Result<()> {
+    let failed = |e| Error::io(path, "write", e);
+    let target = behind(path).map_err(failed)?;
+    match fs::metadata(&target) {
+        Ok(m) if !m.is_file() && !m.is_dir() => device(&target).map(drop).map_err(failed),
+        _ => probe(folder_of(&target)).map_err(failed),
+    }
+}
+
+/// Makes a file in a folder and removes it: whether others can be written there.
+pub fn probe(folder: &Path) -> io::Result<()> {
+    create(folder, ".probe.", 0o600).and_then(|(_, path)| fs::remove_file(path))
+}
+
 /// Removes what [`write_keeping`] kept, where a job is done and no more than its result is wanted.
 pub fn forget_previous(path: &Path) -> Result<()> {
     let before = previous(path);
@@ -78,35 +104,43 @@ pub fn forget_previous(path: &Path) -> Result<()> {
     }
 }
 
-fn replace<T>(path: &Path, keep: bool, fill: impl FnOnce(&mut File) -> Result<T>) -> Result<T> {
+/// What becomes of the file that is replaced.
+struct Before {
+    /// It is kept under the name of [`previous`].
+    keep: bool,
+    /// Permissions of the new file; None takes those of the old one.
+    mode: Option<u32>,
+}
+
+fn replace<T>(path: &Path, before: Before, fill: impl FnOnce(&mut File) -> Result<T>) -> Result<T> {
     let failed = |e| Error::io(path, "write", e);
     // A rename would replace the link, not the file behind it.
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    let target = behind(path).map_err(failed)?;
     let old = fs::metadata(&target).ok();
     if old.as_ref().is_some_and(|m| m.is_dir()) {
         return Err(Error::file(path, "cannot write: it is a folder").fix("name a file inside it"));
     }
     if old.as_ref().is_some_and(|m| !m.is_file()) {
-        return fill(&mut fs::OpenOptions::new().write(true).open(&target).map_err(failed)?);
+        return fill(&mut device(&target).map_err(failed)?);
     }
     let Some(name) = target.file_name().and_then(|n| n.to_str()) else {
         return Err(Error::file(path, "cannot write: the path names no file").fix("name a file"));
     };
-    let folder = match target.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(&target);
     let prefix = format!(".{name}.");
     remove_stale(folder, &prefix);
 
-    let (mut file, temp) = create(folder, &prefix).map_err(|e| Error::io(path, "create a file beside it", e))?;
+    let mode = before.mode.or_else(|| Some(mode_of(old.as_ref()?)));
+    let made = create(folder, &prefix, mode.unwrap_or(0o666));
+    let (mut file, temp) = made.map_err(|e| Error::io(path, "create a file beside it", e))?;
     let temp = Temporary { path: temp, renamed: false };
-    if let Some(m) = &old {
+    // What the umask took away the old file had.
+    if let Some(m) = old.as_ref().filter(|_| before.mode.is_none()) {
         file.set_permissions(m.permissions()).map_err(failed)?;
     }
     let made = fill(&mut file)?;
     file.sync_all().map_err(failed)?;
-    let before = match keep && old.is_some() {
+    let before = match before.keep && old.is_some() {
         true => Some(second_name(&target, folder, &prefix).map_err(|e| Error::io(path, "keep the file before", e))?),
         false => None,
     };
@@ -125,6 +159,54 @@ fn replace<T>(path: &Path, keep: bool, fill: impl FnOnce(&mut File) -> Result<T>
     Ok(made)
 }
 
+/// The path of what is to be replaced: behind every link, whether something is there yet or not.
+fn behind(path: &Path) -> io::Result<PathBuf> {
+    let mut at = path.to_path_buf();
+    loop {
+        let missing = match fs::canonicalize(&at) {
+            Ok(target) => return Ok(target),
+            Err(e) => e,
+        };
+        match fs::read_link(&at) {
+            // Links that lead in a circle are an error of another kind.
+            Ok(to) if missing.kind() == io::ErrorKind::NotFound => at = at.parent().unwrap_or(Path::new("")).join(to),
+            Ok(_) => return Err(missing),
+            Err(_) => return Ok(at),
+        }
+    }
+}
+
+/// A device, or a pipe that has a reader: opening one that has none would wait for it.
+fn device(path: &Path) -> io::Result<File> {
+    let mut how = OpenOptions::new();
+    how.write(true);
+    #[cfg(unix)]
+    let _reader = {
+        use std::os::unix::fs::OpenOptionsExt;
+        let opened = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
+        opened.map_err(|e| match e.raw_os_error() {
+            Some(libc::ENXIO) => io::Error::new(e.kind(), "it is a pipe that nobody reads; start its reader first"),
+            _ => e,
+        })?
+    };
+    how.open(path)
+}
+
+fn folder_of(target: &Path) -> &Path {
+    target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Permissions; all where the system has no such numbers.
+fn mode_of(meta: &fs::Metadata) -> u32 {
+    #[cfg(unix)]
+    return std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o777;
+    #[cfg(not(unix))]
+    {
+        let _ = meta;
+        0o666
+    }
+}
+
 /// Without this a rename may be lost in a power failure. Windows cannot open folders and needs no such call.
 fn settle(path: &Path, folder: &Path) -> Result<()> {
     #[cfg(unix)]
@@ -138,7 +220,7 @@ fn settle(path: &Path, folder: &Path) -> Result<()> {
 
 /// Gives a file a second name beside it; where the system has no second names, instead of its own.
 fn second_name(target: &Path, folder: &Path, prefix: &str) -> io::Result<Temporary> {
-    let (reserved, path) = create(folder, prefix)?;
+    let (reserved, path) = create(folder, prefix, 0o600)?;
     let name = Temporary { path, renamed: false };
     fs::remove_file(&name.path)?;
     drop(reserved);
@@ -168,13 +250,20 @@ impl Drop for Temporary {
     }
 }
 
-/// A new locked file `<prefix><process>-<n>.tmp`. The lock tells [`remove_stale`] that its writer lives.
-fn create(folder: &Path, prefix: &str) -> io::Result<(File, PathBuf)> {
+/// A new locked file `<prefix><process>-<n>.tmp` with at most these permissions. The lock tells [`remove_stale`] that its
+/// writer lives. A name that something has already, a link or a pipe perhaps, is left alone.
+fn create(folder: &Path, prefix: &str, mode: u32) -> io::Result<(File, PathBuf)> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     loop {
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let temp = folder.join(format!("{prefix}{}-{n}.tmp", std::process::id()));
-        let file = match File::create_new(&temp) {
+        let mut how = OpenOptions::new();
+        how.read(true).write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut how, mode);
+        #[cfg(not(unix))]
+        let _ = mode;
+        let file = match how.open(&temp) {
             // Process numbers come round again: a leftover may have this name and no lock support to tell it is stale.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
             other => other?,
@@ -200,7 +289,7 @@ fn remove_stale(folder: &Path, prefix: &str) {
         if !ours {
             continue;
         }
-        if let Ok(f) = File::open(entry.path())
+        if let Ok(f) = files::open_itself(&entry.path())
             && f.try_lock().is_ok()
         {
             let _ = fs::remove_file(entry.path());
@@ -361,5 +450,85 @@ mod tests {
             let e = write("/dev/full", |w| w.write_all(&[0; 10])).unwrap_err().to_string();
             assert!(e.contains("/dev/full") && Path::new("/dev/full").exists(), "{e}");
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_to_nothing_yet_is_followed_and_one_to_itself_refused() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        symlink("b", path("a")).unwrap();
+        symlink(path("c"), path("b")).unwrap();
+        write(path("a"), |w| w.write_all(b"new")).unwrap();
+        assert_eq!(names(dir.path()), ["a", "b", "c"]);
+        assert!(fs::symlink_metadata(path("a")).unwrap().is_symlink());
+        assert!(fs::symlink_metadata(path("c")).unwrap().is_file() && fs::read(path("a")).unwrap() == b"new");
+        symlink("round", path("round")).unwrap();
+        assert!(write(path("round"), |_| Ok(())).is_err());
+        symlink("no/such/file", path("astray")).unwrap();
+        assert!(write(path("astray"), |_| Ok(())).unwrap_err().to_string().contains("check the path"));
+        assert_eq!(names(dir.path()), ["a", "astray", "b", "c", "round"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn nobody_may_read_half_of_what_is_secret() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let p = dir.path().join("a.bin");
+        let mode = |p: &Path| fs::metadata(p).unwrap().permissions().mode() & 0o777;
+        let temporary = || {
+            let name = names(dir.path()).into_iter().find(|n| n.ends_with(".tmp")).unwrap();
+            mode(&dir.path().join(name))
+        };
+        for secret in [0o600, 0o640, 0o666] {
+            fs::write(&p, b"old").unwrap();
+            fs::set_permissions(&p, fs::Permissions::from_mode(secret)).unwrap();
+            let (folder, made) = (dir.path(), create(dir.path(), ".b.", secret).unwrap());
+            assert_eq!(mode(&made.1) & !secret, 0, "{secret:o}, the moment it is there");
+            fs::remove_file(made.1).unwrap();
+            assert_eq!(write_file(&p, |_| Ok(temporary())).unwrap(), secret);
+            write_own(folder.join("own"), |_| Ok(())).unwrap();
+            assert_eq!((mode(&p), mode(&folder.join("own")) & 0o022), (secret, 0));
+        }
+        fs::set_permissions(dir.path().join("own"), fs::Permissions::from_mode(0o666)).unwrap();
+        write_own(dir.path().join("own"), |_| Ok(())).unwrap();
+        assert_eq!(mode(&dir.path().join("own")) & 0o022, 0, "what others could write they cannot any more");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_planted_under_a_temporary_name_is_neither_opened_nor_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let pipe =
+            |name: &str| assert!(std::process::Command::new("mkfifo").arg(path(name)).status().unwrap().success());
+        pipe(".a.bin.1-1.tmp");
+        fs::write(path("precious"), b"precious").unwrap();
+        std::os::unix::fs::symlink(path("precious"), path(".a.bin.2-2.tmp")).unwrap();
+        // The next name of this process; other tests take some meanwhile, so a few of them.
+        let next = create(dir.path(), ".a.bin.", 0o600).unwrap().1;
+        let (stem, n) = next.to_str().unwrap().trim_end_matches(".tmp").rsplit_once('-').unwrap();
+        let n: u64 = n.parse().unwrap();
+        fs::remove_file(&next).unwrap();
+        (n..n + 500).for_each(|n| std::os::unix::fs::symlink(path("precious"), format!("{stem}-{n}.tmp")).unwrap());
+        write(path("a.bin"), |w| w.write_all(b"new")).unwrap();
+        assert_eq!(
+            (fs::read(path("a.bin")).unwrap(), fs::read(path("precious")).unwrap()),
+            (b"new".into(), b"precious".into())
+        );
+        // A pipe as the target: nobody reads it, and then somebody does.
+        pipe("pipe");
+        let e = write(path("pipe"), |_| Ok(())).unwrap_err().to_string();
+        assert!(e.ends_with("pipe: cannot write: it is a pipe that nobody reads; start its reader first"), "{e}");
+        assert_eq!(writable(&path("pipe")).unwrap_err().to_string(), e);
+        let others = ["a.bin", "new.bin", "no/such.bin"].map(|name| writable(&path(name)).is_ok());
+        assert_eq!((others, writable(Path::new("/dev/null")).is_ok()), ([true, true, false], true));
+        let reader = std::process::Command::new("cat").arg(path("pipe")).stdout(std::process::Stdio::piped()).spawn();
+        while write(path("pipe"), |w| w.write_all(b"heard")).is_err() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        assert_eq!(reader.unwrap().wait_with_output().unwrap().stdout, b"heard");
     }
 }

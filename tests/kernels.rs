@@ -278,3 +278,56 @@ fn launches_are_counted_without_a_gpu() {
         assert!(launches(true, &["--arch", "sm_80"]).contains("SMs of sm_80 take at once"));
     }
 }
+
+/// An entry of the cache is code. What a stranger can have put there is not run, and what lies in the current folder is
+/// nobody's choice.
+#[cfg(unix)]
+#[test]
+fn no_code_comes_from_strangers_or_the_current_folder() {
+    use std::os::unix::fs::PermissionsExt;
+    if !possible() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let [home, here] = ["home", "here"].map(|name| dir.path().join(name));
+    [&home, &here].iter().for_each(|folder| std::fs::create_dir(folder).unwrap());
+    let list = |variables: &[(&str, &Path)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_deep-affect"));
+        command.args(["kernels", "list", "adamw", "--arch", "sm_80", "--json"]).current_dir(&here);
+        command.env("XDG_CACHE_HOME", &home).env_remove("DEEP_AFFECT_CACHE").envs(variables.iter().copied());
+        texts(command.output().unwrap())
+    };
+    let entries = |folder: &Path| -> Vec<PathBuf> {
+        std::fs::read_dir(folder.join("kernels")).unwrap().map(|e| e.unwrap().path()).collect()
+    };
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    // One that says something else, under a checksum that holds.
+    let [honest, said] = list(&[("DEEP_AFFECT_CACHE", &here)]);
+    assert_eq!((said.as_str(), mode(&here.join("kernels"))), ("", 0o700));
+    for entry in entries(&here) {
+        let mut bytes = std::fs::read(&entry).unwrap();
+        let (key, end) = (b"\"registers\":", bytes.len() - 8);
+        let at = bytes.windows(key.len()).rposition(|w| w == key).unwrap() + key.len();
+        bytes[at] = if bytes[at] == b'9' { b'8' } else { b'9' };
+        let sum = deep_affect::hash::checksum(&bytes[..end]);
+        bytes[end..].copy_from_slice(&sum.to_le_bytes());
+        std::fs::write(&entry, bytes).unwrap();
+    }
+    let [lie, said] = list(&[("DEEP_AFFECT_CACHE", &here)]);
+    assert!(lie != honest && said.is_empty(), "the user's own folder is believed: {said}");
+
+    assert_eq!(list(&[("DEEP_AFFECT_CACHE", Path::new("")), ("DEEP_AFFECT_KERNELS", Path::new(""))])[0], honest);
+    assert!(!entries(&home.join("deep-affect")).is_empty() && mode(&home.join("deep-affect")) == 0o700);
+    let [answer, said] = list(&[("DEEP_AFFECT_CACHE", Path::new("."))]);
+    assert_eq!(answer, honest);
+    assert!(said.starts_with("note: DEEP_AFFECT_CACHE=. is not used") && said.lines().count() == 1, "{said}");
+    std::fs::set_permissions(here.join("kernels"), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let [answer, said] = list(&[("DEEP_AFFECT_CACHE", &here)]);
+    assert_eq!(answer, honest);
+    assert!(said.contains("here/kernels: others can write it; `chmod go-w`") && said.lines().count() == 1, "{said}");
+    for variable in ["DEEP_AFFECT_NVRTC", "DEEP_AFFECT_KERNELS"] {
+        let [answer, said] = list(&[(variable, Path::new("nvrtc")), ("XDG_CACHE_HOME", &here)]);
+        let wanted = format!("error: {variable}=nvrtc is not used: it is a relative path; write it out from /\n");
+        assert_eq!((answer, said), (String::new(), wanted));
+    }
+}

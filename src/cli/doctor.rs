@@ -33,9 +33,12 @@ impl Command {
         let cache = Cache::open();
         line(
             "compiled kernels",
-            Ok(match cache.folder() {
-                Some(folder) => format!("{} in {}", cache.entries(), folder.display()),
-                None => "not kept: there is no home folder; set DEEP_AFFECT_CACHE".into(),
+            Ok(match (cache.folder(), cache.distrusted()) {
+                (_, Some(why)) => format!("not used: {why}"),
+                (Some(folder), None) => {
+                    format!("{} in {}, which nobody else can write", cache.entries(), folder.display())
+                }
+                (None, None) => "not kept: there is no home folder; set DEEP_AFFECT_CACHE".into(),
             }),
         );
         for name in device::NAMES.split(", ") {

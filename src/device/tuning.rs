@@ -1,15 +1,15 @@
 /*! Tiles that were measured on a device, on disk: one JSON file for each device in `tiles` of the cache folder. Tiles change
-no bit, so a table can only be slow, never wrong; one that was measured with other kernels is not used. */
+no bit, so a table can only be slow, never wrong; one that was measured with other kernels is not used, nor one that anybody
+but this user and root can have written ([`Cache`]). */
 
 use crate::atomic;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::hash::checksum;
 use crate::kernel::choices::Tiles;
 use crate::nvrtc::{self, Cache};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// What was measured on one device.
@@ -45,17 +45,20 @@ impl Table {
         Self { device, kernels: format!("{:016x}", checksum(text.as_bytes())), products: BTreeMap::new() }
     }
 
-    /// Where that of a device is, if anything is kept at all.
-    pub fn path(device: &str) -> Option<PathBuf> {
+    /// The name of the file about a device.
+    fn file(device: &str) -> String {
         let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
-        let name: String = device.chars().map(plain).collect();
-        Some(Cache::open().folder()?.with_file_name("tiles").join(name + ".json"))
+        device.chars().map(plain).collect::<String>() + ".json"
     }
 
-    /// A file, whatever device and kernels it is about.
-    fn read(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
-        serde_json::from_str(&text).map_err(|e| {
+    /// The folder of all, if anything is kept at all.
+    fn folder() -> Option<Cache> {
+        Cache::open().beside("tiles")
+    }
+
+    /// A file's content, whatever device and kernels it is about.
+    fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
+        serde_json::from_slice(bytes).map_err(|e| {
             Error::file(path, format!("not a table of tiles: {e}"))
                 .fix("delete it, and measure again with `deep-affect kernels tune`")
         })
@@ -63,18 +66,18 @@ impl Table {
 
     /// That of a device; none if nothing was measured, or with other kernels only.
     pub fn of(device: &str) -> Result<Option<Self>> {
-        let Some(path) = Self::path(device) else { return Ok(None) };
-        match fs::metadata(&path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            _ => Self::read(&path).map(|t| t.is_current().then_some(t)),
-        }
+        let name = Self::file(device);
+        let found = Self::folder().and_then(|folder| Some((folder.folder()?.join(&name), folder.bytes(&name)?)));
+        let Some((path, bytes)) = found else { return Ok(None) };
+        Self::parse(&path, &bytes).map(|t| t.is_current().then_some(t))
     }
 
     /// A file about the kernels of this program.
     pub fn current(path: &Path) -> Result<Self> {
         let old =
             || Error::file(path, "was measured with other kernels").fix("measure again: `deep-affect kernels tune`");
-        Some(Self::read(path)?).filter(Self::is_current).ok_or_else(old)
+        let bytes = files::read(path, files::PAGE).map_err(|e| Error::io(path, "read", e))?;
+        Some(Self::parse(path, &bytes)?).filter(Self::is_current).ok_or_else(old)
     }
 
     fn is_current(&self) -> bool {
@@ -84,11 +87,14 @@ impl Table {
     /// Puts it where [`Table::of`] finds it.
     pub fn write(&self) -> Result<PathBuf> {
         let nowhere = || Error::job("there is no folder for what was measured").fix("set DEEP_AFFECT_CACHE to one");
-        let path = Self::path(&self.device).ok_or_else(nowhere)?;
-        let folder = path.parent().expect("a file in a folder");
-        fs::create_dir_all(folder).map_err(|e| Error::io(folder, "make this folder", e))?;
+        let cache = Self::folder().ok_or_else(nowhere)?;
+        if let Some(why) = cache.distrusted() {
+            return Err(Error::job(format!("what was measured would not be used: {why}")));
+        }
+        cache.make()?;
+        let path = cache.folder().ok_or_else(nowhere)?.join(Self::file(&self.device));
         let json = serde_json::to_string_pretty(self).expect("plain data") + "\n";
-        atomic::write(&path, |w| w.write_all(json.as_bytes()))?;
+        atomic::write_own(&path, |w| w.write_all(json.as_bytes()))?;
         Ok(path)
     }
 

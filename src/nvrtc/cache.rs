@@ -1,6 +1,11 @@
 /*! Compiled units on disk, so that a program starts without compiling, and a machine without NVRTC starts at all. An entry
-is named by everything that the code depends on, so it is never out of date; it carries a checksum and is compiled again,
-never trusted, when that does not hold. Entries are written by rename only: any number of processes may share a folder.
+is named by everything that the code depends on, so it is never out of date; it carries a checksum against damage and is
+compiled again when that does not hold. Entries are written by rename only: any number of processes may share a folder.
+
+**What is trusted.** An entry is code, and a checksum that everybody can compute says nothing about who wrote it. So entries are
+read as ssh reads its files ([`files::read_own`]): the folder is made for its user alone, and a folder or an entry that
+belongs to anybody but this user and root, or that others can write, is named in one line and not used; everything is then
+compiled. What root or the user put there themselves, such as the folder of `kernels export` carried to another machine, is used.
 
 An entry is a cubin with something behind it, which `cuobjdump` and `nvdisasm` read as it is: the cubin, the PTX, a JSON
 tail with the rest, and 32 bytes of lengths of the three and a checksum, little-endian. */
@@ -10,13 +15,16 @@ use super::source::Source;
 use super::{Compiled, Resources, Target, Unit, Version, available, compile_source, options};
 use crate::atomic;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::hash::{Fnv, checksum};
 use crate::progress;
 use rayon::prelude::*;
 use std::env;
+use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
 
 /// The folder of everything that can be made again.
 const FOLDER: &str = "DEEP_AFFECT_CACHE";
@@ -27,26 +35,39 @@ const LAYOUT: u64 = 1;
 /// Bytes behind the JSON tail.
 const FOOTER: usize = 32;
 
+/// Most bytes of an entry; the largest unit has less than one MiB.
+const MOST: u64 = 64 << 20;
+
 /// A folder of compiled units, or none: then everything is compiled every time.
 #[derive(Debug, Default)]
 pub struct Cache {
     folder: Option<PathBuf>,
+    /// Permissions of folders that are made.
+    mode: u32,
     /// A folder that cannot be written is said once.
     unwritable: AtomicBool,
 }
 
 impl Cache {
-    /// `kernels` in `$DEEP_AFFECT_CACHE`, else in the user's cache folder (XDG Base Directory Specification 0.8).
+    /// `kernels` in `$DEEP_AFFECT_CACHE`, else in the user's cache folder (XDG Base Directory Specification 0.8, which also has
+    /// relative paths ignored).
     pub fn open() -> Self {
-        let set = |name| env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
-        let user = || set("XDG_CACHE_HOME").or_else(|| Some(env::home_dir()?.join(".cache")));
-        let folder = env::var_os(FOLDER).map(PathBuf::from).or_else(|| Some(user()?.join("deep-affect")));
-        folder.map_or_else(Self::default, Self::within)
+        let named = files::named_by(FOLDER).unwrap_or_else(|why| {
+            static SAID: Once = Once::new();
+            SAID.call_once(|| progress::watcher().note(&why));
+            None
+        });
+        let user = || {
+            let set = files::named_by("XDG_CACHE_HOME").ok().flatten();
+            set.or_else(|| Some(env::home_dir().filter(|h| h.is_absolute())?.join(".cache")))
+        };
+        let folder = named.or_else(|| Some(user()?.join("deep-affect")));
+        folder.map_or_else(Self::default, |f| Self { mode: 0o700, ..Self::within(f) })
     }
 
-    /// `kernels` in another folder.
+    /// `kernels` in another folder, which others may read.
     pub fn within(folder: impl AsRef<Path>) -> Self {
-        Self { folder: Some(folder.as_ref().join("kernels")), ..Self::default() }
+        Self { folder: Some(folder.as_ref().join("kernels")), mode: 0o755, ..Self::default() }
     }
 
     /// Where the entries are.
@@ -54,10 +75,55 @@ impl Cache {
         self.folder.as_deref()
     }
 
-    /// How many entries there are.
+    /// Where something else of the kind is kept: `tiles` beside `kernels`.
+    pub fn beside(&self, name: &str) -> Option<Self> {
+        let folder = Some(self.folder()?.with_file_name(name));
+        Some(Self { folder, mode: self.mode, ..Self::default() })
+    }
+
+    /// Why nothing in the folder is used, if that is so.
+    pub fn distrusted(&self) -> Option<String> {
+        files::distrusted(self.folder()?)
+    }
+
+    /// The folder, unless what is in it is not trusted, which is said once.
+    fn trusted(&self) -> Option<&Path> {
+        let Some(why) = self.distrusted() else { return self.folder() };
+        static SAID: Once = Once::new();
+        SAID.call_once(|| {
+            progress::watcher().note(&format!("compiled kernels and measured tiles are not used: {why}"))
+        });
+        None
+    }
+
+    /// How many entries there are that may be used.
     pub fn entries(&self) -> usize {
-        let names = self.folder().and_then(|f| std::fs::read_dir(f).ok()).into_iter().flatten().flatten();
+        let names = self.trusted().and_then(|f| fs::read_dir(f).ok()).into_iter().flatten().flatten();
         names.filter(|e| e.path().extension().is_some_and(|e| e == "cubin")).count()
+    }
+
+    /// Makes the folder, with permissions of its own.
+    pub fn make(&self) -> Result<()> {
+        let Some(folder) = self.folder() else { return Ok(()) };
+        let mut builder = DirBuilder::new();
+        builder.recursive(true);
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, self.mode);
+        builder.create(folder).map_err(|e| Error::io(folder, "make this folder", e))
+    }
+
+    /// The bytes of a file in the folder; None where there is none, or none that is trusted: that goes, with a remark.
+    pub fn bytes(&self, name: &str) -> Option<Vec<u8>> {
+        let path = self.trusted()?.join(name);
+        match files::read_own(&path, MOST) {
+            Ok(bytes) => Some(bytes),
+            Err(e) if e.kind() == ErrorKind::NotFound => None,
+            Err(e) => {
+                progress::watcher().note(&format!("{}: not used: {e}", path.display()));
+                let _ = fs::remove_file(&path);
+                None
+            }
+        }
     }
 
     /// Whether an entry could not be written.
@@ -68,24 +134,21 @@ impl Cache {
     /// An entry, compiled by `version`, or by the newest that fits the driver, or by the newest. None if there is none; a
     /// remark if it is damaged.
     fn read(&self, key: &Key, version: Option<Version>) -> Option<Compiled> {
-        let folder = self.folder()?;
-        let path = match version {
-            Some(version) => folder.join(key.file(version)),
-            None => folder.join(key.file(key.versions(folder).max_by_key(|v| (library::served(*v), *v))?)),
+        let name = match version {
+            Some(version) => key.file(version),
+            None => key.file(key.versions(self.folder()?).max_by_key(|v| (library::served(*v), *v))?),
         };
-        let bytes = std::fs::read(&path).ok()?;
-        let found = decode(&bytes);
+        let found = decode(&self.bytes(&name)?);
         if found.is_none() {
-            progress::watcher().note(&format!("{}: damaged, and made again", path.display()));
+            progress::watcher().note(&format!("{}: damaged, and made again", self.folder()?.join(name).display()));
         }
         found
     }
 
     fn write(&self, key: &Key, version: Version, compiled: &Compiled) {
-        let Some(folder) = self.folder() else { return };
+        let Some(folder) = self.trusted() else { return };
         let path = folder.join(key.file(version));
-        let made = std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "make this folder", e));
-        let written = made.and_then(|()| atomic::write(&path, |w| w.write_all(&encode(compiled))));
+        let written = self.make().and_then(|()| atomic::write_own(&path, |w| w.write_all(&encode(compiled))));
         if let Err(e) = written
             && !self.unwritable.swap(true, Ordering::Relaxed)
         {
@@ -164,7 +227,7 @@ impl Key {
     /// Of the entries in a folder.
     fn versions(&self, folder: &Path) -> impl Iterator<Item = Version> {
         let prefix = self.prefix();
-        let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.file_name());
+        let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.file_name());
         names.filter_map(move |name| name.to_str()?.strip_prefix(&prefix)?.strip_suffix(".cubin")?.parse().ok())
     }
 }

@@ -134,3 +134,43 @@ fn a_folder_that_cannot_be_written_is_done_without() {
     assert_eq!(compile_all(&add(), Target::new(80), &cache).unwrap().len(), 1);
     assert!(cache.is_unwritable());
 }
+
+/// An entry with a good checksum, in a folder where others may have put it.
+#[cfg(unix)]
+#[test]
+fn entries_that_strangers_can_have_written_are_not_run() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::within(dir.path());
+    let (key, version) = (Key::new(&UNIT, &kernel(""), Target::new(80)), Version { major: 13, minor: 0 });
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let put = || cache.write(&key, version, &example());
+    let found = || cache.read(&key, Some(version)).is_some();
+    put();
+    let (folder, entry) = (cache.folder().unwrap(), entries(dir.path())[0].clone());
+    assert!(found() && cache.entries() == 1);
+    assert_eq!([folder, &entry].map(|p| fs::metadata(p).unwrap().permissions().mode() & 0o022), [0, 0]);
+    for open in [0o777, 0o775, 0o1777] {
+        mode(folder, open);
+        assert!(!found() && cache.entries() == 0, "{open:o}");
+        fs::remove_file(&entry).unwrap();
+        put();
+        assert!(!entry.exists(), "nothing is kept where nothing is believed");
+        mode(folder, 0o755);
+        put();
+        assert!(found());
+    }
+    mode(dir.path(), 0o777);
+    assert!(!found() && cache.beside("tiles").unwrap().distrusted().is_some());
+    mode(dir.path(), 0o700);
+    for open in [0o666, 0o664] {
+        mode(&entry, open);
+        assert!(!found() && !entry.exists(), "{open:o}: it goes, and is made again");
+        put();
+        assert!(found());
+    }
+    let elsewhere = dir.path().join("elsewhere");
+    fs::rename(&entry, &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &entry).unwrap();
+    assert!(!found() && elsewhere.exists());
+}

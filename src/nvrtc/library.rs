@@ -1,11 +1,13 @@
 //! NVRTC as it is found on this machine: opened at run time, its functions looked up once, nothing linked. A missing file
-//! or function is an error like any other.
+//! or function is an error like any other. It is code that this process runs, so it is looked for where the system's loader
+//! looks, in the folder that the user names by its whole path, and beside the program; never in the current folder.
 
 use super::Version;
 use crate::error::{Error, Result};
+use crate::files;
 use libloading::Library;
 use std::env;
-use std::ffi::{CString, OsStr, c_char, c_int, c_void};
+use std::ffi::{CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -92,18 +94,24 @@ impl Nvrtc {
     /// The library of this process, looked for once.
     pub fn get() -> Result<&'static Nvrtc> {
         static FOUND: OnceLock<Result<Nvrtc>> = OnceLock::new();
-        FOUND.get_or_init(|| Self::find(env::var_os(FOLDER).as_deref())).as_ref().map_err(Error::clone)
+        let find = || Self::find(files::named_by(FOLDER).map_err(Error::usage)?);
+        FOUND.get_or_init(find).as_ref().map_err(Error::clone)
     }
 
     /// In the named folder, else where the loader of the system looks, else beside the program. Of the driver's major version
     /// if there is one.
-    fn find(folder: Option<&OsStr>) -> Result<Nvrtc> {
+    fn find(folder: Option<PathBuf>) -> Result<Nvrtc> {
+        not_in_the_current_folder();
         let install = format!(
             "install CUDA 13.0, or `pip install '{}'` and set {FOLDER} to the folder that holds libnvrtc.so",
             wheel()
         );
         let (folders, place) = match folder {
-            Some(folder) => (vec![PathBuf::from(folder)], format!("in {FOLDER}={}", Path::new(folder).display())),
+            Some(folder) => {
+                let place = format!("in {FOLDER}={}", folder.display());
+                (vec![folder], place)
+            }
+            // A name without a folder is for the loader.
             None => {
                 ([PathBuf::new()].into_iter().chain(beside()).collect(), "among the libraries of the system".into())
             }
@@ -113,7 +121,7 @@ impl Nvrtc {
         names.sort_by_key(|n| n.contains("13") && !served(Version { major: 13, minor: 0 }));
         let mut places = names.iter().flat_map(|n| folders.iter().map(move |f| (f, f.join(n))));
         let open = |(folder, path): (&PathBuf, PathBuf)| {
-            if path.is_file() {
+            if folder.is_absolute() && path.is_file() {
                 open_builtins(folder);
             }
             // SAFETY: opening NVRTC runs its initialisers, which are meant for this.
@@ -254,11 +262,26 @@ pub fn wheel() -> &'static str {
     }
 }
 
-/// Folders of NVRTC beside this program: in the folder that holds it and the two above.
+/// On Windows the loader looks for a library in the current folder, too, after the system's and before those of PATH. From now on
+/// it does not, in all of this process.
+pub fn not_in_the_current_folder() {
+    #[cfg(windows)]
+    {
+        #[link(name = "kernel32")]
+        unsafe extern "system" {
+            fn SetDllDirectoryW(path: *const u16) -> i32;
+        }
+        // SAFETY: an empty string that ends with zero, which takes the current folder out ("SetDllDirectoryW", Windows API).
+        unsafe { SetDllDirectoryW([0].as_ptr()) };
+    }
+}
+
+/// Folders of NVRTC beside this program: in the folder that holds it and the two above, unless strangers could have put them
+/// there.
 fn beside() -> Vec<PathBuf> {
     let program = env::current_exe().unwrap_or_default();
     let folders = program.ancestors().skip(1).take(3).flat_map(|f| BESIDE.map(|b| f.join(b)));
-    folders.filter(|f| f.is_dir()).collect()
+    folders.filter(|f| f.is_dir() && files::beside_program(f, 4, &program)).collect()
 }
 
 /// In a folder that the loader does not search, NVRTC does not find its own second half either: it is opened first.

@@ -9,6 +9,7 @@ mod occupancy;
 mod source;
 
 pub use cache::{Cache, compile_all};
+pub use library::not_in_the_current_folder;
 pub use occupancy::{occupancy, resident, shared_memory};
 pub use source::sources;
 

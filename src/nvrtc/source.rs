@@ -1,9 +1,9 @@
 //! The texts of `kernels/`: those in the program, or a folder of them while somebody works on them.
 
 use crate::error::{Error, Result};
+use crate::files;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::env;
 use std::path::Path;
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
@@ -28,9 +28,9 @@ pub struct Source {
 impl Source {
     /// By its path under `kernels/`.
     pub fn open(path: &str) -> Result<Self> {
-        match env::var_os(FOLDER) {
+        match files::named_by(FOLDER).map_err(Error::usage)? {
             Some(folder) => {
-                let source = Self::with(path, &|path| read(Path::new(&folder), path))?;
+                let source = Self::with(path, &|path| read(&folder, path))?;
                 let folder = std::fs::canonicalize(&folder).map_err(|e| Error::io(&folder, "find", e))?;
                 Ok(Self { root: format!("{}/", folder.display()), ..source })
             }
@@ -75,7 +75,7 @@ fn embedded(path: &str) -> Result<Text> {
 
 fn read(folder: &Path, path: &str) -> Result<Text> {
     let file = folder.join(path);
-    std::fs::read_to_string(&file).map(Cow::Owned).map_err(|e| Error::io(file, "read", e))
+    files::text(&file, files::PAGE).map(Cow::Owned).map_err(|e| Error::io(file, "read", e))
 }
 
 /// Names between quotes after `#include`.

@@ -173,6 +173,10 @@ impl Row<'_> {
 fn export(folder: &std::path::Path, targets: &[Target]) -> Result<()> {
     let units: Vec<Unit> = units().into_iter().map(|u| u.0).collect();
     let cache = Cache::within(folder);
+    if let Some(why) = cache.distrusted() {
+        return Err(Error::job(format!("what is compiled would not be used: {why}")));
+    }
+    cache.make()?;
     let mut files = 0;
     for &target in targets {
         let units: Vec<Unit> = units.iter().filter(|u| u.runs_on(target)).cloned().collect();

@@ -102,6 +102,7 @@ pub fn driver() -> Result<Version> {
 }
 
 fn look() -> Result<Version> {
+    nvrtc::not_in_the_current_folder();
     // SAFETY: opening the driver's library runs its initialisers, which are meant for this.
     if !unsafe { sys::is_culib_present() } {
         return Err(Error::job("there is no NVIDIA driver: libcuda is missing").fix(INSTALL));
