@@ -1,4 +1,5 @@
-//! Every number that a command takes has a range. Walks clap's own tree of commands, so that no new flag escapes.
+//! Every number that a command takes has a range, and every path may be a pipe or a device. Walks clap's own tree of commands,
+//! so that no new flag escapes.
 
 use clap::error::ErrorKind;
 use clap::{Arg, Command, CommandFactory};
@@ -6,7 +7,10 @@ use deep_affect::cli::Cli;
 use std::any::TypeId;
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 /// Whatever the choice of a random stream is, it is one.
 const SEEDS: [&str; 1] = ["seed"];
@@ -144,4 +148,124 @@ fn every_flag_that_a_message_names_is_there() {
     }
     assert!(named > 100, "only {named} flags found: has the test gone blind?");
     assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+/// Whether it takes the path of a file or a folder, also as one of several things.
+fn is_path(arg: &Arg) -> bool {
+    let named = |n: &clap::builder::Str| ["FILE", "DIR", "FOLDER", "PATH", "NETWORK"].iter().any(|w| n.contains(w));
+    arg.get_value_parser().type_id() == TypeId::of::<PathBuf>()
+        || arg.get_value_names().unwrap_or(&[]).iter().any(named)
+}
+
+/// What an argument that must be there is given where another one is looked at: what the command can begin with.
+fn something(arg: &Arg, dir: &Path, run: usize) -> String {
+    let file = |name: &str| dir.join(name).to_str().unwrap().to_string();
+    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bundled/weights/affect.safetensors");
+    match arg.get_id().as_str() {
+        "out" | "folder" => file(&format!("out{run}")),
+        "manifest" | "manifests" | "table" => file("set.csv"),
+        "study" => file("study.toml"),
+        "inputs" => file("a.png"),
+        "root" => file("set"),
+        "runs" | "folders" => file("set"),
+        _ if is_path(arg) => weights.to_str().unwrap().into(),
+        _ => match arg.get_possible_values().first() {
+            Some(value) => value.get_name().into(),
+            None => "valence".into(),
+        },
+    }
+}
+
+/// A word, or a flag with it; `NAME=FILE` where the flag asks for that.
+fn given(arg: &Arg, value: &str) -> Vec<String> {
+    let named = arg.get_value_names().unwrap_or(&[]).iter().any(|n| n.contains("=FILE"));
+    let value = if named { format!("object={value}") } else { value.into() };
+    match arg.get_long() {
+        Some(long) => vec![format!("--{long}={value}")],
+        None => vec![value],
+    }
+}
+
+/// Whoever reads a pipe that nobody writes waits for ever, and `/dev/zero` never ends: every command refuses both for every path
+/// that it takes, in one line, or writes to the device what it would write to a file.
+#[cfg(unix)]
+#[test]
+fn no_pipe_and_no_device_makes_a_command_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    fs::create_dir(path("set")).unwrap();
+    image::RgbImage::from_pixel(40, 40, image::Rgb([200, 100, 50])).save(path("a.png")).unwrap();
+    fs::copy(path("a.png"), path("b.png")).unwrap();
+    fs::write(path("set.csv"), "path,valence,arousal\na.png,3,4\nb.png,5,6\n").unwrap();
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_deep-affect"))
+        .args(["study", "init", "--small", "study.toml"])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    assert!(out.status.success());
+    assert!(std::process::Command::new("mkfifo").arg(path("pipe")).status().unwrap().success());
+    let pipe = path("pipe").to_str().unwrap().to_string();
+
+    let mut work = vec![];
+    each(&tree(), &[], &mut |words, command| {
+        for arg in command.get_arguments().filter(|a| is_path(a)) {
+            // What is written to a device after minutes of measuring.
+            let late = words[0] == "bench" && ["json", "svg"].contains(&arg.get_id().as_str());
+            for special in [pipe.as_str(), "/dev/zero"].into_iter().filter(|s| !late || *s == pipe) {
+                let mut line = words.to_vec();
+                line.extend((arg.get_id() == "truth").then(|| "--explain=maps".to_string()));
+                for a in command.get_opts().chain(command.get_positionals()) {
+                    let this = a.get_id() == arg.get_id();
+                    let values = a.get_num_args().map_or(1, |n| n.min_values().max(1));
+                    for i in 0..if this || a.is_required_set() { values } else { 0 } {
+                        let other = something(a, dir.path(), work.len());
+                        line.extend(given(a, if this && i == 0 { special } else { &other }));
+                    }
+                }
+                work.push((line, special == pipe));
+            }
+        }
+    });
+    assert!(work.len() > 150, "only {} paths found: has the test gone blind?", work.len());
+    let (start, queue, wrong) = (Instant::now(), Mutex::new(work.iter()), Mutex::new(vec![]));
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let Some((line, is_pipe)) = queue.lock().unwrap().next() else { return };
+                    if let Some(why) = outcome(line, dir.path(), *is_pipe) {
+                        wrong.lock().unwrap().push(format!("{}: {why}", line.join(" ")));
+                    }
+                }
+            });
+        }
+    });
+    println!("{} commands in {:.1?}", work.len(), start.elapsed());
+    let wrong = wrong.into_inner().unwrap();
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+/// What is wrong with how a command ended that was given a pipe or a device.
+#[cfg(unix)]
+fn outcome(line: &[String], dir: &Path, is_pipe: bool) -> Option<String> {
+    let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_deep-affect"));
+    program.args(line).current_dir(dir).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = program.spawn().unwrap();
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        // Far more than any takes that ends.
+        if start.elapsed() > Duration::from_secs(10) {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            return Some("it does not end".into());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let out = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    let errors = said.lines().filter(|l| l.starts_with("error: ")).count();
+    let refused = matches!(out.status.code(), Some(1 | 2)) && errors == 1 && said.len() < 5000;
+    let written = !is_pipe && out.status.success();
+    let asked = said.contains("required") || said.contains("unexpected argument") || said.contains("--help");
+    (asked || !(refused || written)).then(|| format!("{:?}: {said}", out.status))
 }

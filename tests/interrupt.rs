@@ -300,6 +300,21 @@ fn one_signal_ends_what_has_no_steps() {
     child.stderr.as_mut().unwrap().read_exact(&mut said).unwrap();
     signal(&child, "-TERM");
     assert_eq!(child.wait().unwrap().code(), Some(143));
+
+    // One that asks between its parts, and waits for something that never comes.
+    let args = ["profile", "vgg16", "--image", "32", "--width", "32", "--threads", "1", "--paced"];
+    let mut child = program(dir.path(), &args).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(child.try_wait().unwrap().is_none(), "it waits");
+    signal(&child, "-INT");
+    // `wait` would close its input, and end it so.
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        assert!(start.elapsed() < Duration::from_secs(20), "one signal does not end it");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(130));
 }
 
 #[cfg(target_os = "linux")]

@@ -4,6 +4,7 @@ valence and arousal that about 100 people gave to each (a part of OASIS, Kurdi, 
 `make_photographs.py` beside this file made it; [`NOTICE`] says where the photographs come from and why they may be here. */
 
 use crate::error::{Error, Result};
+use crate::files;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -111,7 +112,7 @@ fn place(dir: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf> {
     // Two threads or processes may unpack to the same folder: each has temporary names of its own.
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let path = dir.join(name);
-    if fs::read(&path).is_ok_and(|there| there == bytes) {
+    if files::read(&path, bytes.len() as u64).is_ok_and(|there| there == bytes) {
         return Ok(path);
     }
     let tmp = dir.join(format!(".{name}.{}-{}.tmp", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));

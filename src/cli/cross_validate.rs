@@ -7,7 +7,8 @@ use super::ranges::{MANY, whole};
 use super::{command_line, output};
 use crate::atomic;
 use crate::data::folds;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::files;
 use crate::report::folder::{Outcome, write_folder};
 use crate::train::family::Family;
 use crate::train::fit;
@@ -46,6 +47,10 @@ impl Command {
     pub fn run(self) -> Result<()> {
         let flags = &self.flags.0;
         flags.check_weights()?;
+        if let Some(path) = &self.fold_file {
+            // Refused before pictures are decoded.
+            files::open(path).map_err(|e| Error::io(path, "read", e))?;
+        }
         let mut job = Job::of_flags(&self.manifest, &self.out, flags)?;
         let asked = Asked {
             file: self.fold_file.as_deref(),

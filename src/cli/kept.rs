@@ -62,6 +62,7 @@ impl Run<'_> {
         let mut keeper = Keeper { bar: Bar::new(), checkpoint, card, extra, every, saved: now, kept };
         keeper.bar.start(label, s.epochs.saturating_sub(state.epoch) as u64 * rows[0].len().div_ceil(s.batch) as u64);
         let before = state.step;
+        let _training = signals::Training::begin();
         let result = fit::fit(net, samples, rows, &s, &mut state, &mut best, &mut keeper);
         keeper.bar.done();
         result?;

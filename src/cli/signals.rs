@@ -1,10 +1,12 @@
-/*! Signals, and what each asks for: SIGINT (Ctrl-C), SIGTERM and SIGHUP to finish the step, keep what there is and end, with
-exit code 130 for SIGINT and 143 for the other two; a second one, or the first where no job has steps to finish, to end at
-once; SIGUSR1 (what Slurm can send some time before its limit) to write a checkpoint and go on. Elsewhere than on Unix there is
-Ctrl-C alone. */
+/*! Signals, and what each asks for: SIGINT (Ctrl-C), SIGTERM and SIGHUP to finish the step of a training, keep what there is and
+end, with exit code 130 for SIGINT and 143 for the other two; a second one to end at once. Whatever is no training ends at the
+first: by itself within [`GRACE`] where it works in parts and asks between them, at once where it does not. SIGUSR1 (what Slurm
+can send some time before its limit) asks for a checkpoint, after which the job goes on. Elsewhere than on Unix there is Ctrl-C
+alone. */
 
 use crate::error::{Error, Kind};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 const INTERRUPTED: u8 = 130;
 #[cfg(unix)]
@@ -15,6 +17,27 @@ static STOP: AtomicU8 = AtomicU8::new(0);
 static SAVE: AtomicBool = AtomicBool::new(false);
 /// Whether there is a job that asks if it is to stop. All others have nothing to keep and would never hear of it.
 static ASKED: AtomicBool = AtomicBool::new(false);
+/// How many trainings there are, whose steps are finished however long they take.
+static TRAININGS: AtomicUsize = AtomicUsize::new(0);
+
+/// How long a job that is no training has to end by itself.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// A training, as long as this lives: what it did since its last checkpoint is kept when it is to stop.
+pub struct Training(());
+
+impl Training {
+    pub fn begin() -> Self {
+        TRAININGS.fetch_add(1, Relaxed);
+        Self(())
+    }
+}
+
+impl Drop for Training {
+    fn drop(&mut self) {
+        TRAININGS.fetch_sub(1, Relaxed);
+    }
+}
 
 /// Whether the job is to stop.
 pub fn stopped() -> bool {
@@ -44,7 +67,15 @@ fn stop(code: u8) {
     if STOP.swap(code, Relaxed) != 0 || !ASKED.load(Relaxed) {
         std::process::exit(code.into());
     }
-    remark!("\nstopping after this step; once more to leave at once");
+    if TRAININGS.load(Relaxed) > 0 {
+        remark!("\nstopping after this step; once more to leave at once");
+        return;
+    }
+    // Where a read never ends or a part takes minutes, nobody asks in time.
+    std::thread::sleep(GRACE);
+    if TRAININGS.load(Relaxed) == 0 {
+        std::process::exit(code.into());
+    }
 }
 
 /// Listens from now on. To be called before there is any other thread.

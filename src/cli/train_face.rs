@@ -11,6 +11,7 @@ use crate::atomic;
 use crate::data::table::quoted;
 use crate::data::{Manifest, Row, folds};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::models::{expression, expressions};
 use crate::preprocess::Crop;
 use crate::report::accuracy::{self, Accuracy};
@@ -24,7 +25,6 @@ use crate::weights::WeightFile;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 #[derive(Args)]
@@ -212,7 +212,7 @@ impl Command {
         let [train, val] = split(&job.manifest, rest, self.train.val, job.settings.seed)?;
         let (kept, result) = (checkpoint(dir, f as usize), dir.join(format!("fold{}.json", f + 1)));
         if kept.exists() && continued(&kept, &job.card([&train, &val])?)?.1.state.finished {
-            let text = fs::read_to_string(&result).unwrap_or_default();
+            let text = files::text(&result, files::PAGE).unwrap_or_default();
             // A result that is not there, or not whole, is computed again from the weights.
             let done = serde_json::from_str(&text).ok();
             let fits =
@@ -319,7 +319,7 @@ fn networks(out: &Path) -> Result<Vec<Results>> {
         if !path.exists() {
             continue;
         }
-        let text = fs::read_to_string(&path).map_err(|e| Error::io(&path, "read", e))?;
+        let text = files::text(&path, files::PAGE).map_err(|e| Error::io(&path, "read", e))?;
         let remedy = "remove it and train that network again";
         let wrong = |why: &str| Error::file(&path, format!("cannot be read: {why}")).fix(remedy);
         let r: Results = serde_json::from_str(&text).map_err(|e| wrong(&e.to_string()))?;

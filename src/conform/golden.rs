@@ -1,6 +1,7 @@
 //! Reading golden files: one safetensors file per op, tensors `<case>.<name>`, parameters of each case as JSON.
 
 use crate::error::{Error, Result};
+use crate::files;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
@@ -32,7 +33,8 @@ pub(super) fn broken(path: &Path, place: &str, problem: impl Into<String>) -> Er
 
 impl Golden {
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read the golden file", e).as_usage())?;
+        let bytes =
+            files::read(path, files::TENSORS).map_err(|e| Error::io(path, "read the golden file", e).as_usage())?;
         let bad = |e| broken(path, "", format!("not a golden file: {e}")).fix("make it again");
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(bad)?;
         let file = SafeTensors::deserialize(&bytes).map_err(bad)?;

@@ -13,13 +13,13 @@ use super::decode::DecodeOptions;
 use super::pictures::{Outcome, fingerprints, records};
 use crate::atomic;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::hash;
 use crate::mapped::Mapped;
 use crate::preprocess::{self, View};
 use crate::progress::Progress;
 use rayon::prelude::*;
 use std::borrow::Cow;
-use std::fs::File;
 use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -263,7 +263,7 @@ fn header(key: u128, views: &[View], n: usize, tail: &[u8]) -> [u8; HEADER] {
 
 /// The mapped file if it is there and whole; None if it is not there; why not otherwise.
 fn open(path: &Path, key: u128, views: &[View], sources: usize) -> Result<Option<(Mapped, Outcome)>, String> {
-    let file = match File::open(path) {
+    let file = match files::open(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|e| e.to_string())?,
     };

@@ -8,6 +8,7 @@ because people rated upright pictures. */
 
 use super::{exif, jpeg, sniff};
 use crate::error::{Error, Result};
+use crate::files;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 use serde::{Deserialize, Serialize};
@@ -114,7 +115,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     }
     let mut bytes = Vec::with_capacity(meta.len() as usize);
     // The file may have grown since: one byte past the limit is enough to be refused.
-    let file = std::fs::File::open(path).map_err(|e| Error::io(path, "read", e))?;
+    let file = files::open(path).map_err(|e| Error::io(path, "read", e))?;
     file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|e| Error::io(path, "read", e))?;
     Ok(bytes)
 }

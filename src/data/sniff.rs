@@ -2,6 +2,7 @@
 recognised too, because "is a HEIC picture" helps and "unknown format" does not. */
 
 use crate::error::{Error, Result};
+use crate::files;
 use image::ImageFormat;
 use std::io::Read;
 use std::path::Path;
@@ -111,7 +112,7 @@ fn tga(bytes: &[u8]) -> bool {
 /// Why a picture file is left out, told by its first bytes.
 pub fn refusal(path: &Path) -> String {
     let mut head = Vec::new();
-    let read = std::fs::File::open(path).and_then(|f| f.take(4096).read_to_end(&mut head));
+    let read = files::open(path).and_then(|f| f.take(4096).read_to_end(&mut head));
     match read.map(|_| format(&head)) {
         Ok(Ok(_)) => "has another format than its ending says; rename it".into(),
         Ok(Err(e)) => e.to_string(),

@@ -5,11 +5,10 @@ the line of every row, so that a complaint can name it. */
 use super::fields::{self, Dialect, records};
 use super::workbook;
 use crate::error::{Error, Result};
+use crate::files;
 use std::borrow::Cow;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-
-/// Largest table, in bytes.
-const MAX_FILE: u64 = 256 << 20;
 
 /// Rows among which a header is looked for.
 const MAX_PROSE: usize = 40;
@@ -68,16 +67,11 @@ pub fn delimiter(name: &str) -> Result<u8> {
 impl Table {
     pub fn read(path: impl AsRef<Path>, opts: &TableOptions) -> Result<Self> {
         let path = path.as_ref();
-        let io = |e| Error::io(path, "read", e);
-        let meta = std::fs::metadata(path).map_err(io)?;
-        if meta.is_dir() {
-            return Err(Error::file(path, "is a folder, not a table").fix("name the CSV file"));
-        }
-        if meta.len() > MAX_FILE {
-            return Err(Error::file(path, format!("has {} MiB, too many for a table", meta.len() >> 20))
-                .fix("name the CSV file"));
-        }
-        Self::parse(path, &std::fs::read(path).map_err(io)?, opts)
+        let bytes = files::read(path, files::TABLE).map_err(|e| match e.kind() {
+            ErrorKind::IsADirectory => Error::file(path, "is a folder, not a table").fix("name the CSV file"),
+            _ => Error::io(path, "read", e),
+        })?;
+        Self::parse(path, &bytes, opts)
     }
 
     /// `path` is only for the messages.

@@ -56,9 +56,7 @@ pub fn prepare(dir: impl AsRef<Path>) -> Result<()> {
         return Err(Error::file(dir, "is a file, and a folder is to be written there").fix("name a folder"));
     }
     std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, "create the folder", e))?;
-    let probe = dir.join(format!(".probe.{}.tmp", std::process::id()));
-    std::fs::write(&probe, b"").map_err(|e| Error::io(dir, "write in the folder", e))?;
-    std::fs::remove_file(&probe).map_err(|e| Error::io(dir, "write in the folder", e))?;
+    atomic::probe(dir).map_err(|e| Error::io(dir, "write in the folder", e))?;
     // A folder that stands where a file must go would be found only at the end.
     match FILES.iter().map(|f| dir.join(f)).find(|f| f.is_dir()) {
         Some(f) => Err(Error::file(f, "is a folder, and a file is to be written there").fix("choose another folder")),

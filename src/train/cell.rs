@@ -5,6 +5,7 @@ use super::fit::Epoch;
 use super::metrics::Metrics;
 use crate::atomic;
 use crate::error::{Error, Result};
+use crate::files;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -78,7 +79,7 @@ impl Cell {
     /// A file that is there and is not a cell of this format.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(FILE);
-        let bytes = match std::fs::read(&path) {
+        let bytes = match files::read(&path, files::PAGE) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             read => read.map_err(|e| Error::io(&path, "read", e))?,
         };

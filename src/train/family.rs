@@ -4,6 +4,7 @@ and the table by its SHA-256, so that what was left by two runs in one folder is
 
 use crate::atomic;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::hash;
 use crate::train::checkpoint::CARD;
 use crate::weights::WeightFile;
@@ -42,7 +43,7 @@ impl Family {
     /// A file of that name that cannot be read.
     pub fn read(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(FILE);
-        let bytes = match std::fs::read(&path) {
+        let bytes = match files::read(&path, files::PAGE) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             read => read.map_err(|e| Error::io(&path, "read", e))?,
         };
@@ -83,7 +84,7 @@ fn identity(path: &Path) -> Result<String> {
 }
 
 fn sum(path: &Path) -> Result<String> {
-    Ok(hash::sha256(&std::fs::read(path).map_err(|e| Error::io(path, "read", e))?))
+    Ok(hash::sha256(&files::read(path, files::TABLE).map_err(|e| Error::io(path, "read", e))?))
 }
 
 #[cfg(test)]

@@ -2,8 +2,10 @@
 opened, by length and modification time, is looked at each time a tensor is handed out. */
 
 use crate::error::{Error, Result};
+use crate::files;
 use crate::mapped::{CHANGED, Mapped, REMEDY};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -33,13 +35,12 @@ impl Mapping {
     /// Maps a regular file that is not empty, read-only.
     pub fn open(path: &Path) -> Result<Self> {
         let io = |e| Error::io(path, "read the weights", e);
-        // Opening a pipe would wait for a writer that may never come: look before.
-        let kind = std::fs::metadata(path).map_err(io)?;
-        if !kind.is_file() {
-            let what = if kind.is_dir() { "a folder" } else { "not a regular file and cannot be mapped" };
-            return Err(Error::file(path, format!("cannot read the weights: it is {what}")).fix("name a weight file"));
-        }
-        let file = File::open(path).map_err(io)?;
+        let file = files::open(path).map_err(|e| match e.kind() {
+            ErrorKind::IsADirectory => {
+                Error::file(path, "cannot read the weights: it is a folder").fix("name a weight file")
+            }
+            _ => io(e),
+        })?;
         let stamp = stamp(&file).map_err(io)?;
         if stamp.0 < 8 {
             // Nothing can be mapped of an empty file, and no format begins so.

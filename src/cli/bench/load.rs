@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::preprocess::{Resize, View};
 use crate::rng::{Rng, Stream};
 use crate::table::{number, text_table};
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -17,9 +18,16 @@ struct Temporary(PathBuf);
 
 impl Temporary {
     fn new() -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("deep-affect-bench-{}", std::process::id()));
-        std::fs::create_dir_all(&path).map_err(|e| Error::io(&path, "create the folder", e))?;
-        Ok(Self(path))
+        // What somebody else has put under such a name is not used.
+        let process = std::process::id();
+        let names = (0..).map(|n| std::env::temp_dir().join(format!("deep-affect-bench-{process}-{n}")));
+        for path in names {
+            match std::fs::create_dir(&path) {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => continue,
+                made => return made.map(|()| Self(path.clone())).map_err(|e| Error::io(&path, "create the folder", e)),
+            }
+        }
+        unreachable!("there are always more names")
     }
 }
 
@@ -31,7 +39,7 @@ impl Drop for Temporary {
 
 impl Load {
     pub fn run(&self) -> Result<()> {
-        let old = self.common.check()?;
+        let old = self.common.check(None)?;
         let sources = self.sources()?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = self.threads.unwrap_or(cores);

@@ -10,6 +10,7 @@ mod whole;
 use super::output;
 use super::subject::{Chosen, Run, Scale, Subject};
 use super::{Compute, command_line};
+use crate::atomic;
 use crate::cli::ranges::{MANY, whole};
 use crate::device::{Device, Session};
 use crate::error::{Error, Result};
@@ -105,10 +106,11 @@ impl Command {
 
 impl Common {
     /// What can be refused before the device is opened; the earlier record, if there is one to compare with.
-    fn check(&self) -> Result<Option<Record>> {
+    fn check(&self, drawing: Option<&Path>) -> Result<Option<Record>> {
         if self.rounds == 0 {
             return Err(Error::usage("--rounds must be at least 1"));
         }
+        self.json.as_deref().into_iter().chain(drawing).try_for_each(atomic::writable)?;
         let Some(path) = &self.compare else { return Ok(None) };
         let mut records = Record::read(path)?;
         match records.len() {
@@ -154,7 +156,7 @@ impl Network {
     }
 
     fn layers(self, family: &str) -> Result<()> {
-        let old = self.common.check()?;
+        let old = self.common.check(self.svg.as_deref())?;
         let chosen = self.model.choose(1, Scale::Full)?;
         let device = self.open()?;
         let record = self.record(family, &chosen, device.name());
@@ -165,7 +167,7 @@ impl Network {
     }
 
     fn whole(self, bench: &str, run: Run) -> Result<()> {
-        let old = self.common.check()?;
+        let old = self.common.check(self.svg.as_deref())?;
         let chosen = self.model.choose(1, Scale::Full)?;
         let device = self.open()?;
         let record = self.record(bench, &chosen, device.name());
@@ -188,7 +190,7 @@ impl Network {
 }
 
 fn write_text(path: &Path, text: &str) -> Result<()> {
-    crate::atomic::write(path, |w| w.write_all(text.as_bytes()))?;
+    atomic::write(path, |w| w.write_all(text.as_bytes()))?;
     remark!("wrote {}", path.display());
     Ok(())
 }

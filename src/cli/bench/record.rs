@@ -2,6 +2,7 @@
 
 use super::super::profile::timed::{Breakdown, Roof};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::shape::DType;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -126,7 +127,7 @@ impl Record {
             One(Box<Record>),
             Many(Vec<Record>),
         }
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
+        let text = files::text(path, files::PAGE).map_err(|e| Error::io(path, "read", e))?;
         let json: serde_json::Value = serde_json::from_str(&text)
             .map_err(|e| Error::file(path, format!("is no JSON: {e}")).fix("name a file that `bench --json` wrote"))?;
         let records = match serde_json::from_value(json) {

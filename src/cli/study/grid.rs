@@ -12,6 +12,7 @@ use crate::cli::stopped;
 use crate::data::table::{Table, TableOptions};
 use crate::data::{Manifest, folds};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::hash;
 use crate::report::study::{self, Predicted, Study};
 use crate::train::cell::{self, Cell};
@@ -358,7 +359,7 @@ fn source(path: &str) -> Result<cell::Source> {
 
 /// Length and SHA-256 of a file.
 pub fn sum(path: &Path) -> Result<(u64, String)> {
-    let mut file = File::open(path).map_err(|e| Error::io(path, "read", e))?;
+    let mut file = files::open(path).map_err(|e| Error::io(path, "read", e))?;
     let (mut sum, mut bytes, mut piece) = (Sha256::new(), 0, vec![0; 1 << 20]);
     loop {
         match file.read(&mut piece).map_err(|e| Error::io(path, "read", e))? {
@@ -374,7 +375,7 @@ pub fn sum(path: &Path) -> Result<(u64, String)> {
 
 /// The lock on a file, which is made if need be; None where another process holds it.
 fn lock(path: &Path) -> Result<Option<File>> {
-    let file = File::options().create(true).append(true).open(path).map_err(|e| Error::io(path, "open", e))?;
+    let file = files::to_lock(path).map_err(|e| Error::io(path, "open", e))?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),

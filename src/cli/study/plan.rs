@@ -4,6 +4,7 @@ flags of `train` without their dashes, parsed by the same rules: there is one li
 use crate::cli::flags::{DataFlags, ModelFlags, TrainFlags};
 use crate::cli::preset::BUNDLED;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::report::study::Layout;
 use clap::{Args, FromArgMatches};
 use serde::Deserialize;
@@ -99,7 +100,7 @@ pub struct Flags {
 
 impl Plan {
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read the study", e))?;
+        let text = files::text(path, files::PAGE).map_err(|e| Error::io(path, "read the study", e))?;
         let file: File = toml::from_str(&text).map_err(|e| {
             let line = e.span().map_or(1, |s| text[..s.start].matches('\n').count() + 1);
             Error::file(path, e.message()).at(format!("line {line}")).fix("`deep-affect study init` writes an example")

@@ -5,6 +5,7 @@ use crate::cli::output::{self, clean};
 use crate::cli::train::peak_memory;
 use crate::cli::{Bar, command_line};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::graph::{Graph, Value};
 use crate::models::{self, Base, Size, TOWER, Tower};
 use crate::nn::{Mode, Net};
@@ -222,7 +223,7 @@ impl Command {
             let names = known.and_then(|k| bundled::classes(k.classes)).filter(|n| Some(n.len()) == count);
             return Ok(names.map(|n| n.into_iter().map(String::from).collect()));
         };
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read the class names", e))?;
+        let text = files::text(path, files::PAGE).map_err(|e| Error::io(path, "read the class names", e))?;
         let names: Vec<String> = text.lines().map(|l| l.trim().to_string()).filter(|l| !l.is_empty()).collect();
         if Some(names.len()) != count {
             let problem = format!("{} names for {} classes", names.len(), count.unwrap_or(0));

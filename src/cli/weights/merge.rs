@@ -3,6 +3,7 @@
 use crate::cli::command_line;
 use crate::cli::output;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::train::merge::merge;
 use crate::weights::ABOUT;
 use crate::weights::store::Store;
@@ -31,7 +32,7 @@ impl Command {
     pub fn run(self) -> Result<()> {
         let mut notes = BTreeMap::from([("made_by".to_string(), command_line())]);
         if let Some(path) = &self.about {
-            let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
+            let text = files::text(path, files::PAGE).map_err(|e| Error::io(path, "read", e))?;
             notes.insert(ABOUT.into(), text);
         }
         let m = merge(&self.runs, &self.out, self.store, &notes)?;

@@ -9,6 +9,7 @@ use crate::data::fields::{Dialect, delimiter_of, records};
 use crate::data::manifest::TARGETS;
 use crate::data::table::missing;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::weights::foreign::npy;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -115,7 +116,7 @@ pub fn tables(place: &Place) -> Result<Import> {
 
 fn read(file: &Path, faces: &mut Faces) -> Result<()> {
     let io = |e| Error::io(file, "read", e);
-    let mut lines = BufReader::new(std::fs::File::open(file).map_err(io)?).split(b'\n').zip(1..);
+    let mut lines = BufReader::new(files::open(file).map_err(io)?).split(b'\n').zip(1..);
     let text = |line: Vec<u8>| {
         String::from_utf8_lossy(&line).trim_end_matches('\r').trim_start_matches('\u{feff}').to_string()
     };
@@ -190,7 +191,7 @@ pub fn arrays(place: &Place) -> Result<Import> {
         for id in ids {
             let value = |what: &str| {
                 let file = annotations.join(format!("{id}_{what}.npy"));
-                let bytes = std::fs::read(&file).map_err(|e| Error::io(&file, "read", e))?;
+                let bytes = files::read(&file, files::PAGE).map_err(|e| Error::io(&file, "read", e))?;
                 let text = npy::scalar(&bytes).map_err(|e| Error::file(&file, e).fix("copy it from the set again"))?;
                 Ok::<_, Error>((file, text))
             };

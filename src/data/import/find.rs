@@ -1,6 +1,7 @@
 //! Where in an unpacked folder a set keeps its table and its pictures.
 
 use crate::error::{Error, Result};
+use crate::files;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -67,7 +68,7 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>> {
 /// Tables that this program wrote there: an earlier import must not be taken for its own source.
 fn ours(path: &Path) -> bool {
     let mut head = [0; 5];
-    let read = std::fs::File::open(path).and_then(|mut f| f.read_exact(&mut head));
+    let read = files::open(path).and_then(|mut f| f.read_exact(&mut head));
     let name = path.to_string_lossy();
     name.ends_with(".unmatched.csv") || name.ends_with(".duplicates.csv") || (read.is_ok() && head == *b"path,")
 }

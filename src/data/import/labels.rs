@@ -7,6 +7,7 @@ use super::{Import, find, lines};
 use crate::data::table::{Table, TableOptions};
 use crate::data::walk::{is_picture, walk};
 use crate::error::{Error, Result};
+use crate::files;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -100,7 +101,7 @@ fn list(file: &Path) -> Result<Vec<Vec<String>>> {
     let wrong = |why: &dyn std::fmt::Display| {
         Error::file(file, format!("is no list of pictures: {why}")).fix("copy it from the set again")
     };
-    let bytes = std::fs::read(file).map_err(|e| Error::io(file, "read", e))?;
+    let bytes = files::read(file, files::TABLE).map_err(|e| Error::io(file, "read", e))?;
     let rows: Vec<serde_json::Value> = serde_json::from_slice(&bytes).map_err(|e| wrong(&e))?;
     let texts = |row: &serde_json::Value| -> Option<Vec<String>> {
         Some(row.as_array()?.iter().filter_map(|w| w.as_str().map(String::from)).collect())

@@ -6,6 +6,7 @@ use super::{Import, Scale, find};
 use crate::data::manifest::TARGETS;
 use crate::data::table::missing;
 use crate::error::{Error, Result};
+use crate::files;
 use std::path::Path;
 
 /// Two files of one number a line; line n is about `n.jpg`. Joined by that number: a sorted listing is 1, 10, 100 …, and
@@ -116,7 +117,7 @@ fn gaped_file(file: &Path, folder: &str, scales: [Scale; 2]) -> Result<Records> 
 
 /// The file as text, whatever its line ends and its encoding: all that counts in it is ASCII.
 pub fn text(file: &Path) -> Result<String> {
-    let bytes = std::fs::read(file).map_err(|e| Error::io(file, "read", e))?;
+    let bytes = files::read(file, files::TABLE).map_err(|e| Error::io(file, "read", e))?;
     let text = String::from_utf8_lossy(&bytes).trim_start_matches('\u{feff}').replace("\r\n", "\n").replace('\r', "\n");
     Ok(text)
 }
