@@ -4,6 +4,7 @@ Library code never prints and never exits; it returns an [`Error`]. The command 
 (`error: …`) and turns its [`Kind`] into the exit code: 2 for a request that cannot be carried out as written,
 1 for a job that failed. */
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
 
@@ -21,6 +22,39 @@ pub fn path_text(path: &Path) -> String {
         chunk.valid().replace('\\', "\\\\") + &bad
     };
     path.as_os_str().as_encoded_bytes().utf8_chunks().map(one).collect()
+}
+
+/// Most characters of a line for people.
+const MAX_LINE: usize = 4000;
+
+/// A character as a terminal may have it. File names, cells and what decoders say are not ours: they must neither break a line
+/// nor steer the terminal, nor turn the direction of what is read (Unicode Technical Report 36, section 2.6).
+pub fn shown(c: char) -> char {
+    match c {
+        _ if c.is_control() => ' ',
+        // Separators of lines and paragraphs; marks, embeddings, overrides and isolates of direction; annotations; tags.
+        '\u{2028}' | '\u{2029}' => ' ',
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => ' ',
+        '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}' => ' ',
+        _ => c,
+    }
+}
+
+/// A text as one line of a terminal: [`shown`], and of a very long one its beginning and its end, where what is ours stands.
+pub fn line(text: &str) -> String {
+    shortened(text).chars().map(shown).collect()
+}
+
+/// All of a text, or its beginning and its end.
+fn shortened(text: &str) -> Cow<'_, str> {
+    const END: usize = MAX_LINE / 2;
+    // Whether there are so many characters is seen at the first of too many: a cell may have hundreds of MB.
+    if text.len() <= MAX_LINE || text.chars().nth(MAX_LINE).is_none() {
+        return text.into();
+    }
+    let head = text.char_indices().nth(END).map_or(text.len(), |c| c.0);
+    let tail = text.char_indices().rev().nth(END - 1).map_or(0, |c| c.0);
+    format!("{} … {}", &text[..head], &text[tail..]).into()
 }
 
 /// Who has to act, and therefore the exit code.
@@ -49,7 +83,9 @@ pub struct Error {
 
 impl Error {
     fn new(kind: Kind, problem: impl Into<String>) -> Self {
-        Self { kind, file: None, place: None, problem: problem.into(), remedy: None }
+        // What a message quotes may be a whole file.
+        let problem = shortened(&problem.into()).into_owned();
+        Self { kind, file: None, place: None, problem, remedy: None }
     }
 
     /// A request that cannot be carried out as written.
@@ -130,9 +166,6 @@ impl Error {
     }
 }
 
-/// Characters of an error that are shown.
-const MAX_LINE: usize = 4000;
-
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let mut line = String::new();
@@ -145,17 +178,7 @@ impl fmt::Display for Error {
             line.push_str("; ");
             line.push_str(r);
         }
-        // File names and decoder messages are not ours: they must not break the line or steer the terminal, nor be a
-        // megabyte long. What is ours stands at both ends.
-        let n = line.chars().count();
-        for (i, c) in line.chars().enumerate().filter(|(i, _)| *i < MAX_LINE / 2 || i + MAX_LINE / 2 >= n) {
-            if i == MAX_LINE / 2 - 1 && n > MAX_LINE {
-                write!(f, " … ")?;
-            }
-            let c = if c.is_control() { ' ' } else { c };
-            write!(f, "{c}")?;
-        }
-        Ok(())
+        f.write_str(&self::line(&line))
     }
 }
 
@@ -173,5 +196,12 @@ mod tests {
         assert_eq!(e.as_usage().exit_code(), 2);
         let e = Error::file("a.pth", "x".repeat(1 << 20)).fix("the remedy").to_string();
         assert!(e.starts_with("a.pth: xx") && e.ends_with("; the remedy") && e.len() < 4100);
+        let letters = "é".repeat(MAX_LINE);
+        assert_eq!(line(&letters), letters);
+        let cut = line(&(letters + "ü"));
+        assert!(cut.starts_with("éé") && cut.ends_with("éü") && cut.chars().count() == MAX_LINE + 3, "{cut}");
+        // "gpj.exe" to the eye, and ".exe" all the same; a line of its own; a colour.
+        assert_eq!(line("\u{202e}gpj\u{2069}.exe\u{2028}error: no\u{9b}31m"), " gpj .exe error: no 31m");
+        assert_eq!(line("ein Bild, 絵, صورة, 👩\u{200d}🚀"), "ein Bild, 絵, صورة, 👩\u{200d}🚀");
     }
 }

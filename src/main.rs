@@ -2,19 +2,14 @@
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use deep_affect::cli::{Cli, exit_code, watch_devices, watch_signals};
+use deep_affect::cli::{Cli, exit_code, say, watch_devices, watch_signals};
 use deep_affect::mapped;
-use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
-        // What is wrong with a value is one line; clap adds where to find help.
-        Err(e) if e.kind() == ErrorKind::ValueValidation => {
-            let _ = writeln!(std::io::stderr(), "{}", e.to_string().lines().next().unwrap_or_default());
-            return ExitCode::from(2);
-        }
-        other => other.unwrap_or_else(|e| e.exit()),
+        Ok(cli) => cli,
+        Err(e) => return refused(&e),
     };
     watch_signals();
     mapped::watch();
@@ -22,9 +17,22 @@ fn main() -> ExitCode {
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            // Where it cannot be written the exit code still says it.
-            let _ = writeln!(std::io::stderr(), "error: {e}");
+            say(&[&format!("error: {e}")]);
             ExitCode::from(exit_code(&e))
         }
     }
+}
+
+/// Help, or what is wrong with the words of the command: those may be names of files.
+fn refused(e: &clap::Error) -> ExitCode {
+    let text = e.to_string();
+    match e.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            e.exit()
+        }
+        // What is wrong with a value is one line; clap adds where to find help.
+        ErrorKind::ValueValidation => say(&[text.lines().next().unwrap_or_default()]),
+        _ => say(&text.lines().collect::<Vec<_>>()),
+    }
+    ExitCode::from(2)
 }

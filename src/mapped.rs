@@ -70,6 +70,7 @@ pub fn watch() {
 #[cfg(unix)]
 mod fault {
     use super::{CHANGED, REMEDY};
+    use crate::error;
     use std::path::Path;
     use std::ptr::null_mut;
     use std::sync::OnceLock;
@@ -103,7 +104,7 @@ mod fault {
     pub fn enter(path: &Path, bytes: &[u8]) -> Option<u16> {
         let free = |p: &Place| p.start.compare_exchange(FREE, TAKEN, SeqCst, SeqCst).is_ok();
         let i = ALL.iter().position(free)?;
-        let name: String = path.display().to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let name = error::line(&path.display().to_string());
         let line = format!("error: {name}: {CHANGED}; {REMEDY}\n").into_bytes().into_boxed_slice();
         let (p, start) = (&ALL[i], bytes.as_ptr() as usize);
         p.length.store(line.len(), SeqCst);

@@ -894,3 +894,51 @@ fn weights_of_which_nothing_fits_are_refused() {
     let train = ["train", "m.csv", "--out", "run", "--features", "object", "--init-missing"];
     bad(p, &[&train[..], &small[..], &["object=other.safetensors"]].concat(), 1, &["other.safetensors", "none of its"]);
 }
+
+/// Cells and names are whatever somebody wrote: what is said of them is one write a line, short enough to be read, and nothing
+/// in it steers the terminal.
+#[cfg(unix)]
+#[test]
+fn what_is_said_is_one_write_and_one_line() {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixDatagram;
+    let dir = tempfile::tempdir().unwrap();
+    let p = dir.path();
+    let cell = "\u{202e}x".repeat(4 << 20);
+    fs::write(p.join("set.csv"), format!("path,valence,arousal\na.png,{cell},5\n")).unwrap();
+    fs::write(p.join("name.csv"), format!("path,valence,arousal\n{cell},5,5\nb.png,5,5\n")).unwrap();
+    fs::write(p.join("column.csv"), format!("{cell},valence,arousal\na.png,5,5\n")).unwrap();
+    fs::write(p.join("study.toml"), format!("title = \"a\"\n\"{cell}\" = 1\n")).unwrap();
+    let commands: [&[&str]; 7] = [
+        &["train", "set.csv", "--out", "run"],
+        &["train", "name.csv", "--out", "run"],
+        &["merge", "column.csv", "set.csv", "--out", "all.csv"],
+        &["study", "run", "study.toml", "--out", "run"],
+        &["predict", "no\u{1b}[2J\u{2028}error: .jpg"],
+        &["predict", "a.jpg", "--batch", "\u{202e}\u{9b}31m"],
+        &["predict", "--\u{1b}[31m\u{202e}"],
+    ];
+    for args in commands {
+        // A datagram for each write.
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        ours.set_read_timeout(Some(std::time::Duration::from_millis(20))).unwrap();
+        let mut child =
+            program().args(args).current_dir(p).stderr(OwnedFd::from(theirs)).stdout(Stdio::null()).spawn().unwrap();
+        let (mut written, mut buffer) = (vec![], vec![0; 1 << 20]);
+        loop {
+            match ours.recv(&mut buffer) {
+                Ok(n) => written.push(text(&buffer[..n]).to_string()),
+                Err(_) if child.try_wait().unwrap().is_some() => break,
+                Err(_) => {}
+            }
+        }
+        assert!(!child.wait().unwrap().success() && !written.is_empty(), "{args:?}");
+        for said in &written {
+            // Of words that are no command there is more to say.
+            let lines = said.lines().count();
+            assert!(said.ends_with('\n') && (lines == 1 || args[1].starts_with("--")), "{args:?}: {said:?}");
+            let steers = |c: char| c != '\n' && deep_affect::error::shown(c) != c;
+            assert!(said.len() < 20_000 && !said.contains(steers), "{args:?}: {} bytes, {said:.200?}", said.len());
+        }
+    }
+}

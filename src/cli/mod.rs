@@ -20,6 +20,7 @@ mod reading;
 mod signals;
 mod subject;
 
+pub use output::say;
 pub use progress::Bar;
 pub use signals::{exit_code, stopped, watch as watch_signals};
 

@@ -1,8 +1,10 @@
 //! Results on stdout, remarks on stderr. A reader that has seen enough (`| head`) is no error: the command ends quietly.
-//! A remark that cannot be written is dropped: the job goes on.
+//! A remark that cannot be written is dropped: the job goes on. What a terminal gets does not steer it, wherever the text came
+//! from; a file or a program gets results as they are.
 
-use crate::error::{Error, Result};
+use crate::error::{self, Error, Result, shown};
 use clap::Args;
+use std::borrow::Cow;
 use std::fmt::Arguments;
 use std::io::{ErrorKind, IsTerminal, Write, stderr, stdout};
 use std::path::{Path, PathBuf};
@@ -20,12 +22,22 @@ pub fn quiet() -> bool {
     QUIET.load(Ordering::Relaxed)
 }
 
-/// A line on stderr, unless `--quiet` was given. One that cannot be written, to a full disk perhaps, is dropped: no job ends
-/// for a remark.
+/// A line on stderr, unless `--quiet` was given. A break before it stays: a terminal shows `^C` where its user stopped a job.
 pub fn remark(text: Arguments) {
     if !quiet() {
-        let _ = writeln!(stderr().lock(), "{text}");
+        let text = text.to_string();
+        match text.strip_prefix('\n') {
+            Some(rest) => say(&["", rest]),
+            None => say(&[&text]),
+        }
     }
+}
+
+/// Lines on stderr, in one write: others write there, too. Where it cannot be written, on a full disk perhaps, they are dropped:
+/// no job ends for what it says, and the exit code still tells.
+pub fn say(lines: &[&str]) {
+    let text: String = lines.iter().map(|line| error::line(line) + "\n").collect();
+    let _ = stderr().lock().write_all(text.as_bytes());
 }
 
 /// What became of a write.
@@ -39,6 +51,7 @@ pub enum Reader {
 /// Writes to stdout and flushes, so that a reader sees each result when it is there.
 pub fn write(text: &str) -> Result<Reader> {
     let mut out = stdout().lock();
+    let text = if out.is_terminal() { steadied(text) } else { text.into() };
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(Reader::Listens),
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(Reader::Gone),
@@ -89,7 +102,16 @@ fn fit(text: &str, columns: usize) -> (String, usize) {
 
 /// Names of files are not ours: they must not break the line or steer the terminal.
 pub fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars().map(shown).collect()
+}
+
+/// Lines and columns for a terminal, and nothing that steers it.
+fn steadied(text: &str) -> Cow<'_, str> {
+    let kept = |c: char| matches!(c, '\n' | '\t') || shown(c) == c;
+    match text.chars().all(kept) {
+        true => text.into(),
+        false => text.chars().map(|c| if kept(c) { c } else { shown(c) }).collect(),
+    }
 }
 
 /// `set.csv` to `set.WHAT.csv`, for a list beside a result.
@@ -111,5 +133,11 @@ mod tests {
         assert_eq!(fit("abcde\nabcdef\n\n", 5), ("abcde\nabcd…\n\n".into(), 1));
         assert_eq!(fit("äöüäöü\n", 6), ("äöüäöü\n".into(), 0));
         assert_eq!(fit("", 80), (String::new(), 0));
+    }
+
+    #[test]
+    fn nothing_steers_a_terminal() {
+        assert_eq!(steadied("a\tb\nc\u{1b}[2J\u{202e}d\r\n"), "a\tb\nc [2J d \n");
+        assert!(matches!(steadied("as it is\n"), Cow::Borrowed(_)));
     }
 }

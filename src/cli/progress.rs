@@ -1,6 +1,7 @@
 //! Progress on stderr: a bar with an estimate on a terminal, a line now and then in a pipe.
 
 use super::output::quiet;
+use crate::error;
 use crate::progress::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
@@ -37,6 +38,7 @@ impl Bar {
 
 impl Progress for Bar {
     fn start(&self, what: &str, total: u64) {
+        let what = &error::line(what);
         let style = ProgressStyle::with_template("{prefix:>12} [{bar:30}] {pos}/{len} {elapsed}<{eta} {msg}")
             .expect("a valid template")
             .progress_chars("=> ");

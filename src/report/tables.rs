@@ -1,4 +1,8 @@
-/*! Tables for other programs: one row per picture, readable by `read.csv("predictions.csv")` in R or by pandas. */
+/*! Tables for other programs: one row per picture, readable by `read.csv("predictions.csv")` in R or by pandas.
+
+Cells are what they are called. A name that begins with `=`, `+`, `-` or `@` is written as it is, because a path must still lead
+to its picture and rows are joined by it; a spreadsheet takes such a cell for a formula, and asks before it runs one. There a
+file of names that are not yours is imported with that column as text. */
 
 use crate::data::Row;
 use crate::error::{Error, Result};
@@ -104,6 +108,12 @@ mod tests {
             \"a, \"\"b\"\".jpg\",oasis,,2,5.5,6,0.5,3.25,3,-0.25\n\
             c.png,oasis,,,,5,,1.1,1.3,0.2\n";
         assert_eq!(text, expected);
+        // Names that a spreadsheet takes for formulas are names, and negative numbers are numbers.
+        let mut out = Vec::new();
+        let names = ["=1+1.jpg", "-a.jpg", "+b.jpg", "@c.jpg"];
+        write_predictions(&mut out, &["valence"], names.map(|n| row(n, None, &[5.0], &[4.5]))).unwrap();
+        let found: Vec<_> = csv::Reader::from_reader(&out[..]).records().map(|r| r.unwrap()).collect();
+        assert!(found.iter().zip(names).all(|(r, name)| (&r[0], &r[6]) == (name, "-0.5")), "{found:?}");
         let heavy = Prediction { weight: 2.5, ..row("e.png", Some(1), &[5.0], &[6.0]) };
         let mut out = Vec::new();
         write_predictions(&mut out, &["valence"], [heavy, row("f.png", Some(1), &[5.0], &[6.0])]).unwrap();

@@ -10,7 +10,7 @@ use crate::preprocess::{Resize, View};
 use crate::report::folder::{THUMBNAIL, thumbnail};
 use crate::report::gradcam;
 use crate::report::study::page::{self, Extras, Figure};
-use crate::report::study::{Model, Predicted, Sheet, Study, tables};
+use crate::report::study::{Model, Predicted, Sheet, Study, sheet, tables};
 use crate::report::tables::{Prediction, write_predictions};
 use crate::train::cell::{Cell, TEST};
 use crate::train::family::Family;
@@ -56,8 +56,11 @@ pub fn write(grid: &Grid, compute: &Compute) -> Result<String> {
     let text = |name: &str, text: &str| atomic::write(grid.out.join(name), |w| w.write_all(text.as_bytes()));
     let markdown: Vec<String> = sheets.iter().map(Sheet::markdown).collect();
     let verdict = tables::verdict(&s);
-    let first = grid.kept.1.iter().chain(&verdict).map(|v| format!("{v}\n\n")).collect::<String>();
-    text("tables.md", &format!("# {}\n\n{first}{}", s.title, markdown.join("\n")))?;
+    let before = |of: &dyn Fn(&str) -> String| -> String {
+        grid.kept.1.iter().chain(&verdict).map(|v| format!("{}\n\n", of(v))).collect()
+    };
+    let (first, title) = (before(&str::to_string), sheet::plain(&s.title));
+    text("tables.md", &format!("# {title}\n\n{}{}", before(&sheet::plain), markdown.join("\n")))?;
     text("tables.tex", &sheets.iter().map(Sheet::latex).collect::<Vec<_>>().join("\n"))?;
     for sheet in &sheets {
         let csv = sheet.csv();

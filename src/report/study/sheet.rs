@@ -86,14 +86,14 @@ impl Sheet {
     }
 
     pub fn markdown(&self) -> String {
-        let safe = |t: &String| t.replace('\\', "\\\\").replace('|', "\\|").replace('\n', " ");
-        let line = |cells: &[String]| format!("| {} |\n", cells.iter().map(safe).collect::<Vec<_>>().join(" | "));
+        let line =
+            |cells: &[String]| format!("| {} |\n", cells.iter().map(|c| plain(c)).collect::<Vec<_>>().join(" | "));
         let columns = self.columns(", ");
         let rule: Vec<&str> = (0..columns.len()).map(|i| if i == 0 { "---" } else { "--:" }).collect();
-        let mut out = format!("**{}**\n\n{}|{}|\n", self.title, line(&columns), rule.join("|"));
+        let mut out = format!("**{}**\n\n{}|{}|\n", plain(&self.title), line(&columns), rule.join("|"));
         self.rows.iter().for_each(|r| out += &line(r));
         if !self.note.is_empty() {
-            let _ = write!(out, "\n{}\n", self.note);
+            let _ = write!(out, "\n{}\n", plain(&self.note));
         }
         out
     }
@@ -176,6 +176,29 @@ impl Sheet {
     }
 }
 
+/// Text for Markdown in which nothing is markup: no tag, no link, no code, no emphasis, no end of a cell (GitHub Flavored Markdown
+/// 0.29, section 6). Names of models and titles are whatever a study says.
+pub fn plain(text: &str) -> String {
+    let mut out = String::new();
+    let mut before = ' ';
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        let within = |other: char| other.is_alphanumeric();
+        match c {
+            '<' => out += "&lt;",
+            '>' => out += "&gt;",
+            '&' => out += "&amp;",
+            // Within a word it is itself.
+            '_' if within(before) && rest.peek().is_some_and(|c| within(*c)) => out.push('_'),
+            '\\' | '|' | '[' | ']' | '`' | '*' | '_' | '~' | '#' => out.extend(['\\', c]),
+            _ if c.is_control() => out.push(' '),
+            _ => out.push(c),
+        }
+        before = c;
+    }
+    out
+}
+
 /// Text for LaTeX.
 fn tex(text: &str) -> String {
     let mut out = String::new();
@@ -183,11 +206,13 @@ fn tex(text: &str) -> String {
         match c {
             '&' | '%' | '$' | '#' | '_' | '{' | '}' => out.extend(['\\', c]),
             '\\' => out += "\\textbackslash{}",
+            // After the end of a line these would belong to it.
+            '[' | '*' => out.extend(['{', c, '}']),
             '~' => out += "\\textasciitilde{}",
             '^' => out += "\\textasciicircum{}",
             '<' => out += "$<$",
             '>' => out += "$>$",
-            '\n' => out.push(' '),
+            _ if c.is_control() => out.push(' '),
             c => out.push(c),
         }
     }
@@ -215,8 +240,8 @@ mod tests {
         let s = sheet();
         assert_eq!(
             s.markdown(),
-            "**Errors of A & B**\n\n|  | A & B, M | A & B, SD | C\\|D, M | C\\|D, SD |\n|---|--:|--:|--:|--:|\n\
-             | Train | 1.72 | .17 | <1 | 50 % |\n\nn_1\n"
+            "**Errors of A &amp; B**\n\n|  | A &amp; B, M | A &amp; B, SD | C\\|D, M | C\\|D, SD |\n|---|--:|--:|--:|--:|\n\
+             | Train | 1.72 | .17 | &lt;1 | 50 % |\n\nn_1\n"
         );
         assert_eq!(s.csv(), b",A & B M,A & B SD,C|D M,C|D SD\nTrain,1.72,.17,<1,50 %\n");
         let missing = Sheet { rows: vec![["Test", "-", "-1", "-", "a-b"].map(String::from).into()], ..sheet() };
@@ -234,7 +259,19 @@ mod tests {
             "Errors of A & B\n         A & B      C|D\n          M   SD   M    SD\n-----  ----  ---  --  ----\n\
              Train  1.72  .17  <1  50 %\nn_1\n"
         );
-        let html = s.html();
+        let name = "[me](javascript:x) <b> `c` *d* _e_ f_g a|b \\ #1\nend";
+        let s = Sheet {
+            header: vec![Sheet::plain([name, "x"])],
+            rows: vec![vec![name.into(), "-1".into()]],
+            note: name.into(),
+            ..Sheet::new("k", name)
+        };
+        let safe = "\\[me\\](javascript:x) &lt;b&gt; \\`c\\` \\*d\\* \\_e\\_ f_g a\\|b \\\\ \\#1 end";
+        assert_eq!(s.markdown(), format!("**{safe}**\n\n| {safe} | x |\n|---|--:|\n| {safe} | -1 |\n\n{safe}\n"));
+        let safe = "{[}me](javascript:x) $<$b$>$ `c` {*}d{*} \\_e\\_ f\\_g a|b \\textbackslash{} \\#1 end";
+        assert!(s.latex().contains(&format!("\\midrule\n{safe} & -1 \\\\\n")), "{}", s.latex());
+        assert!(s.html().contains("[me](javascript:x) &lt;b&gt; `c`") && !s.html().contains("<b>"));
+        let html = sheet().html();
         assert!(html.contains("<th colspan=\"2\" class=\"span\">A &amp; B</th>") && html.contains("<td>&lt;1</td>"));
     }
 }
