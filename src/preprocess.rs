@@ -18,6 +18,9 @@ pub enum Resize {
     CropBilinear,
     /// Antialiased bilinear to a square of 8/7, then the centre (Caffe's Places: 256x256, crop 224).
     SquashCropBilinear,
+    /// Bilinear between the four nearest pixels straight to the square, however much smaller that is, aspect not kept
+    /// (OpenCV's `resize`, `INTER_LINEAR`).
+    SquashOpencv,
 }
 
 /// The square that a tower sees of a photograph: what pixels become before the engine has them.
@@ -121,7 +124,7 @@ pub struct Preprocess {
 }
 
 /// Name, rule, source.
-pub const PRESETS: [(&str, Preprocess, &str); 7] = [
+pub const PRESETS: [(&str, Preprocess, &str); 8] = [
     (
         "keras",
         Preprocess {
@@ -205,6 +208,18 @@ pub const PRESETS: [(&str, Preprocess, &str); 7] = [
             std: [1.0; 3],
         },
         "networks of the FER2013 faces: torchvision's `ToTensor` of grey pictures, the channel three times",
+    ),
+    (
+        "noguera",
+        Preprocess {
+            resize: Resize::SquashOpencv,
+            grey: false,
+            order: Order::Bgr,
+            scale: 1.0,
+            mean: [0.0; 3],
+            std: [1.0; 3],
+        },
+        "Noguera 2018, appendix: `cv2.imread` and `cv2.resize`, nothing else",
     ),
 ];
 

@@ -35,19 +35,17 @@ struct Spec {
 fn config(architecture: Architecture, tower_output: TowerOutput) -> Config {
     let tower = |name: &str, base, width, classes| Tower {
         name: name.into(),
-        base,
         width,
         dense: vec![8],
         classes,
         keep: 1.0,
-        l2: 0.0,
         preprocess: Preprocess::preset("unit").unwrap(),
         image: None,
-        crop: None,
+        ..Tower::of(base)
     };
     Config {
         architecture,
-        towers: vec![tower("object", Base::Vgg16, 32, 7), tower("face", Base::Vgg19, 64, 5)],
+        towers: vec![tower("object", Base::VGG16, 32, 7), tower("face", Base::VGG19, 64, 5)],
         tower_output,
         heads: 1,
         standardize: false,

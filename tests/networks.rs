@@ -19,7 +19,7 @@ use std::path::Path;
 fn built(network: &Network, mode: Mode, n: usize, image: usize, size: Size) -> (Graph, Value, Value) {
     let mut g = Graph::default();
     let x = g.input("image", Type::f32(&[n, image, image, 3]));
-    let y = (network.build)(&mut Net::new(&mut g, mode), x, size);
+    let y = network.build(&mut Net::new(&mut g, mode), x, size);
     (g, x, y)
 }
 
@@ -68,7 +68,7 @@ fn tiny(network: &Network, device: Box<dyn Device>) -> Tiny {
     let (target, rows) = (g.input("target", Type::f32(&[N, 3])), g.input("rows", Type::f32(&[N])));
     let (hyper, state) = (g.input("hyper", optim::hyper_type()), g.input("state", dropout::state_type()));
     let mut net = Net::new(&mut g, Mode::Train { state, rows });
-    let y = (network.build)(&mut net, x, Size { width: 16, outputs: 3 });
+    let y = network.build(&mut net, x, Size { width: 16, outputs: 3 });
     let updates = net.take_updates();
     let loss = g.push1(loss::Mse { reduction: loss::Reduction::Mean }, &[y, target, rows]);
     let params: Vec<Value> = g.of_kind(Kind::Param).collect();

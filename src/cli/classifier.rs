@@ -27,7 +27,7 @@ use std::time::Duration;
 #[derive(Args, Clone, Debug)]
 pub struct TowerFlags {
     /// Convolutions of the tower; by default those of --weights, else the published ones.
-    #[arg(long, value_enum, value_name = "NAME")]
+    #[arg(long, value_name = "NAME")]
     base: Option<Base>,
     /// Divides the channels of every convolution, and the hidden dense layers that --dense does not name. By default that
     /// of --weights, else 1.

@@ -5,7 +5,7 @@ use super::preset::{BUNDLED, Preset};
 use super::ranges::{MANY, number, whole};
 use crate::data::Alpha;
 use crate::error::{Error, Result};
-use crate::models::{Architecture, Config, OutAct, Tower, TowerOutput};
+use crate::models::{Architecture, Base, Config, OutAct, Tower, TowerOutput};
 use crate::preprocess::{Crop, Preprocess};
 use crate::train::checkpoint;
 use crate::train::fit::{Settings, SgdForm, Updates};
@@ -43,21 +43,33 @@ pub struct ModelFlags {
     /// One network for all targets, or one complete network for each.
     #[arg(long, value_enum, default_value_t = Architecture::Shared)]
     pub architecture: Architecture,
-    /// Towers to use.
+    /// Towers to use: object, scene and face of the paper, or networks by name (`deep-affect plan --help` lists them).
     #[arg(long, value_delimiter = ',', default_value = "object,scene,face", value_name = "NAMES")]
     pub features: Vec<String>,
+    /// This network alone, with a last layer for the ratings in place of its own: `--features NAME --tower-output penultimate
+    /// --head none --standardize no`, on the square that it was published with.
+    #[arg(long, value_name = "NAME", conflicts_with = "features")]
+    pub network: Option<Base>,
     /// Expression classes of the face tower: 5, or 9 with surprise, disgust, contempt and neutral.
     #[arg(long, value_parser = whole::<usize>(0..=1000), default_value_t = 5, value_name = "N")]
     pub face_classes: usize,
-    /// What a tower hands to the head: softmax (class probabilities), pooled (its last convolution averaged over the image,
-    /// for towers without dense layers), block1 to block5 (the same of a block), or several, as in block4+block5.
-    #[arg(long, default_value_t = TowerOutput::Softmax, value_name = "OUTPUT")]
-    pub tower_output: TowerOutput,
+    /// What towers hand to the head: softmax (class probabilities, the default), penultimate (what the last dense layer
+    /// reads), pooled (the last convolution averaged over the image, for towers without dense layers), and of VGGs block1 to
+    /// block5 (the same of a block) or several, as in block4+block5. TOWER=OUTPUT is for one tower; repeatable.
+    #[arg(long, value_name = "OUTPUT")]
+    pub tower_output: Vec<OutputOf>,
+    /// Multiplies what a tower hands to the head: α and 1 - α join two networks by a convex combination; repeatable.
+    #[arg(long, value_name = "TOWER=FACTOR")]
+    pub scale: Vec<String>,
+    /// Whether features are standardised over the training pictures before the head. By default they are, but for class
+    /// probabilities, and for --network where it is trained.
+    #[arg(long, value_enum, default_value_t = Choice::Auto, value_name = "WHETHER")]
+    pub standardize: Choice,
     /// Hidden layers of the head. On frozen towers also `ridge`, a linear head in closed form, its penalty chosen by inner
     /// folds of the pictures that are trained on; or `auto`, chosen so among ridge, one hidden layer of 192 and the
-    /// paper's 3000,1000,500.
-    #[arg(long, value_delimiter = ',', default_value = "3000,1000,500", value_name = "WIDTHS")]
-    pub head: Vec<Layer>,
+    /// paper's 3000,1000,500, which is the default; `none` joins features and ratings by one layer.
+    #[arg(long, value_delimiter = ',', value_name = "WIDTHS")]
+    pub head: Option<Vec<Layer>>,
     /// Probability to KEEP a feature on its way to the head while training; 1 is no dropout.
     #[arg(long, value_parser = number::<f32>(0.0, 1.0), default_value_t = 1.0, value_name = "P")]
     pub keep_features: f32,
@@ -90,7 +102,8 @@ pub struct ModelFlags {
     /// Draw parameters that no file gives (Glorot uniform, seeded).
     #[arg(long)]
     pub init_missing: bool,
-    /// Towers that are not trained: names, or `all`. When all are frozen their features are computed once.
+    /// Towers that are not trained: names, or `all`, or parts of one: `resnet50.layer1` and all below it, `object.conv1*`
+    /// and all that begins so. When all towers are frozen their features are computed once.
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub freeze: Vec<String>,
     /// Preprocessing of towers whose weight file does not state one: keras, torch, caffe-places, unit,
@@ -105,6 +118,39 @@ pub enum Layer {
     Width(usize),
     Ridge,
     Auto,
+    None,
+}
+
+/// What a tower hands to the head, or what all do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputOf {
+    tower: Option<String>,
+    output: TowerOutput,
+}
+
+impl From<TowerOutput> for OutputOf {
+    fn from(output: TowerOutput) -> Self {
+        Self { tower: None, output }
+    }
+}
+
+impl FromStr for OutputOf {
+    type Err = String;
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let (tower, output) = match text.split_once('=') {
+            Some((tower, output)) => (Some(tower.to_string()), output),
+            None => (None, text),
+        };
+        Ok(Self { tower, output: output.parse()? })
+    }
+}
+
+/// A choice that can be left to the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Choice {
+    Auto,
+    Yes,
+    No,
 }
 
 impl FromStr for Layer {
@@ -113,9 +159,10 @@ impl FromStr for Layer {
         match text {
             "ridge" => Ok(Layer::Ridge),
             "auto" => Ok(Layer::Auto),
+            "none" => Ok(Layer::None),
             _ => {
                 let width = text.parse().ok().filter(|n| (1..=MANY as usize).contains(n));
-                width.map(Layer::Width).ok_or_else(|| "widths like 192 or 3000,1000,500, ridge or auto".into())
+                width.map(Layer::Width).ok_or_else(|| "widths like 192 or 3000,1000,500, ridge, auto or none".into())
             }
         }
     }
@@ -312,14 +359,18 @@ impl ModelFlags {
     /// What `--head` asks for, and the hidden layers of the model to begin with.
     pub fn head(&self) -> Result<(HeadChoice, Vec<usize>)> {
         let width = |l: &Layer| if let Layer::Width(n) = l { Some(*n) } else { None };
-        match (&self.head[..], self.head.iter().map(width).collect::<Option<Vec<usize>>>()) {
+        let head = match (&self.head, self.network) {
+            (Some(head), _) => head.clone(),
+            (None, Some(_)) => vec![Layer::None],
+            (None, None) => PAPER.map(Layer::Width).to_vec(),
+        };
+        match (&head[..], head.iter().map(width).collect::<Option<Vec<usize>>>()) {
             (_, Some(widths)) => Ok((HeadChoice::Trained, widths)),
+            ([Layer::None], _) => Ok((HeadChoice::Trained, vec![])),
             ([Layer::Ridge], _) => Ok((HeadChoice::Ridge, vec![])),
             ([Layer::Auto], _) => Ok((HeadChoice::Auto, PAPER.to_vec())),
-            _ => {
-                Err(Error::usage("--head ridge and --head auto stand alone")
-                    .fix("or name widths: --head 3000,1000,500"))
-            }
+            _ => Err(Error::usage("--head ridge, --head auto and --head none stand alone")
+                .fix("or name widths: --head 3000,1000,500")),
         }
     }
 
@@ -329,14 +380,15 @@ impl ModelFlags {
         if width == 0 || ![self.keep, self.keep_features].iter().all(|keep| *keep > 0.0 && *keep <= 1.0) {
             return Err(Error::usage("--width must be at least 1, --keep and --keep-features in (0, 1]"));
         }
-        let mut config = Config::published(self.architecture, &self.features, self.face_classes)?;
-        config.tower_output = self.tower_output;
-        config.standardize = self.tower_output != TowerOutput::Softmax;
+        let mut config = Config::published(self.architecture, &self.features(), self.face_classes)?;
+        config.tower_output = if self.network.is_some() { TowerOutput::Penultimate } else { TowerOutput::Softmax };
         config.keep_features = self.keep_features;
         config.head = self.head()?.1;
         config.keep = vec![self.keep; config.head.len()];
-        (config.out_act, config.image, config.targets) = (self.out_act, self.image.unwrap_or(224), targets.to_vec());
+        let side = self.image.or(config.towers[0].image).unwrap_or(224);
+        (config.out_act, config.image, config.targets) = (self.out_act, side, targets.to_vec());
         for t in &mut config.towers {
+            t.image = t.image.filter(|_| self.image.is_none());
             t.width = width;
             t.dense.iter_mut().for_each(|d| *d = (*d / width).max(1));
             if let Some(p) = &self.preprocess {
@@ -353,6 +405,11 @@ impl ModelFlags {
             let weights =
                 if file == BUNDLED && !Path::new(file).exists() { bundled()? } else { TowerWeights::open(file)? };
             if let Some(described) = Tower::described(&weights)? {
+                // The towers of the paper are what their files say; a network that was asked for by its name is that one.
+                if t.name == t.base.name() && t.base != described.base {
+                    return Err(Error::file(weights.file.path(), format!("is {}, not {}", described.base, t.base))
+                        .fix(format!("name the weights of {}, or add --features {}", t.base, described.base)));
+                }
                 *t = Tower { name: t.name.clone(), ..described };
             }
             t.image = weights.image()?.or(t.image);
@@ -377,19 +434,49 @@ impl ModelFlags {
             })?;
             named(&mut config.towers, tower, &format!("--crop {spec}"))?.crop = Some(Crop { margin });
         }
+        for spec in &self.tower_output {
+            match &spec.tower {
+                None => config.tower_output = spec.output,
+                Some(name) => {
+                    named(&mut config.towers, name, &format!("--tower-output {name}="))?.output = Some(spec.output);
+                }
+            }
+        }
+        for spec in &self.scale {
+            let pair = spec.split_once('=').and_then(|(tower, by)| Some((tower, by.parse::<f32>().ok()?)));
+            let (tower, by) = pair.filter(|(_, by)| by.is_finite()).ok_or_else(|| {
+                Error::usage(format!("--scale {spec}")).fix("write TOWER=FACTOR, for example resnet101=0.75")
+            })?;
+            named(&mut config.towers, tower, &format!("--scale {spec}"))?.scale = by;
+        }
         config.separate_views();
         config.check_sides()?;
-        Ok((config, initial, self.frozen()?))
+        config.check_outputs()?;
+        let frozen = self.frozen()?;
+        let trained = !config.towers.iter().all(|t| frozen.contains(&t.name));
+        let probabilities = config.towers.iter().all(|t| config.output(t) == TowerOutput::Softmax);
+        config.standardize = match self.standardize {
+            Choice::Auto => !(probabilities || self.network.is_some() && trained),
+            choice => choice == Choice::Yes,
+        };
+        Ok((config, initial, frozen))
     }
 
-    /// Names of the towers that are not trained.
+    /// Names of the towers.
+    pub fn features(&self) -> Vec<String> {
+        self.network.map_or_else(|| self.features.clone(), |network| vec![network.name().into()])
+    }
+
+    /// Names of the towers, and of parts of towers, that are not trained.
     fn frozen(&self) -> Result<Vec<String>> {
+        let towers = self.features();
         if self.freeze == ["all"] {
-            return Ok(self.features.clone());
+            return Ok(towers);
         }
-        match self.freeze.iter().find(|f| !self.features.contains(f)) {
+        let of = |scope: &str| towers.iter().any(|t| *t == scope.split('.').next().unwrap_or_default());
+        match self.freeze.iter().find(|f| !of(f)) {
             Some(f) => Err(Error::usage(format!("--freeze {f}: there is no such tower"))
-                .fix(format!("choose from {}, or all", self.features.join(", ")))),
+                .fix(format!("choose from {}, or all", towers.join(", ")))),
             None => Ok(self.freeze.clone()),
         }
     }

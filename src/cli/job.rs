@@ -383,7 +383,7 @@ impl Job {
         if self.extracted.is_none() {
             let members = self.config.members();
             let prefixes: Vec<&str> = members.iter().map(|m| m.prefix.as_str()).collect();
-            let pooled = self.config.tower_output != TowerOutput::Softmax;
+            let pooled = self.config.towers.iter().any(|t| self.config.output(t) != TowerOutput::Softmax);
             self.initial.check(&net.session, &prefixes, &self.config.towers, pooled)?;
         }
         let params = net.stored();

@@ -11,14 +11,14 @@ use clap::{ArgMatches, Args, Command, FromArgMatches};
 pub enum Preset {
     /// For small sets of pictures, without any weight file: blocks 4 and 5 of the bundled VGG16, frozen, and one hidden layer of
     /// 64 with the settings of the bundled model; `train` tests on a fifth of the pictures. The default, unless --features,
-    /// --weights, --init-missing, --width or --face-classes describes other towers.
+    /// --network, --weights, --init-missing, --width or --face-classes describes other towers.
     Bundled,
     /// The paper's: three towers, trained end to end from three weight files.
     DeepAffect,
 }
 
 /// Flags that describe towers: with one of them a command line means the defaults that its help shows.
-const TOWERS: [&str; 5] = ["features", "weights", "init_missing", "width", "face_classes"];
+const TOWERS: [&str; 6] = ["features", "network", "weights", "init_missing", "width", "face_classes"];
 
 /// What `--weights TOWER=` calls the convolutions inside the program.
 pub const BUNDLED: &str = "bundled-tower";
@@ -68,9 +68,9 @@ fn bundled(flags: &mut RunFlags, said: &dyn Fn(&str) -> bool) {
     }
     default! {
         model.features = vec!["object".into()];
-        model.tower_output = "block4+block5".parse().expect("blocks of a VGG16");
+        model.tower_output = vec!["block4+block5".parse().expect("blocks of a VGG16")];
         model.freeze = vec!["all".into()];
-        model.head = vec![Layer::Width(64)];
+        model.head = Some(vec![Layer::Width(64)]);
         model.keep_features = 0.5;
         model.keep = 0.5;
         train.optimizer = Updates::AdamW;
@@ -84,7 +84,7 @@ fn bundled(flags: &mut RunFlags, said: &dyn Fn(&str) -> bool) {
         train.test = 0.2;
     }
     if !said("weights") {
-        flags.model.weights = flags.model.features.iter().map(|tower| format!("{tower}={BUNDLED}")).collect();
+        flags.model.weights = flags.model.features().iter().map(|tower| format!("{tower}={BUNDLED}")).collect();
     }
 }
 
@@ -93,7 +93,8 @@ impl RunFlags {
     pub fn check_weights(&self) -> Result<()> {
         let model = &self.model;
         let given = |tower: &str| model.weights.iter().any(|w| w.split_once('=').is_some_and(|(t, _)| t == tower));
-        let missing: Vec<&str> = model.features.iter().map(String::as_str).filter(|t| !given(t)).collect();
+        let towers = model.features();
+        let missing: Vec<&str> = towers.iter().map(String::as_str).filter(|t| !given(t)).collect();
         if missing.is_empty() || model.init_missing {
             return Ok(());
         }
@@ -135,7 +136,7 @@ mod tests {
             (f.model.features, f.model.weights),
             (vec!["object".to_string()], vec![format!("object={BUNDLED}")])
         );
-        assert_eq!((f.model.freeze, f.model.head), (vec!["all".to_string()], vec![Layer::Width(64)]));
+        assert_eq!((f.model.freeze, f.model.head), (vec!["all".to_string()], Some(vec![Layer::Width(64)])));
         assert_eq!((f.train.epochs, f.train.val, f.train.optimizer), (60, 0.0, Updates::AdamW));
         assert!(flags("").check_weights().is_ok());
     }
@@ -144,8 +145,8 @@ mod tests {
     fn what_the_line_says_holds() {
         // The value that is the default otherwise, too.
         let f = flags("--epochs 200 --head ridge --test 0 --tower-output pooled");
-        assert_eq!((f.train.epochs, f.train.test, f.model.head), (200, 0.0, vec![Layer::Ridge]));
-        assert_eq!((f.model.tower_output.to_string().as_str(), f.train.batch), ("pooled", 16));
+        assert_eq!((f.train.epochs, f.train.test, f.model.head), (200, 0.0, Some(vec![Layer::Ridge])));
+        assert_eq!((f.model.tower_output, f.train.batch), (vec!["pooled".parse().unwrap()], 16));
         let f = flags("--preset bundled --features object,scene --weights scene=a --weights object=b");
         assert_eq!((f.model.weights, f.train.batch), (vec!["scene=a".to_string(), "object=b".into()], 16));
         for line in ["--features object", "--weights face=x", "--init-missing", "--width 8", "--face-classes 9"] {

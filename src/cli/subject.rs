@@ -1,6 +1,6 @@
 //! The model that `plan`, `profile`, `bench`, `compare` and `gradcheck` are about: the fused model, a network by name, or a file.
 
-use super::flags::{Layer, ModelFlags};
+use super::flags::{Layer, ModelFlags, PAPER};
 use crate::data::manifest::TARGETS;
 use crate::device::{Data, Device, Session};
 use crate::error::{Error, Result};
@@ -121,7 +121,7 @@ impl Subject {
         if scale == Scale::Tiny {
             flags.width.get_or_insert(4 * TINY);
             let small = |l: &Layer| if let Layer::Width(w) = l { Layer::Width((w / 200).max(4)) } else { *l };
-            flags.head = flags.head.iter().map(small).collect();
+            flags.head = Some(flags.head.unwrap_or(PAPER.map(Layer::Width).to_vec()).iter().map(small).collect());
         }
         let (mut config, mut initial, frozen) = flags.model(&TARGETS.map(String::from), seed)?;
         if scale == Scale::Tiny {

@@ -88,16 +88,16 @@ impl TowerSpec {
             blocks.iter().flat_map(block).eq(self.conv.iter().cloned())
         };
         let base = if is(&VGG16) {
-            Base::Vgg16
+            Base::VGG16
         } else if is(&VGG19) {
-            Base::Vgg19
+            Base::VGG19
         } else {
             return None;
         };
         let [_, dense @ .., classes] = &self.dense[..] else { return None };
         let (name, dense, classes) = (self.name.clone(), dense.to_vec(), *classes);
         let preprocess = Preprocess::preset("unit").ok()?;
-        Some(Tower { name, base, width, dense, classes, keep: 1.0, l2: 0.0, preprocess, image: None, crop: None })
+        Some(Tower { name, width, dense, classes, keep: 1.0, preprocess, image: None, ..Tower::of(base) })
     }
 
     /// (name in the file, name in the graph) of every layer.

@@ -64,7 +64,7 @@ impl Context<'_> {
         let size = models::Size { outputs: y.dims[1], ..network.size() };
         let mut g = Graph::default();
         let x = g.input(IMAGE, Type::f32(&[y.dims[0], spec.image, spec.image, 3]));
-        let out = (network.build)(&mut Net::new(&mut g, Mode::Eval), x, size);
+        let out = network.build(&mut Net::new(&mut g, Mode::Eval), x, size);
         g.check().map_err(|e| broken(&self.golden.path, self.case, e.to_string()))?;
         let mut s = Session::new(g, &[&[out]], Options::default(), self.open()?)?;
         let stored: Vec<Value> = s.graph.stored().collect();

@@ -1,6 +1,6 @@
 /*! A picture of any size to the square a network was trained on, u8 to u8. Antialiased bilinear is Pillow's to within one
 level, two in a rare pixel (two passes, each rounded to u8); nearest is Pillow's to the bit, because Keras resizes with it; crops are placed as
-torchvision places them. Grey is Pillow's `convert("L")` to the bit. */
+torchvision places them; OpenCV's bilinear is OpenCV's to the bit. Grey is Pillow's `convert("L")` to the bit. */
 
 use crate::error::{Error, Result};
 use crate::preprocess::{Resize, View};
@@ -35,6 +35,10 @@ fn resize(rgb: &[u8], w: u32, h: u32, rule: Resize, size: u32, out: &mut [u8]) -
             nearest(rgb, w as usize, h as usize, size as usize, out);
             return Ok(());
         }
+        Resize::SquashOpencv => {
+            opencv(rgb, w as usize, h as usize, size as usize, out);
+            return Ok(());
+        }
         Resize::SquashBilinear => [size as f64; 2],
         Resize::SquashCropBilinear => [large; 2],
         // torchvision: int(size * long / short).
@@ -59,6 +63,45 @@ fn resize(rgb: &[u8], w: u32, h: u32, rule: Resize, size: u32, out: &mut [u8]) -
         .use_alpha(false)
         .crop(left, top, width, height);
     Resizer::new().resize(&from, &mut to, &options).map_err(|e| say(&e))
+}
+
+/// OpenCV's `INTER_LINEAR` of bytes, to the bit: two taps a direction at half-pixel centres, weights in whole 2048ths,
+/// rows first without rounding, columns with the 20 bits that its vector code keeps (`imgproc/src/resize.cpp`).
+fn opencv(rgb: &[u8], w: usize, h: usize, size: usize, out: &mut [u8]) {
+    /// Where the two taps are and what each counts, in 2048ths.
+    struct Taps {
+        at: [usize; 2],
+        weight: [i32; 2],
+    }
+    // Beyond the first and the last column one tap counts alone; beyond the edge rows both are that row. That is the same
+    // but for rounding.
+    let taps = |side: usize, alone: bool| -> Vec<Taps> {
+        let last = side as i64 - 1;
+        let one = |i: usize| {
+            let at = ((i as f64 + 0.5) * (side as f64 / size as f64) - 0.5) as f32;
+            let (floor, part) = (at.floor() as i64, at - at.floor());
+            let part = if alone && !(0..last).contains(&floor) { 0.0 } else { part };
+            let (first, second) = (floor.clamp(0, last), (floor + 1).clamp(0, last));
+            let weight = [1.0 - part, part].map(|x| (x * 2048.0).round_ties_even() as i32);
+            Taps { at: [first as usize, second as usize], weight }
+        };
+        (0..size).map(one).collect()
+    };
+    let columns = taps(w, true);
+    let along = |y: usize| -> Vec<i32> {
+        let row = &rgb[y * w * 3..(y + 1) * w * 3];
+        let pixel = |t: &Taps| {
+            [0, 1, 2].map(|c| (0..2).map(|i| i32::from(row[t.at[i] * 3 + c]) * t.weight[i]).sum::<i32>())
+        };
+        columns.iter().flat_map(pixel).collect()
+    };
+    for (out, t) in out.chunks_exact_mut(size * 3).zip(taps(h, false)) {
+        let [first, second] = t.at.map(along);
+        for (out, (a, b)) in out.iter_mut().zip(first.into_iter().zip(second)) {
+            let part = |x: i32, weight: i32| (weight * (x >> 4)) >> 16;
+            *out = ((part(a, t.weight[0]) + part(b, t.weight[1]) + 2) >> 2) as u8;
+        }
+    }
 }
 
 /// Pillow's nearest: the source position is accumulated in f64 from half a step, and truncated.

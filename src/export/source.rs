@@ -252,24 +252,20 @@ fn tower(file: &Arc<WeightFile>) -> Result<(Task, Vec<String>)> {
     let side = flat.checked_div(last).unwrap_or(0).isqrt();
     let mut tower = match described {
         Some(t) => t,
-        None => Tower {
-            name: "tower".into(),
-            base: match weights.kind.network {
-                Some("vgg16") => Base::Vgg16,
-                Some("vgg19") => Base::Vgg19,
-                Some("vgg16-bn") => Base::Vgg16Bn,
-                Some("vgg19-bn") => Base::Vgg19Bn,
-                _ => return Err(refuse("is neither a VGG16 nor a VGG19", "towers are one of them")),
-            },
-            width: 512usize.checked_div(last).unwrap_or(0),
-            dense: dense[..dense.len() - 1].iter().map(|d| d[0]).collect(),
-            classes,
-            keep: 1.0,
-            l2: 0.0,
-            preprocess: weights.preprocess()?,
-            image: None,
-            crop: None,
-        },
+        None => {
+            let base = weights.kind.network.and_then(|n| n.parse::<Base>().ok());
+            let base = base.ok_or_else(|| refuse("does not say what network it is", "import the published file again"))?;
+            Tower {
+                name: "tower".into(),
+                width: 512usize.checked_div(last).unwrap_or(0),
+                dense: dense[..dense.len() - 1].iter().map(|d| d[0]).collect(),
+                classes,
+                keep: 1.0,
+                preprocess: weights.preprocess()?,
+                image: None,
+                ..Tower::of(base)
+            }
+        }
     };
     // What trains on this file believes the same statement.
     if let Ok(p) = weights.preprocess() {

@@ -5,7 +5,7 @@ convolutional neural networks": two groups, because it was cut over two GPUs, an
 The papers give the image as 224x224. The first one's 55x55 outputs need 227 (11x11 filters of stride 4, no padding);
 torchvision takes 224 and pads by 2. */
 
-use super::Size;
+use super::{Body, Size};
 use crate::graph::Value;
 use crate::nn::{Conv, Net};
 use crate::ops::lrn::Lrn;
@@ -58,7 +58,7 @@ const NORM: Lrn = Lrn { size: 5, alpha: 5e-4, beta: 0.75, k: 2.0 };
 /// Width of both hidden dense layers.
 const HIDDEN: usize = 4096;
 
-pub(super) fn build(net: &mut Net, mut x: Value, table: &Table, size: Size) -> Value {
+pub(super) fn body(net: &mut Net, mut x: Value, table: &Table, size: Size) -> Body {
     for &(name, [filters, kernel, stride, pad], groups, then) in &table.convs {
         let filters = size.channels(filters).next_multiple_of(groups);
         let window = Window::square(kernel, stride, pad);
@@ -70,12 +70,14 @@ pub(super) fn build(net: &mut Net, mut x: Value, table: &Table, size: Size) -> V
             x = net.maxpool(&format!("{name}.pool"), x, Window::square(3, 2, 0));
         }
     }
+    let map = x;
     for (i, (name, drop)) in table.dense.into_iter().enumerate() {
         if drop {
             x = net.dropout(&format!("{name}.drop"), x, 0.5);
         }
-        let outputs = if i < 2 { size.channels(HIDDEN) } else { size.outputs };
-        x = net.dense(name, x, outputs, i < 2);
+        if i < 2 {
+            x = net.dense(name, x, size.channels(HIDDEN), true);
+        }
     }
-    x
+    Body { map, last: x }
 }

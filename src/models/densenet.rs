@@ -1,7 +1,7 @@
 /*! Huang, Liu, van der Maaten & Weinberger 2017, "Densely connected convolutional networks", Table 1: DenseNet-BC with
 growth 32. Norm and ReLU come before a convolution, and every layer sees all earlier ones of its block. */
 
-use super::Size;
+use super::{Body, Size};
 use crate::graph::Value;
 use crate::nn::{Conv, Net};
 use crate::ops::norm::Convention;
@@ -14,8 +14,8 @@ const BOTTLENECK: usize = 4;
 /// Channels of the first convolution.
 const FIRST: usize = 64;
 
-pub(super) fn build(net: &mut Net, x: Value, layers: [usize; 4], size: Size) -> Value {
-    let x = net.scope("features", |net| {
+pub(super) fn body(net: &mut Net, x: Value, layers: [usize; 4], size: Size) -> Body {
+    let map = net.scope("features", |net| {
         let first =
             Conv { filters: size.channels(FIRST), window: Window::square(7, 2, 3), groups: 1, bias: false, relu: true };
         let x = net.conv_bn("conv0", "norm0", x, first, Convention::TORCH);
@@ -38,8 +38,7 @@ pub(super) fn build(net: &mut Net, x: Value, layers: [usize; 4], size: Size) -> 
         }
         net.batchnorm("norm5", x, Convention::TORCH, true)
     });
-    let x = net.global_avgpool("pool", x);
-    net.dense("classifier", x, size.outputs, false)
+    Body { map, last: net.global_avgpool("pool", map) }
 }
 
 fn norm_relu_conv(net: &mut Net, [norm, conv]: [&str; 2], x: Value, filters: usize, kernel: usize) -> Value {

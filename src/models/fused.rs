@@ -1,17 +1,12 @@
 /*! Parry & Vuong 2021, *Deep Affect*: up to three VGG towers on one photograph, their outputs concatenated, and a dense
 network that predicts the affect ratings. */
 
-use super::Size;
-use super::vgg::{Blocks, VGG16, VGG19, classifier, vgg};
+use super::{Body, Size, Tower, TowerOutput};
 use crate::error::{Error, Result};
 use crate::graph::Value;
 use crate::nn::Net;
-use crate::preprocess::{Crop, Preprocess, View};
-use crate::shape::DType;
-use crate::weights::TowerWeights;
+use crate::preprocess::View;
 use serde::{Deserialize, Serialize};
-use std::ops::RangeInclusive;
-use std::str::FromStr;
 
 /// One network for all targets, or one complete network for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -21,253 +16,12 @@ pub enum Architecture {
     Split,
 }
 
-/// What a tower hands to the head. In files and on the command line: `softmax`, `pooled`, `block4+block5`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum TowerOutput {
-    /// Class probabilities.
-    Softmax,
-    /// For towers without dense layers: the output of the last convolution of each of these blocks, averaged over the image,
-    /// side by side from the first block to the last. Early blocks tell textures, late ones things.
-    Pooled(Stages),
-}
-
-/// Some of a network's five blocks, at least one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stages([bool; 5]);
-
-impl Stages {
-    /// Indices of the blocks, from 0, in order.
-    pub fn indices(self) -> impl DoubleEndedIterator<Item = usize> {
-        (0..5).filter(move |i| self.0[*i])
-    }
-
-    /// Index of the last one.
-    fn last(self) -> usize {
-        self.indices().next_back().expect("at least one block")
-    }
-}
-
-impl TowerOutput {
-    /// The last convolution of the network alone.
-    pub const POOLED: Self = TowerOutput::Pooled(Stages([false, false, false, false, true]));
-}
-
-impl FromStr for TowerOutput {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        if text == "softmax" {
-            return Ok(TowerOutput::Softmax);
-        }
-        let mut stages = [false; 5];
-        for name in text.split('+') {
-            let number = if name == "pooled" { Some("5") } else { name.strip_prefix("block") };
-            let block = number.and_then(|n| n.parse::<usize>().ok()).filter(|n| (1..=5).contains(n));
-            match block {
-                Some(n) if !stages[n - 1] => stages[n - 1] = true,
-                Some(n) => return Err(format!("block {n} is named twice")),
-                None => {
-                    return Err(format!(
-                        "`{name}` is not softmax, pooled or block1 to block5, joined by + as in block4+block5"
-                    ));
-                }
-            }
-        }
-        Ok(TowerOutput::Pooled(Stages(stages)))
-    }
-}
-
-impl std::fmt::Display for TowerOutput {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        match self {
-            TowerOutput::Softmax => f.write_str("softmax"),
-            pooled if *pooled == TowerOutput::POOLED => f.write_str("pooled"),
-            TowerOutput::Pooled(stages) => {
-                let names: Vec<String> = stages.indices().map(|i| format!("block{}", i + 1)).collect();
-                f.write_str(&names.join("+"))
-            }
-        }
-    }
-}
-
-impl TryFrom<String> for TowerOutput {
-    type Error = String;
-
-    fn try_from(text: String) -> std::result::Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<TowerOutput> for String {
-    fn from(output: TowerOutput) -> Self {
-        output.to_string()
-    }
-}
-
 /// Activation of the output layer. The paper's text says ReLU everywhere; a rating is linear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum OutAct {
     Linear,
     Relu,
-}
-
-/// Convolutional base of a tower.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Base {
-    Vgg16,
-    Vgg19,
-    /// With batch norm behind every convolution.
-    #[serde(rename = "vgg16-bn")]
-    Vgg16Bn,
-    #[serde(rename = "vgg19-bn")]
-    Vgg19Bn,
-}
-
-/// Sides of the images that a tower takes, in pixels: its pools halve them five times, and a square of the largest has
-/// 48 MiB.
-const SIDES: RangeInclusive<usize> = 32..=4096;
-
-impl Base {
-    fn blocks(self) -> &'static Blocks {
-        match self {
-            Base::Vgg16 | Base::Vgg16Bn => &VGG16,
-            Base::Vgg19 | Base::Vgg19Bn => &VGG19,
-        }
-    }
-
-    /// Whether it has batch norm.
-    pub fn norm(self) -> bool {
-        matches!(self, Base::Vgg16Bn | Base::Vgg19Bn)
-    }
-}
-
-/// One feature extractor.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Tower {
-    /// `object`, `scene` or `face`: the scope of its parameters.
-    pub name: String,
-    pub base: Base,
-    /// Divides the published channel counts; 1 is the published network.
-    pub width: usize,
-    /// Hidden dense layers.
-    pub dense: Vec<usize>,
-    pub classes: usize,
-    /// Keep probability after each hidden dense layer; 1 is no dropout.
-    pub keep: f32,
-    /// L2 penalty on the convolutions.
-    pub l2: f32,
-    pub preprocess: Preprocess,
-    /// Side in pixels of the square that is made for this tower, by its own rule. None: it looks at what the model's
-    /// towers share, [`Config::image`] pixels by the rule of the first.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image: Option<usize>,
-    /// Of photographs with a box around a face it sees only that, enlarged (the paper's Figure 8, future work there).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub crop: Option<Crop>,
-}
-
-/// Metadata key of a tower file: JSON of [`Tower`].
-pub const TOWER: &str = "tower";
-
-impl Tower {
-    /// The tower that a file of `pretrain` describes in its header, if it does.
-    pub fn described(weights: &TowerWeights) -> Result<Option<Self>> {
-        let Some(text) = weights.file.metadata().get(TOWER) else { return Ok(None) };
-        serde_json::from_str(text).map(Some).map_err(|e| {
-            Error::file(weights.file.path(), format!("its description of the tower cannot be read: {e}")).at("header")
-        })
-    }
-
-    /// The published tower of that name: object (VGG16, 1000 ImageNet classes), scene (VGG16-Places365, whose Keras
-    /// model trains with L2 0.0002 on the convolutions and dropout), face (VGG19 with 2048-1024-512).
-    pub fn published(name: &str, face_classes: usize) -> Result<Self> {
-        let tower = |base, dense: &[usize], classes, keep, l2, preset| Self {
-            name: name.into(),
-            base,
-            width: 1,
-            dense: dense.to_vec(),
-            classes,
-            keep,
-            l2,
-            preprocess: Preprocess::preset(preset).expect("a preset of ours"),
-            image: None,
-            crop: None,
-        };
-        match name {
-            "object" => Ok(tower(Base::Vgg16, &[4096, 4096], 1000, 1.0, 0.0, "keras")),
-            "scene" => Ok(tower(Base::Vgg16, &[4096, 4096], 365, 0.5, 2e-4, "caffe-places")),
-            "face" => Ok(tower(Base::Vgg19, &[2048, 1024, 512], face_classes, 1.0, 0.0, "keras")),
-            _ => Err(Error::usage(format!("unknown feature `{name}`")).fix("choose from object, scene, face")),
-        }
-    }
-
-    /// What it sees of a photograph by its own rule.
-    pub fn view(&self, side: usize) -> View {
-        View { crop: self.crop, ..self.preprocess.view(side) }
-    }
-
-    /// u8 images [N,S,S,3] -> features [N, classes], or [N, channels of the blocks] when pooled.
-    pub fn build(&self, net: &mut Net, image: Value, output: TowerOutput) -> Value {
-        match output {
-            TowerOutput::Softmax => {
-                let x = self.logits(net, image);
-                net.scope(&self.name, |net| net.softmax("softmax", x))
-            }
-            TowerOutput::Pooled(stages) => net.scope(&self.name, |net| {
-                let blocks = self.convolutions(net, image, stages.last()).0;
-                let pooled: Vec<Value> = stages.indices().map(|i| net.global_avgpool("pooled", blocks[i])).collect();
-                net.concat("pooled", &pooled)
-            }),
-        }
-    }
-
-    /// u8 images [N,S,S,3], or floats that are already normalised, -> class scores [N, classes] before the softmax.
-    pub fn logits(&self, net: &mut Net, image: Value) -> Value {
-        net.scope(&self.name, |net| {
-            let x = self.convolutions(net, image, 4).1;
-            classifier(net, x, &self.dense, self.keep, self.classes)
-        })
-    }
-
-    /// Up to the block of index `last`: what nothing reads has no parameters to be trained.
-    fn convolutions(&self, net: &mut Net, image: Value, last: usize) -> (Vec<Value>, Value) {
-        let x = match net.g.ty(image).dtype {
-            DType::U8 => net.normalize(image, &self.preprocess),
-            _ => image,
-        };
-        let blocks = &self.base.blocks()[..=last];
-        let built = vgg(net, x, blocks, self.base.norm(), self.width);
-        if self.l2 > 0.0 {
-            for (b, &(_, convs)) in (1..).zip(blocks) {
-                (1..=convs).for_each(|c| net.l2(&format!("conv{b}_{c}"), self.l2));
-            }
-        }
-        built
-    }
-
-    /// Refuses sides that this tower cannot take: five pools must leave a pixel.
-    pub fn check_side(&self, side: usize) -> Result<()> {
-        if SIDES.contains(&side) {
-            return Ok(());
-        }
-        let [least, most] = [SIDES.start(), SIDES.end()];
-        Err(Error::usage(format!("the {} tower takes images of {least} to {most} pixels, not {side}", self.name))
-            .fix("change --image, or its side in --tower-image"))
-    }
-
-    /// Width of the features.
-    pub fn features(&self, output: TowerOutput) -> usize {
-        match output {
-            TowerOutput::Softmax => self.classes,
-            TowerOutput::Pooled(stages) => {
-                stages.indices().map(|i| (self.base.blocks()[i].0 / self.width).max(1)).sum()
-            }
-        }
-    }
 }
 
 /// The whole model, as stored in checkpoints.
@@ -387,9 +141,19 @@ impl Config {
         self.towers.iter().try_for_each(|t| t.check_side(self.view(t).side))
     }
 
+    /// What a tower of this model hands to the head.
+    pub fn output(&self, tower: &Tower) -> TowerOutput {
+        tower.output.unwrap_or(self.tower_output)
+    }
+
+    /// Refuses outputs that a tower does not have.
+    pub fn check_outputs(&self) -> Result<()> {
+        self.towers.iter().try_for_each(|t| t.check_output(self.output(t)))
+    }
+
     /// Width of the concatenated features of one member.
     pub fn features(&self) -> usize {
-        self.towers.iter().map(|t| t.features(self.tower_output)).sum()
+        self.towers.iter().map(|t| t.features(self.output(t))).sum()
     }
 
     /// The independently trained parts.
@@ -423,7 +187,7 @@ impl Config {
 
     /// u8 images [N,S,S,3] of a tower's view -> its features, for one member.
     pub fn tower(&self, net: &mut Net, m: &Member, tower: &Tower, image: Value) -> Value {
-        Self::within(net, m, |net| tower.build(net, image, self.tower_output))
+        Self::within(net, m, |net| tower.build(net, image, self.output(tower)))
     }
 
     /// Features [N,F] -> outputs [N, targets of the member], in rating units.
@@ -440,15 +204,21 @@ impl Config {
     fn one_head(&self, net: &mut Net, m: &Member, features: Value, i: usize) -> Value {
         Self::within(net, m, |net| {
             net.scope(&self.head_name(i), |net| {
-                let mut x = if self.standardize { net.standardize("features", features) } else { features };
-                x = net.dropout("drop0", x, self.keep_features);
-                for (i, (&k, &keep)) in (1..).zip(self.head.iter().zip(&self.keep)) {
-                    x = net.dense(&format!("fc{i}"), x, k, true);
-                    x = net.dropout(&format!("drop{i}"), x, keep);
-                }
+                let x = self.hidden(net, features);
                 net.dense("out", x, m.targets.len(), self.out_act == OutAct::Relu)
             })
         })
+    }
+
+    /// A head without its last layer.
+    fn hidden(&self, net: &mut Net, features: Value) -> Value {
+        let mut x = if self.standardize { net.standardize("features", features) } else { features };
+        x = net.dropout("drop0", x, self.keep_features);
+        for (i, (&k, &keep)) in (1..).zip(self.head.iter().zip(&self.keep)) {
+            x = net.dense(&format!("fc{i}"), x, k, true);
+            x = net.dropout(&format!("drop{i}"), x, keep);
+        }
+        x
     }
 
     /// Images, one for each of [`Config::views`], to outputs of one member.
@@ -460,7 +230,7 @@ impl Config {
 
 /// The published network with five face classes and one head, every layer but the output divided by the width. One
 /// image goes to all towers, so it must be normalised as all of them expect.
-pub(super) fn build(net: &mut Net, image: Value, size: Size) -> Value {
+pub(super) fn body(net: &mut Net, image: Value, size: Size) -> Body {
     let features = ["object", "scene", "face"].map(String::from);
     let mut c = Config::published(Architecture::Shared, &features, 5).expect("features of ours");
     for t in &mut c.towers {
@@ -469,7 +239,8 @@ pub(super) fn build(net: &mut Net, image: Value, size: Size) -> Value {
     }
     c.head.iter_mut().for_each(|k| *k = size.channels(*k));
     c.targets = (0..size.outputs).map(|i| format!("target{i}")).collect();
-    c.forward(net, &c.members()[0], &[image])
+    let features = c.extract(net, &c.members()[0], &[image]);
+    Body { map: features, last: net.scope(HEAD, |net| c.hidden(net, features)) }
 }
 
 #[cfg(test)]
@@ -477,7 +248,7 @@ mod tests {
     use super::*;
     use crate::graph::{Graph, Kind};
     use crate::nn::Mode;
-    use crate::shape::Type;
+    use crate::shape::{DType, Type};
 
     fn count(g: &Graph, prefix: &str) -> usize {
         g.of_kind(Kind::Param).filter(|v| g.name(*v).starts_with(prefix)).map(|v| g.ty(v).numel()).sum()

@@ -3,7 +3,7 @@ without the auxiliary head, which evaluation does not use. Names are torchvision
 places: its batch norms have no scale (gamma), and its average pools divide by the pixels under the window, where
 torchvision counts the padding. */
 
-use super::Size;
+use super::{Body, Size};
 use crate::graph::Value;
 use crate::nn::{Conv, Net};
 use crate::ops::norm::Convention;
@@ -124,7 +124,7 @@ struct Builder {
     size: Size,
 }
 
-pub(super) fn build(net: &mut Net, x: Value, version: Version, size: Size) -> Value {
+pub(super) fn body(net: &mut Net, x: Value, version: Version, size: Size) -> Body {
     let b = Builder { version, size };
     let max = |net: &mut Net, name: &str, x| net.maxpool(name, x, Window::square(3, 2, 0));
     let x = b.conv(net, "Conv2d_1a_3x3", x, 32, Window::square(3, 2, 0));
@@ -141,9 +141,8 @@ pub(super) fn build(net: &mut Net, x: Value, version: Version, size: Size) -> Va
             net.concat("concat", &branches)
         });
     }
-    let x = net.global_avgpool("avgpool", x);
-    let x = net.dropout("dropout", x, 0.5);
-    net.dense("fc", x, size.outputs, false)
+    let pooled = net.global_avgpool("avgpool", x);
+    Body { map: x, last: net.dropout("dropout", pooled, 0.5) }
 }
 
 impl Builder {

@@ -12,11 +12,13 @@ mod expressions;
 mod fused;
 mod inception;
 mod resnet;
+mod tower;
 mod vgg;
 mod xception;
 
 pub use expressions::{FIVE, NINE, expression, expressions};
-pub use fused::{Architecture, Base, Config, HEAD, Member, OutAct, STATISTICS, Stages, TOWER, Tower, TowerOutput};
+pub use fused::{Architecture, Config, HEAD, Member, OutAct, STATISTICS};
+pub use tower::{Base, Stages, TOWER, Tower, TowerOutput};
 pub use vgg::{Blocks, VGG11, VGG13, VGG16, VGG19, classifier, vgg};
 
 use crate::error::{Error, Result};
@@ -38,8 +40,22 @@ pub struct Network {
     /// Running means and variances of its batch norms, not among `parameters`: Keras adds the two, torchvision counts
     /// only `parameters`.
     pub statistics: usize,
-    /// Images [N,S,S,3] that are already normalised -> [N,outputs], class scores before the softmax.
-    pub build: fn(&mut Net, Value, Size) -> Value,
+    /// What was done to the pictures that its published weights were trained on: a name of
+    /// [`crate::preprocess::PRESETS`].
+    pub preprocess: &'static str,
+    /// Images [N,S,S,3] that are already normalised -> everything but the last dense layer.
+    pub body: fn(&mut Net, Value, Size) -> Body,
+    /// Name of that layer, whose outputs are class scores before the softmax.
+    pub top: &'static str,
+}
+
+/// A network without its last dense layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Body {
+    /// The last feature map [N,H,W,C], before it is averaged or flattened; of `deep-affect` the features of its towers.
+    pub map: Value,
+    /// What the last dense layer reads, [N,features]; its dropout has been applied.
+    pub last: Value,
 }
 
 /// How large a network is built.
@@ -58,6 +74,12 @@ impl Size {
 }
 
 impl Network {
+    /// Images [N,S,S,3] that are already normalised -> [N,outputs], class scores before the softmax.
+    pub fn build(&self, net: &mut Net, x: Value, size: Size) -> Value {
+        let body = (self.body)(net, x, size);
+        net.dense(self.top, body.last, size.outputs, false)
+    }
+
     /// The published size.
     pub fn size(&self) -> Size {
         Size { width: 1, outputs: self.outputs }
@@ -83,7 +105,9 @@ pub const ALL: &[Network] = &[
         outputs: 1000,
         parameters: 60_965_224,
         statistics: 0,
-        build: |net, x, size| alexnet::build(net, x, &alexnet::TWO_GROUPS, size),
+        preprocess: "caffe",
+        body: |net, x, size| alexnet::body(net, x, &alexnet::TWO_GROUPS, size),
+        top: "fc8",
     },
     Network {
         name: "alexnet-torchvision",
@@ -93,7 +117,9 @@ pub const ALL: &[Network] = &[
         outputs: 1000,
         parameters: 61_100_840,
         statistics: 0,
-        build: |net, x, size| alexnet::build(net, x, &alexnet::ONE_COLUMN, size),
+        preprocess: "torch",
+        body: |net, x, size| alexnet::body(net, x, &alexnet::ONE_COLUMN, size),
+        top: "classifier.6",
     },
     Network {
         name: "vgg11",
@@ -103,7 +129,9 @@ pub const ALL: &[Network] = &[
         outputs: 1000,
         parameters: 132_863_336,
         statistics: 0,
-        build: |net, x, size| vgg::build(net, x, &VGG11, false, size),
+        preprocess: "keras",
+        body: |net, x, size| vgg::body(net, x, &VGG11, false, size),
+        top: "fc3",
     },
     Network {
         name: "vgg13",
@@ -113,7 +141,9 @@ pub const ALL: &[Network] = &[
         outputs: 1000,
         parameters: 133_047_848,
         statistics: 0,
-        build: |net, x, size| vgg::build(net, x, &VGG13, false, size),
+        preprocess: "keras",
+        body: |net, x, size| vgg::body(net, x, &VGG13, false, size),
+        top: "fc3",
     },
     Network {
         name: "vgg16",
@@ -123,7 +153,9 @@ pub const ALL: &[Network] = &[
         outputs: 1000,
         parameters: 138_357_544,
         statistics: 0,
-        build: |net, x, size| vgg::build(net, x, &VGG16, false, size),
+        preprocess: "keras",
+        body: |net, x, size| vgg::body(net, x, &VGG16, false, size),
+        top: "fc3",
     },
     Network {
         name: "vgg19",
@@ -133,7 +165,9 @@ pub const ALL: &[Network] = &[
         outputs: 1000,
         parameters: 143_667_240,
         statistics: 0,
-        build: |net, x, size| vgg::build(net, x, &VGG19, false, size),
+        preprocess: "keras",
+        body: |net, x, size| vgg::body(net, x, &VGG19, false, size),
+        top: "fc3",
     },
     Network {
         name: "vgg16-bn",
@@ -143,7 +177,9 @@ pub const ALL: &[Network] = &[
         outputs: 1000,
         parameters: 138_365_992,
         statistics: 8_448,
-        build: |net, x, size| vgg::build(net, x, &VGG16, true, size),
+        preprocess: "torch",
+        body: |net, x, size| vgg::body(net, x, &VGG16, true, size),
+        top: "fc3",
     },
     Network {
         name: "vgg19-bn",
@@ -153,7 +189,9 @@ pub const ALL: &[Network] = &[
         outputs: 1000,
         parameters: 143_678_248,
         statistics: 11_008,
-        build: |net, x, size| vgg::build(net, x, &VGG19, true, size),
+        preprocess: "torch",
+        body: |net, x, size| vgg::body(net, x, &VGG19, true, size),
+        top: "fc3",
     },
     Network {
         name: "resnet18",
@@ -163,7 +201,9 @@ pub const ALL: &[Network] = &[
         outputs: 1000,
         parameters: 11_689_512,
         statistics: 9_600,
-        build: |net, x, size| resnet::build(net, x, resnet::BASIC, [2, 2, 2, 2], size),
+        preprocess: "torch",
+        body: |net, x, size| resnet::body(net, x, resnet::BASIC, [2, 2, 2, 2], size),
+        top: "fc",
     },
     Network {
         name: "resnet50",
@@ -173,7 +213,9 @@ pub const ALL: &[Network] = &[
         outputs: 1000,
         parameters: 25_557_032,
         statistics: 53_120,
-        build: |net, x, size| resnet::build(net, x, resnet::BOTTLENECK, [3, 4, 6, 3], size),
+        preprocess: "torch",
+        body: |net, x, size| resnet::body(net, x, resnet::BOTTLENECK, [3, 4, 6, 3], size),
+        top: "fc",
     },
     Network {
         name: "resnet101",
@@ -183,7 +225,9 @@ pub const ALL: &[Network] = &[
         outputs: 1000,
         parameters: 44_549_160,
         statistics: 105_344,
-        build: |net, x, size| resnet::build(net, x, resnet::BOTTLENECK, [3, 4, 23, 3], size),
+        preprocess: "torch",
+        body: |net, x, size| resnet::body(net, x, resnet::BOTTLENECK, [3, 4, 23, 3], size),
+        top: "fc",
     },
     Network {
         name: "densenet121",
@@ -193,7 +237,9 @@ pub const ALL: &[Network] = &[
         outputs: 1000,
         parameters: 7_978_856,
         statistics: 83_648,
-        build: |net, x, size| densenet::build(net, x, [6, 12, 24, 16], size),
+        preprocess: "torch",
+        body: |net, x, size| densenet::body(net, x, [6, 12, 24, 16], size),
+        top: "classifier",
     },
     Network {
         name: "densenet201",
@@ -203,7 +249,9 @@ pub const ALL: &[Network] = &[
         outputs: 1000,
         parameters: 20_013_928,
         statistics: 229_056,
-        build: |net, x, size| densenet::build(net, x, [6, 12, 48, 32], size),
+        preprocess: "torch",
+        body: |net, x, size| densenet::body(net, x, [6, 12, 48, 32], size),
+        top: "classifier",
     },
     Network {
         name: "inception-v3",
@@ -213,7 +261,9 @@ pub const ALL: &[Network] = &[
         outputs: 1000,
         parameters: 23_834_568,
         statistics: 34_432,
-        build: |net, x, size| inception::build(net, x, inception::TORCHVISION, size),
+        preprocess: "unit",
+        body: |net, x, size| inception::body(net, x, inception::TORCHVISION, size),
+        top: "fc",
     },
     Network {
         name: "inception-v3-keras",
@@ -223,7 +273,9 @@ pub const ALL: &[Network] = &[
         outputs: 1000,
         parameters: 23_817_352,
         statistics: 34_432,
-        build: |net, x, size| inception::build(net, x, inception::KERAS, size),
+        preprocess: "unit",
+        body: |net, x, size| inception::body(net, x, inception::KERAS, size),
+        top: "fc",
     },
     Network {
         name: "xception",
@@ -233,7 +285,9 @@ pub const ALL: &[Network] = &[
         outputs: 1000,
         parameters: 22_855_952,
         statistics: 54_528,
-        build: xception::build,
+        preprocess: "unit",
+        body: xception::body,
+        top: "predictions",
     },
     Network {
         name: "emosepar",
@@ -243,7 +297,9 @@ pub const ALL: &[Network] = &[
         outputs: 2,
         parameters: 531_138,
         statistics: 3_648,
-        build: emosepar::build,
+        preprocess: "noguera",
+        body: emosepar::body,
+        top: "dense",
     },
     Network {
         name: "deep-affect",
@@ -253,7 +309,9 @@ pub const ALL: &[Network] = &[
         outputs: 2,
         parameters: 355_761_192,
         statistics: 0,
-        build: fused::build,
+        preprocess: "keras",
+        body: fused::body,
+        top: "head.out",
     },
 ];
 

@@ -2,7 +2,7 @@
 stride of a bottleneck is at its 3x3 convolution (the paper has it at the first 1x1), and a shortcut that changes shape
 is a 1x1 convolution (the paper's option B). */
 
-use super::Size;
+use super::{Body, Size};
 use crate::graph::Value;
 use crate::nn::{Conv, Net};
 use crate::ops::norm::Convention;
@@ -18,7 +18,7 @@ pub(super) const BASIC: Block = &[(3, 1, true), (3, 1, false)];
 /// 1x1, 3x3, 1x1 to four times the channels.
 pub(super) const BOTTLENECK: Block = &[(1, 1, false), (3, 1, true), (1, 4, false)];
 
-pub(super) fn build(net: &mut Net, x: Value, block: Block, repeats: [usize; 4], size: Size) -> Value {
+pub(super) fn body(net: &mut Net, x: Value, block: Block, repeats: [usize; 4], size: Size) -> Body {
     let x = conv(net, ["conv1", "bn1"], x, size.channels(64), Window::square(7, 2, 3), true);
     let mut x = net.maxpool("maxpool", x, Window::square(3, 2, 1));
     for (stage, (channels, repeats)) in (1..).zip(STAGES.into_iter().zip(repeats)) {
@@ -27,8 +27,7 @@ pub(super) fn build(net: &mut Net, x: Value, block: Block, repeats: [usize; 4], 
             x = net.scope(&format!("layer{stage}.{i}"), |net| residual(net, x, block, size.channels(channels), stride));
         }
     }
-    let x = net.global_avgpool("avgpool", x);
-    net.dense("fc", x, size.outputs, false)
+    Body { map: x, last: net.global_avgpool("avgpool", x) }
 }
 
 fn residual(net: &mut Net, x: Value, block: Block, channels: usize, stride: usize) -> Value {

@@ -1,6 +1,6 @@
 //! Simonyan & Zisserman 2014, "Very deep convolutional networks for large-scale image recognition", Table 1.
 
-use super::Size;
+use super::{Body, Size};
 use crate::graph::Value;
 use crate::nn::{Conv, Net};
 use crate::ops::norm::Convention;
@@ -18,7 +18,7 @@ pub const VGG16: Blocks = [(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)];
 /// Configuration E.
 pub const VGG19: Blocks = [(64, 2), (128, 2), (256, 4), (512, 4), (512, 4)];
 /// Hidden dense layers of all of them.
-const HIDDEN: [usize; 2] = [4096, 4096];
+pub(super) const HIDDEN: [usize; 2] = [4096, 4096];
 
 /// x [N,S,S,3] -> the output of every block before its pool, and of the last pool: [N,S/32,S/32,512] at full width.
 /// Channels are divided by `width` (1 is the published network). With `norm`, a batch norm `normB_I` stands between each
@@ -46,17 +46,23 @@ pub fn vgg(net: &mut Net, mut x: Value, blocks: &[(usize, usize)], norm: bool, w
     (stages, x)
 }
 
-/// Dense layers `fc1`, `fc2`, ...: a ReLU and dropout after each hidden one. x [N,...] -> class scores [N,outputs].
-pub fn classifier(net: &mut Net, mut x: Value, hidden: &[usize], keep: f32, outputs: usize) -> Value {
-    for (i, &k) in (1..).zip(hidden) {
+/// Hidden dense layers `fc1`, `fc2`, ...: a ReLU and dropout after each. x [N,...] -> [N, the last width].
+pub fn hidden(net: &mut Net, mut x: Value, widths: &[usize], keep: f32) -> Value {
+    for (i, &k) in (1..).zip(widths) {
         x = net.dense(&format!("fc{i}"), x, k, true);
         x = net.dropout(&format!("drop{i}"), x, keep);
     }
-    net.dense(&format!("fc{}", hidden.len() + 1), x, outputs, false)
+    x
 }
 
-/// The whole network, dropout 0.5 between the dense layers.
-pub(super) fn build(net: &mut Net, x: Value, blocks: &Blocks, norm: bool, size: Size) -> Value {
-    let x = vgg(net, x, blocks, norm, size.width).1;
-    classifier(net, x, &HIDDEN.map(|k| size.channels(k)), 0.5, size.outputs)
+/// [`hidden`], and the layer behind it: class scores [N,outputs].
+pub fn classifier(net: &mut Net, x: Value, widths: &[usize], keep: f32, outputs: usize) -> Value {
+    let x = hidden(net, x, widths, keep);
+    net.dense(&format!("fc{}", widths.len() + 1), x, outputs, false)
+}
+
+/// The network up to its last dense layer, dropout 0.5 behind each hidden one.
+pub(super) fn body(net: &mut Net, x: Value, blocks: &Blocks, norm: bool, size: Size) -> Body {
+    let map = vgg(net, x, blocks, norm, size.width).1;
+    Body { map, last: hidden(net, map, &HIDDEN.map(|k| size.channels(k)), 0.5) }
 }

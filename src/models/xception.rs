@@ -1,7 +1,7 @@
 /*! Chollet 2017, "Xception: deep learning with depthwise separable convolutions", Figure 5, as Keras builds it. Names
 are those of Keras's layers; its shortcut convolutions, which have none, are `blockN_residual`. */
 
-use super::Size;
+use super::{Body, Size};
 use crate::graph::Value;
 use crate::nn::{Conv, Net};
 use crate::ops::norm::Convention;
@@ -18,7 +18,7 @@ const BLOCKS: [&[usize]; 12] = [
 /// Separable convolutions of block 14, which has no shortcut.
 const LAST: [usize; 2] = [1536, 2048];
 
-pub(super) fn build(net: &mut Net, x: Value, size: Size) -> Value {
+pub(super) fn body(net: &mut Net, x: Value, size: Size) -> Body {
     let x = conv(net, "block1_conv1", x, size.channels(32), Window::square(3, 2, 0), true);
     let mut x = conv(net, "block1_conv2", x, size.channels(64), Window::square(3, 1, 0), true);
     for (block, widths) in (2..).zip(BLOCKS) {
@@ -38,8 +38,7 @@ pub(super) fn build(net: &mut Net, x: Value, size: Size) -> Value {
     for (i, k) in (1..).zip(LAST) {
         x = sepconv(net, &format!("block14_sepconv{i}"), x, size.channels(k), true);
     }
-    let x = net.global_avgpool("avg_pool", x);
-    net.dense("predictions", x, size.outputs, false)
+    Body { map: x, last: net.global_avgpool("avg_pool", x) }
 }
 
 fn sepconv(net: &mut Net, name: &str, x: Value, filters: usize, relu: bool) -> Value {

@@ -156,7 +156,7 @@ impl Extraction<'_> {
     /// Everything the features depend on: the tower, the content of its weights, the device, the program, the pixels.
     fn key(&self, device: &str) -> String {
         let (mut h, view) = (Fnv::default(), self.view());
-        let tower = serde_json::to_vec(&(self.tower, self.config.tower_output)).expect("plain data");
+        let tower = serde_json::to_vec(&(self.tower, self.config.output(self.tower))).expect("plain data");
         // The device without its number of threads: those change no bit.
         let device = device.split(',').next().unwrap_or(device);
         let source = self.initial.source(&self.graph(1).0, self.member, self.tower);

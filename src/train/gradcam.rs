@@ -48,9 +48,9 @@ impl Target {
     /// What is explained unless something is asked for: the likeliest class, as in the paper, or all ratings where towers
     /// have no classes.
     pub fn usual(config: &Config) -> Vec<Self> {
-        match config.tower_output {
-            TowerOutput::Softmax => vec![Target::Class(Class::Top)],
-            _ => config.targets.iter().cloned().map(Target::Rating).collect(),
+        match config.towers.iter().any(|t| config.output(t) == TowerOutput::Softmax) {
+            true => vec![Target::Class(Class::Top)],
+            false => config.targets.iter().cloned().map(Target::Rating).collect(),
         }
     }
 }

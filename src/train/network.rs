@@ -21,7 +21,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "task")]
 pub enum Task {
-    /// The fused model, towers and head, from pictures.
+    /// The fused model, towers and head, from pictures. `frozen` names towers and parts of towers that are not trained:
+    /// `face`, `resnet50.layer1`, `object.conv1*`.
     EndToEnd { config: Config, frozen: Vec<String> },
     /// Only the head, from features that frozen towers computed.
     Head { config: Config },
@@ -266,7 +267,7 @@ impl Task {
                     return Err(Error::usage(sides).fix("raise --image"));
                 }
                 let x = net.normalize(x[0], &Preprocess::preset(CLASSIFIER)?);
-                (table.build)(net, x, Size { width: *width, outputs: *classes })
+                table.build(net, x, Size { width: *width, outputs: *classes })
             }
         };
         Ok(net.wide(y))
@@ -327,7 +328,13 @@ impl Task {
     /// Scopes of a part that are not trained.
     fn frozen(&self, prefix: &str) -> Vec<String> {
         match self {
-            Task::EndToEnd { frozen, .. } => frozen.iter().map(|t| format!("{prefix}{t}.")).collect(),
+            Task::EndToEnd { frozen, .. } => {
+                let scope = |name: &String| match name.strip_suffix('*') {
+                    Some(beginning) => format!("{prefix}{beginning}"),
+                    None => format!("{prefix}{name}."),
+                };
+                frozen.iter().map(scope).collect()
+            }
             _ => vec![],
         }
     }

@@ -75,15 +75,15 @@ struct Known {
 }
 
 const KNOWN: [Known; 7] = [
-    known("vgg16", Base::Vgg16, "imagenet"),
-    known("vgg19", Base::Vgg19, "imagenet"),
-    known("vgg16-bn", Base::Vgg16Bn, "imagenet"),
-    known("vgg19-bn", Base::Vgg19Bn, "imagenet"),
+    known("vgg16", Base::VGG16, "imagenet"),
+    known("vgg19", Base::VGG19, "imagenet"),
+    known("vgg16-bn", Base::VGG16_BN, "imagenet"),
+    known("vgg19-bn", Base::VGG19_BN, "imagenet"),
     // Its Keras model trains with L2 0.0002 on the convolutions and dropout.
-    Known { keep: 0.5, l2: 2e-4, ..known("vgg16-places365", Base::Vgg16, "places365") },
-    Known { keep: 0.5, l2: 2e-4, ..known("vgg16-hybrid1365", Base::Vgg16, "hybrid1365") },
+    Known { keep: 0.5, l2: 2e-4, ..known("vgg16-places365", Base::VGG16, "places365") },
+    Known { keep: 0.5, l2: 2e-4, ..known("vgg16-hybrid1365", Base::VGG16, "hybrid1365") },
     // WuJie1010/Facial-Expression-Recognition.Pytorch: 48x48 grey faces, a crop of 44, no mean and no deviation.
-    Known { image: Some(44), preset: Some("fer2013"), fold: true, ..known("vgg19-fer2013", Base::Vgg19, "fer2013") },
+    Known { image: Some(44), preset: Some("fer2013"), fold: true, ..known("vgg19-fer2013", Base::VGG19, "fer2013") },
 ];
 
 const fn known(name: &'static str, base: Base, classes: &'static str) -> Known {
@@ -290,15 +290,13 @@ fn tower(foreign: &Foreign, known: &Known, preprocess: Preprocess) -> Tower {
     });
     Tower {
         name: known.name.into(),
-        base: known.base,
-        width: 1,
         dense,
         classes,
         keep: known.keep,
         l2: known.l2,
         preprocess,
         image: known.image,
-        crop: None,
+        ..Tower::of(known.base)
     }
 }
 
@@ -321,7 +319,7 @@ fn wanted_of_network(foreign: &Foreign, name: &str, image: Option<u16>) -> Resul
     };
     let outputs = foreign.kind().classes.unwrap_or(network.outputs);
     let side = image.map_or(network.image, usize::from);
-    Ok(wanted(side, |net, x| (network.build)(net, x, Size { width: 1, outputs })))
+    Ok(wanted(side, |net, x| network.build(net, x, Size { width: 1, outputs })))
 }
 
 fn wanted(side: usize, build: impl FnOnce(&mut Net, Value) -> Value) -> Vec<(String, Vec<usize>)> {

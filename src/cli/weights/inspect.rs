@@ -75,7 +75,7 @@ fn describe(card: &Card) -> String {
     let towers = |frozen: &[String], config: &crate::models::Config| {
         let one = |t: &crate::models::Tower| {
             let frozen = if frozen.contains(&t.name) { ", frozen" } else { "" };
-            let base = format!("{:?}", t.base).to_uppercase();
+            let base = t.base;
             let width = if t.width == 1 { String::new() } else { format!(" at 1/{} width", t.width) };
             let side = t.image.map_or(String::new(), |s| format!(" at {s} pixels"));
             let face = t.crop.map_or(String::new(), |c| format!(" of the face box and {} % around it", c.margin));
