@@ -64,6 +64,19 @@ impl Asked<'_> {
         let (kept, warning) = leakage(&groups, &fold);
         Ok(Dealt { fold, k, kept, warning })
     }
+
+    /// Two folds, the first with a part of the pictures: groups stay together unless that was not wanted.
+    ///
+    /// # Errors
+    /// A part that leaves nothing on one side.
+    pub fn set_apart(&self, manifest: &Manifest, part: f64) -> Result<Dealt> {
+        let groups = manifest.groups();
+        let grouped = !self.ungrouped && groups.iter().any(Option::is_some);
+        let taken = folds::split(&groups, part, self.seed, grouped)?;
+        let fold: Vec<u32> = taken.into_iter().map(|t| u32::from(!t)).collect();
+        let (kept, warning) = leakage(&groups, &fold);
+        Ok(Dealt { fold, k: 2, kept, warning })
+    }
 }
 
 fn count(fold: &[u32]) -> u32 {

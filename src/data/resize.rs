@@ -90,9 +90,8 @@ fn opencv(rgb: &[u8], w: usize, h: usize, size: usize, out: &mut [u8]) {
     let columns = taps(w, true);
     let along = |y: usize| -> Vec<i32> {
         let row = &rgb[y * w * 3..(y + 1) * w * 3];
-        let pixel = |t: &Taps| {
-            [0, 1, 2].map(|c| (0..2).map(|i| i32::from(row[t.at[i] * 3 + c]) * t.weight[i]).sum::<i32>())
-        };
+        let pixel =
+            |t: &Taps| [0, 1, 2].map(|c| (0..2).map(|i| i32::from(row[t.at[i] * 3 + c]) * t.weight[i]).sum::<i32>());
         columns.iter().flat_map(pixel).collect()
     };
     for (out, t) in out.chunks_exact_mut(size * 3).zip(taps(h, false)) {

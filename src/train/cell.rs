@@ -15,9 +15,11 @@ const FORMAT: &str = "deep-affect-cell-2";
 /// Name of a cell's file, the last one written: where it is, the cell is done.
 pub const FILE: &str = "cell.json";
 
-/// The set that was trained on, and the one that was held back. Other sets have the names of their data sets.
+/// The set that was trained on, the one that was held back and, where pictures are set apart once instead of in folds, the
+/// one that was monitored. Other sets have the names of their data sets.
 pub const TRAIN: &str = "train";
 pub const TEST: &str = "test";
+pub const MONITORED: &str = "monitored";
 
 /// What is kept of a cell, beside the predictions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,7 +44,7 @@ pub struct Cell {
     /// Where first weights came from.
     pub weights: Vec<Source>,
     pub history: Vec<Epoch>,
-    /// [`TRAIN`], [`TEST`], then the sets that no model is trained on.
+    /// [`TRAIN`], [`TEST`], [`MONITORED`] if there is one, then the sets that no model is trained on.
     pub sets: Vec<Set>,
 }
 

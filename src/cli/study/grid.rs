@@ -39,6 +39,7 @@ pub struct Grid {
     pub manifest: Manifest,
     /// By row of the manifest; None for sets that nothing is trained on, and for what was left out.
     pub folds: Vec<Option<u32>>,
+    /// Folds that have a cell: all of them, or the first where one part is set apart.
     pub k: u32,
     /// Whether groups stayed together in the folds, and a warning if they did not.
     pub kept: (String, Option<String>),
@@ -81,7 +82,10 @@ impl Grid {
             ignore_column: plan.ignore_fold_column,
             seed: plan.models[0].flags.train.seed,
         };
-        let deal = asked.deal(&plan.manifest, &dealt)?;
+        let deal = match plan.split {
+            Some(part) => asked.set_apart(&dealt, part)?,
+            None => asked.deal(&plan.manifest, &dealt)?,
+        };
         if kept.exists() && !anew {
             let remedy = "choose another --out, or compute everything again: `study run --anew`";
             let old = folds::read(&kept, &dealt).map_err(|e| e.fix(remedy))?;
@@ -102,7 +106,7 @@ impl Grid {
         }
         let mut all = vec![None; manifest.rows.len()];
         rows.iter().zip(deal.fold).for_each(|(&i, f)| all[i] = Some(f));
-        let (k, kept) = (deal.k, (deal.kept, deal.warning));
+        let (k, kept) = (if plan.split.is_some() { 1 } else { deal.k }, (deal.kept, deal.warning));
         Ok(Self { plan, out: out.into(), folds: all, k, kept, manifest, sums: RefCell::default() })
     }
 

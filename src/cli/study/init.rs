@@ -1,4 +1,4 @@
-//! `study init`: a study as a file to be edited, the paper's grid or a small one.
+//! `study init`: a study as a file to be edited, a paper's or a small one.
 
 use crate::atomic;
 use crate::cli::output;
@@ -11,10 +11,25 @@ pub struct Command {
     /// The file to write.
     #[arg(default_value = "study.toml")]
     file: PathBuf,
-    /// A small study instead of the paper's: heads on the bundled VGG16, for one manifest and without a weight file.
-    #[arg(long)]
+    /// A small study instead of a paper's: heads on the bundled VGG16, for one manifest and without a weight file.
+    #[arg(long, conflicts_with = "paper")]
     small: bool,
+    /// Whose study.
+    #[arg(long, value_enum, default_value_t = Paper::Parry, value_name = "PAPER")]
+    paper: Paper,
 }
+
+/// A paper whose study there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Paper {
+    /// Parry & Vuong 2021, Deep Affect: objects, scenes and faces, eight models over five folds.
+    Parry,
+    /// Noguera 2018, Emosepar beside VGG16, Inception v3 and Xception from random weights, one split.
+    Noguera,
+}
+
+/// The study of Noguera 2018.
+pub const NOGUERA: &str = include_str!("noguera.toml");
 
 /// The study of Parry & Vuong 2021.
 pub const EXAMPLE: &str = include_str!("example.toml");
@@ -27,7 +42,11 @@ impl Command {
         if self.file.exists() {
             return Err(Error::file(&self.file, "is there already").fix("remove it, or name another file").as_usage());
         }
-        let text = if self.small { SMALL } else { EXAMPLE };
+        let text = match (self.small, self.paper) {
+            (true, _) => SMALL,
+            (false, Paper::Parry) => EXAMPLE,
+            (false, Paper::Noguera) => NOGUERA,
+        };
         atomic::write(&self.file, |w| w.write_all(text.as_bytes()))?;
         output::print(&format!(
             "wrote {file}: edit its paths, then `deep-affect study run {file} --out DIR`\n",

@@ -20,6 +20,7 @@ struct File {
     #[serde(default)]
     test_sets: Vec<String>,
     folds: Option<u32>,
+    split: Option<f64>,
     fold_file: Option<PathBuf>,
     #[serde(default)]
     ungrouped: bool,
@@ -63,6 +64,8 @@ pub struct Plan {
     pub test_sets: Vec<String>,
     /// Number of folds; five, or those of the manifest's column, where it names none.
     pub folds: Option<u32>,
+    /// Instead of folds: the part of the pictures that every model is tested on, and trained without.
+    pub split: Option<f64>,
     pub fold_file: Option<PathBuf>,
     /// Rows are dealt one by one although the manifest has groups.
     pub ungrouped: bool,
@@ -112,6 +115,7 @@ impl Plan {
             manifest: beside(&file.manifest),
             test_sets: file.test_sets,
             folds: file.folds,
+            split: file.split,
             fold_file: file.fold_file.as_deref().map(beside),
             ungrouped: file.ungrouped,
             ignore_fold_column: file.ignore_fold_column,
@@ -136,6 +140,22 @@ impl Plan {
         let Some(first) = self.models.first() else {
             return refuse("[[model]]".into(), "names no model".into(), "`deep-affect study init` writes an example");
         };
+        if let Some(part) = self.split {
+            if !(part > 0.0 && part < 1.0) {
+                return refuse(
+                    "split".into(),
+                    format!("{part} is not a part between 0 and 1"),
+                    "write for example 0.1",
+                );
+            }
+            if self.folds.is_some() || self.fold_file.is_some() {
+                return refuse(
+                    "split".into(),
+                    "stands beside folds".into(),
+                    "leave out `split`, or `folds` and `fold-file`",
+                );
+            }
+        }
         for (i, m) in self.models.iter().enumerate() {
             let place = format!("model `{}`", clean(&m.name));
             // It becomes the name of a folder.
@@ -148,6 +168,13 @@ impl Plan {
             }
             if m.flags.data.targets != first.flags.data.targets {
                 return refuse(place, "predicts other targets than the first".into(), "set `targets` in [train]");
+            }
+            if m.flags.data.label.is_some() {
+                return refuse(
+                    place,
+                    "tells classes apart, and a study is of ratings".into(),
+                    "leave out `label`; `deep-affect cross-validate --label` tells classes apart over folds",
+                );
             }
             if m.flags.train.test > 0.0 {
                 return refuse(place, "sets a test part apart".into(), "leave out `test`: the folds do that");
@@ -184,7 +211,15 @@ impl Entry {
             }
         }
         // What is said of towers that a model does not have may stand in [train] for those that do.
-        if let Some(features) = settings.get("features").and_then(Value::as_array).cloned() {
+        // A model of one network has no other towers, whatever the others have.
+        if self.flags.contains_key("network") && !self.flags.contains_key("features") {
+            settings.remove("features");
+        }
+        if self.flags.contains_key("features") && !self.flags.contains_key("network") {
+            settings.remove("network");
+        }
+        let network = settings.get("network").map(|n| vec![n.clone()]);
+        if let Some(features) = network.or_else(|| settings.get("features").and_then(Value::as_array).cloned()) {
             let has = |tower: &str| features.iter().any(|f| f.as_str() == Some(tower));
             for key in ["weights", "tower-image"] {
                 let own = |tower: &str| self.flags.get(key)?.get(tower);
@@ -288,6 +323,31 @@ mod tests {
     }
 
     #[test]
+    fn nogueras_example_is_the_thesis() {
+        let plan = read(super::super::init::NOGUERA).unwrap();
+        assert_eq!((plan.models.len(), plan.split, plan.tables.len()), (5, Some(0.1), 3));
+        let find = |name: &str| &plan.models.iter().find(|m| m.name == name).unwrap().flags;
+        for (name, side, width, output) in [
+            ("emosepar", 150, 512, "penultimate"),
+            ("vgg16", 150, 512, "pooled"),
+            ("inception-v3", 150, 2048, "pooled"),
+            ("xception", 150, 2048, "penultimate"),
+        ] {
+            let f = find(name);
+            let (config, _, frozen) = f.model.model(&f.data.targets, 1).unwrap();
+            assert_eq!((config.image, config.features(), config.towers[0].preprocess.name()), (side, width, "noguera"));
+            assert_eq!(
+                (config.output(&config.towers[0]).to_string().as_str(), config.head.len()),
+                (output, 0),
+                "{name}"
+            );
+            assert!(frozen.is_empty() && !config.standardize && f.train.nesterov, "{name}");
+            assert_eq!((f.train.lr, f.train.batch, f.train.val), (1e-5, 64, 0.25));
+        }
+        assert!(find("emosepar-augmented").train.augment.is_some());
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let head = "manifest = 'm.csv'\n";
         for (text, problem) in [
@@ -299,6 +359,10 @@ mod tests {
             (format!("{head}[[model]]\nname = 'a'\nepoch = 3\n"), "model `a`: unexpected argument '--epoch' found"),
             (format!("{head}[[model]]\nname = 'a'\nepochs = 'x'\n"), "invalid value 'x' for '--epochs <N>'"),
             (format!("{head}[[model]]\nname = 'a'\ntest = 0.5\n"), "sets a test part apart"),
+            (format!("{head}split = 1.0\n[[model]]\nname = 'a'\n"), "split: 1 is not a part between 0 and 1"),
+            (format!("{head}split = 0.1\nfolds = 3\n[[model]]\nname = 'a'\n"), "split: stands beside folds"),
+            (format!("{head}[[model]]\nname = 'a'\nlabel = 'x'\n"), "a study is of ratings"),
+            (format!("{head}[[model]]\nname = 'a'\nnetwork = 'vgg99'\n"), "there is no network `vgg99`"),
             (format!("{head}[[model]]\nname = 'a'\n[[table]]\nmodels = ['b']\n"), "table 1: there is no model `b`"),
             (format!("{head}[[model]]\nname = 'a'\n[[table]]\ntitle = 'b'\n"), "table 1: is of no models"),
         ] {

@@ -185,11 +185,14 @@ impl Command {
         let n = l.job.config.targets.len();
         let names: Vec<&str> = l.job.config.targets.iter().map(String::as_str).collect();
         let (mut sets, mut lines) = (vec![], vec![]);
-        let kept = [(cell::TRAIN.to_string(), train.clone()), (cell::TEST.to_string(), test)];
+        // One split has three parts that a paper tells of; folds have two.
+        let monitored = if grid.plan.split.is_some() { val.clone() } else { vec![] };
+        let kept = [(cell::TRAIN, train.clone()), (cell::TEST, test), (cell::MONITORED, monitored)];
+        let kept = kept.map(|(name, rows)| (name.to_string(), rows));
         for (name, rows) in kept.into_iter().chain(l.further.iter().cloned()).filter(|s| !s.1.is_empty()) {
             let y = fit::predict(&mut net, &samples, &rows)?;
             sets.push(Set { metrics: l.job.measure(&rows, &y, &train)?, name: name.clone() });
-            if name != cell::TRAIN {
+            if name != cell::TRAIN && name != cell::MONITORED {
                 lines.extend(rows.into_iter().zip(y.chunks_exact(n).map(<[f32]>::to_vec)));
             }
         }

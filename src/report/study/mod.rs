@@ -36,6 +36,12 @@ pub enum By {
     Sets,
     /// The targets, on the test part; models beside each other (Table 5).
     Models,
+    /// The models; RMSE, correlation and sign agreement over all ratings, on the training, the monitored and the test part
+    /// beside each other (Noguera 2018, Tables 8.1 and 8.2).
+    Splits,
+    /// The same for each target (Table 8.3).
+    #[serde(rename = "split-targets")]
+    SplitTargets,
 }
 
 impl Layout {

@@ -2,9 +2,9 @@
 
 use super::{By, Layout, Model, Predicted, Sheet, Study};
 use crate::table::number;
-use crate::train::cell::{Cell, TEST, TRAIN};
+use crate::train::cell::{Cell, MONITORED, TEST, TRAIN};
 use crate::train::folds::{FoldMetrics, Spread};
-use crate::train::metrics::{beyond_scale, remark_beyond};
+use crate::train::metrics::{DimensionMetrics, Metrics, beyond_scale, remark_beyond};
 use crate::train::paired::{Paired, holm, share};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,6 +15,8 @@ pub fn all(s: &Study) -> Vec<Sheet> {
         (false, _) => tests(s, i, layout),
         (true, By::Sets) => by_sets(s, i, layout),
         (true, By::Models) => by_models(s, i, layout),
+        (true, By::Splits) => by_splits(s, i, layout, false),
+        (true, By::SplitTargets) => by_splits(s, i, layout, true),
     });
     sheets.extend(asked);
     sheets.push(bounds(s));
@@ -154,6 +156,51 @@ fn by_models(s: &Study, i: usize, layout: &Layout) -> Sheet {
     sheet
 }
 
+/// Tables 8.1 to 8.3 of Noguera 2018.
+fn by_splits(s: &Study, i: usize, layout: &Layout, each: bool) -> Sheet {
+    let models = models(s, layout);
+    let mut sheet = Sheet::new(&format!("table-{}", i + 1), &title(layout, "Error, correlation and sign agreement"));
+    sheet.header = vec![vec![(String::new(), 1)], vec![(String::new(), 1)]];
+    for part in ["Training", "Testing", "Validation"] {
+        sheet.header[0].push((part.into(), 4));
+        sheet.header[1].extend(Sheet::plain(["RMSE", "CC", "SAGR", "const."]));
+    }
+    // Over several folds, their mean; a value that a fold does not have makes none.
+    let cells = |m: &Model, of: &dyn Fn(&Metrics) -> [Option<f64>; 4]| -> Vec<String> {
+        let part = |set: &str| {
+            let all: Vec<[Option<f64>; 4]> = m.done().filter_map(|c| c.set(set)).map(of).collect();
+            let mean = |i: usize| number(Spread::of(&all.iter().map(|x| x[i]).collect::<Vec<_>>()).mean, 2);
+            (0..4).map(mean).collect::<Vec<_>>()
+        };
+        [TRAIN, MONITORED, TEST].into_iter().flat_map(part).collect()
+    };
+    let one = |d: &DimensionMetrics| [Some(d.rmse), d.pearson_r, Some(d.sagr_at_5), Some(d.majority_at_5)];
+    for m in models.iter().copied() {
+        if !each {
+            let mean = |x: &Metrics, of: fn(&DimensionMetrics) -> f64| {
+                Some(x.dimensions.iter().map(|d| of(&d.model)).sum::<f64>() / x.dimensions.len() as f64)
+            };
+            let all = |x: &Metrics| {
+                [Some(x.mse_mean.sqrt()), x.cc_flat, mean(x, |d| d.sagr_at_5), mean(x, |d| d.majority_at_5)]
+            };
+            sheet.rows.push(std::iter::once(m.title.clone()).chain(cells(m, &all)).collect());
+            continue;
+        }
+        for (t, target) in s.targets.iter().enumerate() {
+            let name = format!("{} {target}", m.title);
+            sheet.rows.push(std::iter::once(name).chain(cells(m, &|x| one(&x.dimensions[t].model))).collect());
+        }
+    }
+    let all = if each { "" } else { " Over all ratings taken together: CC flatters where their means differ." };
+    sheet.note = format!(
+        "In the words of the thesis: testing is the monitored part, validation the part that nothing was decided by. RMSE in \
+         points, CC Pearson's correlation, SAGR agreement about the side of 5, const. what always answering the more \
+         frequent side agrees with.{all}{}",
+        missing(models.iter().copied())
+    );
+    sheet
+}
+
 /// One comparison of two models on one target.
 pub struct Test<'a> {
     pub models: [&'a Model; 2],
@@ -192,6 +239,10 @@ pub fn compared<'a>(s: &'a Study, layout: &Layout) -> Vec<Test<'a>> {
 /// Pictures tested over pictures trained on, monitored ones included, averaged over folds.
 pub fn ratio(s: &Study) -> f64 {
     let size = |f: u32| s.folds.iter().filter(|x| **x == Some(f)).count();
+    if s.k() == 1 {
+        let tested = size(0);
+        return tested as f64 / (s.folds.iter().flatten().count() - tested) as f64;
+    }
     let sizes: Vec<usize> = (0..s.k() as u32).map(size).collect();
     // Equal folds where nobody knows which: a test part is 1 / (k - 1) of what is trained on.
     share(&sizes).unwrap_or(1.0 / (s.k() as f64 - 1.0))
