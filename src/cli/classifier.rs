@@ -39,9 +39,9 @@ pub struct TowerFlags {
     /// Probability to keep a hidden dense unit while training.
     #[arg(long, value_parser = number::<f32>(0.0, 1.0), value_name = "P")]
     keep: Option<f32>,
-    /// Side of the square image in pixels.
-    #[arg(long, value_parser = whole::<usize>(0..=65_535), default_value_t = 224, value_name = "PIXELS")]
-    image: usize,
+    /// Side of the square image in pixels; that of the network's paper by default, 224 for VGGs.
+    #[arg(long, value_parser = whole::<usize>(0..=65_535), value_name = "PIXELS")]
+    image: Option<usize>,
     /// Preprocessing: keras, torch, caffe-places, unit, fer2013. By default what --weights states, else unit.
     #[arg(long, value_name = "NAME")]
     preprocess: Option<String>,
@@ -83,8 +83,14 @@ impl TowerFlags {
         if !(tower.keep > 0.0 && tower.keep <= 1.0) {
             return Err(Error::usage(format!("--keep {} is not a number above 0 and up to 1", tower.keep)));
         }
-        tower.check_side(self.image)?;
+        tower.image = None;
+        tower.check_side(self.side(&tower))?;
         Ok(tower)
+    }
+
+    /// Side of the images that a tower is trained on.
+    fn side(&self, tower: &Tower) -> usize {
+        self.image.unwrap_or(tower.base.network().image)
     }
 }
 
@@ -129,15 +135,15 @@ impl Classifier {
         let Origin { manifest, y, classes, tower, mut initial, settings, out, cache, every } = from;
         initial.rule = flags.init;
         let decode = DecodeOptions { ignore_exif: flags.ignore_exif, alpha: flags.alpha, ..DecodeOptions::default() };
-        let options = LoadOptions { views: vec![tower.view(flags.image)], decode, cache_dir: cache };
+        let options = LoadOptions { views: vec![tower.view(flags.side(&tower))], decode, cache_dir: cache };
         let (manifest, pictures) = load_pictures(manifest, &options, flags.skip_bad, out, &Bar::new())?;
         let y = pictures.rows().iter().map(|&r| y[r]).collect();
         let device = compute.open()?;
         let device_name = device.name();
         remark!("device: {device_name}");
         Ok(Self {
+            image: flags.side(&tower),
             tower,
-            image: flags.image,
             classes,
             settings,
             initial,

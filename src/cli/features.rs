@@ -53,17 +53,20 @@ impl Command {
             return Err(Error::file(&self.tower, "does not say what tower it is")
                 .fix("make it with `deep-affect weights import` or `deep-affect pretrain`"));
         };
-        if self.output == TowerOutput::Softmax && weights.kind.classes.is_none() {
+        let top = format!("{}.weight", tower.base.network().top);
+        let classes = weights.kind.classes.is_some() || weights.file.info(&top).is_some();
+        if self.output == TowerOutput::Softmax && !classes {
             return Err(Error::file(&self.tower, "has no dense layers, and so no classes")
                 .fix("add --output pooled, or import a file with its classifier"));
         }
         let names = weights.class_names();
         let name = tower.name.clone();
-        let side = self.image.or(weights.image()?).or(tower.image).unwrap_or(224);
+        let side = self.image.or(weights.image()?).or(tower.image).unwrap_or(tower.base.network().image);
         tower.image = None;
         let mut config = Config::published(Architecture::Shared, &["object".to_string()], 5)?;
         (config.towers, config.tower_output, config.image) = (vec![tower], self.output, side);
         config.check_sides()?;
+        config.check_outputs()?;
         let files = list(&self.inputs)?;
         let options = LoadOptions { views: config.views(), decode: self.reading.decode(), cache_dir: None };
         let boxes = self.reading.boxes(&options.views)?.unwrap_or_default();

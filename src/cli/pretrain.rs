@@ -25,7 +25,7 @@ pub struct Command {
     /// Column of class names; rows where it is empty are left out.
     #[arg(long, value_name = "COLUMN")]
     label: String,
-    /// Which tower: object (VGG16), scene (VGG16) or face (VGG19).
+    /// Which tower: object (VGG16), scene (VGG16), face (VGG19), or a network by its name.
     #[arg(long, value_name = "NAME")]
     tower: String,
     /// The weight file to write.

@@ -7,7 +7,7 @@ use crate::cli::{Bar, command_line};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::graph::{Graph, Value};
-use crate::models::{self, Base, Size, TOWER, Tower};
+use crate::models::{self, Base, TOWER, Tower};
 use crate::nn::{Mode, Net};
 use crate::preprocess::{PRESETS, Preprocess};
 use crate::shape::{DType, Type};
@@ -135,7 +135,15 @@ impl Command {
                 metadata.insert(TOWER.into(), json(&tower));
                 wanted_of_tower(&tower)
             }
-            None => wanted_of_network(&foreign, &self.network, self.image)?,
+            None => {
+                let mut tower = Tower::of(self.network.parse::<Base>().map_err(|_| unknown(&self.network))?);
+                let last = foreign.shape(&format!("{}.weight", tower.base.network().top));
+                tower.classes = last.and_then(|s| s.first().copied()).unwrap_or(tower.classes);
+                tower.preprocess = preprocess.clone();
+                tower.image = self.image.map(usize::from).or(tower.image);
+                metadata.insert(TOWER.into(), json(&tower));
+                wanted_of_tower(&tower)
+            }
         };
         self.suggest_folding(&foreign, norm)?;
         foreign.check(&wanted, norm)?;
@@ -220,7 +228,8 @@ impl Command {
     fn class_names(&self, foreign: &Foreign, known: Option<&Known>) -> Result<Option<Vec<String>>> {
         let count = foreign.kind().classes;
         let Some(path) = &self.classes else {
-            let names = known.and_then(|k| bundled::classes(k.classes)).filter(|n| Some(n.len()) == count);
+            // What has no name of its own here was published for ImageNet, if it has that many classes.
+            let names = bundled::classes(known.map_or("imagenet", |k| k.classes)).filter(|n| Some(n.len()) == count);
             return Ok(names.map(|n| n.into_iter().map(String::from).collect()));
         };
         let text = files::text(path, files::PAGE).map_err(|e| Error::io(path, "read the class names", e))?;
@@ -308,18 +317,13 @@ fn wanted_of_tower(tower: &Tower) -> Vec<(String, Vec<usize>)> {
     wanted.into_iter().filter_map(|(n, s)| Some((n.strip_prefix(&scope)?.to_string(), s))).collect()
 }
 
-fn wanted_of_network(foreign: &Foreign, name: &str, image: Option<u16>) -> Result<Vec<(String, Vec<usize>)>> {
-    let Ok(network) = models::find(name) else {
-        let known: Vec<_> = KNOWN.iter().map(|k| k.name).collect();
-        return Err(Error::usage(format!("unknown network `{name}`")).fix(format!(
-            "choose one of {}, {}",
-            known.join(", "),
-            models::names()
-        )));
-    };
-    let outputs = foreign.kind().classes.unwrap_or(network.outputs);
-    let side = image.map_or(network.image, usize::from);
-    Ok(wanted(side, |net, x| network.build(net, x, Size { width: 1, outputs })))
+fn unknown(name: &str) -> Error {
+    let known: Vec<_> = KNOWN.iter().map(|k| k.name).collect();
+    Error::usage(format!("unknown network `{name}`")).fix(format!(
+        "choose one of {}, {}",
+        known.join(", "),
+        models::names()
+    ))
 }
 
 fn wanted(side: usize, build: impl FnOnce(&mut Net, Value) -> Value) -> Vec<(String, Vec<usize>)> {
