@@ -55,6 +55,7 @@ fn config(architecture: Architecture, tower_output: TowerOutput) -> Config {
         out_act: OutAct::Linear,
         image: 64,
         targets: vec!["valence".into(), "arousal".into()],
+        classes: vec![],
     }
 }
 

@@ -9,9 +9,10 @@ use crate::atomic;
 use crate::data::folds;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::report::classes::{self, Judged};
 use crate::report::folder::{Outcome, write_folder};
+use crate::train::classified::Classified;
 use crate::train::family::Family;
-use crate::train::fit;
 use crate::train::folds::FoldMetrics;
 use clap::Args;
 use std::path::PathBuf;
@@ -65,11 +66,11 @@ impl Command {
         }
         folds::write(self.out.join("folds.csv"), &job.manifest, &fold)?;
         let mut models = vec![];
-        let n = job.config.targets.len();
+        let n = job.config.targets.len() + job.config.classes.len();
         let mut predicted = vec![f32::NAN; fold.len() * n];
         // What always answering the mean of a fold's training pictures says of the others.
         let mut answers = vec![f64::NAN; fold.len() * n];
-        let mut per_fold = vec![];
+        let (mut per_fold, mut told_apart) = (vec![], vec![]);
         for f in 0..k {
             let pick = |inside: bool| (0..fold.len()).filter(|&i| (fold[i] == f) == inside).collect::<Vec<_>>();
             let (test, rest) = (pick(true), pick(false));
@@ -79,8 +80,18 @@ impl Command {
                 job.run([&train, &val], &format!("fold {} of {k}", f + 1), kept.as_deref(), false)?;
             kept.as_deref().map_or(Ok(()), atomic::forget_previous)?;
             models.extend(kept);
-            let y = fit::predict(&mut net, &job.samples(), &test)?;
+            let y = job.predict(&mut net, &test)?;
             job.recycle(net);
+            if job.tells_classes() {
+                for (&i, y) in test.iter().zip(y.chunks_exact(n)) {
+                    predicted[i * n..(i + 1) * n].copy_from_slice(y);
+                }
+                let truth: Vec<usize> = test.iter().map(|&i| job.y[i]).collect();
+                let measured = Classified::of(&job.config.classes, &truth, &y);
+                remark!("fold {} of {k}: {} epochs, {}", f + 1, state.epoch, measured.line());
+                told_apart.push(measured);
+                continue;
+            }
             let metrics = job.measure(&test, &y, &train)?;
             let mse: Vec<String> =
                 metrics.dimensions.iter().map(|d| format!("{} {:.3}", d.name, d.model.mse)).collect();
@@ -92,8 +103,11 @@ impl Command {
             }
             per_fold.push(metrics);
         }
-        let all = FoldMetrics::of(&per_fold)?;
         let numbers: Vec<u32> = fold.iter().map(|f| folds::number(*f)).collect();
+        if job.tells_classes() {
+            return self.classes(&job, (&kind, warning), (&numbers, &told_apart), &predicted);
+        }
+        let all = FoldMetrics::of(&per_fold)?;
         let outcome = Outcome {
             title: format!("{k}-fold cross-validation, {kind}"),
             command: command_line(),
@@ -125,6 +139,42 @@ impl Command {
         Family::write(&self.out, &models)?;
         output::print(&all.table())?;
         remark!("wrote folds.csv, folds.json, predictions.csv, metrics.json and report.html to {}", self.out.display());
+        Ok(())
+    }
+
+    /// What folds that told classes apart leave.
+    fn classes(
+        &self,
+        job: &Job,
+        (kind, warning): (&str, Option<String>),
+        (folds, over_folds): (&[u32], &[Classified]),
+        probabilities: &[f32],
+    ) -> Result<()> {
+        let k = over_folds.len();
+        let judged = Judged {
+            title: format!("{k}-fold cross-validation, {kind}"),
+            command: command_line(),
+            device: job.device_name.clone(),
+            facts: vec![("Seed".into(), self.flags.0.train.seed.to_string())],
+            notes: warning
+                .into_iter()
+                .chain([format!("Every picture was told by the model of a fold that had not seen it ({kind}).")])
+                .collect(),
+            history: &[],
+            manifest: &job.manifest,
+            classes: &job.config.classes,
+            truth: &job.y,
+            probabilities,
+            folds: Some(folds),
+            over_folds,
+            seen: Some([0, 0]),
+        };
+        let measured = classes::write(&self.out, &judged)?;
+        output::print(&format!("{}\n", measured.line()))?;
+        remark!(
+            "wrote folds.csv, predictions.csv, confusion.csv, metrics.json and report.html to {}",
+            self.out.display()
+        );
         Ok(())
     }
 }

@@ -60,6 +60,10 @@ impl Command {
         let manifest = bundled::unpack(&self.out)?;
         let data = DataFlags {
             targets: TARGETS.map(String::from).to_vec(),
+            label: None,
+            min_count: 1,
+            label_map: None,
+            balance: false,
             skip_bad: false,
             ignore_exif: false,
             alpha: Alpha::Drop,

@@ -1,16 +1,19 @@
-//! `evaluate`: a trained model against the ratings of a manifest.
+//! `evaluate`: a trained model against the ratings, or the classes, of a manifest.
 
+use super::output::clean;
 use super::ranges::{MANY, whole};
 use super::reading::{Model, Reading, batch};
 use super::{Bar, Compute, output, stopped};
 use crate::data::boxes::seen_whole;
-use crate::data::{Manifest, Pictures};
+use crate::data::labels::Asked;
+use crate::data::{LabelMap, Labels, Manifest, Pictures};
 use crate::error::{Error, Result};
 use crate::hash;
 use crate::progress::Progress;
+use crate::report::classes::{self, Judged};
 use crate::report::folder::{Outcome, metrics, metrics_json, prepare, write_folder};
 use crate::train::network::Precision;
-use crate::train::predictor::Predictor;
+use crate::train::predictor::{Predictor, Seen};
 use clap::Args;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +27,13 @@ pub struct Command {
     /// Columns to measure; by default everything the model predicts.
     #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
     targets: Vec<String>,
+    /// Column of class names, for a model that tells classes apart.
+    #[arg(long, value_name = "COLUMN", conflicts_with = "targets")]
+    label: Option<String>,
+    /// What names of --label are called by the model: a CSV with the columns from and to. Names that are none of its classes
+    /// are counted and left out.
+    #[arg(long, value_name = "FILE", requires = "label")]
+    label_map: Option<PathBuf>,
     /// Only the rows whose `fold` column is N.
     #[arg(long, value_parser = whole::<u32>(0..=MANY), value_name = "N")]
     fold: Option<u32>,
@@ -55,6 +65,19 @@ impl Command {
     pub fn run(self) -> Result<()> {
         self.compute.bind_threads();
         let model = Model::open(Some(&self.model))?;
+        let classes = &model.config()?.classes;
+        match (&self.label, classes.is_empty()) {
+            (Some(column), false) => return self.classes(&model, column, classes),
+            (Some(_), true) => {
+                return Err(Error::usage("--label: the model predicts ratings").fix("leave out --label"));
+            }
+            (None, false) => {
+                return Err(
+                    Error::usage("the model tells classes apart").fix("name the column of class names with --label")
+                );
+            }
+            (None, true) => {}
+        }
         let all = model.targets()?;
         let which = self.which(all)?;
         let manifest = self.rows(&which.iter().map(|&t| all[t].as_str()).collect::<Vec<_>>())?;
@@ -62,59 +85,27 @@ impl Command {
             prepare(dir)?;
         }
         let bar = Bar::new();
-        let options = model.load_options(&self.reading, self.cache.clone())?;
-        let sources = match self.reading.boxes(&options.views)? {
-            Some(boxes) => (0..manifest.rows.len()).map(|i| boxes.source(manifest.file(i))).collect(),
-            None => manifest.sources(),
-        };
-        if let Some(remark) = seen_whole(&sources, &options.views) {
-            remark!("{remark}");
-        }
-        let loaded = Pictures::load(&sources, &options, &bar)?;
-        let (bad, total) = (loaded.bad.clone(), manifest.rows.len());
-        if let Some(first) = bad.first().filter(|_| !self.skip_bad || bad.len() == total) {
-            let e = Error::file(&first.path, &first.reason);
-            return Err(Error::file(&self.manifest, format!("{} of {total} pictures cannot be used: {e}", bad.len()))
-                .at(format!("line {}", manifest.rows[first.row].line))
-                .fix("correct the manifest, or give --skip-bad to go on without them"));
-        }
-        for b in &bad {
-            remark!("left out: {}", Error::file(&b.path, &b.reason));
-        }
-        let pictures = loaded.accept(true)?;
-        let manifest = manifest.select(pictures.rows());
+        let (manifest, pictures, left_out) = self.pictures(&model, manifest, &bar)?;
         let mut predictor = model.predictor(self.precision, self.batch.min(pictures.len()), &self.compute, false)?;
-        let predicted = predict(&mut predictor, &pictures, &which, self.batch, &bar)?;
+        let predicted = predict(
+            &mut predictor,
+            &pictures,
+            &bar,
+            |seen, all| {
+                let n = seen.ratings.len() / seen.pictures;
+                seen.ratings.chunks_exact(n).for_each(|y| all.extend(which.iter().map(|&t| y[t])));
+            },
+            self.batch,
+        )?;
         let train_mean: Vec<f64> = which.iter().map(|&t| predictor.card.train_mean[t]).collect();
         let folds = self.fold.map(|f| vec![f; manifest.rows.len()]);
-        let mut notes = vec![];
-        let sums = (0..pictures.len()).map(|i| hash::checksum(pictures.image(i)));
-        let seen = predictor.card.origin.seen(sums);
-        notes.push(match seen {
-            Some([0, 0]) => "The model was trained on none of these pictures.".into(),
-            Some([trained, monitored]) => {
-                let monitored = if monitored > 0 { format!(" and monitored on {monitored}") } else { String::new() };
-                let note = format!(
-                    "The model was trained on {trained} of these {} pictures{monitored}: its errors there are not those \
-                     of new pictures.",
-                    pictures.len()
-                );
-                remark!("warning: {note}");
-                note
-            }
-            None => "The model does not say which pictures it was trained on.".into(),
-        });
-        if !bad.is_empty() {
-            notes.push(format!("{} of {total} pictures could not be read and were left out.", bad.len()));
-        }
+        let (seen, mut notes) = seen(&predictor, &pictures);
+        notes.extend(left_out);
         let outcome = Outcome {
             title: format!("{} on {}", model.name, name(&self.manifest)),
             command: self.command(),
             device: predictor.device(),
-            facts: vec![
-                ("Model".into(), predictor.card.made_by.clone()),
-                ("Epochs".into(), predictor.state().epoch.to_string()),
-            ],
+            facts: facts(&predictor),
             notes,
             history: &predictor.state().history,
             manifest: &manifest,
@@ -142,6 +133,88 @@ impl Command {
             remark!("wrote predictions.csv, report.html and metrics.json to {}", dir.display());
         }
         Ok(())
+    }
+
+    /// Against the classes of a column.
+    fn classes(&self, model: &Model, column: &str, classes: &[String]) -> Result<()> {
+        let map = self.label_map.as_deref().map(LabelMap::read).transpose()?.unwrap_or_default();
+        let asked = Asked { column, map: &map, least: 1 };
+        let manifest = self.rows(&[])?;
+        let labels = Labels::among(&manifest, &asked, classes.to_vec())?;
+        labels.remarks().iter().for_each(|r| remark!("{}", clean(r)));
+        let rows = labels.rows();
+        if rows.is_empty() {
+            return Err(Error::file(&self.manifest, "names none of the model's classes")
+                .at(format!("column {column}"))
+                .fix(format!("map its names with --label-map; the classes are {}", clean(&classes.join(", "))))
+                .as_usage());
+        }
+        if let Some(dir) = &self.out {
+            prepare(dir)?;
+        }
+        let bar = Bar::new();
+        let (manifest, pictures, left_out) = self.pictures(model, manifest.select(&rows), &bar)?;
+        let mut predictor = model.predictor(self.precision, self.batch.min(pictures.len()), &self.compute, false)?;
+        let probabilities =
+            predict(&mut predictor, &pictures, &bar, |seen, all| all.extend(&seen.classes[0]), self.batch)?;
+        let truth = Labels::among(&manifest, &asked, classes.to_vec())?.of;
+        let truth: Vec<usize> = truth.into_iter().map(|c| c.expect("rows without a class were left out")).collect();
+        let folds = self.fold.map(|f| vec![f; manifest.rows.len()]);
+        let (seen, mut notes) = seen(&predictor, &pictures);
+        notes.extend(left_out);
+        let judged = Judged {
+            title: format!("{} on {}", model.name, name(&self.manifest)),
+            command: format!("{} --label {column}", self.command()),
+            device: predictor.device(),
+            facts: facts(&predictor),
+            notes,
+            history: &predictor.state().history,
+            manifest: &manifest,
+            classes,
+            truth: &truth,
+            probabilities: &probabilities,
+            folds: folds.as_deref(),
+            over_folds: &[],
+            seen,
+        };
+        let measured = classes::measure(&judged)?;
+        if let Some(dir) = &self.out {
+            classes::write(dir, &judged)?;
+        }
+        let text = if self.json { classes::metrics(&judged, &measured) } else { format!("{}\n", measured.line()) };
+        output::print(&text)?;
+        if let Some(dir) = &self.out {
+            remark!("wrote predictions.csv, confusion.csv, report.html and metrics.json to {}", dir.display());
+        }
+        Ok(())
+    }
+
+    /// Decodes what the manifest lists; with the note that some was left out.
+    fn pictures(&self, model: &Model, manifest: Manifest, bar: &Bar) -> Result<(Manifest, Pictures, Option<String>)> {
+        let options = model.load_options(&self.reading, self.cache.clone())?;
+        let sources = match self.reading.boxes(&options.views)? {
+            Some(boxes) => (0..manifest.rows.len()).map(|i| boxes.source(manifest.file(i))).collect(),
+            None => manifest.sources(),
+        };
+        if let Some(remark) = seen_whole(&sources, &options.views) {
+            remark!("{remark}");
+        }
+        let loaded = Pictures::load(&sources, &options, bar)?;
+        let (bad, total) = (loaded.bad.clone(), manifest.rows.len());
+        if let Some(first) = bad.first().filter(|_| !self.skip_bad || bad.len() == total) {
+            let e = Error::file(&first.path, &first.reason);
+            return Err(Error::file(&self.manifest, format!("{} of {total} pictures cannot be used: {e}", bad.len()))
+                .at(format!("line {}", manifest.rows[first.row].line))
+                .fix("correct the manifest, or give --skip-bad to go on without them"));
+        }
+        for b in &bad {
+            remark!("left out: {}", Error::file(&b.path, &b.reason));
+        }
+        let pictures = loaded.accept(true)?;
+        let manifest = manifest.select(pictures.rows());
+        let left_out = (!bad.is_empty())
+            .then(|| format!("{} of {total} pictures could not be read and were left out.", bad.len()));
+        Ok((manifest, pictures, left_out))
     }
 
     /// Indices of the measured targets among the model's.
@@ -186,17 +259,47 @@ fn name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// [rows, which] of all pictures.
-fn predict(p: &mut Predictor, pictures: &Pictures, which: &[usize], batch: usize, bar: &Bar) -> Result<Vec<f32>> {
-    let n = p.config.targets.len();
+/// How many of the pictures the model was trained on, and how many were monitored, if it says so, and that as a note.
+fn seen(predictor: &Predictor, pictures: &Pictures) -> (Option<[usize; 2]>, Vec<String>) {
+    let sums = (0..pictures.len()).map(|i| hash::checksum(pictures.image(i)));
+    let seen = predictor.card.origin.seen(sums);
+    let note = match seen {
+        Some([0, 0]) => "The model was trained on none of these pictures.".into(),
+        Some([trained, monitored]) => {
+            let monitored = if monitored > 0 { format!(" and monitored on {monitored}") } else { String::new() };
+            let note = format!(
+                "The model was trained on {trained} of these {} pictures{monitored}: its errors there are not those of new \
+                 pictures.",
+                pictures.len()
+            );
+            remark!("warning: {note}");
+            note
+        }
+        None => "The model does not say which pictures it was trained on.".into(),
+    };
+    (seen, vec![note])
+}
+
+/// Further lines of the run card.
+fn facts(predictor: &Predictor) -> Vec<(String, String)> {
+    vec![("Model".into(), predictor.card.made_by.clone()), ("Epochs".into(), predictor.state().epoch.to_string())]
+}
+
+/// What `take` keeps of what the model says of all pictures.
+fn predict(
+    p: &mut Predictor,
+    pictures: &Pictures,
+    bar: &Bar,
+    take: impl Fn(&Seen, &mut Vec<f32>),
+    batch: usize,
+) -> Result<Vec<f32>> {
     let square = pictures.image(0).len();
-    let mut all = Vec::with_capacity(pictures.len() * which.len());
+    let mut all = vec![];
     bar.start("predicting", pictures.len() as u64);
     for piece in pictures.bytes().chunks(square * batch) {
-        for y in p.predict(piece)?.chunks_exact(n) {
-            all.extend(which.iter().map(|&t| y[t]));
-            bar.inc();
-        }
+        let seen = p.see(piece)?;
+        take(&seen, &mut all);
+        (0..seen.pictures).for_each(|_| bar.inc());
         if stopped() {
             bar.done();
             return Err(Error::interrupted("stopped before the end; nothing was written"));

@@ -291,6 +291,18 @@ pub struct DataFlags {
     /// Columns of the manifest to predict.
     #[arg(long, value_delimiter = ',', default_value = "valence,arousal", value_name = "COLUMNS")]
     pub targets: Vec<String>,
+    /// Tell the classes apart that this column names, instead of predicting ratings; rows where it is empty are left out.
+    #[arg(long, value_name = "COLUMN", conflicts_with = "targets")]
+    pub label: Option<String>,
+    /// Classes of --label with fewer pictures are left out.
+    #[arg(long, value_parser = whole::<usize>(1..=1_000_000_000), default_value_t = 2, value_name = "N")]
+    pub min_count: usize,
+    /// What names of --label mean: a CSV with the columns from and to. Other names stay as they are.
+    #[arg(long, value_name = "FILE")]
+    pub label_map: Option<PathBuf>,
+    /// Every class of --label counts alike in training, however many pictures it has.
+    #[arg(long)]
+    pub balance: bool,
     /// Leave out pictures that cannot be read instead of stopping before the first step.
     #[arg(long)]
     pub skip_bad: bool,

@@ -3,17 +3,20 @@
 use super::flags::{DataFlags, HeadChoice, Resident, RunFlags, TrainFlags};
 use super::heads;
 use super::kept::{Run, fingerprint, origin, resident};
+use super::output::clean;
 use super::{Bar, Compute};
 use crate::atomic;
 use crate::data::boxes::seen_whole;
-use crate::data::{Alpha, DecodeOptions, LoadOptions, Manifest, Pictures, folds};
+use crate::data::labels::Asked;
+use crate::data::{Alpha, DecodeOptions, LabelMap, Labels, LoadOptions, Manifest, Pictures, folds};
 use crate::device::{Data, Device};
 use crate::error::{Error, Kind, Result};
 use crate::models::{Config, STATISTICS, TowerOutput};
 use crate::report::folder::prepare;
 use crate::train::checkpoint::{self, Card};
+use crate::train::classified;
 use crate::train::features::{self, Extracted};
-use crate::train::fit::{Inputs, Samples, Settings, State, Targets, Updates};
+use crate::train::fit::{self, Inputs, Samples, Settings, State, Targets, Updates};
 use crate::train::metrics::{Measured, Metrics};
 use crate::train::network::{Method, Network, Task};
 use crate::train::params::Initial;
@@ -46,6 +49,11 @@ pub struct Job {
     pub manifest: Manifest,
     pub pictures: Pictures,
     pub extracted: Option<Extracted>,
+    /// The class of each row, where classes are told apart.
+    pub y: Vec<usize>,
+    balance: bool,
+    /// What a row of each class counts while a run trains.
+    class_weight: Vec<f32>,
     choice: HeadChoice,
     /// A checkpoint of the same model whose weights every run begins with, instead of `initial`.
     pub start: Option<Arc<WeightFile>>,
@@ -73,7 +81,7 @@ impl Job {
     pub fn load(
         manifest: &Path,
         out: &Path,
-        (config, initial, frozen): (Config, Initial, Vec<String>),
+        (mut config, initial, frozen): (Config, Initial, Vec<String>),
         choice: HeadChoice,
         train: &TrainFlags,
         data: &DataFlags,
@@ -98,8 +106,22 @@ impl Job {
                 .fix(format!("train a tower, or leave out {flag}")));
             }
         }
-        let targets: Vec<&str> = data.targets.iter().map(String::as_str).collect();
-        let manifest = Manifest::read(manifest, &targets)?;
+        let map = data.label_map.as_deref().map(LabelMap::read).transpose()?.unwrap_or_default();
+        let asked = data.label.as_deref().map(|column| Asked { column, map: &map, least: data.min_count });
+        let manifest = match &asked {
+            None => Manifest::read(manifest, &data.targets.iter().map(String::as_str).collect::<Vec<_>>())?,
+            Some(_) if choice != HeadChoice::Trained => {
+                return Err(Error::usage("--head ridge and --head auto are for ratings, not for --label")
+                    .fix("name widths in --head, or --head none"));
+            }
+            Some(asked) => {
+                let (path, manifest) = (manifest, Manifest::read(manifest, &[])?);
+                let labels = Labels::found(&manifest, path, asked)?;
+                labels.remarks().iter().for_each(|r| remark!("{}", clean(r)));
+                (config.targets, config.classes) = (vec![], labels.classes.clone());
+                manifest.select(&labels.rows())
+            }
+        };
         prepare(out)?;
         let cache = data.cache.clone().unwrap_or_else(|| out.join("cache"));
         let bar = Bar::new();
@@ -112,10 +134,20 @@ impl Job {
         for remark in initial.remarks(&config, &pictures)? {
             remark!("warning: {remark}");
         }
+        let y = match &asked {
+            None => vec![],
+            Some(asked) => {
+                let labels = Labels::among(&manifest, asked, config.classes.clone())?;
+                labels.of.into_iter().map(|c| c.expect("rows without a class were left out")).collect()
+            }
+        };
         let device = compute.open()?;
         let device_name = device.name();
         remark!("device: {device_name}");
         let mut job = Self {
+            class_weight: vec![1.0; config.classes.len()],
+            y,
+            balance: data.balance,
             config,
             initial,
             frozen,
@@ -163,9 +195,46 @@ impl Job {
             Some(e) => Inputs::Features(e.members.clone()),
             None => Inputs::Pictures(&self.pictures),
         };
-        let ratings = self.manifest.rows.iter().flat_map(|r| r.targets.clone()).collect();
-        let weight = self.manifest.rows.iter().map(|r| r.weight).collect();
-        Samples { inputs, targets: Targets::Ratings(self.config.targets.len(), ratings), weight }
+        let targets = if self.tells_classes() {
+            Targets::Labels(self.y.iter().map(|&c| c as i32).collect())
+        } else {
+            let ratings = self.manifest.rows.iter().flat_map(|r| r.targets.clone()).collect();
+            Targets::Ratings(self.config.targets.len(), ratings)
+        };
+        Samples { inputs, targets, weight: (0..self.manifest.rows.len()).map(|i| self.counts(i)).collect() }
+    }
+
+    /// Whether classes are told apart, and not ratings predicted.
+    pub fn tells_classes(&self) -> bool {
+        !self.config.classes.is_empty()
+    }
+
+    /// What a row counts in the loss.
+    fn counts(&self, i: usize) -> f32 {
+        self.manifest.rows[i].weight * self.y.get(i).map_or(1.0, |&c| self.class_weight[c])
+    }
+
+    /// Lets every class count alike in a run that trains on these rows, if that was asked for.
+    fn weigh(&mut self, train: &[usize]) -> Result<()> {
+        let classes = self.config.classes.len();
+        for c in 0..classes {
+            let n = train.iter().filter(|&&i| self.y[i] == c).count();
+            if n == 0 {
+                let problem = format!("no picture of class `{}` is left to train on", clean(&self.config.classes[c]));
+                return Err(Error::usage(problem).fix("raise --min-count, or hold out fewer pictures"));
+            }
+            self.class_weight[c] = if self.balance { train.len() as f32 / (classes * n) as f32 } else { 1.0 };
+        }
+        Ok(())
+    }
+
+    /// What the network says of some rows: ratings [rows, targets], or probabilities [rows, classes].
+    pub fn predict(&self, net: &mut Network, rows: &[usize]) -> Result<Vec<f32>> {
+        if !self.tells_classes() {
+            return fit::predict(net, &self.samples(), rows);
+        }
+        let scores = fit::outputs(net, &self.samples(), rows)?.remove(0);
+        Ok(classified::softmax(&scores, self.config.classes.len()))
     }
 
     /// Splits rows into those that are trained on and those that are monitored: none where there is nothing to monitor.
@@ -195,7 +264,10 @@ impl Job {
     pub fn fingerprint(&self, rows: [&[usize]; 2]) -> String {
         let of = |i: usize| {
             let r = &self.manifest.rows[i];
-            format!("{} {:?} {}", r.path, r.targets, r.weight)
+            match self.y.get(i) {
+                None => format!("{} {:?} {}", r.path, r.targets, r.weight),
+                Some(&c) => format!("{} {} {} {}", r.path, self.config.classes[c], r.weight, self.balance),
+            }
         };
         fingerprint(rows, &self.pictures, of)
     }
@@ -253,7 +325,7 @@ impl Job {
                 let there: Vec<usize> = held.iter().map(|&i| rows[i]).collect();
                 let y = match self.run_as(c, [&train, &val], &label, None, false) {
                     Ok((mut net, ..)) => {
-                        let y = crate::train::fit::predict(&mut net, &self.samples(), &there)?;
+                        let y = self.predict(&mut net, &there)?;
                         self.recycle(net);
                         y
                     }
@@ -285,9 +357,10 @@ impl Job {
         checkpoint: Option<&Path>,
         resume: bool,
     ) -> Result<(Network, State, u32)> {
+        self.weigh(train)?;
         let device = self.device.take().expect("a device between runs");
         let (task, s, method) = (self.task(&c.config), c.settings.clone(), c.settings.method());
-        let counts = |i: &usize| self.manifest.rows[*i].weight;
+        let counts = |i: &usize| self.counts(*i);
         let method = Method { weighted: train.iter().any(|i| counts(i) != counts(&train[0])), ..method };
         let kept = resident(self.resident, &self.pictures, &task, s.batch, method, &*device);
         let mut net = Network::new(&task, s.batch, Method { resident: kept, ..method }, device)?;
@@ -304,7 +377,7 @@ impl Job {
             state,
             settings: s,
             train_mean: means.clone(),
-            classes: vec![],
+            classes: c.config.classes.clone(),
             data: self.fingerprint([train, val]),
             made_by: made_by(&self.device_name),
             alpha: self.alpha,

@@ -15,7 +15,7 @@ use crate::train::stored::Stored;
 use crate::weights::WeightFile;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 /// A run before its first step.
@@ -57,6 +57,10 @@ impl Run<'_> {
         if let Some(path) = checkpoint.filter(|_| !card.state.finished) {
             has_room(path, checkpoint::bytes(net, extra))?;
         }
+        static TOLD: Once = Once::new();
+        if let Some(remark) = unsettled(net.settles(), rows[0].len().div_ceil(s.batch), &s) {
+            TOLD.call_once(|| remark!("note: {remark}"));
+        }
         let mut state = card.state.clone();
         let (now, kept) = (Instant::now(), false);
         let mut keeper = Keeper { bar: Bar::new(), checkpoint, card, extra, every, saved: now, kept };
@@ -73,6 +77,27 @@ impl Run<'_> {
         let updates = state.step - before;
         Ok((state, updates))
     }
+}
+
+/// What evaluation is worth while running statistics have not arrived, where that takes more than a few epochs. They begin
+/// as those of numbers around 0 with variance 1: a network of small activations then answers little but its last bias.
+fn unsettled(updates: Option<u32>, per_epoch: usize, s: &Settings) -> Option<String> {
+    /// Epochs that nobody has to be told about.
+    const FEW: u32 = 3;
+    let (updates, per_epoch) = (updates?, per_epoch as u32);
+    let epochs = updates.div_ceil(per_epoch);
+    let early = s.patience > 0 && s.patience < epochs;
+    let stops = if early {
+        format!(", so that --patience {} may stop too early (0 never does)", s.patience)
+    } else {
+        String::new()
+    };
+    (epochs > FEW).then(|| {
+        format!(
+            "batch norms are evaluated by running statistics, which need about {updates} updates to arrive: {epochs} epochs \
+             of {per_epoch} here. Until then the monitored loss is that of an answer that is nearly constant{stops}"
+        )
+    })
 }
 
 /// Refuses a disk that has no room for the checkpoints of a run, of so many bytes each: the last two, and the next while it

@@ -1,4 +1,4 @@
-//! `train`: the fused model on a manifest, from the first step to the report.
+//! `train`: a model on a manifest, from the first step to the report.
 
 use super::job::{Job, split};
 use super::preset::Preselected;
@@ -7,8 +7,8 @@ use super::{command_line, output};
 use crate::data::Manifest;
 use crate::error::{Error, Result};
 use crate::preprocess::sides;
+use crate::report::classes::{self, Judged};
 use crate::report::folder::{Outcome, write_folder};
-use crate::train::fit;
 use clap::Args;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -39,7 +39,7 @@ impl Command {
         if !self.resume {
             flags.check_weights()?;
         }
-        self.check_folds(&flags.data.targets)?;
+        self.check_folds(if flags.data.label.is_some() { &[] } else { &flags.data.targets })?;
         let mut job = Job::of_flags(&self.manifest, &self.out, flags)?;
         let all = (0..job.manifest.rows.len()).collect::<Vec<usize>>();
         let fold = |i: &usize| job.manifest.rows[*i].fold;
@@ -102,7 +102,7 @@ pub fn train(
         (true, true) => (train.clone(), "training pictures: nothing was held out", [1, 0]),
     };
     let seen = [trained, monitored].map(|all| all * rows.len());
-    let predicted = fit::predict(&mut net, &job.samples(), &rows)?;
+    let predicted = job.predict(&mut net, &rows)?;
     job.recycle(net);
     notes.insert(0, format!("Measured on the {} {what}.", rows.len()));
     let best = state.parts.iter().filter_map(|p| p.stop.best_epoch).max().map_or(0, |e| e + 1);
@@ -121,11 +121,38 @@ pub fn train(
     ];
     let head = job.said.clone().map(|said| ("Head", said));
     let facts = head.into_iter().chain(loop_facts.into_iter().filter(|_| state.epoch > 0)).chain(facts);
+    let facts: Vec<(String, String)> = facts.map(|(k, v)| (k.to_string(), v)).collect();
+    if job.tells_classes() {
+        let judged = Judged {
+            title,
+            command: command_line(),
+            device: job.device_name.clone(),
+            facts,
+            notes,
+            history: &state.history,
+            manifest: &job.manifest.select(&rows),
+            classes: &job.config.classes,
+            truth: &rows.iter().map(|&i| job.y[i]).collect::<Vec<_>>(),
+            probabilities: &predicted,
+            folds: None,
+            over_folds: &[],
+            seen: Some(seen),
+        };
+        let measured = classes::write(out, &judged)?;
+        judged.facts.iter().for_each(|(name, value)| remark!("{name}: {value}"));
+        remark!("{}", judged.notes[0]);
+        output::print(&format!("{}\n", measured.line()))?;
+        remark!(
+            "wrote {CHECKPOINT}, predictions.csv, confusion.csv, metrics.json and report.html to {}",
+            out.display()
+        );
+        return Ok(());
+    }
     let outcome = Outcome {
         title,
         command: command_line(),
         device: job.device_name.clone(),
-        facts: facts.map(|(k, v)| (k.to_string(), v)).collect(),
+        facts,
         notes,
         history: &state.history,
         manifest: &job.manifest.select(&rows),

@@ -265,6 +265,7 @@ impl Context<'_> {
             out_act: OutAct::Linear,
             image: 32,
             targets: (0..*outputs).map(|i| format!("target{i}")).collect(),
+            classes: vec![],
         };
         let mut layers: Vec<(String, String)> = order.iter().flat_map(|t| t.layers()).collect();
         let ours = |j| if j == head.len() { "head.out".into() } else { format!("head.fc{}", j + 1) };

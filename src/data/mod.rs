@@ -1,7 +1,7 @@
 /*! Ratings and pictures: what stands between a folder of photographs and the `[n, side, side, 3]` bytes a network is fed.
 [`import`] turns published rating tables into one [`manifest`] each, [`merge`] joins them, and [`duplicates`] finds what they
 have in common; [`decode`] and [`resize`] turn files into squares;
-[`cache`] keeps the squares in one mapped file; [`boxes`] say where faces are; [`folds`] deals the rows out without separating near-duplicates. Everything
+[`cache`] keeps the squares in one mapped file; [`boxes`] say where faces are, [`labels`] what classes pictures are of; [`folds`] deals the rows out without separating near-duplicates. Everything
 here reads files that others made, so every function answers bad input with one line and none of them panics. */
 
 pub mod boxes;
@@ -15,6 +15,7 @@ pub mod folds;
 pub mod import;
 mod join;
 mod jpeg;
+pub mod labels;
 pub mod manifest;
 pub mod merge;
 mod pictures;
@@ -27,4 +28,5 @@ mod workbook;
 pub use boxes::Boxes;
 pub use cache::{Bad, LoadOptions, Loaded, Pictures, Source};
 pub use decode::{Alpha, DecodeOptions, Picture};
+pub use labels::{LabelMap, Labels};
 pub use manifest::{Manifest, Row};

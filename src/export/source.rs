@@ -103,7 +103,7 @@ impl Source {
         let broken = |e: Error| Error::file(file.path(), e.to_string());
         let (graph, x, outs) = task.layers(1).map_err(broken)?;
         let outputs = match &task {
-            Task::EndToEnd { config, .. } => {
+            Task::EndToEnd { config, .. } if config.classes.is_empty() => {
                 let column =
                     |(i, &t): (usize, &usize), of| Output::Target { name: config.targets[t].clone(), of, column: i };
                 let all = config.members();
@@ -254,7 +254,8 @@ fn tower(file: &Arc<WeightFile>) -> Result<(Task, Vec<String>)> {
         Some(t) => t,
         None => {
             let base = weights.kind.network.and_then(|n| n.parse::<Base>().ok());
-            let base = base.ok_or_else(|| refuse("does not say what network it is", "import the published file again"))?;
+            let base =
+                base.ok_or_else(|| refuse("does not say what network it is", "import the published file again"))?;
             Tower {
                 name: "tower".into(),
                 width: 512usize.checked_div(last).unwrap_or(0),

@@ -1,5 +1,6 @@
-/*! Parry & Vuong 2021, *Deep Affect*: up to three VGG towers on one photograph, their outputs concatenated, and a dense
-network that predicts the affect ratings. */
+/*! A model: towers that look at one photograph, their features side by side, and a dense network that predicts ratings or
+tells classes apart. Parry & Vuong 2021, *Deep Affect*, is three VGGs and ratings ([`Config::published`]); one tower and no
+hidden layer is a network as it was published, with another last layer. */
 
 use super::{Body, Size, Tower, TowerOutput};
 use crate::error::{Error, Result};
@@ -48,8 +49,11 @@ pub struct Config {
     pub out_act: OutAct,
     /// Side in pixels of the square that all towers look at, but for those with one of their own.
     pub image: usize,
-    /// What is predicted, in the order of the outputs.
+    /// Ratings that are predicted, in the order of the outputs; none where classes are told apart.
     pub targets: Vec<String>,
+    /// Classes that are told apart, in the order of the outputs; none where ratings are predicted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<String>,
 }
 
 /// No dropout.
@@ -80,7 +84,7 @@ pub const HEAD: &str = "head";
 pub struct Member {
     /// Prefix of its parameter names, with the dot; empty for `shared`.
     pub prefix: String,
-    /// Indices into the targets.
+    /// Indices into the targets; none where it tells classes apart.
     pub targets: Vec<usize>,
 }
 
@@ -103,6 +107,7 @@ impl Config {
             out_act: OutAct::Linear,
             image: 224,
             targets: vec!["valence".into(), "arousal".into()],
+            classes: vec![],
         })
     }
 
@@ -159,6 +164,8 @@ impl Config {
     /// The independently trained parts.
     pub fn members(&self) -> Vec<Member> {
         match self.architecture {
+            // Classes exclude each other: there is nothing to be split.
+            _ if !self.classes.is_empty() => vec![Member { prefix: String::new(), targets: vec![] }],
             Architecture::Shared => {
                 vec![Member { prefix: String::new(), targets: (0..self.targets.len()).collect() }]
             }
@@ -190,7 +197,12 @@ impl Config {
         Self::within(net, m, |net| tower.build(net, image, self.output(tower)))
     }
 
-    /// Features [N,F] -> outputs [N, targets of the member], in rating units.
+    /// Outputs of a member: its ratings, or all classes.
+    fn outputs(&self, m: &Member) -> usize {
+        if self.classes.is_empty() { m.targets.len() } else { self.classes.len() }
+    }
+
+    /// Features [N,F] -> ratings [N, targets of the member] in points, or class scores [N, classes] before the softmax.
     pub fn predict(&self, net: &mut Net, m: &Member, features: Value) -> Value {
         let each: Vec<Value> = (0..self.heads).map(|i| self.one_head(net, m, features, i)).collect();
         Self::within(net, m, |net| net.mean("heads", &each))
@@ -205,7 +217,7 @@ impl Config {
         Self::within(net, m, |net| {
             net.scope(&self.head_name(i), |net| {
                 let x = self.hidden(net, features);
-                net.dense("out", x, m.targets.len(), self.out_act == OutAct::Relu)
+                net.dense("out", x, self.outputs(m), self.out_act == OutAct::Relu)
             })
         })
     }

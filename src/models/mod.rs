@@ -6,18 +6,18 @@ source. VGG's are `conv1_1 ... conv5_4`, `fc1 ... fc3`, after the table of the p
 torchvision's. */
 
 mod alexnet;
+mod config;
 mod densenet;
 mod emosepar;
 mod expressions;
-mod fused;
 mod inception;
 mod resnet;
 mod tower;
 mod vgg;
 mod xception;
 
+pub use config::{Architecture, Config, HEAD, Member, OutAct, STATISTICS};
 pub use expressions::{FIVE, NINE, expression, expressions};
-pub use fused::{Architecture, Config, HEAD, Member, OutAct, STATISTICS};
 pub use tower::{Base, Stages, TOWER, Tower, TowerOutput};
 pub use vgg::{Blocks, VGG11, VGG13, VGG16, VGG19, classifier, vgg};
 
@@ -310,7 +310,7 @@ pub const ALL: &[Network] = &[
         parameters: 355_761_192,
         statistics: 0,
         preprocess: "keras",
-        body: fused::body,
+        body: config::body,
         top: "head.out",
     },
 ];

@@ -32,7 +32,7 @@ pub struct Card {
     pub state: State,
     /// Mean of each target over the training rows: the baseline of every later evaluation.
     pub train_mean: Vec<f64>,
-    /// Class names, for a tower.
+    /// Names of the classes that are told apart, in the order of the outputs.
     pub classes: Vec<String>,
     /// Fingerprint of pictures, ratings and split: a run resumes only on the same data.
     pub data: String,
@@ -113,20 +113,19 @@ impl Card {
         let published = match (&*tower.name, tower.classes) {
             ("object", 1000) => bundled::classes("imagenet"),
             ("scene", 365) => bundled::classes("places365"),
+            (name, 1000) if name == tower.base.name() => bundled::classes("imagenet"),
             _ => None,
         };
         let own = self.tower_classes.get(&tower.name).filter(|names| names.len() == tower.classes);
         own.cloned().unwrap_or_else(|| published.unwrap_or_default().into_iter().map(String::from).collect())
     }
 
-    /// The fused model of this checkpoint.
+    /// The model of this checkpoint.
     pub fn config(&self) -> Result<&Config> {
         match &self.task {
             Task::EndToEnd { config, .. } | Task::Head { config } => Ok(config),
-            Task::Tower { .. } | Task::Classifier { .. } => {
-                Err(Error::job("is a classifier, not a model that predicts ratings")
-                    .fix("give it to `train --weights`, or name a checkpoint of `train`"))
-            }
+            Task::Tower { .. } | Task::Classifier { .. } => Err(Error::job("is a tower, not a model with a head")
+                .fix("give it to `train --weights`, or name a checkpoint of `train`")),
         }
     }
 }

@@ -48,7 +48,7 @@ impl Target {
     /// What is explained unless something is asked for: the likeliest class, as in the paper, or all ratings where towers
     /// have no classes.
     pub fn usual(config: &Config) -> Vec<Self> {
-        match config.towers.iter().any(|t| config.output(t) == TowerOutput::Softmax) {
+        match !config.classes.is_empty() || config.towers.iter().any(|t| config.output(t) == TowerOutput::Softmax) {
             true => vec![Target::Class(Class::Top)],
             false => config.targets.iter().cloned().map(Target::Rating).collect(),
         }
@@ -192,8 +192,13 @@ impl Explainer {
         let task = Task::EndToEnd { config: config.clone(), frozen: vec![] };
         let (mut g, images, outputs) = task.evaluation(batch, Precision::Float32)?;
         let ahead = Some(checkpoint::read_ahead(file, &g));
-        let towers = towers(&g, &card, &config, layer)?;
-        let outputs: Vec<_> = config.members().into_iter().map(|m| m.targets).zip(outputs).collect();
+        let mut towers = towers(&g, &card, &config, layer)?;
+        let mut outputs: Vec<_> = config.members().into_iter().map(|m| m.targets).zip(outputs).collect();
+        if !config.classes.is_empty() {
+            // The classes of the model are what every tower is looked into for.
+            let (_, scores) = outputs.remove(0);
+            towers.iter_mut().for_each(|t| (t.scores, t.classes) = (Some(scores), config.classes.clone()));
+        }
         let mut build = Builder { g: &mut g, config: &config, towers: &towers, outputs: &outputs };
         let passes = targets.iter().map(|t| build.pass(t)).collect::<Result<Vec<_>>>()?;
         let known = outputs.iter().map(|o| o.1).chain(towers.iter().filter_map(|t| t.scores));
@@ -241,7 +246,7 @@ impl Explainer {
             }
         }
         let blank = |ratings: &[f32]| Explained { ratings: ratings.to_vec(), maps: vec![] };
-        let mut explained: Vec<Explained> = ratings.chunks_exact(targets).map(blank).collect();
+        let mut explained: Vec<Explained> = (0..n).map(|i| blank(&ratings[i * targets..(i + 1) * targets])).collect();
         for (target, parts) in self.passes.iter().enumerate() {
             // (the explained class, the value of the target), by part and picture.
             let mut chosen: Vec<Vec<(Option<usize>, f32)>> = vec![];

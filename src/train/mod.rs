@@ -4,6 +4,7 @@
 
 pub mod cell;
 pub mod checkpoint;
+pub mod classified;
 pub mod confusion;
 pub mod family;
 pub mod features;

@@ -3,7 +3,7 @@ where weights are penalised, the penalty. */
 
 use crate::device::{self, Device, Room, Session};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Kind, Value};
+use crate::graph::{Graph, Kind, Node, Value};
 use crate::kernel::Products;
 use crate::models::{self, Config, Size, Tower};
 use crate::nn::{Mode, Net};
@@ -11,17 +11,18 @@ use crate::ops::adamw::AdamW;
 use crate::ops::augment::Augment;
 use crate::ops::loss::{CrossEntropy, Mse, Reduction};
 use crate::ops::optim::{self, Sgd};
-use crate::ops::{arith, dropout, image};
+use crate::ops::{arith, dropout, image, norm};
 use crate::plan::Plan;
 use crate::preprocess::{Preprocess, View};
 use crate::shape::{DType, Type};
 use serde::{Deserialize, Serialize};
+use std::any::Any;
 
 /// What is trained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "task")]
 pub enum Task {
-    /// The fused model, towers and head, from pictures. `frozen` names towers and parts of towers that are not trained:
+    /// Towers and head, from pictures. `frozen` names towers and parts of towers that are not trained:
     /// `face`, `resnet50.layer1`, `object.conv1*`.
     EndToEnd { config: Config, frozen: Vec<String> },
     /// Only the head, from features that frozen towers computed.
@@ -129,7 +130,7 @@ pub struct Scaling {
 pub struct Part {
     /// Prefix of its parameters.
     pub prefix: String,
-    /// Indices of its targets; empty for a classifier.
+    /// Indices of its targets; none where it tells classes apart.
     pub targets: Vec<usize>,
     /// Input: ratings [N, targets], or labels [N].
     pub y: Value,
@@ -282,7 +283,7 @@ impl Task {
         let image = |side: usize| (1..=4096).contains(&side);
         match self {
             Task::EndToEnd { config, .. } | Task::Head { config } => {
-                let some = !config.towers.is_empty() && !config.targets.is_empty();
+                let some = !config.towers.is_empty() && config.targets.is_empty() != config.classes.is_empty();
                 some && config.check_sides().is_ok()
                     && config.towers.iter().all(tower)
                     && widths(&config.head)
@@ -517,6 +518,14 @@ impl Network {
         let session = Session::within(room, b.graph.clone(), &b.want(), options, device)?;
         let Blueprint { batch, x, tables, rows, weight, state, .. } = b;
         Ok(Self { session, batch, x, tables, rows, weight, state, parts: b.parts })
+    }
+
+    /// Updates after which running statistics are those of the pictures and no longer what they began with: three times
+    /// 1 / momentum leaves a twentieth of that. None where nothing updates any.
+    pub fn settles(&self) -> Option<u32> {
+        let update = |n: &Node| (&*n.op as &dyn Any).downcast_ref::<norm::Update>().map(|u| u.convention.momentum);
+        let slowest = self.session.graph.nodes().iter().filter_map(update).reduce(f64::min)?;
+        Some((3.0 / slowest).ceil() as u32)
     }
 
     /// Every weight and statistic of the graph, trained or not.

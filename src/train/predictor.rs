@@ -7,15 +7,19 @@ use crate::device::{Data, Device, Probe, Room, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Value};
 use crate::models::{Config, Member};
+use crate::nn::{Mode, Net};
 use crate::preprocess::{self, View, record};
 use crate::weights::WeightFile;
 use crate::weights::file::Ahead;
 use std::path::Path;
 use std::sync::Arc;
 
-/// What a tower that classifies says of every picture.
+/// What [`Classes::tower`] is for the classes that the model itself tells apart.
+pub const CLASS: &str = "class";
+
+/// What a tower that classifies, or a model that does, says of every picture.
 pub struct Classes {
-    /// `object`; in a split model `valence.object`.
+    /// `object`; in a split model `valence.object`; [`CLASS`] of the model itself.
     pub tower: String,
     /// In the order of the outputs; empty where they are not known.
     pub names: Vec<String>,
@@ -26,6 +30,8 @@ pub struct Classes {
 
 /// What a model says of n pictures.
 pub struct Seen {
+    /// n.
+    pub pictures: usize,
     /// [n, targets].
     pub ratings: Vec<f32>,
     /// Of a model with several heads, whose mean the ratings are: [n, targets] by each.
@@ -47,7 +53,8 @@ pub struct Predictor {
     heads: Vec<(Vec<usize>, Value)>,
     /// Until the first ratings: whether the weights are as they were written.
     ahead: Option<Ahead>,
-    /// What [`Predictor::see`] answers beside ratings; empty unless [`Predictor::seeing`] made it.
+    /// What [`Predictor::see`] answers beside ratings: what the model itself tells apart, and what its towers do if
+    /// [`Predictor::seeing`] made it.
     pub classes: Vec<Classes>,
 }
 
@@ -83,7 +90,7 @@ impl Predictor {
         let card = checkpoint::card(file)?;
         let config = card.config().map_err(|e| Error::file(file.path(), e.to_string()))?.clone();
         let members = config.members();
-        let (g, images, want) =
+        let (mut g, images, mut want) =
             Task::EndToEnd { config: config.clone(), frozen: vec![] }.evaluation(batch, precision)?;
         let ahead = Some(checkpoint::read_ahead(file, &g));
         let mut classes = vec![];
@@ -93,6 +100,11 @@ impl Predictor {
                 let (names, count, probabilities) = (card.class_names(t), t.classes, softmax.outs[0]);
                 classes.push(Classes { tower, names, count, probabilities });
             }
+        }
+        if !config.classes.is_empty() {
+            let probabilities = Net::new(&mut g, Mode::Eval).softmax(CLASS, want.remove(0));
+            let (names, count) = (config.classes.clone(), config.classes.len());
+            classes.push(Classes { tower: CLASS.into(), names, count, probabilities });
         }
         let mut heads = vec![];
         if config.heads > 1 {
@@ -142,9 +154,11 @@ impl Predictor {
         }
         let targets = self.config.targets.len();
         let pictures = squares.len() / size;
+        let members = self.outputs.len().max(1);
         let mut seen = Seen {
+            pictures,
             ratings: vec![0.0; pictures * targets],
-            heads: vec![vec![0.0; pictures * targets]; self.heads.len() / self.outputs.len()],
+            heads: vec![vec![0.0; pictures * targets]; self.heads.len() / members],
             classes: vec![vec![]; self.classes.len()],
         };
         for (piece, chunk) in squares.chunks(size * self.batch).enumerate() {
@@ -168,8 +182,7 @@ impl Predictor {
                 Ok(())
             };
             self.outputs.iter().try_for_each(|o| into(o, &mut seen.ratings))?;
-            let members = self.heads.chunks(self.outputs.len());
-            for (head, all) in members.zip(&mut seen.heads) {
+            for (head, all) in self.heads.chunks(members).zip(&mut seen.heads) {
                 head.iter().try_for_each(|o| into(o, all))?;
             }
             for (seen, c) in seen.classes.iter_mut().zip(&self.classes) {

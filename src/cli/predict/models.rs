@@ -8,7 +8,7 @@ use crate::table::number;
 use crate::train::family::{FILE, Family, PREDICTIONS};
 use crate::train::interval::{Held, Predicted};
 use crate::train::network::Precision;
-use crate::train::predictor::{Classes, Predictor, largest};
+use crate::train::predictor::{CLASS, Classes, Predictor, largest};
 use clap::{Args, value_parser};
 use std::path::{Path, PathBuf};
 
@@ -26,6 +26,9 @@ pub struct ModelsFlags {
     #[arg(long, value_parser = value_parser!(u32).range(1..=100), value_name = "N")]
     top: Option<u32>,
 }
+
+/// Likeliest classes of a model that tells classes apart, where nothing else is asked for.
+const TOLD: usize = 3;
 
 /// Classes up to which all are told, in their own order.
 const FEW: usize = 10;
@@ -61,7 +64,12 @@ impl ModelsFlags {
         for (other, path) in all.iter().zip(&paths).skip(1) {
             let c = other.config()?;
             let towers = self.top.is_none() || c.towers == all[0].config()?.towers;
-            if c.targets != targets || c.views() != views || !towers || !other.reads_like(&all[0]) {
+            if c.targets != targets
+                || c.classes != all[0].config()?.classes
+                || c.views() != views
+                || !towers
+                || !other.reads_like(&all[0])
+            {
                 return Err(Error::file(path, format!("is another kind of model than {}", paths[0].display()))
                     .fix("average models of one cross-validation")
                     .as_usage());
@@ -202,6 +210,9 @@ impl Loaded<'_> {
             }
         }
         for c in self.classes() {
+            if c.tower == CLASS {
+                fields.push(CLASS.into());
+            }
             if c.count <= FEW {
                 fields.extend((0..c.count).map(|i| format!("{}_{}_probability", c.tower, class(c, i))));
                 continue;
@@ -215,7 +226,7 @@ impl Loaded<'_> {
 
     /// How many classes of a tower are told.
     fn shown(&self, c: &Classes) -> usize {
-        self.models.top.unwrap_or(0).min(c.count)
+        self.models.top.unwrap_or(if c.tower == CLASS { TOLD } else { 0 }).min(c.count)
     }
 
     /// Answers about pictures, given as [`Predictor::predict`] takes them.
@@ -244,7 +255,7 @@ impl Loaded<'_> {
             }
             seen
         };
-        Ok((0..said[0].ratings.len() / targets).map(one).collect())
+        Ok((0..said[0].pictures).map(one).collect())
     }
 
     fn spread(&self, target: usize, each: &[f32], seen: &mut Seen) {
@@ -272,6 +283,9 @@ impl Loaded<'_> {
 
     fn likeliest(&self, c: &Classes, p: &[f32], seen: &mut Seen) {
         let best = largest(p, self.shown(c));
+        if c.tower == CLASS {
+            seen.cells.push(Cell::Text(best.first().map(|i| class(c, *i))));
+        }
         if c.count <= FEW {
             seen.cells.extend(p.iter().map(|p| Cell::Number(*p)));
         } else {

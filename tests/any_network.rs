@@ -1,0 +1,215 @@
+//! Any network, any head: networks of other papers are trained on ratings or on classes, joined, predicted with, evaluated,
+//! cross-validated and explained by the commands that the fused model has, in miniature.
+#![cfg(unix)]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+/// Drawings of three colours, in groups of two, and what they are called and rated.
+const COLOURS: [(&str, [u8; 3], u32); 3] =
+    [("blue", [20, 40, 220], 2), ("green", [30, 200, 40], 5), ("red", [230, 30, 20], 8)];
+const OF_EACH: usize = 10;
+
+fn set() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let mut table = String::from("path,colour,mood,group,valence,arousal\n");
+    for (c, (name, rgb, valence)) in COLOURS.into_iter().enumerate() {
+        for i in 0..OF_EACH {
+            let path = format!("{name}{i}.png");
+            let pixel =
+                |x: u32, y: u32| image::Rgb(rgb.map(|v| v.saturating_add(((x * 5 + y * 3 + i as u32) % 20) as u8)));
+            image::RgbImage::from_fn(40, 36, pixel).save(dir.path().join(&path)).unwrap();
+            // One row names no colour.
+            let colour = if (c, i) == (0, 0) { "" } else { name };
+            table.push_str(&format!("{path},{colour},{c},{name}-{},{valence},{}\n", i / 2, 3 + i % 4));
+        }
+    }
+    fs::write(dir.path().join("set.csv"), table).unwrap();
+    dir
+}
+
+fn run(dir: &Path, args: &str) -> Output {
+    let mut c = Command::new(env!("CARGO_BIN_EXE_deep-affect"));
+    c.args(args.split_whitespace()).current_dir(dir).stdin(Stdio::null()).output().unwrap()
+}
+
+/// What it printed, and what it remarked.
+fn good(dir: &Path, args: &str) -> (String, String) {
+    let out = run(dir, args);
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    assert!(out.status.success(), "{args}: {}{}", text(&out.stdout), text(&out.stderr));
+    (text(&out.stdout), text(&out.stderr))
+}
+
+/// One line about what is wrong.
+fn bad(dir: &Path, args: &str, problem: &str) {
+    let out = run(dir, args);
+    let text = String::from_utf8(out.stderr).unwrap();
+    let last = text.lines().last().unwrap_or_default();
+    assert!(!out.status.success() && last.contains(problem), "{args}: {text}");
+}
+
+fn json(dir: &Path, file: &str) -> serde_json::Value {
+    serde_json::from_str(&fs::read_to_string(dir.join(file)).unwrap()).unwrap()
+}
+
+const TINY: &str = "--width 16 --image 32 --batch 6 --lr 0.01 --threads 1 --init-missing --device cpu";
+
+#[test]
+fn ratings_of_a_network_by_its_name() {
+    let dir = set();
+    let p = dir.path();
+    let (_, said) =
+        good(p, &format!("train set.csv --network resnet18 {TINY} --epochs 6 --val 0 --test 0.3 --out run"));
+    assert!(!said.contains("batch norms are evaluated"), "{said}");
+    let mse = |file: &str| json(p, file)["targets"]["valence"]["model"]["mse_points2"].as_f64().unwrap();
+    let mean = json(p, "run/metrics.json")["targets"]["valence"]["baseline"]["mse_points2"].as_f64().unwrap();
+    assert!(mse("run/metrics.json") < 0.7 * mean, "{} against {mean}", mse("run/metrics.json"));
+    let (rated, _) = good(p, "predict red1.png blue1.png --model run/checkpoint.safetensors --format csv --threads 1");
+    let valence: Vec<f64> = rated.lines().skip(1).map(|l| l.split(',').nth(1).unwrap().parse().unwrap()).collect();
+    assert!(valence[0] > valence[1], "{rated}");
+    good(p, "evaluate set.csv --model run/checkpoint.safetensors --out judged --threads 1");
+    assert!(mse("judged/metrics.json") < mean);
+    let (inspected, _) = good(p, "weights inspect run/checkpoint.safetensors");
+    assert!(inspected.contains("resnet18 (resnet18 at 1/16 width") && inspected.contains("32 features"), "{inspected}");
+    // Grad-CAM finds the last convolution of any network.
+    let (explained, _) = good(p, "predict red1.png --model run/checkpoint.safetensors --explain maps --threads 1");
+    assert!(!explained.is_empty() && fs::read_dir(p.join("maps")).unwrap().count() > 0);
+    // Frozen parts stay as they were drawn.
+    let train = |freeze: &str, out: &str| {
+        format!("train set.csv --network resnet18 {TINY} --epochs 1 --val 0 {freeze} --out {out}")
+    };
+    good(p, &train("--freeze resnet18.layer1,resnet18.conv*", "frozen"));
+    let weights = |out: &str| {
+        let file = deep_affect::weights::WeightFile::open(p.join(out).join("checkpoint.safetensors")).unwrap();
+        let of = move |name: &str| file.tensor(name).unwrap().to_f32().unwrap().into_owned();
+        ["resnet18.layer1.0.conv1.weight", "resnet18.conv1.weight", "resnet18.layer2.0.conv1.weight"].map(of)
+    };
+    let (some, all) = (weights("frozen"), weights("run"));
+    good(p, &train("--freeze resnet18.layer1,resnet18.layer2,resnet18.conv*", "more"));
+    let more = weights("more");
+    assert!(some[0] == more[0] && some[1] == more[1] && some[2] != more[2]);
+    assert!(all.iter().zip(&more).all(|(a, b)| a != b));
+    bad(p, &train("--freeze resnet50", "no"), "--freeze resnet50: there is no such tower");
+    bad(p, &train("--tower-output block3", "no"), "is no VGG and has no `block3`");
+    bad(p, "train set.csv --network resnet19 --out no", "there is no network `resnet19`");
+    bad(p, "train set.csv --network vgg16 --image 16 --init-missing --out no", "images of 32 to 4096 pixels, not 16");
+}
+
+#[test]
+fn classes_are_told_apart() {
+    let dir = set();
+    let p = dir.path();
+    let train = format!("set.csv --label colour --network resnet18 {TINY} --epochs 8 --val 0");
+    let (said, told) = good(p, &format!("train {train} --test 0.3 --balance --out run"));
+    assert!(said.contains("% of") && told.contains("classes: blue 9, green 10, red 10"), "{said}{told}");
+    assert!(told.contains("left out: 1 pictures without a class"), "{told}");
+    let m = json(p, "run/metrics.json");
+    assert!(m["accuracy_percent"].as_f64().unwrap() > 60.0, "{m}");
+    for file in ["predictions.csv", "confusion.csv", "confusion.svg", "report.html"] {
+        assert!(p.join("run").join(file).is_file(), "{file}");
+    }
+    let (lines, _) = good(p, "predict red1.png --model run/checkpoint.safetensors --format jsonl --threads 1");
+    let line: serde_json::Value = serde_json::from_str(&lines).unwrap();
+    let part = |c: &str| line[format!("class_{c}_probability")].as_f64().unwrap();
+    assert!((part("blue") + part("green") + part("red") - 1.0).abs() < 1e-5, "{line}");
+    assert!(COLOURS.iter().any(|c| line["class"] == c.0), "{line}");
+    // Another set calls them otherwise.
+    fs::write(p.join("map.csv"), "from,to\n0,blue\n1,green\n").unwrap();
+    let evaluate = "evaluate set.csv --model run/checkpoint.safetensors --threads 1";
+    let (_, told) = good(p, &format!("{evaluate} --label mood --label-map map.csv --out judged"));
+    assert!(told.contains("none of the classes: 2 10"), "{told}");
+    assert_eq!(json(p, "judged/metrics.json")["n_pictures"], 20);
+    bad(p, evaluate, "the model tells classes apart; name the column of class names with --label");
+    bad(p, &format!("{evaluate} --label mood"), "names none of the model's classes");
+    good(p, &format!("cross-validate {train} --folds 3 --out folds --keep-models"));
+    let m = json(p, "folds/metrics.json");
+    assert_eq!((m["n_folds"].as_u64(), m["n_pictures"].as_u64()), (Some(3), Some(29)));
+    let table = fs::read_to_string(p.join("folds/predictions.csv")).unwrap();
+    assert!(table.starts_with("path,dataset,group,fold,class,predicted,p_blue,p_green,p_red\n"), "{table}");
+    let (explained, _) = good(p, "predict red1.png --model run/checkpoint.safetensors --explain maps --threads 1");
+    assert!(!explained.is_empty());
+    // Going on is the same as not having stopped.
+    let whole = fs::read(p.join("run/checkpoint.safetensors")).unwrap();
+    good(p, &format!("train {train} --test 0.3 --balance --out run --resume"));
+    assert_eq!(fs::read(p.join("run/checkpoint.safetensors")).unwrap(), whole);
+    for (more, problem) in [
+        ("--head ridge --freeze all", "are for ratings, not for --label"),
+        ("--min-count 50", "0 classes with 50 pictures or more"),
+        ("--targets valence", "cannot be used with"),
+    ] {
+        let out = run(p, &format!("train {train} {more} --out no"));
+        let text = String::from_utf8(out.stderr).unwrap();
+        assert!(!out.status.success() && text.contains(problem), "{more}: {text}");
+    }
+}
+
+/// Two networks that were fine-tuned apart, joined by a convex combination, and a dense layer on top (Rapolu et al.).
+#[test]
+fn two_networks_are_joined() {
+    let dir = set();
+    let p = dir.path();
+    for network in ["resnet18", "densenet121"] {
+        let (said, _) = good(
+            p,
+            &format!(
+                "pretrain set.csv --label colour --tower {network} --width 16 --image 32 --batch 6 --epochs 2 --threads 1 \
+                 --min-count 2 --out {network}.safetensors --device cpu"
+            ),
+        );
+        assert!(said.contains("3 classes"), "{said}");
+        let (seen, _) = good(p, &format!("features {network}.safetensors red1.png --output pooled --json --threads 1"));
+        assert!(seen.contains("\"pooled\""), "{seen}");
+    }
+    let joined = "train set.csv --label colour --features resnet18,densenet121 --weights resnet18=resnet18.safetensors \
+                  --weights densenet121=densenet121.safetensors --tower-output pooled --head none --standardize no \
+                  --freeze all --epochs 3 --lr 0.1 --batch 6 --val 0 --threads 1 --device cpu";
+    good(p, &format!("{joined} --scale resnet18=0.75 --scale densenet121=0.25 --out joined"));
+    good(p, &format!("{joined} --scale resnet18=0 --tower-output densenet121=softmax --out other"));
+    let (inspected, _) = good(p, "weights inspect joined/checkpoint.safetensors");
+    assert!(inspected.contains("resnet18") && inspected.contains("densenet121"), "{inspected}");
+    bad(p, &format!("{joined} --scale resnet50=1 --out no"), "there is no tower `resnet50`");
+    let wrong = joined.replace("resnet18=resnet18.safetensors", "resnet18=densenet121.safetensors");
+    bad(p, &format!("{wrong} --out no"), "is densenet121, not resnet18");
+}
+
+/// The thesis's five networks from one command, narrow and on small pictures, and its three tables.
+#[test]
+fn nogueras_study_makes_its_tables() {
+    let dir = set();
+    let p = dir.path();
+    good(p, "study init --paper noguera noguera.toml");
+    let text = fs::read_to_string(p.join("noguera.toml")).unwrap();
+    let small = [
+        ("manifest = \"all.csv\"", "manifest = \"set.csv\""),
+        ("split = 0.1", "split = 0.2"),
+        ("image = 150", "image = 75\nwidth = 32"),
+        ("epochs = 200", "epochs = 1"),
+        ("batch = 64", "batch = 8"),
+    ];
+    let text = small.iter().fold(text, |text, (from, to)| {
+        assert!(text.contains(from), "{from}");
+        text.replace(from, to)
+    });
+    fs::write(p.join("noguera.toml"), text).unwrap();
+    let (tables, said) = good(p, "study run noguera.toml --out study --threads 1 --device cpu");
+    assert!(said.contains("batch norms are evaluated by running statistics"), "{said}");
+    for part in
+        ["Training", "Testing", "Validation", "Emosepar", "VGG16", "Inception v3", "Xception", "Emosepar arousal"]
+    {
+        assert!(tables.contains(part), "{part}: {tables}");
+    }
+    let csv = fs::read_to_string(p.join("study/tables/table-1.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 5, "{csv}");
+    assert!(csv.lines().skip(1).all(|l| l.split(',').count() == 13 && !l.contains("NaN")), "{csv}");
+    assert!(p.join("study/report.html").is_file() && p.join("study/tables.tex").is_file());
+    // Every part is there and none twice.
+    let results = fs::read_to_string(p.join("study/results.csv")).unwrap();
+    let pictures = |set: &str| -> usize {
+        let line = results.lines().find(|l| l.starts_with(&format!("emosepar,1,{set},"))).unwrap();
+        line.split(',').nth(3).unwrap().parse().unwrap()
+    };
+    assert_eq!(pictures("train") + pictures("test") + pictures("monitored"), COLOURS.len() * OF_EACH);
+}
