@@ -175,6 +175,73 @@ fn two_networks_are_joined() {
     bad(p, &format!("{wrong} --out no"), "is densenet121, not resnet18");
 }
 
+/// Rapolu's study with smaller networks: what is fine-tuned is joined, without the pictures that are set apart, and all of it
+/// is judged on a set that nothing is trained on.
+#[test]
+fn rapolus_study_joins_what_it_fine_tunes() {
+    let dir = set();
+    let p = dir.path();
+    let table = fs::read_to_string(p.join("set.csv")).unwrap();
+    let dataset = |(i, line): (usize, &str)| match i {
+        0 => format!("{line},dataset\n"),
+        _ => format!("{line},{}\n", if i % 5 == 0 { "artphoto" } else { "fi" }),
+    };
+    fs::write(p.join("all.csv"), table.lines().enumerate().map(dataset).collect::<String>()).unwrap();
+    for network in ["resnet18", "densenet121"] {
+        let pretrain = "--width 16 --image 32 --batch 6 --epochs 1 --threads 1 --min-count 2 --device cpu";
+        good(
+            p,
+            &format!(
+                "pretrain all.csv --label colour --tower {network} {pretrain} --out {network}-imagenet.safetensors"
+            ),
+        );
+    }
+    good(p, "study init --paper rapolu study.toml");
+    let text = fs::read_to_string(p.join("study.toml")).unwrap();
+    let small = [
+        ("[\"emotionroi\", \"artphoto\", \"abstract\"]", "[\"artphoto\"]"),
+        ("split = 0.15", "split = 0.3\nungrouped = true"),
+        ("\"emotion\"", "\"colour\""),
+        ("batch = 64", "batch = 6\nepochs = 2"),
+        ("resnet101", "resnet18"),
+        ("densenet201", "densenet121"),
+    ];
+    let text = small.iter().fold(text, |text, (from, to)| {
+        assert!(text.contains(from), "{from}");
+        text.replace(from, to)
+    });
+    fs::write(p.join("study.toml"), text).unwrap();
+    let run = "study run study.toml --out study --threads 1 --device cpu";
+    let (tables, _) = good(p, run);
+    for part in ["alpha 0.75", "beta 0", "ARTPHOTO", "ResNet101"] {
+        assert!(tables.contains(part), "{part}: {tables}");
+    }
+    let csv = fs::read_to_string(p.join("study/tables/table-2.csv")).unwrap();
+    assert!(csv.lines().count() == 10 && csv.lines().skip(1).all(|l| l.split(',').count() == 5), "{csv}");
+    // A joined model has the towers that were fine-tuned, not those of the files.
+    let of = |file: &str, name: &str| {
+        let file = deep_affect::weights::WeightFile::open(p.join(file)).unwrap();
+        file.tensor(name).unwrap().to_f32().unwrap().into_owned()
+    };
+    let name = "resnet18.layer4.0.conv1.weight";
+    let (joined, alone) =
+        (of("study/alpha-0.5/fold-1.safetensors", name), of("study/resnet18/fold-1.safetensors", name));
+    assert_eq!(joined, alone);
+    assert_ne!(joined, of("resnet18-imagenet.safetensors", "layer4.0.conv1.weight"));
+    let page = fs::read_to_string(p.join("study/report.html")).unwrap();
+    assert!(page.contains("What is taken for what") && page.matches("taken for").count() > 11, "{}", page.len());
+    // Nothing is computed twice, and other weights are noticed.
+    let (again, _) = good(p, run);
+    assert_eq!(again, tables);
+    fs::copy(p.join("densenet121-imagenet.safetensors"), p.join("kept.safetensors")).unwrap();
+    good(
+        p,
+        "pretrain all.csv --label colour --tower densenet121 --width 16 --image 32 --batch 6 --epochs 1 --threads 1 --seed 2 \
+         --min-count 2 --device cpu --out densenet121-imagenet.safetensors",
+    );
+    bad(p, run, "weights of densenet121");
+}
+
 /// The thesis's five networks from one command, narrow and on small pictures, and its three tables.
 #[test]
 fn nogueras_study_makes_its_tables() {

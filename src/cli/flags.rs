@@ -12,7 +12,7 @@ use crate::train::fit::{Settings, SgdForm, Updates};
 use crate::train::network::Precision;
 use crate::train::params::Initial;
 use crate::train::schedule::{Decay, PlateauRule, Threshold};
-use crate::weights::TowerWeights;
+use crate::weights::{TowerWeights, WeightFile};
 use clap::Args;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -43,7 +43,8 @@ pub struct ModelFlags {
     /// One network for all targets, or one complete network for each.
     #[arg(long, value_enum, default_value_t = Architecture::Shared)]
     pub architecture: Architecture,
-    /// Towers to use: object, scene and face of the paper, or networks by name (`deep-affect plan --help` lists them).
+    /// Towers to use: object, scene and face of the paper, or networks by name, as in resnet101 or, under a name of its own,
+    /// objects:resnet101.
     #[arg(long, value_delimiter = ',', default_value = "object,scene,face", value_name = "NAMES")]
     pub features: Vec<String>,
     /// This network alone, with a last layer for the ratings in place of its own: `--features NAME --tower-output penultimate
@@ -95,7 +96,8 @@ pub struct ModelFlags {
     /// 1 by default.
     #[arg(long, value_parser = whole::<usize>(0..=1024), value_name = "N")]
     pub width: Option<usize>,
-    /// Weights of a tower; repeatable: `--weights object=vgg16.safetensors`. `bundled-tower` is the program's own VGG16, without
+    /// Weights of a tower; repeatable: `--weights object=vgg16.safetensors`. A model of `train` gives its tower of that name.
+    /// `bundled-tower` is the program's own VGG16, without
     /// dense layers.
     #[arg(long = "weights", value_name = "TOWER=FILE")]
     pub weights: Vec<String>,
@@ -414,8 +416,7 @@ impl ModelFlags {
                     .fix("write TOWER=FILE, for example object=vgg16.safetensors"));
             };
             let t = named(&mut config.towers, tower, &format!("--weights {spec}"))?;
-            let weights =
-                if file == BUNDLED && !Path::new(file).exists() { bundled()? } else { TowerWeights::open(file)? };
+            let weights = weights_of(tower, file)?;
             if let Some(described) = Tower::described(&weights)? {
                 // The towers of the paper are what their files say; a network that was asked for by its name is that one.
                 if t.name == t.base.name() && t.base != described.base {
@@ -474,14 +475,19 @@ impl ModelFlags {
         Ok((config, initial, frozen))
     }
 
-    /// Names of the towers.
+    /// What the towers are: their names, and the networks of those that have a name of their own.
     pub fn features(&self) -> Vec<String> {
         self.network.map_or_else(|| self.features.clone(), |network| vec![network.name().into()])
     }
 
+    /// Names of the towers.
+    pub fn towers(&self) -> Vec<String> {
+        self.features().iter().map(|f| f.split(':').next().unwrap_or_default().to_string()).collect()
+    }
+
     /// Names of the towers, and of parts of towers, that are not trained.
     fn frozen(&self) -> Result<Vec<String>> {
-        let towers = self.features();
+        let towers = self.towers();
         if self.freeze == ["all"] {
             return Ok(towers);
         }
@@ -491,6 +497,18 @@ impl ModelFlags {
                 .fix(format!("choose from {}, or all", towers.join(", ")))),
             None => Ok(self.freeze.clone()),
         }
+    }
+}
+
+/// The weights of a tower: a file of one, a model that has one of that name, or the program's own.
+fn weights_of(tower: &str, file: &str) -> Result<TowerWeights> {
+    if file == BUNDLED && !Path::new(file).exists() {
+        return bundled();
+    }
+    let file = WeightFile::open(file)?;
+    match file.metadata().contains_key(checkpoint::CARD) {
+        true => checkpoint::tower(file, tower),
+        false => TowerWeights::new(file),
     }
 }
 

@@ -93,7 +93,7 @@ impl RunFlags {
     pub fn check_weights(&self) -> Result<()> {
         let model = &self.model;
         let given = |tower: &str| model.weights.iter().any(|w| w.split_once('=').is_some_and(|(t, _)| t == tower));
-        let towers = model.features();
+        let towers = model.towers();
         let missing: Vec<&str> = towers.iter().map(String::as_str).filter(|t| !given(t)).collect();
         if missing.is_empty() || model.init_missing {
             return Ok(());

@@ -245,11 +245,19 @@ impl Tower {
             "object" => Ok(tower(Base::VGG16, &[4096, 4096], 1000, 1.0, 0.0, "keras")),
             "scene" => Ok(tower(Base::VGG16, &[4096, 4096], 365, 0.5, 2e-4, "caffe-places")),
             "face" => Ok(tower(Base::VGG19, &[2048, 1024, 512], face_classes, 1.0, 0.0, "keras")),
-            _ => name.parse().map(Self::of).map_err(|_| {
+            _ => Self::named(name).ok_or_else(|| {
                 Error::usage(format!("unknown feature `{name}`"))
                     .fix(format!("choose from object, scene, face, or a network: {}", super::names()))
             }),
         }
+    }
+
+    /// `resnet101`, or `objects:resnet101` under a name of its own.
+    fn named(text: &str) -> Option<Self> {
+        let (name, network) = text.split_once(':').unwrap_or((text, text));
+        let plain = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+        let tower = Self::of(network.parse().ok().filter(|_| plain)?);
+        Some(Self { name: name.into(), ..tower })
     }
 
     /// A network as it was published, on the image that it was published with.

@@ -8,6 +8,7 @@ use crate::data::{Manifest, Row};
 use crate::error::{Error, Result};
 use crate::table::number;
 use crate::train::classified::Classified;
+use crate::train::confusion::likeliest;
 use crate::train::folds::Spread;
 use minijinja::context;
 use serde_json::json;
@@ -83,7 +84,7 @@ pub fn write(dir: &Path, j: &Judged) -> Result<Classified> {
     let page = html(j, &c, &picture)?;
     prepare(dir)?;
     for (name, text) in [
-        ("predictions.csv", predictions(j)),
+        ("predictions.csv", predictions(&j.manifest.rows, j.classes, j.truth, j.probabilities, j.folds)),
         ("confusion.csv", c.confusion.csv()),
         ("confusion.svg", picture),
         ("report.html", page),
@@ -94,20 +95,26 @@ pub fn write(dir: &Path, j: &Judged) -> Result<Classified> {
     Ok(c)
 }
 
-/// `path,dataset,group,fold,class,predicted`, then `p_NAME` for each class.
-fn predictions(j: &Judged) -> String {
+/// `path,dataset,group,fold,class,predicted` of rows whose classes and probabilities are known, then `p_NAME` for each class.
+pub fn predictions(
+    rows: &[Row],
+    classes: &[String],
+    truth: &[usize],
+    probabilities: &[f32],
+    folds: Option<&[u32]>,
+) -> String {
     let mut csv = csv::Writer::from_writer(vec![]);
     let fixed = ["path", "dataset", "group", "fold", "class", "predicted"].map(String::from);
-    let header: Vec<String> = fixed.into_iter().chain(j.classes.iter().map(|c| format!("p_{c}"))).collect();
+    let header: Vec<String> = fixed.into_iter().chain(classes.iter().map(|c| format!("p_{c}"))).collect();
     let memory = "memory does not fail";
     csv.write_record(&header).expect(memory);
-    let rows = j.manifest.rows.iter().zip(j.truth).zip(j.probabilities.chunks_exact(j.classes.len()));
+    let rows = rows.iter().zip(truth).zip(probabilities.chunks_exact(classes.len()));
     for (i, ((row, &truth), p)) in rows.enumerate() {
         let Row { path, dataset, group, .. } = row;
         let text = |x: &Option<String>| x.clone().unwrap_or_default();
-        let fold = j.folds.map_or(String::new(), |f| f[i].to_string());
-        let taken = &j.classes[crate::train::confusion::likeliest(p)];
-        let cells = [path.clone(), text(dataset), text(group), fold, j.classes[truth].clone(), taken.clone()];
+        let fold = folds.map_or(String::new(), |f| f[i].to_string());
+        let taken = &classes[likeliest(p)];
+        let cells = [path.clone(), text(dataset), text(group), fold, classes[truth].clone(), taken.clone()];
         csv.write_record(cells.into_iter().chain(p.iter().map(f32::to_string))).expect(memory);
     }
     String::from_utf8(csv.into_inner().expect(memory)).expect("text in, text out")

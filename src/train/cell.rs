@@ -1,6 +1,7 @@
 /*! A cell of a study: one model, trained without the pictures of one fold and judged on them. Cells are computed in any
 order, by any number of processes; what each leaves is enough to make every table. */
 
+use super::classified::Classified;
 use super::fit::Epoch;
 use super::metrics::Metrics;
 use crate::atomic;
@@ -61,7 +62,17 @@ pub struct Source {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Set {
     pub name: String,
-    pub metrics: Metrics,
+    #[serde(flatten)]
+    pub judged: Judged,
+}
+
+/// What a model is judged by.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Judged {
+    /// Of ratings.
+    Metrics(Metrics),
+    Classes(Classified),
 }
 
 impl Cell {
@@ -70,9 +81,20 @@ impl Cell {
         FORMAT.into()
     }
 
-    /// The measures on one set.
+    /// The measures of ratings on one set.
     pub fn set(&self, name: &str) -> Option<&Metrics> {
-        self.sets.iter().find(|s| s.name == name).map(|s| &s.metrics)
+        match &self.sets.iter().find(|s| s.name == name)?.judged {
+            Judged::Metrics(m) => Some(m),
+            Judged::Classes(_) => None,
+        }
+    }
+
+    /// The same of a model that tells classes apart.
+    pub fn classes(&self, name: &str) -> Option<&Classified> {
+        match &self.sets.iter().find(|s| s.name == name)?.judged {
+            Judged::Metrics(_) => None,
+            Judged::Classes(c) => Some(c),
+        }
     }
 
     /// The cell of a folder; None when it is not done.
@@ -124,7 +146,7 @@ mod tests {
             updates: 7,
             weights: vec![],
             history: vec![Epoch { epoch: 1, train_loss: 0.1, val_loss: None, lr: 4e-4 }],
-            sets: vec![Set { name: TEST.into(), metrics }],
+            sets: vec![Set { name: TEST.into(), judged: Judged::Metrics(metrics) }],
         };
         cell.write(dir.path()).unwrap();
         assert_eq!(Cell::read(dir.path()).unwrap().as_ref(), Some(&cell));

@@ -11,10 +11,10 @@ use crate::data::Alpha;
 use crate::device::{Data, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
-use crate::models::{Config, Tower};
+use crate::models::{Config, TOWER, Tower};
 use crate::weights::file::Ahead;
 use crate::weights::import::SOURCE_SHA256;
-use crate::weights::{IMAGE, LAYOUT, PREPROCESS, WeightFile};
+use crate::weights::{IMAGE, LAYOUT, PREPROCESS, TowerWeights, WeightFile};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
@@ -229,6 +229,44 @@ pub fn card(file: &WeightFile) -> Result<Card> {
         return Err(Error::file(file.path(), "its header contradicts itself").fix("train the model again"));
     }
     Ok(card)
+}
+
+/// A tower of a model that has been trained, as the weights of another one's.
+///
+/// # Errors
+/// A run that has not ended, a model without that tower, or one with a network for each rating.
+pub fn tower(file: Arc<WeightFile>, name: &str) -> Result<TowerWeights> {
+    let card = card(&file)?;
+    let file = complete(file)?;
+    let refuse = |why: String, remedy: &str| Err(Error::file(file.path(), why).fix(remedy));
+    if !card.state.finished {
+        return refuse("is of a run that has not ended".into(), "end it with --resume");
+    }
+    let (tower, side) = match &card.task {
+        Task::EndToEnd { config, .. } | Task::Head { config } => {
+            if config.members().len() > 1 {
+                return refuse("has a network for each rating".into(), "take a model of --architecture shared");
+            }
+            let Some(tower) = config.towers.iter().find(|t| t.name == name) else {
+                let names: Vec<&str> = config.towers.iter().map(|t| t.name.as_str()).collect();
+                return refuse(format!("has no tower `{name}`"), &format!("its towers are {}", names.join(", ")));
+            };
+            (tower, config.view(tower).side)
+        }
+        Task::Tower { tower, image } => (tower, *image),
+        Task::Classifier { .. } => {
+            return refuse("is a network without a tower".into(), "train it with `train --network`");
+        }
+    };
+    let json = |x: serde_json::Result<String>| x.expect("plain data");
+    let described = Tower { image: None, output: None, scale: 1.0, ..tower.clone() };
+    let metadata = BTreeMap::from([
+        (LAYOUT.to_string(), "KRSC".to_string()),
+        (PREPROCESS.into(), json(serde_json::to_string(&tower.preprocess))),
+        (IMAGE.into(), side.to_string()),
+        (TOWER.into(), json(serde_json::to_string(&described))),
+    ]);
+    TowerWeights::new(file.scoped(&format!("{}.", tower.name), metadata))
 }
 
 /// Puts the weights into a session that only evaluates, without a copy where the device can do that. An unfinished run is

@@ -1,13 +1,13 @@
 /*! What a classifier is worth: measures of its probabilities on pictures whose class is known. */
 
 use super::confusion::{Confusion, likeliest};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Bins of [`Classified::calibration`].
 const BINS: usize = 10;
 
 /// The measures of one evaluation.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Classified {
     pub n_pictures: usize,
     /// Pictures taken for what they are.
@@ -23,12 +23,11 @@ pub struct Classified {
     pub calibration_error_percent: f64,
     pub calibration: Vec<Bin>,
     pub classes: Vec<OfClass>,
-    #[serde(skip)]
     pub confusion: Confusion,
 }
 
 /// Answers of about one probability.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bin {
     pub n_pictures: usize,
     pub mean_probability: f64,
@@ -36,7 +35,7 @@ pub struct Bin {
 }
 
 /// One class.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OfClass {
     pub class: String,
     pub n_pictures: usize,
@@ -88,6 +87,17 @@ impl Classified {
             classes: confusion.rows().enumerate().map(of_class).collect(),
             confusion,
         }
+    }
+
+    /// Key, value and what is reached without looking at pictures, of every measure.
+    pub fn fields(&self) -> [(&'static str, f64, Option<f64>); 4] {
+        let by_class = 100.0 / self.classes.iter().filter(|c| c.n_pictures > 0).count() as f64;
+        [
+            ("accuracy_percent", self.accuracy_percent, Some(self.majority_percent)),
+            ("class_accuracy_percent", self.class_accuracy_percent, Some(by_class)),
+            ("log_loss_nats", self.log_loss_nats, None),
+            ("calibration_error_percent", self.calibration_error_percent, None),
+        ]
     }
 
     /// A line for people.

@@ -1,9 +1,10 @@
 //! What a classifier says of pictures whose class is known: how often each class is taken for each.
 
 use crate::data::table::quoted;
+use serde::{Deserialize, Serialize};
 
 /// Counts of pictures by their class and by the class they are taken for.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Confusion {
     pub classes: Vec<String>,
     /// [class, taken for].

@@ -66,6 +66,19 @@ impl WeightFile {
         })
     }
 
+    /// The tensors whose names begin with `prefix`, without it, under another header: a tower out of a model. Tensors of
+    /// another file that were [`WeightFile::joined`] under this prefix are that file.
+    pub fn scoped(&self, prefix: &str, metadata: BTreeMap<String, String>) -> Arc<Self> {
+        if let Some((_, file)) = self.beside.iter().find(|b| b.0 == prefix) {
+            return file.clone();
+        }
+        let own = |t: &Info| Some(Info { name: t.name.strip_prefix(prefix)?.into(), ..t.clone() });
+        let tensors: Vec<Info> = self.tensors.iter().filter_map(own).collect();
+        let index = tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
+        let (mapping, sums) = (self.mapping.clone(), self.sums.clone());
+        Arc::new(Self { mapping, tensors, index, metadata, sums, beside: vec![] })
+    }
+
     /// The file beside this one that a name belongs to, and the name there.
     fn other<'n>(&self, name: &'n str) -> Option<(&Self, &'n str)> {
         self.beside.iter().find_map(|(prefix, file)| Some((&**file, name.strip_prefix(prefix.as_str())?)))

@@ -10,7 +10,7 @@ use crate::cli::kept::weights_of;
 use crate::cli::preset::BUNDLED;
 use crate::cli::stopped;
 use crate::data::table::{Table, TableOptions};
-use crate::data::{Manifest, folds};
+use crate::data::{LabelMap, Labels, Manifest, folds, labels};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::hash;
@@ -37,6 +37,8 @@ pub struct Grid {
     pub plan: Plan,
     pub out: PathBuf,
     pub manifest: Manifest,
+    /// Classes that models tell apart; none where they predict ratings.
+    pub classes: Vec<String>,
     /// By row of the manifest; None for sets that nothing is trained on, and for what was left out.
     pub folds: Vec<Option<u32>>,
     /// Folds that have a cell: all of them, or the first where one part is set apart.
@@ -59,7 +61,16 @@ impl Grid {
     pub fn open(study: &Path, out: &Path, anew: bool) -> Result<Self> {
         let plan = Plan::read(study)?;
         let targets: Vec<&str> = plan.targets().iter().map(String::as_str).collect();
-        let manifest = Manifest::read(&plan.manifest, &targets)?;
+        let mut manifest = Manifest::read(&plan.manifest, &targets)?;
+        let data = &plan.models[0].flags.data;
+        let mut classes = vec![];
+        if let Some(column) = &data.label {
+            let map = data.label_map.as_deref().map(LabelMap::read).transpose()?.unwrap_or_default();
+            let asked = labels::Asked { column, map: &map, least: data.min_count };
+            let labels = Labels::found(&manifest, &plan.manifest, &asked)?;
+            manifest = manifest.select(&labels.rows());
+            classes = labels.classes;
+        }
         let apart = |i: usize| manifest.rows[i].dataset.as_ref().is_some_and(|d| plan.test_sets.contains(d));
         let [further, rows]: [Vec<usize>; 2] =
             [true, false].map(|a| (0..manifest.rows.len()).filter(|&i| apart(i) == a).collect());
@@ -107,7 +118,7 @@ impl Grid {
         let mut all = vec![None; manifest.rows.len()];
         rows.iter().zip(deal.fold).for_each(|(&i, f)| all[i] = Some(f));
         let (k, kept) = (if plan.split.is_some() { 1 } else { deal.k }, (deal.kept, deal.warning));
-        Ok(Self { plan, out: out.into(), folds: all, k, kept, manifest, sums: RefCell::default() })
+        Ok(Self { plan, out: out.into(), folds: all, k, kept, manifest, classes, sums: RefCell::default() })
     }
 
     /// Rows of a further set: without pictures that have a twin in the folds.
@@ -131,7 +142,7 @@ impl Grid {
     }
 
     pub fn folder(&self, model: &Model, fold: u32) -> PathBuf {
-        self.out.join(&model.name).join(format!("fold-{}", folds::number(fold)))
+        self.out.join(&model.name).join(fold_name(fold))
     }
 
     /// The model of a cell; where an ensemble of all folds is looked for.
@@ -164,8 +175,16 @@ impl Grid {
             folds += &format!("{fold:?}\n");
         }
         basis.extend([("ratings or groups".into(), short(ratings)), ("folds".into(), short(folds))]);
+        if let Some(label) = &f.data.label {
+            let names = self.manifest.labels(label)?;
+            basis.insert("classes".into(), json(json!([self.classes, names, f.data.balance])));
+        }
         for w in self.sources(model)? {
             basis.insert(weights_of(&w.tower), format!("sha256 {}", w.sha256));
+        }
+        for (tower, name) in &model.after {
+            let other = self.plan.models.iter().find(|m| m.name == *name).expect("checked when the plan was read");
+            basis.insert(weights_of(tower), format!("model {}", short(format!("{:?}", self.basis(other)?))));
         }
         Ok(basis)
     }
@@ -263,7 +282,7 @@ impl Grid {
     /// The next cell that is neither done nor being computed nor in `failed`, of the model `first` if it has one. None
     /// when there is no such cell; the number is of those that others compute.
     pub fn claim(&self, first: usize, failed: &[(usize, Option<u32>)]) -> Result<(Option<Claim>, usize)> {
-        let (n, mut busy) = (self.plan.models.len(), 0);
+        let (n, mut busy, mut waiting) = (self.plan.models.len(), 0, 0);
         for model in (0..n).map(|i| (first + i) % n) {
             for fold in 0..self.k {
                 if failed.iter().any(|(m, f)| *m == model && f.is_none_or(|f| f == fold)) {
@@ -271,6 +290,13 @@ impl Grid {
                 }
                 let folder = self.folder(&self.plan.models[model], fold);
                 if Cell::read(&folder)?.is_some() {
+                    continue;
+                }
+                // What it begins with must be there; whoever computes that is not waited for here.
+                let open = |other: &str| Ok(Cell::read(&self.out.join(other).join(fold_name(fold)))?.is_none());
+                let others = self.plan.models[model].after.iter().map(|a| open(&a.1)).collect::<Result<Vec<bool>>>()?;
+                if others.contains(&true) {
+                    waiting += 1;
                     continue;
                 }
                 std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, "create the folder", e))?;
@@ -282,7 +308,7 @@ impl Grid {
                 }
             }
         }
-        Ok((None, busy))
+        Ok((None, if busy > 0 { busy + waiting } else { 0 }))
     }
 
     /// Cells that are done, all of them.
@@ -301,7 +327,7 @@ impl Grid {
             for fold in 0..self.k {
                 let folder = self.folder(m, fold);
                 let cell = Cell::read(&folder)?;
-                if cell.is_some() {
+                if cell.is_some() && self.classes.is_empty() {
                     predictions.extend(self.predictions(&folder.join(PREDICTIONS), fold, &rows)?);
                 }
                 cells.push(cell);
@@ -311,6 +337,7 @@ impl Grid {
         Ok(Study {
             title: self.plan.title.clone(),
             targets: self.plan.targets().to_vec(),
+            classes: self.classes.clone(),
             models,
             layouts: self.plan.tables.clone(),
             manifest: self.manifest.clone(),
@@ -336,6 +363,11 @@ impl Grid {
         };
         table.rows.iter().map(one).collect()
     }
+}
+
+/// Folder of a cell.
+fn fold_name(fold: u32) -> String {
+    format!("fold-{}", folds::number(fold))
 }
 
 /// What a run that was begun rests on, by its last checkpoint or the one before; None where neither can be read, which

@@ -26,7 +26,12 @@ enum Paper {
     Parry,
     /// Noguera 2018, Emosepar beside VGG16, Inception v3 and Xception from random weights, one split.
     Noguera,
+    /// Rapolu et al.: ResNet101 and DenseNet201 on eight emotions, alone and joined, and on sets never trained on.
+    Rapolu,
 }
+
+/// The study of Rapolu et al.
+pub const RAPOLU: &str = include_str!("rapolu.toml");
 
 /// The study of Noguera 2018.
 pub const NOGUERA: &str = include_str!("noguera.toml");
@@ -46,6 +51,7 @@ impl Command {
             (true, _) => SMALL,
             (false, Paper::Parry) => EXAMPLE,
             (false, Paper::Noguera) => NOGUERA,
+            (false, Paper::Rapolu) => RAPOLU,
         };
         atomic::write(&self.file, |w| w.write_all(text.as_bytes()))?;
         output::print(&format!(

@@ -5,7 +5,7 @@ use crate::cli::flags::{DataFlags, ModelFlags, TrainFlags};
 use crate::cli::preset::BUNDLED;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::report::study::Layout;
+use crate::report::study::{By, Layout};
 use clap::{Args, FromArgMatches};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -88,7 +88,13 @@ pub struct Model {
     /// Its settings as they were written, for people.
     pub settings: String,
     pub flags: Flags,
+    /// Towers that begin with those of another model of the study, trained without the same fold: tower, model. In the file
+    /// `weights.TOWER = "model:NAME"`.
+    pub after: Vec<(String, String)>,
 }
+
+/// What stands before the name of a model that gives a tower.
+const MODEL: &str = "model:";
 
 /// The flags of `train` that make a model what it is.
 #[derive(Args, Clone, Debug)]
@@ -130,9 +136,10 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Columns that every model predicts.
+    /// Columns that every model predicts; none where classes are told apart.
     pub fn targets(&self) -> &[String] {
-        &self.models[0].flags.data.targets
+        let data = &self.models[0].flags.data;
+        if data.label.is_some() { &[] } else { &data.targets }
     }
 
     fn check(&self) -> Result<()> {
@@ -169,12 +176,18 @@ impl Plan {
             if m.flags.data.targets != first.flags.data.targets {
                 return refuse(place, "predicts other targets than the first".into(), "set `targets` in [train]");
             }
-            if m.flags.data.label.is_some() {
-                return refuse(
-                    place,
-                    "tells classes apart, and a study is of ratings".into(),
-                    "leave out `label`; `deep-affect cross-validate --label` tells classes apart over folds",
-                );
+            let told = |f: &Flags| (f.data.label.clone(), f.data.label_map.clone(), f.data.min_count);
+            if told(&m.flags) != told(&first.flags) {
+                return refuse(place, "tells other classes apart than the first".into(), "set `label` in [train]");
+            }
+            for (_, other) in &m.after {
+                if !self.models[..i].iter().any(|o| o.name == *other) {
+                    let what = format!("begins with a tower of `{}`, which is no model before it", clean(other));
+                    return refuse(place, what, "put that model first");
+                }
+                if !self.keep_models {
+                    return refuse(place, "begins with a model that is not kept".into(), "leave out `keep-models`");
+                }
             }
             if m.flags.train.test > 0.0 {
                 return refuse(place, "sets a test part apart".into(), "leave out `test`: the folds do that");
@@ -188,6 +201,9 @@ impl Plan {
             }
             if t.models().next().is_none() {
                 return refuse(place, "is of no models".into(), "give it `models` or `pairs`");
+            }
+            if first.flags.data.label.is_some() && (t.models.is_empty() || t.by != By::Sets) {
+                return refuse(place, "is of ratings".into(), "of classes there are tables of `models` by sets");
             }
         }
         Ok(())
@@ -220,8 +236,9 @@ impl Entry {
         }
         let network = settings.get("network").map(|n| vec![n.clone()]);
         if let Some(features) = network.or_else(|| settings.get("features").and_then(Value::as_array).cloned()) {
-            let has = |tower: &str| features.iter().any(|f| f.as_str() == Some(tower));
-            for key in ["weights", "tower-image"] {
+            let has =
+                |tower: &str| features.iter().any(|f| f.as_str().and_then(|f| f.split(':').next()) == Some(tower));
+            for key in ["weights", "tower-image", "scale"] {
                 let own = |tower: &str| self.flags.get(key)?.get(tower);
                 if let Some(Value::Table(towers)) = settings.get_mut(key) {
                     towers.retain(|tower, _| has(tower) || own(tower).is_some());
@@ -229,12 +246,12 @@ impl Entry {
             }
         }
         // As they were written, and with paths that hold from here.
-        let (mut written, mut words) = (vec![], vec![]);
+        let (mut written, mut words, mut after) = (vec![], vec![], vec![]);
         for (key, value) in &settings {
             let no = |what: &str, value: &Value| refuse(format!("`{what}` cannot have the value {value:?}"));
-            let mut flag = |text: String, meant: String| {
+            let mut flag = |text: String, meant: Option<String>| {
                 written.push(format!("--{key}={text}"));
-                words.push(format!("--{key}={meant}"));
+                words.extend(meant.map(|meant| format!("--{key}={meant}")));
             };
             match value {
                 Value::Boolean(false) => {}
@@ -245,20 +262,25 @@ impl Entry {
                 Value::Table(list) => {
                     for (sub, value) in list {
                         let text = scalar(value).ok_or_else(|| no(&format!("{key}.{sub}"), value))?;
+                        if let Some(other) = text.strip_prefix(MODEL).filter(|_| key == "weights") {
+                            flag(format!("{sub}={text}"), None);
+                            after.push((sub.clone(), other.to_string()));
+                            continue;
+                        }
                         let path = beside(Path::new(&text)).display().to_string();
                         let meant = if key == "weights" && text != BUNDLED { &path } else { &text };
-                        flag(format!("{sub}={text}"), format!("{sub}={meant}"));
+                        flag(format!("{sub}={text}"), Some(format!("{sub}={meant}")));
                     }
                 }
                 Value::Array(list) => {
                     for value in list {
                         let text = scalar(value).ok_or_else(|| no(key, value))?;
-                        flag(text.clone(), text);
+                        flag(text.clone(), Some(text));
                     }
                 }
                 value => {
                     let text = scalar(value).ok_or_else(|| no(key, value))?;
-                    flag(text.clone(), text);
+                    flag(text.clone(), Some(text));
                 }
             }
         }
@@ -270,7 +292,7 @@ impl Entry {
                 .fix("settings are the flags of `deep-affect train`")
         })?;
         let title = self.title.unwrap_or_else(|| self.name.clone());
-        Ok(Model { title, name: self.name, settings: clean(&written.join(" ")), flags })
+        Ok(Model { title, name: self.name, settings: clean(&written.join(" ")), flags, after })
     }
 }
 
@@ -348,6 +370,21 @@ mod tests {
     }
 
     #[test]
+    fn rapolus_example_joins_what_it_fine_tunes() {
+        let plan = read(super::super::init::RAPOLU).unwrap();
+        assert_eq!((plan.models.len(), plan.split, plan.test_sets.len()), (11, Some(0.15), 3));
+        assert!(plan.targets().is_empty());
+        let find = |name: &str| plan.models.iter().find(|m| m.name == name).unwrap();
+        let alone = find("densenet201");
+        assert!(alone.after.is_empty() && alone.flags.model.weights.len() == 1);
+        let (joined, f) = (find("alpha-0.25"), &find("alpha-0.25").flags);
+        assert_eq!(joined.after.len(), 2);
+        assert!(f.model.weights.len() == 1 && f.model.weights[0].starts_with("objects="), "{:?}", f.model.weights);
+        assert_eq!((f.model.scale.len(), f.train.batch, f.train.momentum), (3, 64, 0.0));
+        assert!(find("beta-0.75").settings.contains("--scale=objects=0.75"), "{}", find("beta-0.75").settings);
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let head = "manifest = 'm.csv'\n";
         for (text, problem) in [
@@ -361,7 +398,18 @@ mod tests {
             (format!("{head}[[model]]\nname = 'a'\ntest = 0.5\n"), "sets a test part apart"),
             (format!("{head}split = 1.0\n[[model]]\nname = 'a'\n"), "split: 1 is not a part between 0 and 1"),
             (format!("{head}split = 0.1\nfolds = 3\n[[model]]\nname = 'a'\n"), "split: stands beside folds"),
-            (format!("{head}[[model]]\nname = 'a'\nlabel = 'x'\n"), "a study is of ratings"),
+            (
+                format!("{head}[[model]]\nname = 'a'\nlabel = 'x'\n[[model]]\nname = 'b'\n"),
+                "model `b`: tells other classes apart",
+            ),
+            (
+                format!("{head}[[model]]\nname = 'a'\nlabel = 'x'\n[[table]]\npairs = [['a', 'a']]\n"),
+                "table 1: is of ratings",
+            ),
+            (
+                format!("{head}[[model]]\nname = 'a'\nweights.object = 'model:b'\n[[model]]\nname = 'b'\n"),
+                "model `a`: begins with a tower of `b`, which is no model before it",
+            ),
             (format!("{head}[[model]]\nname = 'a'\nnetwork = 'vgg99'\n"), "there is no network `vgg99`"),
             (format!("{head}[[model]]\nname = 'a'\n[[table]]\nmodels = ['b']\n"), "table 1: there is no model `b`"),
             (format!("{head}[[model]]\nname = 'a'\n[[table]]\ntitle = 'b'\n"), "table 1: is of no models"),

@@ -10,9 +10,9 @@ use crate::preprocess::{Resize, View};
 use crate::report::folder::{THUMBNAIL, thumbnail};
 use crate::report::gradcam;
 use crate::report::study::page::{self, Extras, Figure};
-use crate::report::study::{Model, Predicted, Sheet, Study, sheet, tables};
+use crate::report::study::{Model, Predicted, Sheet, Study, classes, sheet, tables};
 use crate::report::tables::{Prediction, write_predictions};
-use crate::train::cell::{Cell, TEST};
+use crate::train::cell::{Cell, Judged, TEST};
 use crate::train::family::Family;
 use crate::train::gradcam::{Sign, Target};
 use clap::Args;
@@ -69,8 +69,10 @@ pub fn write(grid: &Grid, compute: &Compute) -> Result<String> {
     text("results.csv", &results(&s))?;
     text("tests.csv", &tests(&s))?;
     for m in s.models.iter().filter(|m| m.cells.iter().all(Option::is_some)) {
-        predictions(grid, m, TEST)?;
-        s.test_sets.iter().try_for_each(|set| predictions(grid, m, set))?;
+        if s.classes.is_empty() {
+            predictions(grid, m, TEST)?;
+            s.test_sets.iter().try_for_each(|set| predictions(grid, m, set))?;
+        }
         let kept: Vec<PathBuf> = (0..grid.k).map(|f| grid.checkpoint(&m.name, f)).filter(|p| p.exists()).collect();
         Family::write(&grid.out.join(&m.name), &kept)?;
     }
@@ -93,11 +95,21 @@ fn results(s: &Study) -> String {
     for c in s.models.iter().flat_map(Model::done) {
         let fold = c.fold.to_string();
         for set in &c.sets {
-            for d in &set.metrics.dimensions {
-                for (x, y) in d.model.fields().iter().zip(d.baseline.fields()) {
-                    let value = |v: Option<f64>| v.map_or(String::new(), |v| v.to_string());
-                    let n = set.metrics.n.to_string();
-                    line(&[&c.model, &fold, &set.name, &n, &d.name, x.key, &value(x.value), &value(y.value)]);
+            let value = |v: Option<f64>| v.map_or(String::new(), |v| v.to_string());
+            match &set.judged {
+                Judged::Metrics(metrics) => {
+                    let n = metrics.n.to_string();
+                    for d in &metrics.dimensions {
+                        for (x, y) in d.model.fields().iter().zip(d.baseline.fields()) {
+                            line(&[&c.model, &fold, &set.name, &n, &d.name, x.key, &value(x.value), &value(y.value)]);
+                        }
+                    }
+                }
+                Judged::Classes(classified) => {
+                    let n = classified.n_pictures.to_string();
+                    for (key, x, baseline) in classified.fields() {
+                        line(&[&c.model, &fold, &set.name, &n, "class", key, &value(Some(x)), &value(baseline)]);
+                    }
                 }
             }
         }
@@ -183,7 +195,7 @@ fn extras(grid: &Grid, s: &Study, compute: &Compute) -> Result<Extras> {
         ));
     }
     let lost = s.manifest.rows.len() - seen(s);
-    if cells.len() == all && lost > shared {
+    if s.classes.is_empty() && cells.len() == all && lost > shared {
         notes.push(format!("{} pictures could not be read and were left out: see bad-pictures.csv.", lost - shared));
     }
     let distinct = |of: &dyn Fn(&Cell) -> String| {
@@ -218,7 +230,7 @@ fn extras(grid: &Grid, s: &Study, compute: &Compute) -> Result<Extras> {
         subtitle: format!("{} models in {} folds", s.models.len(), grid.k),
         notes,
         facts,
-        figures: maps(grid, s, compute)?.into_iter().chain(faces(grid)?).collect(),
+        figures: maps(grid, s, compute)?.into_iter().chain(confusions(s)).chain(faces(grid)?).collect(),
     })
 }
 
@@ -264,6 +276,13 @@ fn maps(grid: &Grid, s: &Study, compute: &Compute) -> Result<Option<Figure>> {
         m.title
     );
     Ok((!body.is_empty()).then(|| Figure { title: "Where the towers look".into(), lead, body }))
+}
+
+/// What models that tell classes apart take for what.
+fn confusions(s: &Study) -> Option<Figure> {
+    let lead = "How often each class was taken for each on the test parts, of all folds that are done.";
+    let body = classes::pictures(s);
+    (!body.is_empty()).then(|| Figure { title: "What is taken for what".into(), lead: lead.into(), body })
 }
 
 /// What `train-face` left: its accuracies and confusion matrices.

@@ -9,9 +9,10 @@ use crate::cli::{Compute, output};
 use crate::data::folds;
 use crate::error::{Error, Kind, Result};
 use crate::hash;
+use crate::report::classes;
 use crate::report::tables::{Prediction, write_predictions};
-use crate::train::cell::{self, Cell, Set};
-use crate::train::fit;
+use crate::train::cell::{self, Cell, Judged, Set};
+use crate::train::classified::Classified;
 use clap::Args;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -37,6 +38,8 @@ pub struct Command {
 /// The model whose pictures, features and device are loaded.
 struct Loaded {
     model: usize,
+    /// That it was loaded for.
+    fold: u32,
     job: Job,
     /// Fold of each row of the job's manifest, which lacks the pictures that cannot be read.
     folds: Vec<Option<u32>>,
@@ -80,9 +83,12 @@ impl Command {
             let (claim, busy) = grid.claim(first, &failed)?;
             let Some(claim) = claim else { break busy };
             first = claim.model;
-            if loaded.as_ref().is_none_or(|l| l.model != claim.model) {
+            // What begins with another model's towers begins otherwise in every fold.
+            let chained = !grid.plan.models[claim.model].after.is_empty();
+            let other = |l: &Loaded| l.model != claim.model || chained && l.fold != claim.fold;
+            if loaded.as_ref().is_none_or(other) {
                 drop(loaded.take());
-                match self.load(&grid, claim.model) {
+                match self.load(&grid, claim.model, claim.fold) {
                     Ok(l) => loaded = Some(l),
                     Err(e) if e.kind() == Kind::Interrupted => return Err(e),
                     Err(e) => {
@@ -124,7 +130,7 @@ impl Command {
     }
 
     /// Loads what a model's cells have in common.
-    fn load(&self, grid: &Grid, model: usize) -> Result<Loaded> {
+    fn load(&self, grid: &Grid, model: usize, fold: u32) -> Result<Loaded> {
         let m = &grid.plan.models[model];
         remark!("model {}", m.name);
         let basis = grid.basis(m)?;
@@ -133,11 +139,14 @@ impl Command {
         std::fs::create_dir_all(&cache).map_err(|e| Error::io(&cache, "create the cache folder", e))?;
         // Pictures and features are made by one process and read by all.
         let making = wait(&cache.join("lock"), "it prepares pictures or features")?;
-        let parts = m.flags.model.model(&data.targets, m.flags.train.seed)?;
+        let mut flags = m.flags.model.clone();
+        let given = |(tower, other): &(String, String)| format!("{tower}={}", grid.checkpoint(other, fold).display());
+        flags.weights.extend(m.after.iter().map(given));
+        let parts = flags.model(&data.targets, m.flags.train.seed)?;
         let choice = m.flags.model.head()?.0;
         let mut job = Job::load(&grid.plan.manifest, &grid.out, parts, choice, &m.flags.train, &data, &self.compute)?;
         drop(making);
-        for (tower, sum) in job.initial.sums() {
+        for (tower, sum) in job.initial.sums().into_iter().filter(|s| !m.after.iter().any(|a| a.0 == s.0)) {
             if basis.get(&weights_of(&tower)) != Some(&format!("sha256 {sum}")) {
                 return Err(Error::job(format!("the weights of {tower} were replaced while the study ran"))
                     .fix("start it again"));
@@ -165,7 +174,7 @@ impl Command {
                     .fix("put the pictures back, or choose another --out"));
             }
         }
-        Ok(Loaded { model, job, folds, further, basis, pixels })
+        Ok(Loaded { model, fold, job, folds, further, basis, pixels })
     }
 
     /// Trains the model of a fold, or goes on with it, and leaves what tables need. Says how it went.
@@ -181,29 +190,47 @@ impl Command {
             let anew = format!("remove {} to compute the cell anew", checkpoint.display());
             if resume && e.kind() == Kind::Job { e.fix(anew) } else { e }
         })?;
-        let samples = l.job.samples();
         let n = l.job.config.targets.len();
         let names: Vec<&str> = l.job.config.targets.iter().map(String::as_str).collect();
-        let (mut sets, mut lines) = (vec![], vec![]);
+        let (mut sets, mut lines, mut told_apart, mut probabilities) = (vec![], vec![], vec![], vec![]);
         // One split has three parts that a paper tells of; folds have two.
         let monitored = if grid.plan.split.is_some() { val.clone() } else { vec![] };
         let kept = [(cell::TRAIN, train.clone()), (cell::TEST, test), (cell::MONITORED, monitored)];
         let kept = kept.map(|(name, rows)| (name.to_string(), rows));
         for (name, rows) in kept.into_iter().chain(l.further.iter().cloned()).filter(|s| !s.1.is_empty()) {
-            let y = fit::predict(&mut net, &samples, &rows)?;
-            sets.push(Set { metrics: l.job.measure(&rows, &y, &train)?, name: name.clone() });
-            if name != cell::TRAIN && name != cell::MONITORED {
-                lines.extend(rows.into_iter().zip(y.chunks_exact(n).map(<[f32]>::to_vec)));
-            }
+            let y = l.job.predict(&mut net, &rows)?;
+            let told = name != cell::TRAIN && name != cell::MONITORED;
+            let judged = if l.job.tells_classes() {
+                let truth: Vec<usize> = rows.iter().map(|&i| l.job.y[i]).collect();
+                told_apart.extend(if told { rows.clone() } else { vec![] });
+                probabilities.extend_from_slice(if told { &y } else { &[] });
+                Judged::Classes(Classified::of(&l.job.config.classes, &truth, &y))
+            } else {
+                lines.extend(rows.iter().copied().zip(y.chunks_exact(n).map(<[f32]>::to_vec)).filter(|_| told));
+                Judged::Metrics(l.job.measure(&rows, &y, &train)?)
+            };
+            sets.push(Set { judged, name: name.clone() });
         }
-        atomic::write(folder.join(PREDICTIONS), |w| {
-            let all =
-                lines.iter().map(|(i, y)| Prediction::of(&l.job.manifest.rows[*i], Some(folds::number(claim.fold)), y));
-            write_predictions(w, &names, all).map_err(|e| std::io::Error::other(e.to_string()))
-        })?;
-        let tested = &sets[1].metrics;
-        let mse: Vec<String> = tested.dimensions.iter().map(|d| format!("{} {:.3}", d.name, d.model.mse)).collect();
-        let said = format!("{}, fold {}: {} epochs, test MSE {}", m.name, claim.fold + 1, state.epoch, mse.join(", "));
+        let number = folds::number(claim.fold);
+        if l.job.tells_classes() {
+            let truth: Vec<usize> = told_apart.iter().map(|&i| l.job.y[i]).collect();
+            let (rows, classes) = (&l.job.manifest.select(&told_apart).rows, &l.job.config.classes);
+            let text = classes::predictions(rows, classes, &truth, &probabilities, Some(&vec![number; rows.len()]));
+            atomic::write(folder.join(PREDICTIONS), |w| w.write_all(text.as_bytes()))?;
+        } else {
+            atomic::write(folder.join(PREDICTIONS), |w| {
+                let all = lines.iter().map(|(i, y)| Prediction::of(&l.job.manifest.rows[*i], Some(number), y));
+                write_predictions(w, &names, all).map_err(|e| std::io::Error::other(e.to_string()))
+            })?;
+        }
+        let tested = match &sets[1].judged {
+            Judged::Metrics(m) => {
+                let mse: Vec<String> = m.dimensions.iter().map(|d| format!("{} {:.3}", d.name, d.model.mse)).collect();
+                format!("test MSE {}", mse.join(", "))
+            }
+            Judged::Classes(c) => format!("test: {}", c.line()),
+        };
+        let said = format!("{}, fold {number}: {} epochs, {tested}", m.name, state.epoch);
         let cell = Cell {
             format: Cell::format(),
             model: m.name.clone(),

@@ -2,6 +2,7 @@
 ([`sheet`]), and one page with all of it ([`page`]). Errors are mean squared errors on the 1 to 9 scale, averaged over folds
 with the sample SD (n-1), as in the paper. */
 
+pub mod classes;
 pub mod page;
 pub mod sheet;
 pub mod tables;
@@ -75,7 +76,10 @@ pub struct Predicted {
 /// Everything that tables are made of.
 pub struct Study {
     pub title: String,
+    /// Ratings that models predict; none where they tell classes apart.
     pub targets: Vec<String>,
+    /// Classes that models tell apart.
+    pub classes: Vec<String>,
     pub models: Vec<Model>,
     pub layouts: Vec<Layout>,
     /// All pictures with their ratings: of the folds, and of the sets that nothing is trained on.

@@ -1,6 +1,6 @@
 //! The tables of a study, from its cells.
 
-use super::{By, Layout, Model, Predicted, Sheet, Study};
+use super::{By, Layout, Model, Predicted, Sheet, Study, classes};
 use crate::table::number;
 use crate::train::cell::{Cell, MONITORED, TEST, TRAIN};
 use crate::train::folds::{FoldMetrics, Spread};
@@ -11,6 +11,11 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Every table, in the order of a paper: the data, the tables that were asked for, then those behind them.
 pub fn all(s: &Study) -> Vec<Sheet> {
     let mut sheets = vec![data(s)];
+    if !s.classes.is_empty() {
+        sheets.extend(s.layouts.iter().enumerate().map(|(i, layout)| classes::accuracy(s, i, layout)));
+        sheets.push(classes::folds(s));
+        return sheets;
+    }
     let asked = s.layouts.iter().enumerate().map(|(i, layout)| match (layout.pairs.is_empty(), layout.by) {
         (false, _) => tests(s, i, layout),
         (true, By::Sets) => by_sets(s, i, layout),
@@ -58,7 +63,7 @@ pub fn beyond(s: &Study) -> Vec<String> {
 }
 
 /// Names of the sets that models are judged on.
-fn sets(s: &Study) -> Vec<&str> {
+pub(super) fn sets(s: &Study) -> Vec<&str> {
     [TRAIN, TEST].into_iter().chain(s.test_sets.iter().map(String::as_str)).collect()
 }
 
@@ -74,7 +79,7 @@ fn errors(m: &Model, set: &str, target: usize) -> Vec<Option<f64>> {
 }
 
 /// Mean and SD over the folds that are done.
-fn spread(values: &[Option<f64>]) -> Spread {
+pub(super) fn spread(values: &[Option<f64>]) -> Spread {
     Spread::of(&values.iter().copied().filter(Option::is_some).collect::<Vec<_>>())
 }
 
@@ -83,7 +88,7 @@ fn cells(s: Spread) -> [String; 2] {
 }
 
 /// Says which folds are missing, or nothing.
-fn missing<'a>(models: impl Iterator<Item = &'a Model>) -> String {
+pub(super) fn missing<'a>(models: impl Iterator<Item = &'a Model>) -> String {
     let open = models.filter(|m| m.cells.iter().any(Option::is_none));
     let mut said: Vec<String> = vec![];
     for m in open {
@@ -95,12 +100,12 @@ fn missing<'a>(models: impl Iterator<Item = &'a Model>) -> String {
     if said.is_empty() { String::new() } else { format!(" Not complete: {}.", said.join("; ")) }
 }
 
-fn title(layout: &Layout, otherwise: &str) -> String {
+pub(super) fn title(layout: &Layout, otherwise: &str) -> String {
     layout.title.clone().unwrap_or_else(|| otherwise.into())
 }
 
 /// The models of a layout. Names were checked when it was read.
-fn models<'a>(s: &'a Study, layout: &Layout) -> Vec<&'a Model> {
+pub(super) fn models<'a>(s: &'a Study, layout: &Layout) -> Vec<&'a Model> {
     layout.models.iter().filter_map(|n| s.model(n)).collect()
 }
 
@@ -524,7 +529,7 @@ fn parts(s: &Study, column: &str, title: &str) -> Option<Sheet> {
 mod tests {
     use super::*;
     use crate::data::{Manifest, Row};
-    use crate::train::cell::Set;
+    use crate::train::cell::{Judged, Set};
     use crate::train::metrics::{Dimension, DimensionMetrics, Metrics};
 
     /// Parry & Vuong 2021, Tables S2 to S5: arousal on train, test and NAPS, valence on train, test and NAPS; five folds.
@@ -603,7 +608,7 @@ mod tests {
                 sets: (0..3)
                     .map(|s| Set {
                         name: [TRAIN, TEST, "naps"][s].into(),
-                        metrics: metrics([mse[s][fold], mse[3 + s][fold]]),
+                        judged: Judged::Metrics(metrics([mse[s][fold], mse[3 + s][fold]])),
                     })
                     .collect(),
             };
@@ -617,6 +622,7 @@ mod tests {
         Study {
             title: String::new(),
             targets: vec!["arousal".into(), "valence".into()],
+            classes: vec![],
             models: PAPER.iter().map(model).collect(),
             layouts: toml::from_str::<Layouts>(layouts).unwrap().table,
             manifest: Manifest::new("", &["arousal", "valence"], vec![], vec![]),
@@ -694,7 +700,7 @@ mod tests {
         for cell in s.models[2].cells.iter_mut().flatten() {
             let mut worse = metrics([2.1, 2.4]);
             worse.dimensions[1].baseline.mse = 9.0;
-            cell.sets[1].metrics = worse;
+            cell.sets[1].judged = Judged::Metrics(worse);
         }
         assert!(verdict(&s).unwrap().starts_with("No model beats the training mean on arousal: "));
         // The first model's baseline is that of the table.
@@ -729,7 +735,10 @@ mod tests {
         s.manifest = Manifest::new("", &["arousal", "valence"], (0..4).map(row).collect(), extras);
         s.folds = vec![Some(0), Some(1), Some(0), Some(1)];
         for m in &mut s.models {
-            m.cells.iter_mut().flatten().for_each(|c| c.sets[1].metrics.dimensions[0].baseline.mse = 9.0);
+            m.cells.iter_mut().flatten().for_each(|c| {
+                let Judged::Metrics(m) = &mut c.sets[1].judged else { unreachable!("of ratings") };
+                m.dimensions[0].baseline.mse = 9.0;
+            });
             m.predictions = (0..4)
                 .map(|row| Predicted { row, fold: (row % 2) as u32, test: true, values: vec![row as f32 + 3.0; 2] })
                 .collect();
