@@ -16,6 +16,17 @@
 
 A module imports only from lower floors and from its own; `tests/floors.rs` enforces it.
 
+A photograph is rated in three lines:
+
+```no_run
+let mut model = deep_affect::Predictor::bundled()?;   // or Predictor::open("checkpoint.safetensors", 1, device)
+let ratings = model.rate("photo.jpg")?;
+println!("valence {:.1}, arousal {:.1}", ratings[0], ratings[1]);
+# Ok::<(), deep_affect::Error>(())
+```
+
+The engine below it, on numbers:
+
 ```
 use deep_affect::device::{self, Data, Session};
 use deep_affect::graph::Graph;
@@ -73,6 +84,9 @@ pub mod sim;
 pub mod table;
 pub mod train;
 pub mod weights;
+
+pub use error::{Error, Result};
+pub use train::predictor::Predictor;
 
 /// Version of the program and, of a release, the commit it was built on.
 pub const VERSION: &str = env!("DEEP_AFFECT_VERSION");

@@ -3,7 +3,9 @@
 use super::checkpoint::{self, Card};
 use super::fit::State;
 use super::network::{Precision, Task};
-use crate::device::{Data, Device, Probe, Room, Session};
+use crate::bundled;
+use crate::data::{DecodeOptions, LoadOptions, Pictures, Source};
+use crate::device::{self, Data, Device, Probe, Room, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Value};
 use crate::models::{Config, Member};
@@ -62,6 +64,17 @@ impl Predictor {
     /// Opens a checkpoint; `batch` pictures go through at once.
     pub fn open(path: impl AsRef<Path>, batch: usize, device: Box<dyn Device>) -> Result<Self> {
         Self::new(&checkpoint::open(path)?, batch, device)
+    }
+
+    /// The model inside the program, on the processor, one picture at a time.
+    ///
+    /// # Errors
+    /// A program that was built without one.
+    pub fn bundled() -> Result<Self> {
+        let bytes = bundled::model()
+            .ok_or_else(|| Error::usage("this program has no bundled model").fix("open a checkpoint of `train`"))?;
+        let file = checkpoint::complete(WeightFile::from_static("bundled model", bytes)?)?;
+        Self::new(&file, 1, device::open("cpu", None)?)
     }
 
     /// The same for a file that is already mapped.
@@ -129,6 +142,17 @@ impl Predictor {
     /// Where the training stood.
     pub fn state(&self) -> &State {
         &self.card.state
+    }
+
+    /// Ratings of a picture file in points of the scale, in the order of `config.targets`.
+    pub fn rate(&mut self, picture: impl AsRef<Path>) -> Result<Vec<f32>> {
+        let decode = DecodeOptions { alpha: self.card.alpha, ..DecodeOptions::default() };
+        let options = LoadOptions { views: self.views.clone(), decode, cache_dir: None };
+        let loaded = Pictures::load(&[Source::File(picture.as_ref().into())], &options, &())?;
+        if let Some(bad) = loaded.bad.first() {
+            return Err(Error::file(&bad.path, &bad.reason));
+        }
+        self.predict(loaded.accept(false)?.bytes())
     }
 
     /// Ratings [n, targets] in the order of `config.targets`, of the u8 RGB squares of n pictures: of each what

@@ -68,11 +68,10 @@ pub fn write(grid: &Grid, compute: &Compute) -> Result<String> {
     }
     text("results.csv", &results(&s))?;
     text("tests.csv", &tests(&s))?;
-    for m in s.models.iter().filter(|m| m.cells.iter().all(Option::is_some)) {
-        if s.classes.is_empty() {
-            predictions(grid, m, TEST)?;
-            s.test_sets.iter().try_for_each(|set| predictions(grid, m, set))?;
-        }
+    // Of ratings: intervals rest on these, and the models of the folds answer with their mean.
+    for m in s.models.iter().filter(|m| s.classes.is_empty() && m.cells.iter().all(Option::is_some)) {
+        predictions(grid, m, TEST)?;
+        s.test_sets.iter().try_for_each(|set| predictions(grid, m, set))?;
         let kept: Vec<PathBuf> = (0..grid.k).map(|f| grid.checkpoint(&m.name, f)).filter(|p| p.exists()).collect();
         Family::write(&grid.out.join(&m.name), &kept)?;
     }
