@@ -64,7 +64,7 @@ fn ratings_of_a_network_by_its_name() {
     let p = dir.path();
     let (_, said) =
         good(p, &format!("train set.csv --network resnet18 {TINY} --epochs 40 --patience 0 --val 0 --out run"));
-    assert!(said.contains("need about 30 updates to arrive: 8 epochs of 4 here."), "{said}");
+    assert!(said.contains("need about 30 updates to arrive: 6 epochs of 5 here."), "{said}");
     let mse = |file: &str| json(p, file)["targets"]["valence"]["model"]["mse_points2"].as_f64().unwrap();
     let mean = json(p, "run/metrics.json")["targets"]["valence"]["baseline"]["mse_points2"].as_f64().unwrap();
     assert!(mse("run/metrics.json") < 0.7 * mean, "{} against {mean}", mse("run/metrics.json"));

@@ -132,6 +132,8 @@ const PARSED: &[(&str, &str)] = &[
     ("vgg16-397923af.pth", "needs the published file"),
     ("vgg16_places365.caffemodel", "needs the published file"),
     ("PrivateTest_model.t7", "needs the published file"),
+    ("resnet50.pth", "needs the published file"),
+    ("train ratings.csv --network resnet50", "minutes; tests/any_network.rs trains smaller ones"),
     ("train-face", "minutes; tests/face.rs runs it"),
     ("tests/emoji/emoji.csv", "minutes"),
     ("faces/9-fer", "needs the published files"),

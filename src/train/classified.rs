@@ -132,13 +132,14 @@ mod tests {
     #[test]
     fn by_hand() {
         let classes = ["a", "b"].map(String::from);
-        let p = [0.9, 0.1, 0.8, 0.2, 0.45, 0.55, 0.05, 0.95];
+        let p = [0.9375, 0.0625, 0.8125, 0.1875, 0.4375, 0.5625, 0.03125, 0.96875];
         let c = Classified::of(&classes, &[0, 1, 1, 1], &p);
         assert_eq!((c.n_pictures, c.accuracy_percent, c.majority_percent), (4, 75.0, 75.0));
         close!(c.class_accuracy_percent, 100.0 * (1.0 + 2.0 / 3.0) / 2.0);
-        close!(c.log_loss_nats, -(0.9f64.ln() + 0.2f64.ln() + 0.55f64.ln() + 0.95f64.ln()) / 4.0, max_relative = 1e-6);
-        // Bins .5 to .6 (.55, right), .8 to .9 (.8, wrong), .9 to 1 (.9 and .95, right).
-        close!(c.calibration_error_percent, (45.0 + 80.0 + 10.0 + 5.0) / 4.0, max_relative = 1e-6);
+        let logs = [0.9375f64, 0.1875, 0.5625, 0.96875].map(f64::ln);
+        close!(c.log_loss_nats, -logs.iter().sum::<f64>() / 4.0);
+        // Bins .5 to .6 (right), .8 to .9 (wrong), .9 to 1 (both right).
+        close!(c.calibration_error_percent, (43.75 + 81.25 + 6.25 + 3.125) / 4.0);
         assert_eq!(c.calibration.iter().map(|b| b.n_pictures).collect::<Vec<_>>(), [1, 1, 2]);
         assert_eq!(c.classes[0].recall_percent, Some(100.0));
         close!(c.classes[0].precision_percent.unwrap(), 50.0);
