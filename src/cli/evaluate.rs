@@ -32,7 +32,7 @@ pub struct Command {
     label: Option<String>,
     /// What names of --label are called by the model: a CSV with the columns from and to. Names that are none of its classes
     /// are counted and left out.
-    #[arg(long, value_name = "FILE", requires = "label")]
+    #[arg(long, value_name = "FILE")]
     label_map: Option<PathBuf>,
     /// Only the rows whose `fold` column is N.
     #[arg(long, value_parser = whole::<u32>(0..=MANY), value_name = "N")]
@@ -64,10 +64,14 @@ pub struct Command {
 impl Command {
     pub fn run(self) -> Result<()> {
         self.compute.bind_threads();
+        let map = self.label_map.as_deref().map(LabelMap::read).transpose()?;
+        if map.is_some() && self.label.is_none() {
+            return Err(Error::usage("--label-map is for the names of --label").fix("name their column with --label"));
+        }
         let model = Model::open(Some(&self.model))?;
         let classes = &model.config()?.classes;
         match (&self.label, classes.is_empty()) {
-            (Some(column), false) => return self.classes(&model, column, classes),
+            (Some(column), false) => return self.classes(&model, column, &map.unwrap_or_default(), classes),
             (Some(_), true) => {
                 return Err(Error::usage("--label: the model predicts ratings").fix("leave out --label"));
             }
@@ -136,9 +140,8 @@ impl Command {
     }
 
     /// Against the classes of a column.
-    fn classes(&self, model: &Model, column: &str, classes: &[String]) -> Result<()> {
-        let map = self.label_map.as_deref().map(LabelMap::read).transpose()?.unwrap_or_default();
-        let asked = Asked { column, map: &map, least: 1 };
+    fn classes(&self, model: &Model, column: &str, map: &LabelMap, classes: &[String]) -> Result<()> {
+        let asked = Asked { column, map, least: 1 };
         let manifest = self.rows(&[])?;
         let labels = Labels::among(&manifest, &asked, classes.to_vec())?;
         labels.remarks().iter().for_each(|r| remark!("{}", clean(r)));

@@ -107,6 +107,9 @@ impl Job {
             }
         }
         let map = data.label_map.as_deref().map(LabelMap::read).transpose()?.unwrap_or_default();
+        if data.label.is_none() && data.label_map.is_some() {
+            return Err(Error::usage("--label-map is for the names of --label").fix("name their column with --label"));
+        }
         let asked = data.label.as_deref().map(|column| Asked { column, map: &map, least: data.min_count });
         let manifest = match &asked {
             None => Manifest::read(manifest, &data.targets.iter().map(String::as_str).collect::<Vec<_>>())?,

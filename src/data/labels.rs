@@ -1,6 +1,7 @@
 /*! The classes of a manifest's pictures: a column of names, and a map from the names of one set to those of another. */
 
 use super::Manifest;
+use super::table::{Table, TableOptions};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -43,24 +44,14 @@ impl LabelMap {
     /// # Errors
     /// A name that is mapped twice, or onto a name that is itself mapped to another: the order would decide.
     pub fn read(path: &Path) -> Result<Self> {
-        let io = |e: csv::Error| Error::file(path, e.to_string()).fix("write a CSV with the columns from and to");
-        let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_path(path).map_err(io)?;
-        let columns = reader.headers().map_err(io)?.clone();
-        let at = |name: &str| {
-            columns.iter().position(|c| c.eq_ignore_ascii_case(name)).ok_or_else(|| {
-                Error::file(path, format!("has no column `{name}`")).fix("write a CSV with the columns from and to")
-            })
-        };
-        let (from, to) = (at("from")?, at("to")?);
+        let table = Table::read(path, &TableOptions::default())?;
+        let (from, to) = (table.column("from")?, table.column("to")?);
         let mut map = BTreeMap::new();
-        for row in reader.records() {
-            let row = row.map_err(io)?;
-            let line = row.position().map_or(0, csv::Position::line);
-            let name = |i: usize| row.get(i).unwrap_or_default().to_string();
-            if let Some(before) = map.insert(name(from), name(to))
-                && before != name(to)
-            {
-                return Err(Error::file(path, format!("maps `{}` twice", clipped(&name(from))))
+        for (line, row) in &table.rows {
+            let [from, to] = [from, to].map(|i| row[i].trim().to_string());
+            let twice = map.insert(from.clone(), to.clone()).is_some_and(|before| before != to);
+            if twice {
+                return Err(Error::file(path, format!("maps `{}` twice", clipped(&from)))
                     .at(format!("line {line}"))
                     .fix("leave one of the two lines"));
             }
