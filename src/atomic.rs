@@ -145,8 +145,9 @@ fn replace<T>(path: &Path, before: Before, fill: impl FnOnce(&mut File) -> Resul
         false => None,
     };
     if let Err(e) = temp.rename(&target) {
-        // Where files have one name only, it is given back.
-        before.map(|b| b.rename(&target));
+        // Where files have one name only, it is given back. A second name is removed: renaming one name of a file to
+        // another does nothing, and says so to nobody.
+        before.filter(|_| !target.exists()).map(|b| b.rename(&target));
         return Err(failed(e));
     }
     // `file` stays open, and with it locked, until the temporary name is gone: also on the ways out above.
@@ -210,9 +211,11 @@ fn mode_of(meta: &fs::Metadata) -> u32 {
 /// Without this a rename may be lost in a power failure. Windows cannot open folders and needs no such call.
 fn settle(path: &Path, folder: &Path) -> Result<()> {
     #[cfg(unix)]
-    File::open(folder)
-        .and_then(|d| d.sync_all())
-        .map_err(|e| Error::io(path, "make the new file durable (it is complete and in place)", e))?;
+    File::open(folder).and_then(|d| d.sync_all()).map_err(|e| {
+        Error::file(path, format!("cannot make the new file durable: {e}")).fix(
+            "it is complete and in place, and may be lost if the power fails: free some space, or look at the disk",
+        )
+    })?;
     #[cfg(not(unix))]
     let _ = (path, folder);
     Ok(())
