@@ -119,6 +119,7 @@ impl Command {
                     "Every picture was predicted by the model of a fold that had not seen it ({kind}). Means over folds come \
                      first; what is called pooled is over the pictures of all folds at once."
                 )])
+                .chain(job.left_out())
                 .collect(),
             history: &[],
             manifest: &job.manifest,

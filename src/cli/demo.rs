@@ -10,6 +10,7 @@ use crate::data::Alpha;
 use crate::data::manifest::TARGETS;
 use crate::error::{Error, Result};
 use crate::models::{Architecture, Config};
+use crate::report::folder::claim;
 use crate::train::fit::{self, SgdForm, Updates};
 use crate::train::folds::Spread;
 use crate::train::network::Precision;
@@ -95,6 +96,7 @@ impl Command {
         let model = (config, initial, frozen);
         let flags = self.flags(self.epochs, 2e-5);
         let mut job = Job::load(&manifest, &self.out, model, HeadChoice::Trained, &flags, &data, &self.compute)?;
+        let _claim = claim(&self.out)?;
         job.start = Some(WeightFile::open(&head)?);
         remark!("end to end: the head and the last block of the VGG16");
         let notes = vec![

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::hash;
 use crate::progress::Progress;
 use crate::report::classes::{self, Judged};
-use crate::report::folder::{Outcome, metrics, metrics_json, prepare, write_folder};
+use crate::report::folder::{Claim, Outcome, claim, metrics, metrics_json, prepare, write_folder};
 use crate::train::network::Precision;
 use crate::train::predictor::{Predictor, Seen};
 use clap::Args;
@@ -62,6 +62,13 @@ pub struct Command {
 }
 
 impl Command {
+    /// The folder of results, if there is to be one, which is nobody else's as long as what is returned lives.
+    fn claim(&self) -> Result<Option<Claim>> {
+        let Some(dir) = &self.out else { return Ok(None) };
+        prepare(dir)?;
+        claim(dir).map(Some)
+    }
+
     pub fn run(self) -> Result<()> {
         self.compute.bind_threads();
         let map = self.label_map.as_deref().map(LabelMap::read).transpose()?;
@@ -85,9 +92,7 @@ impl Command {
         let all = model.targets()?;
         let which = self.which(all)?;
         let manifest = self.rows(&which.iter().map(|&t| all[t].as_str()).collect::<Vec<_>>())?;
-        if let Some(dir) = &self.out {
-            prepare(dir)?;
-        }
+        let _claim = self.claim()?;
         let bar = Bar::new();
         let (manifest, pictures, left_out) = self.pictures(&model, manifest, &bar)?;
         let mut predictor = model.predictor(self.precision, self.batch.min(pictures.len()), &self.compute, false)?;
@@ -152,9 +157,7 @@ impl Command {
                 .fix(format!("map its names with --label-map; the classes are {}", clean(&classes.join(", "))))
                 .as_usage());
         }
-        if let Some(dir) = &self.out {
-            prepare(dir)?;
-        }
+        let _claim = self.claim()?;
         let bar = Bar::new();
         let (manifest, pictures, left_out) = self.pictures(model, manifest.select(&rows), &bar)?;
         let mut predictor = model.predictor(self.precision, self.batch.min(pictures.len()), &self.compute, false)?;

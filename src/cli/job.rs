@@ -12,7 +12,7 @@ use crate::data::{Alpha, DecodeOptions, LabelMap, Labels, LoadOptions, Manifest,
 use crate::device::{Data, Device};
 use crate::error::{Error, Kind, Result};
 use crate::models::{Config, STATISTICS, TowerOutput};
-use crate::report::folder::prepare;
+use crate::report::folder::{Claim, claim, prepare};
 use crate::train::checkpoint::{self, Card};
 use crate::train::classified;
 use crate::train::features::{self, Extracted};
@@ -64,6 +64,10 @@ pub struct Job {
     resident: Resident,
     /// The time between checkpoints within an epoch.
     every: Duration,
+    /// The folder of results, where no other process has business there; a study's processes share one.
+    claim: Option<Claim>,
+    /// How many pictures the manifest lists.
+    listed: usize,
     device: Option<Box<dyn Device>>,
     pub device_name: String,
     compute: Compute,
@@ -73,7 +77,9 @@ impl Job {
     /// [`Job::load`] with the model that the flags describe.
     pub fn of_flags(manifest: &Path, out: &Path, f: &RunFlags) -> Result<Self> {
         let model = f.model.model(&f.data.targets, f.train.seed)?;
-        Self::load(manifest, out, model, f.model.head()?.0, &f.train, &f.data, &f.compute)
+        let mut job = Self::load(manifest, out, model, f.model.head()?.0, &f.train, &f.data, &f.compute)?;
+        job.claim = Some(claim(out)?);
+        Ok(job)
     }
 
     /// Reads the manifest, decodes the pictures, runs frozen towers. Every bad picture is listed in
@@ -133,6 +139,7 @@ impl Job {
             decode: DecodeOptions { ignore_exif: data.ignore_exif, alpha: data.alpha, ..DecodeOptions::default() },
             cache_dir: Some(cache.clone()),
         };
+        let listed = manifest.rows.len();
         let (manifest, pictures) = load_pictures(&manifest, &options, data.skip_bad, out, &bar)?;
         for remark in initial.remarks(&config, &pictures)? {
             remark!("warning: {remark}");
@@ -166,6 +173,8 @@ impl Job {
             said: None,
             resident: data.resident,
             every: train.checkpoints.every(),
+            claim: None,
+            listed,
             device: Some(device),
             device_name,
             compute: compute.clone(),
@@ -174,6 +183,14 @@ impl Job {
             job.extract(&cache, &bar)?;
         }
         Ok(job)
+    }
+
+    /// What a report has to say of pictures that were left out.
+    pub fn left_out(&self) -> Option<String> {
+        let bad = self.listed - self.manifest.rows.len();
+        let note =
+            || format!("{bad} of {} pictures could not be read and were left out: see bad-pictures.csv.", self.listed);
+        (bad > 0).then(note)
     }
 
     /// Runs the frozen towers over every picture, or finds their features in the cache.

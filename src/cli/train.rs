@@ -105,6 +105,7 @@ pub fn train(
     let predicted = job.predict(&mut net, &rows)?;
     job.recycle(net);
     notes.insert(0, format!("Measured on the {} {what}.", rows.len()));
+    notes.extend(job.left_out());
     let best = state.parts.iter().filter_map(|p| p.stop.best_epoch).max().map_or(0, |e| e + 1);
     let pace = match updates {
         0 => "none in this session".to_string(),

@@ -16,7 +16,7 @@ use crate::models::{expression, expressions};
 use crate::preprocess::Crop;
 use crate::report::accuracy::{self, Accuracy};
 use crate::report::confusion;
-use crate::report::folder::prepare;
+use crate::report::folder::{claim, prepare};
 use crate::train::confusion::Confusion;
 use crate::train::folds::Spread;
 use crate::train::params::Initial;
@@ -120,6 +120,7 @@ impl Command {
         let name = format!("{}-FER", classes.len());
         let dir = self.out.join(name.to_lowercase());
         prepare(&dir)?;
+        let _claim = claim(&dir)?;
         let (manifest, y) = self.labelled(classes)?;
         let file = weights(self.weights.as_deref())?;
         let mut tower = self.network.tower("face", classes.len(), file.as_ref())?;

@@ -11,6 +11,7 @@ use crate::train::metrics::{DimensionMetrics, Measured, Metrics};
 use image::codecs::jpeg::JpegEncoder;
 use image::{RgbImage, imageops};
 use serde_json::{Map, Value, json};
+use std::fs::{File, TryLockError};
 use std::path::Path;
 
 /// Longest side of a thumbnail, in pixels.
@@ -61,6 +62,26 @@ pub fn prepare(dir: impl AsRef<Path>) -> Result<()> {
     match FILES.iter().map(|f| dir.join(f)).find(|f| f.is_dir()) {
         Some(f) => Err(Error::file(f, "is a folder, and a file is to be written there").fix("choose another folder")),
         None => Ok(()),
+    }
+}
+
+/// A folder of results that no other process writes to: the system's lock on it, given back when this is dropped or the
+/// process ends, however it does. Where folders cannot be locked (Windows, some network file systems) it holds nobody off.
+#[derive(Debug)]
+pub struct Claim {
+    _lock: Option<File>,
+}
+
+/// Claims a folder that is there. Files of two runs in one folder would each be whole, and together belong to neither.
+///
+/// # Errors
+/// Another process has claimed it.
+pub fn claim(dir: impl AsRef<Path>) -> Result<Claim> {
+    let Ok(folder) = File::open(&dir) else { return Ok(Claim { _lock: None }) };
+    match folder.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(Error::file(dir, "another process writes its results there")
+            .fix("wait for it, or name another folder in --out")),
+        locked => Ok(Claim { _lock: locked.is_ok().then_some(folder) }),
     }
 }
 
