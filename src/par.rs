@@ -1,10 +1,26 @@
 /*! Parallel loops whose results cannot depend on the number of threads: work is cut by size, never by thread count, and
 no two pieces write the same element. */
 
+use crate::error::{Error, Result};
 use rayon::prelude::*;
+use std::thread::{Builder, Scope};
 
 /// Elements per piece of an elementwise loop: 64 KiB of f32, large enough to pay for the hand-over.
 const GRAIN: usize = 16 * 1024;
+
+/// Starts a thread for work that goes on beside the caller's.
+///
+/// # Errors
+/// The system has no more threads, or no memory for one.
+pub fn beside<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> Result<()> {
+    let started = Builder::new().spawn_scoped(scope, work);
+    started
+        .map(drop)
+        .map_err(|e| Error::job(format!("cannot start a thread: {e}")).fix("allow more memory or processes"))
+}
 
 /// Calls `f(offset, piece)` for consecutive pieces of `y`.
 pub fn chunks_mut<T: Send>(y: &mut [T], f: impl Fn(usize, &mut [T]) + Send + Sync) {

@@ -12,6 +12,7 @@ use crate::data::boxes::seen_whole;
 use crate::data::decode::MAX_FILE;
 use crate::data::{Boxes, LoadOptions, Pictures, Source};
 use crate::error::{Error, Result, path_text};
+use crate::par;
 use crate::progress::Progress;
 use crate::train::metrics::{beyond_scale, remark_beyond};
 use crate::train::network::Precision;
@@ -161,7 +162,8 @@ fn answer_all(
     std::thread::scope(|scope| {
         // Two pieces wait at most, so memory does not grow with the folder.
         let (send, receive) = sync_channel(1);
-        scope.spawn(move || inputs.chunks(batch).try_for_each(|piece| send.send(decode(piece, options))));
+        let work = move || inputs.chunks(batch).try_for_each(|piece| send.send(decode(piece, options)));
+        par::beside(scope, work)?;
         // Moved in, so that it is dropped, and the decoder stops, however this ends.
         let receive: Receiver<Result<Decoded>> = receive;
         for piece in receive {

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::ops::adamw::AdamW;
 use crate::ops::augment::Augment;
 use crate::ops::optim::{Form, Sgd};
+use crate::par;
 use crate::preprocess::View;
 use crate::rng::{Rng, Stream};
 use serde::{Deserialize, Serialize};
@@ -432,7 +433,7 @@ pub fn fit(
         // The next batch is gathered (pages of the cache are read) while this one is computed.
         std::thread::scope(|scope| -> Result<()> {
             let (send, receive) = sync_channel(1);
-            scope.spawn(move || todo.into_iter().try_for_each(|rows| send.send(data.batch(rows, n, sent))));
+            par::beside(scope, move || todo.into_iter().try_for_each(|rows| send.send(data.batch(rows, n, sent))))?;
             for b in receive {
                 let loss = step(net, data, &b, typical, s, state)?;
                 if watch.step(state, total, loss) {
