@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-type Parser = fn(&[u8]) -> Result<Archive, Fault>;
+pub type Parser = fn(&[u8]) -> Result<Archive, Fault>;
 
 fn variable(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
@@ -27,7 +27,7 @@ fn seeds(names: &[&str]) -> Vec<Vec<u8>> {
 /// Numbers on which length checks break.
 const EDGES: [u64; 10] = [0, 1, 0x7f, 0xff, 0x7fff_ffff, 0xffff_ffff, 1 << 32, i64::MAX as u64, u64::MAX - 7, u64::MAX];
 
-fn mutate(seeds: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
+pub fn mutate(seeds: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
     let mut below = |n: usize| rng.below(n);
     let mut bytes = seeds[below(seeds.len())].clone();
     // Headers, directories and pickles are a small part of a file: most damage is done to its ends.
@@ -93,8 +93,9 @@ fn read_all(archive: &Archive, bytes: &[u8]) -> Result<usize, Fault> {
     Ok(elements)
 }
 
-fn fuzz(name: &str, parse: Parser, names: &[&str]) {
-    let (seconds, seeds) = (Duration::from_secs(variable("FUZZ_SECONDS", 1)), seeds(names));
+/// How many executions there were in so many seconds, and what is to be said of them.
+pub fn fuzz((name, parse, names): &(&str, Parser, &[&str]), seconds: Duration) -> (u32, String) {
+    let seeds = seeds(names);
     for s in &seeds {
         parse(s).and_then(|a| read_all(&a, s)).unwrap_or_else(|f| panic!("{name}: a seed is refused: {f:?}"));
     }
@@ -115,8 +116,8 @@ fn fuzz(name: &str, parse: Parser, names: &[&str]) {
         accepted += u32::from(result.is_ok());
         (slowest, runs) = (slowest.max(took), runs + 1);
     }
-    println!("fuzz {name}: {runs} executions, {accepted} accepted, slowest {slowest:.1?}, FUZZ_SEED={seed}");
     assert!(accepted < runs, "{name}: nothing is refused");
+    (runs, format!("fuzz {name}: {runs} executions, {accepted} accepted, slowest {slowest:.1?}, FUZZ_SEED={seed}"))
 }
 
 fn safetensors(bytes: &[u8]) -> Result<Archive, Fault> {
@@ -142,7 +143,12 @@ fn anything(bytes: &[u8]) -> Result<Archive, Fault> {
 
 macro_rules! targets {
     ($($name:ident: $parser:expr, [$($seed:literal),* $(,)?];)*) => {
-        $(#[test] fn $name() { fuzz(stringify!($name), $parser, &[$($seed),*]); })*
+        /// Names, parsers, seeds.
+        pub const TARGETS: &[(&str, Parser, &[&str])] = &[$((stringify!($name), $parser, &[$($seed),*])),*];
+        $(#[test] fn $name() {
+            let target = TARGETS.iter().find(|t| t.0 == stringify!($name)).unwrap();
+            println!("{}", fuzz(target, Duration::from_secs(variable("FUZZ_SECONDS", 1))).1);
+        })*
     };
 }
 

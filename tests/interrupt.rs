@@ -1,6 +1,10 @@
-//! Runs that are stopped, killed or run out of disk, as people do it to the program: afterwards everything there is
-//! is whole, and the run that goes on ends as if nothing had happened. And the long commands, once each, in miniature.
+//! Runs that are stopped, as people do it to the program (those that are killed or run out of disk are in `promises`):
+//! afterwards everything that is there is whole, and the run that goes on ends as if nothing had happened. And the long
+//! commands, once each, in miniature.
 #![cfg(unix)]
+
+#[path = "common/runs.rs"]
+mod runs;
 
 mod emoji;
 
@@ -11,100 +15,13 @@ use deep_affect::train::checkpoint;
 use deep_affect::weights::WeightFile;
 use deep_affect::weights::header::Info;
 use deep_affect::weights::write::{Entry, write_to};
+use runs::*;
 use std::fs;
 use std::io::Read;
 use std::ops::Range;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
-
-const CHECKPOINT: &str = "run/checkpoint.safetensors";
-
-/// A folder with `set.csv` and 24 pictures.
-fn folder() -> TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    fs::create_dir(dir.path().join("pictures")).unwrap();
-    let mut table = String::from("path,valence,arousal,group,kind\n");
-    for i in 0..24u32 {
-        let path = format!("pictures/{i}.png");
-        let pixel = |x: u32, y: u32| image::Rgb([(11 * i) as u8, (x * 5) as u8, (y * (i + 1)) as u8]);
-        image::RgbImage::from_fn(40 + i, 30, pixel).save(dir.path().join(&path)).unwrap();
-        let kind = ["sea", "sky"][i as usize % 2];
-        table.push_str(&format!("{path},{},{},g{},{kind}\n", 1.0 + (i % 9) as f32, 8.5 - 0.25 * i as f32, i / 2));
-    }
-    fs::write(dir.path().join("set.csv"), table).unwrap();
-    dir
-}
-
-const MODEL: [&str; 9] =
-    ["--image", "32", "--width", "32", "--init-missing", "--head", "12,6", "--features", "object,scene"];
-const TRAIN: [&str; 12] =
-    ["train", "set.csv", "--out", "run", "--batch", "4", "--patience", "0", "--plateau", "20", "--threads", "1"];
-
-fn program(dir: &Path, args: &[&str]) -> Command {
-    let mut c = Command::new(env!("CARGO_BIN_EXE_deep-affect"));
-    c.args(args).current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    c
-}
-
-fn train<'a>(epochs: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    [&TRAIN[..], &MODEL, &["--val", "0.2", "--epochs", epochs], more].concat()
-}
-
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
-}
-
-fn good(dir: &Path, args: &[&str]) -> String {
-    let out = program(dir, args).output().unwrap();
-    assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));
-    text(&out.stdout).to_string()
-}
-
-/// The last line on stderr, which is the only one that says `error: `.
-fn complaint(out: &Output) -> &str {
-    let err = text(&out.stderr);
-    assert!(!err.contains("panicked"), "{err}");
-    assert_eq!(err.lines().filter(|l| l.starts_with("error: ")).count(), 1, "{err}");
-    let last = err.lines().last().unwrap();
-    assert!(last.starts_with("error: "), "{err}");
-    last
-}
-
-/// Every file below a folder.
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut all = vec![];
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() { all.extend(files(&path)) } else { all.push(path) }
-    }
-    all.sort();
-    all
-}
-
-/// Files that no finished run leaves.
-fn strays(dir: &Path) -> Vec<PathBuf> {
-    let stray = |p: &PathBuf| p.file_name().unwrap().to_str().unwrap().starts_with('.');
-    files(dir).into_iter().filter(stray).collect()
-}
-
-/// What a run is worth: the checkpoint and the predictions, byte for byte.
-fn results(dir: &Path) -> [Vec<u8>; 2] {
-    ["checkpoint.safetensors", "predictions.csv"].map(|f| fs::read(dir.join("run").join(f)).unwrap())
-}
-
-fn same(dir: &Path, want: &[Vec<u8>; 2]) {
-    let got = results(dir);
-    assert!(got[0] == want[0], "another checkpoint");
-    assert!(got[1] == want[1], "other predictions");
-    assert_eq!(strays(dir), [] as [PathBuf; 0]);
-}
-
-fn signal(child: &Child, name: &str) {
-    assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
-}
 
 /// An uninterrupted run of about two seconds: its epochs, its results and how long it took.
 fn uninterrupted() -> (String, [Vec<u8>; 2], Duration) {
@@ -136,12 +53,8 @@ fn stopped(dir: &Path, args: &[&str], name: &str, wait: Duration) -> (ExitStatus
     (out.status, text(&out.stderr).to_string())
 }
 
-fn state(dir: &Path) -> deep_affect::train::fit::State {
-    checkpoint::card(&WeightFile::open(dir.join(CHECKPOINT)).unwrap()).unwrap().state
-}
-
 #[test]
-fn stopped_and_killed_runs_end_like_others() {
+fn stopped_runs_end_like_others() {
     let (epochs, want, time) = uninterrupted();
     let (first, again) = (train(&epochs, &[]), train(&epochs, &["--resume"]));
 
@@ -170,48 +83,6 @@ fn stopped_and_killed_runs_end_like_others() {
         let out = program(dir.path(), &train("9999", &["--resume"])).output().unwrap();
         assert!(complaint(&out).contains("finished run") && out.status.code() == Some(1), "{}", complaint(&out));
     }
-
-    let (dir, mut rng, mut alive) = (folder(), Rng::new(3, Stream::Test(0), 0), 0);
-    for _ in 0..5 {
-        let args = if dir.path().join(CHECKPOINT).exists() { &again } else { &first };
-        let mut child = program(dir.path(), args).spawn().unwrap();
-        std::thread::sleep(time.mul_f32(rng.uniform()));
-        alive += child.try_wait().unwrap().is_none() as u32;
-        child.kill().unwrap();
-        let out = child.wait_with_output().unwrap();
-        assert!(out.status.success() || out.status.signal() == Some(9), "{}", text(&out.stderr));
-        if dir.path().join(CHECKPOINT).exists() {
-            state(dir.path());
-        }
-    }
-    println!("{alive} of 5 were killed at work");
-    assert!(alive >= 1);
-    let args = if dir.path().join(CHECKPOINT).exists() { &again } else { &first };
-    good(dir.path(), args);
-    same(dir.path(), &want);
-}
-
-#[test]
-fn killed_within_an_epoch_it_goes_on_from_there() {
-    let (whole, dir, mut rng) = (folder(), folder(), Rng::new(7, Stream::Test(0), 0));
-    good(whole.path(), &train("12", &[]));
-    let now = || dir.path().join(CHECKPOINT).exists().then(|| state(dir.path()));
-    let every = ["--checkpoint-every", "0", "--resume"];
-    let mut within = 0;
-    for kill in 0..5 {
-        let at = now().map_or(0, |s| s.step) + 1 + rng.below(6) as u32;
-        let mut child = program(dir.path(), &train("12", &every[..if kill == 0 { 2 } else { 3 }])).spawn().unwrap();
-        while now().is_none_or(|s| s.step < at) && child.try_wait().unwrap().is_none() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        child.kill().unwrap();
-        assert_eq!(child.wait().unwrap().signal(), Some(9), "it ended before update {at}");
-        within += u32::from(now().unwrap().batches > 0);
-    }
-    println!("{within} of 5 were killed within an epoch");
-    assert!(within >= 1);
-    good(dir.path(), &train("12", &["--resume"]));
-    same(dir.path(), &results(whole.path()));
 }
 
 #[test]
@@ -372,29 +243,6 @@ fn a_run_resumes_only_on_its_own_data_and_settings() {
     // Fewer epochs than were run: the best weights so far.
     good(p, &train("1", &["--resume"]));
     assert!(state(p).finished);
-}
-
-#[test]
-fn a_full_disk_leaves_whole_files() {
-    // The limit on the size of files stands for the disk: 330 blocks hold the pictures and no checkpoint.
-    let dir = folder();
-    let mut sh = Command::new("sh");
-    sh.args(["-c", "trap '' XFSZ; ulimit -f 330; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_deep-affect")]);
-    let out = sh.args(train("5", &[])).current_dir(dir.path()).stdin(Stdio::null()).output().unwrap();
-    assert_eq!(out.status.code(), Some(1), "{}", text(&out.stderr));
-    assert!(complaint(&out).contains(": cannot write: "), "{}", complaint(&out));
-    assert!(complaint(&out).contains("run/checkpoint.safetensors"), "{}", complaint(&out));
-    assert_eq!(strays(dir.path()), [] as [PathBuf; 0]);
-    assert!(!dir.path().join(CHECKPOINT).exists() && !dir.path().join("run/predictions.csv").exists());
-
-    // With an old checkpoint in place, the old one stays.
-    good(dir.path(), &train("2", &[]));
-    let old = results(dir.path());
-    let mut sh = Command::new("sh");
-    sh.args(["-c", "trap '' XFSZ; ulimit -f 330; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_deep-affect")]);
-    let out = sh.args(train("5", &[])).current_dir(dir.path()).stdin(Stdio::null()).output().unwrap();
-    assert_eq!(out.status.code(), Some(1), "{}", text(&out.stderr));
-    same(dir.path(), &old);
 }
 
 #[test]
@@ -766,15 +614,6 @@ fn numbers_that_no_run_can_go_by_are_refused_by_name() {
         refused(&pretrain, flag);
     }
     refused(&["train-face", "set.csv", "--label", "kind", "--out", "face"], "--momentum=nan");
-}
-
-/// Flips one bit in the middle of the largest tensor.
-fn damage(path: &Path) {
-    let file = WeightFile::open(path).unwrap();
-    let range = file.infos().iter().map(|t| t.range.clone()).max_by_key(|r| r.len()).unwrap();
-    let mut bytes = fs::read(path).unwrap();
-    bytes[range.start + range.len() / 2] ^= 4;
-    fs::write(path, bytes).unwrap();
 }
 
 #[test]

@@ -160,6 +160,7 @@ impl Command {
             notes: warning
                 .into_iter()
                 .chain([format!("Every picture was told by the model of a fold that had not seen it ({kind}).")])
+                .chain(job.left_out())
                 .collect(),
             history: &[],
             manifest: &job.manifest,
