@@ -3,13 +3,17 @@
 use super::output::quiet;
 use crate::error;
 use crate::progress::Progress;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write, stderr};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Seconds between two lines when stderr is not a terminal.
-const QUIET: Duration = Duration::from_secs(10);
+/// Time between two lines when stderr is not a terminal, and between two drawings of the bar when it is.
+const LINES: Duration = Duration::from_secs(10);
+const FRAMES: Duration = Duration::from_millis(50);
+/// Characters of the bar itself.
+const WIDTH: usize = 30;
+/// Columns of a terminal that does not say how many it has.
+const COLUMNS: usize = 80;
 
 /// One bar at a time.
 #[derive(Default)]
@@ -19,9 +23,14 @@ pub struct Bar {
 
 struct Inner {
     what: String,
-    bar: ProgressBar,
+    done: u64,
+    total: u64,
+    /// Text behind the bar.
+    text: String,
     start: Instant,
     said: Instant,
+    /// Characters on the terminal's line that are ours.
+    drawn: usize,
 }
 
 impl Bar {
@@ -30,49 +39,114 @@ impl Bar {
     }
     /// Text behind the bar.
     pub fn message(&self, text: impl Into<String>) {
-        if let Some(i) = &*self.inner.lock().unwrap() {
-            i.bar.set_message(text.into());
+        if let Some(i) = &mut *self.inner.lock().unwrap() {
+            i.text = text.into();
         }
+    }
+}
+
+impl Inner {
+    fn tell(&mut self) {
+        let terminal = stderr().is_terminal();
+        if quiet() || self.said.elapsed() < if terminal { FRAMES } else { LINES } {
+            return;
+        }
+        self.said = Instant::now();
+        if terminal {
+            return self.draw();
+        }
+        let left = self.left(self.start.elapsed()).as_secs_f64();
+        remark!("{}: {} of {}, about {left:.0} s left {}", self.what, self.done, self.total, self.text);
+    }
+
+    /// How long the rest takes, if it goes on as it went.
+    fn left(&self, elapsed: Duration) -> Duration {
+        let parts = self.total.saturating_sub(self.done) as f64 / self.done.max(1) as f64;
+        Duration::try_from_secs_f64(elapsed.as_secs_f64() * parts).unwrap_or(Duration::MAX)
+    }
+
+    fn line(&self, elapsed: Duration, columns: usize) -> String {
+        let width = WIDTH;
+        let full = (width as u128 * self.done.min(self.total) as u128 / self.total.max(1) as u128) as usize;
+        let bar = "=".repeat(full) + if full < width { ">" } else { "" };
+        let (elapsed, left) = (short(elapsed), short(self.left(elapsed)));
+        let line =
+            format!("{:>12} [{bar:width$}] {}/{} {elapsed}<{left} {}", self.what, self.done, self.total, self.text);
+        // The last column stays free: some terminals begin a new line there.
+        line.trim_end().chars().take(columns.saturating_sub(1)).collect()
+    }
+
+    /// What was drawn is overwritten. A terminal that takes nothing is left alone: no job ends for its bar.
+    fn draw(&mut self) {
+        let columns = terminal_size::terminal_size_of(stderr()).map_or(COLUMNS, |size| size.0.0.into());
+        let line = self.line(self.start.elapsed(), columns);
+        let drawn = line.chars().count();
+        let _ = write!(stderr().lock(), "\r{line}{:1$}", "", self.drawn.saturating_sub(drawn));
+        self.drawn = drawn;
+    }
+
+    fn clear(&mut self) {
+        if self.drawn > 0 {
+            let _ = write!(stderr().lock(), "\r{:1$}\r", "", self.drawn);
+            self.drawn = 0;
+        }
+    }
+}
+
+/// `12s`, `3m`, `5h`, `2d`.
+fn short(time: Duration) -> String {
+    match time.as_secs() {
+        s @ ..120 => format!("{s}s"),
+        s @ ..7200 => format!("{}m", s / 60),
+        s @ ..172_800 => format!("{}h", s / 3600),
+        s => format!("{}d", s / 86_400),
     }
 }
 
 impl Progress for Bar {
     fn start(&self, what: &str, total: u64) {
-        let what = &error::line(what);
-        let style = ProgressStyle::with_template("{prefix:>12} [{bar:30}] {pos}/{len} {elapsed}<{eta} {msg}")
-            .expect("a valid template")
-            .progress_chars("=> ");
-        let bar = ProgressBar::new(total).with_style(style).with_prefix(what.to_string());
-        if quiet() {
-            bar.set_draw_target(ProgressDrawTarget::hidden());
-        }
-        *self.inner.lock().unwrap() =
-            Some(Inner { what: what.into(), bar, start: Instant::now(), said: Instant::now() });
+        let (what, text, start) = (error::line(what), String::new(), Instant::now());
+        *self.inner.lock().unwrap() = Some(Inner { what, done: 0, total, text, start, said: start, drawn: 0 });
     }
     fn inc(&self) {
-        let mut guard = self.inner.lock().unwrap();
-        let Some(i) = guard.as_mut() else { return };
-        i.bar.inc(1);
-        if !std::io::stderr().is_terminal() && i.said.elapsed() >= QUIET {
-            i.said = Instant::now();
-            let (done, total) = (i.bar.position(), i.bar.length().unwrap_or(0));
-            let left = i.start.elapsed().as_secs_f64() / done as f64 * total.saturating_sub(done) as f64;
-            remark!("{}: {done} of {total}, about {left:.0} s left {}", i.what, i.bar.message());
+        if let Some(i) = &mut *self.inner.lock().unwrap() {
+            i.done += 1;
+            i.tell();
         }
     }
     fn done(&self) {
-        if let Some(i) = self.inner.lock().unwrap().take() {
-            i.bar.finish_and_clear();
+        if let Some(mut i) = self.inner.lock().unwrap().take() {
+            i.clear();
         }
     }
     fn note(&self, text: &str) {
-        let say = || remark!("note: {text}");
-        match &*self.inner.lock().unwrap() {
-            Some(i) => i.bar.suspend(say),
-            None => say(),
+        let mut inner = self.inner.lock().unwrap();
+        if let Some(i) = &mut *inner {
+            i.clear();
         }
+        remark!("note: {text}");
     }
     fn stopped(&self) -> bool {
         super::stopped()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bar_fits_its_terminal() {
+        let (what, text, start) = ("train".into(), "loss 0.5".into(), Instant::now());
+        let mut i = Inner { what, done: 0, total: 8, text, start, said: start, drawn: 0 };
+        let minute = Duration::from_secs(60);
+        assert_eq!(i.line(minute, 100), "       train [>                             ] 0/8 60s<8m loss 0.5");
+        i.done = 6;
+        assert_eq!(i.line(minute, 100), "       train [======================>       ] 6/8 60s<20s loss 0.5");
+        assert_eq!(i.line(minute, 20).chars().count(), 19);
+        i.done = 9;
+        assert_eq!(i.line(3 * minute, 100), "       train [==============================] 9/8 3m<0s loss 0.5");
+        (i.done, i.total) = (u64::MAX - 1, u64::MAX);
+        assert!(i.line(minute, 100).contains(">]"));
     }
 }

@@ -258,7 +258,7 @@ fn text<'a>(path: &Path, bytes: &'a [u8]) -> Result<(Cow<'a, str>, Option<String
 /// two agree in all other bytes.
 const WINDOWS: &str = "€\u{81}‚ƒ„…†‡ˆ‰Š‹Œ\u{8d}Ž\u{8f}\u{90}‘’“”•–—˜™š›œ\u{9d}žŸ";
 
-fn windows(bytes: &[u8]) -> String {
+pub(super) fn windows(bytes: &[u8]) -> String {
     let of = |&b: &u8| match b {
         0x80..=0x9f => WINDOWS.chars().nth(usize::from(b) - 0x80).unwrap_or(char::from(b)),
         _ => char::from(b),

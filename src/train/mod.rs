@@ -23,3 +23,4 @@ pub mod predictor;
 pub mod ridge;
 pub mod schedule;
 pub mod stored;
+mod student;

@@ -4,8 +4,8 @@ it what that test leaves out. Training sets of a cross-validation overlap, so di
 differences between data sets: Nadeau & Bengio 2003, "Inference for the generalization error", widen the variance by
 1/k + n_test/n_train instead of 1/k. And of many comparisons some are extreme by chance: Holm 1979 corrects for that. */
 
+use super::student::{point, two_sided};
 use serde::Serialize;
-use statrs::distribution::{ContinuousCDF, StudentsT};
 
 /// The comparison of two models over the same k folds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -55,17 +55,10 @@ impl Paired {
     }
 }
 
-/// Probability of a t at least as far from 0, either way.
-fn two_sided(t: f64, df: usize) -> f64 {
-    let t_of = StudentsT::new(0.0, 1.0, df as f64).expect("at least one degree of freedom");
-    // By the tail itself: one minus the rest is 0 where it matters.
-    2.0 * t_of.sf(t.abs())
-}
-
 /// Ends of the 95 % interval of a mean, by Student's t; None for fewer than two values.
 pub fn interval(x: &[f64]) -> Option<[f64; 2]> {
-    let n = x.len() as f64;
-    let t = StudentsT::new(0.0, 1.0, n - 1.0).ok().filter(|_| n > 1.0)?.inverse_cdf(0.975);
+    let df = x.len().checked_sub(1).filter(|df| *df > 0)?;
+    let (n, t) = (x.len() as f64, point(0.05, df));
     let mean = x.iter().sum::<f64>() / n;
     let sd = (x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt();
     Some([mean - t * sd / n.sqrt(), mean + t * sd / n.sqrt()])

@@ -38,6 +38,11 @@ pub struct Entry {
 
 /// All entries, in the order of the directory. Errors name the entry, or the byte.
 pub fn entries(bytes: &[u8]) -> Result<Vec<Entry>, Fault> {
+    entries_within(bytes, RATIO)
+}
+
+/// [`entries`] that may unpack to `ratio` times their size: text shrinks more than weights.
+pub fn entries_within(bytes: &[u8], ratio: usize) -> Result<Vec<Entry>, Fault> {
     let end = End::find(bytes)?;
     if end.entries > MAX_ENTRIES {
         return Err(Fault::at(end.at, format!("{} entries, at most {MAX_ENTRIES} are supported", end.entries)));
@@ -61,7 +66,7 @@ pub fn entries(bytes: &[u8]) -> Result<Vec<Entry>, Fault> {
         if !names.insert(raw) {
             return Err(Fault::of(place(&String::from_utf8_lossy(raw)), "is there twice"));
         }
-        all.push(entry(bytes, at, record, name, extra, &mut taken)?);
+        all.push(entry(bytes, at, record, [name, extra, ratio], &mut taken)?);
         at += record.len();
     }
     if at != end.directory.end {
@@ -89,8 +94,7 @@ fn entry(
     bytes: &[u8],
     at: usize,
     record: &[u8],
-    name: usize,
-    extra: usize,
+    [name, extra, ratio]: [usize; 3],
     taken: &mut Vec<Range<usize>>,
 ) -> Result<Entry, Fault> {
     let raw = record.get(46..46 + name).unwrap_or(&[]);
@@ -128,8 +132,8 @@ fn entry(
     if !deflated && size != end - data {
         return Err(refuse(&format!("is stored, {size} bytes as {packed}")));
     }
-    if deflated && size > FREE && size / RATIO > end - data {
-        return Err(refuse(&format!("{packed} bytes would unpack to {size}, more than {RATIO} times as many")));
+    if deflated && size > FREE && size / ratio > end - data {
+        return Err(refuse(&format!("{packed} bytes would unpack to {size}, more than {ratio} times as many")));
     }
     taken.push(start..end);
     Ok(Entry { name: name.into(), packed: data..end, size, deflated, crc })
