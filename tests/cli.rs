@@ -861,6 +861,17 @@ fn the_manual_and_completions_have_every_command() {
     }
 }
 
+#[test]
+fn the_terms_of_all_parts_are_printed() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = good(dir.path(), &["licenses"]);
+    for part in
+        ["MIT or Apache-2.0", "CC0 1.0", "CC BY 4.0", "Soumith Chintala", "zune-jpeg ", "Permission is hereby granted"]
+    {
+        assert!(text.contains(part), "{part}");
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn names_that_are_no_text_come_back_whole() {

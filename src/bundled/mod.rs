@@ -33,6 +33,10 @@ pub const CSV: &str = include_str!("photographs.csv");
 
 /// Sources, licences, changes made; goes wherever the set goes.
 pub const NOTICE: &str = include_str!("NOTICE");
+/// The same of [`tower`] and [`model`].
+pub const WEIGHTS_NOTICE: &str = include_str!("weights/NOTICE");
+/// The same of [`classes`].
+pub const CLASSES_NOTICE: &str = include_str!("classes/NOTICE");
 
 /// Names of the classes of published networks, in the order of their outputs, where terms allow them to be here:
 /// `imagenet`, `places365`, `hybrid1365`, `fer2013`. `classes/NOTICE` has sources and licences.

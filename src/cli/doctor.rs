@@ -49,7 +49,8 @@ impl Command {
             }
         }
         let bytes = bundled::model().into_iter().chain(bundled::tower()).map(<[u8]>::len).sum::<usize>();
-        line("bundled model", Ok(if bytes > 0 { format!("{} KiB", bytes >> 10) } else { "none in this build".into() }));
+        let size = format!("{} KiB, weights of VGG16 under CC BY 4.0 (`deep-affect licenses`)", bytes >> 10);
+        line("bundled model", Ok(if bytes > 0 { size } else { "none in this build".into() }));
         line("bundled pictures", Ok(bundled::photographs()?.len().to_string()));
         output::print(&out)
     }

@@ -126,6 +126,8 @@ commands! { Command:
     Kernels => kernels,
     /// Show what this machine has: driver, compiler, GPUs, caches.
     Doctor => doctor,
+    /// Print under which terms the program, its weights and photographs and what it links may be used.
+    Licenses => licenses,
     /// Print what completes this program's commands and flags in a shell.
     Completions => completions,
     /// Print the manual page, or write one for each command.
