@@ -6,7 +6,7 @@ Colours are what Pillow's `convert("RGB")` gives, which is what the published ne
 not blended. The one exception is 16-bit grey, which is scaled where Pillow clips it to white. EXIF orientation is applied,
 because people rated upright pictures. */
 
-use super::{exif, jpeg, sniff};
+use super::{exif, jpeg, rewrite, sniff, tiff};
 use crate::error::{Error, Result};
 use crate::files;
 use image::metadata::Orientation;
@@ -120,8 +120,31 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Everything but JPEG.
+/// Everything but JPEG: as it is, or written as the decoders want it.
 fn other(
+    bytes: &[u8],
+    format: ImageFormat,
+    admit: &mut dyn FnMut(u64),
+) -> Result<(DynamicImage, Orientation, Option<String>)> {
+    if format == ImageFormat::Tiff
+        && let Some(read) = tiff::decode(bytes, admit)
+    {
+        return read.map(|(image, orientation)| (image, orientation, None));
+    }
+    let plain = plain(bytes, format, admit);
+    if plain.is_ok() {
+        return plain;
+    }
+    match format {
+        ImageFormat::Bmp => rewrite::bmp(bytes).map(|b| (format, b.into())),
+        ImageFormat::Ico => rewrite::png_of_icon(bytes).map(|b| (ImageFormat::Png, Cow::Borrowed(b))),
+        _ => None,
+    }
+    .and_then(|(format, bytes)| self::plain(&bytes, format, admit).ok())
+    .map_or(plain, Ok)
+}
+
+fn plain(
     bytes: &[u8],
     format: ImageFormat,
     admit: &mut dyn FnMut(u64),

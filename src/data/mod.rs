@@ -20,8 +20,10 @@ pub mod manifest;
 pub mod merge;
 mod pictures;
 pub mod resize;
+mod rewrite;
 mod sniff;
 pub mod table;
+mod tiff;
 pub mod walk;
 mod workbook;
 
