@@ -39,13 +39,15 @@ fn table(xml: &mut Xml) -> Result<Rows, Fault> {
             Event::Start(tag) if tag.name == "table:table-row" => {
                 let times = repeated(&tag, "table:number-rows-repeated")?;
                 let cells = row(xml)?;
-                if let Some((last, _)) = cells.last() {
+                if let Some((first, wide, _)) = cells.last() {
                     // A few bytes can stand for any number of cells: counted before the first is made.
-                    if times.saturating_mul(last + 1) > MAX_CELLS {
+                    if times.saturating_mul(first + wide) > MAX_CELLS {
                         return Err(Fault::TooLarge);
                     }
                     for line in (line..).take(times) {
-                        cells.iter().try_for_each(|(column, text)| sheet.put(line, *column, text.clone()))?;
+                        for (first, wide, text) in &cells {
+                            (*first..first + wide).try_for_each(|column| sheet.put(line, column, text.clone()))?;
+                        }
                     }
                 }
                 line = line.saturating_add(times as u64);
@@ -61,8 +63,9 @@ fn table(xml: &mut Xml) -> Result<Rows, Fault> {
     }
 }
 
-/// Columns and texts of the row that was just opened.
-fn row(xml: &mut Xml) -> Result<Vec<(usize, String)>, Fault> {
+/// First columns, numbers of columns and texts of the row that was just opened. A text is there once, however often it is
+/// repeated.
+fn row(xml: &mut Xml) -> Result<Vec<(usize, usize, String)>, Fault> {
     let (mut cells, mut column) = (vec![], 0usize);
     loop {
         match xml.next()?.ok_or_else(|| Fault::of("its XML ends within an element"))? {
@@ -71,8 +74,7 @@ fn row(xml: &mut Xml) -> Result<Vec<(usize, String)>, Fault> {
                 let text = cell(xml, &tag)?;
                 if !text.is_empty() {
                     // One more than there may be is refused when it is put into the sheet.
-                    let columns = (column..).take(times.min(MAX_COLUMNS + 1));
-                    cells.extend(columns.map(|column| (column, text.clone())));
+                    cells.push((column.min(MAX_COLUMNS), times.min(MAX_COLUMNS + 1), text));
                 }
                 column = column.saturating_add(times);
             }
