@@ -393,8 +393,11 @@ pub fn changes(form: Form) -> Vec<Line> {
             said.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             must!(err.lines().filter(|l| l.starts_with("error: ")).count() == 1, "{how}: {err}");
         }
+        // Whoever maps a file is promised that it is not written over (`src/mapped.rs`): then a rating may come of both.
+        let mixed = weights && how == "written over in place";
         // Of a picture that changed another rating is right.
-        let known = |row: &String| !weights && row.contains("20.png") || truths.iter().any(|t| t.contains(row));
+        let known =
+            |row: &String| mixed || !weights && row.contains("20.png") || truths.iter().any(|t| t.contains(row));
         let wrong = rows(&out).into_iter().find(|row| !known(row));
         must!(wrong.is_none(), "{how}: {:?} is no answer of either file", wrong.unwrap_or_default());
         None
