@@ -1,7 +1,7 @@
 /*! Ratings and pictures: what stands between a folder of photographs and the `[n, side, side, 3]` bytes a network is fed.
 [`import`] turns published rating tables into one [`manifest`] each, [`merge`] joins them, and [`duplicates`] finds what they
 have in common; [`decode`] and [`resize`] turn files into squares;
-[`cache`] keeps the squares in one mapped file; [`boxes`] say where faces are, [`labels`] what classes pictures are of; [`folds`] deals the rows out without separating near-duplicates. Everything
+[`cache`] keeps the squares in one mapped file; [`features_table`] has numbers of pictures instead; [`boxes`] say where faces are, [`labels`] what classes pictures are of; [`folds`] deals the rows out without separating near-duplicates. Everything
 here reads files that others made, so every function answers bad input with one line and none of them panics. */
 
 pub mod boxes;
@@ -10,6 +10,7 @@ mod compose;
 pub mod decode;
 pub mod duplicates;
 mod exif;
+pub mod features_table;
 mod fields;
 pub mod folds;
 pub mod import;

@@ -7,7 +7,7 @@ Numbers and truth values, little endian, in both orders; the transpose of a matr
 without `.npy`. Checksums are checked where an entry is deflated. */
 
 use super::zip::{self, Entry};
-use super::{Archive, Array, Fault, Format, row_major};
+use super::{Archive, Array, Fault, Format, Place, row_major};
 use safetensors::Dtype;
 use std::collections::BTreeMap;
 
@@ -39,6 +39,19 @@ fn array(entry: &Entry, bytes: &[u8]) -> Result<Array, String> {
     }
     let strides = if fortran { column_major(&shape) } else { row_major(&shape) };
     Ok(Array { name: name.into(), dtype, shape, strides, place: entry.place(skip) })
+}
+
+/// The array of a `.npy` file, in place.
+pub fn single(bytes: &[u8]) -> Result<Array, String> {
+    let (text, skip) = head_text(bytes)?;
+    let (descr, fortran, shape) = header(text)?;
+    let dtype = dtype(descr)?;
+    let elements = shape.iter().try_fold(dtype.bitsize() / 8, |a, b| a.checked_mul(*b)).ok_or("is too large")?;
+    if bytes.len() - skip != elements {
+        return Err(format!("has {} bytes of elements, its shape needs {elements}", bytes.len() - skip));
+    }
+    let strides = if fortran { column_major(&shape) } else { row_major(&shape) };
+    Ok(Array { name: String::new(), dtype, shape, strides, place: Place::Mapped(skip..bytes.len()) })
 }
 
 /// The one value of a `.npy` without extents, as text: data sets keep numbers, and numbers as texts, in files of their own.
