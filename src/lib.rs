@@ -10,7 +10,7 @@
 | 5 | [`device`] | reference (float64), cpu (float32), session |
 | 6 | [`nn`] | layers over the graph |
 | 7 | [`models`] | networks as tables |
-| 8 | [`train`] [`conform`] [`export`] | the loop, checkpoints, metrics, the predictor; golden files of another framework; models for other programs |
+| 8 | [`solve`] [`train`] [`conform`] [`export`] | linear models and support vector machines on tables of features; the loop, checkpoints, metrics, the predictor; golden files of another framework; models for other programs |
 | 9 | [`report`] | pages and tables for people |
 | 10 | [`cli`] | commands |
 
@@ -82,6 +82,7 @@ pub mod report;
 pub mod rng;
 pub mod shape;
 pub mod sim;
+pub mod solve;
 pub mod table;
 pub mod train;
 pub mod weights;

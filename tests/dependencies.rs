@@ -9,7 +9,7 @@ use std::process::Command;
 
 /// Most crates of the default tree, this one included: what `cargo tree -e normal,build --prefix none | sed 's/ (\*)//' |
 /// sort -u` lists, on the machine that builds.
-const MOST: usize = 90;
+const MOST: usize = 91;
 /// The platform that the notices are for, where packages are built.
 const PLATFORM: &str = "x86_64-unknown-linux-gnu";
 

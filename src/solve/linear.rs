@@ -9,8 +9,12 @@ sum w_i (y_i - a - x_i b)^2 / sum w_i + lambda s^2 |b|^2
 
 over rows i of weight w_i, s^2 being the mean variance of the features: so `lambda` means the same whatever the scale of the
 features and the number of rows. All sums are float64. With more features than rows the system has a row and a column for
-each row (b = X' c, Saunders et al. 1998), otherwise for each feature. */
+each row (b = X' c, Saunders et al. 1998), otherwise for each feature.
 
+[`ridge`] takes the penalty as scikit-learn's `Ridge` does: `alpha` times |b|^2 beside the plain sum of squares.
+[`least_squares`] has none, and refuses features that determine no single answer. */
+
+use super::{dot, gram};
 use crate::data::folds;
 use crate::error::{Error, Result};
 
@@ -79,6 +83,91 @@ pub fn fit(p: &Problem, rows: &[usize], groups: &[Option<String>], seed: u64) ->
     Ok(head)
 }
 
+/// Refuses a penalty that is none.
+///
+/// # Errors
+/// Anything but a finite number above 0.
+pub fn check_penalty(alpha: f64) -> Result<()> {
+    if alpha > 0.0 && alpha.is_finite() {
+        return Ok(());
+    }
+    Err(Error::usage(format!("the penalty {alpha} is not above 0")).fix("give a number above 0"))
+}
+
+/// Minimises `sum w_i (y_i - a - x_i b)^2 + alpha |b|^2` over some rows.
+///
+/// # Errors
+/// No row that counts, or a penalty that is not above 0.
+pub fn ridge(p: &Problem, rows: &[usize], alpha: f64) -> Result<Head> {
+    check_penalty(alpha)?;
+    let system = System::new(p, rows)?;
+    let (weight, bias) = system.solve(alpha / system.unit);
+    Ok(Head { weight, bias, lambda: vec![alpha; p.targets] })
+}
+
+/// The least pivot of the scaled normal equations, the squared sine of the angle between a column and those before it. The
+/// equations are solved to 2^-53 over the pivot, so that six digits are right at this one; columns of float32 that depend
+/// on each other exactly leave 1e-14.
+const PIVOT: f64 = 1e-10;
+
+/// Minimises `sum w_i (y_i - a - x_i b)^2` over some rows.
+///
+/// # Errors
+/// No row that counts, or columns that depend on each other over these rows: infinitely many answers are then equally good.
+pub fn least_squares(p: &Problem, rows: &[usize]) -> Result<Head> {
+    let refused = |why: String| {
+        Err(Error::job(format!("least squares has no single answer: {why}")).fix("choose the solver ridge"))
+    };
+    let (n, width) = (rows.len(), p.width);
+    if width >= n {
+        return refused(format!("{width} columns for {n} pictures"));
+    }
+    let system = System::new(p, rows)?;
+    // Columns of length 1: the size of a feature must not look like its dependence on others.
+    let scale: Vec<f64> = (0..width).map(|j| system.gram[j * width + j].sqrt()).collect();
+    let mut a = system.gram.clone();
+    let mut dependent = 0;
+    for i in 0..width {
+        let (above, row) = a.split_at_mut(i * width);
+        if scale[i] == 0.0 {
+            row[..=i].fill(0.0);
+            dependent += 1;
+            continue;
+        }
+        for j in 0..i {
+            let pivot = above[j * width + j];
+            let r = if scale[j] > 0.0 { row[j] / (scale[i] * scale[j]) } else { 0.0 };
+            row[j] = if pivot > 0.0 { (r - dot(&row[..j], &above[j * width..j * width + j])) / pivot } else { 0.0 };
+        }
+        let pivot = 1.0 - dot(&row[..i], &row[..i]);
+        let depends = pivot.is_nan() || pivot <= PIVOT;
+        dependent += usize::from(depends);
+        row[i] = if depends { 0.0 } else { pivot.sqrt() };
+    }
+    if dependent > 0 {
+        return refused(format!("{dependent} of {width} columns depend on the others over {n} pictures"));
+    }
+    let mut head = Head { weight: vec![], bias: vec![], lambda: vec![0.0; p.targets] };
+    for (y, centre) in system.y.chunks_exact(n).zip(&system.centre) {
+        let mut b = system.across(y);
+        b.iter_mut().zip(&scale).for_each(|(b, s)| *b /= s);
+        substitute(&a, &mut b);
+        b.iter_mut().zip(&scale).for_each(|(b, s)| *b /= s);
+        head.bias.push(centre - dot(&b, &system.means));
+        head.weight.extend(b);
+    }
+    Ok(head)
+}
+
+impl Head {
+    /// Predictions [n, targets] of rows [n, width].
+    pub fn predict(&self, x: &[f64]) -> Vec<f64> {
+        let width = self.weight.len() / self.bias.len();
+        let one = |row: &[f64], t: usize| self.bias[t] + dot(&self.weight[t * width..(t + 1) * width], row);
+        x.chunks_exact(width).flat_map(|row| (0..self.bias.len()).map(move |t| one(row, t))).collect()
+    }
+}
+
 impl Problem {
     fn row(&self, i: usize) -> &[f64] {
         &self.x[i * self.width..(i + 1) * self.width]
@@ -122,7 +211,8 @@ impl System {
         };
         let y = (0..p.targets).flat_map(residual).collect();
         let dual = width > n;
-        let gram = if dual { gram(&x, n, width) } else { gram(&transposed(&x, n, width), width, n) };
+        let gram =
+            if dual { gram(&x, width, |_, _, xx| xx) } else { gram(&transposed(&x, n, width), n, |_, _, xx| xx) };
         let unit = x.iter().map(|x| x * x).sum::<f64>() / width as f64;
         // Features that do not vary explain nothing, whatever the penalty.
         let unit = if unit > 0.0 { unit } else { 1.0 };
@@ -165,27 +255,6 @@ impl System {
 
 fn transposed(x: &[f64], rows: usize, columns: usize) -> Vec<f64> {
     (0..columns).flat_map(|j| (0..rows).map(move |i| x[i * columns + j])).collect()
-}
-
-/// X X' of [rows, columns]: the lower half, which is all that is read.
-fn gram(x: &[f64], rows: usize, columns: usize) -> Vec<f64> {
-    let row = |i: usize| &x[i * columns..(i + 1) * columns];
-    let mut gram = vec![0.0; rows * rows];
-    crate::par::heavy_rows_mut(&mut gram, rows, rows, rows * columns, |i, out| {
-        (0..=i).for_each(|j| out[j] = dot(row(i), row(j)));
-    });
-    gram
-}
-
-/// The sum of products, in eight parts that the compiler keeps in one vector.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let mut sums = [0.0; 8];
-    let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest: f64 = a8.remainder().iter().zip(b8.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a8.zip(b8) {
-        (0..8).for_each(|i| sums[i] += a[i] * b[i]);
-    }
-    sums.iter().sum::<f64>() + rest
 }
 
 /// L with L L' = A, in the lower half of A, which is positive definite.
@@ -251,6 +320,46 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// scikit-learn's penalty is that of the lambda that belongs to it; without one the derivatives of the squares vanish.
+    #[test]
+    fn penalties_of_two_kinds_and_none() {
+        let (n, width) = (40, 9);
+        let (p, rows) = (problem(n, width, 1.0), (0..n).collect::<Vec<_>>());
+        let system = System::new(&p, &rows).unwrap();
+        let head = ridge(&p, &rows, 3.0).unwrap();
+        assert_eq!((head.weight.clone(), head.bias.clone()), system.solve(3.0 / system.unit));
+        let head = least_squares(&p, &rows).unwrap();
+        let y = head.predict(&p.x);
+        for j in 0..width {
+            let slope: f64 = rows.iter().map(|&i| p.weight[i] * (p.y[2 * i] - y[2 * i]) * p.row(i)[j]).sum();
+            assert_relative_eq!(slope, 0.0, epsilon = 1e-10);
+        }
+        for alpha in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(ridge(&p, &rows, alpha).unwrap_err().to_string().contains("not above 0"));
+        }
+    }
+
+    #[test]
+    fn least_squares_refuses_columns_that_depend_on_others() {
+        let refused = |p: &Problem, rows: &[usize], why: &str| {
+            let e = least_squares(p, rows).unwrap_err().to_string();
+            assert!(e.contains(why) && e.ends_with("choose the solver ridge"), "{e}");
+        };
+        let rows: Vec<usize> = (0..40).collect();
+        let mut p = problem(40, 9, 1.0);
+        refused(&p, &rows[..9], "9 columns for 9 pictures");
+        // The last column is a sum of two others, rounded to float32, at another scale.
+        (0..40).for_each(|i| p.x[i * 9 + 8] = f64::from((1e6 * (p.x[i * 9] + p.x[i * 9 + 3])) as f32));
+        refused(&p, &rows, "1 of 9 columns depend on the others over 40 pictures");
+        // Two that do not vary depend on the constant.
+        (0..40).for_each(|i| p.x[i * 9 + 1..i * 9 + 3].fill(7.0));
+        refused(&p, &rows, "3 of 9 columns");
+        // Almost parallel, and still apart.
+        let mut p = problem(40, 9, 1.0);
+        (0..40).for_each(|i| p.x[i * 9 + 8] = p.x[i * 9] + 1e-3 * p.x[i * 9 + 3] * p.x[i * 9 + 4]);
+        least_squares(&p, &rows).unwrap();
     }
 
     #[test]
