@@ -5,7 +5,8 @@ use super::ranges::{MANY, whole};
 use super::reading::{self, Reading, batch};
 use super::{Bar, Compute};
 use crate::data::boxes::seen_whole;
-use crate::data::{LoadOptions, Pictures, Source};
+use crate::data::features_table::{FeatureTable, content};
+use crate::data::{LoadOptions, Manifest, Pictures, Source};
 use crate::error::{Error, Result, path_text};
 use crate::models::{Architecture, Config, Tower, TowerOutput};
 use crate::train::features::extract;
@@ -21,8 +22,15 @@ pub struct Command {
     /// A tower: a file of `weights import` or of `pretrain`.
     tower: PathBuf,
     /// Pictures and folders (searched through, in sorted order).
-    #[arg(required = true, value_name = "FILES")]
+    #[arg(required_unless_present = "manifest", conflicts_with = "manifest", value_name = "FILES")]
     inputs: Vec<PathBuf>,
+    /// The pictures of a manifest (see `import`) instead, for --table.
+    #[arg(long, requires = "table", value_name = "CSV")]
+    manifest: Option<PathBuf>,
+    /// Where the outputs go as a table of features, a row a picture, which `fit` takes: safetensors, or a CSV file by its
+    /// ending.
+    #[arg(long, requires = "manifest", value_name = "FILE")]
+    table: Option<PathBuf>,
     /// What comes out: softmax (class probabilities), pooled (the last convolution averaged over the picture), block1 to
     /// block5 (the same of a block), or several side by side, as in block4+block5.
     #[arg(long, default_value_t = TowerOutput::Softmax, value_name = "OUTPUT")]
@@ -67,7 +75,11 @@ impl Command {
         (config.towers, config.tower_output, config.image) = (vec![tower], self.output, side);
         config.check_sides()?;
         config.check_outputs()?;
-        let files = list(&self.inputs)?;
+        let manifest = self.manifest.as_ref().map(|m| Manifest::read(m, &[])).transpose()?;
+        let files = match &manifest {
+            Some(m) => (0..m.rows.len()).map(|i| m.file(i)).collect(),
+            None => list(&self.inputs)?,
+        };
         let options = LoadOptions { views: config.views(), decode: self.reading.decode(), cache_dir: None };
         let boxes = self.reading.boxes(&options.views)?.unwrap_or_default();
         let sources: Vec<Source> = files.iter().map(|f| boxes.source(f.clone())).collect();
@@ -87,7 +99,20 @@ impl Command {
         let batch = self.batch.min(all.len()).max(1);
         let (members, _) = extract(&config, &initial, &pictures, &all, batch, self.compute.open()?, &bar)?;
         let (width, values) = &members[0];
-        for (row, values) in pictures.rows().iter().zip(values.chunks_exact(*width)) {
+        if let (Some(manifest), Some(table)) = (&manifest, &self.table) {
+            let columns = columns(&config.towers[0], self.output, names.as_deref());
+            let rows = pictures.rows();
+            let made = FeatureTable {
+                file: table.clone(),
+                columns,
+                paths: rows.iter().map(|&r| manifest.rows[r].path.clone()).collect(),
+                contents: rows.iter().map(|&r| content(&files[r]).unwrap_or_default()).collect(),
+                values: values.clone(),
+            };
+            made.write(table)?;
+            remark!("wrote {} features of {} pictures to {}", width, rows.len(), table.display());
+        }
+        for (row, values) in pictures.rows().iter().zip(values.chunks_exact(*width)).filter(|_| manifest.is_none()) {
             output::print(&self.answer(&files[*row], values, names.as_deref()))?;
         }
         match &bad[..] {
@@ -121,6 +146,19 @@ impl Command {
         }
         text
     }
+}
+
+/// Names of a tower's outputs: `block4.17`, counted from 1, or a class with its number.
+fn columns(tower: &Tower, output: TowerOutput, classes: Option<&[String]>) -> Vec<String> {
+    let part = |name: &str| -> Vec<String> {
+        let width = name.parse().map_or(0, |part| tower.features(part));
+        let one = |i: usize| match classes.filter(|_| output == TowerOutput::Softmax).and_then(|c| c.get(i)) {
+            Some(class) => format!("{}.{class}", i + 1),
+            None => format!("{name}.{}", i + 1),
+        };
+        (0..width).map(one).collect()
+    };
+    output.to_string().split('+').flat_map(part).collect()
 }
 
 /// The pictures, in the order they were named and sorted inside folders.

@@ -102,6 +102,8 @@ commands! { Command:
     Predict => predict,
     /// Show what one tower sees in pictures: classes and probabilities.
     Features => features,
+    /// Solve for a linear model or a support vector machine on tables of features, over folds.
+    Fit => fit,
     /// Measure a trained model on a manifest.
     Evaluate => evaluate,
     /// Make a manifest of a published set, or of any table and a folder of pictures.

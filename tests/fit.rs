@@ -1,0 +1,179 @@
+//! `features --table` and `fit`: from drawings with categories to a support vector machine judged over folds (a few seconds).
+
+mod emoji;
+
+use deep_affect::data::Manifest;
+use deep_affect::data::features_table::{FeatureTable, joined};
+use deep_affect::solve::model::Model;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn run(dir: &Path, line: &str) -> Output {
+    let args = line.split_whitespace();
+    let program = env!("CARGO_BIN_EXE_deep-affect");
+    Command::new(program).args(args).current_dir(dir).stdin(Stdio::null()).output().unwrap()
+}
+
+fn good(dir: &Path, line: &str) -> String {
+    let out = run(dir, line);
+    assert!(out.status.success(), "{line}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+/// The run fails with this code and one line that has `part`.
+fn bad(dir: &Path, line: &str, code: i32, part: &str) {
+    let out = run(dir, &format!("{line} --quiet"));
+    let err = String::from_utf8_lossy(&out.stderr);
+    assert_eq!((out.status.code(), err.lines().count()), (Some(code), 1), "{line}: {err}");
+    assert!(err.starts_with("error: ") && err.contains(part), "{line}: no `{part}` in {err}");
+}
+
+/// Every eighth emoji, the tower that knows them, and the table of what it sees.
+fn prepared() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let all = fs::read_to_string(emoji::unpack(dir.path())).unwrap();
+    let (head, rows) = all.split_once('\n').unwrap();
+    let few: Vec<&str> = rows.lines().enumerate().filter(|(i, _)| i % 8 == 0).map(|(_, l)| l).collect();
+    // One has no category.
+    let mut few: Vec<String> = few.into_iter().map(String::from).collect();
+    few[0] = few[0].replace(",Symbols,", ",,");
+    fs::write(dir.path().join("m.csv"), format!("{head}\n{}\n", few.join("\n"))).unwrap();
+    let [(_, object), ..] = emoji::towers();
+    fs::write(dir.path().join("object.safetensors"), object).unwrap();
+    dir
+}
+
+#[test]
+fn categories_from_pictures_to_accuracy() {
+    let dir = prepared();
+    let p = dir.path();
+    let features = "features object.safetensors --alpha white --manifest m.csv --output block4+block5 --table";
+    good(p, &format!("{features} low.safetensors"));
+    let manifest = Manifest::read(p.join("m.csv"), &[]).unwrap();
+    let n = manifest.rows.len();
+    let one = FeatureTable::read(p.join("low.safetensors")).unwrap();
+    one.write(p.join("low.csv")).unwrap();
+    assert!(one.paths.len() == n && one.columns[0] == "block4.1" && one.columns.last().unwrap() == "block5.64");
+
+    let fit = "fit m.csv --table low=low.safetensors --solver svc --label category --folds 3 --out svc";
+    let text = good(p, &format!("{fit} --c 0.5,1.5,5"));
+    assert!(text.contains("commonest class") && text.contains("C 1.5"), "{text}");
+    let facts: serde_json::Value = serde_json::from_slice(&fs::read(p.join("svc/metrics.json")).unwrap()).unwrap();
+    let (majority, of) = (facts["majority_percent"]["mean"].as_f64().unwrap(), &facts["settings"][1]);
+    let accuracy = of["accuracy_percent"]["mean"].as_f64().unwrap();
+    assert!(accuracy > majority + 10.0, "{accuracy} % against {majority} %");
+    assert_eq!((facts["n_pictures"].as_u64(), facts["answers"].as_array().unwrap().len()), (Some(n as u64 - 1), 8));
+    let counts = of["confusion"].as_array().unwrap().iter().flat_map(|r| r.as_array().unwrap());
+    assert_eq!(counts.map(|c| c.as_u64().unwrap()).sum::<u64>(), n as u64 - 1);
+    for file in
+        ["accuracy-by-c.svg", "confusion-C-1.5.svg", "confusion-C-5.csv", "results.tex", "results.md", "folds.csv"]
+    {
+        assert!(p.join("svc").join(file).is_file(), "{file}");
+    }
+    // The predictions give the same counts, fold by fold.
+    let table = deep_affect::data::table::Table::read(p.join("svc/predictions.csv"), &Default::default()).unwrap();
+    let [fold, truth, said] = ["fold", "class_true", "class_predicted C 1.5"].map(|c| table.column(c).unwrap());
+    let right = |f: &str| {
+        let of: Vec<_> = table.rows.iter().filter(|(_, r)| r[fold] == f).collect();
+        100.0 * of.iter().filter(|(_, r)| r[truth] == r[said]).count() as f64 / of.len() as f64
+    };
+    assert!((["1", "2", "3"].map(right).iter().sum::<f64>() / 3.0 - accuracy).abs() < 1e-9);
+
+    // On the folds of that run the same comes out, on any number of threads.
+    let again = "fit m.csv --table low=low.csv --solver svc --label category --c 1.5 --out again";
+    bad(p, &format!("{again} --fold-file svc/folds.csv"), 1, "no fold for");
+    let labelled: Vec<usize> = (1..n).collect();
+    manifest.select(&labelled).write(p.join("labelled.csv")).unwrap();
+    good(p, &format!("{} --threads 1 --fold-file svc/folds.csv", again.replace("m.csv", "labelled.csv")));
+    let facts: serde_json::Value = serde_json::from_slice(&fs::read(p.join("again/metrics.json")).unwrap()).unwrap();
+    assert_eq!(facts["settings"][0]["confusion"], of["confusion"]);
+    let read = |f: &str| fs::read(p.join(f)).unwrap();
+    assert!(read("again/model.safetensors") == read("svc/model-C-1.5.safetensors"), "the model's bytes");
+    // The model knows what it was made of.
+    let model = Model::read(p.join("again/model.safetensors")).unwrap();
+    let joined = joined(&[("low".into(), one)], &manifest).unwrap();
+    model.fits(&joined.columns).unwrap();
+    let seen = model.classes(&joined.values, &labelled);
+    let category = manifest.labels("category").unwrap();
+    let right = labelled.iter().zip(&seen).filter(|(i, c)| category[**i].as_ref() == Some(&model.names[**c]));
+    assert!(right.count() * 10 > labelled.len() * 6);
+}
+
+#[test]
+fn ratings_by_ridge_and_svr_and_what_is_refused() {
+    let dir = prepared();
+    let p = dir.path();
+    let manifest = Manifest::read(p.join("m.csv"), &["valence"]).unwrap();
+    // A table by hand: the rating with noise, its double, and a number that says nothing.
+    let mut text = String::from("path,near,other\n");
+    for (i, row) in manifest.rows.iter().enumerate() {
+        let noise = (i * 7 % 11) as f32 / 20.0;
+        text += &format!("{},{},{}\n", row.path, row.targets[0] + noise, i * 13 % 17);
+    }
+    fs::write(p.join("t.csv"), &text).unwrap();
+    let fit = |rest: &str| format!("fit m.csv --table t.csv --targets valence --folds 3 --out d {rest}");
+    let mse = || {
+        let facts: serde_json::Value = serde_json::from_slice(&fs::read(p.join("d/metrics.json")).unwrap()).unwrap();
+        let of = |s: &serde_json::Value| {
+            let measures = s["over_folds"]["dimensions"][0]["measures"].as_array().unwrap().clone();
+            let mse = measures.into_iter().find(|m| m["measure"] == "mse").unwrap();
+            [&mse["model"]["mean"], &mse["baseline"]["mean"]].map(|v| v.as_f64().unwrap())
+        };
+        facts["settings"].as_array().unwrap().iter().map(of).collect::<Vec<_>>()
+    };
+    for (rest, settings) in [
+        ("--solver linear", 1),
+        ("--solver ridge", 1),
+        ("--solver ridge --alpha 0.1,10", 2),
+        ("--solver svr --c 1,10 --epsilon 0.05", 2),
+    ] {
+        let text = good(p, &fit(rest));
+        assert!(text.contains("training mean") && text.contains("valence"), "{text}");
+        let all = mse();
+        assert!(all.len() == settings && all.iter().all(|[m, mean]| *m < 0.2 * mean), "{rest}: {all:?}");
+    }
+    let predictions = fs::read_to_string(p.join("d/predictions.csv")).unwrap();
+    assert!(
+        predictions.starts_with("path,dataset,group,fold,valence_true,valence_predicted C 1,valence_predicted C 10\n")
+    );
+
+    bad(p, &fit("--solver svc"), 2, "svc needs it");
+    bad(p, &fit("--solver svr --c 0"), 2, "C is 0, and must be above 0");
+    bad(p, &fit("--solver svr --c 1,1"), 2, "given twice");
+    bad(p, &fit("--solver ridge --alpha 0"), 2, "the penalty 0 is not above 0");
+    bad(p, &fit("--solver svc --label weight"), 1, "column weight: 1 class(es)");
+    bad(p, &fit("--solver svc --label nothing"), 2, "no column `nothing`");
+    let lines: Vec<&str> = text.lines().collect();
+    fs::write(p.join("t.csv"), lines[..lines.len() - 2].join("\n")).unwrap();
+    bad(p, &fit("--solver ridge"), 1, "no row for 2 of the 154 pictures of the manifest: `emoji/");
+    // Every column twice: least squares has no single answer.
+    let twice: String = text.lines().map(|l| format!("{l},{}\n", l.split(',').nth(1).unwrap())).collect();
+    fs::write(p.join("t.csv"), twice.replacen(",near\n", ",again\n", 1)).unwrap();
+    bad(p, &fit("--solver linear"), 1, "fold 1: least squares has no single answer: 1 of 3 columns");
+    let flat: String = text
+        .lines()
+        .enumerate()
+        .map(|(i, l)| match i {
+            0 => format!("{l}\n"),
+            _ => format!("{},1,1\n", l.split(',').next().unwrap()),
+        })
+        .collect();
+    fs::write(p.join("t.csv"), flat).unwrap();
+    bad(p, &fit("--solver svr"), 1, "pictures are equal");
+    // A class of one picture, and one whose pictures are all in one fold.
+    fs::write(p.join("t.csv"), &text).unwrap();
+    let m = fs::read_to_string(p.join("m.csv")).unwrap();
+    let alone = m.replacen(",Activities,", ",Alone,", 1);
+    fs::write(p.join("m.csv"), alone).unwrap();
+    bad(p, &fit("--solver svc --label category"), 1, "column category: class `Alone` has 1 picture(s)");
+    let mut folded = String::new();
+    for (i, line) in m.lines().enumerate() {
+        let fold = if i == 0 { "fold".into() } else { (1 + u32::from(line.contains(",Symbols,"))).to_string() };
+        folded += &format!("{line},{fold}\n");
+    }
+    fs::write(p.join("m.csv"), folded).unwrap();
+    let own = "fit m.csv --table t.csv --solver svc --label category --out d";
+    bad(p, own, 1, "are in fold 2: its model would not know the class");
+    bad(p, "features object.safetensors --manifest m.csv", 2, "--table");
+}
