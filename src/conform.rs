@@ -7,9 +7,13 @@ its arithmetic: see [`cases`] for single ops and [`noise`] for a whole network. 
 
 mod cases;
 mod fused;
+mod fusion;
 mod golden;
+mod keras;
+mod measures;
 mod network;
 mod noise;
+mod solve;
 
 use crate::device;
 use crate::error::{Error, Result};

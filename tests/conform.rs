@@ -16,32 +16,43 @@ fn all() -> Vec<PathBuf> {
     files
 }
 
-fn check(device: &str) {
-    let rows = conform::run(&all(), device).unwrap();
+/// Subjects of host arithmetic, the same on every device: once is enough, and linear SVR to 1e-10 takes five seconds.
+const HOST: [&str; 4] =
+    ["svm.safetensors", "metrics.safetensors", "imagedatagenerator.safetensors", "resize_opencv.safetensors"];
+/// Of these the last are pictures, held to the weights between pixels that are whole 256ths or 2048ths.
+const PICTURES: [&str; 2] = ["imagedatagenerator", "resize_opencv"];
+
+fn check(device: &str, rows_expected: usize) {
+    let host = |p: &PathBuf| HOST.iter().any(|h| p.ends_with(h));
+    let files: Vec<PathBuf> = all().into_iter().filter(|p| device == "reference" || !host(p)).collect();
+    let rows = conform::run(&files, device).unwrap();
     println!("{}", conform::table(&rows));
     let failed: Vec<&Row> = rows.iter().filter(|r| r.status != Status::Pass).collect();
     assert!(failed.is_empty(), "failed or unsupported: {failed:#?}");
     assert_eq!(conform::exit_code(&rows), 0);
     // Every expected tensor of the file has a row, and a tolerance of 1 would accept nothing at all as an answer.
-    assert_eq!(rows.len(), 554);
-    let loose: Vec<&Row> = rows.iter().filter(|r| r.tolerance.is_some_and(|t| t > 2e-4)).collect();
+    assert_eq!(rows.len(), rows_expected);
+    let loose: Vec<&Row> = rows
+        .iter()
+        .filter(|r| r.tolerance.is_some_and(|t| t > if PICTURES.contains(&&*r.op) { 5e-3 } else { 2e-4 }))
+        .collect();
     assert!(loose.is_empty(), "{loose:#?}");
 }
 
 #[test]
 fn reference_agrees_with_pytorch() {
-    check("reference");
+    check("reference", 779);
 }
 
 #[test]
 fn cpu_agrees_with_pytorch() {
-    check("cpu");
+    check("cpu", 661);
 }
 
 #[test]
 fn sim_agrees_with_pytorch() {
     if common::have("sim") {
-        check("sim");
+        check("sim", 661);
     }
 }
 

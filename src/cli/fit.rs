@@ -114,16 +114,23 @@ impl Command {
         let width = columns.len();
         let x: Vec<f32> = rows.iter().flat_map(|&i| &x[i * width..(i + 1) * width]).copied().collect();
         if let Answers::Classes { classes, class } = &answers {
-            check_classes(classes, class, &fold, k).map_err(|e| e.at(self.place()))?.iter().for_each(|r| remark!("{r}"));
+            check_classes(classes, class, &fold, k)
+                .map_err(|e| e.at(self.place()))?
+                .iter()
+                .for_each(|r| remark!("{r}"));
         }
         if let Some(f) = (0..k).find(|f| !fold.contains(f)) {
-            return Err(Error::file(&self.manifest, format!("no picture with a label is in fold {}", folds::number(f)))
-                .fix("deal other folds"));
+            return Err(Error::file(
+                &self.manifest,
+                format!("no picture with a label is in fold {}", folds::number(f)),
+            )
+            .fix("deal other folds"));
         }
         prepare(&self.out)?;
         let weight: Vec<f64> = manifest.rows.iter().map(|r| r.weight.into()).collect();
         let groups = manifest.groups();
-        let task = Task { columns: &columns, x: &x, answers: &answers, weight: &weight, groups: &groups, seed: self.seed };
+        let task =
+            Task { columns: &columns, x: &x, answers: &answers, weight: &weight, groups: &groups, seed: self.seed };
         let validated = cross_validate(&method, &task, &fold, k, &Bar::new())?;
         let all: Vec<usize> = (0..rows.len()).collect();
         let models = solve(&method, &task, &all)?;
@@ -189,7 +196,10 @@ impl Command {
     fn answers(&self, manifest: &Manifest) -> Result<(Answers, Vec<usize>)> {
         let Some(label) = &self.label else {
             let values = manifest.rows.iter().flat_map(|r| &r.targets).map(|t| f64::from(*t)).collect();
-            return Ok((Answers::Ratings { targets: manifest.targets.clone(), values }, (0..manifest.rows.len()).collect()));
+            return Ok((
+                Answers::Ratings { targets: manifest.targets.clone(), values },
+                (0..manifest.rows.len()).collect(),
+            ));
         };
         let labels = manifest.labels(label)?;
         let classes: Vec<String> = labels.iter().flatten().cloned().collect::<BTreeSet<_>>().into_iter().collect();

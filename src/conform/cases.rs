@@ -122,14 +122,21 @@ impl Context<'_> {
             "lr_schedules" => self.lr_schedule(),
             "tiny_fused" => self.tiny_fused(),
             "network" => self.network(),
+            "svm" => self.svm(),
+            "metrics" => self.metrics(),
+            "emosepar" => self.emosepar(),
+            "keras_sgd" => self.keras_sgd(),
+            "imagedatagenerator" => self.imagedatagenerator(),
+            "resize_opencv" => self.resize_opencv(),
+            "fusion" => self.fusion(),
             other => Err(Stop::Unsupported(other.into())),
         }
     }
 
-    fn name(&self, tensor: &str) -> String {
+    pub(super) fn name(&self, tensor: &str) -> String {
         format!("{}.{tensor}", self.case)
     }
-    fn get(&self, tensor: &str) -> Result<&Tensor> {
+    pub(super) fn get(&self, tensor: &str) -> Result<&Tensor> {
         self.golden.get(&self.name(tensor))
     }
     pub(super) fn find(&self, tensor: &str) -> Option<&Tensor> {
@@ -147,11 +154,11 @@ impl Context<'_> {
         Err(self.wrong(tensor, format!("the shape is {:?}, {rank} extents are needed", t.dims)))
     }
 
-    fn parameters(&self) -> &Map<String, Json> {
+    pub(super) fn parameters(&self) -> &Map<String, Json> {
         &self.golden.cases[self.case]
     }
     /// Refuses parameters that change the result and are not in `known`.
-    fn knows(&self, known: &[&str]) -> Result<(), Stop> {
+    pub(super) fn knows(&self, known: &[&str]) -> Result<(), Stop> {
         for (k, v) in self.parameters() {
             let off = matches!(v, Json::Null | Json::Bool(false)) || v.as_f64() == Some(0.0);
             if !off && !known.contains(&&**k) && k != "note" && k != "layout" {
@@ -160,20 +167,23 @@ impl Context<'_> {
         }
         Ok(())
     }
-    fn bad_parameter(&self, key: &str, wanted: &str) -> Error {
+    pub(super) fn text(&self, key: &str) -> &str {
+        self.parameters().get(key).and_then(Json::as_str).unwrap_or("")
+    }
+    pub(super) fn bad_parameter(&self, key: &str, wanted: &str) -> Error {
         broken(&self.golden.path, self.case, format!("parameter `{key}` must be {wanted}"))
     }
-    fn number(&self, key: &str, default: f64) -> Result<f64> {
+    pub(super) fn number(&self, key: &str, default: f64) -> Result<f64> {
         match self.parameters().get(key) {
             None | Some(Json::Null) => Ok(default),
             Some(v) => v.as_f64().ok_or_else(|| self.bad_parameter(key, "a number")),
         }
     }
-    fn flag(&self, key: &str) -> bool {
+    pub(super) fn flag(&self, key: &str) -> bool {
         self.parameters().get(key).and_then(Json::as_bool).unwrap_or(false)
     }
     /// One whole number for both axes, or one for each.
-    fn pair(&self, key: &str, default: usize) -> Result<[usize; 2]> {
+    pub(super) fn pair(&self, key: &str, default: usize) -> Result<[usize; 2]> {
         let whole = |v: &Json| v.as_u64().filter(|n| *n < 1 << 16).map(|n| n as usize);
         let pair = match self.parameters().get(key) {
             None => Some([default; 2]),

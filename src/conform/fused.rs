@@ -285,7 +285,7 @@ impl Context<'_> {
     }
 
     /// Compares everything `experiment` computes on the device with the file.
-    fn whole(
+    pub(super) fn whole(
         &self,
         experiment: impl Fn(&(dyn Fn() -> Result<Box<dyn Device>> + Sync)) -> Result<Results> + Sync,
     ) -> Result<Vec<Checked>, Stop> {

@@ -53,6 +53,7 @@ impl Noisy {
             "dense.dgrad" => io.ins[1].dims()[0],
             "conv.wgrad" | "dense.wgrad" => io.ins[1].numel() / last(1),
             "bias.grad" => io.ins[0].numel() / last(0),
+            "scale" => return Ok(own(1.0)),
             "relu.grad" | "maxpool" | "maxpool.grad" | "concat" | "slice" | "fill" => return Ok(own(0.0)),
             // The exponent's argument (a few units, rounded), exp, the sum, the division.
             "softmax" => return Ok(own((last(0) as f64).sqrt() + 16.0)),
@@ -61,13 +62,18 @@ impl Noisy {
                 let each = |y: &f64| ((last(0) as f64).sqrt() + 4.0) * U * y * largest;
                 return Ok(vec![ins[0].iter().map(each).collect()]);
             }
-            "mse" | "dropout" => return Ok(own(2.0)),
+            "mse" | "dropout" | "cross_entropy" | "cross_entropy.grad" => return Ok(own(2.0)),
             "mse.grad" => return Ok(own(4.0)),
             // Rounded settings included: rate, momentum; three products, two sums.
             "sgd" => {
-                let [lr, momentum, ..] = *ins[3] else { unreachable!("four settings") };
-                let v = |i: usize| 3.0 * U * ((momentum * ins[1][i]).abs() + ins[2][i].abs());
-                let w = |i: usize| U * (ins[0][i].abs() + 3.0 * (lr * outs[1][i]).abs());
+                // The terms of the velocity are what it is of magnitudes, with a rate that climbs.
+                let [lr, momentum, decay, _] = *ins[3] else { unreachable!("four settings") };
+                let abs = |x: &[f64]| x.iter().map(|x| x.abs()).collect::<Vec<f64>>();
+                let (hyper, [w, v, g]) = ([-lr, momentum, decay, 0.0], [0, 1, 2].map(|i| abs(ins[i])));
+                let mut terms = vec![vec![f64::NAN; w.len()]; 2];
+                n.op.eval(io, &[&w, &v, &g, &hyper], &mut terms);
+                let v = |i: usize| 3.0 * U * terms[1][i];
+                let w = |i: usize| U * (ins[0][i].abs() + 3.0 * (outs[0][i] - ins[0][i]).abs());
                 return Ok(vec![(0..ins[0].len()).map(w).collect(), (0..ins[0].len()).map(v).collect()]);
             }
             other => return Err(Error::job(format!("{other} has no model of its rounding errors"))),

@@ -53,14 +53,14 @@ pub struct Augment {
 
 /// What one picture goes through.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Change {
+pub struct Change {
     /// Degrees.
-    rotation: f32,
-    shear: f32,
-    /// Pixels.
-    shift: [f32; 2],
-    zoom: [f32; 2],
-    flip: [bool; 2],
+    pub rotation: f32,
+    pub shear: f32,
+    /// Pixels, along x and along y, as all that follow.
+    pub shift: [f32; 2],
+    pub zoom: [f32; 2],
+    pub flip: [bool; 2],
 }
 
 /// Where pixel (x, y) comes from, in 65536ths of a pixel: along x and along y, each [a, b, k] for a x + b y + k.
@@ -93,18 +93,53 @@ fn turn(degrees: f32) -> [f32; 2] {
 impl Change {
     /// Keras's product: rotation, shift, shear, zoom about the centre of the picture, then the flips.
     fn affine(&self, side: usize) -> Affine {
+        self.affine_of([side; 2])
+    }
+
+    /// The same of pictures [h, w], of which the op has none: Keras then takes (h - 1) / 2 for the x of the centre, and
+    /// (w - 1) / 2 for its y.
+    fn affine_of(&self, [h, w]: [usize; 2]) -> Affine {
         let ([s, c], [s_lean, c_lean]) = (turn(self.rotation), turn(self.rotation + self.shear));
         let whole = |x: f32| (x * 65536.0).round_ties_even() as i32;
         let [tx, ty] = self.shift;
         let [zx, zy] = self.zoom;
-        let row = |along_x: f32, along_y: f32, shift: f32| {
-            let sign = |axis: usize| if self.flip[axis] { -1 } else { 1 };
-            let (a, b) = (sign(0) * whole(zx * along_x), sign(1) * whole(zy * along_y));
-            // The centre, both of whose coordinates are (side - 1) / 2, stays but for the shift.
-            [a, b, (((side as i32 - 1) * (65536 - a - b)) >> 1) + whole(shift)]
+        let (high, wide) = (h as i32 - 1, w as i32 - 1);
+        let row = |along_x: f32, along_y: f32, shift: f32, [own_x, own_y]: [i32; 2]| {
+            let (mut a, mut b) = (whole(zx * along_x), whole(zy * along_y));
+            // The centre stays but for the shift; then the picture is read from its other end.
+            let mut k = ((high * (own_x - a) + wide * (own_y - b)) >> 1) + whole(shift);
+            if self.flip[0] {
+                (a, k) = (-a, k + a * wide);
+            }
+            if self.flip[1] {
+                (b, k) = (-b, k + b * high);
+            }
+            [a, b, k]
         };
-        Affine { x: row(c, -s_lean, c * tx - s * ty), y: row(s, c_lean, s * tx + c * ty) }
+        Affine { x: row(c, -s_lean, c * tx - s * ty, [65536, 0]), y: row(s, c_lean, s * tx + c * ty, [0, 65536]) }
     }
+
+    /// A picture [h, w, channels] of any numbers under this change, not rounded: for comparison with Keras.
+    pub fn apply(&self, x: &[f64], [h, w]: [usize; 2], channels: usize) -> Vec<f64> {
+        let map = self.affine_of([h, w]);
+        let one = |at: usize| {
+            let (i, j, ch) = (at / channels / w, at / channels % w, at % channels);
+            let ([left, right], along) = Affine::around(map.x, j, i, w);
+            let ([top, bottom], down) = Affine::around(map.y, j, i, h);
+            between(along, down, |below, beyond| {
+                let (row, column) = (if below { bottom } else { top }, if beyond { right } else { left });
+                x[(row * w + column) * channels + ch]
+            })
+        };
+        (0..h * w * channels).map(one).collect()
+    }
+}
+
+/// Bilinear between four pixels, `x(below, right)`, by weights in 256ths.
+fn between(along: i32, down: i32, x: impl Fn(bool, bool) -> f64) -> f64 {
+    let (along, down) = (along as f64 / 256.0, down as f64 / 256.0);
+    let row = |below| (1.0 - along) * x(below, false) + along * x(below, true);
+    (1.0 - down) * row(false) + down * row(true)
 }
 
 impl Affine {
@@ -151,7 +186,7 @@ impl FromStr for Augment {
 
 impl Augment {
     /// What is drawn for a row of the data set.
-    fn change(&self, state: [u32; 3], row: u32, side: usize) -> Change {
+    pub fn change(&self, state: [u32; 3], row: u32, side: usize) -> Change {
         let seed = state[0] as u64 | (state[1] as u64) << 32;
         let words = [0, 1].map(|half| block(seed, Stream::Augment, state[2], 2 * row as u64 + half));
         // In [-1, 1), exactly.
@@ -202,12 +237,12 @@ impl Op for Augment {
             let map = self.change(state, ins[1][n] as u32, side).affine(side);
             let ([left, right], along) = Affine::around(map.x, j, i, side);
             let ([top, bottom], down) = Affine::around(map.y, j, i, side);
-            let (along, down) = (along as f64 / 256.0, down as f64 / 256.0);
-            let x = |a: usize, b: usize| ins[0][((n * side + a) * side + b) * 3 + ch];
-            let above = (1.0 - along) * x(top, left) + along * x(top, right);
-            let below = (1.0 - along) * x(bottom, left) + along * x(bottom, right);
+            let x = |below: bool, beyond: bool| {
+                let (a, b) = (if below { bottom } else { top }, if beyond { right } else { left });
+                ins[0][((n * side + a) * side + b) * 3 + ch]
+            };
             // No rounding until here.
-            *y = ((1.0 - down) * above + down * below + 0.5).floor();
+            *y = (between(along, down, x) + 0.5).floor();
         }
     }
     /// Bytes have no gradient.
