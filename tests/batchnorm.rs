@@ -67,12 +67,13 @@ fn towers(device: Box<dyn Device>) -> Towers {
     let twice = g.push1(Add, &[folded, again]);
     let unfolded = tower(&mut Net::new(&mut g, Mode::Eval).unfolded(), x);
     let (w, hyper) = (g.find("a.weight").unwrap(), g.input("hyper", optim::hyper_type()));
-    let v = g.state("v", g.ty(w));
+    let (v, d) = (g.state("v", g.ty(w)), g.input("d", g.ty(w)));
     let sgd = Sgd { form: Form::Torch, nesterov: false, dampening: 0.0 };
-    let step = g.push(sgd, &[w, v, w, hyper]);
+    let step = g.push(sgd, &[w, v, d, hyper]);
     let want: [&[Value]; 4] = [&[folded, unfolded, twice], &[folded], &[unfolded], &step];
     let mut s = Session::new(g, &want, Options::default(), device).unwrap();
     s.write(x, Data::F32(&numbers(99, 2 * 7 * 5 * 3))).unwrap();
+    s.write(d, Data::F32(&numbers(98, 19 * 3 * 3 * 3))).unwrap();
     s.write(hyper, Data::F32(&[0.5, 0.0, 0.0, 0.0])).unwrap();
     fill(&mut s, 0);
     Towers { s, x, y: [folded, unfolded] }

@@ -564,8 +564,9 @@ fn plan_says_what_lives_when() {
 #[cfg(target_os = "linux")]
 fn what_does_not_fit_is_refused_before_it_is_taken() {
     let dir = tempfile::tempdir().unwrap();
-    let args = ["profile", "--pass", "train", "--batch", "4096", "--image", "2048"];
-    bad(dir.path(), &args, 1, &["MiB of memory are needed", "are available", "--batch"]);
+    let args = |batch| ["profile", "--pass", "train", "--batch", batch, "--image", "2048"];
+    bad(dir.path(), &args("512"), 1, &["MiB of memory are needed", "are available", "--batch"]);
+    bad(dir.path(), &args("4096"), 1, &["larger than the address space of a process", "a smaller batch"]);
     let smaller = ["--batch", "10000000", "--image", "32", "--width", "64", "--head", "8", "--features", "object"];
     bad(dir.path(), &[&["profile", "--pass", "train"], &smaller[..]].concat(), 1, &["are needed", "--batch", " fits"]);
 }
@@ -684,7 +685,10 @@ fn a_published_file_is_imported_looked_into_and_used() {
     }
     assert_eq!(seen["block3+block5"], [&seen["block3"][..], &seen["pooled"]].concat());
     let out = run(p, &["features", "tower.safetensors", "pictures", "--output", "block9"]);
-    assert!(out.status.code() == Some(2) && text_of(&out).contains("`block9` is not softmax, pooled or"), "{out:?}");
+    assert!(
+        out.status.code() == Some(2) && text_of(&out).contains("`block9` is not softmax, penultimate, pooled or"),
+        "{out:?}"
+    );
     // At a quarter of the size, and nearly the same.
     good(p, &[&import[..], &["narrow.safetensors", "--store", "int8"]].concat());
     let bytes = |name: &str| std::fs::metadata(p.join(name)).unwrap().len();

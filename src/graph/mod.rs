@@ -161,7 +161,8 @@ impl Graph {
     fn value(&mut self, kind: Kind, name: &str, t: Type) -> Value {
         let room = t.room().and_then(|room| match self.room + room.next_multiple_of(4096) {
             all if all <= MOST => Ok(all),
-            _ => Err(Error::job("all values together are larger than the address space of a process")),
+            _ => Err(Error::job("all values together are larger than the address space of a process")
+                .fix("take a smaller batch or smaller images")),
         });
         let t = match room {
             Ok(all) => {
