@@ -55,6 +55,15 @@ fn line<T>(r: Result<T>) -> String {
     text
 }
 
+/// Bytes that are aligned for numbers wherever they are allocated.
+struct Floats(Vec<f32>);
+
+impl AsRef<[u8]> for Floats {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
 fn shared(bytes: Vec<u8>) -> Bytes {
     Arc::new(bytes)
 }
@@ -158,8 +167,7 @@ fn what_is_bound_and_written_is_as_long_as_the_value() {
     // What was bound is held: a mapping's pages do not go while a device reads them.
     let mut d = cpu();
     d.load(&g, &plans).unwrap();
-    let one = shared(bytemuck::cast_slice(&vec![1f32; BYTES / 4]).to_vec());
-    assert!(d.bind(w, one, 0..BYTES).unwrap());
+    assert!(d.bind(w, Arc::new(Floats(vec![1.0; BYTES / 4])), 0..BYTES).unwrap());
     d.run(0, None).unwrap();
     assert!(d.read64(y).unwrap().iter().all(|y| *y == 2.0));
 }
