@@ -43,7 +43,7 @@ pub struct Command {
     c: Vec<f64>,
     /// Penalties of ridge regression as scikit-learn has them, one model for each; by default inner folds choose one for each
     /// rating.
-    #[arg(long, value_delimiter = ',', value_parser = number::<f64>(0.0, 1e12), value_name = "X")]
+    #[arg(long, value_delimiter = ',', value_parser = number::<f64>(0.0, 1e9), value_name = "X")]
     alpha: Vec<f64>,
     /// Errors of a rating up to this cost nothing, in svr.
     #[arg(long, value_parser = number::<f64>(0.0, 8.0), default_value_t = svm::EPSILON, value_name = "X")]
