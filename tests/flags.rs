@@ -217,8 +217,9 @@ fn no_pipe_and_no_device_makes_a_command_wait() {
                 for a in command.get_opts().chain(command.get_positionals()) {
                     let this = a.get_id() == arg.get_id();
                     let values = a.get_num_args().map_or(1, |n| n.min_values().max(1));
-                    // Pictures or a manifest of them.
-                    let either = words == ["features"] && a.get_id() == "inputs" && arg.get_id() != "manifest";
+                    // Pictures, or a manifest of them and a table to write.
+                    let of_manifest = arg.get_id() == "manifest";
+                    let either = words == ["features"] && a.get_id() == if of_manifest { "table" } else { "inputs" };
                     for i in 0..if this || either || a.is_required_set() { values } else { 0 } {
                         let other = something(a, dir.path(), work.len());
                         line.extend(given(a, if this && i == 0 { special } else { &other }));
