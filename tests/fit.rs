@@ -174,6 +174,6 @@ fn ratings_by_ridge_and_svr_and_what_is_refused() {
     }
     fs::write(p.join("m.csv"), folded).unwrap();
     let own = "fit m.csv --table t.csv --solver svc --label category --out d";
-    bad(p, own, 1, "are in fold 2: its model would not know the class");
+    bad(p, own, 1, ": its model would not know the class");
     bad(p, "features object.safetensors --manifest m.csv", 2, "--table");
 }

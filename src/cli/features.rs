@@ -22,14 +22,14 @@ pub struct Command {
     /// A tower: a file of `weights import` or of `pretrain`.
     tower: PathBuf,
     /// Pictures and folders (searched through, in sorted order).
-    #[arg(required_unless_present = "manifest", conflicts_with = "manifest", value_name = "FILES")]
+    #[arg(value_name = "FILES")]
     inputs: Vec<PathBuf>,
     /// The pictures of a manifest (see `import`) instead, for --table.
-    #[arg(long, requires = "table", value_name = "CSV")]
+    #[arg(long, value_name = "CSV")]
     manifest: Option<PathBuf>,
     /// Where the outputs go as a table of features, a row a picture, which `fit` takes: safetensors, or a CSV file by its
     /// ending.
-    #[arg(long, requires = "manifest", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     table: Option<PathBuf>,
     /// What comes out: softmax (class probabilities), pooled (the last convolution averaged over the picture), block1 to
     /// block5 (the same of a block), or several side by side, as in block4+block5.
@@ -55,6 +55,14 @@ pub struct Command {
 
 impl Command {
     pub fn run(self) -> Result<()> {
+        match (&self.manifest, &self.table, self.inputs.is_empty()) {
+            (None, None, false) | (Some(_), Some(_), true) => {}
+            (None, None, true) => return Err(Error::usage("no pictures are named").fix("name files or folders")),
+            _ => {
+                return Err(Error::usage("--manifest and --table go together, and without other pictures")
+                    .fix("give both, or name pictures alone"));
+            }
+        }
         self.compute.bind_threads();
         let weights = TowerWeights::open(&self.tower)?;
         let Some(mut tower) = Tower::described(&weights)? else {
