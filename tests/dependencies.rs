@@ -159,6 +159,8 @@ fn notices() -> String {
     for (name, version) in &linked {
         let package = &packages[&(name.clone(), version.clone())];
         let [licence, home] = ["license", "repository"].map(|key| package[key].as_str().unwrap_or_default());
+        // The repository; some name a folder within it.
+        let home = home.split("/tree/").next().unwrap_or_default();
         let crate_of = format!("{name} {version}");
         out += format!("   {crate_of:<28} {licence:<50} {home}").trim_end();
         out += "\n";
