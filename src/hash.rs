@@ -3,11 +3,34 @@ vectors, has no tables, and at 128 bits an accidental collision among 2^40 pictu
 against an adversary: whoever can write into the cache folder can already choose its contents. The 64-bit checksum is the
 same idea by words, because it is taken over every cached byte on every start. */
 
+use crate::error::{Error, Result};
+use crate::files;
 use sha2::{Digest, Sha256};
+use std::io::Read;
+use std::path::Path;
 
 /// SHA-256 as other programs print it: 64 hexadecimal digits.
 pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    hexadecimal(Sha256::new_with_prefix(bytes))
+}
+
+/// Length and SHA-256 of a file, which is never in memory whole.
+pub fn of_file(path: &Path) -> Result<(u64, String)> {
+    let mut file = files::open(path).map_err(|e| Error::io(path, "read", e))?;
+    let (mut sum, mut bytes, mut piece) = (Sha256::new(), 0, vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut piece).map_err(|e| Error::io(path, "read", e))? {
+            0 => return Ok((bytes, hexadecimal(sum))),
+            n => {
+                sum.update(&piece[..n]);
+                bytes += n as u64;
+            }
+        }
+    }
+}
+
+fn hexadecimal(sum: Sha256) -> String {
+    sum.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// FNV-1a, 128 bits (Fowler, Noll & Vo; draft-eastlake-fnv).

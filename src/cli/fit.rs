@@ -9,7 +9,7 @@ use crate::data::manifest::TARGETS;
 use crate::data::table::quoted;
 use crate::data::{Manifest, folds};
 use crate::error::{Error, Result};
-use crate::hash::sha256;
+use crate::hash;
 use crate::report::accuracy::by_cost;
 use crate::report::confusion;
 use crate::report::folder::prepare;
@@ -292,8 +292,8 @@ fn read(text: &str) -> Result<(String, FeatureTable)> {
 }
 
 fn table_facts((name, table): &(String, FeatureTable)) -> Result<Value> {
-    let bytes = std::fs::read(&table.file).map_err(|e| Error::io(&table.file, "read", e))?;
-    Ok(json!({ "name": name, "file": table.file, "columns": table.columns.len(), "sha256": sha256(&bytes) }))
+    let (_, sha256) = hash::of_file(&table.file)?;
+    Ok(json!({ "name": name, "file": table.file, "columns": table.columns.len(), "sha256": sha256 }))
 }
 
 /// `path,dataset,group,fold`, then what is known and what each setting says.

@@ -9,6 +9,7 @@ Three kinds of files are read:
 * CSV: a column `path` as in the manifest, perhaps a column `content`, every other column a number;
 * `.npy` [rows, columns], one row for each of the manifest's, in its order. Columns are called `c1`, `c2` …. */
 
+use super::decode;
 use super::manifest::{Manifest, plain};
 use super::table::{Table, TableOptions, quoted};
 use crate::error::{Error, Result};
@@ -16,7 +17,7 @@ use crate::weights::foreign::{Place, npy};
 use crate::weights::strided::Strided;
 use crate::weights::write::{self, Entry};
 use crate::weights::{LAYOUT, WeightFile};
-use crate::{atomic, hash};
+use crate::{atomic, files, hash};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -53,7 +54,7 @@ pub struct Joined {
 
 /// The hash of a picture's bytes in a table; None if it cannot be read.
 pub fn content(picture: &Path) -> Option<String> {
-    std::fs::read(picture).ok().map(|bytes| hash::content_hex(&bytes))
+    files::read(picture, decode::MAX_FILE).ok().map(|bytes| hash::content_hex(&bytes))
 }
 
 impl FeatureTable {
@@ -94,7 +95,7 @@ impl FeatureTable {
     }
 
     fn of_npy(file: &Path) -> Result<Self> {
-        let bytes = std::fs::read(file).map_err(|e| Error::io(file, "read", e))?;
+        let bytes = files::read(file, files::TENSORS).map_err(|e| Error::io(file, "read", e))?;
         let wrong = |problem: String| Error::file(file, problem).fix("save a matrix [pictures, columns] of floats");
         let array = npy::single(&bytes).map_err(|problem| wrong(format!("is no .npy of numbers: {problem}")))?;
         let (&[rows, columns], Place::Mapped(range)) = (&array.shape[..], array.place) else {
@@ -377,5 +378,19 @@ mod tests {
         write::write(&weights, &BTreeMap::new(), &[Entry::f32("w", &[1], &[1.0])]).unwrap();
         let e = FeatureTable::read(&weights).unwrap_err().to_string();
         assert!(e.contains("has no list `columns`, and so is no table of features"), "{e}");
+    }
+
+    /// Whoever opened a pipe to read all of it would wait for ever.
+    #[cfg(unix)]
+    #[test]
+    fn no_pipe_is_a_table() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["t.npy", "t.csv", "t.safetensors"] {
+            let pipe = dir.path().join(name);
+            assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+            let e = FeatureTable::read(&pipe).unwrap_err().to_string();
+            assert!(e.contains("it is a pipe") && e.lines().count() == 1, "{e}");
+            assert_eq!(content(&pipe), None);
+        }
     }
 }

@@ -19,11 +19,9 @@ use crate::train::cell::{self, Cell};
 use crate::train::checkpoint::{self, differing};
 use crate::weights::WeightFile;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{File, TryLockError};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -387,26 +385,10 @@ fn source(path: &str) -> Result<cell::Source> {
     let inside = bundled::tower().filter(|_| path == BUNDLED && !Path::new(path).exists());
     let (bytes, sha256) = match inside {
         Some(bytes) => (bytes.len() as u64, hash::sha256(bytes)),
-        None => sum(Path::new(path))?,
+        None => hash::of_file(Path::new(path))?,
     };
     let file = Path::new(path).file_name().unwrap_or_default().to_string_lossy().into_owned();
     Ok(cell::Source { tower: String::new(), file, bytes, sha256 })
-}
-
-/// Length and SHA-256 of a file.
-pub fn sum(path: &Path) -> Result<(u64, String)> {
-    let mut file = files::open(path).map_err(|e| Error::io(path, "read", e))?;
-    let (mut sum, mut bytes, mut piece) = (Sha256::new(), 0, vec![0; 1 << 20]);
-    loop {
-        match file.read(&mut piece).map_err(|e| Error::io(path, "read", e))? {
-            0 => break,
-            n => {
-                sum.update(&piece[..n]);
-                bytes += n as u64;
-            }
-        }
-    }
-    Ok((bytes, sum.finalize().iter().map(|b| format!("{b:02x}")).collect()))
 }
 
 /// The lock on a file, which is made if need be; None where another process holds it.

@@ -1,11 +1,12 @@
 //! `study report`: the tables and the page of what is done so far.
 
-use super::grid::{Grid, sum};
+use super::grid::Grid;
 use super::plan;
 use crate::atomic;
 use crate::cli::{Compute, output, reading, train_face};
 use crate::data::{DecodeOptions, LoadOptions, Pictures, Row, Source, folds};
 use crate::error::{Error, Result};
+use crate::hash;
 use crate::preprocess::{Resize, View};
 use crate::report::folder::{THUMBNAIL, thumbnail};
 use crate::report::gradcam;
@@ -217,7 +218,7 @@ fn extras(grid: &Grid, s: &Study, compute: &Compute) -> Result<Extras> {
         .collect();
     facts.extend(weights.into_iter().map(|w| ("Weights".to_string(), w)));
     let manifest = grid.plan.manifest.file_name().unwrap_or_default().to_string_lossy();
-    facts.push(("Ratings".into(), format!("{manifest}, sha256 {}", sum(&grid.plan.manifest)?.1)));
+    facts.push(("Ratings".into(), format!("{manifest}, sha256 {}", hash::of_file(&grid.plan.manifest)?.1)));
     for (what, of) in [
         ("Fingerprints of settings, ratings and folds", (|c| c.study.clone()) as fn(&Cell) -> String),
         ("Fingerprints of pictures and splits", |c| c.data.clone()),
