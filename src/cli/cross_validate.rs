@@ -1,14 +1,12 @@
 //! `cross-validate`: one model per fold, judged on the pictures it has not seen.
 
-use super::deal::{Asked, Dealt};
+use super::deal::{Dealt, FoldFlags};
 use super::job::Job;
 use super::preset::Preselected;
-use super::ranges::{MANY, whole};
 use super::{command_line, output};
 use crate::atomic;
 use crate::data::folds;
-use crate::error::{Error, Result};
-use crate::files;
+use crate::error::Result;
 use crate::report::classes::{self, Judged};
 use crate::report::folder::{Outcome, write_folder};
 use crate::train::classified::Classified;
@@ -24,18 +22,8 @@ pub struct Command {
     /// Folder for the results.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Number of folds; five, or those of the manifest's column `fold`.
-    #[arg(long, value_parser = whole::<u32>(0..=MANY), value_name = "K")]
-    folds: Option<u32>,
-    /// Deal rows out one by one although the manifest has groups: near-duplicates may then be on both sides.
-    #[arg(long)]
-    ungrouped: bool,
-    /// Folds from a file written by an earlier run.
-    #[arg(long, value_name = "FILE")]
-    fold_file: Option<PathBuf>,
-    /// Deal the folds although the manifest has a column `fold`.
-    #[arg(long)]
-    ignore_fold_column: bool,
+    #[command(flatten)]
+    deal: FoldFlags,
     /// Keep the model of each fold as fold-N.safetensors: `predict --model DIR` averages them, and knows from
     /// predictions.csv how wrong they were.
     #[arg(long)]
@@ -48,18 +36,9 @@ impl Command {
     pub fn run(self) -> Result<()> {
         let flags = &self.flags.0;
         flags.check_weights()?;
-        if let Some(path) = &self.fold_file {
-            // Refused before pictures are decoded.
-            files::open(path).map_err(|e| Error::io(path, "read", e))?;
-        }
+        self.deal.check()?;
         let mut job = Job::of_flags(&self.manifest, &self.out, flags)?;
-        let asked = Asked {
-            file: self.fold_file.as_deref(),
-            k: self.folds,
-            ungrouped: self.ungrouped,
-            ignore_column: self.ignore_fold_column,
-            seed: flags.train.seed,
-        };
+        let asked = self.deal.asked(flags.train.seed);
         let Dealt { fold, k, kept: kind, warning } = asked.deal(&self.manifest, &job.manifest)?;
         if let Some(warning) = &warning {
             remark!("warning: {warning}");

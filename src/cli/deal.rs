@@ -1,8 +1,47 @@
 //! Which pictures are tested together: folds from a file, from the manifest's own column, or dealt.
 
+use super::ranges::{MANY, whole};
 use crate::data::{Manifest, folds};
 use crate::error::{Error, Result};
-use std::path::Path;
+use crate::files;
+use clap::Args;
+use std::path::{Path, PathBuf};
+
+/// What a command line says of folds.
+#[derive(Args, Clone, Debug)]
+pub struct FoldFlags {
+    /// Number of folds; five, or those of the manifest's column `fold`.
+    #[arg(long, value_parser = whole::<u32>(0..=MANY), value_name = "K")]
+    folds: Option<u32>,
+    /// Deal rows out one by one although the manifest has groups: near-duplicates may then be on both sides.
+    #[arg(long)]
+    ungrouped: bool,
+    /// Folds from a file written by an earlier run.
+    #[arg(long, value_name = "FILE")]
+    fold_file: Option<PathBuf>,
+    /// Deal the folds although the manifest has a column `fold`.
+    #[arg(long)]
+    ignore_fold_column: bool,
+}
+
+impl FoldFlags {
+    /// Refuses a file of folds that cannot be read, before pictures are decoded.
+    pub fn check(&self) -> Result<()> {
+        self.fold_file
+            .as_ref()
+            .map_or(Ok(()), |path| files::open(path).map(drop).map_err(|e| Error::io(path, "read", e)))
+    }
+
+    pub fn asked(&self, seed: u64) -> Asked<'_> {
+        Asked {
+            file: self.fold_file.as_deref(),
+            k: self.folds,
+            ungrouped: self.ungrouped,
+            ignore_column: self.ignore_fold_column,
+            seed,
+        }
+    }
+}
 
 /// What a command was asked for.
 pub struct Asked<'a> {

@@ -1,7 +1,7 @@
 //! `fit`: linear models and support vector machines on tables of features, judged over folds and then solved for all pictures.
 
-use super::deal::{Asked, Dealt};
-use super::ranges::{MANY, number, whole};
+use super::deal::{Dealt, FoldFlags};
+use super::ranges::number;
 use super::{Bar, Compute, command_line, output, reading};
 use crate::atomic;
 use crate::data::features_table::{FeatureTable, Joined, joined};
@@ -54,18 +54,8 @@ pub struct Command {
     /// Column of classes, for svc; pictures where it is empty are left out.
     #[arg(long, value_name = "COLUMN")]
     label: Option<String>,
-    /// Number of folds; five, or those of the manifest's column `fold`.
-    #[arg(long, value_parser = whole::<u32>(0..=MANY), value_name = "K")]
-    folds: Option<u32>,
-    /// Deal rows out one by one although the manifest has groups: near-duplicates may then be on both sides.
-    #[arg(long)]
-    ungrouped: bool,
-    /// Folds from a file written by an earlier run.
-    #[arg(long, value_name = "FILE")]
-    fold_file: Option<PathBuf>,
-    /// Deal the folds although the manifest has a column `fold`.
-    #[arg(long)]
-    ignore_fold_column: bool,
+    #[command(flatten)]
+    deal: FoldFlags,
     /// Of the folds that are dealt.
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
@@ -94,14 +84,7 @@ impl Command {
         let manifest = Manifest::read(&self.manifest, &targets)?;
         let tables = self.tables.iter().map(|t| read(t)).collect::<Result<Vec<_>>>()?;
         let Joined { columns, values: x } = joined(&tables, &manifest)?;
-        let asked = Asked {
-            file: self.fold_file.as_deref(),
-            k: self.folds,
-            ungrouped: self.ungrouped,
-            ignore_column: self.ignore_fold_column,
-            seed: self.seed,
-        };
-        let Dealt { fold, k, kept, warning } = asked.deal(&self.manifest, &manifest)?;
+        let Dealt { fold, k, kept, warning } = self.deal.asked(self.seed).deal(&self.manifest, &manifest)?;
         warning.iter().for_each(|w| remark!("warning: {w}"));
         let (answers, rows) = self.answers(&manifest)?;
         let left_out = manifest.rows.len() - rows.len();
