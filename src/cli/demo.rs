@@ -11,7 +11,7 @@ use crate::data::manifest::TARGETS;
 use crate::error::{Error, Result};
 use crate::models::{Architecture, Config};
 use crate::report::folder::claim;
-use crate::train::fit::{self, SgdForm, Updates};
+use crate::train::fit::{SgdForm, Updates};
 use crate::train::folds::Spread;
 use crate::train::network::Precision;
 use crate::train::params::Initial;
@@ -170,7 +170,7 @@ impl Command {
             let [rest, test] = split(&job.manifest, &all, TEST, self.seed + s)?;
             let label = format!("split {} of {SPLITS}", s + 1);
             let (mut net, ..) = job.run([&rest, &[]], &label, None, false)?;
-            let y = fit::predict(&mut net, &job.samples(), &test)?;
+            let y = job.predict(&mut net, &test)?;
             job.recycle(net);
             let m = job.measure(&test, &y, &rest)?;
             r.iter_mut().zip(&m.dimensions).for_each(|(r, d)| r.push(d.model.pearson_r));
@@ -196,7 +196,7 @@ impl Command {
         let [rest, test] = split(&job.manifest, &all, TEST, typical)?;
         let resume = self.resume && path.exists();
         let (mut net, ..) = job.run([&rest, &[]], "head", Some(path), resume)?;
-        let y = fit::predict(&mut net, &job.samples(), &test)?;
+        let y = job.predict(&mut net, &test)?;
         job.recycle(net);
         let m = job.measure(&test, &y, &rest)?;
         let of = |d: &crate::train::metrics::Dimension| {

@@ -163,8 +163,8 @@ impl Command {
         let mut predictor = model.predictor(self.precision, self.batch.min(pictures.len()), &self.compute, false)?;
         let probabilities =
             predict(&mut predictor, &pictures, &bar, |seen, all| all.extend(&seen.classes[0]), self.batch)?;
-        let truth = Labels::among(&manifest, &asked, classes.to_vec())?.of;
-        let truth: Vec<usize> = truth.into_iter().map(|c| c.expect("rows without a class were left out")).collect();
+        let listed: Vec<usize> = labels.of.iter().flatten().copied().collect();
+        let truth: Vec<usize> = pictures.rows().iter().map(|&row| listed[row]).collect();
         let folds = self.fold.map(|f| vec![f; manifest.rows.len()]);
         let (seen, mut notes) = seen(&predictor, &pictures);
         notes.extend(left_out);

@@ -117,6 +117,8 @@ impl Job {
             return Err(Error::usage("--label-map is for the names of --label").fix("name their column with --label"));
         }
         let asked = data.label.as_deref().map(|column| Asked { column, map: &map, least: data.min_count });
+        // The class of each row that is listed, where classes are told apart.
+        let mut listed_y = vec![];
         let manifest = match &asked {
             None => Manifest::read(manifest, &data.targets.iter().map(String::as_str).collect::<Vec<_>>())?,
             Some(_) if choice != HeadChoice::Trained => {
@@ -128,6 +130,7 @@ impl Job {
                 let labels = Labels::found(&manifest, path, asked)?;
                 labels.remarks().iter().for_each(|r| remark!("{}", clean(r)));
                 (config.targets, config.classes) = (vec![], labels.classes.clone());
+                listed_y = labels.of.iter().flatten().copied().collect();
                 manifest.select(&labels.rows())
             }
         };
@@ -144,13 +147,7 @@ impl Job {
         for remark in initial.remarks(&config, &pictures)? {
             remark!("warning: {remark}");
         }
-        let y = match &asked {
-            None => vec![],
-            Some(asked) => {
-                let labels = Labels::among(&manifest, asked, config.classes.clone())?;
-                labels.of.into_iter().map(|c| c.expect("rows without a class were left out")).collect()
-            }
-        };
+        let y = pictures.rows().iter().filter_map(|&row| listed_y.get(row)).copied().collect();
         let device = compute.open()?;
         let device_name = device.name();
         remark!("device: {device_name}");

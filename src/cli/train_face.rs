@@ -348,20 +348,14 @@ pub fn html(folders: &[PathBuf]) -> Result<String> {
     let table = accuracy::sheet(&all.iter().map(Results::accuracy).collect::<Vec<_>>()).html();
     let picture = |r: &Results| {
         let c = Confusion { classes: r.classes.clone(), counts: r.confusion.concat() };
-        confusion::svg(&c, &titled(&c, &format!("{}, all folds", r.accuracy().name)))
+        confusion::svg(&c, &confusion::titled(&c, &format!("{}, all folds", r.accuracy().name)))
     };
     Ok(table + &all.iter().map(picture).collect::<String>())
 }
 
-/// A title, and how many are right.
-fn titled(c: &Confusion, title: &str) -> String {
-    let right = c.accuracy().map(|right| format!(": {right:.2} % of {} right", c.pictures()));
-    title.to_string() + &right.unwrap_or_default()
-}
-
 fn draw(dir: &Path, stem: &str, c: &Confusion, title: &str) -> Result<()> {
     put(&dir.join(format!("{stem}.csv")), &c.csv())?;
-    put(&dir.join(format!("{stem}.svg")), &confusion::svg(c, &titled(c, title)))
+    put(&dir.join(format!("{stem}.svg")), &confusion::svg(c, &confusion::titled(c, title)))
 }
 
 fn put(path: &Path, text: &str) -> Result<()> {

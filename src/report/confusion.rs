@@ -48,6 +48,12 @@ pub fn svg(c: &Confusion, title: &str) -> String {
     out + "</svg>\n"
 }
 
+/// A title, and how many are right.
+pub fn titled(c: &Confusion, title: &str) -> String {
+    let right = c.accuracy().map(|right| format!(": {right:.2} % of {} right", c.pictures()));
+    title.to_string() + &right.unwrap_or_default()
+}
+
 /// Keeps a long name within its column.
 fn squeezed(name: &str) -> String {
     let fits = name.chars().count() * 7 <= BOX;

@@ -67,7 +67,7 @@ pub(super) fn folds(s: &Study) -> Sheet {
 }
 
 /// What each model took its test pictures for, of all folds that are done.
-pub fn confusions(s: &Study) -> Vec<(&Model, Confusion)> {
+fn confusions(s: &Study) -> Vec<(&Model, Confusion)> {
     let of = |m: &Model| {
         m.done().filter_map(|c| c.classes(TEST)).fold(None, |sum: Option<Confusion>, c| match sum {
             None => Some(c.confusion.clone()),
@@ -82,9 +82,6 @@ pub fn confusions(s: &Study) -> Vec<(&Model, Confusion)> {
 
 /// The same as pictures, one after another.
 pub fn pictures(s: &Study) -> String {
-    let picture = |(m, c): &(&Model, Confusion)| {
-        let right = c.accuracy().map_or_else(String::new, |a| format!(": {a:.2} % of {} right", c.pictures()));
-        confusion::svg(c, &format!("{}{right}", m.title))
-    };
+    let picture = |(m, c): &(&Model, Confusion)| confusion::svg(c, &confusion::titled(c, &m.title));
     confusions(s).iter().map(picture).collect()
 }
