@@ -69,9 +69,8 @@ impl Command {
             return Err(Error::file(&self.tower, "does not say what tower it is")
                 .fix("make it with `deep-affect weights import` or `deep-affect pretrain`"));
         };
-        let top = format!("{}.weight", tower.base.network().top);
-        let classes = weights.kind.classes.is_some() || weights.file.info(&top).is_some();
-        if self.output == TowerOutput::Softmax && !classes {
+        let classes = weights.file.info(&format!("{}.weight", tower.top()));
+        if self.output == TowerOutput::Softmax && classes.is_none() {
             return Err(Error::file(&self.tower, "has no dense layers, and so no classes")
                 .fix("add --output pooled, or import a file with its classifier"));
         }

@@ -416,7 +416,7 @@ impl ModelFlags {
                     .fix("write TOWER=FILE, for example object=vgg16.safetensors"));
             };
             let t = named(&mut config.towers, tower, &format!("--weights {spec}"))?;
-            let weights = weights_of(tower, file)?;
+            let weights = tower_weights(tower, file)?;
             if let Some(described) = Tower::described(&weights)? {
                 // The towers of the paper are what their files say; a network that was asked for by its name is that one.
                 if t.name == t.base.name() && t.base != described.base {
@@ -501,7 +501,7 @@ impl ModelFlags {
 }
 
 /// The weights of a tower: a file of one, a model that has one of that name, or the program's own.
-fn weights_of(tower: &str, file: &str) -> Result<TowerWeights> {
+fn tower_weights(tower: &str, file: &str) -> Result<TowerWeights> {
     if file == BUNDLED && !Path::new(file).exists() {
         return bundled();
     }

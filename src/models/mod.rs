@@ -19,7 +19,7 @@ mod xception;
 pub use config::{Architecture, Config, HEAD, Member, OutAct, STATISTICS};
 pub use expressions::{FIVE, NINE, expression, expressions};
 pub use tower::{Base, Stages, TOWER, Tower, TowerOutput};
-pub use vgg::{Blocks, VGG11, VGG13, VGG16, VGG19, classifier, vgg};
+pub use vgg::{Blocks, VGG11, VGG13, VGG16, VGG19, vgg};
 
 use crate::error::{Error, Result};
 use crate::graph::Value;

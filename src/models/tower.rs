@@ -1,6 +1,6 @@
 /*! A tower: a network as a source of features, on its own or beside others. */
 
-use super::vgg::{self, Blocks, VGG11, VGG13, VGG16, VGG19, classifier, hidden, vgg};
+use super::vgg::{self, Blocks, VGG11, VGG13, VGG16, VGG19, hidden, vgg};
 use super::{Body, Network, Size, find};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
@@ -309,16 +309,18 @@ impl Tower {
 
     /// u8 images [N,S,S,3], or floats that are already normalised, -> class scores [N, classes] before the softmax.
     pub fn logits(&self, net: &mut Net, image: Value) -> Value {
-        net.scope(&self.name, |net| match self.base.vgg() {
-            Some(_) => {
-                let x = self.convolutions(net, image, 4).1;
-                classifier(net, x, &self.dense, self.keep, self.classes)
-            }
-            None => {
-                let x = self.normalized(net, image);
-                self.base.network().build(net, x, Size { width: self.width, outputs: self.classes })
-            }
+        net.scope(&self.name, |net| {
+            let body = self.body(net, image);
+            net.dense(&self.top(), body.last, self.classes, false)
         })
+    }
+
+    /// Name of its last dense layer.
+    pub fn top(&self) -> String {
+        match self.base.vgg() {
+            Some(_) => format!("fc{}", self.dense.len() + 1),
+            None => self.base.network().top.into(),
+        }
     }
 
     /// Everything but the last dense layer.

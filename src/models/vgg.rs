@@ -55,12 +55,6 @@ pub fn hidden(net: &mut Net, mut x: Value, widths: &[usize], keep: f32) -> Value
     x
 }
 
-/// [`hidden`], and the layer behind it: class scores [N,outputs].
-pub fn classifier(net: &mut Net, x: Value, widths: &[usize], keep: f32, outputs: usize) -> Value {
-    let x = hidden(net, x, widths, keep);
-    net.dense(&format!("fc{}", widths.len() + 1), x, outputs, false)
-}
-
 /// The network up to its last dense layer, dropout 0.5 behind each hidden one.
 pub(super) fn body(net: &mut Net, x: Value, blocks: &Blocks, norm: bool, size: Size) -> Body {
     let map = vgg(net, x, blocks, norm, size.width).1;

@@ -137,7 +137,7 @@ impl Command {
             }
             None => {
                 let mut tower = Tower::of(self.network.parse::<Base>().map_err(|_| unknown(&self.network))?);
-                let last = foreign.shape(&format!("{}.weight", tower.base.network().top));
+                let last = foreign.shape(&format!("{}.weight", tower.top()));
                 tower.classes = last.and_then(|s| s.first().copied()).unwrap_or(tower.classes);
                 tower.preprocess = preprocess.clone();
                 tower.image = self.image.map(usize::from).or(tower.image);
