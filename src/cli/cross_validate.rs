@@ -7,8 +7,8 @@ use super::{command_line, output};
 use crate::atomic;
 use crate::data::folds;
 use crate::error::Result;
-use crate::report::classes::{self, Judged};
-use crate::report::folder::{Outcome, write_folder};
+use crate::report::classes::{self, ClassOutcome};
+use crate::report::folder::{About, Outcome, write_folder};
 use crate::train::classified::Classified;
 use crate::train::family::Family;
 use crate::train::folds::FoldMetrics;
@@ -83,32 +83,43 @@ impl Command {
             per_fold.push(metrics);
         }
         let numbers: Vec<u32> = fold.iter().map(|f| folds::number(*f)).collect();
-        if job.tells_classes() {
-            return self.classes(&job, (&kind, warning), (&numbers, &told_apart), &predicted);
-        }
-        let all = FoldMetrics::of(&per_fold)?;
-        let outcome = Outcome {
+        let how = match job.tells_classes() {
+            true => format!("Every picture was told by the model of a fold that had not seen it ({kind})."),
+            false => format!(
+                "Every picture was predicted by the model of a fold that had not seen it ({kind}). Means over folds come \
+                 first; what is called pooled is over the pictures of all folds at once."
+            ),
+        };
+        let about = About {
             title: format!("{k}-fold cross-validation, {kind}"),
             command: command_line(),
             device: job.device_name.clone(),
             facts: vec![("Seed".into(), flags.train.seed.to_string())],
-            notes: warning
-                .into_iter()
-                .chain([format!(
-                    "Every picture was predicted by the model of a fold that had not seen it ({kind}). Means over folds come \
-                     first; what is called pooled is over the pictures of all folds at once."
-                )])
-                .chain(job.left_out())
-                .collect(),
+            notes: warning.into_iter().chain([how]).chain(job.left_out()).collect(),
             history: &[],
             manifest: &job.manifest,
+            folds: Some(&numbers),
+            seen: Some([0, 0]),
+        };
+        if job.tells_classes() {
+            let (classes, probabilities) = (&job.config.classes[..], &predicted[..]);
+            let outcome = ClassOutcome { about, classes, truth: &job.y, probabilities, over_folds: &told_apart };
+            let measured = classes::write(&self.out, &outcome)?;
+            output::print(&format!("{}\n", measured.line()))?;
+            remark!(
+                "wrote folds.csv, predictions.csv, confusion.csv, metrics.json and report.html to {}",
+                self.out.display()
+            );
+            return Ok(());
+        }
+        let all = FoldMetrics::of(&per_fold)?;
+        let outcome = Outcome {
+            about,
             pictures: &job.pictures,
             squares: None,
             predicted: &predicted,
-            folds: Some(&numbers),
             train_mean: &answers,
             over_folds: Some(&all),
-            seen: Some([0, 0]),
         };
         let metrics = write_folder(&self.out, &outcome)?;
         if let Some(remark) = metrics.beyond() {
@@ -119,43 +130,6 @@ impl Command {
         Family::write(&self.out, &models)?;
         output::print(&all.table())?;
         remark!("wrote folds.csv, folds.json, predictions.csv, metrics.json and report.html to {}", self.out.display());
-        Ok(())
-    }
-
-    /// What folds that told classes apart leave.
-    fn classes(
-        &self,
-        job: &Job,
-        (kind, warning): (&str, Option<String>),
-        (folds, over_folds): (&[u32], &[Classified]),
-        probabilities: &[f32],
-    ) -> Result<()> {
-        let k = over_folds.len();
-        let judged = Judged {
-            title: format!("{k}-fold cross-validation, {kind}"),
-            command: command_line(),
-            device: job.device_name.clone(),
-            facts: vec![("Seed".into(), self.flags.0.train.seed.to_string())],
-            notes: warning
-                .into_iter()
-                .chain([format!("Every picture was told by the model of a fold that had not seen it ({kind}).")])
-                .chain(job.left_out())
-                .collect(),
-            history: &[],
-            manifest: &job.manifest,
-            classes: &job.config.classes,
-            truth: &job.y,
-            probabilities,
-            folds: Some(folds),
-            over_folds,
-            seen: Some([0, 0]),
-        };
-        let measured = classes::write(&self.out, &judged)?;
-        output::print(&format!("{}\n", measured.line()))?;
-        remark!(
-            "wrote folds.csv, predictions.csv, confusion.csv, metrics.json and report.html to {}",
-            self.out.display()
-        );
         Ok(())
     }
 }

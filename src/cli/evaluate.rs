@@ -10,8 +10,8 @@ use crate::data::{LabelMap, Labels, Manifest, Pictures};
 use crate::error::{Error, Result};
 use crate::hash;
 use crate::progress::Progress;
-use crate::report::classes::{self, Judged};
-use crate::report::folder::{Claim, Outcome, claim, metrics, metrics_json, prepare, write_folder};
+use crate::report::classes::{self, ClassOutcome};
+use crate::report::folder::{About, Claim, Outcome, claim, metrics, metrics_json, prepare, write_folder};
 use crate::train::network::Precision;
 use crate::train::predictor::{Predictor, Seen};
 use clap::Args;
@@ -108,23 +108,13 @@ impl Command {
         )?;
         let train_mean: Vec<f64> = which.iter().map(|&t| predictor.card.train_mean[t]).collect();
         let folds = self.fold.map(|f| vec![f; manifest.rows.len()]);
-        let (seen, mut notes) = seen(&predictor, &pictures);
-        notes.extend(left_out);
         let outcome = Outcome {
-            title: format!("{} on {}", model.name, name(&self.manifest)),
-            command: self.command(),
-            device: predictor.device(),
-            facts: facts(&predictor),
-            notes,
-            history: &predictor.state().history,
-            manifest: &manifest,
+            about: self.about(&model, &predictor, (&manifest, &pictures), left_out, folds.as_deref()),
             pictures: &pictures,
             squares: None,
             predicted: &predicted,
-            folds: folds.as_deref(),
             train_mean: &train_mean,
             over_folds: None,
-            seen,
         };
         let m = match &self.out {
             Some(dir) => write_folder(dir, &outcome)?,
@@ -166,33 +156,49 @@ impl Command {
         let listed: Vec<usize> = labels.of.iter().flatten().copied().collect();
         let truth: Vec<usize> = pictures.rows().iter().map(|&row| listed[row]).collect();
         let folds = self.fold.map(|f| vec![f; manifest.rows.len()]);
-        let (seen, mut notes) = seen(&predictor, &pictures);
-        notes.extend(left_out);
-        let judged = Judged {
-            title: format!("{} on {}", model.name, name(&self.manifest)),
-            command: format!("{} --label {column}", self.command()),
-            device: predictor.device(),
-            facts: facts(&predictor),
-            notes,
-            history: &predictor.state().history,
-            manifest: &manifest,
+        let outcome = ClassOutcome {
+            about: self.about(model, &predictor, (&manifest, &pictures), left_out, folds.as_deref()),
             classes,
             truth: &truth,
             probabilities: &probabilities,
-            folds: folds.as_deref(),
             over_folds: &[],
-            seen,
         };
-        let measured = classes::measure(&judged)?;
-        if let Some(dir) = &self.out {
-            classes::write(dir, &judged)?;
-        }
-        let text = if self.json { classes::metrics(&judged, &measured) } else { format!("{}\n", measured.line()) };
+        let measured = match &self.out {
+            Some(dir) => classes::write(dir, &outcome)?,
+            None => classes::measure(&outcome)?,
+        };
+        let text = if self.json { classes::metrics(&outcome, &measured) } else { format!("{}\n", measured.line()) };
         output::print(&text)?;
         if let Some(dir) = &self.out {
             remark!("wrote predictions.csv, confusion.csv, report.html and metrics.json to {}", dir.display());
         }
         Ok(())
+    }
+
+    /// What is told of an evaluation, whatever was measured.
+    fn about<'a>(
+        &self,
+        model: &Model,
+        predictor: &'a Predictor,
+        (manifest, pictures): (&'a Manifest, &Pictures),
+        left_out: Option<String>,
+        folds: Option<&'a [u32]>,
+    ) -> About<'a> {
+        let (seen, note) = seen(predictor, pictures);
+        About {
+            title: format!("{} on {}", model.name, name(&self.manifest)),
+            command: self.command(),
+            device: predictor.device(),
+            facts: vec![
+                ("Model".into(), predictor.card.made_by.clone()),
+                ("Epochs".into(), predictor.state().epoch.to_string()),
+            ],
+            notes: [note].into_iter().chain(left_out).collect(),
+            history: &predictor.state().history,
+            manifest,
+            folds,
+            seen,
+        }
     }
 
     /// Decodes what the manifest lists; with the note that some was left out.
@@ -254,6 +260,9 @@ impl Command {
         if !self.targets.is_empty() {
             text += &format!(" --targets {}", self.targets.join(","));
         }
+        if let Some(label) = &self.label {
+            text += &format!(" --label {label}");
+        }
         if let Some(f) = self.fold {
             text += &format!(" --fold {f}");
         }
@@ -266,7 +275,7 @@ fn name(path: &Path) -> String {
 }
 
 /// How many of the pictures the model was trained on, and how many were monitored, if it says so, and that as a note.
-fn seen(predictor: &Predictor, pictures: &Pictures) -> (Option<[usize; 2]>, Vec<String>) {
+fn seen(predictor: &Predictor, pictures: &Pictures) -> (Option<[usize; 2]>, String) {
     let sums = (0..pictures.len()).map(|i| hash::checksum(pictures.image(i)));
     let seen = predictor.card.origin.seen(sums);
     let note = match seen {
@@ -283,12 +292,7 @@ fn seen(predictor: &Predictor, pictures: &Pictures) -> (Option<[usize; 2]>, Vec<
         }
         None => "The model does not say which pictures it was trained on.".into(),
     };
-    (seen, vec![note])
-}
-
-/// Further lines of the run card.
-fn facts(predictor: &Predictor) -> Vec<(String, String)> {
-    vec![("Model".into(), predictor.card.made_by.clone()), ("Epochs".into(), predictor.state().epoch.to_string())]
+    (seen, note)
 }
 
 /// What `take` keeps of what the model says of all pictures.

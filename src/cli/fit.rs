@@ -17,7 +17,7 @@ use crate::report::study::Sheet;
 use crate::solve::model::{Answers, Method, Task, solve};
 use crate::solve::svm;
 use crate::table::number as shown;
-use crate::train::solved::{Judged, Setting, Validated, check_classes, cross_validate};
+use crate::train::solved::{OverFolds, Setting, Validated, check_classes, cross_validate};
 use clap::Args;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -215,20 +215,20 @@ impl Command {
         for s in &v.settings {
             let mut row = vec![s.setting.clone()];
             match &s.judged {
-                Judged::Ratings { over_folds, pooled, .. } => {
+                OverFolds::Ratings { over_folds, pooled, .. } => {
                     for (k, d) in pooled.dimensions.iter().enumerate() {
                         let over = over_folds.measure(k, "mse").map(|m| m.model);
                         let [mean, sd] = [over.and_then(|m| m.mean), over.and_then(|m| m.sd)];
                         row.extend([shown(mean, 3), shown(sd, 3), shown(d.model.pearson_r, 3)]);
                     }
                 }
-                Judged::Classes { accuracy_percent: a, class_accuracy_percent, .. } => {
+                OverFolds::Classes { accuracy_percent: a, class_accuracy_percent, .. } => {
                     row.extend([a.mean, a.sd, *class_accuracy_percent].map(|v| shown(v, 1)));
                 }
             }
             sheet.rows.push(row);
         }
-        if let Some(Setting { judged: Judged::Ratings { over_folds, pooled, .. }, .. }) = v.settings.first() {
+        if let Some(Setting { judged: OverFolds::Ratings { over_folds, pooled, .. }, .. }) = v.settings.first() {
             let mut row = vec!["training mean".to_string()];
             for k in 0..pooled.dimensions.len() {
                 let over = over_folds.measure(k, "mse").map(|m| m.baseline);
@@ -255,7 +255,7 @@ impl Command {
     fn pictures(&self, v: &Validated) -> Result<()> {
         let mut points = vec![];
         for (c, s) in self.c.iter().zip(&v.settings) {
-            let Judged::Classes { accuracy_percent, confusion, .. } = &s.judged else { return Ok(()) };
+            let OverFolds::Classes { accuracy_percent, confusion, .. } = &s.judged else { return Ok(()) };
             points.push((*c, *accuracy_percent));
             self.write(&self.file("confusion", &s.setting, "csv"), &confusion.csv())?;
             let title = format!("{}: what each class is taken for", s.setting);
@@ -309,16 +309,16 @@ fn predictions(manifest: &Manifest, answers: &Answers, fold: &[u32], v: &Validat
                     let at = i * targets.len() + t;
                     cells.push((values[at] as f32).to_string());
                     cells.extend(v.settings.iter().map(|s| match &s.judged {
-                        Judged::Ratings { predicted, .. } => predicted[at].to_string(),
-                        Judged::Classes { .. } => String::new(),
+                        OverFolds::Ratings { predicted, .. } => predicted[at].to_string(),
+                        OverFolds::Classes { .. } => String::new(),
                     }));
                 }
             }
             Answers::Classes { classes, class } => {
                 cells.push(quoted(&classes[class[i]]).into_owned());
                 cells.extend(v.settings.iter().map(|s| match &s.judged {
-                    Judged::Classes { predicted, .. } => quoted(&classes[predicted[i]]).into_owned(),
-                    Judged::Ratings { .. } => String::new(),
+                    OverFolds::Classes { predicted, .. } => quoted(&classes[predicted[i]]).into_owned(),
+                    OverFolds::Ratings { .. } => String::new(),
                 }));
             }
         }

@@ -7,8 +7,8 @@ use super::{command_line, output};
 use crate::data::Manifest;
 use crate::error::{Error, Result};
 use crate::preprocess::sides;
-use crate::report::classes::{self, Judged};
-use crate::report::folder::{Outcome, write_folder};
+use crate::report::classes::{self, ClassOutcome};
+use crate::report::folder::{About, Outcome, write_folder};
 use clap::Args;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -123,25 +123,28 @@ pub fn train(
     let head = job.said.clone().map(|said| ("Head", said));
     let facts = head.into_iter().chain(loop_facts.into_iter().filter(|_| state.epoch > 0)).chain(facts);
     let facts: Vec<(String, String)> = facts.map(|(k, v)| (k.to_string(), v)).collect();
+    let manifest = job.manifest.select(&rows);
+    let about = About {
+        title,
+        command: command_line(),
+        device: job.device_name.clone(),
+        facts,
+        notes,
+        history: &state.history,
+        manifest: &manifest,
+        folds: None,
+        seen: Some(seen),
+    };
+    let tell = |about: &About| {
+        about.facts.iter().for_each(|(name, value)| remark!("{name}: {value}"));
+        remark!("{}", about.notes[0]);
+    };
     if job.tells_classes() {
-        let judged = Judged {
-            title,
-            command: command_line(),
-            device: job.device_name.clone(),
-            facts,
-            notes,
-            history: &state.history,
-            manifest: &job.manifest.select(&rows),
-            classes: &job.config.classes,
-            truth: &rows.iter().map(|&i| job.y[i]).collect::<Vec<_>>(),
-            probabilities: &predicted,
-            folds: None,
-            over_folds: &[],
-            seen: Some(seen),
-        };
-        let measured = classes::write(out, &judged)?;
-        judged.facts.iter().for_each(|(name, value)| remark!("{name}: {value}"));
-        remark!("{}", judged.notes[0]);
+        let truth: Vec<usize> = rows.iter().map(|&i| job.y[i]).collect();
+        let (classes, probabilities) = (&job.config.classes[..], &predicted[..]);
+        let outcome = ClassOutcome { about, classes, truth: &truth, probabilities, over_folds: &[] };
+        let measured = classes::write(out, &outcome)?;
+        tell(&outcome.about);
         output::print(&format!("{}\n", measured.line()))?;
         remark!(
             "wrote {CHECKPOINT}, predictions.csv, confusion.csv, metrics.json and report.html to {}",
@@ -150,26 +153,15 @@ pub fn train(
         return Ok(());
     }
     let outcome = Outcome {
-        title,
-        command: command_line(),
-        device: job.device_name.clone(),
-        facts,
-        notes,
-        history: &state.history,
-        manifest: &job.manifest.select(&rows),
+        about,
         pictures: &job.pictures,
         squares: Some(&rows),
         predicted: &predicted,
-        folds: None,
         train_mean: &job.means(&train),
         over_folds: None,
-        seen: Some(seen),
     };
     let metrics = write_folder(out, &outcome)?;
-    for (name, value) in &outcome.facts {
-        remark!("{name}: {value}");
-    }
-    remark!("{}", outcome.notes[0]);
+    tell(&outcome.about);
     if let Some(remark) = metrics.beyond() {
         remark!("warning: {remark}");
     }

@@ -1,10 +1,10 @@
 /*! What a run that tells classes apart leaves: `predictions.csv`, `confusion.csv` and `confusion.svg`, `report.html` and
 `metrics.json`. Each file is replaced whole, the metrics last: where they are, the rest is too. */
 
-use super::folder::prepare;
-use super::{Epoch, STYLE, Serde, charts, confusion, render, svg};
+use super::folder::{About, prepare};
+use super::{STYLE, Serde, charts, confusion, render, svg};
 use crate::atomic;
-use crate::data::{Manifest, Row};
+use crate::data::Row;
 use crate::error::{Error, Result};
 use crate::table::number;
 use crate::train::classified::Classified;
@@ -15,30 +15,15 @@ use serde_json::json;
 use std::path::Path;
 
 /// A finished evaluation of classes.
-pub struct Judged<'a> {
-    pub title: String,
-    /// As the user gave it.
-    pub command: String,
-    pub device: String,
-    /// Further lines of the run card: name and value.
-    pub facts: Vec<(String, String)>,
-    /// What must be read first.
-    pub notes: Vec<String>,
-    /// Empty for an evaluation without training.
-    pub history: &'a [Epoch],
-    /// The rows that were predicted.
-    pub manifest: &'a Manifest,
+pub struct ClassOutcome<'a> {
+    pub about: About<'a>,
     pub classes: &'a [String],
     /// The class of each row.
     pub truth: &'a [usize],
     /// [rows, classes].
     pub probabilities: &'a [f32],
-    /// The fold whose model made the prediction, one a row.
-    pub folds: Option<&'a [u32]>,
     /// Of a cross-validation: the measures of each fold.
     pub over_folds: &'a [Classified],
-    /// How many of the pictures the model was trained on, and how many were monitored; None if it does not say.
-    pub seen: Option<[usize; 2]>,
 }
 
 /// A measure of [`Classified`].
@@ -62,33 +47,33 @@ fn over(folds: &[Classified], of: fn(&Classified) -> f64) -> Spread {
 ///
 /// # Errors
 /// Sizes that do not fit, or a probability that is not finite.
-pub fn measure(j: &Judged) -> Result<Classified> {
-    let rows = j.manifest.rows.len();
-    if j.truth.len() != rows || j.probabilities.len() != rows * j.classes.len() || rows == 0 {
-        return Err(Error::job(format!("{} probabilities do not fit {rows} pictures", j.probabilities.len())));
+pub fn measure(o: &ClassOutcome) -> Result<Classified> {
+    let rows = o.about.manifest.rows.len();
+    if o.truth.len() != rows || o.probabilities.len() != rows * o.classes.len() || rows == 0 {
+        return Err(Error::job(format!("{} probabilities do not fit {rows} pictures", o.probabilities.len())));
     }
-    if let Some(i) = j.probabilities.iter().position(|p| !p.is_finite()) {
-        let path = &j.manifest.rows[i / j.classes.len()].path;
+    if let Some(i) = o.probabilities.iter().position(|p| !p.is_finite()) {
+        let path = &o.about.manifest.rows[i / o.classes.len()].path;
         return Err(Error::file(path, "the model gives no finite probability").fix("train it again"));
     }
-    Ok(Classified::of(j.classes, j.truth, j.probabilities))
+    Ok(Classified::of(o.classes, o.truth, o.probabilities))
 }
 
 /// Measures the probabilities and writes the files.
 ///
 /// # Errors
 /// Those of [`measure`], or a file that cannot be written.
-pub fn write(dir: &Path, j: &Judged) -> Result<Classified> {
-    let c = measure(j)?;
+pub fn write(dir: &Path, o: &ClassOutcome) -> Result<Classified> {
+    let c = measure(o)?;
     let picture = confusion::svg(&c.confusion, &format!("{:.1} % of {} right", c.accuracy_percent, c.n_pictures));
-    let page = html(j, &c, &picture)?;
+    let page = html(o, &c, &picture)?;
     prepare(dir)?;
     for (name, text) in [
-        ("predictions.csv", predictions(&j.manifest.rows, j.classes, j.truth, j.probabilities, j.folds)),
+        ("predictions.csv", predictions(&o.about.manifest.rows, o.classes, o.truth, o.probabilities, o.about.folds)),
         ("confusion.csv", c.confusion.csv()),
         ("confusion.svg", picture),
         ("report.html", page),
-        ("metrics.json", metrics(j, &c)),
+        ("metrics.json", metrics(o, &c)),
     ] {
         atomic::write(dir.join(name), |w| w.write_all(text.as_bytes()))?;
     }
@@ -121,23 +106,23 @@ pub fn predictions(
 }
 
 /// The content of `metrics.json`.
-pub fn metrics(j: &Judged, c: &Classified) -> String {
+pub fn metrics(o: &ClassOutcome, c: &Classified) -> String {
     let mut value = serde_json::to_value(c).expect("numbers and names");
     let folds = MEASURES.iter().map(|(key, _, _, of)| {
-        let Spread { mean, sd } = over(j.over_folds, *of);
+        let Spread { mean, sd } = over(o.over_folds, *of);
         (key.to_string(), json!({ "mean": mean, "sd": sd }))
     });
     let about = json!({
         "format": "deep-affect-classes-1",
         "program": concat!("deep-affect ", env!("CARGO_PKG_VERSION")),
-        "title": j.title,
-        "command": j.command,
-        "device": j.device,
-        "n_trained_on": j.seen.map(|s| s[0]),
-        "n_monitored": j.seen.map(|s| s[1]),
-        "n_folds": j.over_folds.len(),
-        "over_folds": if j.over_folds.is_empty() { None } else { Some(folds.collect::<serde_json::Map<_, _>>()) },
-        "notes": j.notes,
+        "title": o.about.title,
+        "command": o.about.command,
+        "device": o.about.device,
+        "n_trained_on": o.about.seen.map(|s| s[0]),
+        "n_monitored": o.about.seen.map(|s| s[1]),
+        "n_folds": o.over_folds.len(),
+        "over_folds": if o.over_folds.is_empty() { None } else { Some(folds.collect::<serde_json::Map<_, _>>()) },
+        "notes": o.about.notes,
     });
     let (Some(all), serde_json::Value::Object(about)) = (value.as_object_mut(), about) else {
         unreachable!("both are objects")
@@ -147,13 +132,13 @@ pub fn metrics(j: &Judged, c: &Classified) -> String {
     format!("{:#}\n", serde_json::Value::Object(whole))
 }
 
-fn html(j: &Judged, c: &Classified, picture: &str) -> Result<String> {
-    let folds = j.over_folds.len();
+fn html(o: &ClassOutcome, c: &Classified, picture: &str) -> Result<String> {
+    let folds = o.over_folds.len();
     let measures: Vec<[String; 2]> = MEASURES
         .iter()
         .map(|(_, name, decimals, of)| {
             let pooled = number(Some(of(c)), *decimals);
-            let Spread { mean, sd } = over(j.over_folds, *of);
+            let Spread { mean, sd } = over(o.over_folds, *of);
             let value =
                 if folds > 0 { format!("{} ({})", number(mean, *decimals), number(sd, *decimals)) } else { pooled };
             [name.to_string(), value]
@@ -176,7 +161,8 @@ fn html(j: &Judged, c: &Classified, picture: &str) -> Result<String> {
         })
         .collect();
     let chart = |c: charts::Chart| context! { svg => c.svg, narrow => c.narrow, note => c.note };
-    let epochs: Vec<[String; 4]> = j
+    let epochs: Vec<[String; 4]> = o
+        .about
         .history
         .iter()
         .map(|e| {
@@ -184,23 +170,21 @@ fn html(j: &Judged, c: &Classified, picture: &str) -> Result<String> {
             [e.epoch.to_string(), loss(e.train_loss), e.val_loss.map_or("–".into(), loss), svg::scientific(e.lr)]
         })
         .collect();
-    let own = [("Command", &j.command), ("Device", &j.device)].map(|(k, v)| (k.to_string(), v.clone()));
-    let facts: Vec<(String, String)> = own.into_iter().chain(j.facts.iter().cloned()).collect();
     let page = context! {
         style => STYLE,
-        title => j.title.as_str(),
-        subtitle => format!("{} pictures · {} · {}", c.n_pictures, j.device, j.command),
-        notes => Serde(&j.notes),
+        title => o.about.title.as_str(),
+        subtitle => o.about.subtitle(c.n_pictures),
+        notes => Serde(&o.about.notes),
         n => c.n_pictures,
         folds,
         measures => Serde(measures),
         classes => Serde(classes),
         calibration => Serde(calibration),
         confusion => picture,
-        loss => charts::loss(j.history).map(chart),
-        has_val => j.history.iter().any(|e| e.val_loss.is_some()),
+        loss => charts::loss(o.about.history).map(chart),
+        has_val => o.about.history.iter().any(|e| e.val_loss.is_some()),
         epochs => Serde(epochs),
-        facts => Serde(&facts),
+        facts => Serde(o.about.card()),
         version => env!("CARGO_PKG_VERSION"),
     };
     render(include_str!("classes.html"), page)
@@ -209,6 +193,8 @@ fn html(j: &Judged, c: &Classified, picture: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Manifest;
+    use crate::report::Epoch;
 
     #[test]
     fn the_five_files() {
@@ -217,7 +203,7 @@ mod tests {
         let manifest = Manifest::new(dir.path(), &[], vec![row("a.png"), row("<b>.png"), row("c,d.png")], vec![]);
         let classes = ["calm & quiet", "fear"].map(String::from);
         let fold = Classified::of(&classes, &[0, 1], &[0.9, 0.1, 0.4, 0.6]);
-        let mut judged = Judged {
+        let about = About {
             title: "Telling <two> apart".into(),
             command: "deep-affect train".into(),
             device: "cpu".into(),
@@ -225,14 +211,17 @@ mod tests {
             notes: vec!["A note.".into()],
             history: &[Epoch { epoch: 1, train_loss: 0.7, val_loss: Some(0.8), lr: 1e-3 }],
             manifest: &manifest,
+            folds: Some(&[1, 2, 2]),
+            seen: Some([0, 0]),
+        };
+        let mut outcome = ClassOutcome {
+            about,
             classes: &classes,
             truth: &[0, 1, 1],
             probabilities: &[0.75, 0.25, 0.5, 0.5, 0.125, 0.875],
-            folds: Some(&[1, 2, 2]),
             over_folds: &[fold.clone(), fold],
-            seen: Some([0, 0]),
         };
-        let c = write(dir.path(), &judged).unwrap();
+        let c = write(dir.path(), &outcome).unwrap();
         assert_eq!((c.n_pictures, c.confusion.counts.clone()), (3, vec![1, 0, 1, 1]));
         let text = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
         assert_eq!(
@@ -249,8 +238,8 @@ mod tests {
         let page = text("report.html");
         assert!(page.contains("Telling &lt;two&gt; apart") && page.contains("calm &amp; quiet"), "{page}");
         assert!(page.contains("<svg") && !page.contains("&lt;svg"));
-        judged.probabilities = &[0.75, 0.25, f32::NAN, 0.5, 0.125, 0.875];
-        let e = write(dir.path(), &judged).unwrap_err().to_string();
+        outcome.probabilities = &[0.75, 0.25, f32::NAN, 0.5, 0.125, 0.875];
+        let e = write(dir.path(), &outcome).unwrap_err().to_string();
         assert!(e.contains("no finite probability"), "{e}");
     }
 }

@@ -20,8 +20,8 @@ pub const THUMBNAIL: u32 = 96;
 /// The files of the folder, in the order they are written.
 pub const FILES: [&str; 3] = ["predictions.csv", "report.html", "metrics.json"];
 
-/// A finished evaluation.
-pub struct Outcome<'a> {
+/// What every evaluation tells of, of ratings and of classes.
+pub struct About<'a> {
     pub title: String,
     /// As the user gave it: goes into the report and the metrics.
     pub command: String,
@@ -34,20 +34,38 @@ pub struct Outcome<'a> {
     pub history: &'a [Epoch],
     /// The rows that were predicted; its targets are the ones that are measured.
     pub manifest: &'a Manifest,
+    /// The fold whose model made the prediction, one a row.
+    pub folds: Option<&'a [u32]>,
+    /// How many of the pictures the model was trained on, and how many were monitored; None if it does not say.
+    pub seen: Option<[usize; 2]>,
+}
+
+impl About<'_> {
+    /// Below the title of a page.
+    pub(super) fn subtitle(&self, pictures: usize) -> String {
+        format!("{pictures} pictures · {} · {}", self.device, self.command)
+    }
+
+    /// All lines of the run card.
+    pub(super) fn card(&self) -> Vec<(String, String)> {
+        let own = [("Command", &self.command), ("Device", &self.device)].map(|(k, v)| (k.to_string(), v.clone()));
+        own.into_iter().chain(self.facts.iter().cloned()).collect()
+    }
+}
+
+/// A finished evaluation of ratings.
+pub struct Outcome<'a> {
+    pub about: About<'a>,
     /// The squares, and which of them belongs to each row; None when there is one a row, in order.
     pub pictures: &'a Pictures,
     pub squares: Option<&'a [usize]>,
     /// [rows, targets].
     pub predicted: &'a [f32],
-    /// The fold whose model made the prediction, one a row.
-    pub folds: Option<&'a [u32]>,
     /// Mean of each target over the training rows: the baseline. One a target; of several folds one for each rating, the
     /// mean of what that fold's model was trained on.
     pub train_mean: &'a [f64],
     /// Of a cross-validation: its measures fold by fold. They come before those of all pictures at once.
     pub over_folds: Option<&'a FoldMetrics>,
-    /// How many of the pictures the model was trained on, and how many were monitored; None if it does not say.
-    pub seen: Option<[usize; 2]>,
 }
 
 /// Creates the folder and tries to write in it: to be asked before a long job, not after it.
@@ -105,8 +123,8 @@ pub fn write_folder(dir: impl AsRef<Path>, o: &Outcome) -> Result<Metrics> {
 
 /// The measures alone.
 pub fn metrics(o: &Outcome) -> Result<Metrics> {
-    let (rows, targets) = (o.manifest.rows.len(), o.manifest.targets.len());
-    let folds = o.folds.map_or(rows, <[u32]>::len);
+    let (rows, targets) = (o.about.manifest.rows.len(), o.about.manifest.targets.len());
+    let folds = o.about.folds.map_or(rows, <[u32]>::len);
     let squares = o.squares.map_or(o.pictures.len(), <[usize]>::len);
     if squares != rows || o.predicted.len() != rows * targets || folds != rows {
         return Err(Error::job(format!(
@@ -115,10 +133,16 @@ pub fn metrics(o: &Outcome) -> Result<Metrics> {
             o.predicted.len()
         )));
     }
-    let truth: Vec<f32> = o.manifest.rows.iter().flat_map(|r| r.targets.iter().copied()).collect();
-    let names: Vec<&str> = o.manifest.targets.iter().map(String::as_str).collect();
+    let truth: Vec<f32> = o.about.manifest.rows.iter().flat_map(|r| r.targets.iter().copied()).collect();
+    let names: Vec<&str> = o.about.manifest.targets.iter().map(String::as_str).collect();
     let (predicted, train_mean) = (o.predicted, o.train_mean);
-    Metrics::measure(&Measured { names: &names, truth: &truth, predicted, train_mean, weight: &weights(o.manifest) })
+    Metrics::measure(&Measured {
+        names: &names,
+        truth: &truth,
+        predicted,
+        train_mean,
+        weight: &weights(o.about.manifest),
+    })
 }
 
 /// How much each picture counts.
@@ -127,17 +151,17 @@ fn weights(m: &Manifest) -> Vec<f64> {
 }
 
 fn predictions(o: &Outcome, to: &mut Vec<u8>) -> Result<()> {
-    let targets: Vec<&str> = o.manifest.targets.iter().map(String::as_str).collect();
-    let rows = o.manifest.rows.iter().zip(o.predicted.chunks_exact(targets.len())).enumerate();
+    let targets: Vec<&str> = o.about.manifest.targets.iter().map(String::as_str).collect();
+    let rows = o.about.manifest.rows.iter().zip(o.predicted.chunks_exact(targets.len())).enumerate();
     write_predictions(
         to,
         &targets,
-        rows.map(|(i, (row, predicted))| Prediction::of(row, o.folds.map(|f| f[i]), predicted)),
+        rows.map(|(i, (row, predicted))| Prediction::of(row, o.about.folds.map(|f| f[i]), predicted)),
     )
 }
 
 fn report(o: &Outcome, metrics: &Metrics) -> Result<Report> {
-    let predicted = o.predicted.chunks_exact(o.manifest.targets.len());
+    let predicted = o.predicted.chunks_exact(o.about.manifest.targets.len());
     let point = |(row, pred): (&crate::data::Row, &[f32])| Point {
         id: row.path.rsplit('/').next().unwrap_or(&row.path).into(),
         path: row.path.clone(),
@@ -145,7 +169,7 @@ fn report(o: &Outcome, metrics: &Metrics) -> Result<Report> {
         pred: pred.into(),
         thumbnail: None,
     };
-    let mut points: Vec<Point> = o.manifest.rows.iter().zip(predicted).map(point).collect();
+    let mut points: Vec<Point> = o.about.manifest.rows.iter().zip(predicted).map(point).collect();
     let (best, worst) = extremes(&points);
     let (square, side) =
         (|i: usize| o.pictures.square(o.squares.map_or(i, |s| s[i]), 0), o.pictures.views()[0].side as u32);
@@ -153,26 +177,25 @@ fn report(o: &Outcome, metrics: &Metrics) -> Result<Report> {
         points[i].thumbnail = Some(thumbnail(square(i), side)?);
     }
     let placed = placed(&points).into_iter().map(|i| Ok((i, stamp(square(i), side)?))).collect::<Result<Vec<_>>>()?;
-    let own = [("Command", &o.command), ("Device", &o.device)].map(|(k, v)| (k.to_string(), v.clone()));
     Ok(Report {
-        title: o.title.clone(),
-        subtitle: format!("{} pictures · {} · {}", metrics.n, o.device, o.command),
-        facts: own.into_iter().chain(o.facts.iter().cloned()).collect(),
-        history: o.history.to_vec(),
-        targets: o.manifest.targets.clone(),
+        title: o.about.title.clone(),
+        subtitle: o.about.subtitle(metrics.n),
+        facts: o.about.card(),
+        history: o.about.history.to_vec(),
+        targets: o.about.manifest.targets.clone(),
         points,
         placed,
         metrics: metrics.clone(),
         over_folds: o.over_folds.cloned(),
         train_mean: if o.over_folds.is_some() { o.train_mean.into() } else { vec![] },
-        weight: weights(o.manifest),
+        weight: weights(o.about.manifest),
         notes: notes(o, metrics),
     })
 }
 
 /// What must be read first; that predictions lie beyond the scale before everything else.
 fn notes(o: &Outcome, m: &Metrics) -> Vec<String> {
-    m.beyond().into_iter().chain(o.notes.iter().cloned()).collect()
+    m.beyond().into_iter().chain(o.about.notes.iter().cloned()).collect()
 }
 
 /// A square as a small PNG file.
@@ -218,14 +241,14 @@ pub fn metrics_json(o: &Outcome, m: &Metrics) -> String {
     let value = json!({
         "format": "deep-affect-metrics-1",
         "program": concat!("deep-affect ", env!("CARGO_PKG_VERSION")),
-        "title": o.title,
-        "command": o.command,
-        "device": o.device,
+        "title": o.about.title,
+        "command": o.about.command,
+        "device": o.about.device,
         "scale": "1 to 9",
         "n_pictures": m.n,
-        "n_trained_on": o.seen.map(|s| s[0]),
-        "n_monitored": o.seen.map(|s| s[1]),
-        "weighted": o.manifest.rows.iter().any(|r| r.weight != o.manifest.rows[0].weight),
+        "n_trained_on": o.about.seen.map(|s| s[0]),
+        "n_monitored": o.about.seen.map(|s| s[1]),
+        "weighted": o.about.manifest.rows.iter().any(|r| r.weight != o.about.manifest.rows[0].weight),
         "over_folds": o.over_folds,
         "pooled_over_folds": o.over_folds.is_some(),
         "mse_mean_points2": m.mse_mean,
@@ -252,7 +275,7 @@ mod tests {
         let pictures = Pictures::from_bytes(&items, &opts, &()).unwrap().accept(false).unwrap();
         let row = |i: usize| Row { path: format!("x/{i}.png"), targets: vec![i as f32 + 1.0, 5.0], ..Row::default() };
         let manifest = Manifest::new(dir.path(), &["valence", "arousal"], (0..3).map(row).collect(), vec![]);
-        let mut o = Outcome {
+        let about = About {
             title: "a test".into(),
             command: "deep-affect test".into(),
             device: "cpu".into(),
@@ -260,13 +283,16 @@ mod tests {
             notes: vec![],
             history: &[],
             manifest: &manifest,
+            folds: Some(&[0, 1, 2]),
+            seen: Some([2, 1]),
+        };
+        let mut o = Outcome {
+            about,
             pictures: &pictures,
             squares: None,
             predicted: &[1.5, 5.0, 2.0, 5.5, 3.0, 5.0],
-            folds: Some(&[0, 1, 2]),
             train_mean: &[2.5, 5.0],
             over_folds: None,
-            seen: Some([2, 1]),
         };
         let out = dir.path().join("run/deep");
         let m = write_folder(&out, &o).unwrap();
@@ -283,7 +309,7 @@ mod tests {
         );
         assert_eq!(std::fs::read_dir(&out).unwrap().count(), 3);
 
-        o.folds = Some(&[0]);
+        o.about.folds = Some(&[0]);
         assert!(write_folder(&out, &o).is_err());
         std::fs::remove_file(out.join("metrics.json")).unwrap();
         std::fs::create_dir(out.join("metrics.json")).unwrap();

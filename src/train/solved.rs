@@ -15,13 +15,13 @@ pub struct Setting {
     /// In short, as [`Method::settings`] has it.
     pub setting: String,
     #[serde(flatten)]
-    pub judged: Judged,
+    pub judged: OverFolds,
 }
 
 /// Predictions and how good they are.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
-pub enum Judged {
+pub enum OverFolds {
     Ratings {
         /// [pictures, targets]
         #[serde(skip)]
@@ -153,14 +153,14 @@ pub fn cross_validate(
     let all: Vec<usize> = (0..n).collect();
     let judge = |(setting, p): (String, Predicted)| {
         let judged = match task.answers {
-            Answers::Ratings { .. } => Judged::Ratings {
+            Answers::Ratings { .. } => OverFolds::Ratings {
                 over_folds: FoldMetrics::of(&p.folds)?,
                 pooled: measure(task, &p.ratings, &train_mean, &all)?,
                 predicted: p.ratings,
             },
             Answers::Classes { classes, class } => {
                 let confusion = Confusion::of(classes, class.iter().copied().zip(p.classes.iter().copied()));
-                Judged::Classes {
+                OverFolds::Classes {
                     accuracy_percent: Spread::of(&p.accuracies),
                     class_accuracy_percent: confusion.class_accuracy(),
                     confusion,
@@ -235,7 +235,7 @@ mod tests {
         let answers = Answers::Ratings { targets: names(&["valence"]), values: values.clone() };
         let task = |answers| Task { columns: &columns, x: &x, answers, weight: &weight, groups: &groups, seed: 1 };
         let v = cross_validate(&Method::Linear, &task(&answers), &fold, 4, &()).unwrap();
-        let Judged::Ratings { predicted, over_folds, pooled } = &v.settings[0].judged else { panic!("ratings") };
+        let OverFolds::Ratings { predicted, over_folds, pooled } = &v.settings[0].judged else { panic!("ratings") };
         predicted.iter().zip(&values).for_each(|(p, y)| assert_relative_eq!(f64::from(*p), y, epsilon = 1e-5));
         assert!(over_folds.folds == 4 && pooled.n == 20 && pooled.mse_mean < 1e-9);
         // The mean of the pictures outside fold 0 (0, 4, 8, 12, 16), whose own mean is that of 8.
@@ -247,7 +247,7 @@ mod tests {
         };
         let method = Method::Svc { c: vec![0.5, 10.0] };
         let v = cross_validate(&method, &task(&classes), &fold, 4, &()).unwrap();
-        let Judged::Classes { accuracy_percent, confusion, predicted, .. } = &v.settings[1].judged else {
+        let OverFolds::Classes { accuracy_percent, confusion, predicted, .. } = &v.settings[1].judged else {
             panic!("classes")
         };
         // Nothing but the border can be missed.
