@@ -93,6 +93,9 @@ pub struct Model {
     pub after: Vec<(String, String)>,
 }
 
+/// Flags whose value is a path, besides `weights`: in the file relative to it.
+const PATHS: [&str; 2] = ["label-map", "cache"];
+
 /// What stands before the name of a model that gives a tower.
 const MODEL: &str = "model:";
 
@@ -247,6 +250,7 @@ impl Entry {
         }
         // As they were written, and with paths that hold from here.
         let (mut written, mut words, mut after) = (vec![], vec![], vec![]);
+        let from_here = |text: &str| beside(Path::new(text)).display().to_string();
         for (key, value) in &settings {
             let no = |what: &str, value: &Value| refuse(format!("`{what}` cannot have the value {value:?}"));
             let mut flag = |text: String, meant: Option<String>| {
@@ -267,8 +271,8 @@ impl Entry {
                             after.push((sub.clone(), other.to_string()));
                             continue;
                         }
-                        let path = beside(Path::new(&text)).display().to_string();
-                        let meant = if key == "weights" && text != BUNDLED { &path } else { &text };
+                        let file = key == "weights" && text != BUNDLED;
+                        let meant = if file { from_here(&text) } else { text.clone() };
                         flag(format!("{sub}={text}"), Some(format!("{sub}={meant}")));
                     }
                 }
@@ -280,7 +284,8 @@ impl Entry {
                 }
                 value => {
                     let text = scalar(value).ok_or_else(|| no(key, value))?;
-                    flag(text.clone(), Some(text));
+                    let meant = if PATHS.contains(&key.as_str()) { from_here(&text) } else { text.clone() };
+                    flag(text, Some(meant));
                 }
             }
         }
@@ -367,6 +372,21 @@ mod tests {
             assert_eq!((f.train.lr, f.train.batch, f.train.val), (1e-5, 64, 0.25));
         }
         assert!(find("emosepar-augmented").train.augment.is_some());
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("study.toml");
+        let file = "manifest = 'set.csv'\n[train]\nlabel = 'mood'\nlabel-map = 'map.csv'\ncache = '/cache'\n\
+                    [[model]]\nname = 'a'\nweights.object = 'vgg16.safetensors'\n";
+        std::fs::write(&path, file).unwrap();
+        let plan = Plan::read(&path).unwrap();
+        let Flags { model, data, .. } = &plan.models[0].flags;
+        assert_eq!(plan.manifest, dir.path().join("set.csv"));
+        assert_eq!(data.label_map, Some(dir.path().join("map.csv")));
+        assert_eq!(data.cache.as_deref(), Some(Path::new("/cache")));
+        assert_eq!(model.weights, [format!("object={}", dir.path().join("vgg16.safetensors").display())]);
     }
 
     #[test]
