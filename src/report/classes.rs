@@ -2,7 +2,7 @@
 `metrics.json`. Each file is replaced whole, the metrics last: where they are, the rest is too. */
 
 use super::folder::{About, prepare};
-use super::{STYLE, Serde, charts, confusion, render, svg};
+use super::{STYLE, Serde, confusion, render, training};
 use crate::atomic;
 use crate::data::Row;
 use crate::error::{Error, Result};
@@ -160,16 +160,6 @@ fn html(o: &ClassOutcome, c: &Classified, picture: &str) -> Result<String> {
             [sure, number(Some(b.right_percent), 1), b.n_pictures.to_string()]
         })
         .collect();
-    let chart = |c: charts::Chart| context! { svg => c.svg, narrow => c.narrow, note => c.note };
-    let epochs: Vec<[String; 4]> = o
-        .about
-        .history
-        .iter()
-        .map(|e| {
-            let loss = |v: f64| number(Some(v), 4);
-            [e.epoch.to_string(), loss(e.train_loss), e.val_loss.map_or("–".into(), loss), svg::scientific(e.lr)]
-        })
-        .collect();
     let page = context! {
         style => STYLE,
         title => o.about.title.as_str(),
@@ -181,9 +171,7 @@ fn html(o: &ClassOutcome, c: &Classified, picture: &str) -> Result<String> {
         classes => Serde(classes),
         calibration => Serde(calibration),
         confusion => picture,
-        loss => charts::loss(o.about.history).map(chart),
-        has_val => o.about.history.iter().any(|e| e.val_loss.is_some()),
-        epochs => Serde(epochs),
+        training => training(o.about.history),
         facts => Serde(o.about.card()),
         version => env!("CARGO_PKG_VERSION"),
     };

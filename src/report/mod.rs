@@ -322,20 +322,11 @@ pub fn html(r: &Report) -> Result<String> {
     }
     let (best, worst) = extremes(&r.points);
     let cards = |which: &[usize]| which.iter().map(|&i| card(&r.targets, &r.points[i])).collect::<Result<Vec<_>>>();
-    let chart = |c: charts::Chart| context! { svg => c.svg, narrow => c.narrow, note => c.note };
     let scatters = if r.points.is_empty() {
         Vec::new()
     } else {
         (0..r.targets.len()).map(|k| (r.targets[k].clone(), chart(charts::scatter(&r.targets, &r.points, k)))).collect()
     };
-    let epochs: Vec<_> = r
-        .history
-        .iter()
-        .map(|e| {
-            let loss = |v: f64| if v.is_finite() { number(Some(v), 4) } else { v.to_string() };
-            [e.epoch.to_string(), loss(e.train_loss), e.val_loss.map_or("–".into(), loss), svg::scientific(e.lr)]
-        })
-        .collect();
     let placed = r.placed.iter().map(|(i, file)| Ok((&r.points[*i], data_uri(file)?))).collect::<Result<Vec<_>>>()?;
     let page = context! {
         pictured => charts::pictured(&r.targets, &r.points, &placed).map(chart),
@@ -348,9 +339,7 @@ pub fn html(r: &Report) -> Result<String> {
             let folds = r.over_folds.as_ref().and_then(|f| f.measure(k, "pearson_r"));
             headline(d, &r.column(k), folds.map(|m| [m.model.mean, m.baseline.mean]))
         }).collect::<Vec<_>>()),
-        loss => charts::loss(&r.history).map(chart),
-        has_val => r.history.iter().any(|e| e.val_loss.is_some()),
-        epochs,
+        training => training(&r.history),
         targets => Serde(&r.targets),
         plane => if r.points.is_empty() { None } else { charts::plane(&r.targets, &r.points).map(chart) },
         scatters,
@@ -366,15 +355,37 @@ pub fn html(r: &Report) -> Result<String> {
     render(include_str!("report.html"), page)
 }
 
+/// A chart for a page, for wide and for narrow windows.
+fn chart(c: charts::Chart) -> minijinja::Value {
+    context! { svg => c.svg, narrow => c.narrow, note => c.note }
+}
+
+/// What `training.html` shows of the epochs; nothing where none was trained.
+fn training(history: &[Epoch]) -> Option<minijinja::Value> {
+    let loss = |v: f64| if v.is_finite() { number(Some(v), 4) } else { v.to_string() };
+    let row = |e: &Epoch| {
+        [e.epoch.to_string(), loss(e.train_loss), e.val_loss.map_or("–".into(), loss), svg::scientific(e.lr)]
+    };
+    charts::loss(history).map(|c| {
+        context! {
+            loss => chart(c),
+            has_val => history.iter().any(|e| e.val_loss.is_some()),
+            epochs => history.iter().map(row).collect::<Vec<_>>(),
+        }
+    })
+}
+
 /// How every page looks.
 const STYLE: &str = include_str!("style.css");
 
-/// Fills in a page.
+/// Fills in a page; it may import `parts.html` and include `training.html`.
 fn render(template: &str, page: minijinja::Value) -> Result<String> {
     let fault = |e: minijinja::Error| Error::job(format!("the report's template failed: {e:#}"));
     // The name's ending turns escaping on.
     let mut env = Environment::new();
     env.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
+    env.add_template("parts.html", include_str!("parts.html")).map_err(fault)?;
+    env.add_template("training.html", include_str!("training.html")).map_err(fault)?;
     env.add_template("page.html", template).map_err(fault)?;
     env.get_template("page.html").and_then(|t| t.render(page)).map_err(fault)
 }
