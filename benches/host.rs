@@ -7,7 +7,7 @@ cases in turn, and the ceiling (a loop of multiply-adds that touches no memory) 
 rates are per second of CPU time and thread, which a busy machine disturbs least; elsewhere of wall time. */
 
 use deep_affect::host::{ceiling, conv, dense};
-use deep_affect::kernel::Simd;
+use deep_affect::launch::Simd;
 use deep_affect::shape::{ConvShape, Window};
 use std::ops::{Deref, DerefMut};
 use std::time::Instant;
@@ -134,7 +134,7 @@ fn layers() -> Vec<Layer> {
 fn conv_cases(simd: Simd, batch: usize, all: &mut Vec<Case>) {
     for (name, hw, c, k, window, groups) in layers() {
         let s = ConvShape::new(&[batch, hw, hw, c], k, window, groups).unwrap();
-        let [taps, strides] = [window.kernel[0] * window.kernel[1], window.stride[0] * window.stride[1]];
+        let [taps, strides] = [window.size[0] * window.size[1], window.stride[0] * window.stride[1]];
         let (nx, nw, ny) = (batch * hw * hw * c, k * taps * c / groups, batch * s.p * s.q * k);
         let mut add = |pass: &str, run: Box<dyn FnMut() + Send>| {
             // A strided 1x1 filter does not see every pixel.

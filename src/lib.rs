@@ -3,7 +3,7 @@
 | floor | modules | what |
 |---|---|---|
 | 0 | [`error`] [`files`] [`shape`] [`rng`] [`hash`] [`par`] [`preprocess`] [`atomic`] [`memory`] [`mapped`] [`progress`] [`table`] | vocabulary |
-| 1 | [`kernel`] [`nvrtc`] [`host`] [`sim`] | what a launch is; the compiler of kernels; CPU vector routines; a GPU in software |
+| 1 | [`launch`] [`nvrtc`] [`host`] [`sim`] | what a launch is; the compiler of kernels; CPU vector routines; a GPU in software |
 | 2 | [`graph`] [`weights`] [`data`] [`bundled`] | static graph; mapped weight files; ratings and pictures |
 | 3 | [`ops`] | definition, adjoint and lowering of every op |
 | 4 | [`plan`] | order, grouping, one arena, what lives when |
@@ -67,7 +67,7 @@ pub mod files;
 pub mod graph;
 pub mod hash;
 pub mod host;
-pub mod kernel;
+pub mod launch;
 pub mod mapped;
 pub mod memory;
 pub mod models;

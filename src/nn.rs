@@ -145,7 +145,7 @@ impl<'g> Net<'g> {
 
     fn conv_weights(&mut self, layer: &str, x: Value, conv: &Conv) -> Vec<Value> {
         let c = self.g.dims(x).last().unwrap_or(&0) / conv.groups.max(1);
-        let w = [conv.filters, conv.window.kernel[0], conv.window.kernel[1], c];
+        let w = [conv.filters, conv.window.size[0], conv.window.size[1], c];
         self.weights(layer, x, &w, conv.bias)
     }
 

@@ -177,7 +177,7 @@ pub fn storage(a: &Type, b: &Type) -> Result<DType> {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Window {
     /// R, S
-    pub kernel: [usize; 2],
+    pub size: [usize; 2],
     pub stride: [usize; 2],
     /// top, left, bottom, right
     pub pad: [usize; 4],
@@ -189,40 +189,40 @@ pub struct Window {
 
 impl Window {
     /// A square window with equal padding on all sides.
-    pub fn square(kernel: usize, stride: usize, pad: usize) -> Self {
-        Self { kernel: [kernel; 2], stride: [stride; 2], pad: [pad; 4], dilation: [1; 2], ceil: false }
+    pub fn square(size: usize, stride: usize, pad: usize) -> Self {
+        Self { size: [size; 2], stride: [stride; 2], pad: [pad; 4], dilation: [1; 2], ceil: false }
     }
 
     /// A square window with Keras's and TensorFlow's "same" padding: ceil(extent / stride) outputs of x [N,H,W,C], and
     /// an odd pixel of padding goes below and to the right.
-    pub fn same(kernel: usize, stride: usize, x: &[usize]) -> Self {
+    pub fn same(size: usize, stride: usize, x: &[usize]) -> Self {
         // Numbers that make no window pass here, and `out` refuses them.
         let total = |axis: usize| {
             let extent = x.get(axis).copied().unwrap_or(1);
             let last = extent.div_ceil(stride.max(1)).saturating_sub(1).saturating_mul(stride);
-            last.saturating_add(kernel).saturating_sub(extent)
+            last.saturating_add(size).saturating_sub(extent)
         };
         let [h, w] = [total(1), total(2)];
-        Self { pad: [h / 2, w / 2, h.div_ceil(2), w.div_ceil(2)], ..Self::square(kernel, stride, 0) }
+        Self { pad: [h / 2, w / 2, h.div_ceil(2), w.div_ceil(2)], ..Self::square(size, stride, 0) }
     }
 
     /// [H, W] -> [P, Q]. Fails when the window does not fit the padded image.
     pub fn out(&self, hw: [usize; 2]) -> Result<[usize; 2]> {
         let mut pq = [0; 2];
         for a in 0..2 {
-            if self.kernel[a] == 0 || self.stride[a] == 0 || self.dilation[a] == 0 {
+            if self.size[a] == 0 || self.stride[a] == 0 || self.dilation[a] == 0 {
                 return Err(Error::job(format!("window extents must be positive: {self:?}")));
             }
-            let each = [hw[a], self.kernel[a], self.stride[a], self.pad[a], self.pad[a + 2], self.dilation[a]];
-            if each.iter().any(|n| *n > MOST) || product(&[self.dilation[a], self.kernel[a]]).is_none() {
+            let each = [hw[a], self.size[a], self.stride[a], self.pad[a], self.pad[a + 2], self.dilation[a]];
+            if each.iter().any(|n| *n > MOST) || product(&[self.dilation[a], self.size[a]]).is_none() {
                 return Err(Error::job(format!("numbers too large for a window: {self:?} over {hw:?} pixels")));
             }
-            let span = self.dilation[a] * (self.kernel[a] - 1) + 1;
+            let span = self.dilation[a] * (self.size[a] - 1) + 1;
             let padded = hw[a] + self.pad[a] + self.pad[a + 2];
             if hw[a] == 0 || padded < span {
                 return Err(Error::job(format!(
                     "a {}x{} window (dilation {}x{}) does not fit {}x{} pixels with padding {:?}",
-                    self.kernel[0], self.kernel[1], self.dilation[0], self.dilation[1], hw[0], hw[1], self.pad
+                    self.size[0], self.size[1], self.dilation[0], self.dilation[1], hw[0], hw[1], self.pad
                 )));
             }
             let room = padded - span;
@@ -270,7 +270,7 @@ impl ConvShape {
             return Err(Error::job(format!("{c} channels and {k} filters do not divide into {groups} groups")));
         }
         let [p, q] = window.out([h, w])?;
-        let [r, s] = window.kernel;
+        let [r, s] = window.size;
         for [a, b, c, d] in [[n, h, w, c], [n, p, q, k], [k, r, s, c / groups]] {
             Type::f32(&[a, b, c, d]).room()?;
         }
@@ -287,7 +287,7 @@ impl ConvShape {
     }
     /// R, S
     pub fn taps(&self) -> [usize; 2] {
-        self.window.kernel
+        self.window.size
     }
     /// Channels that one filter sees.
     pub fn group_c(&self) -> usize {
@@ -329,7 +329,7 @@ mod tests {
         }
         assert_eq!(Type::new(DType::U8, &[1 << 44]).room().unwrap(), MOST);
         for n in [huge, usize::MAX, MOST + 1] {
-            let square = |kernel, stride, pad| Window::square(kernel, stride, pad).out([8, 8]);
+            let square = |size, stride, pad| Window::square(size, stride, pad).out([8, 8]);
             assert!(square(n, 1, 0).is_err() && square(3, n, 1).is_err() && square(3, 1, n).is_err(), "{n}");
             assert!(Window { dilation: [n; 2], ..Window::square(3, 1, 1) }.out([8, 8]).is_err(), "{n}");
             assert!(Window::square(3, 1, 1).out([n; 2]).is_err(), "{n}");
@@ -358,11 +358,10 @@ mod tests {
 
     #[test]
     fn same_padding_follows_tensorflow() {
-        for (kernel, stride, n, pad) in
-            [(3, 2, 147, [1, 1]), (3, 2, 74, [0, 1]), (1, 2, 147, [0, 0]), (3, 1, 8, [1, 1])]
+        for (size, stride, n, pad) in [(3, 2, 147, [1, 1]), (3, 2, 74, [0, 1]), (1, 2, 147, [0, 0]), (3, 1, 8, [1, 1])]
         {
-            let same = Window::same(kernel, stride, &[1, n, n, 3]);
-            assert_eq!([same.pad[0], same.pad[2]], pad, "{kernel} {stride} {n}");
+            let same = Window::same(size, stride, &[1, n, n, 3]);
+            assert_eq!([same.pad[0], same.pad[2]], pad, "{size} {stride} {n}");
             assert_eq!(same.out([n, n]).unwrap(), [n.div_ceil(stride); 2]);
         }
     }

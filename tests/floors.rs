@@ -251,7 +251,7 @@ const UNSAFE: [(&str, usize); 10] = [
     // Vector instructions, half of it; the other half outputs that several tasks write.
     ("host", 101),
     // Operands as slices.
-    ("kernel", 6),
+    ("launch", 6),
     // Files in the address space, and the signal of one that shrinks.
     ("mapped", 6),
     // The functions of NVRTC; on Windows, that no library comes from the current folder.

@@ -6,7 +6,7 @@ use common::small;
 use deep_affect::data::{Alpha, DecodeOptions, LoadOptions, Pictures};
 use deep_affect::device::{Checks, Cpu, Data, Device, Session};
 use deep_affect::graph::{Kind, Value};
-use deep_affect::kernel::Simd;
+use deep_affect::launch::Simd;
 use deep_affect::models::{self, Architecture, Config};
 use deep_affect::ops::optim::{Form, Sgd};
 use deep_affect::plan::Options;

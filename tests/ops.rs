@@ -6,7 +6,7 @@ mod common;
 use common::*;
 use deep_affect::device::{Data, Session};
 use deep_affect::graph::{Graph, Io};
-use deep_affect::kernel::Simd;
+use deep_affect::launch::Simd;
 use deep_affect::plan::Options;
 use deep_affect::rng::{Rng, Stream};
 use deep_affect::shape::Type;
@@ -136,7 +136,7 @@ fn parts_of_the_definition_are_the_definition() {
 
 #[test]
 fn every_op_has_a_fast_routine() {
-    use deep_affect::kernel::{Arch, Code};
+    use deep_affect::launch::{Arch, Code};
     use deep_affect::plan::Plan;
     let mut slow = BTreeSet::new();
     for (_, case) in cases() {

@@ -3,7 +3,7 @@
 
 use clap::Parser;
 use deep_affect::cli::Cli;
-use deep_affect::kernel::gpu::Kernel;
+use deep_affect::launch::gpu::Kernel;
 use deep_affect::ops;
 use std::collections::BTreeMap;
 use std::fmt::Write;

@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use deep_affect::device::{Device, Session};
 use deep_affect::graph::{Graph, Kind, Value};
-use deep_affect::kernel::{Arch, Choices, Simd};
+use deep_affect::launch::{Arch, Choices, Simd};
 use deep_affect::models::{Architecture, Config};
 use deep_affect::ops::optim::{Form, Sgd};
 use deep_affect::plan::{Options, Place, Plan};

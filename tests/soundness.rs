@@ -11,7 +11,7 @@ use deep_affect::device::{self, Bytes, Cpu, Data, Device, Session};
 use deep_affect::error::Result;
 use deep_affect::graph::{Graph, Io, Member, Op, Value, host_launches};
 use deep_affect::host;
-use deep_affect::kernel::{Arch, Choices, Launch, Simd};
+use deep_affect::launch::{Arch, Choices, Launch, Simd};
 use deep_affect::nn::{Mode, Net};
 use deep_affect::ops::optim::{Form, Sgd, hyper_type};
 use deep_affect::ops::{self, Case, arith, conv};
@@ -357,7 +357,7 @@ proptest! {
     #[test]
     fn absurd_windows_are_refused_or_right(n in prop::collection::vec(extent(), 16)) {
         let window = Window {
-            kernel: [n[0], n[1]],
+            size: [n[0], n[1]],
             stride: [n[2], n[3]],
             pad: [n[4], n[5], n[6], n[7]],
             dilation: [n[8], n[9]],

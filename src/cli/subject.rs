@@ -6,7 +6,7 @@ use crate::device::{Data, Device, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::host::ceiling::Ceilings;
-use crate::kernel::Products;
+use crate::launch::Products;
 use crate::models;
 use crate::ops::optim::{Form, Sgd};
 use crate::preprocess::Preprocess;

@@ -287,7 +287,7 @@ impl Context<'_> {
         let &[filters, r, s, group_c] = t.g.dims(w) else { unreachable!("four extents") };
         let ([top, left], [groups, _]) = (self.pair("padding", 0)?, self.pair("groups", 1)?);
         let (stride, dilation) = (self.pair("stride", 1)?, self.pair("dilation", 1)?);
-        let window = Window { kernel: [r, s], stride, pad: [top, left, top, left], dilation, ceil: false };
+        let window = Window { size: [r, s], stride, pad: [top, left, top, left], dilation, ceil: false };
         let op = conv::Fprop { filters, window, groups, bias: ins.len() == 3, relu: false };
         let gy: usize = self.ranked("y", 4)?.dims.iter().product();
         let rows = gy / filters;
@@ -308,7 +308,7 @@ impl Context<'_> {
         let &[k, r, s, group_c] = t.g.dims(w) else { unreachable!("four extents") };
         let ([top, left], [groups, _]) = (self.pair("padding", 0)?, self.pair("groups", 1)?);
         let (stride, dilation) = (self.pair("stride", 1)?, self.pair("dilation", 1)?);
-        let window = Window { kernel: [r, s], stride, pad: [top, left, top, left], dilation, ceil: false };
+        let window = Window { size: [r, s], stride, pad: [top, left, top, left], dilation, ceil: false };
         let (channels, output_pad) = (group_c.saturating_mul(groups), self.pair("output_padding", 0)?);
         let op = conv::Transposed { channels, window, output_pad, groups, bias: ins.len() == 3, relu: false };
         let (pixels, per_group) = (self.ranked("y", 4)?.data.len() / channels.max(1), k / groups.max(1));
@@ -391,7 +391,7 @@ impl Context<'_> {
         let kernel = self.pair("kernel", 1)?;
         let (stride, [top, left]) = (self.pair("stride", kernel[0])?, self.pair("padding", 0)?);
         let (dilation, ceil) = (self.pair("dilation", 1)?, self.flag("ceil_mode"));
-        let window = Window { kernel, stride, pad: [top, left, top, left], dilation, ceil };
+        let window = Window { size: kernel, stride, pad: [top, left, top, left], dilation, ceil };
         let trial = || -> Result<(Trial, Value)> {
             let mut t = Trial::new();
             let x = t.input_as("x", self.ranked("x", 4)?, DType::F32, true);
@@ -430,7 +430,7 @@ impl Context<'_> {
         let kernel = self.pair("kernel", 1)?;
         let (stride, [top, left]) = (self.pair("stride", kernel[0])?, self.pair("padding", 0)?);
         let pad = [top, left, top, left];
-        let window = Window { kernel, stride, pad, dilation: [1; 2], ceil: self.flag("ceil_mode") };
+        let window = Window { size: kernel, stride, pad, dilation: [1; 2], ceil: self.flag("ceil_mode") };
         let count_pad = !matches!(self.parameters().get("count_include_pad"), Some(Json::Bool(false)));
         self.means(pool::Over::Window { window, count_pad })
     }

@@ -13,7 +13,7 @@ use super::cases::U;
 use crate::device::{Bytes, Data, Demand, Device, Probe};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Kind, Node, Value};
-use crate::kernel::Buf;
+use crate::launch::Buf;
 use crate::plan::{Place, Plan};
 use crate::rng::{Stream, block};
 use std::ops::Range;

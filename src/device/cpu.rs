@@ -7,7 +7,7 @@ use super::{Bytes, Checks, Data, Demand, Device, Probe, finite};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Value};
 use crate::host::ceiling::{self, Ceilings};
-use crate::kernel::{Arch, Buf, Code, Host, Launch, Routine, Simd, Slot};
+use crate::launch::{Arch, Buf, Code, Launch, Operands, Routine, Simd, Slot};
 use crate::plan::{Place, Plan, Scheduled};
 use crate::shape::{DType, Type};
 use std::collections::HashMap;
@@ -75,7 +75,7 @@ struct Ready {
     launches: Vec<Scheduled>,
     scratch: usize,
     /// Built when the addresses are final, at the first run after a load or a bind.
-    calls: Vec<Host>,
+    calls: Vec<Operands>,
 }
 
 impl Cpu {
@@ -137,7 +137,7 @@ impl Cpu {
             // SAFETY: every slot is a part of this device's two allocations, or of a mapping that may only be read and is kept
             // in `mapped`. All of them outlive the calls, which `load`, `write` and `bind` drop before they change one; while a
             // call is run the device is borrowed, so that nobody else comes near its memory.
-            unsafe { Host::new(ins, outs, scratch, Plan::aliased_inputs(&self.graph, s.node)) }.ok()
+            unsafe { Operands::new(ins, outs, scratch, Plan::aliased_inputs(&self.graph, s.node)) }.ok()
         };
         let calls = launches.iter().map(|s| {
             let title = || self.graph.nodes()[s.node].title();

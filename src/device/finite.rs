@@ -3,7 +3,7 @@
 use super::layout::decode;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Value};
-use crate::kernel::Buf;
+use crate::launch::Buf;
 use crate::shape::DType;
 
 /// The first number in `bytes` that is not finite, and where.

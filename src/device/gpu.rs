@@ -6,10 +6,10 @@ use super::{Bytes, Checks, Counted, Data, Demand, Device, Probe, ceiling, finite
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Value};
 use crate::host::ceiling::Ceilings;
-use crate::kernel::choices::Tiles;
-use crate::kernel::estimate::Limits;
-use crate::kernel::gpu::{self, Access, Call};
-use crate::kernel::{Arch, Buf, Choices, Code, Products};
+use crate::launch::choices::Tiles;
+use crate::launch::estimate::Limits;
+use crate::launch::gpu::{self, Access, Call};
+use crate::launch::{Arch, Buf, Choices, Code, Products};
 use crate::nvrtc::Target;
 use crate::plan::{Options, Place, Plan, Scheduled};
 use crate::shape::{DType, Type};

@@ -2,7 +2,7 @@
 than their arithmetic. Pages nobody touches are never committed, so reserving for values that end up mapped is free. */
 
 use crate::error::{Error, Result};
-use crate::kernel::Slot;
+use crate::launch::Slot;
 use memmap2::{MmapMut, MmapOptions};
 
 pub struct Memory {

@@ -4,30 +4,30 @@ over anything; dispatch of ops is not in it. */
 pub mod ceiling;
 mod cpu;
 pub mod cuda;
+mod demand;
 mod finite;
 pub mod gpu;
 mod layout;
 mod memory;
 mod reference;
-mod room;
 mod session;
 mod simulator;
 pub mod tuning;
 
 pub use cpu::Cpu;
 pub use cuda::Cuda;
+pub use demand::{Demand, MemoryHints, available, fits};
 pub use gpu::Gpu;
 pub use reference::Reference;
-pub use room::{Demand, Room, available, fits};
 pub use session::Session;
 pub use simulator::Simulator;
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::host::ceiling::Ceilings;
-use crate::kernel::choices::Tiles;
-use crate::kernel::estimate::Limits;
-use crate::kernel::{Products, Simd};
+use crate::launch::choices::Tiles;
+use crate::launch::estimate::Limits;
+use crate::launch::{Products, Simd};
 use crate::plan::{Options, Plan, Scheduled};
 use crate::progress;
 use crate::sim::{self, Counters};
@@ -89,7 +89,7 @@ pub struct Probe<'a> {
     pub label: &'a str,
     /// The op: `conv.fprop`.
     pub name: &'static str,
-    pub cost: crate::kernel::Cost,
+    pub cost: crate::launch::Cost,
     /// No fast routine: the definition ran.
     pub definition: bool,
     pub seconds: f64,

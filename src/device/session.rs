@@ -1,6 +1,6 @@
 //! A graph, its plans and the device that holds their storage.
 
-use super::Room;
+use super::MemoryHints;
 use super::layout::{expect, loaded};
 use super::{Bytes, Data, Device, Probe};
 use crate::error::Result;
@@ -30,11 +30,11 @@ struct Prepare {
 impl Session {
     /// One plan per list of wanted values, in order.
     pub fn new(graph: Graph, want: &[&[Value]], options: Options, device: Box<dyn Device>) -> Result<Self> {
-        Self::within(Room::default(), graph, want, options, device)
+        Self::within(MemoryHints::default(), graph, want, options, device)
     }
     /// [`Session::new`] for a caller who knows more about memory.
     pub fn within(
-        room: Room,
+        hints: MemoryHints,
         graph: Graph,
         want: &[&[Value]],
         options: Options,
@@ -59,7 +59,7 @@ impl Session {
             prepare = Some(Prepare { plan: plans.len(), done: false, roles });
             plans.push(own);
         }
-        super::fits(&*device, &graph, &plans, room)?;
+        super::fits(&*device, &graph, &plans, hints)?;
         device.load(&graph, &plans)?;
         Ok(Self { graph, plans, device, prepare })
     }

@@ -6,7 +6,7 @@ use crate::atomic;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::hash::checksum;
-use crate::kernel::choices::Tiles;
+use crate::launch::choices::Tiles;
 use crate::nvrtc::{self, Cache};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ pub struct Table {
     pub device: String,
     /// Names the sources of the kernels.
     kernels: String,
-    /// By the text of a [`crate::kernel::choices::Product`].
+    /// By the text of a [`crate::launch::choices::Product`].
     pub products: BTreeMap<String, Measured>,
 }
 

@@ -403,11 +403,11 @@ fn window(w: &Window, x: &[usize], y: &[usize]) -> Vec<Attribute> {
     let all = |n: &[usize]| n.iter().map(|n| *n as i64).collect::<Vec<i64>>();
     let mut pad = w.pad;
     for a in 0..2 {
-        let reach = (y[a + 1] - 1) * w.stride[a] + w.dilation[a] * (w.kernel[a] - 1) + 1;
+        let reach = (y[a + 1] - 1) * w.stride[a] + w.dilation[a] * (w.size[a] - 1) + 1;
         pad[a + 2] = pad[a + 2].max(reach.saturating_sub(x[a + 1] + w.pad[a]));
     }
     vec![
-        Ints("kernel_shape", all(&w.kernel)),
+        Ints("kernel_shape", all(&w.size)),
         Ints("strides", all(&w.stride)),
         Ints("pads", all(&pad)),
         Ints("dilations", all(&w.dilation)),

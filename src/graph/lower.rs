@@ -1,10 +1,10 @@
 //! How ops make launches.
 
 use super::{Io, Member, Op};
-use crate::kernel::choices::Product;
-use crate::kernel::estimate::Price;
-use crate::kernel::gpu::{self, Access, Call, CudaStruct, Kernel, Place};
-use crate::kernel::{Buf, Choices, Code, Cost, Host, Launch, Products};
+use crate::launch::choices::Product;
+use crate::launch::estimate::Price;
+use crate::launch::gpu::{self, Access, Call, CudaStruct, Kernel, Place};
+use crate::launch::{Buf, Choices, Code, Cost, Launch, Operands, Products};
 use crate::shape::Type;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ pub fn host_launches(
     io: &Io,
     group: &[Member],
     scratch: usize,
-    routine: impl Fn(&Host) + Send + Sync + 'static,
+    routine: impl Fn(&Operands) + Send + Sync + 'static,
 ) -> Vec<Launch> {
     let code = Code::Host(Arc::new(routine));
     let launch = |(member, m): (usize, &Member)| Launch {

@@ -6,7 +6,7 @@ mod lower;
 pub use lower::{Gpu, Operand, host_launches};
 
 use crate::error::{Error, Result};
-use crate::kernel::{Buf, Cost, Launch, Simd};
+use crate::launch::{Buf, Cost, Launch, Simd};
 use crate::shape::{DType, MOST, Shape, Type};
 use std::any::Any;
 use std::collections::HashMap;
@@ -88,7 +88,7 @@ pub trait Op: Any + Debug + Send + Sync {
     /// The largest number that its kernels count in 32 bits: elements of an operand, where nothing else is said, and 0 where
     /// 64 bits count all that grows with the operands. A plan for a GPU refuses what is too large ([`gpu::COUNTABLE`]).
     ///
-    /// [`gpu::COUNTABLE`]: crate::kernel::gpu::COUNTABLE
+    /// [`gpu::COUNTABLE`]: crate::launch::gpu::COUNTABLE
     fn counted(&self, io: &Io) -> usize {
         io.ins.iter().chain(io.outs).map(Type::numel).max().unwrap_or(0)
     }

@@ -1,9 +1,9 @@
 /*! What the machine can do at most, measured: multiply-adds that touch no memory, and streams through memory with next to
 no arithmetic. A launch's time is judged against these (the roofline). */
 
-use super::simd::{self, Kernel, V16};
+use super::simd::{self, V16, Vectorized};
 use super::{LANES, Out};
-use crate::kernel::{Level, Simd};
+use crate::launch::{Level, Simd};
 use crate::shape::DType;
 use std::hint::black_box;
 use std::time::Instant;
@@ -23,7 +23,7 @@ pub fn multiply_add(simd: Simd, turns: usize) {
 
 struct Turns<const CHAINS: usize>(usize);
 
-impl<const CHAINS: usize> Kernel for Turns<CHAINS> {
+impl<const CHAINS: usize> Vectorized for Turns<CHAINS> {
     #[inline(always)]
     fn run<V: V16>(self) {
         let (a, b) = (V::splat(black_box(0.999)), V::splat(black_box(1e-3)));
@@ -44,7 +44,7 @@ pub fn read(simd: Simd, x: &[f32]) {
 
 struct Read<'a>(&'a [f32]);
 
-impl Kernel for Read<'_> {
+impl Vectorized for Read<'_> {
     #[inline(always)]
     fn run<V: V16>(self) {
         let mut sums = [V::splat(0.0); 4];
@@ -72,7 +72,7 @@ pub fn triad(simd: Simd, a: &mut [f32], b: &[f32], c: &[f32]) {
 
 struct Triad<'a>(&'a mut [f32], &'a [f32], &'a [f32]);
 
-impl Kernel for Triad<'_> {
+impl Vectorized for Triad<'_> {
     #[inline(always)]
     fn run<V: V16>(self) {
         let three = V::splat(3.0);

@@ -11,11 +11,11 @@ Filters that see one channel go to [`super::depthwise`].
 The weight gradient is a chain over pixels instead. Pixels are taken in fixed tiles of [`PIXELS`], a tile's chains
 start at zero and are added to a running sum: more accurate than one chain of a hundred thousand terms. */
 
-use super::simd::{self, Kernel, V16};
+use super::simd::{self, V16, Vectorized};
 use super::tile::{self, Begin, ROWS, Stretch, Tile, extent, tile};
 use super::winograd::{self, Winograd};
 use super::{LANES, Out, add_parts, cut, depthwise};
-use crate::kernel::Simd;
+use crate::launch::Simd;
 use crate::par;
 use crate::shape::ConvShape;
 
@@ -193,18 +193,18 @@ pub(super) fn phases(s: &ConvShape) -> impl Iterator<Item = Phase> {
         for a in 0..2 {
             // Under turned tap t of pixel h lies dY at (h + pad - (taps - 1 - t) * dilation) / stride, if that is whole.
             let at = |t: usize| {
-                (first[a] + w.pad[a] + t * w.dilation[a]) as isize - (w.dilation[a] * (w.kernel[a] - 1)) as isize
+                (first[a] + w.pad[a] + t * w.dilation[a]) as isize - (w.dilation[a] * (w.size[a] - 1)) as isize
             };
             let stride = w.stride[a] as isize;
-            let mut met = (0..w.kernel[a]).filter(|t| at(*t) % stride == 0);
+            let mut met = (0..w.size[a]).filter(|t| at(*t) % stride == 0);
             let Some(t) = met.next() else { continue };
-            (gather.taps[a], gather.off[a], last[a]) = (1, at(t) / stride, w.kernel[a] - 1 - t);
+            (gather.taps[a], gather.off[a], last[a]) = (1, at(t) / stride, w.size[a] - 1 - t);
             if let Some(next) = met.next() {
                 (gather.step[a], back[a]) = ((at(next) - at(t)) / stride, next - t);
                 gather.taps[a] = 2 + met.count();
             }
         }
-        Phase { gather, columns: w.kernel[1], last, back }
+        Phase { gather, columns: w.size[1], last, back }
     })
 }
 
@@ -228,7 +228,7 @@ impl Gather {
             groups: s.groups,
             src_c: s.group_c(),
             dst_c: s.group_k(),
-            taps: w.kernel,
+            taps: w.size,
             mul: [0, 1].map(|a| w.stride[a] as isize),
             off: [0, 1].map(|a| -(w.pad[a] as isize)),
             step: [0, 1].map(|a| w.dilation[a] as isize),
@@ -326,7 +326,7 @@ struct Turn<'a> {
     out: &'a mut [f32],
 }
 
-impl Kernel for Turn<'_> {
+impl Vectorized for Turn<'_> {
     #[inline(always)]
     fn run<V: V16>(self) {
         let (exist, width) = (self.w.len() / self.depth, self.width);
@@ -660,7 +660,7 @@ impl Columns<'_> {
     }
 }
 
-impl Kernel for Columns<'_> {
+impl Vectorized for Columns<'_> {
     #[inline(always)]
     fn run<V: V16>(self) {
         let g = self.g;

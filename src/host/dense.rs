@@ -4,10 +4,10 @@ Forward, both operands run along `in`: sixteen partial sums per output over piec
 partial sums added up in one order. The two gradients are register tiles. With few images all three move weights at
 the speed of memory, and every weight is touched once. */
 
-use super::simd::{self, Kernel, V16};
+use super::simd::{self, V16, Vectorized};
 use super::tile::{self, Begin, ROWS, Stretch, Tile, extent, tile};
 use super::{LANES, Out, area};
-use crate::kernel::Simd;
+use crate::launch::Simd;
 use crate::par;
 
 pub use super::{column_sums as bias_grad, column_sums_scratch as bias_grad_scratch};
@@ -100,7 +100,7 @@ impl Dots<'_> {
     }
 }
 
-impl Kernel for Dots<'_> {
+impl Vectorized for Dots<'_> {
     #[inline(always)]
     fn run<V: V16>(self) {
         // With one block of images each weight is read once, so a block of rows may as well run to its end; with more,
@@ -152,7 +152,7 @@ struct Gathered<'a> {
     to: &'a mut [f32],
 }
 
-impl Kernel for Gathered<'_> {
+impl Vectorized for Gathered<'_> {
     #[inline(always)]
     fn run<V: V16>(self) {
         let width = self.exist.next_multiple_of(LANES);

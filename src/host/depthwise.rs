@@ -7,9 +7,9 @@ gradient sums over runs of [`RUN`] pixels of a row, adds these to a sum for each
 pieces in order. */
 
 use super::conv::{Gather, phases};
-use super::simd::{self, Kernel, V16};
+use super::simd::{self, V16, Vectorized};
 use super::{LANES, Out, add_parts, cut};
-use crate::kernel::Simd;
+use crate::launch::Simd;
 use crate::par;
 use crate::shape::ConvShape;
 use std::ops::Range;
@@ -157,7 +157,7 @@ struct Rows<'a> {
     dst: Out,
 }
 
-impl Kernel for Rows<'_> {
+impl Vectorized for Rows<'_> {
     #[inline(always)]
     fn run<V: V16>(self) {
         let g = self.g;
@@ -343,7 +343,7 @@ struct Taps {
     run: usize,
 }
 
-impl Kernel for Filters<'_> {
+impl Vectorized for Filters<'_> {
     #[inline(always)]
     fn run<V: V16>(mut self) {
         let g = self.g;

@@ -26,7 +26,7 @@ mod tile;
 mod winograd;
 
 use crate::par;
-use simd::{Kernel, V16};
+use simd::{V16, Vectorized};
 
 /// The lanes of a vector.
 const LANES: usize = 16;
@@ -87,7 +87,7 @@ pub fn column_sums_scratch(rows: usize, cols: usize) -> usize {
 }
 
 /// y[j] = Σ_i x[i][j]: the gradient of a bias.
-pub fn column_sums(simd: crate::kernel::Simd, rows: usize, cols: usize, x: &[f32], y: &mut [f32], scratch: &mut [f32]) {
+pub fn column_sums(simd: crate::launch::Simd, rows: usize, cols: usize, x: &[f32], y: &mut [f32], scratch: &mut [f32]) {
     assert_eq!((x.len(), y.len()), (area(rows, cols), cols));
     let (pieces, size) = sum_pieces(rows, cols);
     assert!(scratch.len() >= (pieces - 1) * cols);
@@ -120,7 +120,7 @@ struct Sums<'a> {
     y: &'a mut [f32],
 }
 
-impl Kernel for Sums<'_> {
+impl Vectorized for Sums<'_> {
     #[inline(always)]
     fn run<V: V16>(self) {
         let (x, y) = (self.x, self.y);

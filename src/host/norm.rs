@@ -4,8 +4,8 @@ The pixels are cut into pieces that fit a cache. Within a piece a sum is chains 
 in float64; pieces are joined in float64, in order. Loops over channels are plain: no operation is contracted, so every
 vector level gives the same bits. */
 
-use super::simd::{self, Kernel, V16};
-use crate::kernel::Simd;
+use super::simd::{self, V16, Vectorized};
+use crate::launch::Simd;
 use crate::par;
 use crate::shape::Type;
 
@@ -169,7 +169,7 @@ struct Moments<'a> {
     part: &'a mut [f64],
 }
 
-impl Kernel for Moments<'_> {
+impl Vectorized for Moments<'_> {
     #[inline(always)]
     fn run<V: V16>(self) {
         let (e, x) = (self.e, self.x);
@@ -231,7 +231,7 @@ struct Affine<'a> {
     y: &'a mut [f32],
 }
 
-impl Kernel for Affine<'_> {
+impl Vectorized for Affine<'_> {
     #[inline(always)]
     fn run<V: V16>(self) {
         let [mean, scale, shift] = self.coefficients;
@@ -292,7 +292,7 @@ struct GradSums<'a> {
     part: &'a mut [f64],
 }
 
-impl Kernel for GradSums<'_> {
+impl Vectorized for GradSums<'_> {
     #[inline(always)]
     fn run<V: V16>(self) {
         self.part.fill(0.0);
@@ -312,7 +312,7 @@ struct GradApply<'a> {
     dx: &'a mut [f32],
 }
 
-impl Kernel for GradApply<'_> {
+impl Vectorized for GradApply<'_> {
     #[inline(always)]
     fn run<V: V16>(self) {
         let ([a, b, d], mean, c, dx) = (self.coefficients, self.mean, self.e.c, self.dx);

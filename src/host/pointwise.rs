@@ -1,7 +1,7 @@
 //! Elementwise loops. They are plain: the compiler makes vectors of them at the level that [`simd::run`] opens.
 
-use super::simd::{self, Kernel, V16};
-use crate::kernel::Simd;
+use super::simd::{self, V16, Vectorized};
+use crate::launch::Simd;
 use crate::par;
 
 /// y[i] = f(x[i]).
@@ -28,7 +28,7 @@ struct Map<'a, F> {
     f: F,
 }
 
-impl<F: Fn(f32) -> f32> Kernel for Map<'_, F> {
+impl<F: Fn(f32) -> f32> Vectorized for Map<'_, F> {
     #[inline(always)]
     fn run<V: V16>(self) {
         self.y.iter_mut().zip(self.x).for_each(|(y, x)| *y = (self.f)(*x));
@@ -43,7 +43,7 @@ struct Map2<'a, F> {
     f: F,
 }
 
-impl<F: Fn(f32, f32) -> f32> Kernel for Map2<'_, F> {
+impl<F: Fn(f32, f32) -> f32> Vectorized for Map2<'_, F> {
     #[inline(always)]
     fn run<V: V16>(self) {
         self.y.iter_mut().zip(self.a).zip(self.b).for_each(|((y, a), b)| *y = (self.f)(*a, *b));

@@ -3,7 +3,7 @@
 A routine is written once, generic over [`V16`], `#[inline(always)]` all the way down, and instantiated inside a
 function that carries the target features: [`run`]. */
 
-use crate::kernel::{Level, Simd};
+use crate::launch::{Level, Simd};
 
 /// Sixteen f32. All operations are lane by lane.
 ///
@@ -106,14 +106,14 @@ pub trait V16: Copy {
 }
 
 /// Code to run at one level.
-pub trait Kernel {
+pub trait Vectorized {
     /// Must be `#[inline(always)]`, and so must everything it calls that handles a `V`.
     fn run<V: V16>(self);
 }
 
 /// Runs `k` with the instructions of `simd`.
 #[inline]
-pub fn run<K: Kernel>(simd: Simd, k: K) {
+pub fn run<K: Vectorized>(simd: Simd, k: K) {
     match simd.level() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a level above Portable is only made where the machine has it (`Simd`).
@@ -127,7 +127,7 @@ pub fn run<K: Kernel>(simd: Simd, k: K) {
 
 /// Runs `k` with AVX-512, which must be `simd`: for code that needs 32 registers and is not worth compiling otherwise.
 #[inline]
-pub fn run_widest<K: Kernel>(simd: Simd, k: K) {
+pub fn run_widest<K: Vectorized>(simd: Simd, k: K) {
     match simd.level() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the level is only made where the machine has it (`Simd`).
@@ -190,15 +190,15 @@ impl V16 for Portable {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Kernel, V16};
+    use super::{V16, Vectorized};
     use std::arch::x86_64::*;
 
     #[target_feature(enable = "avx512f")]
-    pub fn run_avx512<K: Kernel>(k: K) {
+    pub fn run_avx512<K: Vectorized>(k: K) {
         k.run::<Avx512>()
     }
     #[target_feature(enable = "avx2,fma")]
-    pub fn run_avx2<K: Kernel>(k: K) {
+    pub fn run_avx2<K: Vectorized>(k: K) {
         k.run::<Avx2>()
     }
 

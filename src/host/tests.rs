@@ -1,7 +1,7 @@
 /*! Every routine against loops in float64, on shapes chosen to be awkward. */
 
 use super::{column_sums, column_sums_scratch, conv, dense};
-use crate::kernel::Simd;
+use crate::launch::Simd;
 use crate::shape::{ConvShape, Window};
 
 const EPS: f64 = 1.0 / (1 << 24) as f64;
@@ -102,7 +102,7 @@ fn check(what: &str, got: &[f32], want: &Exact, whole: bool, terms: usize) {
 }
 
 fn conv_shapes() -> Vec<ConvShape> {
-    let window = |kernel, stride, pad, dilation| Window { kernel, stride, pad, dilation, ceil: false };
+    let window = |size, stride, pad, dilation| Window { size, stride, pad, dilation, ceil: false };
     let mut all = Vec::new();
     let mut add = |x: [usize; 4], k, w, groups| all.push(ConvShape::new(&x, k, w, groups).unwrap());
     let same = Window::square(3, 1, 1);

@@ -4,8 +4,8 @@ acc[i][j] += a[i][t] * b[t][j] for t in order, where row i's operand is broadcas
 The operands need not be packed: each stretch of the chain ([`Stretch`]) names where its rows begin. */
 
 use super::LANES;
-use super::simd::{Kernel, V16, run, run_widest};
-use crate::kernel::{Level, Simd};
+use super::simd::{V16, Vectorized, run, run_widest};
+use crate::launch::{Level, Simd};
 
 /// Most rows and vectors of any level.
 pub const ROWS: usize = 6;
@@ -90,7 +90,7 @@ pub unsafe fn tile(simd: Simd, rows: usize, vectors: usize, t: &Tile) {
 /// A tile whose extents the compiler knows.
 struct Fixed<'a, const R: usize, const V: usize>(&'a Tile<'a>);
 
-impl<const R: usize, const N: usize> Kernel for Fixed<'_, R, N> {
+impl<const R: usize, const N: usize> Vectorized for Fixed<'_, R, N> {
     #[inline(always)]
     fn run<V: V16>(self) {
         let t = self.0;

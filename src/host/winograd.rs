@@ -21,10 +21,10 @@ only the 3x3 window of the output. A NaN or infinity therefore reaches all four 
 **Bits** depend on the shape of one image alone, like those of every other routine: tiles never span two images, and
 which shapes come here ([`suits`]) does not depend on the batch. */
 
-use super::simd::{self, Kernel, V16};
+use super::simd::{self, V16, Vectorized};
 use super::tile::{self, Begin, ROWS, Stretch, Tile, extent, tile};
 use super::{LANES, Out, cut};
-use crate::kernel::Simd;
+use crate::launch::Simd;
 use crate::par;
 use crate::shape::{ConvShape, Window};
 use std::mem::MaybeUninit;
@@ -220,7 +220,7 @@ struct Filter<'a> {
     width: usize,
 }
 
-impl Kernel for Filter<'_> {
+impl Vectorized for Filter<'_> {
     #[inline(always)]
     fn run<V: V16>(self) {
         let (what, w, zero) = (self.what, self.w.as_ptr(), V::splat(0.0));
@@ -277,7 +277,7 @@ struct Input<'a> {
     out: Out,
 }
 
-impl Kernel for Input<'_> {
+impl Vectorized for Input<'_> {
     #[inline(always)]
     fn run<V: V16>(self) {
         let (what, [h, w], step) = (self.what, self.what.src, self.what.input_step(self.size));
@@ -392,7 +392,7 @@ struct Output<'a> {
     exist: usize,
 }
 
-impl Kernel for Output<'_> {
+impl Vectorized for Output<'_> {
     #[inline(always)]
     fn run<V: V16>(self) {
         let (task, what) = (self.task, self.task.what);

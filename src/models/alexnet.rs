@@ -23,7 +23,7 @@ enum Then {
 use Then::{NormPool, Nothing, Pool};
 
 pub(super) struct Table {
-    /// Name; filters, kernel, stride, padding; groups; what follows.
+    /// Name; filters, side, stride, padding; groups; what follows.
     convs: [(&'static str, [usize; 4], usize, Then); 5],
     /// Dense layers, and whether dropout 0.5 comes before them; the last one gives the class scores.
     dense: [(&'static str, bool); 3],
@@ -59,9 +59,9 @@ const NORM: Lrn = Lrn { size: 5, alpha: 5e-4, beta: 0.75, k: 2.0 };
 const HIDDEN: usize = 4096;
 
 pub(super) fn body(net: &mut Net, mut x: Value, table: &Table, size: Size) -> Body {
-    for &(name, [filters, kernel, stride, pad], groups, then) in &table.convs {
+    for &(name, [filters, side, stride, pad], groups, then) in &table.convs {
         let filters = size.channels(filters).next_multiple_of(groups);
-        let window = Window::square(kernel, stride, pad);
+        let window = Window::square(side, stride, pad);
         x = net.conv(name, x, Conv { filters, window, groups, bias: true, relu: true });
         if then == NormPool {
             x = net.lrn(&format!("{name}.norm"), x, NORM);

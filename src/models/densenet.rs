@@ -41,8 +41,8 @@ pub(super) fn body(net: &mut Net, x: Value, layers: [usize; 4], size: Size) -> B
     Body { map, last: net.global_avgpool("pool", map) }
 }
 
-fn norm_relu_conv(net: &mut Net, [norm, conv]: [&str; 2], x: Value, filters: usize, kernel: usize) -> Value {
+fn norm_relu_conv(net: &mut Net, [norm, conv]: [&str; 2], x: Value, filters: usize, size: usize) -> Value {
     let x = net.batchnorm(norm, x, Convention::TORCH, true);
-    let window = Window::square(kernel, 1, kernel / 2);
+    let window = Window::square(size, 1, size / 2);
     net.conv(conv, x, Conv { filters, window, groups: 1, bias: false, relu: false })
 }

@@ -148,16 +148,13 @@ pub(super) fn body(net: &mut Net, x: Value, version: Version, size: Size) -> Bod
 impl Builder {
     fn layer(self, net: &mut Net, x: Value, layer: &Layer) -> Value {
         // Keeps the extent.
-        let same = |[r, s]: [usize; 2]| Window {
-            kernel: [r, s],
-            pad: [r / 2, s / 2, r / 2, s / 2],
-            ..Window::square(1, 1, 0)
-        };
+        let same =
+            |[r, s]: [usize; 2]| Window { size: [r, s], pad: [r / 2, s / 2, r / 2, s / 2], ..Window::square(1, 1, 0) };
         match *layer {
-            C(name, k, kernel, 1) => self.conv(net, name, x, k, same(kernel)),
+            C(name, k, size, 1) => self.conv(net, name, x, k, same(size)),
             C(name, k, [r, _], stride) => self.conv(net, name, x, k, Window::square(r, stride, 0)),
             Fork(forks) => {
-                let both = forks.map(|(name, k, kernel)| self.conv(net, name, x, k, same(kernel)));
+                let both = forks.map(|(name, k, size)| self.conv(net, name, x, k, same(size)));
                 net.concat("fork", &both)
             }
             Average => net.avgpool("average", x, same([3, 3]), self.version.count_pad),

@@ -11,7 +11,7 @@ use crate::shape::Window;
 /// Channels of the four stages, before a bottleneck's expansion.
 const STAGES: [usize; 4] = [64, 128, 256, 512];
 
-/// The convolutions of a residual block: (kernel, multiple of the stage's channels, carries the stride).
+/// The convolutions of a residual block: (size, multiple of the stage's channels, carries the stride).
 type Block = &'static [(usize, usize, bool)];
 /// Two 3x3.
 pub(super) const BASIC: Block = &[(3, 1, true), (3, 1, false)];
@@ -32,8 +32,8 @@ pub(super) fn body(net: &mut Net, x: Value, block: Block, repeats: [usize; 4], s
 
 fn residual(net: &mut Net, x: Value, block: Block, channels: usize, stride: usize) -> Value {
     let mut y = x;
-    for (i, &(kernel, times, strided)) in (1..).zip(block) {
-        let window = Window::square(kernel, if strided { stride } else { 1 }, kernel / 2);
+    for (i, &(size, times, strided)) in (1..).zip(block) {
+        let window = Window::square(size, if strided { stride } else { 1 }, size / 2);
         y = conv(net, [&format!("conv{i}"), &format!("bn{i}")], y, channels * times, window, i < block.len());
     }
     let shortcut = if net.g.ty(x).shape == net.g.ty(y).shape {

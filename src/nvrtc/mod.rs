@@ -14,7 +14,7 @@ pub use occupancy::{occupancy, resident, shared_memory};
 pub use source::sources;
 
 use crate::error::{Error, Result};
-use crate::kernel::gpu::Kernel;
+use crate::launch::gpu::Kernel;
 use crate::shape::DType;
 use library::{Failure, Nvrtc};
 use source::Source;

@@ -6,8 +6,8 @@ use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{self, In};
 use crate::graph::{Gpu, Io, Member, Op, host_launches, traffic};
-use crate::kernel::gpu::{CudaStruct, Kernel, STORED};
-use crate::kernel::{Cost, Launch, Simd};
+use crate::launch::gpu::{CudaStruct, Kernel, STORED};
+use crate::launch::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::{DType, Type};
 

@@ -5,8 +5,8 @@ use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches};
 use crate::host::pointwise;
-use crate::kernel::gpu::{Count, CudaStruct, Divisor, Kernel, count};
-use crate::kernel::{Cost, Launch, Simd};
+use crate::launch::gpu::{Count, CudaStruct, Divisor, Kernel, count};
+use crate::launch::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::Type;
 

@@ -4,8 +4,8 @@ use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches};
-use crate::kernel::gpu::{Count, CudaStruct, Kernel};
-use crate::kernel::{Launch, Simd};
+use crate::launch::gpu::{Count, CudaStruct, Kernel};
+use crate::launch::{Launch, Simd};
 use crate::par;
 use crate::shape::{DType, Type};
 

@@ -6,8 +6,8 @@ use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
 use crate::graph::{Gpu, Io, Member, Op, host_launches, traffic};
 use crate::host::pointwise;
-use crate::kernel::gpu::{Count, CudaStruct, Kernel, count};
-use crate::kernel::{Cost, Launch, Simd};
+use crate::launch::gpu::{Count, CudaStruct, Kernel, count};
+use crate::launch::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::{DType, Type};
 

@@ -9,7 +9,7 @@ mod updates;
 use super::activation::ReluGrad;
 use super::arith::{Fill, Mul};
 use super::cast::Cast;
-use super::conv::{self, Before};
+use super::conv::{self, FusedBackward};
 use super::image::{INPUTS, Inputs, Normalize};
 use super::layout::{Concat, Slice};
 use super::loss::{Mse, MseBoth, MseGrad};
@@ -24,7 +24,18 @@ use std::any::Any;
 /// Fuses what leads to the values in `want`, of which none is fused away.
 pub fn fuse(g: &mut Graph, want: &[&[Value]]) {
     // Each rule sees what the one before it made.
-    for rule in [pool, drop, unmask, uncast, unpool, beside, error, inputs, takes, gives] {
+    for rule in [
+        fuse_conv_pool,
+        fuse_dense_dropout,
+        fuse_dgrad_mask,
+        fuse_cast_mask,
+        fuse_dgrad_unpool,
+        fuse_softmax_concat,
+        fuse_mse_grad,
+        fuse_inputs,
+        fuse_cast_dense,
+        fuse_dense_cast,
+    ] {
         let uses = Uses::new(g, want);
         for at in uses.needed.clone() {
             if uses.know(&g.nodes()[at]) {
@@ -94,7 +105,7 @@ fn join(g: &mut Graph, [part, at]: [usize; 2], op: impl Op, ins: &[Value], out: 
 
 /// conv.fprop with ReLU -> maxpool becomes conv.pooled; maxpool.grad -> relu.grad becomes unpool, which knows from the
 /// index what they find in the convolution's result.
-fn pool(g: &mut Graph, uses: &Uses, at: usize) {
+fn fuse_conv_pool(g: &mut Graph, uses: &Uses, at: usize) {
     let Some(&MaxPool { window }) = is(&g.nodes()[at]).filter(|p: &&MaxPool| p.window == WINDOW) else { return };
     let (y, pooled) = (g.nodes()[at].ins[0], g.nodes()[at].outs[0]);
     let Some((part, &conv)) = uses.writer[y.i()].and_then(|i| Some((i, is::<conv::Fprop>(&g.nodes()[i])?))) else {
@@ -124,7 +135,7 @@ fn pool(g: &mut Graph, uses: &Uses, at: usize) {
 
 /// dense.fprop with ReLU -> dropout becomes dense.dropped, which draws the mask that nobody else reads; dropout -> relu.grad
 /// becomes dropout.grad, which knows from the result what was kept.
-fn drop(g: &mut Graph, uses: &Uses, at: usize) {
+fn fuse_dense_dropout(g: &mut Graph, uses: &Uses, at: usize) {
     let Some(&apply) = is::<dropout::Apply>(&g.nodes()[at]) else { return };
     let ([y, m], dropped) = (g.nodes()[at].ins[..].try_into().expect("x and mask"), g.nodes()[at].outs[0]);
     let (Some(part), Some(draw)) = (uses.writer[y.i()], uses.writer[m.i()]) else { return };
@@ -163,20 +174,20 @@ fn kept(n: &Node) -> Option<f32> {
 }
 
 /// dgrad -> relu.grad or dropout.grad becomes dgrad with a mask.
-fn unmask(g: &mut Graph, uses: &Uses, at: usize) {
+fn fuse_dgrad_mask(g: &mut Graph, uses: &Uses, at: usize) {
     let Some(keep) = kept(&g.nodes()[at]) else { return };
     let ([y, dx], dz) = (g.nodes()[at].ins[..].try_into().expect("y and dx"), g.nodes()[at].outs[0]);
     let ins = |g: &Graph, part: usize| [&g.nodes()[part].ins[..], &[y]].concat();
-    let plain = |before| before == Before::Nothing && keep == 1.0;
-    if let Some((part, &op)) = uses.only::<conv::Dgrad>(g, dx, at).filter(|(_, op)| plain(op.before)) {
-        join(g, [part, at], conv::Dgrad { before: Before::Relu, ..op }, &ins(g, part), dz);
+    let plain = |fused| fused == FusedBackward::Nothing && keep == 1.0;
+    if let Some((part, &op)) = uses.only::<conv::Dgrad>(g, dx, at).filter(|(_, op)| plain(op.fused)) {
+        join(g, [part, at], conv::Dgrad { fused: FusedBackward::Relu, ..op }, &ins(g, part), dz);
     } else if let Some((part, &op)) = uses.only::<dense::Dgrad>(g, dx, at).filter(|(_, op)| op.mask.is_none()) {
         join(g, [part, at], dense::Dgrad { mask: Some(keep), ..op }, &ins(g, part), dz);
     }
 }
 
 /// cast -> relu.grad or dropout.grad becomes dropout.grad of what was cast.
-fn uncast(g: &mut Graph, uses: &Uses, at: usize) {
+fn fuse_cast_mask(g: &mut Graph, uses: &Uses, at: usize) {
     let Some(keep) = kept(&g.nodes()[at]) else { return };
     let ([y, dx], dz) = (g.nodes()[at].ins[..].try_into().expect("y and dx"), g.nodes()[at].outs[0]);
     if let Some((part, Cast { .. })) = uses.only(g, dx, at) {
@@ -187,7 +198,7 @@ fn uncast(g: &mut Graph, uses: &Uses, at: usize) {
 
 /// Softmax of each -> concat becomes softmax.concat, and slice -> softmax.grad of each becomes softmax.concat.grad, in the
 /// place of the first of them.
-fn beside(g: &mut Graph, uses: &Uses, at: usize) {
+fn fuse_softmax_concat(g: &mut Graph, uses: &Uses, at: usize) {
     let Some(Concat) = is(&g.nodes()[at]) else { return };
     let (parts, y) = (g.nodes()[at].ins.clone(), g.nodes()[at].outs[0]);
     let (mut ins, mut back, mut from) = (vec![], vec![], 0);
@@ -223,7 +234,7 @@ fn beside(g: &mut Graph, uses: &Uses, at: usize) {
 
 /// mse and mse.grad become mse.both, in the place of the first: whatever is derived from a loss is derived after it, and the
 /// gradient of the loss is 1 or, where it is scaled, the scale.
-fn error(g: &mut Graph, uses: &Uses, at: usize) {
+fn fuse_mse_grad(g: &mut Graph, uses: &Uses, at: usize) {
     let Some(&Mse { reduction }) = is(&g.nodes()[at]) else { return };
     let (mut ins, loss) = (g.nodes()[at].ins.clone(), g.nodes()[at].outs[0]);
     let grads = uses.readers[ins[0].i()].iter().filter(|&&i| {
@@ -246,7 +257,7 @@ fn error(g: &mut Graph, uses: &Uses, at: usize) {
 }
 
 /// image.normalize and cast, of several networks, become image.inputs, in the place of the first.
-fn inputs(g: &mut Graph, uses: &Uses, at: usize) {
+fn fuse_inputs(g: &mut Graph, uses: &Uses, at: usize) {
     let Some(Normalize { .. }) = is(&g.nodes()[at]) else { return };
     let ty = g.ty(g.nodes()[at].ins[0]);
     // What one plan needs is not made by another, and their images must be there when the first of them runs.
@@ -285,7 +296,7 @@ fn stored(g: &Graph, at: usize) -> Option<(dense::Fprop, DType)> {
 }
 
 /// cast -> dense.fprop becomes dense.mixed.
-fn takes(g: &mut Graph, uses: &Uses, at: usize) {
+fn fuse_cast_dense(g: &mut Graph, uses: &Uses, at: usize) {
     let Some((dense, to)) = stored(g, at) else { return };
     let (mut ins, y) = (g.nodes()[at].ins.clone(), g.nodes()[at].outs[0]);
     if let Some((part, Cast { .. })) = uses.only(g, ins[0], at) {
@@ -296,7 +307,7 @@ fn takes(g: &mut Graph, uses: &Uses, at: usize) {
 }
 
 /// dense.fprop or dense.mixed -> cast becomes dense.mixed.
-fn gives(g: &mut Graph, uses: &Uses, at: usize) {
+fn fuse_dense_cast(g: &mut Graph, uses: &Uses, at: usize) {
     let Some(&Cast { to }) = is(&g.nodes()[at]) else { return };
     let (x, y) = (g.nodes()[at].ins[0], g.nodes()[at].outs[0]);
     let Some(part) = uses.writer[x.i()].filter(|_| uses.readers(x) == [at]) else { return };
@@ -308,11 +319,11 @@ fn gives(g: &mut Graph, uses: &Uses, at: usize) {
 }
 
 /// conv.dgrad -> unpool becomes dgrad that writes all four pixels of each of its own.
-fn unpool(g: &mut Graph, uses: &Uses, at: usize) {
+fn fuse_dgrad_unpool(g: &mut Graph, uses: &Uses, at: usize) {
     let Some(Unpool) = is(&g.nodes()[at]) else { return };
     let ([pooled, index, d], dz) = (g.nodes()[at].ins[..].try_into().expect("three inputs"), g.nodes()[at].outs[0]);
-    if let Some((part, &op)) = uses.only::<conv::Dgrad>(g, d, at).filter(|(_, op)| op.before == Before::Nothing) {
+    if let Some((part, &op)) = uses.only::<conv::Dgrad>(g, d, at).filter(|(_, op)| op.fused == FusedBackward::Nothing) {
         let ins = [&g.nodes()[part].ins[..], &[pooled, index]].concat();
-        join(g, [part, at], conv::Dgrad { before: Before::Pool, ..op }, &ins, dz);
+        join(g, [part, at], conv::Dgrad { fused: FusedBackward::Pool, ..op }, &ins, dz);
     }
 }

@@ -4,8 +4,8 @@ use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out, Update};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Operand, Value, host_launches};
-use crate::kernel::gpu::{CudaStruct, Divisor, Kernel, VECTOR, count, vector};
-use crate::kernel::{Launch, Simd};
+use crate::launch::gpu::{CudaStruct, Divisor, Kernel, VECTOR, count, vector};
+use crate::launch::{Launch, Simd};
 use crate::par;
 use crate::shape::Type;
 

@@ -4,8 +4,8 @@ use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
-use crate::kernel::gpu::{CudaStruct, Divisor, Kernel, count};
-use crate::kernel::{Cost, Launch, Simd};
+use crate::launch::gpu::{CudaStruct, Divisor, Kernel, count};
+use crate::launch::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::Type;
 

@@ -3,10 +3,10 @@ tile, by shape alone. */
 
 use super::tile::Tile;
 use crate::graph::{Gpu, Op};
-use crate::kernel::Products;
-use crate::kernel::choices::Product;
-use crate::kernel::estimate::Price;
-use crate::kernel::gpu::Kernel;
+use crate::launch::Products;
+use crate::launch::choices::Product;
+use crate::launch::estimate::Price;
+use crate::launch::gpu::Kernel;
 use crate::shape::{DType, Type};
 
 /// Names of a tile's compile-time constants: a table of them is the list of a kernel's variants. `BM` x `BN` elements of

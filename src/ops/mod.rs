@@ -26,7 +26,7 @@ pub mod tile;
 pub mod upsample;
 
 use crate::graph::Op;
-use crate::kernel::gpu::{CudaStruct, Divisor, GROUP, Kernel};
+use crate::launch::gpu::{CudaStruct, Divisor, GROUP, Kernel};
 use crate::shape::{DType, Type};
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -13,8 +13,8 @@ use crate::error::{Error, Result};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Operand, Value, host_launches, traffic};
 pub use crate::host::norm::CHAIN;
 use crate::host::norm::{self, Channels, Extents};
-use crate::kernel::gpu::{Access, CudaStruct, Divisor, Kernel, count};
-use crate::kernel::{Cost, Launch, Simd};
+use crate::launch::gpu::{Access, CudaStruct, Divisor, Kernel, count};
+use crate::launch::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::Type;
 

@@ -5,8 +5,8 @@ use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{self, In, Out};
 use crate::graph::{Gpu, Io, Member, Op, host_launches, traffic};
-use crate::kernel::gpu::{Count, CudaStruct, Kernel, STORED, count};
-use crate::kernel::{Cost, Launch, Simd};
+use crate::launch::gpu::{Count, CudaStruct, Kernel, STORED, count};
+use crate::launch::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::{DType, Type};
 

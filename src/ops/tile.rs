@@ -4,9 +4,9 @@ functions of shapes, never of the GPU at hand: the same shape has the same bits 
 use crate::cuda_struct;
 use crate::graph::Gpu;
 use crate::graph::Operand::{self, In, Scratch};
-use crate::kernel::choices::Product;
-use crate::kernel::estimate::{Limits, Price};
-use crate::kernel::gpu::{Access, CudaStruct, Kernel, PLAIN};
+use crate::launch::choices::Product;
+use crate::launch::estimate::{Limits, Price};
+use crate::launch::gpu::{Access, CudaStruct, Kernel, PLAIN};
 
 /// Blocks that occupy a large GPU: two on each of 132 multiprocessors.
 const BUSY: usize = 264;
@@ -191,6 +191,6 @@ pub(super) fn index(n: usize) -> i32 {
 }
 
 /// The third input, bias or mask, or what stands in its place where the kernel is told that there is none.
-pub(super) fn third_or_filters(third: bool) -> Operand {
+pub(super) fn bias_or_mask_operand(third: bool) -> Operand {
     In(if third { 2 } else { 1 })
 }

@@ -9,7 +9,7 @@ pub use usage::{Life, Pass, parts};
 
 use crate::error::{Error, Result};
 use crate::graph::{Gpu, Graph, Io, Kind, Member, Node, Op, Value};
-use crate::kernel::{Arch, Code, Host, Launch, Simd, gpu, half};
+use crate::launch::{Arch, Code, Launch, Operands, Simd, gpu, half};
 use crate::ops::fuse::fuse;
 use crate::shape::{DType, Type};
 use bytemuck::{cast_slice, cast_slice_mut};
@@ -223,7 +223,7 @@ fn definition(g: &Graph, node: usize, member: usize, m: &Member) -> Launch {
     let (op, alias) = (n.op.clone(), n.op.alias());
     let cost = op.cost(&Io { ins: &ins, outs: &outs });
     let types = [ins.clone(), outs.clone()];
-    let routine = move |h: &Host| {
+    let routine = move |h: &Operands| {
         let mut to: Vec<&mut [u8]> = (0..outs.len()).map(|o| h.output(o)).collect();
         let x: Vec<Vec<f64>> = ins
             .iter()
@@ -252,7 +252,7 @@ fn definition(g: &Graph, node: usize, member: usize, m: &Member) -> Launch {
     }
 }
 
-fn widen(h: &Host, i: usize, t: &Type) -> Vec<f64> {
+fn widen(h: &Operands, i: usize, t: &Type) -> Vec<f64> {
     match t.dtype {
         // Those of 16 bits were widened before.
         DType::F32 | DType::F16 | DType::BF16 => h.input::<f32>(i).iter().map(|x| *x as f64).collect(),

@@ -3,7 +3,7 @@
 use super::stale;
 use crate::error::Result;
 use crate::graph::{Graph, Value};
-use crate::kernel::gpu::GROUP;
+use crate::launch::gpu::GROUP;
 use crate::shape::Type;
 use std::collections::{BTreeMap, HashMap};
 

@@ -11,7 +11,7 @@ use super::checkpoint::{self, Card};
 use super::confusion::likeliest;
 use super::network::{Precision, Task};
 use super::predictor::softmax;
-use crate::device::{Data, Device, Room, Session};
+use crate::device::{Data, Device, MemoryHints, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::models::{Config, TowerOutput};
@@ -209,7 +209,8 @@ impl Explainer {
         }
         let want: Vec<&[Value]> = want.iter().map(Vec::as_slice).collect();
         let options = device.options();
-        let mut session = Session::within(Room { mapped: true, beside: 0 }, g, &want, options, device)?;
+        let mut session =
+            Session::within(MemoryHints { weights_mapped: true, reserved_bytes: 0 }, g, &want, options, device)?;
         checkpoint::bind(file, &mut session)?;
         let (views, targets) = (config.views(), targets.to_vec());
         Ok(Self { card, config, towers, targets, session, batch, images, views, outputs, passes, ahead })

@@ -1,10 +1,10 @@
 /*! A model as the plans of a training run: one graph with a training step (forward, adjoint, update), an evaluation and,
 where weights are penalised, the penalty. */
 
-use crate::device::{self, Device, Room, Session};
+use crate::device::{self, Device, MemoryHints, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Node, Value};
-use crate::kernel::Products;
+use crate::launch::Products;
 use crate::models::{self, Config, Size, Tower};
 use crate::nn::{Mode, Net};
 use crate::ops::adamw::AdamW;
@@ -481,14 +481,14 @@ impl Blueprint {
         self.want.iter().map(Vec::as_slice).collect()
     }
 
-    fn room(&self) -> Room {
-        Room { mapped: false, beside: self.best_bytes() }
+    fn memory_hints(&self) -> MemoryHints {
+        MemoryHints { weights_mapped: false, reserved_bytes: self.best_bytes() }
     }
 
     /// Refuses where a device has no room for it.
     pub fn fits(&self, device: &dyn Device) -> Result<()> {
         let (graph, plans) = Plan::all(self.graph.clone(), &self.want(), device.options())?;
-        device::fits(device, &graph, &plans, self.room())
+        device::fits(device, &graph, &plans, self.memory_hints())
     }
 }
 
@@ -514,8 +514,8 @@ impl Network {
             Some(n) => e.fix(format!("--batch {n} fits; `deep-affect plan` shows what a choice needs")),
             None => e,
         })?;
-        let (room, options) = (b.room(), device.options());
-        let session = Session::within(room, b.graph.clone(), &b.want(), options, device)?;
+        let (hints, options) = (b.memory_hints(), device.options());
+        let session = Session::within(hints, b.graph.clone(), &b.want(), options, device)?;
         let Blueprint { batch, x, tables, rows, weight, state, .. } = b;
         Ok(Self { session, batch, x, tables, rows, weight, state, parts: b.parts })
     }

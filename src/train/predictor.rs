@@ -5,7 +5,7 @@ use super::fit::State;
 use super::network::{Precision, Task};
 use crate::bundled;
 use crate::data::{DecodeOptions, LoadOptions, Pictures, Source};
-use crate::device::{self, Data, Device, Probe, Room, Session};
+use crate::device::{self, Data, Device, MemoryHints, Probe, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Value};
 use crate::models::{Config, Member};
@@ -127,9 +127,9 @@ impl Predictor {
         let outputs = members.into_iter().map(|m| m.targets).zip(want.iter().copied()).collect();
         let beside = classes.iter().map(|c| c.probabilities).chain(heads.iter().map(|h| h.1));
         let want: Vec<Value> = want.into_iter().chain(beside).collect();
-        let room = Room { mapped: true, beside: 0 };
+        let hints = MemoryHints { weights_mapped: true, reserved_bytes: 0 };
         let options = device.options();
-        let mut session = Session::within(room, g, &[&want], options, device)?;
+        let mut session = Session::within(hints, g, &[&want], options, device)?;
         checkpoint::bind(file, &mut session)?;
         Ok(Self { card, views: config.views(), config, session, batch, images, outputs, heads, ahead, classes })
     }

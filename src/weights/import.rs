@@ -12,7 +12,7 @@ use super::strided::{Axes, Strided};
 use super::sums;
 use super::tower::{Allow, Matched};
 use super::write::{Entry, write};
-use super::{origin, shards, stated};
+use super::{declared, origin, shards};
 use crate::error::{Error, Result};
 use crate::preprocess::Preprocess;
 use crate::progress::Progress;
@@ -160,9 +160,9 @@ impl Foreign {
     /// How its pictures were prepared: what it states, else what its lineage implies, else None. Caffe's numbers go round
     /// under torchvision's names: the first filters tell ([`origin`]).
     pub fn preprocess(&self) -> Result<Option<Preprocess>> {
-        let implied = stated::preprocess(self.path(), &self.archive.notes, &self.kind)?;
+        let implied = declared::preprocessing(self.path(), &self.archive.notes, &self.kind)?;
         let torch = matches!(self.kind.lineage, Lineage::Torchvision | Lineage::Timm);
-        if !torch || stated::states(&self.archive.notes) {
+        if !torch || declared::any(&self.archive.notes) {
             return Ok(implied);
         }
         let filters = match self.shape(origin::LAYER) {

@@ -1,7 +1,7 @@
 /*! Weight files: imported once, mapped for ever. [`foreign`] takes other programs' files apart, [`names`] knows what their
 tensors are called here and how their layouts become ours, [`strided`] sees an array in another layout without moving it,
 [`mod@import`] writes a file of ours from them, [`store`] says
-in how many bits. [`mapping`] maps, [`mod@file`] validates and hands out tensors, [`stated`] reads
+in how many bits. [`mapping`] maps, [`mod@file`] validates and hands out tensors, [`declared`] reads
 what a header says about preprocessing, [`origin`] whose numbers stand under torchvision's names, [`shards`] joins what
 comes in several files, [`tower`] matches a file to what a network wants, [`init`] draws what is missing,
 [`mod@write`] makes files of ours, [`mod@inspect`] shows what is inside, [`mod@diff`] what differs.
@@ -17,6 +17,7 @@ Files of ours, as a list of invariants:
 * Filters and dense weights are float32, or narrower by the rules of [`store`]; all else is float32.
 * Files are replaced by rename ([`crate::atomic`]), never overwritten in place: someone may have them mapped. */
 
+pub mod declared;
 pub mod diff;
 pub mod file;
 pub mod foreign;
@@ -28,7 +29,6 @@ pub mod mapping;
 pub mod names;
 mod origin;
 mod shards;
-pub mod stated;
 pub mod store;
 pub mod strided;
 pub mod sums;

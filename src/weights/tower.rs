@@ -2,10 +2,10 @@
 missing, extra or mis-shaped is named in one message. Other people's files are imported first ([`super::import`]). */
 
 use super::CLASSES;
+use super::declared;
 use super::file::WeightFile;
 use super::header::shape as show;
 use super::names::{Kind, Lineage, recognise};
-use super::stated;
 use crate::error::{Error, Result};
 use crate::preprocess::Preprocess;
 use rayon::prelude::*;
@@ -42,8 +42,8 @@ impl TowerWeights {
             let command = format!("`deep-affect weights import {} --as {network} --out FILE`", file.path().display());
             return Err(Error::file(file.path(), problem).fix(format!("import it once: {command}")));
         }
-        let preprocess = stated::preprocess(file.path(), file.metadata(), &kind);
-        let image = stated::image(file.path(), file.metadata());
+        let preprocess = declared::preprocessing(file.path(), file.metadata(), &kind);
+        let image = declared::image(file.path(), file.metadata());
         Ok(Self { file, kind, preprocess, image })
     }
 

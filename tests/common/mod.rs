@@ -6,7 +6,7 @@ pub mod devices;
 use deep_affect::device::{Checks, Cpu, Data, Device, Reference, Session};
 use deep_affect::error::Result;
 use deep_affect::graph::{Graph, Io, Kind, Node, Op, Value};
-use deep_affect::kernel::{Products, Simd};
+use deep_affect::launch::{Products, Simd};
 use deep_affect::models::{Architecture, Config};
 use deep_affect::nn::{Mode, Net};
 use deep_affect::ops::{Bound, Case, Draw, arith, dropout, loss, optim};

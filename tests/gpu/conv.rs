@@ -5,9 +5,9 @@ use crate::common::*;
 use deep_affect::device::{Data, Session};
 use deep_affect::error::Result;
 use deep_affect::graph::{Gpu, Io, Op};
-use deep_affect::kernel::choices::Tiles;
-use deep_affect::kernel::{Code, Launch, Products};
-use deep_affect::ops::conv::{Before, Dgrad, Fprop, Wgrad, gpu};
+use deep_affect::launch::choices::Tiles;
+use deep_affect::launch::{Code, Launch, Products};
+use deep_affect::ops::conv::{Dgrad, Fprop, FusedBackward, Wgrad, gpu};
 use deep_affect::ops::{Bound, Case, dense};
 use deep_affect::plan::{Options, Plan};
 use deep_affect::rng::{Rng, Stream};
@@ -89,7 +89,7 @@ fn tiles_equal_the_direct_convolution_bit_for_bit() {
                 Case::new("", fprop, &[xt, wt], &[], Bound::Exact),
                 Case::new("", Direct(fprop, shape), &[xt, wt], &[], Bound::Exact),
             );
-            let (dgrad, ins) = (Dgrad { shape, before: Before::Nothing }, [yt, wt]);
+            let (dgrad, ins) = (Dgrad { shape, fused: FusedBackward::Nothing }, [yt, wt]);
             same(
                 Case::new("", dgrad, &ins, &[], Bound::Exact),
                 Case::new("", Direct(dgrad, shape), &ins, &[], Bound::Exact),
@@ -121,7 +121,7 @@ fn meet_each_bank_once(storage: DType, products: Products) {
     let of = |dims: &[usize]| Type::new(storage, dims);
     let (x, y, filters) = (of(&[1, 40, 40, 64]), of(&[1, 40, 40, 128]), of(&[128, 3, 3, 64]));
     let fprop = Fprop { filters: 128, window: shape.window, groups: 1, bias: false, relu: true };
-    let dgrad = Dgrad { shape, before: Before::Nothing };
+    let dgrad = Dgrad { shape, fused: FusedBackward::Nothing };
     let row = of(&[128, 2048]);
     let dot = Bound::Dot(0);
     let cases = [

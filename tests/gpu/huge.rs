@@ -6,12 +6,12 @@ use super::{common::*, launched};
 use deep_affect::device::Simulator;
 use deep_affect::device::gpu::{Driver, Step, Window};
 use deep_affect::graph::Op;
-use deep_affect::kernel::gpu::{Call, Place};
-use deep_affect::kernel::{Arch, Choices, Products};
+use deep_affect::launch::gpu::{Call, Place};
+use deep_affect::launch::{Arch, Choices, Products};
 use deep_affect::models::{Architecture, Config};
 use deep_affect::ops::activation::{Act, Activate, ActivateGrad, Relu, ReluGrad};
 use deep_affect::ops::augment::Augment;
-use deep_affect::ops::conv::{Before, Dgrad, Fprop, Pooled, Transposed, Wgrad};
+use deep_affect::ops::conv::{Dgrad, Fprop, FusedBackward, Pooled, Transposed, Wgrad};
 use deep_affect::ops::pool::{AvgPool, AvgPoolGrad, MaxPool, MaxPoolGrad, Over, Unpool};
 use deep_affect::ops::{Bound, Case, Draw, activation, arith, cast, dropout, image, norm};
 use deep_affect::plan::{Options, Plan};
@@ -52,15 +52,15 @@ fn pooled(dtype: DType, n: usize) -> Case {
     Case::new("", Pooled { conv: fprop, index: true, storage: dtype }, &conv.ins, &[], conv.bound)
 }
 
-/// The way back from images of `side` x `side` pixels, on through what is `before`.
-fn dgrad(dtype: DType, n: usize, side: usize, before: Before, groups: usize) -> Case {
+/// The way back from images of `side` x `side` pixels, on through what is fused with it.
+fn dgrad(dtype: DType, n: usize, side: usize, fused: FusedBackward, groups: usize) -> Case {
     let shape = ConvShape::new(&[n, side, side, 64], 64, WINDOW(3, 1, 1), groups).unwrap();
     let x = images(dtype, n, side, 64);
     let mut ins = vec![x, Type::new(dtype, &[64, 3, 3, 64 / groups])];
-    ins.extend((before != Before::Nothing).then_some(x));
-    ins.extend((before == Before::Pool).then_some(images(DType::U8, n, side, 16)));
-    let case = Case::new("", Dgrad { shape, before }, &ins, &[], Bound::Dot(9 * 64 / groups));
-    if before == Before::Pool { case.draw(3, Draw::Below(256)) } else { case }
+    ins.extend((fused != FusedBackward::Nothing).then_some(x));
+    ins.extend((fused == FusedBackward::Pool).then_some(images(DType::U8, n, side, 16)));
+    let case = Case::new("", Dgrad { shape, fused }, &ins, &[], Bound::Dot(9 * 64 / groups));
+    if fused == FusedBackward::Pool { case.draw(3, Draw::Below(256)) } else { case }
 }
 
 fn plain(op: impl Op, ins: &[Type]) -> Case {
@@ -86,13 +86,13 @@ const HUGE: &[Huge] = &[
     h("conv.fprop, direct", IMAGES, |n| fprop(F32, n, 64, 64, 8)),
     h("conv.pooled, bf16", IMAGES, |n| pooled(BF16, n)),
     h("conv.pooled, tiles", IMAGES, |n| pooled(F32, n)),
-    h("conv.dgrad, bf16", IMAGES, |n| dgrad(BF16, n, 8, Before::Relu, 1)),
-    h("conv.dgrad, bf16, pooled", IMAGES, |n| dgrad(BF16, n, 4, Before::Pool, 1)),
-    h("conv.dgrad, tiles", IMAGES, |n| dgrad(F32, n, 8, Before::Relu, 1)),
-    h("conv.dgrad, tiles, pooled", IMAGES, |n| dgrad(F32, n, 4, Before::Pool, 1)),
-    tf32("conv.dgrad, tf32", |n| dgrad(F32, n, 8, Before::Nothing, 1)),
-    h("conv.dgrad, depthwise", IMAGES, |n| dgrad(F32, n, 8, Before::Relu, 64)),
-    h("conv.dgrad, direct", IMAGES, |n| dgrad(F32, n, 8, Before::Relu, 8)),
+    h("conv.dgrad, bf16", IMAGES, |n| dgrad(BF16, n, 8, FusedBackward::Relu, 1)),
+    h("conv.dgrad, bf16, pooled", IMAGES, |n| dgrad(BF16, n, 4, FusedBackward::Pool, 1)),
+    h("conv.dgrad, tiles", IMAGES, |n| dgrad(F32, n, 8, FusedBackward::Relu, 1)),
+    h("conv.dgrad, tiles, pooled", IMAGES, |n| dgrad(F32, n, 4, FusedBackward::Pool, 1)),
+    tf32("conv.dgrad, tf32", |n| dgrad(F32, n, 8, FusedBackward::Nothing, 1)),
+    h("conv.dgrad, depthwise", IMAGES, |n| dgrad(F32, n, 8, FusedBackward::Relu, 64)),
+    h("conv.dgrad, direct", IMAGES, |n| dgrad(F32, n, 8, FusedBackward::Relu, 8)),
     h("conv.transposed", IMAGES, |n| {
         let (window, groups) = (WINDOW(3, 1, 1), 1);
         let op = Transposed { channels: 64, window, output_pad: [0; 2], groups, bias: false, relu: true };
@@ -196,7 +196,7 @@ impl Laid {
         let places: Vec<usize> = ins.iter().chain(&outs).map(|v| v.0).collect();
         let mut end = bytes;
         let mut step = |call: &Call| {
-            let mut window = |o: &deep_affect::kernel::gpu::Operand| {
+            let mut window = |o: &deep_affect::launch::gpu::Operand| {
                 let at = match o.place {
                     Place::Value(v) => places[v.0 as usize],
                     Place::Scratch(at) => bytes + at,

@@ -12,10 +12,10 @@ use common::*;
 use deep_affect::device::ceiling::{self, Load};
 use deep_affect::device::{self, Checks, Data, Device, Gpu, Session, Simulator};
 use deep_affect::graph::Graph;
-use deep_affect::kernel::choices::Tiles;
-use deep_affect::kernel::estimate::Limits;
-use deep_affect::kernel::gpu::Call;
-use deep_affect::kernel::{Arch, Choices, Code, Products};
+use deep_affect::launch::choices::Tiles;
+use deep_affect::launch::estimate::Limits;
+use deep_affect::launch::gpu::Call;
+use deep_affect::launch::{Arch, Choices, Code, Products};
 use deep_affect::models::{Architecture, Config};
 use deep_affect::ops::{self, Bound};
 use deep_affect::plan::{Options, Plan, Scheduled};
@@ -108,7 +108,7 @@ fn every_case_is_computed_by_kernels_and_every_kernel_by_a_case() {
         let others = call.product.iter().flat_map(|p| p.candidates(&Limits::default()));
         reached.extend(others.chain([call.consts]).map(|consts| (call.kernel.entry, consts)));
     }
-    let variants = |k: &'static deep_affect::kernel::gpu::Kernel| k.variants.iter().map(|v| (k.entry, *v));
+    let variants = |k: &'static deep_affect::launch::gpu::Kernel| k.variants.iter().map(|v| (k.entry, *v));
     if ["CASES", "FAMILY"].iter().any(|v| std::env::var_os(v).is_some()) {
         return; // Only some of them.
     }

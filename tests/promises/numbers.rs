@@ -5,7 +5,7 @@ use crate::runs::{self, CHECKPOINT, folder, good, program, text, train};
 use crate::{Form, Line};
 use deep_affect::conform;
 use deep_affect::device::{self, Checks};
-use deep_affect::kernel::Simd;
+use deep_affect::launch::Simd;
 use deep_affect::ops::{self, Bound, Case};
 use deep_affect::plan::Options;
 use deep_affect::weights::WeightFile;

@@ -7,7 +7,7 @@ mod tune;
 use super::output;
 use crate::atomic;
 use crate::error::{Error, Result};
-use crate::kernel::gpu::Kernel;
+use crate::launch::gpu::Kernel;
 use crate::nvrtc::{self, Cache, Resources, Target, Unit};
 use crate::ops;
 use crate::table::text_table;

@@ -3,7 +3,7 @@
 use crate::device::Probe;
 use crate::graph::Graph;
 use crate::host::ceiling::Ceilings;
-use crate::kernel::Cost;
+use crate::launch::Cost;
 use crate::ops::mma;
 use crate::plan::{Pass, parts};
 use crate::shape::DType;

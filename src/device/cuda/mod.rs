@@ -10,7 +10,7 @@ pub use card::{Card, cards, driver};
 
 use super::gpu::{Driver, Measured, Step};
 use crate::error::{Error, Result};
-use crate::kernel::estimate::Limits;
+use crate::launch::estimate::Limits;
 use crate::nvrtc::{self, Cache, Compiled, Target, Unit};
 use crate::progress;
 use card::failed;

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host::pointwise;
-use crate::kernel::{Cost, Launch, Simd};
+use crate::launch::{Cost, Launch, Simd};
 use crate::shape::{DType, Type};
 
 /// y = max(x, 0). NaN stays NaN.

@@ -1,6 +1,6 @@
 //! The shapes that every check of the convolutions runs on.
 
-use super::{Before, Dgrad, Fprop, Pooled, Transposed, Wgrad};
+use super::{Dgrad, Fprop, FusedBackward, Pooled, Transposed, Wgrad};
 use crate::graph::Op;
 use crate::ops::pool::unpool::index_type;
 use crate::ops::{Bound, Case};
@@ -8,7 +8,7 @@ use crate::shape::{ConvShape, DType, Type, Window};
 
 pub(super) fn cases() -> Vec<Case> {
     let square = Window::square;
-    let odd = Window { kernel: [3, 5], stride: [2, 1], pad: [1, 2, 0, 1], dilation: [1, 1], ceil: false };
+    let odd = Window { size: [3, 5], stride: [2, 1], pad: [1, 2, 0, 1], dilation: [1, 1], ceil: false };
     let dilated = Window { dilation: [2, 3], ..square(3, 1, 2) };
     // x [N,H,W,C], K, window, groups
     let shapes: [([usize; 4], usize, Window, usize); 23] = [
@@ -52,9 +52,9 @@ pub(super) fn cases() -> Vec<Case> {
         let terms = r * s * shape.group_c() + 1;
         cases.push(Case::new(label(""), fprop, &ins, &diff, Bound::Dot(terms)));
         let dot = Bound::Dot(r * s * shape.group_k());
-        cases.push(Case::new(label(""), Dgrad { shape, before: Before::Nothing }, &[yt, wt], &[], dot));
-        cases.push(Case::new(label("relu "), Dgrad { shape, before: Before::Relu }, &[yt, wt, xt], &[], dot));
-        let (pool, index) = (Dgrad { shape, before: Before::Pool }, index_type(&xt).unwrap_or(xt));
+        cases.push(Case::new(label(""), Dgrad { shape, fused: FusedBackward::Nothing }, &[yt, wt], &[], dot));
+        cases.push(Case::new(label("relu "), Dgrad { shape, fused: FusedBackward::Relu }, &[yt, wt, xt], &[], dot));
+        let (pool, index) = (Dgrad { shape, fused: FusedBackward::Pool }, index_type(&xt).unwrap_or(xt));
         if pool.infer(&[yt, wt, xt, index]).is_ok() {
             cases.push(Case::new(label("pool "), pool, &[yt, wt, xt, index], &[], dot));
         }
@@ -100,11 +100,11 @@ pub(super) fn cases() -> Vec<Case> {
             let fprop = Fprop { filters: k, window, groups, bias, relu: i % 2 == 0 };
             cases.push(Case::new(&label, fprop, &ins, &[], Bound::Dot(r * s * shape.group_c() + 1)));
             let terms = Bound::Dot(r * s * shape.group_k());
-            let before = if i % 2 == 0 { Before::Nothing } else { Before::Relu };
+            let fused = if i % 2 == 0 { FusedBackward::Nothing } else { FusedBackward::Relu };
             let dgrad: Vec<Type> = [yt, wt].into_iter().chain((i % 2 == 1).then_some(xt)).collect();
-            cases.push(Case::new(&label, Dgrad { shape, before }, &dgrad, &[], terms));
+            cases.push(Case::new(&label, Dgrad { shape, fused }, &dgrad, &[], terms));
             let (pool, index) =
-                (Dgrad { shape, before: Before::Pool }, Type::new(DType::U8, &[x[0], x[1], x[2], x[3] / 4]));
+                (Dgrad { shape, fused: FusedBackward::Pool }, Type::new(DType::U8, &[x[0], x[1], x[2], x[3] / 4]));
             if pool.infer(&[yt, wt, xt, index]).is_ok() {
                 cases.push(Case::new(format!("{label} pool"), pool, &[yt, wt, xt, index], &[], terms));
             }
@@ -128,7 +128,7 @@ pub(super) fn cases() -> Vec<Case> {
     ];
     for (i, (x, channels, window, output_pad, groups)) in transposed.into_iter().enumerate() {
         let op = Transposed { channels, window, output_pad, groups, bias: i != 1, relu: i % 2 == 0 };
-        let (xt, [r, s]) = (Type::f32(&x), window.kernel);
+        let (xt, [r, s]) = (Type::f32(&x), window.size);
         let (wt, bt) = (Type::f32(&[x[3], r, s, channels / groups]), Type::f32(&[channels]));
         let ins: Vec<Type> = [xt, wt].into_iter().chain(op.bias.then_some(bt)).collect();
         let diff: Vec<usize> = (0..ins.len()).collect();

@@ -3,10 +3,10 @@
 use crate::cuda_struct;
 use crate::graph::Gpu;
 use crate::graph::Operand::{In, Out};
-use crate::kernel::gpu::{CudaStruct, Kernel, PLAIN};
-use crate::kernel::{Launch, Products};
+use crate::launch::gpu::{CudaStruct, Kernel, PLAIN};
+use crate::launch::{Launch, Products};
 use crate::ops::mma::{self, Factors};
-use crate::ops::tile::{self, NO_SUM, Tile, column_sums, index, parts, summed, third_or_filters, vector};
+use crate::ops::tile::{self, NO_SUM, Tile, bias_or_mask_operand, column_sums, index, parts, summed, vector};
 use crate::shape::{ConvShape, DType};
 
 cuda_struct! {
@@ -204,7 +204,7 @@ fn gcd(a: usize, b: usize) -> usize {
 
 /// y = x * w and what comes after; inputs x, w and, with a bias, b.
 pub fn fprop(mut gpu: Gpu, form: Form, s: &ConvShape, end: Epilogue) -> Vec<Launch> {
-    let operands = [In(0), In(1), third_or_filters(end.bias), Out(0), if end.index { Out(1) } else { In(0) }];
+    let operands = [In(0), In(1), bias_or_mask_operand(end.bias), Out(0), if end.index { Out(1) } else { In(0) }];
     let (args, pixels, vec) = (args(s, end, 0), s.n * s.p * s.q, vector(&[s.c]));
     let extents = [pixels, s.group_k(), width(s)];
     match form {
@@ -229,7 +229,7 @@ pub fn fprop(mut gpu: Gpu, form: Form, s: &ConvShape, end: Epilogue) -> Vec<Laun
 
 /// dx = the transpose of the convolution applied to dy, and what comes after; inputs dy, w and, with a bias or a mask, b or x.
 pub fn dgrad(mut gpu: Gpu, form: Form, s: &ConvShape, end: Epilogue) -> Vec<Launch> {
-    let third = third_or_filters(end.bias || end.mask);
+    let third = bias_or_mask_operand(end.bias || end.mask);
     let operands = [In(0), In(1), third, Out(0)];
     let (args, pixels, vec) = (args(s, end, 0), s.n * s.h * s.w, vector(&[s.c]));
     match form {

@@ -15,7 +15,7 @@ use super::pool::unpool;
 use crate::error::{Error, Result};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host;
-use crate::kernel::{Cost, Launch, Simd};
+use crate::launch::{Cost, Launch, Simd};
 use crate::shape::{ConvShape, Type, Window, storage};
 use gpu::{Epilogue, Form};
 use std::ops::Range;
@@ -48,7 +48,7 @@ impl Part {
         let [n, h, w, c] = place(at, [s.h, s.w, s.c]);
         let (group, v) = (c / s.group_c(), &s.window);
         let outputs = |axis: usize, at: usize, extent: usize| {
-            let (last, reach) = (at + v.pad[axis], v.dilation[axis] * (v.kernel[axis] - 1));
+            let (last, reach) = (at + v.pad[axis], v.dilation[axis] * (v.size[axis] - 1));
             last.saturating_sub(reach).div_ceil(v.stride[axis])..extent.min(last / v.stride[axis] + 1)
         };
         let (p, q) = (outputs(0, h, s.p), outputs(1, w, s.q));
@@ -179,7 +179,7 @@ impl Op for Fprop {
             dy = g.push1(ReluGrad, &[n.outs[0], dy]);
         }
         let shape = self.shape(&g.ty(n.ins[0]))?;
-        let dx = g.push1(Dgrad { shape, before: Before::Nothing }, &[dy, n.ins[1]]);
+        let dx = g.push1(Dgrad { shape, fused: FusedBackward::Nothing }, &[dy, n.ins[1]]);
         let weights = g.push(Wgrad { shape, bias: self.bias }, &[n.ins[0], dy]);
         Ok([dx].into_iter().chain(weights).map(Some).collect())
     }
@@ -206,7 +206,7 @@ impl Op for Fprop {
 
 /// What made x, the input of a convolution, where its gradient is taken along with the convolution's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Before {
+pub enum FusedBackward {
     Nothing,
     /// x = relu(z): the result is dz = dx where x > 0, else 0.
     Relu,
@@ -214,12 +214,12 @@ pub enum Before {
     Pool,
 }
 
-/// dx = the transpose of the convolution applied to dy, and on through what is `before`; inputs dy [N,P,Q,K], w, with
+/// dx = the transpose of the convolution applied to dy, and on through what is `fused`; inputs dy [N,P,Q,K], w, with
 /// anything before x [N,H,W,C], with pooling its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Dgrad {
     pub shape: ConvShape,
-    pub before: Before,
+    pub fused: FusedBackward,
 }
 
 impl Op for Dgrad {
@@ -234,13 +234,13 @@ impl Op for Dgrad {
         let dx = Type::new(storage(&ins[0], &ins[1])?, &[s.n, s.h, s.w, s.c]);
         // In tiles, a thread has four channels of a group.
         let by_fours = Form::is_tiled(s, dx.dtype) && s.group_c().is_multiple_of(4);
-        match (self.before, &ins[2..]) {
-            (Before::Nothing, []) => Ok(vec![dx]),
-            (Before::Relu, [x]) if *x == dx => Ok(vec![dx]),
-            (Before::Pool, [x, index]) if *x == dx && by_fours && *index == unpool::index_type(x)? => {
+        match (self.fused, &ins[2..]) {
+            (FusedBackward::Nothing, []) => Ok(vec![dx]),
+            (FusedBackward::Relu, [x]) if *x == dx => Ok(vec![dx]),
+            (FusedBackward::Pool, [x, index]) if *x == dx && by_fours && *index == unpool::index_type(x)? => {
                 Ok(vec![unpool::full_type(x)?])
             }
-            _ => Err(Error::job(format!("{:?} before x {:?} does not fit", self.before, dx.shape))),
+            _ => Err(Error::job(format!("{:?} before x {:?} does not fit", self.fused, dx.shape))),
         }
     }
     fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
@@ -248,10 +248,10 @@ impl Op for Dgrad {
         let mut dx = vec![0.0; s.n * s.h * s.w * s.c];
         each(s, &Part::all(s), |x, w, o| dx[x] += ins[0][o] * ins[1][w]);
         for (i, dz) in outs[0].iter_mut().enumerate() {
-            *dz = match self.before {
-                Before::Nothing => dx[i],
-                Before::Relu => positive(dx[i], ins[2][i]),
-                Before::Pool => unpool::unpooled(ins[2], |i| ins[3][i] as u8, &dx, [s.w, s.c], i),
+            *dz = match self.fused {
+                FusedBackward::Nothing => dx[i],
+                FusedBackward::Relu => positive(dx[i], ins[2][i]),
+                FusedBackward::Pool => unpool::unpooled(ins[2], |i| ins[3][i] as u8, &dx, [s.w, s.c], i),
             };
         }
     }
@@ -266,26 +266,26 @@ impl Op for Dgrad {
             });
             dx
         };
-        let one = |&at: &usize| match self.before {
-            Before::Nothing => sum(at),
-            Before::Relu => positive(sum(at), ins[2][at] as f64),
-            Before::Pool => unpool::source(ins[2], |i| ins[3][i] as u8, [s.w, s.c], at).map_or(0.0, sum),
+        let one = |&at: &usize| match self.fused {
+            FusedBackward::Nothing => sum(at),
+            FusedBackward::Relu => positive(sum(at), ins[2][at] as f64),
+            FusedBackward::Pool => unpool::source(ins[2], |i| ins[3][i] as u8, [s.w, s.c], at).map_or(0.0, sum),
         };
         Some(at.iter().map(one).collect())
     }
     fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
-        let (s, before) = (self.shape, self.before);
-        let full = if before == Before::Pool { s.n * s.h * s.w * s.c } else { 0 };
+        let (s, fused) = (self.shape, self.fused);
+        let full = if fused == FusedBackward::Pool { s.n * s.h * s.w * s.c } else { 0 };
         host_launches(self, io, group, 4 * (full + host::conv::dgrad_scratch(&s)), move |h| {
             let (dx, scratch) = h.scratch().split_at_mut(full);
             let dz = h.output::<f32>(0);
-            match before {
-                Before::Nothing => host::conv::dgrad(simd, &s, h.input(0), h.input(1), dz, scratch),
-                Before::Relu => {
+            match fused {
+                FusedBackward::Nothing => host::conv::dgrad(simd, &s, h.input(0), h.input(1), dz, scratch),
+                FusedBackward::Relu => {
                     host::conv::dgrad(simd, &s, h.input(0), h.input(1), dz, scratch);
                     host::pointwise::mask(dz, h.input(2));
                 }
-                Before::Pool => {
+                FusedBackward::Pool => {
                     host::conv::dgrad(simd, &s, h.input(0), h.input(1), dx, scratch);
                     unpool::run(h.input(2), h.input(3), dx, [s.w, s.c], dz);
                 }
@@ -293,7 +293,7 @@ impl Op for Dgrad {
         })
     }
     fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
-        let (mask, pool) = (self.before != Before::Nothing, self.before == Before::Pool);
+        let (mask, pool) = (self.fused != FusedBackward::Nothing, self.fused == FusedBackward::Pool);
         let end = Epilogue { mask, pool, ..Epilogue::default() };
         let form = Form::of(&self.shape, io.ins[0].dtype, gpu.products());
         gpu::dgrad(gpu, form, &self.shape, end)
@@ -391,10 +391,10 @@ impl Transposed {
         };
         let mut hw = [0; 2];
         for a in 0..2 {
-            if w.kernel[a] == 0 || [p, q][a] == 0 || self.output_pad[a] >= w.stride[a] {
+            if w.size[a] == 0 || [p, q][a] == 0 || self.output_pad[a] >= w.stride[a] {
                 return Err(Error::job("extents must be positive and the output padding below the stride"));
             }
-            let full = ([p, q][a] - 1) * w.stride[a] + w.dilation[a] * (w.kernel[a] - 1) + 1 + self.output_pad[a];
+            let full = ([p, q][a] - 1) * w.stride[a] + w.dilation[a] * (w.size[a] - 1) + 1 + self.output_pad[a];
             let inside = full.checked_sub(w.pad[a] + w.pad[a + 2]);
             hw[a] = inside.ok_or_else(|| Error::job(format!("padding {:?} leaves nothing of {full} pixels", w.pad)))?;
         }

@@ -5,7 +5,7 @@ use super::gpu::{self, Epilogue, Form};
 use crate::error::{Error, Result};
 use crate::graph::{Gpu, Io, Member, Op, host_launches, traffic};
 use crate::host;
-use crate::kernel::{Cost, Launch, Simd};
+use crate::launch::{Cost, Launch, Simd};
 use crate::ops::pool::unpool::{full_type, index_type, places, window, winner};
 use crate::par;
 use crate::shape::{ConvShape, DType, Type};

@@ -4,7 +4,7 @@ use super::Fprop;
 use crate::error::{Error, Result};
 use crate::graph::{Gpu, Io, Member, Op, host_launches, traffic};
 use crate::host;
-use crate::kernel::{Cost, Launch, Simd};
+use crate::launch::{Cost, Launch, Simd};
 use crate::ops::dropout::Mask;
 use crate::ops::mma::After;
 use crate::par;

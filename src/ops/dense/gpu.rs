@@ -3,9 +3,9 @@
 use crate::cuda_struct;
 use crate::graph::Gpu;
 use crate::graph::Operand::{Counts, In, Out, Scratch, Update};
-use crate::kernel::Launch;
-use crate::kernel::estimate::Price;
-use crate::kernel::gpu::{Access, CudaStruct, Kernel};
+use crate::launch::Launch;
+use crate::launch::estimate::Price;
+use crate::launch::gpu::{Access, CudaStruct, Kernel};
 use crate::ops::mma::{self, After, Factors};
 use crate::ops::optim::{Descent, Sgd};
 use crate::ops::tile::{self, COLUMN_SUM, NO_SUM, SPLIT_SUM, Tile, index, parts, summed, vector};

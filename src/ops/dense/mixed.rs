@@ -4,7 +4,7 @@ use super::{Fprop, gpu};
 use crate::error::{Error, Result};
 use crate::graph::{Gpu, Io, Member, Op, host_launches};
 use crate::host;
-use crate::kernel::{Cost, Launch, Simd};
+use crate::launch::{Cost, Launch, Simd};
 use crate::ops::mma::{After, Factors};
 use crate::par;
 use crate::shape::{DType, Type};

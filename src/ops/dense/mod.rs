@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host;
-use crate::kernel::{Cost, Launch, Simd};
+use crate::launch::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::{DType, Type, storage};
 

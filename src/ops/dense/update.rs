@@ -4,7 +4,7 @@ use super::{Wgrad, flops, gpu};
 use crate::error::{Error, Result};
 use crate::graph::{Gpu, Io, Member, Op, host_launches, traffic};
 use crate::host;
-use crate::kernel::{Cost, Launch, Simd};
+use crate::launch::{Cost, Launch, Simd};
 use crate::ops::mma::Factors;
 use crate::ops::optim::{self, Sgd};
 use crate::shape::Type;

@@ -5,8 +5,8 @@ use crate::error::{Error, Result};
 use crate::graph::Operand::{self, In, Out};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host::pointwise;
-use crate::kernel::gpu::{Access, CudaStruct, Kernel, count};
-use crate::kernel::{Cost, Launch, Simd};
+use crate::launch::gpu::{Access, CudaStruct, Kernel, count};
+use crate::launch::{Cost, Launch, Simd};
 use crate::ops::arith::Scalar;
 use crate::shape::{DType, Type};
 

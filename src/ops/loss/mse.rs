@@ -4,8 +4,8 @@ use super::{Reduction, rows, scalar, sum64};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
-use crate::kernel::gpu::{CudaStruct, Divisor, Kernel, count};
-use crate::kernel::{Cost, Host, Launch, Simd};
+use crate::launch::gpu::{CudaStruct, Divisor, Kernel, count};
+use crate::launch::{Cost, Launch, Operands, Simd};
 use crate::shape::Type;
 
 crate::cuda_struct! {
@@ -65,7 +65,7 @@ impl Op for Mse {
 }
 
 impl Mse {
-    fn loss(self, h: &Host, d: usize) {
+    fn loss(self, h: &Operands, d: usize) {
         let (x, t, w) = (h.input::<f32>(0), h.input::<f32>(1), h.input::<f32>(2));
         // A batch has a handful of numbers: summed in float64, the loss is good to the last bit of its f32.
         let sum: f64 = (0..x.len()).map(|i| w[i / d] as f64 * (x[i] as f64 - t[i] as f64).powi(2)).sum();
@@ -107,7 +107,7 @@ impl Op for MseGrad {
 }
 
 impl MseGrad {
-    fn gradient(self, h: &Host, d: usize, dy: f32, dx: &mut [f32]) {
+    fn gradient(self, h: &Operands, d: usize, dy: f32, dx: &mut [f32]) {
         let (x, t, w) = (h.input::<f32>(0), h.input::<f32>(1), h.input::<f32>(2));
         let factor = (2.0 * self.reduction.factor(sum64(w), d) * dy as f64) as f32;
         dx.iter_mut().enumerate().for_each(|(i, dx)| *dx = factor * w[i / d] * (x[i] - t[i]));

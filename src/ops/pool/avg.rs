@@ -5,8 +5,8 @@ use super::{counted, nhwc, pooled};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
-use crate::kernel::gpu::{CudaStruct, Divisor, Kernel, VECTOR_STORED, count, vector};
-use crate::kernel::{Cost, Launch, Simd};
+use crate::launch::gpu::{CudaStruct, Divisor, Kernel, VECTOR_STORED, count, vector};
+use crate::launch::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::{DType, Type, Window};
 use std::ops::Range;
@@ -65,7 +65,7 @@ impl Over {
         match self {
             Over::Window { window: w, count_pad } => {
                 let (from, pad) = (i * w.stride[axis], w.pad[axis]);
-                let to = (from + w.kernel[axis]).min(pad + extent + w.pad[axis + 2]);
+                let to = (from + w.size[axis]).min(pad + extent + w.pad[axis + 2]);
                 let inside = from.saturating_sub(pad)..(to - pad).min(extent);
                 let count = if *count_pad { to - from } else { inside.len() };
                 (inside, count)
@@ -107,7 +107,7 @@ impl Over {
             x: [h, w].map(Divisor::new),
             y: [p, q].map(Divisor::new),
             adaptive: adaptive as u32,
-            kernel: window.kernel.map(|n| n as u32),
+            kernel: window.size.map(|n| n as u32),
             stride: window.stride.map(Divisor::new),
             pad: window.pad.map(|n| n as u32),
             count_pad: count_pad as u32,
@@ -256,7 +256,7 @@ impl Op for AvgPoolGrad {
 pub(super) fn cases() -> Vec<Case> {
     let [square, ceil] = [Window::square, |k, s, p| Window { ceil: true, ..Window::square(k, s, p) }];
     let same = Window { pad: [0, 0, 1, 1], ..square(3, 2, 0) };
-    let odd = Window { kernel: [2, 3], stride: [2, 1], pad: [1, 0, 0, 1], ..square(1, 1, 0) };
+    let odd = Window { size: [2, 3], stride: [2, 1], pad: [1, 0, 0, 1], ..square(1, 1, 0) };
     let mut overs = vec![];
     for (x, window) in [
         ([2, 8, 10, 4], square(2, 2, 0)),

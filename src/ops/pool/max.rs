@@ -5,8 +5,8 @@ use super::{counted, nhwc, pooled};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
-use crate::kernel::gpu::{CudaStruct, Divisor, Kernel, VECTOR_STORED, count, vector};
-use crate::kernel::{Cost, Launch, Simd};
+use crate::launch::gpu::{CudaStruct, Divisor, Kernel, VECTOR_STORED, count, vector};
+use crate::launch::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::{DType, Type, Window};
 use std::ops::Range;
@@ -38,7 +38,7 @@ impl MaxWindow {
             c: Divisor::new(c / v),
             x: of([h, wd]),
             y: of([p, q]),
-            kernel: two(w.kernel),
+            kernel: two(w.size),
             stride: of(w.stride),
             pad: two([w.pad[0], w.pad[1]]),
             dilation: two(w.dilation),
@@ -56,8 +56,8 @@ fn winner(
     x: impl Fn(usize, usize) -> f64,
 ) -> Option<(usize, usize)> {
     let mut best: Option<((usize, usize), f64)> = None;
-    for r in 0..w.kernel[0] {
-        for s in 0..w.kernel[1] {
+    for r in 0..w.size[0] {
+        for s in 0..w.size[1] {
             let (Some(i), Some(j)) = (w.input(0, p, r, h), w.input(1, q, s, wd)) else { continue };
             let v = x(i, j);
             if best.is_none_or(|(_, m)| v > m || (v.is_nan() && !m.is_nan())) {
@@ -100,8 +100,8 @@ impl Op for MaxPool {
                 let (img, i) = (row / p, row % p);
                 for (j, y) in y.chunks_exact_mut(c).enumerate() {
                     y.fill(f32::NEG_INFINITY);
-                    for r in 0..win.kernel[0] {
-                        for s in 0..win.kernel[1] {
+                    for r in 0..win.size[0] {
+                        for s in 0..win.size[1] {
                             let (Some(a), Some(b)) = (win.input(0, i, r, h), win.input(1, j, s, w)) else { continue };
                             let x = &x[((img * h + a) * w + b) * c..][..c];
                             for (y, &x) in y.iter_mut().zip(x) {
@@ -123,7 +123,7 @@ impl Op for MaxPool {
         counted(io, vector(&[io.ins[0].channels()]))
     }
     fn cost(&self, io: &Io) -> Cost {
-        let taps = self.window.kernel[0] * self.window.kernel[1];
+        let taps = self.window.size[0] * self.window.size[1];
         Cost { flops: io.outs[0].numel() as f64 * taps as f64, ..traffic(io) }
     }
 }
@@ -164,7 +164,7 @@ impl Op for MaxPoolGrad {
     fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
         let g = Geometry { win: self.window, x: nhwc(&io.ins[0]).unwrap(), y: nhwc(&io.ins[1]).unwrap() };
         let ([_, h, w, c], row) = (g.x, g.x[2] * g.x[3]);
-        let (stride, span) = (self.window.stride[0], self.window.dilation[0] * (self.window.kernel[0] - 1) + 1);
+        let (stride, span) = (self.window.stride[0], self.window.dilation[0] * (self.window.size[0] - 1) + 1);
         // A task owns a band of input rows, finds the winners of every window that reaches into it and keeps those in
         // its rows: no two tasks write the same element, and the order of additions is fixed. A window reaches into
         // two bands at most, and into one where windows tile the image.
@@ -191,7 +191,7 @@ impl Op for MaxPoolGrad {
         counted(io, vector(&[io.ins[0].channels()]))
     }
     fn cost(&self, io: &Io) -> Cost {
-        let taps = self.window.kernel[0] * self.window.kernel[1];
+        let taps = self.window.size[0] * self.window.size[1];
         Cost { flops: io.ins[1].numel() as f64 * taps as f64, ..traffic(io) }
     }
 }
@@ -236,10 +236,10 @@ impl Geometry {
     ) -> usize {
         let (win, [_, h, w, c]) = (&self.win, self.x);
         let (mut best, mut at) = ([f32::NEG_INFINITY; L], [u32::MAX; L]);
-        for r in 0..win.kernel[0] {
-            for s in 0..win.kernel[1] {
+        for r in 0..win.size[0] {
+            for s in 0..win.size[1] {
                 let (Some(a), Some(b)) = (win.input(0, p, r, h), win.input(1, q, s, w)) else { continue };
-                let tap = (r * win.kernel[1] + s) as u32;
+                let tap = (r * win.size[1] + s) as u32;
                 let x: &[f32; L] = x[((img * h + a) * w + b) * c + c0..][..L].try_into().expect("L channels");
                 for l in 0..L {
                     // The first value wins even if it is -infinity; a NaN wins over everything but an earlier one.
@@ -250,11 +250,11 @@ impl Geometry {
             }
         }
         let dy: &[f32; L] = dy[..L].try_into().expect("L channels");
-        for r in 0..win.kernel[0] {
+        for r in 0..win.size[0] {
             let Some(a) = win.input(0, p, r, h).filter(|a| own.contains(a)) else { continue };
-            for s in 0..win.kernel[1] {
+            for s in 0..win.size[1] {
                 let Some(b) = win.input(1, q, s, w) else { continue };
-                let tap = (r * win.kernel[1] + s) as u32;
+                let tap = (r * win.size[1] + s) as u32;
                 let dx: &mut [f32] = &mut dx[((a - own.start) * w + b) * c + c0..][..L];
                 for l in 0..L {
                     dx[l] += if at[l] == tap { dy[l] } else { 0.0 };
@@ -267,7 +267,7 @@ impl Geometry {
 
 pub(super) fn cases() -> Vec<Case> {
     let ceil = Window { ceil: true, ..Window::square(3, 2, 0) };
-    let odd = Window { kernel: [2, 3], stride: [2, 1], pad: [1, 0, 0, 1], dilation: [1, 2], ceil: false };
+    let odd = Window { size: [2, 3], stride: [2, 1], pad: [1, 0, 0, 1], dilation: [1, 2], ceil: false };
     let mut cases = vec![];
     for (x, window) in [
         ([2, 8, 10, 4], Window::square(2, 2, 0)),
@@ -281,9 +281,9 @@ pub(super) fn cases() -> Vec<Case> {
     ] {
         let x_ = Type::f32(&x);
         let y = pooled(&window, &x_).expect("a case fits");
-        let label = format!("{:?} stride {:?} x {x:?}", window.kernel, window.stride);
+        let label = format!("{:?} stride {:?} x {x:?}", window.size, window.stride);
         cases.push(Case::new(&label, MaxPool { window }, &[x_], &[0], Bound::Exact).draw(0, Draw::Distinct));
-        let taps = window.kernel[0] * window.kernel[1];
+        let taps = window.size[0] * window.size[1];
         // Integers with many ties: the first maximum takes the gradient.
         for draw in [Draw::Distinct, Draw::Below(3)] {
             let case = Case::new(&label, MaxPoolGrad { window }, &[x_, y], &[], Bound::Dot(taps));
@@ -294,15 +294,10 @@ pub(super) fn cases() -> Vec<Case> {
         for (x, window) in [([2, 8, 10, 4], Window::square(2, 2, 0)), ([2, 8, 8, 3], Window::square(3, 2, 1))] {
             let x_ = Type::new(half, &x);
             let y = pooled(&window, &x_).expect("a case fits");
-            let label = format!("{half:?} {:?} stride {:?} x {x:?}", window.kernel, window.stride);
+            let label = format!("{half:?} {:?} stride {:?} x {x:?}", window.size, window.stride);
             cases.push(Case::new(&label, MaxPool { window }, &[x_], &[], Bound::Exact).draw(0, Draw::Distinct));
-            let case = Case::new(
-                &label,
-                MaxPoolGrad { window },
-                &[x_, y],
-                &[],
-                Bound::Dot(window.kernel[0] * window.kernel[1]),
-            );
+            let case =
+                Case::new(&label, MaxPoolGrad { window }, &[x_, y], &[], Bound::Dot(window.size[0] * window.size[1]));
             cases.push(case.draw(0, if i == 0 { Draw::Distinct } else { Draw::Below(3) }));
         }
     }

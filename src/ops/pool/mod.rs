@@ -20,7 +20,7 @@ fn nhwc(t: &Type) -> Result<[usize; 4]> {
 /// [N,H,W,C] -> [N,P,Q,C]. Padding is at most half of a window, as in PyTorch: every window holds a pixel.
 fn pooled(window: &Window, x: &Type) -> Result<Type> {
     let [n, h, w, c] = nhwc(x)?;
-    if (0..2).any(|a| window.pad[a].max(window.pad[a + 2]) * 2 > window.kernel[a]) {
+    if (0..2).any(|a| window.pad[a].max(window.pad[a + 2]) * 2 > window.size[a]) {
         return Err(Error::job("padding must not exceed half of the window"));
     }
     let [p, q] = window.out([h, w])?;

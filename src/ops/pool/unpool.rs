@@ -9,8 +9,8 @@ use super::nhwc;
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
 use crate::graph::{Gpu, Io, Member, Op, host_launches, traffic};
-use crate::kernel::gpu::{CudaStruct, Divisor, Kernel, STORED, count};
-use crate::kernel::{Cost, Launch, Simd};
+use crate::launch::gpu::{CudaStruct, Divisor, Kernel, STORED, count};
+use crate::launch::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::{DType, Type, Window};
 
@@ -26,7 +26,7 @@ crate::cuda_struct! {
 pub(super) static UNPOOL: Kernel = Kernel::new("unpool.cu", "unpool", 4, Quads::TEXT).with(STORED);
 
 /// The windows.
-pub const WINDOW: Window = Window { kernel: [2, 2], stride: [2, 2], pad: [0; 4], dilation: [1, 1], ceil: false };
+pub const WINDOW: Window = Window { size: [2, 2], stride: [2, 2], pad: [0; 4], dilation: [1, 1], ceil: false };
 
 /// Of the values of a window, the first that none exceeds; a NaN before all others.
 pub(in crate::ops) fn winner<T: PartialOrd + Copy>(v: [T; 4]) -> usize {

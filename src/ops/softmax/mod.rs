@@ -8,8 +8,8 @@ use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
 use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Operand, Value, host_launches, traffic};
-use crate::kernel::gpu::{CudaStruct, Kernel, count};
-use crate::kernel::{Cost, Launch, Simd};
+use crate::launch::gpu::{CudaStruct, Kernel, count};
+use crate::launch::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::Type;
 

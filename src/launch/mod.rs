@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// routines may use its instructions without asking.
 ///
 /// ```compile_fail
-/// use deep_affect::kernel::{Level, Simd};
+/// use deep_affect::launch::{Level, Simd};
 /// let wish = Simd(Level::Avx512);
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -126,10 +126,10 @@ pub enum Code {
     Kernel(gpu::Call),
 }
 
-/// A host routine: reads and writes only what its [`Host`] hands out.
-pub type Routine = Arc<dyn Fn(&Host) + Send + Sync>;
+/// A host routine: reads and writes only what its [`Operands`] hands out.
+pub type Routine = Arc<dyn Fn(&Operands) + Send + Sync>;
 
-/// A piece of memory: an address and nothing more. The [`Host`] that holds it says who may read or write.
+/// A piece of memory: an address and nothing more. The [`Operands`] that holds it says who may read or write.
 #[derive(Clone, Copy, Debug)]
 pub struct Slot {
     at: *mut u8,
@@ -137,7 +137,7 @@ pub struct Slot {
     writable: bool,
 }
 
-// SAFETY: whoever dereferences the address promises that it may ([`Host::new`]).
+// SAFETY: whoever dereferences the address promises that it may ([`Operands::new`]).
 unsafe impl Send for Slot {}
 // SAFETY: as above.
 unsafe impl Sync for Slot {}
@@ -164,7 +164,7 @@ impl Slot {
 
 /// The operands of one launch. An input that an op declares as the storage of an output ([`crate::graph::Op::alias`]) is
 /// read through the output.
-pub struct Host {
+pub struct Operands {
     ins: Vec<Slot>,
     outs: Vec<Slot>,
     scratch: Slot,
@@ -173,7 +173,7 @@ pub struct Host {
     taken: Vec<AtomicBool>,
 }
 
-impl Host {
+impl Operands {
     /// Fails where outputs and scratch memory are not apart from each other and from every input but those in `aliased`, and
     /// where one of them may not be written.
     ///
@@ -196,12 +196,12 @@ impl Host {
         self.taken.iter_mut().for_each(|t| *t.get_mut() = false);
         routine(self)
     }
-    /// Input `i`. Panics for an input that shares its storage with an output: read it through [`Host::output`].
+    /// Input `i`. Panics for an input that shares its storage with an output: read it through [`Operands::output`].
     pub fn input<T: Pod>(&self, i: usize) -> &[T] {
         assert!(!self.aliased.contains(&i), "input {i} is updated in place: read it through its output");
         let s = self.ins[i];
         assert!((s.at as usize).is_multiple_of(align_of::<T>()));
-        // SAFETY: the slot can be read and nothing writes it during this launch (Host::new); it is aligned, and any bits are
+        // SAFETY: the slot can be read and nothing writes it during this launch (Operands::new); it is aligned, and any bits are
         // a T.
         unsafe { std::slice::from_raw_parts(s.at as *const T, s.bytes / size_of::<T>()) }
     }
@@ -219,7 +219,7 @@ impl Host {
     fn take<T: Pod>(&self, i: usize, s: Slot) -> &mut [T] {
         assert!(!self.taken[i].swap(true, Ordering::Relaxed), "slot {i} is taken a second time");
         assert!((s.at as usize).is_multiple_of(align_of::<T>()));
-        // SAFETY: the slot can be written and is apart from every other (Host::new); it is handed out once, to a borrower of
+        // SAFETY: the slot can be written and is apart from every other (Operands::new); it is handed out once, to a borrower of
         // this (the flag above; `run` clears it when nobody borrows); it is aligned, and any bits are a T.
         unsafe { std::slice::from_raw_parts_mut(s.at as *mut T, s.bytes / size_of::<T>()) }
     }
@@ -234,9 +234,9 @@ mod tests {
     }
 
     /// SAFETY of every block here: the slots are those of arrays that live on.
-    fn host(ins: Vec<Slot>, outs: Vec<Slot>, scratch: Slot, aliased: Vec<usize>) -> Result<Host> {
+    fn host(ins: Vec<Slot>, outs: Vec<Slot>, scratch: Slot, aliased: Vec<usize>) -> Result<Operands> {
         // SAFETY: as above.
-        unsafe { Host::new(ins, outs, scratch, aliased) }
+        unsafe { Operands::new(ins, outs, scratch, aliased) }
     }
 
     #[test]

@@ -169,7 +169,7 @@ macro_rules! cuda_struct {
         #[repr(C)]
         #[derive(Clone, Copy, Debug, bytemuck::Zeroable, bytemuck::Pod)]
         $vis struct $name { $($(#[$field_meta])* pub $field: $ty),* }
-        impl $crate::kernel::gpu::CudaStruct for $name {
+        impl $crate::launch::gpu::CudaStruct for $name {
             const TEXT: &'static str = concat!(
                 "struct ", stringify!($name), " {\n",
                 $("    ", $crate::cuda_struct!(@declare $field $ty), ";\n",)*

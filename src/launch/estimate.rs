@@ -157,7 +157,7 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::gpu::Kernel;
+    use crate::launch::gpu::Kernel;
 
     static KERNEL: Kernel = Kernel::new("none.cu", "product", 3, "");
     const TILE: Price =

@@ -48,30 +48,30 @@ impl Demand {
 
 /// What a session is told about memory that it cannot know.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Room {
+pub struct MemoryHints {
     /// Weights will lie in mapped files, whose pages the system can take back.
-    pub mapped: bool,
+    pub weights_mapped: bool,
     /// Bytes that the caller will need beside the session.
-    pub beside: usize,
+    pub reserved_bytes: usize,
 }
 
 /// Refuses a graph and its plans where a device has no room for them.
-pub fn fits(device: &dyn Device, g: &Graph, plans: &[Plan], room: Room) -> Result<()> {
+pub fn fits(device: &dyn Device, g: &Graph, plans: &[Plan], hints: MemoryHints) -> Result<()> {
     // What the device holds, it gives back.
     let held = device.memory().iter().sum::<usize>();
     let demand = || device.demand(g, plans);
     match (device.own_memory(), available()) {
         // Weights are copied there, and what the caller needs is elsewhere.
-        (Some(own), _) => check(&demand()?, Room::default(), own + held),
-        (None, Some(available)) => check(&demand()?, room, available + held),
+        (Some(own), _) => check(&demand()?, MemoryHints::default(), own + held),
+        (None, Some(available)) => check(&demand()?, hints, available + held),
         (None, None) => Ok(()),
     }
 }
 
 /// Refuses what does not fit into `available` bytes.
-fn check(d: &Demand, room: Room, available: usize) -> Result<()> {
-    let weights = if room.mapped { 0 } else { d.weights };
-    let needed = d.total() - d.weights + weights + room.beside;
+fn check(d: &Demand, hints: MemoryHints, available: usize) -> Result<()> {
+    let weights = if hints.weights_mapped { 0 } else { d.weights };
+    let needed = d.total() - d.weights + weights + hints.reserved_bytes;
     if needed <= available {
         return Ok(());
     }
@@ -84,7 +84,7 @@ fn check(d: &Demand, room: Room, available: usize) -> Result<()> {
         mib(d.state),
         mib(d.inputs),
         mib(d.arena + d.scratch),
-        mib(room.beside),
+        mib(hints.reserved_bytes),
         available >> 20
     ))
     .fix("lower --batch or --image, or raise --width; `deep-affect plan` shows what a choice needs"))
@@ -97,9 +97,10 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_said_in_one_line() {
         let d = Demand { weights: 300 << 20, state: 0, inputs: 0, arena: 100 << 20, scratch: 0 };
-        assert!(check(&d, Room::default(), 400 << 20).is_ok());
-        let e = check(&d, Room { beside: 1, ..Room::default() }, 400 << 20).unwrap_err().to_string();
+        assert!(check(&d, MemoryHints::default(), 400 << 20).is_ok());
+        let e =
+            check(&d, MemoryHints { reserved_bytes: 1, ..MemoryHints::default() }, 400 << 20).unwrap_err().to_string();
         assert!(e.contains("401 MiB of memory are needed") && e.contains("400 MiB are available"), "{e}");
-        assert!(check(&d, Room { mapped: true, beside: 0 }, 100 << 20).is_ok());
+        assert!(check(&d, MemoryHints { weights_mapped: true, reserved_bytes: 0 }, 100 << 20).is_ok());
     }
 }

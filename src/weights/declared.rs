@@ -13,12 +13,12 @@ use std::path::Path;
 const KEYS: [&str; 2] = [PREPROCESS, "preprocessing"];
 
 /// Whether anything is stated.
-pub fn states(metadata: &BTreeMap<String, String>) -> bool {
+pub fn any(metadata: &BTreeMap<String, String>) -> bool {
     KEYS.iter().any(|k| metadata.contains_key(*k))
 }
 
 /// The header's statement if there is one, else what the file's lineage implies, else None.
-pub fn preprocess(path: &Path, metadata: &BTreeMap<String, String>, kind: &Kind) -> Result<Option<Preprocess>> {
+pub fn preprocessing(path: &Path, metadata: &BTreeMap<String, String>, kind: &Kind) -> Result<Option<Preprocess>> {
     let stated = KEYS.iter().find_map(|k| metadata.get(*k).map(|v| (*k, v)));
     let Some((key, text)) = stated else {
         return match kind.lineage {
@@ -102,7 +102,7 @@ mod tests {
     fn ask(lineage: Lineage, meta: &[(&str, &str)]) -> Result<Option<Preprocess>> {
         let meta = meta.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
         let kind = Kind { lineage, network: None, classes: None, trouble: None };
-        preprocess(Path::new("w.safetensors"), &meta, &kind)
+        preprocessing(Path::new("w.safetensors"), &meta, &kind)
     }
 
     #[test]

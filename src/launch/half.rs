@@ -1,7 +1,7 @@
 //! Routines for float32, run on operands that are stored in 16 bits: widened before, rounded after. Storage in 16 bits is
 //! for GPUs; the host follows their arithmetic and does not compete with it.
 
-use super::{Code, Host, Launch, Routine, Slot};
+use super::{Code, Launch, Operands, Routine, Slot};
 use crate::par;
 use crate::shape::{DType, Type};
 use ::half::slice::HalfFloatSliceExt;
@@ -19,7 +19,7 @@ pub fn widened(launch: Launch, ins: &[Type], outs: &[Type]) -> Launch {
     let copies: usize = ins.iter().chain(outs).filter(|t| t.dtype.is_half()).map(room).sum();
     let scratch = own.next_multiple_of(ALIGN) + copies;
     let (ins, outs) = (ins.to_vec(), outs.to_vec());
-    let routine: Routine = Arc::new(move |h: &Host| {
+    let routine: Routine = Arc::new(move |h: &Operands| {
         let (mine, mut rest) = h.scratch::<u8>().split_at_mut(own.next_multiple_of(ALIGN));
         let [mut x, mut y] = [&ins, &outs].map(|t| t.iter().map(|t| copy(&mut rest, t)).collect::<Vec<_>>());
         for (i, (x, t)) in x.iter_mut().zip(&ins).enumerate() {
@@ -43,7 +43,7 @@ pub fn widened(launch: Launch, ins: &[Type], outs: &[Type]) -> Launch {
         let mine = Slot::new(mine.as_mut_ptr(), own);
         // SAFETY: copies and scratch memory are parts of what was taken from `h` above; the other slots are those of `h`,
         // valid as long as it, of which no output is taken here.
-        let inside = unsafe { Host::new(wide_ins, wide_outs, mine, h.aliased.clone()) };
+        let inside = unsafe { Operands::new(wide_ins, wide_outs, mine, h.aliased.clone()) };
         inside.expect("parts of scratch memory are apart").run(&inner);
         for ((stored, y), t) in stored.iter_mut().zip(&y).zip(&outs) {
             if let (Some(stored), Some(y)) = (stored, y) {
