@@ -146,12 +146,61 @@ fn classes_are_told_apart() {
     for (more, problem) in [
         ("--head ridge --freeze all", "are for ratings, not for --label"),
         ("--min-count 50", "0 classes with 50 pictures or more"),
-        ("--targets valence", "cannot be used with"),
     ] {
         let out = run(p, &format!("train {train} {more} --out no"));
         let text = String::from_utf8(out.stderr).unwrap();
         assert!(!out.status.success() && text.contains(problem), "{more}: {text}");
     }
+}
+
+#[test]
+fn ratings_and_classes_on_one_trunk() {
+    let dir = set();
+    let p = dir.path();
+    let both = format!("set.csv --targets valence,arousal --label colour --network resnet18 {TINY} --seed 2");
+    let train = format!("{both} --loss-weights ratings=0.5,classes=2 --epochs 30 --patience 0 --val 0");
+    let (said, _) = good(p, &format!("train {train} --out run"));
+    assert!(said.contains("% of") && said.contains("valence"), "{said}");
+    let (rated, told) = (json(p, "run/metrics.json"), json(p, "run/classes/metrics.json"));
+    let mse = |v: &serde_json::Value, of: &str| v["targets"]["valence"][of]["mse_points2"].as_f64().unwrap();
+    assert!(mse(&rated, "model") < mse(&rated, "baseline"), "{rated}");
+    assert!(told["accuracy_percent"].as_f64().unwrap() > 60.0, "{told}");
+    // The page tells of every output, the file too.
+    let page = fs::read_to_string(p.join("run/report.html")).unwrap();
+    assert!(page.contains("arousal, training") && page.contains("classes, validation"));
+    let file = deep_affect::weights::WeightFile::open(p.join("run/checkpoint.safetensors")).unwrap();
+    let card = deep_affect::train::checkpoint::card(&file).unwrap();
+    let last = card.state.history.last().unwrap();
+    let [valence, arousal, classes] = &last.outputs[..] else { panic!("{last:?}") };
+    let errors = [valence, arousal, classes].map(|o| o.train.unwrap());
+    assert!((0.25 * (errors[0] + errors[1]) + 2.0 * errors[2] - last.train_loss).abs() < 1e-5, "{last:?}");
+    // Ratings, the class and its probability from one picture.
+    let (lines, _) = good(p, "predict red1.png --model run/checkpoint.safetensors --format jsonl --threads 1");
+    let line: serde_json::Value = serde_json::from_str(&lines).unwrap();
+    assert!(line["valence_1to9"].is_f64() && line["class"].is_string(), "{line}");
+    assert!(line["class_red_probability"].is_f64(), "{line}");
+    let evaluate = "evaluate set.csv --model run/checkpoint.safetensors --threads 1";
+    good(p, &format!("{evaluate} --label colour --out judged"));
+    assert_eq!(json(p, "judged/classes/metrics.json")["n_pictures"], 29);
+    assert!((mse(&json(p, "judged/metrics.json"), "model") - mse(&rated, "model")).abs() < 1e-9);
+    let (all, _) = good(p, &format!("{evaluate} --label colour --json"));
+    let all: serde_json::Value = serde_json::from_str(&all).unwrap();
+    assert_eq!((&all["ratings"]["n_pictures"], &all["classes"]["n_pictures"]), (&29.into(), &29.into()));
+    let (_, note) = good(p, evaluate);
+    assert!(note.contains("the model tells classes apart too"), "{note}");
+    good(p, &format!("cross-validate {both} --epochs 1 --val 0 --folds 2 --out folds"));
+    assert_eq!(json(p, "folds/classes/metrics.json")["n_folds"], 2);
+    assert_eq!(json(p, "folds/folds.json")["folds"], 2);
+    good(p, "predict red1.png --model run/checkpoint.safetensors --explain maps --threads 1");
+    let maps = fs::read_to_string(p.join("maps/explain.csv")).unwrap();
+    assert!([",class,", ",valence,", ",arousal,"].iter().all(|t| maps.contains(t)), "{maps}");
+    good(p, "weights export run/checkpoint.safetensors --format onnx --out both.onnx");
+    assert!(good(p, "gradcheck run/checkpoint.safetensors --elements 1").0.contains("0 wrong"));
+    // A sum and its mean are the same objective where batches are whole.
+    good(p, &format!("train {both} --reduction sum --epochs 1 --val 0.2 --out sum"));
+    bad(p, &format!("train {both} --architecture split --out no"), "ratings and classes share one network");
+    bad(p, &format!("train {both} --loss-weights classes=0 --out no"), "the weight of classes is a number above 0");
+    bad(p, &format!("train {both} --loss-weights classes=1,classes=2 --out no"), "names classes twice");
 }
 
 /// Two networks that were fine-tuned apart, joined by a convex combination, and a dense layer on top (Rapolu et al.).

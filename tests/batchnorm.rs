@@ -7,7 +7,7 @@ use deep_affect::data::Alpha;
 use deep_affect::device::{Data, Device, Session};
 use deep_affect::error::Kind;
 use deep_affect::graph::{self, Graph, Value};
-use deep_affect::models::Config;
+use deep_affect::models::{Config, Goal};
 use deep_affect::nn::{Conv, Mode, Net};
 use deep_affect::ops::arith::Add;
 use deep_affect::ops::dropout;
@@ -19,7 +19,7 @@ use deep_affect::rng::{Rng, Stream};
 use deep_affect::shape::{Type, Window};
 use deep_affect::train::checkpoint::{self, Card};
 use deep_affect::train::fit::{self, Best, Inputs, Samples, Settings, State, Targets, Watch};
-use deep_affect::train::network::{Network, Part, Task};
+use deep_affect::train::network::{Losses, Network, Part, Task, Term};
 use deep_affect::weights::WeightFile;
 use std::path::PathBuf;
 
@@ -195,22 +195,24 @@ fn network() -> Network {
     updates.push(loss);
     let session = Session::new(g, &[&updates, &[output]], Options::default(), cpu()).unwrap();
     let (prefix, targets, penalty) = (String::new(), vec![0], None);
+    let names = vec!["rating".to_string()];
+    let term = Term { goal: Goal::Ratings, names, y, output, prediction, weight: 1.0 };
     let parts = vec![Part {
         prefix,
         targets,
-        y,
+        terms: vec![term],
         hyper,
         scaling: None,
         share: None,
         loss,
         penalty,
-        output,
         params,
         velocity,
         squares: vec![],
         statistics,
     }];
-    let mut net = Network { session, batch, x: vec![x], tables: vec![], rows: None, weight, state, parts };
+    let losses = Losses::default();
+    let mut net = Network { session, batch, x: vec![x], tables: vec![], rows: None, weight, state, parts, losses };
     fill(&mut net.session, 7);
     net
 }
@@ -238,7 +240,7 @@ impl Watch for Stopper {
 fn statistics_survive_a_stop_bit_for_bit() {
     let rows = 14;
     let inputs = Inputs::Features(vec![(6, numbers(70, 6 * rows))]);
-    let samples = Samples { inputs, targets: Targets::Ratings(1, numbers(71, rows)), weight: vec![1.0; rows] };
+    let samples = Samples { inputs, targets: Targets::ratings(numbers(71, rows)), weight: vec![1.0; rows] };
     let (train, val): (Vec<usize>, Vec<usize>) = ((0..10).collect(), (10..rows).collect());
     let settings = Settings { epochs: 4, batch: 4, lr: 0.02, ..Settings::default() };
     let bits = |net: &Network| -> Vec<Vec<u32>> {

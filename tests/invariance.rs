@@ -228,8 +228,8 @@ fn trained(task: &Task, pictures: &Pictures, device: Box<dyn Device>) -> Vec<u32
     let n = pictures.len();
     let mut net = network(task, n.div_ceil(3), device);
     let targets = match task {
-        Task::EndToEnd { .. } => Targets::Ratings(2, (0..2 * n).map(|i| 2.0 + (i * i % 17) as f32 / 4.0).collect()),
-        _ => Targets::Labels((0..n).map(|i| (i % 5) as i32).collect()),
+        Task::EndToEnd { .. } => Targets::ratings((0..2 * n).map(|i| 2.0 + (i * i % 17) as f32 / 4.0).collect()),
+        _ => Targets::labels((0..n).map(|i| (i % 5) as i32).collect()),
     };
     let data = Samples { inputs: Inputs::Pictures(pictures), targets, weight: vec![1.0; n] };
     let s = Settings { epochs: 1, batch: net.batch, lr: 1e-3, plateau: None, patience: 0, ..Settings::default() };

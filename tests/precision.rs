@@ -57,7 +57,7 @@ fn step(net: &mut Network, step: usize, scale: f32) -> f64 {
     let ratings: Vec<f32> = rows.iter().flat_map(|r| r.1).collect();
     net.session.write(net.x[0], Data::U8(&pixels)).unwrap();
     let part = &net.parts[0];
-    net.session.write(part.y, Data::F32(&ratings)).unwrap();
+    net.session.write(part.terms[0].y, Data::F32(&ratings)).unwrap();
     net.session.write(part.hyper, Data::F32(&[1e-4, 0.9, 0.0, (step == 0) as u8 as f32])).unwrap();
     if let Some(scaling) = part.scaling {
         net.session.write(scaling.scale, Data::F32(&[scale])).unwrap();

@@ -7,13 +7,14 @@ use deep_affect::device::{Cpu, Data, Device, Session};
 use deep_affect::error::{Kind, Result};
 use deep_affect::graph::Kind as Role;
 use deep_affect::models::{Architecture, Config};
+use deep_affect::ops::loss::Reduction;
 use deep_affect::ops::optim::Sgd;
 use deep_affect::plan::Options;
 use deep_affect::preprocess::{Resize, View};
 use deep_affect::train::checkpoint::{self, Card};
 use deep_affect::train::features::{self, Extracted};
 use deep_affect::train::fit::{self, Best, Inputs, Samples, Settings, SgdForm, State, Targets, Updates, Watch};
-use deep_affect::train::network::{Blueprint, EVAL, Method, Network, PENALTY, Precision, TRAIN, Task};
+use deep_affect::train::network::{self, Blueprint, EVAL, Method, Network, PENALTY, Precision, TRAIN, Task};
 use deep_affect::train::params::{Initial, MappedFile};
 use deep_affect::train::predictor::Predictor;
 use deep_affect::train::schedule::{Decay, PlateauRule, Threshold};
@@ -47,7 +48,7 @@ fn samples(pictures: &Pictures) -> Samples<'_> {
     let n = pictures.len();
     let ratings = (0..2 * n).map(|i| 1.0 + (i * i % 17) as f32 / 4.0).collect();
     let weight = (0..n).map(|i| 1.0 + (i % 2) as f32).collect();
-    Samples { inputs: Inputs::Pictures(pictures), targets: Targets::Ratings(2, ratings), weight }
+    Samples { inputs: Inputs::Pictures(pictures), targets: Targets::ratings(ratings), weight }
 }
 
 fn config(architecture: Architecture) -> Config {
@@ -289,7 +290,7 @@ fn augmentation_happens_once_and_in_training_alone() {
 /// The second target of the monitored pictures is far from what the others teach: its part stops early.
 fn one_part_stops<'a>(pictures: &'a Pictures) -> Samples<'a> {
     let mut data = samples(pictures);
-    let Targets::Ratings(_, ratings) = &mut data.targets else { unreachable!() };
+    let ratings = &mut data.targets.ratings;
     for (i, r) in ratings.chunks_exact_mut(2).enumerate() {
         (r[0], r[1]) = (3.0, if MONITORED.contains(&i) { -9.0 } else { 9.0 });
     }
@@ -360,7 +361,7 @@ fn the_weighted_optimum_does_not_depend_on_the_batch() {
     let data = Samples {
         // Features that say nothing: the last layer's bias alone is learned.
         inputs: Inputs::Features(vec![(c.features(), vec![0.0; 8 * c.features()])]),
-        targets: Targets::Ratings(2, ratings),
+        targets: Targets::ratings(ratings),
         weight: rows.iter().map(|i| [3.0, 1.0][i % 2]).collect(),
     };
     let learned = |batch: usize, weighted: bool| {
@@ -644,7 +645,7 @@ fn bad_numbers_end_a_run_with_one_line() {
     let pictures = pictures(16);
     for (row, x) in [(4, f32::NAN), (10, f32::INFINITY), (12, f32::NAN)] {
         let mut data = samples(&pictures);
-        let Targets::Ratings(_, ratings) = &mut data.targets else { unreachable!() };
+        let ratings = &mut data.targets.ratings;
         ratings[2 * row + 1] = x;
         refused(&data, &settings(2), &[&format!("picture {} has the rating {x}", row + 1)]);
         let mut data = samples(&pictures);
@@ -726,4 +727,66 @@ fn the_penalty_is_in_the_loss_and_in_the_gradient() {
     let monitored = fit::losses(&mut net, &data, &rows).unwrap()[0];
     assert!((monitored - loss).abs() <= 1e-6 * loss, "{monitored} {loss}");
     assert_eq!((TRAIN, EVAL), (0, 1));
+}
+
+/// JAX's losses and gradients of ratings and classes on one trunk (`golden/make_losses.py`).
+#[test]
+fn several_losses_are_one_by_their_weights() {
+    let golden: serde_json::Value = serde_json::from_str(include_str!("golden/losses.json")).unwrap();
+    let list =
+        |v: &serde_json::Value| -> Vec<f64> { v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect() };
+    let single = |v: &serde_json::Value| list(v).into_iter().map(|x| x as f32).collect::<Vec<f32>>();
+    let mut c = small(Architecture::Shared, 64, 1.0);
+    c.towers.truncate(1);
+    c.towers[0].classes = 3;
+    (c.head, c.keep, c.classes) = (vec![4], vec![1.0], ["a", "b", "c"].map(String::from).to_vec());
+    let data = Samples {
+        inputs: Inputs::Features(vec![(3, single(&golden["x"]))]),
+        targets: Targets {
+            ratings: single(&golden["y"]),
+            labels: list(&golden["labels"]).iter().map(|l| *l as i32).collect(),
+        },
+        weight: single(&golden["rows"]),
+    };
+    let rows = [0, 1, 2, 3, 4];
+    for case in golden["cases"].as_array().unwrap() {
+        let sum = case["reduction"] == "sum";
+        let of = |key: &str| case[key].as_f64().unwrap() as f32;
+        let losses = network::Losses {
+            reduction: if sum { Reduction::Sum } else { Reduction::Mean },
+            ratings: of("ratings"),
+            classes: of("classes"),
+        };
+        let s = Settings { epochs: 1, batch: 5, plateau: None, form: SgdForm::Torch, losses, ..settings(1) };
+        let mut net = Network::new(&Task::Head { config: c.clone() }, 5, s.method(), reference()).unwrap();
+        for (name, values) in golden["params"].as_object().unwrap() {
+            let v = net.session.graph.find(name).unwrap();
+            net.session.write(v, Data::F64(&list(values))).unwrap();
+        }
+        let mut state = State::new(&s, 1).unwrap();
+        let mut loss = Losses(vec![]);
+        fit::fit(&mut net, &data, [&rows, &rows], &s, &mut state, &mut vec![], &mut loss).unwrap();
+        let close = |got: f64, want: f64| assert!((got - want).abs() <= 1e-12 * want.abs().max(1.0), "{got} {want}");
+        close(loss.0[0], case["loss"].as_f64().unwrap());
+        let part = &net.parts[0];
+        for (w, v) in part.params.iter().zip(&part.velocity) {
+            let want = list(&case["gradients"][net.session.graph.name(*w)]);
+            let got = net.session.read64(*v).unwrap();
+            assert_eq!(got.len(), want.len());
+            got.iter().zip(want).for_each(|(got, want)| close(*got, want));
+        }
+        assert_eq!(part.params.len(), 6);
+        // The history tells of each output before the update, and of a sum by what a row adds. Outputs are read in float32.
+        let epoch = &state.history[0];
+        let near = |got: f64, want: f64| assert!((got - want).abs() <= 1e-6 * want.abs().max(1.0), "{got} {want}");
+        let by = if sum { list(&golden["rows"]).iter().sum() } else { 1.0 };
+        near(epoch.train_loss, case["loss"].as_f64().unwrap() / by);
+        let told: Vec<(&str, f64)> = epoch.outputs.iter().map(|o| (o.name.as_str(), o.train.unwrap())).collect();
+        assert_eq!(told.iter().map(|t| t.0).collect::<Vec<_>>(), ["valence", "arousal", network::CLASSES]);
+        told.iter().zip(list(&golden["errors"])).for_each(|(t, want)| near(t.1, want));
+        let (val, outputs) = (epoch.val_loss.unwrap(), epoch.outputs.iter().map(|o| o.val.unwrap()));
+        let e: Vec<f64> = outputs.collect();
+        let rated = (e[0] + e[1]) / if sum { 1.0 } else { 2.0 };
+        near(val, f64::from(losses.ratings) * rated + f64::from(losses.classes) * e[2]);
+    }
 }

@@ -62,7 +62,7 @@ fn pictures(views: &[View]) -> Pictures {
 
 fn samples(pictures: &Pictures) -> Samples<'_> {
     let ratings = (0..2 * pictures.len()).map(|i| 1.0 + (i * i % 17) as f32 / 4.0).collect();
-    Samples { inputs: Inputs::Pictures(pictures), targets: Targets::Ratings(2, ratings), weight: vec![1.0; 7] }
+    Samples { inputs: Inputs::Pictures(pictures), targets: Targets::ratings(ratings), weight: vec![1.0; 7] }
 }
 
 fn initial() -> Initial {

@@ -172,7 +172,7 @@ impl Classifier {
             (0..self.classes.len()).map(|c| if self.balance { even / size(c) } else { 1.0 }).collect();
         Samples {
             inputs: Inputs::Pictures(&self.pictures),
-            targets: Targets::Labels(self.y.iter().map(|&c| c as i32).collect()),
+            targets: Targets::labels(self.y.iter().map(|&c| c as i32).collect()),
             weight: self.y.iter().map(|&c| counts[c]).collect(),
         }
     }
@@ -224,7 +224,7 @@ impl Classifier {
 
     /// The class that each of some rows is taken for.
     pub fn predict(&self, net: &mut Network, rows: &[usize]) -> Result<Vec<usize>> {
-        let scores = fit::outputs(net, &self.samples(&[]), rows)?.remove(0);
+        let scores = fit::said(net, &self.samples(&[]), rows)?.scores;
         Ok(scores.chunks_exact(self.classes.len()).map(likeliest).collect())
     }
 

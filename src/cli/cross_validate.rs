@@ -45,8 +45,9 @@ impl Command {
         }
         folds::write(self.out.join("folds.csv"), &job.manifest, &fold)?;
         let mut models = vec![];
-        let n = job.config.targets.len() + job.config.classes.len();
+        let (n, k_classes) = (job.config.targets.len(), job.config.classes.len());
         let mut predicted = vec![f32::NAN; fold.len() * n];
+        let mut probabilities = vec![f32::NAN; fold.len() * k_classes];
         // What always answering the mean of a fold's training pictures says of the others.
         let mut answers = vec![f64::NAN; fold.len() * n];
         let (mut per_fold, mut told_apart) = (vec![], vec![]);
@@ -62,15 +63,18 @@ impl Command {
             let y = job.predict(&mut net, &test)?;
             job.recycle(net);
             if job.tells_classes() {
-                for (&i, y) in test.iter().zip(y.chunks_exact(n)) {
-                    predicted[i * n..(i + 1) * n].copy_from_slice(y);
+                for (&i, y) in test.iter().zip(y.probabilities.chunks_exact(k_classes)) {
+                    probabilities[i * k_classes..(i + 1) * k_classes].copy_from_slice(y);
                 }
                 let truth: Vec<usize> = test.iter().map(|&i| job.y[i]).collect();
-                let measured = Classified::of(&job.config.classes, &truth, &y);
+                let measured = Classified::of(&job.config.classes, &truth, &y.probabilities);
                 remark!("fold {} of {k}: {} epochs, {}", f + 1, state.epoch, measured.line());
                 told_apart.push(measured);
+            }
+            if !job.rates() {
                 continue;
             }
+            let y = y.ratings;
             let metrics = job.measure(&test, &y, &train)?;
             let mse: Vec<String> =
                 metrics.dimensions.iter().map(|d| format!("{} {:.3}", d.name, d.model.mse)).collect();
@@ -83,9 +87,9 @@ impl Command {
             per_fold.push(metrics);
         }
         let numbers: Vec<u32> = fold.iter().map(|f| folds::number(*f)).collect();
-        let how = match job.tells_classes() {
-            true => format!("Every picture was told by the model of a fold that had not seen it ({kind})."),
-            false => format!(
+        let how = match job.rates() {
+            false => format!("Every picture was told by the model of a fold that had not seen it ({kind})."),
+            true => format!(
                 "Every picture was predicted by the model of a fold that had not seen it ({kind}). Means over folds come \
                  first; what is called pooled is over the pictures of all folds at once."
             ),
@@ -102,15 +106,15 @@ impl Command {
             seen: Some([0, 0]),
         };
         if job.tells_classes() {
-            let (classes, probabilities) = (&job.config.classes[..], &predicted[..]);
+            let (about, classes, probabilities) = (about.clone(), &job.config.classes[..], &probabilities[..]);
             let outcome = ClassOutcome { about, classes, truth: &job.y, probabilities, over_folds: &told_apart };
-            let measured = classes::write(&self.out, &outcome)?;
+            let dir = classes::folder(&self.out, job.rates());
+            let measured = classes::write(&dir, &outcome)?;
             output::print(&format!("{}\n", measured.line()))?;
-            remark!(
-                "wrote folds.csv, predictions.csv, confusion.csv, metrics.json and report.html to {}",
-                self.out.display()
-            );
-            return Ok(());
+            remark!("wrote predictions.csv, confusion.csv, metrics.json and report.html to {}", dir.display());
+            if !job.rates() {
+                return Ok(());
+            }
         }
         let all = FoldMetrics::of(&per_fold)?;
         let outcome = Outcome {

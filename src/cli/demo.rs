@@ -7,9 +7,9 @@ use super::ranges::{MANY, whole};
 use super::train::{CHECKPOINT, train};
 use crate::bundled;
 use crate::data::Alpha;
-use crate::data::manifest::TARGETS;
 use crate::error::{Error, Result};
 use crate::models::{Architecture, Config};
+use crate::ops::loss::Reduction;
 use crate::report::folder::claim;
 use crate::train::fit::{SgdForm, Updates};
 use crate::train::folds::Spread;
@@ -60,7 +60,7 @@ impl Command {
     pub fn run(self) -> Result<()> {
         let manifest = bundled::unpack(&self.out)?;
         let data = DataFlags {
-            targets: TARGETS.map(String::from).to_vec(),
+            targets: None,
             label: None,
             min_count: 1,
             label_map: None,
@@ -157,6 +157,8 @@ impl Command {
             test: TEST,
             val: 0.0,
             seed: self.seed,
+            loss_weights: vec![],
+            reduction: Reduction::Mean,
             checkpoints: Checkpoints::default(),
         }
     }
@@ -170,7 +172,7 @@ impl Command {
             let [rest, test] = split(&job.manifest, &all, TEST, self.seed + s)?;
             let label = format!("split {} of {SPLITS}", s + 1);
             let (mut net, ..) = job.run([&rest, &[]], &label, None, false)?;
-            let y = job.predict(&mut net, &test)?;
+            let y = job.predict(&mut net, &test)?.ratings;
             job.recycle(net);
             let m = job.measure(&test, &y, &rest)?;
             r.iter_mut().zip(&m.dimensions).for_each(|(r, d)| r.push(d.model.pearson_r));
@@ -196,7 +198,7 @@ impl Command {
         let [rest, test] = split(&job.manifest, &all, TEST, typical)?;
         let resume = self.resume && path.exists();
         let (mut net, ..) = job.run([&rest, &[]], "head", Some(path), resume)?;
-        let y = job.predict(&mut net, &test)?;
+        let y = job.predict(&mut net, &test)?.ratings;
         job.recycle(net);
         let m = job.measure(&test, &y, &rest)?;
         let of = |d: &crate::train::metrics::Dimension| {

@@ -27,8 +27,9 @@ pub struct Command {
     /// Columns to measure; by default everything the model predicts.
     #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
     targets: Vec<String>,
-    /// Column of class names, for a model that tells classes apart.
-    #[arg(long, value_name = "COLUMN", conflicts_with = "targets")]
+    /// Column of class names, for a model that tells classes apart. Of one that predicts ratings too the report of the classes
+    /// is the folder `classes` in --out.
+    #[arg(long, value_name = "COLUMN")]
     label: Option<String>,
     /// What names of --label are called by the model: a CSV with the columns from and to. Names that are none of its classes
     /// are counted and left out.
@@ -76,103 +77,109 @@ impl Command {
             return Err(Error::usage("--label-map is for the names of --label").fix("name their column with --label"));
         }
         let model = Model::open(Some(&self.model))?;
-        let classes = &model.config()?.classes;
+        let config = model.config()?;
+        let (classes, all) = (&config.classes, &config.targets);
         match (&self.label, classes.is_empty()) {
-            (Some(column), false) => return self.classes(&model, column, &map.unwrap_or_default(), classes),
             (Some(_), true) => {
                 return Err(Error::usage("--label: the model predicts ratings").fix("leave out --label"));
             }
-            (None, false) => {
+            (None, false) if all.is_empty() => {
                 return Err(
                     Error::usage("the model tells classes apart").fix("name the column of class names with --label")
                 );
             }
-            (None, true) => {}
+            (None, false) => remark!("note: the model tells classes apart too; --label names a column of them"),
+            _ => {}
         }
-        let all = model.targets()?;
+        if all.is_empty() && !self.targets.is_empty() {
+            return Err(Error::usage("--targets: the model tells classes apart").fix("leave out --targets"));
+        }
         let which = self.which(all)?;
-        let manifest = self.rows(&which.iter().map(|&t| all[t].as_str()).collect::<Vec<_>>())?;
+        let mut manifest = self.rows(&which.iter().map(|&t| all[t].as_str()).collect::<Vec<_>>())?;
+        // The class of each row that is left.
+        let mut listed: Vec<usize> = vec![];
+        if let Some(column) = &self.label {
+            let map = map.unwrap_or_default();
+            let labels = Labels::among(&manifest, &Asked { column, map: &map, least: 1 }, classes.to_vec())?;
+            labels.remarks().iter().for_each(|r| remark!("{}", clean(r)));
+            if labels.rows().is_empty() {
+                return Err(Error::file(&self.manifest, "names none of the model's classes")
+                    .at(format!("column {column}"))
+                    .fix(format!("map its names with --label-map; the classes are {}", clean(&classes.join(", "))))
+                    .as_usage());
+            }
+            listed = labels.of.iter().flatten().copied().collect();
+            manifest = manifest.select(&labels.rows());
+        }
         let _claim = self.claim()?;
         let bar = Bar::new();
         let (manifest, pictures, left_out) = self.pictures(&model, manifest, &bar)?;
         let mut predictor = model.predictor(self.precision, self.batch.min(pictures.len()), &self.compute, false)?;
-        let predicted = predict(
-            &mut predictor,
-            &pictures,
-            &bar,
-            |seen, all| {
-                let n = seen.ratings.len() / seen.pictures;
-                seen.ratings.chunks_exact(n).for_each(|y| all.extend(which.iter().map(|&t| y[t])));
-            },
-            self.batch,
-        )?;
-        let train_mean: Vec<f64> = which.iter().map(|&t| predictor.card.train_mean[t]).collect();
+        let said = predict(&mut predictor, &pictures, &bar, self.batch)?;
         let folds = self.fold.map(|f| vec![f; manifest.rows.len()]);
-        let outcome = Outcome {
-            about: self.about(&model, &predictor, (&manifest, &pictures), left_out, folds.as_deref()),
-            pictures: &pictures,
-            squares: None,
-            predicted: &predicted,
-            train_mean: &train_mean,
-            over_folds: None,
-        };
+        let about = self.about(&model, &predictor, (&manifest, &pictures), left_out, folds.as_deref());
+        let mut told = vec![];
+        if self.label.is_some() {
+            let truth: Vec<usize> = pictures.rows().iter().map(|&row| listed[row]).collect();
+            let about = about.clone();
+            let probabilities = &said.classes[0];
+            told.push(self.classes(
+                !all.is_empty(),
+                &ClassOutcome { about, classes, truth: &truth, probabilities, over_folds: &[] },
+            )?);
+        }
+        if !all.is_empty() {
+            let train_mean: Vec<f64> = which.iter().map(|&t| predictor.card.train_mean[t]).collect();
+            let predicted: Vec<f32> =
+                said.ratings.chunks_exact(all.len()).flat_map(|y| which.iter().map(|&t| y[t])).collect();
+            told.push(self.ratings(&Outcome {
+                about,
+                pictures: &pictures,
+                squares: None,
+                predicted: &predicted,
+                train_mean: &train_mean,
+                over_folds: None,
+            })?);
+        }
+        match &told[..] {
+            [classes, ratings] if self.json => output::print(&format!(
+                "{{\"ratings\": {},\n\"classes\": {}}}\n",
+                ratings.trim_end(),
+                classes.trim_end()
+            )),
+            all => all.iter().try_for_each(|text| output::print(text)),
+        }
+    }
+
+    /// Measures ratings, and writes the report if there is to be one; the text for people or programs.
+    fn ratings(&self, outcome: &Outcome) -> Result<String> {
         let m = match &self.out {
-            Some(dir) => write_folder(dir, &outcome)?,
-            None => metrics(&outcome)?,
+            Some(dir) => write_folder(dir, outcome)?,
+            None => metrics(outcome)?,
         };
         if let Some(remark) = m.beyond() {
             remark!("warning: {remark}");
         }
-        let text = if self.json { metrics_json(&outcome, &m) } else { m.table() };
         if !self.json {
             remark!("{}", m.legend());
         }
-        output::print(&text)?;
         if let Some(dir) = &self.out {
             remark!("wrote predictions.csv, report.html and metrics.json to {}", dir.display());
         }
-        Ok(())
+        Ok(if self.json { metrics_json(outcome, &m) } else { m.table() })
     }
 
-    /// Against the classes of a column.
-    fn classes(&self, model: &Model, column: &str, map: &LabelMap, classes: &[String]) -> Result<()> {
-        let asked = Asked { column, map, least: 1 };
-        let manifest = self.rows(&[])?;
-        let labels = Labels::among(&manifest, &asked, classes.to_vec())?;
-        labels.remarks().iter().for_each(|r| remark!("{}", clean(r)));
-        let rows = labels.rows();
-        if rows.is_empty() {
-            return Err(Error::file(&self.manifest, "names none of the model's classes")
-                .at(format!("column {column}"))
-                .fix(format!("map its names with --label-map; the classes are {}", clean(&classes.join(", "))))
-                .as_usage());
-        }
-        let _claim = self.claim()?;
-        let bar = Bar::new();
-        let (manifest, pictures, left_out) = self.pictures(model, manifest.select(&rows), &bar)?;
-        let mut predictor = model.predictor(self.precision, self.batch.min(pictures.len()), &self.compute, false)?;
-        let probabilities =
-            predict(&mut predictor, &pictures, &bar, |seen, all| all.extend(&seen.classes[0]), self.batch)?;
-        let listed: Vec<usize> = labels.of.iter().flatten().copied().collect();
-        let truth: Vec<usize> = pictures.rows().iter().map(|&row| listed[row]).collect();
-        let folds = self.fold.map(|f| vec![f; manifest.rows.len()]);
-        let outcome = ClassOutcome {
-            about: self.about(model, &predictor, (&manifest, &pictures), left_out, folds.as_deref()),
-            classes,
-            truth: &truth,
-            probabilities: &probabilities,
-            over_folds: &[],
+    /// The same of classes; `rated` says whether ratings take the folder itself.
+    fn classes(&self, rated: bool, outcome: &ClassOutcome) -> Result<String> {
+        let dir = self.out.as_deref().map(|out| classes::folder(out, rated));
+        let measured = match &dir {
+            Some(dir) => classes::write(dir, outcome)?,
+            None => classes::measure(outcome)?,
         };
-        let measured = match &self.out {
-            Some(dir) => classes::write(dir, &outcome)?,
-            None => classes::measure(&outcome)?,
-        };
-        let text = if self.json { classes::metrics(&outcome, &measured) } else { format!("{}\n", measured.line()) };
-        output::print(&text)?;
-        if let Some(dir) = &self.out {
+        if let Some(dir) = &dir {
             remark!("wrote predictions.csv, confusion.csv, report.html and metrics.json to {}", dir.display());
         }
-        Ok(())
+        Ok(if self.json { classes::metrics(outcome, &measured) } else { format!("{}\n", measured.line()) })
     }
 
     /// What is told of an evaluation, whatever was measured.
@@ -295,20 +302,16 @@ fn seen(predictor: &Predictor, pictures: &Pictures) -> (Option<[usize; 2]>, Stri
     (seen, note)
 }
 
-/// What `take` keeps of what the model says of all pictures.
-fn predict(
-    p: &mut Predictor,
-    pictures: &Pictures,
-    bar: &Bar,
-    take: impl Fn(&Seen, &mut Vec<f32>),
-    batch: usize,
-) -> Result<Vec<f32>> {
+/// What the model says of all pictures.
+fn predict(p: &mut Predictor, pictures: &Pictures, bar: &Bar, batch: usize) -> Result<Seen> {
     let square = pictures.image(0).len();
-    let mut all = vec![];
+    let mut all = Seen { pictures: 0, ratings: vec![], heads: vec![], classes: vec![vec![]; p.classes.len()] };
     bar.start("predicting", pictures.len() as u64);
     for piece in pictures.bytes().chunks(square * batch) {
         let seen = p.see(piece)?;
-        take(&seen, &mut all);
+        all.pictures += seen.pictures;
+        all.ratings.extend(seen.ratings);
+        all.classes.iter_mut().zip(seen.classes).for_each(|(all, seen)| all.extend(seen));
         (0..seen.pictures).for_each(|_| bar.inc());
         if stopped() {
             bar.done();

@@ -4,12 +4,14 @@ use super::Compute;
 use super::preset::{BUNDLED, Preset};
 use super::ranges::{MANY, number, whole};
 use crate::data::Alpha;
+use crate::data::manifest::TARGETS;
 use crate::error::{Error, Result};
-use crate::models::{Architecture, Base, Config, OutAct, Tower, TowerOutput};
+use crate::models::{Architecture, Base, Config, Goal, OutAct, Tower, TowerOutput};
+use crate::ops::loss::Reduction;
 use crate::preprocess::{Crop, Preprocess};
 use crate::train::checkpoint;
 use crate::train::fit::{Settings, SgdForm, Updates};
-use crate::train::network::Precision;
+use crate::train::network::{Losses, Precision};
 use crate::train::params::Initial;
 use crate::train::schedule::{Decay, PlateauRule, Threshold};
 use crate::weights::{TowerWeights, WeightFile};
@@ -245,8 +247,31 @@ pub struct TrainFlags {
     /// Decides every random choice: initial weights, order, masks, folds, augmentation.
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub seed: u64,
+    /// By what the errors of the outputs are multiplied in the loss, where there are several kinds: ratings=1,classes=0.5; 1
+    /// for what is not named. Ratings have the squared error, classes the cross-entropy.
+    #[arg(long, value_delimiter = ',', value_name = "OUTPUTS=WEIGHT", value_parser = loss_weight)]
+    pub loss_weights: Vec<LossWeight>,
+    /// Whether a loss is the mean over the pictures of a batch, and of ratings over these too, or the sum: with sum the rate
+    /// means that of one picture.
+    #[arg(long, value_enum, default_value_t, value_name = "HOW")]
+    pub reduction: Reduction,
     #[command(flatten)]
     pub checkpoints: Checkpoints,
+}
+
+/// What a part of `--loss-weights` says: of which outputs, and by what.
+pub type LossWeight = (Goal, f32);
+
+fn loss_weight(text: &str) -> std::result::Result<LossWeight, String> {
+    let form = || "write ratings=WEIGHT or classes=WEIGHT, as in ratings=1,classes=0.5".to_string();
+    let (name, weight) = text.split_once('=').ok_or_else(form)?;
+    let goal = match name {
+        "ratings" => Goal::Ratings,
+        "classes" => Goal::Classes,
+        _ => return Err(form()),
+    };
+    let weight = weight.parse().ok().filter(|w: &f32| *w > 0.0 && w.is_finite());
+    Ok((goal, weight.ok_or_else(|| format!("the weight of {name} is a number above 0"))?))
 }
 
 /// When checkpoints are written.
@@ -290,11 +315,12 @@ pub enum Resident {
 /// The data.
 #[derive(Args, Clone, Debug)]
 pub struct DataFlags {
-    /// Columns of the manifest to predict.
-    #[arg(long, value_delimiter = ',', default_value = "valence,arousal", value_name = "COLUMNS")]
-    pub targets: Vec<String>,
-    /// Tell the classes apart that this column names, instead of predicting ratings; rows where it is empty are left out.
-    #[arg(long, value_name = "COLUMN", conflicts_with = "targets")]
+    /// Columns of the manifest to predict: valence,arousal by default, and none by default where --label is given.
+    #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
+    pub targets: Option<Vec<String>>,
+    /// Tell the classes apart that this column names; rows where it is empty are left out. With --targets beside the ratings,
+    /// by a last layer of its own on the same network.
+    #[arg(long, value_name = "COLUMN")]
     pub label: Option<String>,
     /// Classes of --label with fewer pictures are left out.
     #[arg(long, value_parser = whole::<usize>(1..=1_000_000_000), default_value_t = 2, value_name = "N")]
@@ -302,7 +328,7 @@ pub struct DataFlags {
     /// What names of --label mean: a CSV with the columns from and to. Other names stay as they are.
     #[arg(long, value_name = "FILE")]
     pub label_map: Option<PathBuf>,
-    /// Every class of --label counts alike in training, however many pictures it has.
+    /// Every class of --label counts alike in training, however many pictures it has: so do its pictures in every loss.
     #[arg(long)]
     pub balance: bool,
     /// Leave out pictures that cannot be read instead of stopping before the first step.
@@ -363,9 +389,38 @@ impl TrainFlags {
             seed: self.seed,
             precision: self.precision,
             augment: self.augment.as_deref().map(str::parse).transpose()?,
+            losses: self.losses()?,
         };
         settings.check()?;
         Ok(settings)
+    }
+}
+
+impl TrainFlags {
+    fn losses(&self) -> Result<Losses> {
+        let mut losses = Losses { reduction: self.reduction, ..Losses::default() };
+        for (i, &(goal, weight)) in self.loss_weights.iter().enumerate() {
+            let (name, to) = match goal {
+                Goal::Ratings => ("ratings", &mut losses.ratings),
+                Goal::Classes => ("classes", &mut losses.classes),
+            };
+            if self.loss_weights[..i].iter().any(|w| w.0 == goal) {
+                return Err(Error::usage(format!("--loss-weights names {name} twice")).fix("name each once"));
+            }
+            *to = weight;
+        }
+        Ok(losses)
+    }
+}
+
+impl DataFlags {
+    /// The ratings to predict.
+    pub fn targets(&self) -> Vec<String> {
+        match (&self.targets, &self.label) {
+            (Some(targets), _) => targets.clone(),
+            (None, Some(_)) => vec![],
+            (None, None) => TARGETS.map(String::from).to_vec(),
+        }
     }
 }
 

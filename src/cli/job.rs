@@ -11,12 +11,12 @@ use crate::data::labels::Asked;
 use crate::data::{Alpha, DecodeOptions, LabelMap, Labels, LoadOptions, Manifest, Pictures, folds};
 use crate::device::{Data, Device};
 use crate::error::{Error, Kind, Result};
-use crate::models::{Config, STATISTICS, TowerOutput};
+use crate::models::{Architecture, Config, STATISTICS, TowerOutput};
 use crate::report::folder::{Claim, claim, prepare};
 use crate::train::checkpoint::{self, Card};
 use crate::train::classified;
 use crate::train::features::{self, Extracted};
-use crate::train::fit::{self, Inputs, Samples, Settings, State, Targets, Updates};
+use crate::train::fit::{self, Inputs, Said, Samples, Settings, State, Targets, Updates};
 use crate::train::metrics::{Measured, Metrics};
 use crate::train::network::{Method, Network, Task};
 use crate::train::params::Initial;
@@ -36,6 +36,14 @@ pub fn split(manifest: &Manifest, rows: &[usize], part: f64, seed: u64) -> Resul
     let taken = folds::split(&groups, part, seed, groups.iter().any(Option::is_some))?;
     let pick = |which| rows.iter().zip(&taken).filter(|(_, t)| **t == which).map(|(r, _)| *r).collect();
     Ok([pick(false), pick(true)])
+}
+
+/// What a network says of some rows.
+pub struct Predicted {
+    /// [rows, targets]
+    pub ratings: Vec<f32>,
+    /// [rows, classes]
+    pub probabilities: Vec<f32>,
 }
 
 /// Everything that is loaded before the first step.
@@ -76,7 +84,7 @@ pub struct Job {
 impl Job {
     /// [`Job::load`] with the model that the flags describe.
     pub fn of_flags(manifest: &Path, out: &Path, f: &RunFlags) -> Result<Self> {
-        let model = f.model.model(&f.data.targets, f.train.seed)?;
+        let model = f.model.model(&f.data.targets(), f.train.seed)?;
         let mut job = Self::load(manifest, out, model, f.model.head()?.0, &f.train, &f.data, &f.compute)?;
         job.claim = Some(claim(out)?);
         Ok(job)
@@ -116,20 +124,26 @@ impl Job {
         if data.label.is_none() && data.label_map.is_some() {
             return Err(Error::usage("--label-map is for the names of --label").fix("name their column with --label"));
         }
+        let targets = data.targets();
+        let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
         let asked = data.label.as_deref().map(|column| Asked { column, map: &map, least: data.min_count });
         // The class of each row that is listed, where classes are told apart.
         let mut listed_y = vec![];
         let manifest = match &asked {
-            None => Manifest::read(manifest, &data.targets.iter().map(String::as_str).collect::<Vec<_>>())?,
+            None => Manifest::read(manifest, &targets)?,
             Some(_) if choice != HeadChoice::Trained => {
                 return Err(Error::usage("--head ridge and --head auto are for ratings, not for --label")
                     .fix("name widths in --head, or --head none"));
             }
             Some(asked) => {
-                let (path, manifest) = (manifest, Manifest::read(manifest, &[])?);
+                if !targets.is_empty() && config.architecture == Architecture::Split {
+                    return Err(Error::usage("--architecture split: ratings and classes share one network")
+                        .fix("leave it out, or leave out --targets or --label"));
+                }
+                let (path, manifest) = (manifest, Manifest::read(manifest, &targets)?);
                 let labels = Labels::found(&manifest, path, asked)?;
                 labels.remarks().iter().for_each(|r| remark!("{}", clean(r)));
-                (config.targets, config.classes) = (vec![], labels.classes.clone());
+                config.classes = labels.classes.clone();
                 listed_y = labels.of.iter().flatten().copied().collect();
                 manifest.select(&labels.rows())
             }
@@ -212,16 +226,17 @@ impl Job {
             Some(e) => Inputs::Features(e.members.clone()),
             None => Inputs::Pictures(&self.pictures),
         };
-        let targets = if self.tells_classes() {
-            Targets::Labels(self.y.iter().map(|&c| c as i32).collect())
-        } else {
-            let ratings = self.manifest.rows.iter().flat_map(|r| r.targets.clone()).collect();
-            Targets::Ratings(self.config.targets.len(), ratings)
-        };
+        let ratings = self.manifest.rows.iter().flat_map(|r| r.targets.clone()).collect();
+        let targets = Targets { ratings, labels: self.y.iter().map(|&c| c as i32).collect() };
         Samples { inputs, targets, weight: (0..self.manifest.rows.len()).map(|i| self.counts(i)).collect() }
     }
 
-    /// Whether classes are told apart, and not ratings predicted.
+    /// Whether ratings are predicted.
+    pub fn rates(&self) -> bool {
+        !self.config.targets.is_empty()
+    }
+
+    /// Whether classes are told apart, beside ratings or alone.
     pub fn tells_classes(&self) -> bool {
         !self.config.classes.is_empty()
     }
@@ -245,13 +260,14 @@ impl Job {
         Ok(())
     }
 
-    /// What the network says of some rows: ratings [rows, targets], or probabilities [rows, classes].
-    pub fn predict(&self, net: &mut Network, rows: &[usize]) -> Result<Vec<f32>> {
-        if !self.tells_classes() {
-            return fit::predict(net, &self.samples(), rows);
-        }
-        let scores = fit::outputs(net, &self.samples(), rows)?.remove(0);
-        Ok(classified::softmax(&scores, self.config.classes.len()))
+    /// What the network says of some rows.
+    pub fn predict(&self, net: &mut Network, rows: &[usize]) -> Result<Predicted> {
+        let Said { ratings, scores } = fit::said(net, &self.samples(), rows)?;
+        let probabilities = match self.tells_classes() {
+            true => classified::softmax(&scores, self.config.classes.len()),
+            false => vec![],
+        };
+        Ok(Predicted { ratings, probabilities })
     }
 
     /// Splits rows into those that are trained on and those that are monitored: none where there is nothing to monitor.
@@ -283,7 +299,10 @@ impl Job {
             let r = &self.manifest.rows[i];
             match self.y.get(i) {
                 None => format!("{} {:?} {}", r.path, r.targets, r.weight),
-                Some(&c) => format!("{} {} {} {}", r.path, self.config.classes[c], r.weight, self.balance),
+                Some(&c) => {
+                    let ratings = if self.rates() { format!(" {:?}", r.targets) } else { String::new() };
+                    format!("{} {} {} {}{ratings}", r.path, self.config.classes[c], r.weight, self.balance)
+                }
             }
         };
         fingerprint(rows, &self.pictures, of)
@@ -344,7 +363,7 @@ impl Job {
                     Ok((mut net, ..)) => {
                         let y = self.predict(&mut net, &there)?;
                         self.recycle(net);
-                        y
+                        y.ratings
                     }
                     // It diverged, and the device went with the run.
                     Err(e) if e.kind() == Kind::Job => {

@@ -39,7 +39,7 @@ impl Command {
         if !self.resume {
             flags.check_weights()?;
         }
-        self.check_folds(if flags.data.label.is_some() { &[] } else { &flags.data.targets })?;
+        self.check_folds(&flags.data.targets())?;
         let mut job = Job::of_flags(&self.manifest, &self.out, flags)?;
         let all = (0..job.manifest.rows.len()).collect::<Vec<usize>>();
         let fold = |i: &usize| job.manifest.rows[*i].fold;
@@ -139,29 +139,29 @@ pub fn train(
         about.facts.iter().for_each(|(name, value)| remark!("{name}: {value}"));
         remark!("{}", about.notes[0]);
     };
+    tell(&about);
     if job.tells_classes() {
         let truth: Vec<usize> = rows.iter().map(|&i| job.y[i]).collect();
-        let (classes, probabilities) = (&job.config.classes[..], &predicted[..]);
-        let outcome = ClassOutcome { about, classes, truth: &truth, probabilities, over_folds: &[] };
-        let measured = classes::write(out, &outcome)?;
-        tell(&outcome.about);
+        let (classes, probabilities) = (&job.config.classes[..], &predicted.probabilities[..]);
+        let outcome = ClassOutcome { about: about.clone(), classes, truth: &truth, probabilities, over_folds: &[] };
+        let dir = classes::folder(out, job.rates());
+        let measured = classes::write(&dir, &outcome)?;
         output::print(&format!("{}\n", measured.line()))?;
-        remark!(
-            "wrote {CHECKPOINT}, predictions.csv, confusion.csv, metrics.json and report.html to {}",
-            out.display()
-        );
-        return Ok(());
+        let also = if job.rates() { String::new() } else { format!("{CHECKPOINT}, ") };
+        remark!("wrote {also}predictions.csv, confusion.csv, metrics.json and report.html to {}", dir.display());
+        if !job.rates() {
+            return Ok(());
+        }
     }
     let outcome = Outcome {
         about,
         pictures: &job.pictures,
         squares: Some(&rows),
-        predicted: &predicted,
+        predicted: &predicted.ratings,
         train_mean: &job.means(&train),
         over_folds: None,
     };
     let metrics = write_folder(out, &outcome)?;
-    tell(&outcome.about);
     if let Some(remark) = metrics.beyond() {
         remark!("warning: {remark}");
     }

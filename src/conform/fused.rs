@@ -122,7 +122,7 @@ impl Fused {
     fn model(&self, net: &mut Net, x: Value) -> (Value, Value) {
         let member = &self.config.members()[0];
         let features = self.config.extract(net, member, &[x]);
-        (features, self.config.predict(net, member, features))
+        (features, self.config.predict(net, member, features)[0])
     }
 
     fn build(&self, context: &Context, masked: bool, device: Box<dyn Device>) -> Result<Built> {

@@ -103,7 +103,7 @@ impl Source {
         let broken = |e: Error| Error::file(file.path(), e.to_string());
         let (graph, x, outs) = task.layers(1).map_err(broken)?;
         let outputs = match &task {
-            Task::EndToEnd { config, .. } if config.classes.is_empty() => {
+            Task::EndToEnd { config, .. } => {
                 let column =
                     |(i, &t): (usize, &usize), of| Output::Target { name: config.targets[t].clone(), of, column: i };
                 let all = config.members();
@@ -112,7 +112,9 @@ impl Source {
                 };
                 let mut named: Vec<(usize, Output)> = all.iter().zip(&outs).flat_map(member).collect();
                 named.sort_by_key(|n| n.0);
-                named.into_iter().map(|n| n.1).collect()
+                // Scores of classes come behind the ratings of all members.
+                let scores = if config.classes.is_empty() { None } else { outs.last() };
+                named.into_iter().map(|n| n.1).chain(scores.map(|&of| Output::Probabilities { of })).collect()
             }
             _ => vec![Output::Probabilities { of: outs[0] }],
         };

@@ -25,6 +25,15 @@ pub enum OutAct {
     Relu,
 }
 
+/// What a model is asked for, by a last layer for each: numbers, classes that exclude each other, or both on one trunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// [N, targets of the member] in points.
+    Ratings,
+    /// Class scores [N, classes] before the softmax.
+    Classes,
+}
+
 /// The whole model, as stored in checkpoints.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,9 +58,10 @@ pub struct Config {
     pub out_act: OutAct,
     /// Side in pixels of the square that all towers look at, but for those with one of their own.
     pub image: usize,
-    /// Ratings that are predicted, in the order of the outputs; none where classes are told apart.
+    /// Ratings that are predicted, in the order of the outputs; none where only classes are told apart.
     pub targets: Vec<String>,
-    /// Classes that are told apart, in the order of the outputs; none where ratings are predicted.
+    /// Classes that are told apart, in the order of the outputs; none where only ratings are predicted. Beside ratings they
+    /// have a layer of their own on the same trunk.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub classes: Vec<String>,
 }
@@ -84,7 +94,7 @@ pub const HEAD: &str = "head";
 pub struct Member {
     /// Prefix of its parameter names, with the dot; empty for `shared`.
     pub prefix: String,
-    /// Indices into the targets; none where it tells classes apart.
+    /// Indices into the targets; none where it only tells classes apart.
     pub targets: Vec<usize>,
 }
 
@@ -165,14 +175,31 @@ impl Config {
     pub fn members(&self) -> Vec<Member> {
         match self.architecture {
             // Classes exclude each other: there is nothing to be split.
-            _ if !self.classes.is_empty() => vec![Member { prefix: String::new(), targets: vec![] }],
-            Architecture::Shared => {
-                vec![Member { prefix: String::new(), targets: (0..self.targets.len()).collect() }]
-            }
+            _ if !self.classes.is_empty() => vec![self.whole()],
+            Architecture::Shared => vec![self.whole()],
             Architecture::Split => {
                 let member = |(i, t): (usize, &String)| Member { prefix: format!("{t}."), targets: vec![i] };
                 self.targets.iter().enumerate().map(member).collect()
             }
+        }
+    }
+
+    /// The member that gives everything.
+    fn whole(&self) -> Member {
+        Member { prefix: String::new(), targets: (0..self.targets.len()).collect() }
+    }
+
+    /// What every member is asked for, in the order of [`Config::predict`].
+    pub fn goals(&self) -> Vec<Goal> {
+        let ratings = (!self.targets.is_empty()).then_some(Goal::Ratings);
+        ratings.into_iter().chain((!self.classes.is_empty()).then_some(Goal::Classes)).collect()
+    }
+
+    /// The last layer of a head for a goal. Classes alone take the place of ratings.
+    fn last_layer(&self, goal: Goal) -> &'static str {
+        match goal {
+            Goal::Classes if !self.targets.is_empty() => "classes",
+            _ => "out",
         }
     }
 
@@ -197,27 +224,34 @@ impl Config {
         Self::within(net, m, |net| tower.build(net, image, self.output(tower)))
     }
 
-    /// Outputs of a member: its ratings, or all classes.
-    fn outputs(&self, m: &Member) -> usize {
-        if self.classes.is_empty() { m.targets.len() } else { self.classes.len() }
+    /// Features [N,F] -> what each of [`Config::goals`] asks for.
+    pub fn predict(&self, net: &mut Net, m: &Member, features: Value) -> Vec<Value> {
+        let each: Vec<Vec<Value>> = (0..self.heads).map(|i| self.one_head(net, m, features, i)).collect();
+        let mean = |net: &mut Net, goal: usize| {
+            let of: Vec<Value> = each.iter().map(|head| head[goal]).collect();
+            Self::within(net, m, |net| net.mean("heads", &of))
+        };
+        (0..self.goals().len()).map(|goal| mean(net, goal)).collect()
     }
 
-    /// Features [N,F] -> ratings [N, targets of the member] in points, or class scores [N, classes] before the softmax.
-    pub fn predict(&self, net: &mut Net, m: &Member, features: Value) -> Value {
-        let each: Vec<Value> = (0..self.heads).map(|i| self.one_head(net, m, features, i)).collect();
-        Self::within(net, m, |net| net.mean("heads", &each))
-    }
-
-    /// Scope of a head's parameters within a member; its output is that of the layer `out` in it.
+    /// Scope of a head's parameters within a member; its ratings, or classes alone, are those of the layer `out` in it.
     pub fn head_name(&self, i: usize) -> String {
         if self.heads == 1 { HEAD.into() } else { format!("{HEAD}{}", i + 1) }
     }
 
-    fn one_head(&self, net: &mut Net, m: &Member, features: Value, i: usize) -> Value {
+    fn one_head(&self, net: &mut Net, m: &Member, features: Value, i: usize) -> Vec<Value> {
         Self::within(net, m, |net| {
             net.scope(&self.head_name(i), |net| {
                 let x = self.hidden(net, features);
-                net.dense("out", x, self.outputs(m), self.out_act == OutAct::Relu)
+                let last = |goal: Goal| {
+                    // Scores of classes are logarithms: beside ratings they take no part in how those are activated.
+                    let (width, relu) = match goal {
+                        Goal::Ratings => (m.targets.len(), self.out_act == OutAct::Relu),
+                        Goal::Classes => (self.classes.len(), self.out_act == OutAct::Relu && self.targets.is_empty()),
+                    };
+                    net.dense(self.last_layer(goal), x, width, relu)
+                };
+                self.goals().into_iter().map(last).collect()
             })
         })
     }
@@ -233,8 +267,8 @@ impl Config {
         x
     }
 
-    /// Images, one for each of [`Config::views`], to outputs of one member.
-    pub fn forward(&self, net: &mut Net, m: &Member, images: &[Value]) -> Value {
+    /// Images, one for each of [`Config::views`], to what one member is asked for.
+    pub fn forward(&self, net: &mut Net, m: &Member, images: &[Value]) -> Vec<Value> {
         let features = self.extract(net, m, images);
         self.predict(net, m, features)
     }

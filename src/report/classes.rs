@@ -12,7 +12,7 @@ use crate::train::confusion::likeliest;
 use crate::train::folds::Spread;
 use minijinja::context;
 use serde_json::json;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A finished evaluation of classes.
 pub struct ClassOutcome<'a> {
@@ -24,6 +24,11 @@ pub struct ClassOutcome<'a> {
     pub probabilities: &'a [f32],
     /// Of a cross-validation: the measures of each fold.
     pub over_folds: &'a [Classified],
+}
+
+/// Where the files go: `classes` in the folder where that has those of ratings.
+pub fn folder(out: &Path, rated: bool) -> PathBuf {
+    if rated { out.join("classes") } else { out.into() }
 }
 
 /// A measure of [`Classified`].
@@ -197,7 +202,7 @@ mod tests {
             device: "cpu".into(),
             facts: vec![],
             notes: vec!["A note.".into()],
-            history: &[Epoch { epoch: 1, train_loss: 0.7, val_loss: Some(0.8), lr: 1e-3 }],
+            history: &[Epoch { epoch: 1, train_loss: 0.7, val_loss: Some(0.8), lr: 1e-3, outputs: vec![] }],
             manifest: &manifest,
             folds: Some(&[1, 2, 2]),
             seen: Some([0, 0]),

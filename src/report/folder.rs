@@ -21,6 +21,7 @@ pub const THUMBNAIL: u32 = 96;
 pub const FILES: [&str; 3] = ["predictions.csv", "report.html", "metrics.json"];
 
 /// What every evaluation tells of, of ratings and of classes.
+#[derive(Clone)]
 pub struct About<'a> {
     pub title: String,
     /// As the user gave it: goes into the report and the metrics.

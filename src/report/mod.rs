@@ -363,13 +363,17 @@ fn chart(c: charts::Chart) -> minijinja::Value {
 /// What `training.html` shows of the epochs; nothing where none was trained.
 fn training(history: &[Epoch]) -> Option<minijinja::Value> {
     let loss = |v: f64| if v.is_finite() { number(Some(v), 4) } else { v.to_string() };
+    let known = |v: Option<f64>| v.map_or("–".into(), loss);
     let row = |e: &Epoch| {
-        [e.epoch.to_string(), loss(e.train_loss), e.val_loss.map_or("–".into(), loss), svg::scientific(e.lr)]
+        let outputs = e.outputs.iter().flat_map(|o| [known(o.train), known(o.val)]);
+        let all = [e.epoch.to_string(), loss(e.train_loss), known(e.val_loss), svg::scientific(e.lr)];
+        all.into_iter().chain(outputs).collect::<Vec<String>>()
     };
     charts::loss(history).map(|c| {
         context! {
             loss => chart(c),
             has_val => history.iter().any(|e| e.val_loss.is_some()),
+            outputs => history.last().map_or(vec![], |e| e.outputs.iter().map(|o| o.name.clone()).collect()),
             epochs => history.iter().map(row).collect::<Vec<_>>(),
         }
     })

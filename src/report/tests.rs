@@ -40,7 +40,8 @@ fn example(targets: &[&str], n: usize, epochs: u32, val: bool) -> Report {
             let low = if e > 24 { 0.55 } else { 0.7 };
             let val_loss =
                 val.then_some(1.15 + 2.4 * (-t / 5.0).exp() + wobble - (e > 24) as u8 as f64 * 0.12 + t * 0.002);
-            Epoch { epoch: e, train_loss: low + 3.0 * (-t / 6.0).exp() + wobble / 2.0, val_loss, lr }
+            let train_loss = low + 3.0 * (-t / 6.0).exp() + wobble / 2.0;
+            Epoch { epoch: e, train_loss, val_loss, lr, outputs: vec![] }
         })
         .collect();
     Report {

@@ -145,7 +145,7 @@ mod tests {
             seconds: 0.1,
             updates: 7,
             weights: vec![],
-            history: vec![Epoch { epoch: 1, train_loss: 0.1, val_loss: None, lr: 4e-4 }],
+            history: vec![Epoch { epoch: 1, train_loss: 0.1, val_loss: None, lr: 4e-4, outputs: vec![] }],
             sets: vec![Set { name: TEST.into(), judged: Judged::Metrics(metrics) }],
         };
         cell.write(dir.path()).unwrap();

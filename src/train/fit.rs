@@ -1,14 +1,16 @@
 /*! The training loop. Everything it decides is a function of the settings and the seed, and everything it remembers is in
 [`State`]: a run that was stopped anywhere goes on with the same bits. */
 
-use super::network::{EVAL, Method, Network, Optimizer, PENALTY, Precision, TRAIN};
+use super::network::{EVAL, Losses, Method, Network, Optimizer, PENALTY, Precision, TRAIN, Term};
 use super::schedule::{Decay, EarlyStop, Plateau, PlateauRule, Schedule, Verdict};
 use super::stored;
 use crate::data::Pictures;
 use crate::device::Data;
 use crate::error::{Error, Result};
+use crate::models::Goal;
 use crate::ops::adamw::AdamW;
 use crate::ops::augment::Augment;
+use crate::ops::loss::Reduction;
 use crate::ops::optim::{Form, Sgd};
 use crate::par;
 use crate::preprocess::View;
@@ -52,6 +54,9 @@ pub struct Settings {
     /// What happens to the pictures that are trained on.
     #[serde(default)]
     pub augment: Option<Augment>,
+    /// How errors become a loss.
+    #[serde(default, skip_serializing_if = "Losses::plain")]
+    pub losses: Losses,
 }
 
 /// What makes updates of gradients.
@@ -105,6 +110,7 @@ impl Default for Settings {
             seed: 1,
             precision: Precision::Float32,
             augment: None,
+            losses: Losses::default(),
         }
     }
 }
@@ -116,11 +122,23 @@ pub enum Inputs<'a> {
     Features(Vec<(usize, Vec<f32>)>),
 }
 
-/// What is to be learned.
-pub enum Targets {
-    /// Values per row, rows.
-    Ratings(usize, Vec<f32>),
-    Labels(Vec<i32>),
+/// What is to be learned: ratings, classes, or both of the same rows.
+#[derive(Default)]
+pub struct Targets {
+    /// [rows, targets] in points; empty where classes alone are told apart.
+    pub ratings: Vec<f32>,
+    /// The class of each row; empty where ratings alone are predicted.
+    pub labels: Vec<i32>,
+}
+
+impl Targets {
+    pub fn ratings(ratings: Vec<f32>) -> Self {
+        Self { ratings, labels: vec![] }
+    }
+
+    pub fn labels(labels: Vec<i32>) -> Self {
+        Self { ratings: vec![], labels }
+    }
 }
 
 /// All rows of a data set; a run names the ones it uses by index.
@@ -140,6 +158,20 @@ pub struct Epoch {
     pub val_loss: Option<f64>,
     /// The rate of the last update of this epoch.
     pub lr: f64,
+    /// What the losses are made of, where there is more than one output.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<OutputLoss>,
+}
+
+/// The error of one output in an epoch, without weights of losses and without penalties: the mean squared error of a rating
+/// in points², the mean cross-entropy of classes in nats.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OutputLoss {
+    /// The rating, or [`super::network::CLASSES`].
+    pub name: String,
+    /// None where a run of an older program was gone on with in the middle of the epoch.
+    pub train: Option<f64>,
+    pub val: Option<f64>,
 }
 
 /// Schedule and stopping of one part.
@@ -194,6 +226,9 @@ pub struct State {
     /// Sum over this epoch of loss x row weights, per part, and the row weights.
     pub loss_sum: Vec<f64>,
     pub weight_sum: f64,
+    /// The same of the error of every output, where a history tells them apart.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub output_sum: Vec<f64>,
     pub parts: Vec<PartState>,
     pub history: Vec<Epoch>,
     pub finished: bool,
@@ -215,6 +250,11 @@ impl Settings {
         if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) {
             return wrong("weight-decay", self.weight_decay.into(), "from 0 up");
         }
+        for (name, weight) in [("ratings", self.losses.ratings), ("classes", self.losses.classes)] {
+            if !(weight > 0.0 && weight.is_finite()) {
+                return wrong("loss-weights", weight.into(), &format!("above 0 for {name}"));
+            }
+        }
         Ok(())
     }
 
@@ -226,7 +266,7 @@ impl Settings {
             }
             Updates::AdamW => Optimizer::AdamW(AdamW::default()),
         };
-        Method { precision: self.precision, augment: self.augment, ..optimizer.into() }
+        Method { precision: self.precision, augment: self.augment, losses: self.losses, ..optimizer.into() }
     }
 
     /// The settings of the next update of a part.
@@ -266,6 +306,7 @@ impl State {
             step: 0,
             loss_sum: vec![0.0; parts],
             weight_sum: 0.0,
+            output_sum: vec![],
             parts: vec![part; parts],
             history: vec![],
             finished: false,
@@ -303,6 +344,28 @@ struct Batch {
 }
 
 impl Samples<'_> {
+    /// Ratings of row `i`.
+    fn ratings(&self, i: usize) -> &[f32] {
+        let d = self.targets.ratings.len() / self.weight.len();
+        &self.targets.ratings[i * d..(i + 1) * d]
+    }
+
+    /// The error of each output of a term for row `i`, of which `said` are the numbers, in float64: squared for each rating,
+    /// the cross-entropy of classes.
+    fn errors(&self, i: usize, term: &Term, targets: &[usize], said: &[f32]) -> Vec<f64> {
+        match term.goal {
+            Goal::Ratings => {
+                let truth = self.ratings(i);
+                targets.iter().zip(said).map(|(t, y)| (*y as f64 - truth[*t] as f64).powi(2)).collect()
+            }
+            Goal::Classes => {
+                let max = said.iter().fold(f64::NEG_INFINITY, |m, y| m.max(*y as f64));
+                let sum: f64 = said.iter().map(|y| (*y as f64 - max).exp()).sum();
+                vec![max + sum.ln() - said[self.targets.labels[i] as usize] as f64]
+            }
+        }
+    }
+
     /// What some rows count on average.
     fn mean_weight(&self, rows: &[usize]) -> f64 {
         rows.iter().map(|&i| self.weight[i] as f64).sum::<f64>() / rows.len() as f64
@@ -317,9 +380,7 @@ impl Samples<'_> {
             if !(self.weight[i].is_finite() && self.weight[i] >= 0.0) {
                 return bad(i, "weight", self.weight[i], "weights are numbers from 0 up");
             }
-            if let Targets::Ratings(d, all) = &self.targets
-                && let Some(x) = all[i * d..(i + 1) * d].iter().find(|x| !x.is_finite())
-            {
+            if let Some(x) = self.ratings(i).iter().find(|x| !x.is_finite()) {
                 return bad(i, "rating", *x, "ratings are numbers");
             }
         }
@@ -378,16 +439,16 @@ impl Samples<'_> {
 
     /// Writes what the batch should give, for every part.
     fn feed_targets(&self, net: &mut Network, b: &Batch) -> Result<()> {
-        for part in &net.parts {
-            match &self.targets {
-                Targets::Ratings(d, all) => {
-                    let of = |&i: &usize| part.targets.iter().map(move |t| all[i * d + t]);
+        for (part, term) in net.parts.iter().flat_map(|p| p.terms.iter().map(move |t| (p, t))) {
+            match term.goal {
+                Goal::Ratings => {
+                    let of = |&i: &usize| part.targets.iter().map(move |t| self.ratings(i)[*t]);
                     let y: Vec<f32> = b.rows.iter().flat_map(of).collect();
-                    net.session.write(part.y, Data::F32(&y))?;
+                    net.session.write(term.y, Data::F32(&y))?;
                 }
-                Targets::Labels(all) => {
-                    let y: Vec<i32> = b.rows.iter().map(|&i| all[i]).collect();
-                    net.session.write(part.y, Data::I32(&y))?;
+                Goal::Classes => {
+                    let y: Vec<i32> = b.rows.iter().map(|&i| self.targets.labels[i]).collect();
+                    net.session.write(term.y, Data::I32(&y))?;
                 }
             }
         }
@@ -473,7 +534,9 @@ fn step(net: &mut Network, data: &Samples, b: &Batch, typical: f64, s: &Settings
         let share = (rows / b.real as f64 / typical) as f32;
         update(net, data, b, share, s, state).map_err(|e| e.at(place()))?;
         for ((part, loss), taken) in net.parts.iter().zip(&mut losses).zip(&mut taken) {
-            *loss = net.session.read(part.loss)?[0] as f64;
+            // A sum is told of by what a row adds to it.
+            let by = if net.losses.reduction == Reduction::Sum { rows } else { 1.0 };
+            *loss = net.session.read(part.loss)?[0] as f64 / by;
             *taken = match part.scaling {
                 Some(scaling) => net.session.read(scaling.by)?[0] != 0.0,
                 None => true,
@@ -492,6 +555,14 @@ fn step(net: &mut Network, data: &Samples, b: &Batch, typical: f64, s: &Settings
         }
     }
     state.loss_sum.iter_mut().zip(&losses).for_each(|(sum, loss)| *sum += loss * rows);
+    if rows > 0.0 && tells_outputs(net) {
+        let errors = batch_errors(net, data, b)?;
+        // A run of an older program has no sums of the batches before this one.
+        if state.batches == 0 {
+            state.output_sum = vec![0.0; errors.len()];
+        }
+        state.output_sum.iter_mut().zip(errors).for_each(|(sum, error)| *sum += error);
+    }
     state.weight_sum += rows;
     state.batches += 1;
     state.step += 1;
@@ -520,6 +591,32 @@ fn update(net: &mut Network, data: &Samples, b: &Batch, share: f32, s: &Settings
     net.session.run(TRAIN)
 }
 
+/// Whether a history tells the errors of several outputs apart.
+fn tells_outputs(net: &Network) -> bool {
+    net.parts.iter().flat_map(|p| &p.terms).map(|t| t.names.len()).sum::<usize>() > 1
+}
+
+/// The errors of every output of the network as a batch was trained on, summed over its rows by their weights.
+fn batch_errors(net: &Network, data: &Samples, b: &Batch) -> Result<Vec<f64>> {
+    let mut sums = vec![];
+    for (part, term) in net.parts.iter().flat_map(|p| p.terms.iter().map(move |t| (p, t))) {
+        let said = net.session.read(term.prediction)?;
+        sums.extend(sum_errors(data, term, &part.targets, &b.rows[..b.real], &said));
+    }
+    Ok(sums)
+}
+
+/// The errors of the outputs of a term, summed over rows by their weights; `said` may go on beyond them.
+fn sum_errors(data: &Samples, term: &Term, targets: &[usize], rows: &[usize], said: &[f32]) -> Vec<f64> {
+    let width = if term.goal == Goal::Ratings { targets.len() } else { said.len() / rows.len().max(1) };
+    let mut sums = vec![0.0; term.names.len()];
+    for (&i, said) in rows.iter().zip(said.chunks_exact(width)) {
+        let errors = data.errors(i, term, targets, said);
+        sums.iter_mut().zip(errors).for_each(|(sum, e)| *sum += data.weight[i] as f64 * e);
+    }
+    sums
+}
+
 /// Measures, lowers rates, remembers the best weights, and decides whether to go on.
 fn end_epoch(
     net: &mut Network,
@@ -530,17 +627,20 @@ fn end_epoch(
     best: &mut Best,
 ) -> Result<()> {
     let train_loss: Vec<f64> = state.loss_sum.iter().map(|l| l / state.weight_sum).collect();
-    let val_loss = if val.is_empty() { None } else { Some(losses(net, data, val)?) };
+    let said = if val.is_empty() { None } else { Some(outputs(net, data, val)?) };
+    let val_loss = said.as_ref().map(|said| losses_of(net, data, val, said)).transpose()?;
     if let Some(l) = val_loss.iter().flatten().find(|l| !l.is_finite()) {
         return Err(diverged(*l, &format!("on the monitored pictures after epoch {}", state.epoch + 1)));
     }
     let mean = |l: &[f64]| l.iter().sum::<f64>() / l.len() as f64;
     let last = state.step.saturating_sub(1);
+    let outputs = if tells_outputs(net) { output_losses(net, data, val, said.as_deref(), state) } else { vec![] };
     state.history.push(Epoch {
         epoch: state.epoch + 1,
         train_loss: mean(&train_loss),
         val_loss: val_loss.as_deref().map(mean),
         lr: state.parts.iter().map(|p| s.rate(&p.schedule, state.epoch, last)).fold(0.0, f64::max),
+        outputs,
     });
     let monitored = val_loss.unwrap_or(train_loss);
     for (i, p) in state.parts.iter_mut().enumerate().filter(|(_, p)| !p.stopped) {
@@ -554,8 +654,32 @@ fn end_epoch(
     state.epoch += 1;
     (state.batches, state.weight_sum) = (0, 0.0);
     state.loss_sum.fill(0.0);
+    state.output_sum.clear();
     state.finished = state.epoch >= s.epochs || state.parts.iter().all(|p| p.stopped);
     Ok(())
+}
+
+/// What the losses of an epoch are made of.
+fn output_losses(
+    net: &Network,
+    data: &Samples,
+    val: &[usize],
+    said: Option<&[Vec<Vec<f32>>]>,
+    state: &State,
+) -> Vec<OutputLoss> {
+    let weight: f64 = val.iter().map(|&i| data.weight[i] as f64).sum();
+    let mut all = vec![];
+    for (p, part) in net.parts.iter().enumerate() {
+        for (t, term) in part.terms.iter().enumerate() {
+            let sums = said.map(|said| sum_errors(data, term, &part.targets, val, &said[p][t]));
+            for (i, name) in term.names.iter().enumerate() {
+                let train = state.output_sum.get(all.len()).map(|sum| sum / state.weight_sum);
+                let val = sums.as_ref().map(|sums| sums[i] / weight);
+                all.push(OutputLoss { name: name.clone(), train, val });
+            }
+        }
+    }
+    all
 }
 
 /// Keeps what one part has learned in place of what it knew before: there is never room for both.
@@ -579,61 +703,82 @@ pub fn restore(net: &mut Network, best: &Best) -> Result<()> {
     Ok(())
 }
 
-/// Outputs of all parts for some rows: [rows, outputs of part 0], [rows, outputs of part 1], …
-pub fn outputs(net: &mut Network, data: &Samples, rows: &[usize]) -> Result<Vec<Vec<f32>>> {
-    let mut all = vec![vec![]; net.parts.len()];
+/// What a network says of some rows.
+pub struct Said {
+    /// [rows, targets] in the order of the model's targets; none where classes alone are told apart.
+    pub ratings: Vec<f32>,
+    /// Class scores [rows, classes] before the softmax; none where ratings alone are predicted.
+    pub scores: Vec<f32>,
+}
+
+/// Outputs for some rows, by part and term: [rows, outputs].
+fn outputs(net: &mut Network, data: &Samples, rows: &[usize]) -> Result<Vec<Vec<Vec<f32>>>> {
+    let mut all: Vec<Vec<Vec<f32>>> = net.parts.iter().map(|p| vec![vec![]; p.terms.len()]).collect();
     for chunk in rows.chunks(net.batch) {
         data.feed(net, &data.batch(chunk, net.batch, net.tables.is_empty()))?;
         net.session.run(EVAL)?;
-        for (part, all) in net.parts.iter().zip(&mut all) {
-            let y = net.session.read(part.output)?;
+        for (term, all) in net.parts.iter().flat_map(|p| &p.terms).zip(all.iter_mut().flatten()) {
+            let y = net.session.read(term.output)?;
             all.extend_from_slice(&y[..y.len() / net.batch * chunk.len()]);
         }
     }
     Ok(all)
 }
 
-/// Ratings [rows, targets] in the order of the model's targets.
-pub fn predict(net: &mut Network, data: &Samples, rows: &[usize]) -> Result<Vec<f32>> {
+/// What a network says of some rows.
+pub fn said(net: &mut Network, data: &Samples, rows: &[usize]) -> Result<Said> {
     let parts = outputs(net, data, rows)?;
     let targets: usize = net.parts.iter().map(|p| p.targets.len()).sum();
-    let mut all = vec![0.0; rows.len() * targets];
-    for (part, y) in net.parts.iter().zip(&parts) {
-        for (row, y) in y.chunks_exact(part.targets.len()).enumerate() {
-            part.targets.iter().zip(y).for_each(|(t, y)| all[row * targets + t] = *y);
+    let mut said = Said { ratings: vec![0.0; rows.len() * targets], scores: vec![] };
+    for (part, of) in net.parts.iter().zip(parts) {
+        for (term, y) in part.terms.iter().zip(of) {
+            if term.goal == Goal::Classes {
+                said.scores = y;
+                continue;
+            }
+            for (row, y) in y.chunks_exact(part.targets.len()).enumerate() {
+                part.targets.iter().zip(y).for_each(|(t, y)| said.ratings[row * targets + t] = *y);
+            }
         }
     }
-    Ok(all)
+    Ok(said)
 }
 
-/// The loss of each part over some rows, penalties included, in float64 from the network's outputs.
+/// Ratings [rows, targets] in the order of the model's targets.
+pub fn predict(net: &mut Network, data: &Samples, rows: &[usize]) -> Result<Vec<f32>> {
+    Ok(said(net, data, rows)?.ratings)
+}
+
+/// The loss of each part over some rows ([`Losses`]), penalties included, in float64 from the network's outputs.
 pub fn losses(net: &mut Network, data: &Samples, rows: &[usize]) -> Result<Vec<f64>> {
-    let parts = outputs(net, data, rows)?;
+    let said = outputs(net, data, rows)?;
+    losses_of(net, data, rows, &said)
+}
+
+/// [`losses`] of outputs that are there.
+fn losses_of(net: &mut Network, data: &Samples, rows: &[usize], said: &[Vec<Vec<f32>>]) -> Result<Vec<f64>> {
+    let reduction = net.losses.reduction;
     let weights: f64 = rows.iter().map(|&i| data.weight[i] as f64).sum();
     let mut losses = vec![];
-    for (part, y) in net.parts.iter().zip(&parts) {
-        let width = y.len() / rows.len();
-        let error = |(&i, y): (&usize, &[f32])| -> f64 {
-            let e = match &data.targets {
-                Targets::Ratings(d, all) => {
-                    let square = |(t, y): (&usize, &f32)| (*y as f64 - all[i * d + t] as f64).powi(2);
-                    part.targets.iter().zip(y).map(square).sum::<f64>() / width as f64
-                }
-                Targets::Labels(all) => {
-                    let max = y.iter().fold(f64::NEG_INFINITY, |m, y| m.max(*y as f64));
-                    let sum: f64 = y.iter().map(|y| (*y as f64 - max).exp()).sum();
-                    max + sum.ln() - y[all[i] as usize] as f64
-                }
+    for (part, said) in net.parts.iter().zip(said) {
+        let error = |(term, y): (&Term, &Vec<f32>)| -> f64 {
+            let one = |(&i, y): (&usize, &[f32])| {
+                let each = data.errors(i, term, &part.targets, y);
+                let outputs = if reduction == Reduction::Mean { each.len() as f64 } else { 1.0 };
+                each.iter().sum::<f64>() / outputs * data.weight[i] as f64
             };
-            e * data.weight[i] as f64
+            let sum = rows.iter().zip(y.chunks_exact(y.len() / rows.len())).map(one).sum::<f64>();
+            f64::from(term.weight) * (sum / weights)
         };
-        losses.push(rows.iter().zip(y.chunks_exact(width)).map(error).sum::<f64>() / weights);
+        losses.push(part.terms.iter().zip(said).map(error).sum());
     }
+    // A sum over a batch has the penalty once.
+    let by = if reduction == Reduction::Sum { net.batch as f64 } else { 1.0 };
     if net.parts.iter().any(|p| p.penalty.is_some()) {
         net.session.run(PENALTY)?;
         for (part, loss) in net.parts.iter().zip(&mut losses) {
             if let Some(p) = part.penalty {
-                *loss += net.session.read(p)?[0] as f64;
+                *loss += net.session.read(p)?[0] as f64 / by;
             }
         }
     }

@@ -46,11 +46,13 @@ pub enum Class {
 
 impl Target {
     /// What is explained unless something is asked for: the likeliest class, as in the paper, or all ratings where towers
-    /// have no classes.
+    /// have no classes; both of a model that gives both.
     pub fn usual(config: &Config) -> Vec<Self> {
-        match !config.classes.is_empty() || config.towers.iter().any(|t| config.output(t) == TowerOutput::Softmax) {
-            true => vec![Target::Class(Class::Top)],
-            false => config.targets.iter().cloned().map(Target::Rating).collect(),
+        let ratings = config.targets.iter().cloned().map(Target::Rating);
+        match (config.classes.is_empty(), config.towers.iter().any(|t| config.output(t) == TowerOutput::Softmax)) {
+            (false, _) => [Target::Class(Class::Top)].into_iter().chain(ratings).collect(),
+            (true, true) => vec![Target::Class(Class::Top)],
+            (true, false) => ratings.collect(),
         }
     }
 }
@@ -190,15 +192,15 @@ impl Explainer {
         let card = checkpoint::card(file)?;
         let config = card.config().map_err(|e| Error::file(file.path(), e.to_string()))?.clone();
         let task = Task::EndToEnd { config: config.clone(), frozen: vec![] };
-        let (mut g, images, outputs) = task.evaluation(batch, Precision::Float32)?;
+        let (mut g, images, mut said) = task.evaluation(batch, Precision::Float32)?;
         let ahead = Some(checkpoint::read_ahead(file, &g));
         let mut towers = towers(&g, &card, &config, layer)?;
-        let mut outputs: Vec<_> = config.members().into_iter().map(|m| m.targets).zip(outputs).collect();
         if !config.classes.is_empty() {
             // The classes of the model are what every tower is looked into for.
-            let (_, scores) = outputs.remove(0);
-            towers.iter_mut().for_each(|t| (t.scores, t.classes) = (Some(scores), config.classes.clone()));
+            let scores = said.pop();
+            towers.iter_mut().for_each(|t| (t.scores, t.classes) = (scores, config.classes.clone()));
         }
+        let outputs: Vec<_> = config.members().into_iter().map(|m| m.targets).zip(said).collect();
         let mut build = Builder { g: &mut g, config: &config, towers: &towers, outputs: &outputs };
         let passes = targets.iter().map(|t| build.pass(t)).collect::<Result<Vec<_>>>()?;
         let known = outputs.iter().map(|o| o.1).chain(towers.iter().filter_map(|t| t.scores));

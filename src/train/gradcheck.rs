@@ -178,14 +178,14 @@ impl Subject {
         }
         s.write(weight, Data::F64(&vec![1.0; graph.ty(weight).numel()]))?;
         s.write(state, Data::F64(&vec![seed as u32 as f64; graph.ty(state).numel()]))?;
-        for p in &parts {
-            let t = graph.ty(p.y);
+        for term in parts.iter().flat_map(|p| &p.terms) {
+            let t = graph.ty(term.y);
             let y: Vec<f64> = match t.dtype {
                 // Class 0, 1, …: any network has as many.
-                DType::I32 => (0..t.numel()).map(|i| (i % graph.ty(p.output).row()) as f64).collect(),
+                DType::I32 => (0..t.numel()).map(|i| (i % graph.ty(term.output).row()) as f64).collect(),
                 _ => uniform(t.numel()).iter().map(|u| 2.0 + 6.0 * u).collect(),
             };
-            s.write(p.y, Data::F64(&y))?;
+            s.write(term.y, Data::F64(&y))?;
         }
         debug_assert_eq!(graph.ty(state), dropout::state_type());
         Ok(Self { graph, parts, grads, session: s })

@@ -5,7 +5,7 @@ use crate::device::{self, Device, MemoryHints, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Node, Value};
 use crate::launch::Products;
-use crate::models::{self, Config, Size, Tower};
+use crate::models::{self, Architecture, Config, Goal, Size, Tower};
 use crate::nn::{Mode, Net};
 use crate::ops::adamw::AdamW;
 use crate::ops::augment::Augment;
@@ -91,6 +91,40 @@ pub enum Optimizer {
     AdamW(AdamW),
 }
 
+/// How the errors of a model's outputs become the loss that is differentiated: the squared error of its ratings and the
+/// cross-entropy of its classes, each by its weight. Penalties of weights are added as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Losses {
+    /// `mean`: over the rows of a batch, and for ratings over their number too; `sum`: over both. A history tells of the mean
+    /// over rows in any case, and with `sum` of the sum over ratings.
+    pub reduction: Reduction,
+    /// Of the squared error, above 0.
+    pub ratings: f32,
+    /// Of the cross-entropy, above 0.
+    pub classes: f32,
+}
+
+impl Default for Losses {
+    fn default() -> Self {
+        Self { reduction: Reduction::Mean, ratings: 1.0, classes: 1.0 }
+    }
+}
+
+impl Losses {
+    /// Whether they are as every model had them before there was a choice.
+    pub fn plain(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn weight(&self, goal: Goal) -> f32 {
+        match goal {
+            Goal::Ratings => self.ratings,
+            Goal::Classes => self.classes,
+        }
+    }
+}
+
 /// How a network is trained: by what updates, on what numbers, on what pictures.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Method {
@@ -103,11 +137,19 @@ pub struct Method {
     /// Whether rows count differently: the gradient of a batch is then multiplied by what its rows count on average over
     /// what all rows do ([`Part::share`]). Without that a batch of small weights would pull as hard as one of large ones.
     pub weighted: bool,
+    pub losses: Losses,
 }
 
 impl From<Optimizer> for Method {
     fn from(optimizer: Optimizer) -> Self {
-        Self { optimizer, precision: Precision::Float32, augment: None, resident: None, weighted: false }
+        Self {
+            optimizer,
+            precision: Precision::Float32,
+            augment: None,
+            resident: None,
+            weighted: false,
+            losses: Losses::default(),
+        }
     }
 }
 
@@ -126,26 +168,42 @@ pub struct Scaling {
     pub by: Value,
 }
 
+/// What history calls the output that tells classes apart.
+pub const CLASSES: &str = "classes";
+
+/// A term of a part's loss: what the part says, and what it should say.
+pub struct Term {
+    pub goal: Goal,
+    /// Names of the outputs whose errors a history tells apart: each rating, or [`CLASSES`] as one.
+    pub names: Vec<String>,
+    /// Input: ratings [N, targets], or labels [N].
+    pub y: Value,
+    /// Output of the evaluation plan: ratings [N, targets], or class scores [N, classes].
+    pub output: Value,
+    /// The same as the batch was trained on; an output of the training plan where a history tells outputs apart.
+    pub prediction: Value,
+    /// By what its error is multiplied in the loss.
+    pub weight: f32,
+}
+
 /// An independently trained part of the network.
 pub struct Part {
     /// Prefix of its parameters.
     pub prefix: String,
-    /// Indices of its targets; none where it tells classes apart.
+    /// Indices of its targets; none where it only tells classes apart.
     pub targets: Vec<usize>,
-    /// Input: ratings [N, targets], or labels [N].
-    pub y: Value,
+    /// At least one.
+    pub terms: Vec<Term>,
     /// Input [4]: the settings of an update, [`optim::hyper_type`].
     pub hyper: Value,
     /// Of the loss, in [`Precision::Fp16`].
     pub scaling: Option<Scaling>,
     /// Where rows count differently, [1]: mean weight of the batch over mean weight of the training rows.
     pub share: Option<Value>,
-    /// Output of the training plan [1]: the mean error plus the penalty.
+    /// Output of the training plan [1]: the errors by their weights, plus the penalty.
     pub loss: Value,
     /// Output of the penalty plan [1].
     pub penalty: Option<Value>,
-    /// Output of the evaluation plan: ratings [N, targets], or class scores [N, classes].
-    pub output: Value,
     /// Trained parameters.
     pub params: Vec<Value>,
     /// What the optimiser remembers of their gradients, in the same order: SGD's velocities, AdamW's means.
@@ -184,6 +242,7 @@ pub struct Network {
     /// Input: seed and step of dropout masks and augmentation.
     pub state: Value,
     pub parts: Vec<Part>,
+    pub losses: Losses,
 }
 
 /// The graph of a network before anything is planned or allocated.
@@ -212,6 +271,24 @@ impl Task {
                 config.members().into_iter().map(|m| (m.prefix, m.targets)).collect()
             }
             Task::Tower { .. } | Task::Classifier { .. } => vec![(String::new(), vec![])],
+        }
+    }
+
+    /// What every part is asked for.
+    fn goals(&self) -> Vec<Goal> {
+        match self {
+            Task::EndToEnd { config, .. } | Task::Head { config } => config.goals(),
+            Task::Tower { .. } | Task::Classifier { .. } => vec![Goal::Classes],
+        }
+    }
+
+    /// Names of the outputs that belong to a goal of a part.
+    fn names(&self, goal: Goal, targets: &[usize]) -> Vec<String> {
+        match (goal, self) {
+            (Goal::Ratings, Task::EndToEnd { config, .. } | Task::Head { config }) => {
+                targets.iter().map(|&t| config.targets[t].clone()).collect()
+            }
+            _ => vec![CLASSES.into()],
         }
     }
 
@@ -255,12 +332,12 @@ impl Task {
         }
     }
 
-    /// What is predicted, in float32 as losses and people take it.
-    fn forward(&self, net: &mut Net, x: &[Value], part: usize) -> Result<Value> {
+    /// What is predicted for each goal, in float32 as losses and people take it.
+    fn forward(&self, net: &mut Net, x: &[Value], part: usize) -> Result<Vec<Value>> {
         let y = match self {
             Task::EndToEnd { config, .. } => config.forward(net, &config.members()[part], x),
             Task::Head { config } => config.predict(net, &config.members()[part], x[part]),
-            Task::Tower { tower, .. } => tower.logits(net, x[0]),
+            Task::Tower { tower, .. } => vec![tower.logits(net, x[0])],
             Task::Classifier { network, width, classes, image } => {
                 let table = models::find(network)?;
                 if *image < table.smallest || *width == 0 || *classes == 0 {
@@ -268,10 +345,10 @@ impl Task {
                     return Err(Error::usage(sides).fix("raise --image"));
                 }
                 let x = net.normalize(x[0], &Preprocess::preset(CLASSIFIER)?);
-                table.build(net, x, Size { width: *width, outputs: *classes })
+                vec![table.build(net, x, Size { width: *width, outputs: *classes })]
             }
         };
-        Ok(net.wide(y))
+        Ok(y.into_iter().map(|y| net.wide(y)).collect())
     }
 
     /// Whether a network can be built of it at all. What a file says would otherwise be asserted, not reported.
@@ -283,7 +360,9 @@ impl Task {
         let image = |side: usize| (1..=4096).contains(&side);
         match self {
             Task::EndToEnd { config, .. } | Task::Head { config } => {
-                let some = !config.towers.is_empty() && config.targets.is_empty() != config.classes.is_empty();
+                // One trunk cannot be split.
+                let both = config.goals().len() > 1 && config.architecture == Architecture::Split;
+                let some = !config.towers.is_empty() && !config.goals().is_empty() && !both;
                 some && config.check_sides().is_ok()
                     && config.towers.iter().all(tower)
                     && widths(&config.head)
@@ -302,7 +381,7 @@ impl Task {
         }
     }
 
-    /// The evaluation alone: its graph, inputs, and the output of each part.
+    /// The evaluation alone: its graph, inputs, and the outputs of each part: its ratings, then its classes.
     pub fn evaluation(&self, batch: usize, precision: Precision) -> Result<(Graph, Vec<Value>, Vec<Value>)> {
         self.evaluated(batch, |net| net.stored_as(precision.storage()))
     }
@@ -320,10 +399,10 @@ impl Task {
         let mut g = Graph::default();
         let x = self.inputs(&mut g, batch)?;
         let mut net = how(Net::new(&mut g, Mode::Eval));
-        let outputs = (0..self.parts().len()).map(|p| self.forward(&mut net, &x, p)).collect::<Result<_>>()?;
+        let outputs = (0..self.parts().len()).map(|p| self.forward(&mut net, &x, p)).collect::<Result<Vec<_>>>()?;
         net.take_penalty();
         g.check()?;
-        Ok((g, x, outputs))
+        Ok((g, x, outputs.concat()))
     }
 
     /// Scopes of a part that are not trained.
@@ -349,7 +428,9 @@ impl Task {
 impl Blueprint {
     /// Builds and differentiates.
     pub fn new(task: &Task, batch: usize, method: impl Into<Method>) -> Result<Self> {
-        let Method { optimizer, precision, augment, resident, weighted } = method.into();
+        let Method { optimizer, precision, augment, resident, weighted, losses } = method.into();
+        // A sum has no mean weight to be put right.
+        let weighted = weighted && losses.reduction == Reduction::Mean;
         let storage = precision.storage();
         let mut g = Graph::default();
         let weight = g.input("weight", Type::f32(&[batch]));
@@ -380,25 +461,42 @@ impl Blueprint {
             }
         };
         let (mut parts, mut updates, mut outputs, mut penalties) = (vec![], vec![], vec![], vec![]);
-        for (p, (prefix, targets)) in task.parts().into_iter().enumerate() {
+        let (parts_of, goals) = (task.parts(), task.goals());
+        let several =
+            parts_of.iter().map(|p| goals.iter().map(|g| task.names(*g, &p.1).len()).sum::<usize>()).sum::<usize>() > 1;
+        for (p, (prefix, targets)) in parts_of.into_iter().enumerate() {
             // Penalties are computed twice: inside the step, where they are differentiated, and on their own.
             let mut net = Net::new(&mut g, Mode::Eval).stored_as(storage);
-            let output = task.forward(&mut net, &seen, p)?;
+            let said = task.forward(&mut net, &seen, p)?;
             let penalty = net.take_penalty();
             let mut net =
                 Net::new(&mut g, Mode::Train { state, rows: weight }).freeze(task.frozen(&prefix)).stored_as(storage);
-            let prediction = task.forward(&mut net, &changed, p)?;
+            let predicted = task.forward(&mut net, &changed, p)?;
             let train_penalty = net.take_penalty();
             let (statistics, new): (Vec<Value>, Vec<Value>) = net.take_updates().into_iter().unzip();
             updates.extend(new);
             g.set_label("loss");
-            let (y, error) = if targets.is_empty() {
-                let y = g.input(&format!("{prefix}label"), Type::new(DType::I32, &[batch]));
-                (y, g.push1(CrossEntropy::default(), &[prediction, y, weight]))
-            } else {
-                let y = g.input(&format!("{prefix}rating"), Type::f32(&[batch, targets.len()]));
-                (y, g.push1(Mse { reduction: Reduction::Mean }, &[prediction, y, weight]))
-            };
+            let (mut terms, mut errors) = (vec![], vec![]);
+            for ((&goal, output), prediction) in goals.iter().zip(said).zip(predicted) {
+                let reduction = losses.reduction;
+                let (y, error) = match goal {
+                    Goal::Classes => {
+                        let y = g.input(&format!("{prefix}label"), Type::new(DType::I32, &[batch]));
+                        let op = CrossEntropy { reduction, ..CrossEntropy::default() };
+                        (y, g.push1(op, &[prediction, y, weight]))
+                    }
+                    Goal::Ratings => {
+                        let y = g.input(&format!("{prefix}rating"), Type::f32(&[batch, targets.len()]));
+                        (y, g.push1(Mse { reduction }, &[prediction, y, weight]))
+                    }
+                };
+                let by = losses.weight(goal);
+                errors.push(if by == 1.0 { error } else { g.push1(arith::Scale { by }, &[error]) });
+                outputs.push(output);
+                terms.push(Term { goal, names: task.names(goal, &targets), y, output, prediction, weight: by });
+            }
+            let add = |g: &mut Graph, a, b| g.push1(arith::Add, &[a, b]);
+            let error = errors.into_iter().reduce(|a, b| add(&mut g, a, b)).expect("a part is asked for something");
             let loss = match train_penalty {
                 Some(l2) => g.push1(arith::Add, &[error, l2]),
                 None => error,
@@ -447,18 +545,17 @@ impl Blueprint {
             }
             updates.extend(scaling.map(|s| s.by));
             updates.push(loss);
-            outputs.push(output);
+            updates.extend(terms.iter().map(|t| t.prediction).filter(|_| several));
             penalties.extend(penalty);
             parts.push(Part {
                 prefix,
                 targets,
-                y,
+                terms,
                 hyper,
                 scaling,
                 share,
                 loss,
                 penalty,
-                output,
                 params,
                 velocity,
                 squares,
@@ -517,7 +614,7 @@ impl Network {
         let (hints, options) = (b.memory_hints(), device.options());
         let session = Session::within(hints, b.graph.clone(), &b.want(), options, device)?;
         let Blueprint { batch, x, tables, rows, weight, state, .. } = b;
-        Ok(Self { session, batch, x, tables, rows, weight, state, parts: b.parts })
+        Ok(Self { session, batch, x, tables, rows, weight, state, parts: b.parts, losses: method.losses })
     }
 
     /// Updates after which running statistics are those of the pictures and no longer what they began with: three times

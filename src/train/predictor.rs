@@ -115,7 +115,8 @@ impl Predictor {
             }
         }
         if !config.classes.is_empty() {
-            let probabilities = Net::new(&mut g, Mode::Eval).softmax(CLASS, want.remove(0));
+            let scores = want.pop().expect("of the classes, behind the ratings");
+            let probabilities = Net::new(&mut g, Mode::Eval).softmax(CLASS, scores);
             let (names, count) = (config.classes.clone(), config.classes.len());
             classes.push(Classes { tower: CLASS.into(), names, count, probabilities });
         }

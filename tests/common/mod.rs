@@ -253,7 +253,8 @@ pub fn steps(device: Box<dyn Device>, precision: Precision, replays: bool) -> Ve
     for step in 0..4 {
         s.write(net.state, Data::U32(&[7, 0, step])).unwrap();
         for part in &net.parts {
-            s.write(part.y, Data::F32(&vec![0.5 + step as f32; numel(s, part.y)])).unwrap();
+            let y = part.terms[0].y;
+            s.write(y, Data::F32(&vec![0.5 + step as f32; numel(s, y)])).unwrap();
             s.write(part.hyper, Data::F32(&[0.01, 0.9, 0.0, (step == 0) as u8 as f32])).unwrap();
         }
         for plan in [network::TRAIN, network::EVAL] {
@@ -263,7 +264,7 @@ pub fn steps(device: Box<dyn Device>, precision: Precision, replays: bool) -> Ve
             }
             let wanted = net.parts.iter().flat_map(|p| match plan {
                 network::TRAIN => [&[p.loss], &p.params[..], &p.velocity].concat(),
-                _ => vec![p.output],
+                _ => vec![p.terms[0].output],
             });
             all.push(wanted.flat_map(|v| s.read(v).unwrap()).map(f32::to_bits).collect::<Vec<u32>>());
         }
@@ -316,9 +317,9 @@ pub fn training(c: &Config, n: usize, masked: bool) -> Training {
     let mode = if masked { Mode::Masked { rows } } else { Mode::Train { state, rows } };
     let (mut targets, mut losses, mut eval) = (vec![], vec![], vec![]);
     for m in c.members() {
-        eval.push(c.forward(&mut Net::new(&mut g, Mode::Eval), &m, &[image]));
+        eval.extend(c.forward(&mut Net::new(&mut g, Mode::Eval), &m, &[image]));
         let mut net = Net::new(&mut g, mode);
-        let y = c.forward(&mut net, &m, &[image]);
+        let y = c.forward(&mut net, &m, &[image])[0];
         let penalty = net.take_penalty();
         let t = g.input(&format!("{}targets", m.prefix), Type::f32(&[n, m.targets.len()]));
         losses.push(g.push1(loss::Mse { reduction: loss::Reduction::Mean }, &[y, t, rows]));

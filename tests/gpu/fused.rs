@@ -50,7 +50,7 @@ fn trained(
         s.write(b.state, Data::U32(&[7, 0, step])).unwrap();
         for part in &b.parts {
             let ratings: Vec<f32> = (0..BATCH * part.targets.len()).map(|i| 1.0 + i as f32).collect();
-            s.write(part.y, Data::F32(&ratings)).unwrap();
+            s.write(part.terms[0].y, Data::F32(&ratings)).unwrap();
             s.write(part.hyper, Data::F32(&[0.01, 0.9, 0.0, (step == 0) as u8 as f32])).unwrap();
             part.scaling.into_iter().for_each(|scaling| s.write(scaling.scale, Data::F32(&[64.0])).unwrap());
         }
@@ -59,7 +59,7 @@ fn trained(
         bits.extend(all.flat_map(|v| s.read64(v).unwrap()).map(f64::to_bits));
     }
     s.run(EVAL).unwrap();
-    bits.extend(b.parts.iter().flat_map(|p| s.read64(p.output).unwrap()).map(f64::to_bits));
+    bits.extend(b.parts.iter().flat_map(|p| s.read64(p.terms[0].output).unwrap()).map(f64::to_bits));
     assert!(bits.iter().all(|b| f64::from_bits(*b).is_finite()));
     let names = |plan: usize| s.plans[plan].steps().iter().flatten().map(|&i| s.graph.nodes()[i].op.name()).collect();
     (bits, [TRAIN, EVAL].map(names))

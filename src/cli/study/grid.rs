@@ -58,7 +58,8 @@ impl Grid {
     /// Reads the manifest, and the folds or deals them. Folds that lie in `out` must be those; with `anew` they are replaced.
     pub fn open(study: &Path, out: &Path, anew: bool) -> Result<Self> {
         let plan = Plan::read(study)?;
-        let targets: Vec<&str> = plan.targets().iter().map(String::as_str).collect();
+        let targets = plan.targets();
+        let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
         let mut manifest = Manifest::read(&plan.manifest, &targets)?;
         let data = &plan.models[0].flags.data;
         let mut classes = vec![];
@@ -154,7 +155,7 @@ impl Grid {
     /// A model that cannot be set up: a missing weight file.
     pub fn basis(&self, model: &Model) -> Result<Basis> {
         let f = &model.flags;
-        let (config, _, frozen) = f.model.model(&f.data.targets, f.train.seed)?;
+        let (config, _, frozen) = f.model.model(&f.data.targets(), f.train.seed)?;
         let short = |text: String| hash::content_hex(text.as_bytes());
         let json = |what: serde_json::Value| short(what.to_string());
         let mut basis = Basis::from([
@@ -334,7 +335,7 @@ impl Grid {
         }
         Ok(Study {
             title: self.plan.title.clone(),
-            targets: self.plan.targets().to_vec(),
+            targets: self.plan.targets(),
             classes: self.classes.clone(),
             models,
             layouts: self.plan.tables.clone(),

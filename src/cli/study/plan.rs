@@ -140,9 +140,8 @@ impl Plan {
     }
 
     /// Columns that every model predicts; none where classes are told apart.
-    pub fn targets(&self) -> &[String] {
-        let data = &self.models[0].flags.data;
-        if data.label.is_some() { &[] } else { &data.targets }
+    pub fn targets(&self) -> Vec<String> {
+        self.models[0].flags.data.targets()
     }
 
     fn check(&self) -> Result<()> {
@@ -176,7 +175,11 @@ impl Plan {
             if self.models[..i].iter().any(|o| o.name.eq_ignore_ascii_case(&m.name)) {
                 return refuse(place, "comes twice".into(), "give every model a name of its own");
             }
-            if m.flags.data.targets != first.flags.data.targets {
+            if m.flags.data.targets.is_some() && m.flags.data.label.is_some() {
+                let fix = "leave out `targets` or `label`; `train` and `cross-validate` take both";
+                return refuse(place, "predicts ratings and tells classes apart".into(), fix);
+            }
+            if m.flags.data.targets() != first.flags.data.targets() {
                 return refuse(place, "predicts other targets than the first".into(), "set `targets` in [train]");
             }
             let told = |f: &Flags| (f.data.label.clone(), f.data.label_map.clone(), f.data.min_count);
@@ -361,7 +364,7 @@ mod tests {
             ("xception", 150, 2048, "penultimate"),
         ] {
             let f = find(name);
-            let (config, _, frozen) = f.model.model(&f.data.targets, 1).unwrap();
+            let (config, _, frozen) = f.model.model(&f.data.targets(), 1).unwrap();
             assert_eq!((config.image, config.features(), config.towers[0].preprocess.name()), (side, width, "noguera"));
             assert_eq!(
                 (config.output(&config.towers[0]).to_string().as_str(), config.head.len()),

@@ -142,7 +142,7 @@ impl Command {
         let mut flags = m.flags.model.clone();
         let given = |(tower, other): &(String, String)| format!("{tower}={}", grid.checkpoint(other, fold).display());
         flags.weights.extend(m.after.iter().map(given));
-        let parts = flags.model(&data.targets, m.flags.train.seed)?;
+        let parts = flags.model(&data.targets(), m.flags.train.seed)?;
         let choice = m.flags.model.head()?.0;
         let mut job = Job::load(&grid.plan.manifest, &grid.out, parts, choice, &m.flags.train, &data, &self.compute)?;
         drop(making);
@@ -203,9 +203,10 @@ impl Command {
             let judged = if l.job.tells_classes() {
                 let truth: Vec<usize> = rows.iter().map(|&i| l.job.y[i]).collect();
                 told_apart.extend(if told { rows.clone() } else { vec![] });
-                probabilities.extend_from_slice(if told { &y } else { &[] });
-                Judged::Classes(Classified::of(&l.job.config.classes, &truth, &y))
+                probabilities.extend_from_slice(if told { &y.probabilities } else { &[] });
+                Judged::Classes(Classified::of(&l.job.config.classes, &truth, &y.probabilities))
             } else {
+                let y = y.ratings;
                 lines.extend(rows.iter().copied().zip(y.chunks_exact(n).map(<[f32]>::to_vec)).filter(|_| told));
                 Judged::Metrics(l.job.measure(&rows, &y, &train)?)
             };

@@ -12,14 +12,16 @@ pub use mse::{Mse, MseBoth, MseGrad};
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::shape::Type;
+use serde::{Deserialize, Serialize};
 
 /// What a loss does with the errors of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum Reduction {
-    /// Weighted mean over all elements: rows x outputs.
+    /// Over all elements, by the weights of their rows: rows x outputs of ratings, rows of classes.
     #[default]
     Mean,
-    /// Weighted sum.
+    /// The same without the division.
     Sum,
 }
 
