@@ -11,7 +11,7 @@ use deep_affect::device::{self, Data, Session};
 use deep_affect::export::onnx::{self, INLINE};
 use deep_affect::export::source::Output;
 use deep_affect::export::{Format, Layout, Source, export};
-use deep_affect::models::{self, Architecture, Config, TowerOutput};
+use deep_affect::models::{self, Architecture, Config, Standardize, TowerOutput};
 use deep_affect::ops::activation::{Act, Activate};
 use deep_affect::preprocess::Preprocess;
 use deep_affect::rng::{Rng, Stream};
@@ -220,7 +220,8 @@ fn fused(architecture: Architecture, tower_output: TowerOutput) -> Config {
         (t.width, t.classes, t.preprocess) = (16, 6, Preprocess::preset(preset).unwrap());
         t.dense.iter_mut().for_each(|d| *d = 12);
     }
-    (c.tower_output, c.standardize) = (tower_output, tower_output != TowerOutput::Softmax);
+    let scaled = if tower_output == TowerOutput::Softmax { Standardize::No } else { Standardize::Yes };
+    (c.tower_output, c.standardize) = (tower_output, scaled);
     (c.head, c.keep, c.image) = (vec![8, 7], vec![0.5; 2], 64);
     c
 }

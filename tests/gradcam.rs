@@ -4,7 +4,7 @@ mod common;
 
 use deep_affect::data::Alpha;
 use deep_affect::device::{self, Device};
-use deep_affect::models::{Architecture, Base, Config, OutAct, Tower, TowerOutput};
+use deep_affect::models::{Architecture, Base, Config, OutAct, Standardize, Tower, TowerOutput};
 use deep_affect::preprocess::Preprocess;
 use deep_affect::train::checkpoint::{self, CARD, Card};
 use deep_affect::train::fit::{Settings, State};
@@ -48,7 +48,7 @@ fn config(architecture: Architecture, tower_output: TowerOutput) -> Config {
         towers: vec![tower("object", Base::VGG16, 32, 7), tower("face", Base::VGG19, 64, 5)],
         tower_output,
         heads: 1,
-        standardize: false,
+        standardize: Standardize::No,
         head: vec![6],
         keep_features: 1.0,
         keep: vec![1.0],

@@ -36,6 +36,10 @@ pub struct TowerFlags {
     /// Hidden dense layers; the published ones by default.
     #[arg(long, value_parser = whole::<usize>(1..=MANY), value_delimiter = ',', value_name = "WIDTHS")]
     dense: Option<Vec<usize>>,
+    /// Average the last feature map over the image before the dense layers, instead of flattening it: global average pooling,
+    /// for VGGs.
+    #[arg(long)]
+    global_pooling: bool,
     /// Probability to keep a hidden dense unit while training.
     #[arg(long, value_parser = number::<f32>(0.0, 1.0), value_name = "P")]
     keep: Option<f32>,
@@ -80,6 +84,11 @@ impl TowerFlags {
         tower.dense.iter_mut().for_each(|d| *d = (*d / tower.width).max(1));
         tower.dense = self.dense.clone().unwrap_or(tower.dense);
         tower.keep = self.keep.unwrap_or(tower.keep);
+        if self.global_pooling && tower.base.network().top != "fc3" {
+            return Err(Error::usage(format!("--global-pooling: {} pools so as it was published", tower.base))
+                .fix("leave it out: it is for VGGs"));
+        }
+        tower.average = self.global_pooling;
         if !(tower.keep > 0.0 && tower.keep <= 1.0) {
             return Err(Error::usage(format!("--keep {} is not a number above 0 and up to 1", tower.keep)));
         }

@@ -2,6 +2,7 @@
 
 use super::deal::{Dealt, FoldFlags};
 use super::job::Job;
+use super::output::clean;
 use super::preset::Preselected;
 use super::{command_line, output};
 use crate::atomic;
@@ -12,6 +13,7 @@ use crate::report::folder::{About, Outcome, write_folder};
 use crate::train::classified::Classified;
 use crate::train::family::Family;
 use crate::train::folds::FoldMetrics;
+use crate::train::solved::check_classes;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -43,6 +45,10 @@ impl Command {
         if let Some(warning) = &warning {
             remark!("warning: {warning}");
         }
+        if job.tells_classes() {
+            let remarks = check_classes(&job.config.classes, &job.y, &fold, k).map_err(|e| e.as_usage())?;
+            remarks.iter().for_each(|r| remark!("{}", clean(r)));
+        }
         folds::write(self.out.join("folds.csv"), &job.manifest, &fold)?;
         let mut models = vec![];
         let (n, k_classes) = (job.config.targets.len(), job.config.classes.len());
@@ -54,7 +60,7 @@ impl Command {
         for f in 0..k {
             let pick = |inside: bool| (0..fold.len()).filter(|&i| (fold[i] == f) == inside).collect::<Vec<_>>();
             let (test, rest) = (pick(true), pick(false));
-            let [train, val] = job.hold_out(&rest)?;
+            let [train, val] = job.hold_out(&rest, &test)?;
             let kept = self.keep_models.then(|| self.out.join(format!("fold-{}.safetensors", folds::number(f))));
             let (mut net, state, _) =
                 job.run([&train, &val], &format!("fold {} of {k}", f + 1), kept.as_deref(), false)?;
@@ -94,16 +100,20 @@ impl Command {
                  first; what is called pooled is over the pictures of all folds at once."
             ),
         };
+        if let Some(leak) = job.leak() {
+            remark!("warning: {leak}");
+        }
+        let monitored = if job.leak().is_some() { fold.len() } else { 0 };
         let about = About {
             title: format!("{k}-fold cross-validation, {kind}"),
             command: command_line(),
             device: job.device_name.clone(),
             facts: vec![("Seed".into(), flags.train.seed.to_string())],
-            notes: warning.into_iter().chain([how]).chain(job.left_out()).collect(),
+            notes: job.leak().into_iter().chain(warning).chain([how]).chain(job.left_out()).collect(),
             history: &[],
             manifest: &job.manifest,
             folds: Some(&numbers),
-            seen: Some([0, 0]),
+            seen: Some([0, monitored]),
         };
         if job.tells_classes() {
             let (about, classes, probabilities) = (about.clone(), &job.config.classes[..], &probabilities[..]);

@@ -5,6 +5,7 @@ use crate::data::{Manifest, folds};
 use crate::error::{Error, Result};
 use crate::files;
 use clap::Args;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// What a command line says of folds.
@@ -16,6 +17,9 @@ pub struct FoldFlags {
     /// Deal rows out one by one although the manifest has groups: near-duplicates may then be on both sides.
     #[arg(long)]
     ungrouped: bool,
+    /// Deal every set of the manifest (column dataset) evenly over the folds.
+    #[arg(long, conflicts_with = "fold_file")]
+    stratify: bool,
     /// Folds from a file written by an earlier run.
     #[arg(long, value_name = "FILE")]
     fold_file: Option<PathBuf>,
@@ -37,6 +41,7 @@ impl FoldFlags {
             file: self.fold_file.as_deref(),
             k: self.folds,
             ungrouped: self.ungrouped,
+            stratify: self.stratify,
             ignore_column: self.ignore_fold_column,
             seed,
         }
@@ -51,6 +56,8 @@ pub struct Asked<'a> {
     pub k: Option<u32>,
     /// Rows are dealt one by one although the manifest has groups.
     pub ungrouped: bool,
+    /// Every set is dealt evenly.
+    pub stratify: bool,
     /// Deal although the manifest has a column of folds.
     pub ignore_column: bool,
     pub seed: u64,
@@ -78,6 +85,11 @@ impl Asked<'_> {
     /// or that has another number of folds than was asked for.
     pub fn deal(&self, path: &Path, manifest: &Manifest) -> Result<Dealt> {
         let column = if self.ignore_column { None } else { folds::of_column(path, manifest)? };
+        if self.stratify && column.is_some() {
+            return Err(Error::file(path, "--stratify: its column `fold` says who is tested together")
+                .fix("leave it out, or deal anew with --ignore-fold-column")
+                .as_usage());
+        }
         let groups = manifest.groups();
         let (fold, whose) = match (self.file, column) {
             (Some(file), _) => (folds::read(file, manifest)?, file),
@@ -93,7 +105,12 @@ impl Asked<'_> {
             }
             (None, None) => {
                 let grouped = !self.ungrouped && groups.iter().any(Option::is_some);
-                (folds::folds(&groups, self.k.unwrap_or(FOLDS), self.seed, grouped)?, path)
+                let k = self.k.unwrap_or(FOLDS);
+                let fold = match self.stratify {
+                    true => folds::stratified(&sets(path, manifest)?, &groups, k, self.seed, grouped)?,
+                    false => folds::folds(&groups, k, self.seed, grouped)?,
+                };
+                (fold, path)
             }
         };
         let k = count(&fold);
@@ -116,6 +133,19 @@ impl Asked<'_> {
         let (kept, warning) = leakage(&groups, &fold);
         Ok(Dealt { fold, k: 2, kept, warning })
     }
+}
+
+/// The number of each row's set.
+fn sets(path: &Path, manifest: &Manifest) -> Result<Vec<usize>> {
+    let names: BTreeSet<Option<&str>> = manifest.rows.iter().map(|r| r.dataset.as_deref()).collect();
+    if names.len() < 2 {
+        return Err(Error::file(path, "--stratify: names fewer than two sets")
+            .at("column dataset")
+            .fix("leave it out, or join sets with `deep-affect merge`")
+            .as_usage());
+    }
+    let number = |d: Option<&str>| names.iter().position(|n| *n == d).expect("collected above");
+    Ok(manifest.rows.iter().map(|r| number(r.dataset.as_deref())).collect())
 }
 
 fn count(fold: &[u32]) -> u32 {
@@ -154,7 +184,7 @@ mod tests {
     }
 
     fn asked(k: Option<u32>) -> Asked<'static> {
-        Asked { file: None, k, ungrouped: false, ignore_column: false, seed: 1 }
+        Asked { file: None, k, ungrouped: false, stratify: false, ignore_column: false, seed: 1 }
     }
 
     #[test]
@@ -174,6 +204,28 @@ mod tests {
         let d = d.deal(Path::new("m.csv"), &manifest(&pairs)).unwrap();
         let parted = (0..4).filter(|g| d.fold[2 * g] != d.fold[2 * g + 1]).count();
         assert!(parted > 0 && d.kept == format!("{parted} of 4 groups are parted"), "{}", d.kept);
+    }
+
+    /// Nine pictures of a large set and three of a small one: each of three folds has three and one, in groups of two or alone.
+    #[test]
+    fn every_set_is_dealt_evenly() {
+        let row = |i: usize| Row {
+            path: format!("{i}.png"),
+            dataset: Some(if i < 9 { "large" } else { "small" }.into()),
+            ..Row::default()
+        };
+        let m = Manifest::new("", &[], (0..12).map(row).collect(), vec![]);
+        let deal = |seed| Asked { stratify: true, seed, ..asked(Some(3)) }.deal(Path::new("m.csv"), &m).map(|d| d.fold);
+        for seed in 1..6 {
+            let fold = deal(seed).unwrap();
+            for f in 0..3 {
+                let of = |rows: std::ops::Range<usize>| rows.filter(|&i| fold[i] == f).count();
+                assert_eq!((of(0..9), of(9..12)), (3, 1), "seed {seed}: {fold:?}");
+            }
+        }
+        let one = manifest(&[(None, None); 4]);
+        let e = Asked { stratify: true, ..asked(Some(2)) }.deal(Path::new("m.csv"), &one).map(|_| ()).unwrap_err();
+        assert!(e.to_string().contains("names fewer than two sets"), "{e}");
     }
 
     #[test]

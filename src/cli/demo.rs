@@ -1,14 +1,14 @@
 //! `demo`: the main job on the bundled photographs, from pretrained weights to a tested model.
 
 use super::Compute;
-use super::flags::{Checkpoints, DataFlags, HeadChoice, Resident, TrainFlags};
+use super::flags::{Checkpoints, DataFlags, HeadChoice, Monitor, Resident, TrainFlags};
 use super::job::{Job, split};
 use super::ranges::{MANY, whole};
 use super::train::{CHECKPOINT, train};
 use crate::bundled;
 use crate::data::Alpha;
 use crate::error::{Error, Result};
-use crate::models::{Architecture, Config};
+use crate::models::{Architecture, Config, Standardize};
 use crate::ops::loss::Reduction;
 use crate::report::folder::claim;
 use crate::train::fit::{SgdForm, Updates};
@@ -116,7 +116,7 @@ impl Command {
     fn model(&self) -> Result<(Config, Initial)> {
         let mut config = Config::published(Architecture::Shared, &["object".into()], 5)?;
         config.tower_output = "block4+block5".parse().map_err(Error::job)?;
-        config.standardize = true;
+        config.standardize = Standardize::Yes;
         (config.head, config.keep, config.keep_features) = (vec![192], vec![0.5], 0.7);
         config.image = self.image;
         config.check_sides()?;
@@ -156,6 +156,7 @@ impl Command {
             min_delta: 0.0,
             test: TEST,
             val: 0.0,
+            monitor: Monitor::Val,
             seed: self.seed,
             loss_weights: vec![],
             reduction: Reduction::Mean,

@@ -6,7 +6,7 @@ use super::ranges::{MANY, number, whole};
 use crate::data::Alpha;
 use crate::data::manifest::TARGETS;
 use crate::error::{Error, Result};
-use crate::models::{Architecture, Base, Config, Goal, OutAct, Tower, TowerOutput};
+use crate::models::{Architecture, Base, Config, Goal, OutAct, Standardize, Tower, TowerOutput};
 use crate::ops::loss::Reduction;
 use crate::preprocess::{Crop, Preprocess};
 use crate::train::checkpoint;
@@ -64,8 +64,13 @@ pub struct ModelFlags {
     /// Multiplies what a tower hands to the head: α and 1 - α join two networks by a convex combination; repeatable.
     #[arg(long, value_name = "TOWER=FACTOR")]
     pub scale: Vec<String>,
-    /// Whether features are standardised over the training pictures before the head. By default they are, but for class
-    /// probabilities, and for --network where it is trained.
+    /// Probability to KEEP a hidden unit of the dense layers of a VGG while it is trained; repeatable. Of the scene tower 0.5
+    /// by default, of the other towers of the paper 1, of --network 0.5.
+    #[arg(long, value_name = "TOWER=P")]
+    pub tower_keep: Vec<String>,
+    /// Whether features come to one scale before the head, by the training pictures: yes takes their mean from them and
+    /// divides by their deviation, minmax brings their range to 0 to 1. By default yes, but for class probabilities, and for
+    /// --network where it is trained.
     #[arg(long, value_enum, default_value_t = Choice::Auto, value_name = "WHETHER")]
     pub standardize: Choice,
     /// Hidden layers of the head. On frozen towers also `ridge`, a linear head in closed form, its penalty chosen by inner
@@ -154,6 +159,8 @@ impl FromStr for OutputOf {
 pub enum Choice {
     Auto,
     Yes,
+    #[value(name = "minmax")]
+    MinMax,
     No,
 }
 
@@ -235,6 +242,10 @@ pub struct TrainFlags {
     /// Part of the training pictures that is held out and monitored; 0 monitors the training loss.
     #[arg(long, value_parser = number::<f64>(0.0, 1.0), default_value_t = 0.1, value_name = "PART")]
     pub val: f64,
+    /// What chooses the best epoch, lowers the rate and stops: the loss of the part --val, of the training itself, or of the
+    /// test pictures, as papers without a third part do. The last is a leak, which every report then names.
+    #[arg(long, value_enum, default_value_t, value_name = "PART")]
+    pub monitor: Monitor,
     /// How numbers are stored between ops and multiplied: all but float32 on tensor cores, with weights and their updates in float32.
     #[arg(long, value_enum, default_value_t, value_name = "NUMBERS")]
     pub precision: Precision,
@@ -257,6 +268,18 @@ pub struct TrainFlags {
     pub reduction: Reduction,
     #[command(flatten)]
     pub checkpoints: Checkpoints,
+}
+
+/// Which pictures are monitored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Monitor {
+    /// A part of those that would be trained on.
+    #[default]
+    Val,
+    /// None but those that are trained on.
+    Train,
+    /// Those that are tested: a leak.
+    Test,
 }
 
 /// What a part of `--loss-weights` says: of which outputs, and by what.
@@ -517,6 +540,18 @@ impl ModelFlags {
             })?;
             named(&mut config.towers, tower, &format!("--scale {spec}"))?.scale = by;
         }
+        for spec in &self.tower_keep {
+            let pair = spec.split_once('=').and_then(|(tower, keep)| Some((tower, keep.parse::<f32>().ok()?)));
+            let (tower, keep) = pair.filter(|(_, keep)| *keep > 0.0 && *keep <= 1.0).ok_or_else(|| {
+                Error::usage(format!("--tower-keep {spec}")).fix("write TOWER=P with P above 0 and up to 1: face=0.5")
+            })?;
+            let tower = named(&mut config.towers, tower, &format!("--tower-keep {spec}"))?;
+            if tower.dense.is_empty() {
+                return Err(Error::usage(format!("--tower-keep {spec}: its network has the dropout of its paper"))
+                    .fix("leave it out: only VGGs have dense layers of their own"));
+            }
+            tower.keep = keep;
+        }
         config.separate_views();
         config.check_sides()?;
         config.check_outputs()?;
@@ -524,8 +559,10 @@ impl ModelFlags {
         let trained = !config.towers.iter().all(|t| frozen.contains(&t.name));
         let probabilities = config.towers.iter().all(|t| config.output(t) == TowerOutput::Softmax);
         config.standardize = match self.standardize {
-            Choice::Auto => !(probabilities || self.network.is_some() && trained),
-            choice => choice == Choice::Yes,
+            Choice::Auto if probabilities || self.network.is_some() && trained => Standardize::No,
+            Choice::Auto | Choice::Yes => Standardize::Yes,
+            Choice::MinMax => Standardize::MinMax,
+            Choice::No => Standardize::No,
         };
         Ok((config, initial, frozen))
     }

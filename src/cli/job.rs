@@ -1,6 +1,6 @@
 //! What `train`, `cross-validate` and `demo` share: pictures, towers, one training run.
 
-use super::flags::{DataFlags, HeadChoice, Resident, RunFlags, TrainFlags};
+use super::flags::{DataFlags, HeadChoice, Monitor, Resident, RunFlags, TrainFlags};
 use super::heads;
 use super::kept::{Run, fingerprint, origin, resident};
 use super::output::clean;
@@ -11,7 +11,7 @@ use crate::data::labels::Asked;
 use crate::data::{Alpha, DecodeOptions, LabelMap, Labels, LoadOptions, Manifest, Pictures, folds};
 use crate::device::{Data, Device};
 use crate::error::{Error, Kind, Result};
-use crate::models::{Architecture, Config, STATISTICS, TowerOutput};
+use crate::models::{Architecture, Config, STATISTICS, Standardize, TowerOutput};
 use crate::report::folder::{Claim, claim, prepare};
 use crate::train::checkpoint::{self, Card};
 use crate::train::classified;
@@ -53,6 +53,7 @@ pub struct Job {
     pub frozen: Vec<String>,
     pub settings: Settings,
     pub val: f64,
+    pub monitor: Monitor,
     pub alpha: Alpha,
     pub manifest: Manifest,
     pub pictures: Pictures,
@@ -174,6 +175,7 @@ impl Job {
             frozen,
             settings,
             val: train.val,
+            monitor: train.monitor,
             alpha: data.alpha,
             manifest,
             pictures,
@@ -271,9 +273,25 @@ impl Job {
     }
 
     /// Splits rows into those that are trained on and those that are monitored: none where there is nothing to monitor.
-    pub fn hold_out(&self, rows: &[usize]) -> Result<[Vec<usize>; 2]> {
-        let part = if self.settings.optimizer == Updates::Ridge { 0.0 } else { self.val };
-        split(&self.manifest, rows, part, self.settings.seed)
+    /// Those that are tested are monitored only where that was asked for.
+    pub fn hold_out(&self, rows: &[usize], test: &[usize]) -> Result<[Vec<usize>; 2]> {
+        if self.settings.optimizer == Updates::Ridge {
+            return Ok([rows.to_vec(), vec![]]);
+        }
+        match self.monitor {
+            Monitor::Val => split(&self.manifest, rows, self.val, self.settings.seed),
+            Monitor::Train => Ok([rows.to_vec(), vec![]]),
+            Monitor::Test if test.is_empty() => Err(Error::usage("--monitor test: nothing is set apart to be tested")
+                .fix("set a part apart with --test or --fold")),
+            Monitor::Test => Ok([rows.to_vec(), test.to_vec()]),
+        }
+    }
+
+    /// What a report must say of a run whose best epoch was chosen by the pictures that it is tested on.
+    pub fn leak(&self) -> Option<String> {
+        const LEAK: &str = "The best epoch was chosen by the test pictures (--monitor test): what is measured on them is better \
+                            than on new pictures.";
+        (self.monitor == Monitor::Test && self.settings.optimizer != Updates::Ridge).then(|| LEAK.into())
     }
 
     /// Means of the targets over some rows, each by what it counts.
@@ -447,7 +465,7 @@ impl Job {
         let mut penalties = vec![f64::NAN; self.config.targets.len()];
         for (part, (width, x)) in net.parts.iter().zip(&extracted.members) {
             let mut scale = [vec![0.0; *width], vec![1.0; *width]];
-            if self.config.standardize {
+            if self.config.standardize != Standardize::No {
                 for (name, values) in STATISTICS.iter().zip(&mut scale) {
                     let v = net.session.graph.find(&format!("{}{name}", part.prefix)).expect("the head asked for it");
                     *values = net.session.read(v)?;
@@ -500,7 +518,7 @@ impl Job {
             let means: Vec<f32> = part.targets.iter().map(|&t| means[t] as f32).collect();
             self.initial.fill(&mut net.session, &params, &part.prefix, &means)?;
         }
-        if self.config.standardize {
+        if self.config.standardize != Standardize::No {
             self.standardize(net, train)?;
         }
         Ok(())
@@ -524,7 +542,7 @@ impl Job {
             }
         };
         for (part, features) in self.config.members().iter().zip(members) {
-            for (name, x) in STATISTICS.iter().zip(features::statistics(features, &rows)) {
+            for (name, x) in STATISTICS.iter().zip(features::statistics(features, &rows, self.config.standardize)) {
                 let v = net.session.graph.find(&format!("{}{name}", part.prefix)).expect("the head asked for it");
                 net.session.write(v, Data::F32(&x))?;
             }

@@ -90,12 +90,13 @@ pub fn train(
     title: String,
     mut notes: Vec<String>,
 ) -> Result<()> {
-    let [train, val] = job.hold_out(&rest)?;
+    let [train, val] = job.hold_out(&rest, &test)?;
     remark!("{} pictures to train on, {} to monitor, {} to test", train.len(), val.len(), test.len());
     let start = Instant::now();
     let (mut net, state, updates) = job.run([&train, &val], "train", Some(&out.join(CHECKPOINT)), resume)?;
     let seconds = start.elapsed().as_secs_f64();
     let (rows, what, [trained, monitored]) = match (test.is_empty(), val.is_empty()) {
+        (false, _) if job.leak().is_some() => (test, "test pictures: never trained on, and monitored", [0, 1]),
         (false, _) => (test, "test pictures, never trained on", [0, 0]),
         (true, false) if state.epoch == 0 => (val, "pictures that were held out, never trained on", [0, 0]),
         (true, false) => (val, "monitored pictures: never trained on, but the best epoch was chosen by them", [0, 1]),
@@ -104,7 +105,12 @@ pub fn train(
     let seen = [trained, monitored].map(|all| all * rows.len());
     let predicted = job.predict(&mut net, &rows)?;
     job.recycle(net);
-    notes.insert(0, format!("Measured on the {} {what}.", rows.len()));
+    let measured = format!("Measured on the {} {what}.", rows.len());
+    notes.insert(0, measured.clone());
+    if let Some(leak) = job.leak() {
+        remark!("warning: {leak}");
+        notes.insert(0, leak);
+    }
     notes.extend(job.left_out());
     let best = state.parts.iter().filter_map(|p| p.stop.best_epoch).max().map_or(0, |e| e + 1);
     let pace = match updates {
@@ -137,7 +143,7 @@ pub fn train(
     };
     let tell = |about: &About| {
         about.facts.iter().for_each(|(name, value)| remark!("{name}: {value}"));
-        remark!("{}", about.notes[0]);
+        remark!("{measured}");
     };
     tell(&about);
     if job.tells_classes() {

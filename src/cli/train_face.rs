@@ -1,7 +1,7 @@
 //! `train-face`: the facial expression network of Parry & Vuong 2021 (supplement 1.3), judged over folds.
 
 use super::classifier::{Classifier, Origin, TowerFlags, fits, weights};
-use super::flags::TrainFlags;
+use super::flags::{Monitor, TrainFlags};
 use super::job::split;
 use super::kept::continued;
 use super::ranges::{MANY, whole};
@@ -110,6 +110,10 @@ impl Command {
         self.compute.bind_threads();
         let classes = expressions(self.classes)?;
         let settings = self.train.settings()?;
+        if self.train.monitor != Monitor::Val {
+            return Err(Error::usage("--monitor: faces are monitored on a part of what would be trained on")
+                .fix("leave it out; --val 0 monitors the training loss"));
+        }
         if self.train.test != 0.0 {
             return Err(Error::usage("--test: every fold is a test part already").fix("leave it out"));
         }

@@ -7,7 +7,7 @@ use super::{Checked, Context, Stop};
 use crate::device::{Data, Device, Reference, Session};
 use crate::error::Result;
 use crate::graph::{Graph, Kind, Value};
-use crate::models::{Architecture, Base, Config, OutAct, Tower, TowerOutput, VGG16, VGG19};
+use crate::models::{Architecture, Base, Config, OutAct, Standardize, Tower, TowerOutput, VGG16, VGG19};
 use crate::nn::{Mode, Net};
 use crate::ops::loss::{Mse, Reduction};
 use crate::ops::optim::{Form, Sgd, hyper_type};
@@ -256,7 +256,7 @@ impl Context<'_> {
         let config = Config {
             architecture: Architecture::Shared,
             towers: towers.ok_or_else(|| unsupported("towers"))?,
-            standardize: false,
+            standardize: Standardize::No,
             tower_output: TowerOutput::Softmax,
             heads: 1,
             head: head.to_vec(),

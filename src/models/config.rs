@@ -25,6 +25,52 @@ pub enum OutAct {
     Relu,
 }
 
+/// How features come to one scale before the head, by statistics of the training pictures. In files `false`, `true` or
+/// `"minmax"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Written", into = "Written")]
+pub enum Standardize {
+    No,
+    /// Less their mean, by their standard deviation.
+    Yes,
+    /// Less their minimum, by their range: 0 to 1.
+    MinMax,
+}
+
+/// [`Standardize`] as files have it.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Whether(bool),
+    How(How),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum How {
+    MinMax,
+}
+
+impl From<Written> for Standardize {
+    fn from(w: Written) -> Self {
+        match w {
+            Written::Whether(false) => Standardize::No,
+            Written::Whether(true) => Standardize::Yes,
+            Written::How(How::MinMax) => Standardize::MinMax,
+        }
+    }
+}
+
+impl From<Standardize> for Written {
+    fn from(s: Standardize) -> Self {
+        match s {
+            Standardize::No => Written::Whether(false),
+            Standardize::Yes => Written::Whether(true),
+            Standardize::MinMax => Written::How(How::MinMax),
+        }
+    }
+}
+
 /// What a model is asked for, by a last layer for each: numbers, classes that exclude each other, or both on one trunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Goal {
@@ -41,9 +87,9 @@ pub struct Config {
     pub architecture: Architecture,
     pub towers: Vec<Tower>,
     pub tower_output: TowerOutput,
-    /// Features are standardised by their mean and deviation over the training pictures before the head. Probabilities
-    /// are used as they are (the paper's "normalised to [0,1]"); averaged activations need it.
-    pub standardize: bool,
+    /// Whether features come to one scale before the head. Probabilities are used as they are (the paper's "normalised to
+    /// [0,1]"); averaged activations need it.
+    pub standardize: Standardize,
     /// Heads on the same features whose mean the ratings are, each trained without some of the pictures
     /// ([`crate::train::merge`]). A model that is trained has one.
     #[serde(default = "one", skip_serializing_if = "is_one")]
@@ -109,7 +155,7 @@ impl Config {
             architecture,
             towers,
             tower_output: TowerOutput::Softmax,
-            standardize: false,
+            standardize: Standardize::No,
             heads: 1,
             head: vec![3000, 1000, 500],
             keep_features: 1.0,
@@ -258,7 +304,10 @@ impl Config {
 
     /// A head without its last layer.
     fn hidden(&self, net: &mut Net, features: Value) -> Value {
-        let mut x = if self.standardize { net.standardize("features", features) } else { features };
+        let mut x = match self.standardize {
+            Standardize::No => features,
+            Standardize::Yes | Standardize::MinMax => net.standardize("features", features),
+        };
         x = net.dropout("drop0", x, self.keep_features);
         for (i, (&k, &keep)) in (1..).zip(self.head.iter().zip(&self.keep)) {
             x = net.dense(&format!("fc{i}"), x, k, true);
@@ -322,6 +371,16 @@ mod tests {
         assert_eq!(count(&g, "head."), 7_615_502);
         assert_eq!(count(&g, ""), 355_761_192);
         assert_eq!(count(&built(Architecture::Shared, &["face"], 9), "face."), 74_034_249);
+    }
+
+    #[test]
+    fn how_features_are_scaled_is_read_as_it_was_written() {
+        for (how, text) in [(Standardize::No, "false"), (Standardize::Yes, "true"), (Standardize::MinMax, "\"minmax\"")]
+        {
+            assert_eq!(serde_json::to_string(&how).unwrap(), text);
+            assert_eq!(serde_json::from_str::<Standardize>(text).unwrap(), how);
+        }
+        assert!(serde_json::from_str::<Standardize>("\"no\"").is_err());
     }
 
     #[test]

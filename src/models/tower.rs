@@ -186,6 +186,10 @@ pub struct Tower {
     /// Hidden dense layers of a VGG; other networks have those of their paper.
     pub dense: Vec<usize>,
     pub classes: usize,
+    /// The dense layers of a VGG read the last feature map averaged over the image, instead of flattened: global average
+    /// pooling.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub average: bool,
     /// Keep probability after each hidden dense layer of a VGG; 1 is no dropout.
     pub keep: f32,
     /// L2 penalty on the convolutions of a VGG.
@@ -269,6 +273,7 @@ impl Tower {
             width: 1,
             dense: if base.vgg().is_some() { vgg::HIDDEN.to_vec() } else { vec![] },
             classes: network.outputs,
+            average: false,
             keep: 0.5,
             l2: 0.0,
             preprocess: Preprocess::preset(network.preprocess).expect("a preset of ours"),
@@ -328,7 +333,8 @@ impl Tower {
         match self.base.vgg() {
             Some(_) => {
                 let map = self.convolutions(net, image, 4).1;
-                Body { map, last: hidden(net, map, &self.dense, self.keep) }
+                let read = if self.average { net.global_avgpool("pooled", map) } else { map };
+                Body { map, last: hidden(net, read, &self.dense, self.keep) }
             }
             None => {
                 let x = self.normalized(net, image);

@@ -6,7 +6,7 @@ use crate::device::{Data, Device, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::hash::{self, Fnv};
-use crate::models::{Config, Member, Tower};
+use crate::models::{Config, Member, Standardize, Tower};
 use crate::nn::{Mode, Net};
 use crate::progress::Progress;
 use crate::shape::{DType, Type};
@@ -190,9 +190,19 @@ fn read(path: &Path, key: &str) -> Option<Rows> {
     Some((*t.shape.get(1)?, t.to_f32().ok()?.into_owned()))
 }
 
-/// Mean and 1 / standard deviation of each feature over some rows; a feature that does not vary is left at its scale.
-pub fn statistics(features: &Rows, rows: &[usize]) -> [Vec<f32>; 2] {
+/// What is taken from each feature, and by what it is multiplied then, over some rows: mean and 1 / standard deviation, or
+/// minimum and 1 / range. A feature that does not vary is left at its scale.
+pub fn statistics(features: &Rows, rows: &[usize], how: Standardize) -> [Vec<f32>; 2] {
     let (width, x) = features;
+    if how == Standardize::MinMax {
+        let (mut least, mut most) = (vec![f32::INFINITY; *width], vec![f32::NEG_INFINITY; *width]);
+        for row in rows.iter().map(|i| &x[i * width..(i + 1) * width]) {
+            row.iter().zip(&mut least).zip(&mut most).for_each(|((x, l), m)| (*l, *m) = (l.min(*x), m.max(*x)));
+        }
+        let range = least.iter().zip(&most).map(|(l, m)| f64::from(*m) - f64::from(*l));
+        let inverse = range.map(|r| if r > 1e-6 { (1.0 / r) as f32 } else { 1.0 }).collect();
+        return [least, inverse];
+    }
     let (mut mean, mut square) = (vec![0f64; *width], vec![0f64; *width]);
     for &i in rows {
         x[i * width..(i + 1) * width].iter().zip(&mut mean).for_each(|(x, m)| *m += *x as f64 / rows.len() as f64);
@@ -203,4 +213,18 @@ pub fn statistics(features: &Rows, rows: &[usize]) -> [Vec<f32>; 2] {
     }
     let inverse = square.iter().map(|s| if *s > 1e-12 { (1.0 / s.sqrt()) as f32 } else { 1.0 }).collect();
     [mean.into_iter().map(|m| m as f32).collect(), inverse]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statistics_by_hand() {
+        // Rows (1, 7), (5, 7), (2, 0): the last does not count.
+        let features = (2, vec![1.0, 7.0, 5.0, 7.0, 2.0, 0.0]);
+        let of = |how| statistics(&features, &[0, 1], how);
+        assert_eq!(of(Standardize::Yes), [vec![3.0, 7.0], vec![0.5, 1.0]]);
+        assert_eq!(of(Standardize::MinMax), [vec![1.0, 7.0], vec![0.25, 1.0]]);
+    }
 }

@@ -6,6 +6,7 @@ use super::plan::{Model, Plan};
 use crate::atomic;
 use crate::bundled;
 use crate::cli::deal::Asked;
+use crate::cli::flags::{Monitor, TrainFlags};
 use crate::cli::kept::weights_of;
 use crate::cli::preset::BUNDLED;
 use crate::cli::stopped;
@@ -45,6 +46,15 @@ pub struct Grid {
     pub kept: (String, Option<String>),
     /// Sums of weight files by path: models share them.
     sums: RefCell<HashMap<String, cell::Source>>,
+}
+
+/// What decides a training; what is as it always was leaves cells as they are.
+fn training(f: &TrainFlags) -> Result<serde_json::Value> {
+    let (settings, val) = (f.settings()?, f.val);
+    Ok(match f.monitor {
+        Monitor::Val => json!([settings, val]),
+        other => json!([settings, val, format!("monitors {other:?}")]),
+    })
 }
 
 /// A cell that this process alone may compute, until it drops this.
@@ -89,6 +99,7 @@ impl Grid {
             file: plan.fold_file.as_deref(),
             k: plan.folds,
             ungrouped: plan.ungrouped,
+            stratify: false,
             ignore_column: plan.ignore_fold_column,
             seed: plan.models[0].flags.train.seed,
         };
@@ -164,7 +175,7 @@ impl Grid {
                 "settings of the model".into(),
                 json(json!([config, frozen, f.model.init_missing, format!("{:?}", f.model.head()?)])),
             ),
-            ("settings of the training".into(), json(json!([f.train.settings()?, f.train.val]))),
+            ("settings of the training".into(), json(training(&f.train)?)),
             ("reading of pictures".into(), format!("ignore-exif {}, alpha {:?}", f.data.ignore_exif, f.data.alpha)),
         ]);
         let (mut ratings, mut folds) = (String::new(), String::new());

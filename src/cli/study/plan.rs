@@ -244,7 +244,7 @@ impl Entry {
         if let Some(features) = network.or_else(|| settings.get("features").and_then(Value::as_array).cloned()) {
             let has =
                 |tower: &str| features.iter().any(|f| f.as_str().and_then(|f| f.split(':').next()) == Some(tower));
-            for key in ["weights", "tower-image", "scale"] {
+            for key in ["weights", "tower-image", "tower-keep", "scale"] {
                 let own = |tower: &str| self.flags.get(key)?.get(tower);
                 if let Some(Value::Table(towers)) = settings.get_mut(key) {
                     towers.retain(|tower, _| has(tower) || own(tower).is_some());
@@ -317,6 +317,7 @@ fn scalar(value: &Value) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::models::Standardize;
 
     fn read(text: &str) -> Result<Plan> {
         let dir = tempfile::tempdir().unwrap();
@@ -371,7 +372,7 @@ mod tests {
                 (output, 0),
                 "{name}"
             );
-            assert!(frozen.is_empty() && !config.standardize && f.train.nesterov, "{name}");
+            assert!(frozen.is_empty() && config.standardize == Standardize::No && f.train.nesterov, "{name}");
             assert_eq!((f.train.lr, f.train.batch, f.train.val), (1e-5, 64, 0.25));
         }
         assert!(find("emosepar-augmented").train.augment.is_some());

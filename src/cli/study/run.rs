@@ -268,7 +268,7 @@ impl Loaded {
                 Error::job("no picture of this fold, or none of the others, can be used").fix("see bad-pictures.csv")
             );
         }
-        let [train, val] = self.job.hold_out(&rest)?;
+        let [train, val] = self.job.hold_out(&rest, &test)?;
         Ok([test, train, val])
     }
 }
