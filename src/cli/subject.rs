@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::host::ceiling::Ceilings;
 use crate::launch::Products;
-use crate::models;
+use crate::models::{self, TOWER};
 use crate::ops::optim::{Form, Sgd};
 use crate::preprocess::Preprocess;
 use crate::rng::{Rng, Stream};
@@ -43,8 +43,8 @@ impl Run {
 
 #[derive(Args, Clone, Debug)]
 pub struct Subject {
-    /// `deep-affect`, shaped by the flags below; another network by name (`--image` and `--width` apply); or a model file
-    /// of `train` or `pretrain`.
+    /// `deep-affect`, shaped by the flags below; another network by name (`--image` and `--width` apply); or a file: a model
+    /// of `train`, or a network of `weights import` or of `pretrain`.
     #[arg(default_value = "deep-affect", value_name = "MODEL")]
     name: String,
     #[command(flatten)]
@@ -108,7 +108,10 @@ impl Subject {
                 .fix(format!("name a file or one of {}", models::names())));
         }
         let file = checkpoint::open(path)?;
-        let task = checkpoint::card(&file)?.task;
+        let (file, task) = match file.metadata().contains_key(TOWER) {
+            true => checkpoint::of_tower(file)?,
+            false => (file.clone(), checkpoint::card(&file)?.task),
+        };
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Chosen { name, task, initial, file: Some(file), precision: self.precision })
     }

@@ -241,6 +241,16 @@ fn tower(file: &Arc<WeightFile>) -> Result<(Task, Vec<String>)> {
     let weights = TowerWeights::new(file.clone())?;
     let dims = |name: &str| weights.file.info(name).map(|t| t.shape.clone());
     let described = Tower::described(&weights)?;
+    if let Some(t) = described.as_ref().filter(|t| t.dense.is_empty()) {
+        if dims(&format!("{}.weight", t.top())).is_none() {
+            return Err(refuse(
+                "is a network without its last dense layer, which has no classes",
+                "train a model on it and export that",
+            ));
+        }
+        let image = weights.image()?.or(t.image).unwrap_or(t.base.network().image);
+        return named(file, Task::Tower { tower: t.clone(), image });
+    }
     // Outputs and inputs of the dense layers, as the tensors have them.
     let dense: Vec<[usize; 2]> =
         (1..).map_while(|i| <[usize; 2]>::try_from(dims(&format!("fc{i}.weight"))?).ok()).collect();
@@ -274,8 +284,13 @@ fn tower(file: &Arc<WeightFile>) -> Result<(Task, Vec<String>)> {
     if let Ok(p) = weights.preprocess() {
         tower.preprocess = p;
     }
-    let image = tower.image.unwrap_or(side.saturating_mul(32));
-    let task = Task::Tower { tower, image };
+    let image = tower.image.or(weights.image()?).unwrap_or(side.saturating_mul(32));
+    named(file, Task::Tower { tower, image })
+}
+
+/// With the names of its classes.
+fn named(file: &WeightFile, task: Task) -> Result<(Task, Vec<String>)> {
+    let refuse = |why: &str, remedy: &str| Error::file(file.path(), why).fix(remedy);
     if !task.sane() {
         return Err(refuse("its header and its tensors contradict each other", "give the file as `pretrain` wrote it"));
     }

@@ -212,9 +212,12 @@ pub fn complete(file: Arc<WeightFile>) -> Result<Arc<WeightFile>> {
 
 /// Reads the header of a checkpoint.
 pub fn card(file: &WeightFile) -> Result<Card> {
-    let text = file.metadata().get(CARD).ok_or_else(|| {
-        Error::file(file.path(), "is not a checkpoint of this program")
-            .fix("`deep-affect weights inspect` shows what it is; weights of towers go to `train --weights`")
+    let text = file.metadata().get(CARD).ok_or_else(|| match file.metadata().contains_key(TOWER) {
+        true => Error::file(file.path(), "is a network, not a model that was trained on a manifest").fix(
+            "`deep-affect features FILE PICTURES` tells its classes; `train --weights TOWER=FILE` makes a model of it",
+        ),
+        false => Error::file(file.path(), "is not a checkpoint of this program")
+            .fix("`deep-affect weights inspect` shows what it is; weights of towers go to `train --weights`"),
     })?;
     let card: Card = serde_json::from_str(text)
         .map_err(|e| Error::file(file.path(), format!("its state cannot be read: {e}")).at("header"))?;
@@ -267,6 +270,29 @@ pub fn tower(file: Arc<WeightFile>, name: &str) -> Result<TowerWeights> {
         (TOWER.into(), json(serde_json::to_string(&described))),
     ]);
     TowerWeights::new(file.scoped(&format!("{}.", tower.name), metadata))
+}
+
+/// A file of `weights import` or `pretrain` as a model: its network, with its weights under their whole names.
+///
+/// # Errors
+/// A file without the last dense layer, whose classes nobody knows.
+pub fn of_tower(file: Arc<WeightFile>) -> Result<(Arc<WeightFile>, Task)> {
+    let weights = TowerWeights::new(file)?;
+    let path = weights.file.path().to_path_buf();
+    let Some(tower) = Tower::described(&weights)? else {
+        return Err(Error::file(path, "does not say what network it is").fix("import it again with `weights import`"));
+    };
+    if weights.file.info(&format!("{}.weight", tower.top())).is_none() {
+        return Err(Error::file(path, "has no last dense layer, and so no classes")
+            .fix("train a model on it: `train --weights TOWER=FILE`"));
+    }
+    let image = weights.image()?.or(tower.image).unwrap_or(tower.base.network().image);
+    let prefix = format!("{}.", tower.name);
+    let task = Task::Tower { tower, image };
+    if !task.sane() {
+        return Err(Error::file(path, "its header contradicts itself").fix("import it again"));
+    }
+    Ok((weights.file.joined(&prefix, weights.file.clone()), task))
 }
 
 /// Puts the weights into a session that only evaluates, without a copy where the device can do that. An unfinished run is

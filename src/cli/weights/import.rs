@@ -154,7 +154,14 @@ impl Command {
             metadata.insert(ACTIVATIONS.into(), json(&expected));
         }
         let digest = foreign.write(&self.out, &wanted, norm, self.store, &metadata, &Bar::new())?;
-        self.report(&foreign, &wanted, &metadata, &digest, start.elapsed().as_secs_f64())
+        self.report(&foreign, &wanted, &metadata, &digest, start.elapsed().as_secs_f64())?;
+        let base = known.map_or(&*self.network, |k| k.base.name());
+        let (out, last) = (self.out.display(), if foreign.kind().classes.is_some() { "" } else { " --output pooled" });
+        remark!(
+            "next: deep-affect train MANIFEST --network {base} --weights {base}={out} --out DIR, or deep-affect features \
+             {out} PICTURES{last}"
+        );
+        Ok(())
     }
 
     /// The flag, else what the file says, else what its kind implies.
