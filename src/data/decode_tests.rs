@@ -148,6 +148,27 @@ fn ycck_is_what_pillow_makes_of_it() {
 }
 
 #[test]
+fn arithmetic_coding_gives_what_huffman_codes_give() {
+    let want = decode(include_bytes!("../../tests/pictures/huffman.jpg"), &DecodeOptions::default()).unwrap();
+    for bytes in ARITHMETIC {
+        assert!(decode(bytes, &DecodeOptions::default()).unwrap() == want);
+        for cut in 2..bytes.len() {
+            refused(&bytes[..cut]);
+        }
+        let cut = &bytes[..bytes.len() - 90];
+        let picture = decode(cut, &DecodeOptions { allow_damaged: true, ..Default::default() }).unwrap();
+        assert!(picture.rgb != want.rgb && picture.notes[0].contains("end early"), "{:?}", picture.notes);
+    }
+}
+
+/// The coefficients of `huffman.jpg` with restarts, progressive, and a scan for each component.
+const ARITHMETIC: [&[u8]; 3] = [
+    include_bytes!("../../tests/pictures/arithmetic-sequential.jpg"),
+    include_bytes!("../../tests/pictures/arithmetic-progressive.jpg"),
+    include_bytes!("../../tests/pictures/arithmetic-scans.jpg"),
+];
+
+#[test]
 fn headers_are_read_as_libjpeg_reads_them() {
     let plain = decode(&jpeg(), &DecodeOptions::default()).unwrap();
     // Stray bytes behind the first header.
@@ -156,8 +177,15 @@ fn headers_are_read_as_libjpeg_reads_them() {
     let stray = [first, b"stray\0\0\0", rest].concat();
     let picture = decode(&stray, &DecodeOptions::default()).unwrap();
     assert!(picture.rgb == plain.rgb && picture.notes[0].contains("stray bytes"), "{:?}", picture.notes);
-    // A colour transform that there is not.
-    let adobe = with_segment(&jpeg, 0xee, b"Adobe\0\x64\0\0\0\0\x33");
+    // Coefficients that there are not.
+    let mut band = jpeg.clone();
+    let scan = band.windows(2).position(|w| w == [0xff, 0xda]).unwrap();
+    let components = usize::from(band[scan + 4]);
+    band[scan + 5 + 2 * components..][..3].fill(0xee);
+    assert!(decode(&band, &DecodeOptions::default()).unwrap() == plain);
+    // A colour transform that there is not, said twice.
+    let adobe = b"Adobe\0\x64\0\0\0\0\x33";
+    let adobe = with_segment(&with_segment(&jpeg, 0xee, adobe), 0xee, adobe);
     let picture = decode(&adobe, &DecodeOptions::default()).unwrap();
     assert!(picture.rgb == plain.rgb && picture.notes[0].contains("YCbCr"), "{:?}", picture.notes);
 }
@@ -186,10 +214,10 @@ fn older_formats_are_read() {
 
 #[test]
 fn what_would_come_out_wrong_is_refused_by_name() {
-    let mut arithmetic = jpeg();
-    let sof = arithmetic.windows(2).position(|w| w == [0xff, 0xc0]).unwrap();
-    arithmetic[sof + 1] = 0xc9;
-    assert!(refused(&arithmetic).contains("arithmetic"));
+    let mut hierarchical = jpeg();
+    let sof = hierarchical.windows(2).position(|w| w == [0xff, 0xc0]).unwrap();
+    hierarchical[sof + 1] = 0xcd;
+    assert!(refused(&hierarchical).contains("hierarchical"));
     assert!(refused(b"\0\0\0\x20ftypheic....").contains("HEIC"));
     let mut webp = encode(photo(9, 9), ImageFormat::WebP);
     webp[5] += 1;
@@ -254,6 +282,7 @@ fn seeds() -> Vec<Vec<u8>> {
     let mut grey = Vec::new();
     JpegEncoder::new(&mut grey).encode(&[90; 256], 16, 16, ExtendedColorType::L8).unwrap();
     seeds.push(grey);
+    seeds.extend(ARITHMETIC.map(Vec::from));
     seeds
 }
 
@@ -261,7 +290,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
     #[test]
     fn mutated_files_give_a_picture_or_one_line(
-        which in 0..9_usize,
+        which in 0..12_usize,
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         cut in prop::option::weighted(0.3, any::<prop::sample::Index>()),
         allow_damaged: bool,

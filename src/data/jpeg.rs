@@ -4,7 +4,7 @@ request. A walk over the markers before the first allocation finds the size, the
 headers, which are left out as libjpeg does. */
 
 use super::decode::{DecodeOptions, MAX_MEMORY, MAX_SIDE, check_size, unreadable};
-use super::exif;
+use super::{arithmetic, exif};
 use crate::error::{Error, Result};
 use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, RgbImage};
@@ -15,6 +15,8 @@ use zune_jpeg::zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options:
 
 /// A complete Huffman-coded JPEG spends at least one bit on each 8x8 block, hence at most this many pixels per byte.
 const PIXELS_PER_BYTE: u64 = 512;
+/// An arithmetic-coded one may spend far less where a picture is flat.
+const ARITHMETIC_PIXELS_PER_BYTE: u64 = 64 * PIXELS_PER_BYTE;
 
 /// What the markers before the first scan say.
 #[derive(Default)]
@@ -27,8 +29,10 @@ struct Frame {
     sof: u8,
     /// Bytes between the headers that belong to none.
     stray: Vec<Range<usize>>,
-    /// Where Adobe's colour transform stands, if it is none that there is.
-    nonsense: Option<usize>,
+    /// Where a colour transform of Adobe's stands that is none that there is.
+    transforms: Vec<usize>,
+    /// Where the first scan says which coefficients it has.
+    band: usize,
 }
 
 fn walk(bytes: &[u8]) -> Result<Frame> {
@@ -51,7 +55,11 @@ fn walk(bytes: &[u8]) -> Result<Frame> {
         }
         match marker {
             0xd9 => break,
-            0xda => return if frame.sof == 0 { Err(truncated()) } else { Ok(frame) },
+            0xda if frame.sof == 0 => return Err(truncated()),
+            0xda => {
+                let components = *bytes.get(i + 2).ok_or_else(truncated)?;
+                return Ok(Frame { band: i + 3 + 2 * components as usize, ..frame });
+            }
             _ => {}
         }
         let length = bytes.get(i..i + 2).map(|b| u16::from_be_bytes([b[0], b[1]]) as usize).ok_or_else(truncated)?;
@@ -64,7 +72,7 @@ fn walk(bytes: &[u8]) -> Result<Frame> {
                 frame = Frame { width, height, components, precision, sof: marker, ..frame };
             }
             0xee if body.starts_with(b"Adobe") => {
-                frame.nonsense = body.get(11).filter(|t| **t > 2).map(|_| i + 2 + 11);
+                frame.transforms.extend(body.get(11).filter(|t| **t > 2).map(|_| i + 2 + 11));
             }
             _ => {}
         }
@@ -85,35 +93,49 @@ pub fn decode(
     check_size(frame.width, frame.height)?;
     let refuse = |what: &str| Err(Error::job(format!("is {what}, which is not read")).fix("save it as an RGB JPEG"));
     match frame.sof {
-        0xc0..=0xc2 => {}
+        0xc0..=0xc2 | 0xc9 | 0xca => {}
         0xc3 | 0xc7 | 0xcb | 0xcf => return refuse("a lossless JPEG"),
-        0xc9 | 0xca | 0xcd | 0xce => return refuse("an arithmetic-coded JPEG"),
         _ => return refuse("a hierarchical JPEG"),
     }
     if frame.precision != 8 {
         return refuse(&format!("a {}-bit JPEG", frame.precision));
     }
+    let arithmetic = matches!(frame.sof, 0xc9 | 0xca);
     let pixels = frame.width as u64 * frame.height as u64;
-    if pixels > (bytes.len() as u64).saturating_mul(PIXELS_PER_BYTE) + 65_536 {
+    let most = if arithmetic { ARITHMETIC_PIXELS_PER_BYTE } else { PIXELS_PER_BYTE };
+    if pixels > (bytes.len() as u64).saturating_mul(most) + 65_536 {
         return Err(super::decode::too_few_bytes(frame.width, frame.height, bytes.len()));
     }
-    // A progressive picture holds the 16-bit coefficients of every component besides its pixels.
-    let memory = pixels * if frame.sof == 0xc2 { 3 + 2 * frame.components as u64 } else { 3 };
+    // Coefficients of 16 bits of every component are held besides the pixels, where several scans may make them.
+    let memory = pixels * if arithmetic || frame.sof == 0xc2 { 3 + 2 * frame.components as u64 } else { 3 };
     if memory > MAX_MEMORY {
         return Err(super::decode::too_large(frame.width, frame.height));
     }
     admit(memory);
     let (mut bytes, mut note) = (Cow::Borrowed(bytes), None);
-    if let Some(at) = frame.nonsense {
+    for at in frame.transforms {
         // What libjpeg takes it for: YCbCr, and YCCK with a fourth component.
         bytes.to_mut()[at] = if frame.components == 4 { 2 } else { 1 };
         note = Some("its colour transform is none that there is, and taken for YCbCr".to_string());
+    }
+    // A sequential scan has all coefficients of its components, whatever it says.
+    if frame.sof <= 0xc1 && bytes.get(frame.band..frame.band + 3).is_some_and(|b| b != [0, 63, 0]) {
+        bytes.to_mut()[frame.band..frame.band + 3].copy_from_slice(&[0, 63, 0]);
     }
     if !frame.stray.is_empty() {
         bytes = Cow::Owned(without(&bytes, &frame.stray));
         note = Some("stray bytes between its headers are passed over".to_string());
     }
-    match run(&bytes, true) {
+    let mut damage = None;
+    if arithmetic {
+        let (huffman, damaged) = arithmetic::huffman(&bytes).map_err(|why| unreadable("JPEG", why))?;
+        (bytes, damage) = (Cow::Owned(huffman), damaged);
+    }
+    let strict = match damage {
+        Some(damage) => Err(damage),
+        None => run(&bytes, true),
+    };
+    match strict {
         Ok((image, orientation)) => Ok((image, orientation, note)),
         Err(strict) => match run(&bytes, false) {
             Ok((image, orientation)) if opts.allow_damaged => {

@@ -4,6 +4,7 @@ have in common; [`decode`] and [`resize`] turn files into squares;
 [`cache`] keeps the squares in one mapped file; [`features_table`] has numbers of pictures instead; [`boxes`] say where faces are, [`labels`] what classes pictures are of; [`folds`] deals the rows out without separating near-duplicates. Everything
 here reads files that others made, so every function answers bad input with one line and none of them panics. */
 
+mod arithmetic;
 pub mod boxes;
 pub mod cache;
 mod compose;
