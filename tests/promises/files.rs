@@ -318,6 +318,88 @@ pub fn weights(form: Form) -> Vec<Line> {
     lines
 }
 
+/// A zip archive of parts that are stored as they are.
+fn zipped(parts: &[(&str, &str)]) -> Vec<u8> {
+    let (mut file, mut directory) = (vec![], vec![]);
+    for (name, text) in parts {
+        let mut crc = flate2::Crc::new();
+        crc.update(text.as_bytes());
+        let numbers = [crc.sum(), text.len() as u32, text.len() as u32].map(u32::to_le_bytes).concat();
+        let common = [&[20, 0, 0, 0, 0, 0, 0, 0, 0, 0], &numbers[..], &(name.len() as u32).to_le_bytes()].concat();
+        let start = (file.len() as u32).to_le_bytes();
+        directory.extend([b"PK\x01\x02\x14\0", &common[..], &[0; 10], &start, name.as_bytes()].concat());
+        file.extend([b"PK\x03\x04", &common[..], name.as_bytes(), text.as_bytes()].concat());
+    }
+    let [n, size, start] = [parts.len(), directory.len(), file.len()].map(|n| (n as u32).to_le_bytes());
+    let end = [b"PK\x05\x06\0\0\0\0", &n[..2], &n[..2], &size, &start, &[0; 2]].concat();
+    [file, directory, end].concat()
+}
+
+/// Workbooks of a few bytes whose sheets would be billions of cells, or gigabytes of text.
+pub fn workbooks(_: Form) -> Vec<Line> {
+    let ods = |rows: &str| {
+        let table = format!("<table:table table:name='a'>{rows}</table:table>");
+        zipped(&[("content.xml", &format!("<office:spreadsheet>{table}</office:spreadsheet>"))])
+    };
+    let xlsx = |strings: &str, cells: &str| {
+        let relation = |kind: &str, to: &str| format!("<Relationship Id='{kind}' Type='x/{kind}' Target='{to}'/>");
+        let relations = |all: &str| format!("<Relationships>{all}</Relationships>");
+        let parts = relation("sharedStrings", "strings.xml") + &relation("worksheet", "sheet.xml");
+        zipped(&[
+            ("_rels/.rels", &relations(&relation("officeDocument", "xl/workbook.xml"))),
+            ("xl/_rels/workbook.xml.rels", &relations(&parts)),
+            ("xl/workbook.xml", "<workbook><sheets><sheet name='a' r:id='worksheet'/></sheets></workbook>"),
+            ("xl/strings.xml", &format!("<sst><si><t>{strings}</t></si></sst>")),
+            ("xl/sheet.xml", &format!("<worksheet><sheetData>{cells}</sheetData></worksheet>")),
+        ])
+    };
+    let repeated = |rows: u64, columns: u64| {
+        let cell = format!("<table:table-cell office:value='1' table:number-columns-repeated='{columns}'/>");
+        ods(&format!("<table:table-row table:number-rows-repeated='{rows}'>{cell}</table:table-row>"))
+    };
+    let column = |name: &str, kind: &str| {
+        let cell = |row: u32| format!("<row r='{row}'><c r='{name}{row}'{kind}><v>0</v></c></row>");
+        (1..5000).map(cell).collect::<String>()
+    };
+    let small =
+        xlsx("stimulus", "<row r='1'><c r='A1' t='s'><v>0</v></c></row><row r='2'><c r='A2'><v>7</v></c></row>");
+    let books = [
+        ("rows.ods", repeated(99_999_999_999, 1)),
+        ("columns.ods", repeated(1, 99_999_999_999)),
+        ("both.ods", repeated(1_048_576, 16_384)),
+        ("twenty.ods", repeated(5_000, 4_000)),
+        ("last.xlsx", xlsx("", "<row r='1'><c r='XFD1048576'><v>1</v></c></row>")),
+        ("wide.xlsx", xlsx("", &column("FAN", ""))),
+        ("texts.xlsx", xlsx(&"x".repeat(60_000), &column("A", " t='s'"))),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let p = dir.path();
+    let read = |name: &str, bytes: &[u8]| {
+        fs::write(p.join(name), bytes).unwrap();
+        let args = ["import", "csv", name, "--path-col", "stimulus", "--keep", "stimulus", "--out", "out.csv"];
+        measured(&mut program(p, &args))
+    };
+    let mut complaints = vec![];
+    // A sheet of the same parts is read, to where its picture is not found.
+    let (out, alone, _) = read("small.xlsx", &small);
+    if text(&out.stderr).contains("small.xlsx: has a sheet") || !text(&out.stderr).contains('7') {
+        complaints.push(format!("small.xlsx: {}", text(&out.stderr)));
+    }
+    let (mut most, mut slowest) = (0f64, 0f64);
+    for (name, bytes) in &books {
+        let (out, mib, seconds) = read(name, bytes);
+        let line = one_line(&out, 1);
+        let said = text(&out.stderr).contains("has a sheet of more than");
+        complaints.extend(line.or((!said).then(|| text(&out.stderr).into())).map(|e| format!("{name}: {e}")));
+        (most, slowest) = (most.max(mib - alone), slowest.max(seconds));
+    }
+    vec![
+        Line::all("small workbooks of huge sheets refused", books.len(), complaints),
+        Line::most("memory for it", most, 64.0, "MiB"),
+        Line::most("the slowest", slowest, 1.0, "s"),
+    ]
+}
+
 pub fn fuzz(form: Form) -> Vec<Line> {
     let seconds = Duration::from_millis(form.of(250, 5000));
     let executions = std::sync::atomic::AtomicU32::new(0);

@@ -108,6 +108,7 @@ const PROMISES: &[Promise] = &[
     promise("pictures", files::pictures, &[]),
     promise("cuts", files::cuts, &[]),
     promise("weights", files::weights, &["foreign"]),
+    promise("workbooks", files::workbooks, &[]),
     promise("fuzz", files::fuzz, &["fuzz"]),
     promise("changes", files::changes, &[]),
     #[cfg(unix)]

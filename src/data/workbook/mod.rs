@@ -21,6 +21,12 @@ const MAX_CELLS: usize = 20_000_000;
 const MAX_COLUMNS: usize = 4096;
 /// Most bytes of all texts of a sheet: a text that stands in the file once can be in every cell.
 const MAX_TEXT: usize = 256 << 20;
+/// Cells, and bytes of texts, that any sheet may have, and how many more for each byte it is read from: a few bytes can stand
+/// for any number of cells, and those of a real table take ten and more each.
+const FREE_CELLS: usize = 1 << 19;
+const CELLS_PER_BYTE: usize = 4;
+const FREE_TEXT: usize = 16 << 20;
+const TEXT_PER_BYTE: usize = 64;
 /// Most bytes that a part of a workbook may unpack to, and how many times its size a larger one than 64 MiB.
 const MAX_PART: usize = 512 << 20;
 const MAX_RATIO: usize = 64;
@@ -46,7 +52,10 @@ pub fn rows(path: &Path, bytes: &[u8], sheet: Option<&str>) -> Result<Vec<(u64, 
             .as_usage(),
         Fault::TooLarge => Error::file(
             path,
-            format!("has a sheet of more than {MAX_CELLS} cells, {MAX_COLUMNS} columns or {} MiB", MAX_PART >> 20),
+            format!(
+                "has a sheet of more than {MAX_CELLS} cells, {MAX_COLUMNS} columns or {} MiB, or of far more than its bytes",
+                MAX_PART >> 20
+            ),
         )
         .fix("keep the columns that are needed"),
     })
@@ -116,14 +125,21 @@ impl<'a> Parts<'a> {
 }
 
 /// The cells of a sheet as they come.
-#[derive(Default)]
 struct Sheet {
     rows: BTreeMap<u64, Vec<String>>,
+    /// How many more it may have, with the empty ones between them, and how many more bytes of texts.
     cells: usize,
     text: usize,
 }
 
 impl Sheet {
+    /// Of a part of so many bytes.
+    fn of(bytes: usize) -> Self {
+        let most = |all: usize, free, each| all.min(bytes.saturating_mul(each).saturating_add(free));
+        let cells = most(MAX_CELLS, FREE_CELLS, CELLS_PER_BYTE);
+        Self { rows: BTreeMap::new(), cells, text: most(MAX_TEXT, FREE_TEXT, TEXT_PER_BYTE) }
+    }
+
     /// Puts a text into a cell, both counted from 0. An empty one is none.
     fn put(&mut self, line: u64, column: usize, text: String) -> Result<(), Fault> {
         if text.is_empty() {
@@ -133,11 +149,9 @@ impl Sheet {
             return Err(Fault::TooLarge);
         }
         let row = self.rows.entry(line + 1).or_default();
-        self.cells += (column + 1).saturating_sub(row.len());
-        self.text += text.len();
-        if self.cells > MAX_CELLS || self.text > MAX_TEXT {
-            return Err(Fault::TooLarge);
-        }
+        let more = (column + 1).saturating_sub(row.len());
+        self.cells = self.cells.checked_sub(more).ok_or(Fault::TooLarge)?;
+        self.text = self.text.checked_sub(text.len()).ok_or(Fault::TooLarge)?;
         row.resize(row.len().max(column + 1), String::new());
         row[column] = text;
         Ok(())
@@ -181,10 +195,18 @@ mod tests {
     /// A cell takes what stands before it in its row, a text what it takes in every cell.
     #[test]
     fn cells_and_texts_have_limits() {
-        let mut sheet = Sheet::default();
+        let mut sheet = Sheet::of(MAX_TEXT);
         assert!(matches!(sheet.put(0, MAX_COLUMNS, "x".into()), Err(Fault::TooLarge)));
         let long = "x".repeat(MAX_TEXT / 4);
         assert!((0..4).all(|line| sheet.put(line, 0, long.clone()).is_ok()));
         assert!(matches!(sheet.put(4, 0, "x".into()), Err(Fault::TooLarge)));
+        // What a few bytes say.
+        let mut sheet = Sheet::of(1000);
+        let lines = ((FREE_CELLS + CELLS_PER_BYTE * 1000) / MAX_COLUMNS) as u64;
+        assert!((0..lines).all(|line| sheet.put(line, MAX_COLUMNS - 1, "x".into()).is_ok()));
+        assert!(matches!(sheet.put(lines, MAX_COLUMNS - 1, "x".into()), Err(Fault::TooLarge)));
+        let long = "x".repeat(FREE_TEXT);
+        assert!(Sheet::of(1000).put(0, 0, long.clone()).is_ok());
+        assert!(matches!(Sheet::of(1000).put(0, 0, long.repeat(2)), Err(Fault::TooLarge)));
     }
 }

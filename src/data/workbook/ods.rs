@@ -2,7 +2,7 @@
 where it has none. Repeated cells and rows are written out as far as they hold something. */
 
 use super::xml::{Event, Tag, Xml};
-use super::{Fault, MAX_CELLS, MAX_COLUMNS, Parts, Rows, Sheet, number, pick};
+use super::{Fault, MAX_COLUMNS, Parts, Rows, Sheet, number, pick};
 
 pub fn rows(parts: &Parts, sheet: Option<&str>) -> Result<Rows, Fault> {
     // The list of parts names how each was encrypted.
@@ -33,7 +33,7 @@ fn repeated(tag: &Tag, attribute: &str) -> Result<usize, Fault> {
 }
 
 fn table(xml: &mut Xml) -> Result<Rows, Fault> {
-    let (mut sheet, mut line, mut depth) = (Sheet::default(), 0u64, 0);
+    let (mut sheet, mut line, mut depth) = (Sheet::of(xml.left()), 0u64, 0);
     loop {
         match xml.next()?.ok_or_else(|| Fault::of("its XML ends within an element"))? {
             Event::Start(tag) if tag.name == "table:table-row" => {
@@ -41,7 +41,7 @@ fn table(xml: &mut Xml) -> Result<Rows, Fault> {
                 let cells = row(xml)?;
                 if let Some((first, wide, _)) = cells.last() {
                     // A few bytes can stand for any number of cells: counted before the first is made.
-                    if times.saturating_mul(first + wide) > MAX_CELLS {
+                    if times.saturating_mul(first + wide) > sheet.cells {
                         return Err(Fault::TooLarge);
                     }
                     for line in (line..).take(times) {

@@ -214,7 +214,7 @@ fn shared(r: &mut Record, text: &Text) -> Result<Vec<String>, Fault> {
 }
 
 fn cells(stream: &[u8], text: &Text, strings: &[String]) -> Result<Rows, Fault> {
-    let (mut sheet, mut formula, mut depth) = (Sheet::default(), (0, 0), 0);
+    let (mut sheet, mut formula, mut depth) = (Sheet::of(stream.len()), (0, 0), 0);
     for record in Records(stream) {
         let mut r = record?;
         match r.kind {

@@ -32,7 +32,7 @@ pub fn rows(parts: &Parts, sheet: Option<&str>) -> Result<Rows, Fault> {
 }
 
 fn cells(part: &[u8], strings: &[String]) -> Result<Rows, Fault> {
-    let (mut sheet, mut row, mut data) = (Sheet::default(), 0, false);
+    let (mut sheet, mut row, mut data) = (Sheet::of(part.len()), 0, false);
     for record in Records(part) {
         let (kind, mut body) = record?;
         match kind {

@@ -113,7 +113,7 @@ fn unescaped(text: &str) -> String {
 }
 
 fn cells(text: &str, strings: &[String]) -> Result<Rows, Fault> {
-    let (mut xml, mut sheet) = (Xml::new(text), Sheet::default());
+    let (mut xml, mut sheet) = (Xml::new(text), Sheet::of(text.len()));
     // Where the next cell is that does not say so, from 0.
     let (mut line, mut column, mut data) = (0, 0, false);
     while let Some(event) = xml.next()? {

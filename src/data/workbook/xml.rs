@@ -29,6 +29,11 @@ impl<'a> Xml<'a> {
         Self { text: text.trim_start_matches('\u{feff}'), closed: None }
     }
 
+    /// Bytes that were not read yet.
+    pub fn left(&self) -> usize {
+        self.text.len()
+    }
+
     /// None at the end of the document.
     pub fn next(&mut self) -> Result<Option<Event<'a>>, Fault> {
         if let Some(name) = self.closed.take() {
