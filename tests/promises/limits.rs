@@ -5,7 +5,7 @@ use crate::files::measured;
 use crate::runs::{CHECKPOINT, folder, good, program, text, train};
 use crate::{Form, Line, must};
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -57,28 +57,42 @@ pub fn soak(form: Form) -> Vec<Line> {
     ]
 }
 
-/// A control group of its own with so much memory, removed when dropped; None where none can be made.
-struct Group(PathBuf);
+/// A control group within the own one, of version 2 or 1, removed when dropped.
+struct Group {
+    dir: PathBuf,
+    limit: &'static str,
+}
 
 impl Group {
+    /// One with so much memory; None where none can be made.
     fn new(bytes: usize) -> Option<Self> {
         let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-        let own = own.lines().find_map(|l| l.strip_prefix("0::/").map(String::from))?;
-        let dir = Path::new("/sys/fs/cgroup").join(own).join(format!("promises-{}", std::process::id()));
-        // Version 2 alone: there the file appears with the folder.
-        if !dir.parent()?.join("cgroup.controllers").exists() {
-            return None;
-        }
-        fs::create_dir(&dir).ok()?;
-        let group = Self(dir);
-        fs::write(group.0.join("memory.max"), bytes.to_string()).ok()?;
-        Some(group)
+        own.lines().find_map(|line| {
+            let mut parts = line.splitn(3, ':').skip(1);
+            let (controllers, path) = (parts.next()?, parts.next()?);
+            let (root, limit) = match controllers {
+                "" => ("/sys/fs/cgroup", "memory.max"),
+                "memory" => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+                _ => return None,
+            };
+            let own = Path::new(root).join(path.trim_start_matches('/'));
+            let group = Self { dir: own.join(format!("promises-{}", std::process::id())), limit };
+            fs::create_dir(&group.dir).ok()?;
+            group.set(bytes).ok()?;
+            Some(group)
+        })
+    }
+
+    /// The file comes with the folder, if this is a folder of groups.
+    fn set(&self, bytes: usize) -> std::io::Result<()> {
+        let mut file = fs::OpenOptions::new().write(true).open(self.dir.join(self.limit))?;
+        file.write_all(bytes.to_string().as_bytes())
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
+        let _ = fs::remove_dir(&self.dir);
     }
 }
 
@@ -87,7 +101,7 @@ fn limited(dir: &Path, args: &[&str], bytes: usize, group: Option<&Group>) -> Co
     let mut c = match group {
         Some(group) => {
             let mut c = Command::new("sh");
-            c.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(group.0.join("cgroup.procs"));
+            c.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(group.dir.join("cgroup.procs"));
             c
         }
         None => {
@@ -125,7 +139,7 @@ pub fn memory(_: Form) -> Vec<Line> {
     for mib in [96, 160, 256, 512, 1024] {
         for job in &jobs {
             if let Some(group) = &group {
-                fs::write(group.0.join("memory.max"), (mib * MIB).to_string()).unwrap();
+                group.set(mib * MIB).unwrap();
             }
             tried += 1;
             let (out, ..) = measured(&mut limited(p, job, mib * MIB, group.as_ref()));
