@@ -8,7 +8,7 @@ use super::{Compute, output};
 use crate::atomic;
 use crate::data::Manifest;
 use crate::error::{Error, Result};
-use crate::report::folder::prepare;
+use crate::report::folder::{claim_file, prepare};
 use crate::train::fit::Settings;
 use crate::train::network::Precision;
 use crate::train::params::Initial;
@@ -87,6 +87,7 @@ impl Command {
         settings.check()?;
         let folder = self.out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         prepare(folder)?;
+        let _claim = claim_file(&self.out)?;
         let manifest = Manifest::read(&self.manifest, &[])?;
         let labels = manifest.labels(&self.label)?;
         // The test part is taken from all rows, so that it is the one `train` takes, whatever the labels.

@@ -6,13 +6,14 @@ use super::{Epoch, Point, Report, extremes, html, placed, png};
 use crate::atomic;
 use crate::data::{Manifest, Pictures};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::train::folds::FoldMetrics;
 use crate::train::metrics::{DimensionMetrics, Measured, Metrics};
 use image::codecs::jpeg::JpegEncoder;
 use image::{RgbImage, imageops};
 use serde_json::{Map, Value, json};
 use std::fs::{File, TryLockError};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Longest side of a thumbnail, in pixels.
 pub const THUMBNAIL: u32 = 96;
@@ -89,6 +90,15 @@ pub fn prepare(dir: impl AsRef<Path>) -> Result<()> {
 #[derive(Debug)]
 pub struct Claim {
     _lock: Option<File>,
+    /// The file that was made to be locked.
+    made: Option<PathBuf>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // While it is locked still: who opens it later makes another.
+        self.made.iter().for_each(|made| drop(std::fs::remove_file(made)));
+    }
 }
 
 /// Claims a folder that is there. Files of two runs in one folder would each be whole, and together belong to neither.
@@ -96,11 +106,28 @@ pub struct Claim {
 /// # Errors
 /// Another process has claimed it.
 pub fn claim(dir: impl AsRef<Path>) -> Result<Claim> {
-    let Ok(folder) = File::open(&dir) else { return Ok(Claim { _lock: None }) };
+    let Ok(folder) = File::open(&dir) else { return Ok(Claim { _lock: None, made: None }) };
     match folder.try_lock() {
         Err(TryLockError::WouldBlock) => Err(Error::file(dir, "another process writes its results there")
             .fix("wait for it, or name another folder in --out")),
-        locked => Ok(Claim { _lock: locked.is_ok().then_some(folder) }),
+        locked => Ok(Claim { _lock: locked.is_ok().then_some(folder), made: None }),
+    }
+}
+
+/// Claims one file of a folder that other runs may write to, by a lock on `<file>.lock`.
+///
+/// # Errors
+/// Another process has claimed it, or the folder cannot be written in.
+pub fn claim_file(path: impl AsRef<Path>) -> Result<Claim> {
+    let mut made = path.as_ref().as_os_str().to_owned();
+    made.push(".lock");
+    let made = PathBuf::from(made);
+    let file = files::to_lock(&made).map_err(|e| Error::io(&made, "open", e))?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::file(path, "another process writes it").fix("wait for it, or name another file in --out"))
+        }
+        locked => Ok(Claim { _lock: locked.is_ok().then_some(file), made: Some(made) }),
     }
 }
 
@@ -317,5 +344,18 @@ mod tests {
         let e = prepare(&out).unwrap_err().to_string();
         assert!(e.contains("metrics.json") && e.contains("choose another folder"), "{e}");
         assert!(prepare(out.join("predictions.csv")).is_err());
+    }
+
+    #[test]
+    fn a_file_is_claimed_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let [one, other] = ["one", "other"].map(|name| dir.path().join(name));
+        let claim = claim_file(&one).unwrap();
+        let e = claim_file(&one).unwrap_err().to_string();
+        assert!(e.contains("one") && e.contains("another process writes it"), "{e}");
+        claim_file(&other).unwrap();
+        drop(claim);
+        claim_file(&one).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use clap::Args;
 use counted::Counted;
 use serde::Serialize;
+use std::io::{BufRead, Read};
 use std::time::Instant;
 use timed::{Breakdown, Roof, Timed, median};
 
@@ -77,9 +78,8 @@ impl Command {
         let mut timed = Timed::default();
         let mut totals = vec![];
         let mut counted = Counted::default();
-        let mut turns = std::io::stdin().lines();
         for run in 0.. {
-            if run > 0 && if self.paced { !matches!(turns.next(), Some(Ok(_))) } else { run > self.repeat } {
+            if run > 0 && if self.paced { !turn() } else { run > self.repeat } {
                 break;
             }
             timed.begin();
@@ -135,6 +135,13 @@ impl Command {
         let json = || serde_json::to_string_pretty(&profile).expect("plain data") + "\n";
         output::print(&if self.json { json() } else { profile.table() })
     }
+}
+
+/// Waits for a line on standard input, of whose length a piece is enough; false at its end.
+fn turn() -> bool {
+    const PIECE: u64 = 1 << 16;
+    let mut line = vec![];
+    std::io::stdin().lock().take(PIECE).read_until(b'\n', &mut line).is_ok_and(|n| n > 0)
 }
 
 impl Profile {
