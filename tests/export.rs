@@ -270,7 +270,7 @@ fn answers(source: &Source, path: &Path) {
     const N: usize = 3;
     let (g, x, outs) = source.task.evaluation(N, Precision::Float32).unwrap();
     let cpu = device::open("cpu", None).unwrap();
-    let mut s = Session::new(g, &[&outs], cpu.options(), cpu).unwrap();
+    let mut s = Session::new(g, &[&outs], cpu.spec().options, cpu).unwrap();
     for t in &source.tensors {
         let v = s.graph.find(source.graph.name(t.value)).unwrap();
         let mut bytes = vec![];

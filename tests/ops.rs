@@ -6,13 +6,13 @@ mod common;
 use common::*;
 use deep_affect::device::{Data, Session};
 use deep_affect::graph::{Graph, Io};
-use deep_affect::launch::Simd;
+use deep_affect::launch::{Products, Simd};
 use deep_affect::plan::Options;
 use deep_affect::rng::{Rng, Stream};
 use deep_affect::shape::Type;
 use std::collections::BTreeSet;
 
-const GUARDED: Options = Options { group: false, fuse: false, guard: 4096 };
+const GUARDED: Options = Options { group: false, fuse: false, guard: 4096, products: Products::Float32 };
 
 #[test]
 fn every_op_has_a_case() {

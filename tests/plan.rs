@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use deep_affect::device::{Device, Session};
 use deep_affect::graph::{Graph, Kind, Value};
-use deep_affect::launch::{Arch, Choices, Simd};
+use deep_affect::launch::{Arch, Choices, Products, Simd};
 use deep_affect::models::{Architecture, Config};
 use deep_affect::ops::optim::{Form, Sgd};
 use deep_affect::plan::{Options, Place, Plan};
@@ -13,9 +13,9 @@ use deep_affect::train::network::{Blueprint, Method, Precision, Task};
 use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
 
-const UNGROUPED: Options = Options { group: false, fuse: false, guard: 0 };
-const FUSED: Options = Options { group: true, fuse: true, guard: 0 };
-const GROUPED: Options = Options { group: true, fuse: false, guard: 0 };
+const UNGROUPED: Options = Options { group: false, fuse: false, guard: 0, products: Products::Float32 };
+const FUSED: Options = Options { group: true, fuse: true, ..UNGROUPED };
+const GROUPED: Options = Options { group: true, ..UNGROUPED };
 const BOTH: [Architecture; 2] = [Architecture::Shared, Architecture::Split];
 
 /// Who wrote each byte of the arena last: start -> (end, value).
@@ -52,7 +52,7 @@ fn walk(g: &Graph, plan: &Plan, want: &[Value]) {
                 assert!(fresh, "{} of {} reads {v:?}, which is not there", n.op.name(), n.label);
                 assert!(!updated.contains(&v), "{} reads {} after its update", n.op.name(), g.name(v));
                 for m in nodes().filter(|m| !std::ptr::eq(*m, n)) {
-                    let updates = m.op.alias().iter().any(|a| m.ins[a.1] == v);
+                    let updates = m.op.in_place().iter().any(|a| m.ins[a.1] == v);
                     assert!(!updates, "{} is updated while {} reads it", g.name(v), n.op.name());
                 }
             }
@@ -67,7 +67,7 @@ fn walk(g: &Graph, plan: &Plan, want: &[Value]) {
             shadow.write(e, v);
         }
         for n in nodes() {
-            updated.extend(n.op.alias().iter().map(|a| n.ins[a.1]));
+            updated.extend(n.op.in_place().iter().map(|a| n.ins[a.1]));
         }
         step.iter().for_each(|i| assert!(done.insert(*i), "node {i} runs twice"));
     }
@@ -96,7 +96,7 @@ fn small_plans_keep_live_values_apart() {
     for architecture in BOTH {
         let t = training(&small(architecture, 64, 0.5), 3, false);
         let everything: Vec<Value> = t.step.iter().chain(&t.grads).copied().collect();
-        for options in [UNGROUPED, GROUPED, FUSED, Options { group: true, fuse: false, guard: 256 }] {
+        for options in [UNGROUPED, GROUPED, FUSED, Options { guard: 256, ..GROUPED }] {
             for want in [&t.step, &t.eval, &everything] {
                 walked(&t, want, options);
             }
@@ -189,7 +189,7 @@ fn however_it_is_planned_training_gives_the_same_bits() {
                 assert!(one == trained(&t, options, device()), "{architecture:?} on {}, {options:?}", device().name());
             }
             // No storage is shared here at all: what sharing does to results.
-            let guarded = Options { group: false, fuse: false, guard: 4096 };
+            let guarded = Options { guard: 4096, ..UNGROUPED };
             assert!(one == trained(&t, guarded, device()), "{architecture:?} on {}, guarded", device().name());
         }
     }
@@ -201,8 +201,8 @@ fn guarded_training_is_clean() {
     let t = training(&small(Architecture::Shared, 32, 0.5), 3, false);
     for simd in Simd::available() {
         for group in [false, true] {
-            let plain = trained(&t, Options { group, fuse: false, guard: 0 }, checked(simd, 2));
-            assert!(plain == trained(&t, Options { group, fuse: false, guard: 4096 }, checked(simd, 2)), "{simd:?}");
+            let plain = trained(&t, Options { group, ..UNGROUPED }, checked(simd, 2));
+            assert!(plain == trained(&t, Options { group, guard: 4096, ..UNGROUPED }, checked(simd, 2)), "{simd:?}");
         }
     }
 }
@@ -248,10 +248,13 @@ fn few_launches_and_little_memory() {
     let method = |precision| Method { precision, ..Sgd { form: Form::Keras, nesterov: false, dampening: 0.0 }.into() };
     for (precision, training, mib, inference) in [(Precision::Float32, 130, 3040, 31), (Precision::Bf16, 150, 1612, 44)]
     {
-        let choices = Choices { products: precision.products(), ..Choices::default() };
+        let fused = Options { products: precision.products(), ..FUSED };
         let planned = |g: Graph, want: &[&[Value]]| {
-            let (g, plans) = Plan::all(g, want, FUSED).unwrap();
-            (plans[0].lower(&g, Arch::Gpu(&choices)).unwrap().len(), plans[0].arena_bytes().div_ceil(1 << 20))
+            let (g, plans) = Plan::all(g, want, fused).unwrap();
+            (
+                plans[0].lower(&g, Arch::Gpu(&Choices::default())).unwrap().len(),
+                plans[0].arena_bytes().div_ceil(1 << 20),
+            )
         };
         let b = Blueprint::new(&task, 25, method(precision)).unwrap();
         let (launches, arena) = planned(b.graph, &[&b.want[0]]);

@@ -7,9 +7,9 @@
 mod common;
 use common::devices::without;
 use common::{cpu, graph_of, reference};
-use deep_affect::device::{self, Bytes, Cpu, Data, Device, Session};
+use deep_affect::device::{self, Bytes, Cpu, Data, DataMut, Device, Session};
 use deep_affect::error::Result;
-use deep_affect::graph::{Graph, Io, Member, Op, Value, host_launches};
+use deep_affect::graph::{Description, Graph, Io, Member, Op, Value, host_launches};
 use deep_affect::host;
 use deep_affect::launch::{Arch, Choices, Launch, Simd};
 use deep_affect::nn::{Mode, Net};
@@ -158,7 +158,7 @@ fn what_is_bound_and_written_is_as_long_as_the_value() {
         assert!(line(d.write(w, Data::F32(&[0.0; 4]))).contains("numbers, not 4"));
         assert!(line(d.write(w, Data::U8(&[0; 4]))).contains("numbers, not 4"));
         assert!(line(d.write(y, Data::F32(&vec![0.0; BYTES / 4]))).contains("is computed"));
-        assert!(line(d.read(w, &mut [0.0; 4])).contains("numbers, not 4"));
+        assert!(line(d.read(w, DataMut::F32(&mut [0.0; 4]))).contains("numbers, not 4"));
         // What fits is taken, at whatever address it lies.
         for at in [0, 1, 4] {
             d.bind(w, plenty.clone(), at..at + BYTES).unwrap();
@@ -169,7 +169,9 @@ fn what_is_bound_and_written_is_as_long_as_the_value() {
     d.load(&g, &plans).unwrap();
     assert!(d.bind(w, Arc::new(Floats(vec![1.0; BYTES / 4])), 0..BYTES).unwrap());
     d.run(0, None).unwrap();
-    assert!(d.read64(y).unwrap().iter().all(|y| *y == 2.0));
+    let mut got = vec![0.0; BYTES / 4];
+    d.read(y, DataMut::F64(&mut got)).unwrap();
+    assert!(got.iter().all(|y| *y == 2.0));
 }
 
 #[test]
@@ -189,10 +191,12 @@ fn plans_are_those_of_the_graph() {
         d.load(&small, std::slice::from_ref(&small_plan)).unwrap();
         d.write(x, Data::F32(&[1.0; 4])).unwrap();
         d.run(0, None).unwrap();
-        assert_eq!(d.read64(z).unwrap(), [3.0; 4]);
+        let mut got = [0.0; 4];
+        d.read(z, DataMut::F64(&mut got)).unwrap();
+        assert_eq!(got, [3.0; 4]);
         // A load that fails leaves nothing that could be run.
         assert!(line(d.load(&small, std::slice::from_ref(&large_plan))).contains(other));
-        for failed in [d.run(0, None), d.read64(z).map(drop), d.write(x, Data::F32(&[1.0; 4]))] {
+        for failed in [d.run(0, None), d.read(z, DataMut::F64(&mut got)), d.write(x, Data::F32(&[1.0; 4]))] {
             line(failed);
         }
         d.load(&small, std::slice::from_ref(&small_plan)).unwrap();
@@ -232,8 +236,8 @@ struct Liar {
 }
 
 impl Op for Liar {
-    fn name(&self) -> &'static str {
-        "liar"
+    fn describe(&self) -> Description {
+        Description::of("liar")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         Ok(ins.to_vec())

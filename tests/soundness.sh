@@ -36,7 +36,7 @@ miri() {
     export MIRIFLAGS="-Zmiri-tree-borrows -Zmiri-disable-isolation -Zmiri-ignore-leaks -Zmiri-permissive-provenance" RAYON_NUM_THREADS=2
     local run=(cargo "+$nightly" miri test)
     "${run[@]}" --test soundness
-    "${run[@]}" --lib -- kernel::tests shape:: kernel::gpu::tests::one nan_is_not --skip cli::
+    "${run[@]}" --lib -- launch::tests shape:: launch::gpu::tests::one nan_is_not --skip cli::
     found "Undefined Behavior" "${run[@]}" --lib -- --ignored an_access_out_of_bounds
 }
 
@@ -46,7 +46,7 @@ address() {
     local target run
     target=$(rustc "+$nightly" -vV | sed -n 's/^host: //p')
     run=(cargo "+$nightly" test --target "$target" --config 'profile.dev.package."*".opt-level=1')
-    "${run[@]}" --lib -- host:: kernel:: device::cpu
+    "${run[@]}" --lib -- host:: launch:: device::cpu
     found "heap-buffer-overflow" "${run[@]}" --lib -- --ignored an_access_out_of_bounds
     "${run[@]}" --test ops --test soundness
 }

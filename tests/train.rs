@@ -469,7 +469,7 @@ fn mapped_weights_are_as_good_as_copied_ones() {
         }
         s.write(image[0], Data::U8(pictures.bytes())).unwrap();
         s.run(0).unwrap();
-        memory.push(s.device().memory()[0]);
+        memory.push(s.device().memory().persistent);
         answers.push(want.iter().map(|v| s.read(*v).unwrap()).collect::<Vec<_>>());
     }
     assert_eq!(answers[0], answers[1]);

@@ -44,8 +44,9 @@ impl Command {
         for name in device::NAMES.split(", ") {
             let device = device::open(name, None);
             line(&format!("--device {name}"), device.as_ref().map(|d| d.name()).map_err(Clone::clone));
-            if let Some(model) = device.ok().filter(|d| d.timed() && name != "auto").and_then(|d| d.model()) {
-                line("  tiles", tiles(&model));
+            let gpu = device.ok().filter(|_| name != "auto").and_then(|d| d.spec().gpu);
+            if let Some(gpu) = gpu.filter(|gpu| gpu.has_clock) {
+                line("  tiles", tiles(&gpu.model));
             }
         }
         let bytes = bundled::model().into_iter().chain(bundled::tower()).map(<[u8]>::len).sum::<usize>();

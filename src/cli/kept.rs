@@ -206,7 +206,7 @@ pub fn resident(
     let kept = match choice {
         Resident::No => false,
         Resident::Yes => true,
-        Resident::Auto => device.own_memory().is_some() && there().is_ok_and(|b| b.fits(device).is_ok()),
+        Resident::Auto => device.memory().free.is_some() && there().is_ok_and(|b| b.fits(device).is_ok()),
     };
     if kept {
         let size = pictures.bytes().len().div_ceil(1 << 20);

@@ -26,6 +26,7 @@ pub use signals::{exit_code, stopped, watch as watch_signals};
 
 use crate::device::{self, Checks, Device};
 use crate::error::Result;
+use crate::launch::choices::Tiles;
 use clap::{Args, Parser};
 use std::sync::LazyLock;
 
@@ -164,10 +165,15 @@ impl Compute {
     }
 
     pub fn open(&self) -> Result<Box<dyn Device>> {
+        self.open_tiled(None)
+    }
+
+    /// With other tiles than those that were measured on its kind.
+    pub fn open_tiled(&self, tiles: Option<Tiles>) -> Result<Box<dyn Device>> {
         // A CPU computes on the same threads.
         self.bind_threads();
         let checks = if self.check_finite { Checks::Finite } else { Checks::None };
-        device::open_with(&self.device, self.threads, checks)
+        device::open_tiled(&self.device, self.threads, checks, tiles)
     }
 }
 

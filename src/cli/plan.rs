@@ -85,11 +85,10 @@ struct Report {
 impl Command {
     pub fn run(self) -> Result<()> {
         let chosen = self.model.choose(1, Scale::Full)?;
-        let mut device = self.compute.open()?;
-        device.multiply(chosen.precision.products());
+        let device = self.compute.open()?;
         let (g, want, best) = chosen.graph(self.pass, self.batch)?;
         let want: Vec<&[Value]> = want.iter().map(Vec::as_slice).collect();
-        let (g, plans) = Plan::all(g, &want, device.options())?;
+        let (g, plans) = Plan::all(g, &want, device.options(chosen.precision.products()))?;
         // A training session holds the plans of its evaluation, too; the step is the larger one.
         let demand = device.demand(&g, &plans)?;
         let plan = &plans[0];

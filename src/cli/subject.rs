@@ -201,10 +201,9 @@ impl Chosen {
     }
 
     /// The evaluation with its weights, its inputs, which nothing has been written to, and its outputs.
-    pub fn prepared(&self, batch: usize, mut device: Box<dyn Device>) -> Result<(Session, Vec<Value>, Vec<Value>)> {
-        device.multiply(self.precision.products());
+    pub fn prepared(&self, batch: usize, device: Box<dyn Device>) -> Result<(Session, Vec<Value>, Vec<Value>)> {
         let (g, x, outputs) = self.task.whole().evaluation(batch, self.precision)?;
-        let options = device.options();
+        let options = device.options(self.precision.products());
         let mut session = Session::new(g, &[&outputs], options, device)?;
         self.fill(&mut session)?;
         Ok((session, x, outputs))

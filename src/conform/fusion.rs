@@ -4,7 +4,7 @@
 use super::{Checked, Context, Stop};
 use crate::device::{Data, Device, Session};
 use crate::error::Result;
-use crate::graph::{Graph, Kind, Value};
+use crate::graph::{Graph, Kind, Role, Value};
 use crate::models;
 use crate::nn::{Mode, Net};
 use crate::ops::arith::Scale;
@@ -75,7 +75,7 @@ impl Context<'_> {
             let x = g.input("x", Type::f32(&[1, network.image, network.image, 3]));
             network.build(&mut Net::new(&mut g, Mode::Eval), x, network.size());
             // The last product is that of the classes.
-            let top = g.nodes().iter().rev().find(|n| n.op.name() == "dense.fprop").expect("a classifier");
+            let top = g.nodes().iter().rev().find(|n| n.plays(Role::Dense)).expect("a classifier");
             Ok(g.ty(top.ins[0]).row() as f64)
         };
         let (resnet, densenet) = (width("resnet101")?, width("densenet201")?);

@@ -11,7 +11,7 @@ use super::cases::EXACT;
 use super::golden::{Tensor, broken};
 use super::{Checked, Context, Stop};
 use crate::device::{Data, Session};
-use crate::graph::{Graph, Value};
+use crate::graph::{Graph, Role, Value};
 use crate::models;
 use crate::nn::{Mode, Net};
 use crate::plan::Options;
@@ -94,7 +94,7 @@ impl Context<'_> {
 
 /// Dense weights of an image are [out, C H W] in torch: as [out,C,H,W] they are permuted like filters.
 fn flattened<'a>(g: &Graph, v: Value, t: &'a Tensor) -> Cow<'a, Tensor> {
-    let user = g.nodes().iter().find(|n| n.op.name() == "dense.fprop" && n.ins[1] == v);
+    let user = g.nodes().iter().find(|n| n.plays(Role::Dense) && n.ins[1] == v);
     match (user.map(|n| g.dims(n.ins[0])), &t.dims[..]) {
         (Some(&[_, h, w, c]), &[out, width]) if width == c * h * w => {
             Cow::Owned(Tensor { dims: vec![out, c, h, w], ..t.clone() })

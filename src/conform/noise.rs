@@ -10,11 +10,11 @@ the definition run on squares. So: sqrt(L + 2) u (|y| + sqrt(sum of a^2 b^2)). T
 what this takes it for, and routines that add in lanes round less. Everything else is a few u of its own result. */
 
 use super::cases::U;
-use crate::device::{Bytes, Data, Demand, Device, Probe};
+use crate::device::{Bytes, Data, DataMut, Demand, Device, Probe, Spec, Usage};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Kind, Node, Value};
 use crate::launch::Buf;
-use crate::plan::{Place, Plan};
+use crate::plan::{Options, Place, Plan};
 use crate::rng::{Stream, block};
 use std::ops::Range;
 
@@ -90,8 +90,8 @@ impl Noisy {
 }
 
 impl Device for Noisy {
-    fn name(&self) -> String {
-        "float64 definition with float32 errors".into()
+    fn spec(&self) -> Spec {
+        Spec { name: "float64 definition with float32 errors".into(), options: Options::default(), gpu: None }
     }
     fn load(&mut self, g: &Graph, plans: &[Plan]) -> Result<()> {
         let size = |v| if g.kind(v) == Kind::Temp { 0 } else { g.ty(v).numel() };
@@ -108,12 +108,9 @@ impl Device for Noisy {
     fn bind(&mut self, _: Value, _: Bytes, _: Range<usize>) -> Result<bool> {
         Err(Error::job("not a device to bind weights on"))
     }
-    fn read(&self, v: Value, into: &mut [f32]) -> Result<()> {
-        into.iter_mut().zip(self.read64(v)?).for_each(|(d, s)| *d = s as f32);
+    fn read(&self, v: Value, into: DataMut) -> Result<()> {
+        into.fill(self.values[v.buf().0 as usize].iter().copied());
         Ok(())
-    }
-    fn read64(&self, v: Value) -> Result<Vec<f64>> {
-        Ok(self.values[v.buf().0 as usize].clone())
     }
     fn run(&mut self, plan: usize, _: Option<&mut dyn FnMut(Probe)>) -> Result<()> {
         self.runs += 1;
@@ -136,8 +133,8 @@ impl Device for Noisy {
         }
         Ok(())
     }
-    fn memory(&self) -> [usize; 2] {
-        [self.values.iter().map(|v| 8 * v.len()).sum(), 0]
+    fn memory(&self) -> Usage {
+        Usage { persistent: self.values.iter().map(|v| 8 * v.len()).sum(), arena: 0, free: None }
     }
     fn demand(&self, g: &Graph, plans: &[Plan]) -> Result<Demand> {
         Ok(Demand::float64(g, plans))

@@ -3,12 +3,12 @@ allocated during a step. */
 
 use super::layout::{CANARY, Layout, decode, encode, expect, loaded, settable, storage};
 use super::memory::Memory;
-use super::{Bytes, Checks, Data, Demand, Device, Probe, finite};
+use super::{Bytes, Checks, Data, DataMut, Demand, Device, Probe, Spec, Usage, finite};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Value};
 use crate::host::ceiling::{self, Ceilings};
 use crate::launch::{Arch, Buf, Code, Launch, Operands, Routine, Simd, Slot};
-use crate::plan::{Place, Plan, Scheduled};
+use crate::plan::{Options, Place, Plan, Scheduled};
 use crate::shape::{DType, Type};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -165,7 +165,7 @@ impl Cpu {
 
     fn poison(&mut self, plan: usize, i: usize) {
         let s = &self.plans[plan].launches[i];
-        let aliased: Vec<usize> = self.graph.nodes()[s.node].op.alias().iter().map(|a| a.0).collect();
+        let aliased: Vec<usize> = self.graph.nodes()[s.node].op.in_place().iter().map(|a| a.0).collect();
         for (o, b) in s.launch.outs.clone().iter().enumerate() {
             if let (false, Place::Arena(at)) = (aliased.contains(&o), self.plans[plan].plan.place(Value(b.0))) {
                 let n = self.graph.ty(Value(b.0)).bytes();
@@ -193,9 +193,10 @@ impl Cpu {
 }
 
 impl Device for Cpu {
-    fn name(&self) -> String {
+    fn spec(&self) -> Spec {
         let simd = format!("{:?}", self.simd).to_lowercase();
-        format!("cpu ({simd}, {} threads)", self.pool.threads())
+        let name = format!("cpu ({simd}, {} threads)", self.pool.threads());
+        Spec { name, options: Options::default(), gpu: None }
     }
 
     fn load(&mut self, g: &Graph, plans: &[Plan]) -> Result<()> {
@@ -252,17 +253,13 @@ impl Device for Cpu {
         bytemuck::try_cast_slice(self.bytes_of(v).ok()?).ok().filter(|_| float32)
     }
 
-    fn read(&self, v: Value, into: &mut [f32]) -> Result<()> {
+    fn read(&self, v: Value, into: DataMut) -> Result<()> {
         expect(&self.graph, v, into.len())?;
-        match self.graph.ty(v).dtype {
-            DType::F32 => into.copy_from_slice(bytemuck::cast_slice(self.bytes_of(v)?)),
-            dtype => into.iter_mut().zip(decode(dtype, self.bytes_of(v)?)).for_each(|(d, s)| *d = s as f32),
+        match (self.graph.ty(v).dtype, into) {
+            (DType::F32, DataMut::F32(x)) => x.copy_from_slice(bytemuck::cast_slice(self.bytes_of(v)?)),
+            (dtype, into) => into.fill(decode(dtype, self.bytes_of(v)?)),
         }
         Ok(())
-    }
-
-    fn read64(&self, v: Value) -> Result<Vec<f64>> {
-        Ok(decode(self.graph.ty(v).dtype, self.bytes_of(v)?))
     }
 
     fn run(&mut self, plan: usize, mut probe: Option<&mut dyn FnMut(Probe)>) -> Result<()> {
@@ -321,9 +318,10 @@ impl Device for Cpu {
         Ok(())
     }
 
-    fn memory(&self) -> [usize; 2] {
+    fn memory(&self) -> Usage {
         let mapped: usize = self.mapped.keys().map(|v| self.graph.ty(*v).bytes()).sum();
-        [self.persistent.bytes().len() - mapped, self.arena.bytes().len()]
+        let persistent = self.persistent.bytes().len() - mapped;
+        Usage { persistent, arena: self.arena.bytes().len(), free: None }
     }
 
     fn launches(&self, g: &Graph, plan: &Plan) -> Result<Vec<Scheduled>> {

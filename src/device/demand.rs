@@ -58,9 +58,10 @@ pub struct MemoryHints {
 /// Refuses a graph and its plans where a device has no room for them.
 pub fn fits(device: &dyn Device, g: &Graph, plans: &[Plan], hints: MemoryHints) -> Result<()> {
     // What the device holds, it gives back.
-    let held = device.memory().iter().sum::<usize>();
+    let memory = device.memory();
+    let held = memory.persistent + memory.arena;
     let demand = || device.demand(g, plans);
-    match (device.own_memory(), available()) {
+    match (memory.free, available()) {
         // Weights are copied there, and what the caller needs is elsewhere.
         (Some(own), _) => check(&demand()?, MemoryHints::default(), own + held),
         (None, Some(available)) => check(&demand()?, hints, available + held),

@@ -30,7 +30,7 @@ pub fn check(g: &Graph, node: usize, outs: &[Buf], bad: impl Fn(Value) -> Option
     let Some((v, (i, x))) = outs.filter_map(|v| Some((v, bad(v)?))).next() else { return Ok(()) };
     // Temporaries were looked at when they were made: what came from outside was not.
     let outside = n.ins.iter().filter(|v| g.kind(**v) != Kind::Temp && float(v) && !n.outs.contains(v));
-    let aliased = |v: &&Value| n.op.alias().iter().all(|a| n.ins[a.1] != **v);
+    let aliased = |v: &&Value| n.op.in_place().iter().all(|a| n.ins[a.1] != **v);
     let why = match outside.filter(aliased).find_map(|v| Some((v, bad(*v)?))) {
         Some((v, (i, x))) => format!(": so is its input `{}`, {x} in element {i}", g.name(*v)),
         None => ", from finite inputs".into(),

@@ -2,7 +2,7 @@
 [`Driver`]: CUDA, or the simulator, which therefore runs exactly what a GPU would be sent. */
 
 use super::layout::{CANARY, Layout, decode, encode, expect, loaded, settable, storage};
-use super::{Bytes, Checks, Counted, Data, Demand, Device, Probe, ceiling, finite};
+use super::{Bytes, Checks, Counted, Data, DataMut, Demand, Device, GpuSpec, Probe, Spec, Usage, ceiling, finite};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Value};
 use crate::host::ceiling::Ceilings;
@@ -17,7 +17,7 @@ use std::ops::Range;
 
 /// How plans for a GPU are made. Equal ops in one launch: few large launches fill a GPU better than many small ones. Fused
 /// ops: what need not be written need not be read.
-pub const OPTIONS: Options = Options { group: true, fuse: true, guard: 0 };
+pub const OPTIONS: Options = Options { group: true, fuse: true, guard: 0, products: Products::Float32 };
 
 /// Where an operand lies in the allocation, in bytes, and what the launch does with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ pub trait Driver: Send {
     /// What choices depend on.
     fn limits(&self) -> Limits;
     /// Whether its seconds are those of a GPU.
-    fn timed(&self) -> bool;
+    fn has_clock(&self) -> bool;
     /// Bytes that can be allocated besides those held; None where it uses the machine's memory.
     fn free(&self) -> Option<usize>;
     /// Compiles what the steps call, and allocates `bytes` zeroed bytes instead of what was allocated before. Fails where a
@@ -139,7 +139,7 @@ impl<D: Driver> Gpu<D> {
     /// With `tiles` that were measured on it, or none.
     pub fn new(driver: D, checks: Checks, tiles: Tiles) -> Self {
         let (graph, layout) = (Graph::default(), Layout::default());
-        let choices = Choices { limits: driver.limits(), tiles, ..Choices::default() };
+        let choices = Choices { limits: driver.limits(), tiles };
         Self { driver, checks, choices, graph, plans: vec![], layout, counts: 0, arena_bytes: 0, last: 0 }
     }
 
@@ -252,8 +252,9 @@ impl<D: Driver> Gpu<D> {
 }
 
 impl<D: Driver> Device for Gpu<D> {
-    fn name(&self) -> String {
-        self.driver.name()
+    fn spec(&self) -> Spec {
+        let (model, limits, has_clock) = (self.driver.model(), self.choices.limits, self.driver.has_clock());
+        Spec { name: self.driver.name(), options: OPTIONS, gpu: Some(GpuSpec { model, limits, has_clock }) }
     }
 
     fn load(&mut self, g: &Graph, plans: &[Plan]) -> Result<()> {
@@ -291,20 +292,15 @@ impl<D: Driver> Device for Gpu<D> {
         self.driver.write(self.window(v)?.start, bytes).map(|()| false)
     }
 
-    fn read(&self, v: Value, into: &mut [f32]) -> Result<()> {
+    fn read(&self, v: Value, into: DataMut) -> Result<()> {
         expect(&self.graph, v, into.len())?;
-        match self.graph.ty(v).dtype {
-            DType::F32 => self.driver.read(self.window(v)?.start, bytemuck::cast_slice_mut(into)),
-            dtype => {
-                let numbers = decode(dtype, &self.bytes_of(v)?);
-                into.iter_mut().zip(numbers).for_each(|(d, s)| *d = s as f32);
+        match (self.graph.ty(v).dtype, into) {
+            (DType::F32, DataMut::F32(x)) => self.driver.read(self.window(v)?.start, bytemuck::cast_slice_mut(x)),
+            (dtype, into) => {
+                into.fill(decode(dtype, &self.bytes_of(v)?));
                 Ok(())
             }
         }
-    }
-
-    fn read64(&self, v: Value) -> Result<Vec<f64>> {
-        Ok(decode(self.graph.ty(v).dtype, &self.bytes_of(v)?))
     }
 
     fn run(&mut self, plan: usize, mut probe: Option<&mut dyn FnMut(Probe)>) -> Result<()> {
@@ -346,8 +342,8 @@ impl<D: Driver> Device for Gpu<D> {
         self.driver.wait()
     }
 
-    fn memory(&self) -> [usize; 2] {
-        [self.layout.bytes, self.arena_bytes]
+    fn memory(&self) -> Usage {
+        Usage { persistent: self.layout.bytes, arena: self.arena_bytes, free: self.driver.free() }
     }
 
     fn launches(&self, g: &Graph, plan: &Plan) -> Result<Vec<Scheduled>> {
@@ -363,36 +359,8 @@ impl<D: Driver> Device for Gpu<D> {
         Ok(Demand { arena, scratch: scratch + counts, ..Demand::persistent(g, Type::bytes) })
     }
 
-    fn options(&self) -> Options {
-        OPTIONS
-    }
-
-    fn choose(&mut self, tiles: Tiles) {
-        self.choices.tiles = tiles;
-    }
-
-    fn multiply(&mut self, by: Products) {
-        self.choices.products = by;
-    }
-
-    fn timed(&self) -> bool {
-        self.driver.timed()
-    }
-
-    fn model(&self) -> Option<String> {
-        Some(self.driver.model())
-    }
-
-    fn limits(&self) -> Limits {
-        self.choices.limits
-    }
-
-    fn own_memory(&self) -> Option<usize> {
-        self.driver.free()
-    }
-
     fn ceilings(&mut self) -> Result<Option<Ceilings>> {
-        if !self.driver.timed() {
+        if !self.driver.has_clock() {
             return Ok(None);
         }
         let (free, target) = (self.driver.free(), self.driver.target());

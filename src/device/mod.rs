@@ -108,10 +108,75 @@ pub struct Counted {
 /// Memory that somebody else keeps, and that nobody changes while it is shared: of a mapped file.
 pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
+/// Where numbers that are read go; each is rounded to what it finds there.
+#[derive(Debug)]
+pub enum DataMut<'a> {
+    F32(&'a mut [f32]),
+    /// Exact on the reference device.
+    F64(&'a mut [f64]),
+}
+
+impl DataMut<'_> {
+    pub fn len(&self) -> usize {
+        match self {
+            DataMut::F32(x) => x.len(),
+            DataMut::F64(x) => x.len(),
+        }
+    }
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Fills it from its beginning.
+    pub(crate) fn fill(self, numbers: impl IntoIterator<Item = f64>) {
+        match self {
+            DataMut::F32(x) => x.iter_mut().zip(numbers).for_each(|(d, s)| *d = s as f32),
+            DataMut::F64(x) => x.iter_mut().zip(numbers).for_each(|(d, s)| *d = s),
+        }
+    }
+}
+
+/// What a device is.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// For people: `cpu (avx512, 2 threads)`.
+    pub name: String,
+    /// How plans for it are best made.
+    pub options: Options,
+    /// Where it runs kernels.
+    pub gpu: Option<GpuSpec>,
+}
+
+/// What choices among kernels depend on.
+#[derive(Clone, Debug)]
+pub struct GpuSpec {
+    /// Whose choices are kept together: `NVIDIA H100 80GB HBM3, sm_90a`.
+    pub model: String,
+    pub limits: Limits,
+    /// Whether it has a clock to choose by: its seconds are those of a GPU.
+    pub has_clock: bool,
+}
+
+/// Memory of a device in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Allocated for inputs, weights and state.
+    pub persistent: usize,
+    /// Allocated for temporaries and scratch.
+    pub arena: usize,
+    /// What can still be allocated of memory of its own; None where it uses the machine's.
+    pub free: Option<usize>,
+}
+
 /// Storage for one graph and the means to run its plans. Every method that takes a value fails for one of another graph.
 pub trait Device: Send {
-    /// For people: `cpu (avx512, 2 threads)`.
-    fn name(&self) -> String;
+    fn spec(&self) -> Spec;
+    fn memory(&self) -> Usage;
+    /// The launches that a plan becomes; none where it runs op by op.
+    fn launches(&self, _g: &Graph, _plan: &Plan) -> Result<Vec<Scheduled>> {
+        Ok(vec![])
+    }
+    /// Bytes that [`Device::load`] would allocate.
+    fn demand(&self, g: &Graph, plans: &[Plan]) -> Result<Demand>;
     /// Allocates once, prepares every plan. Fails for a plan of another graph. After a failure nothing is loaded.
     fn load(&mut self, g: &Graph, plans: &[Plan]) -> Result<()>;
     /// Sets a persistent value. Fails where there are more or fewer numbers than it has.
@@ -120,54 +185,31 @@ pub trait Device: Send {
     /// updates the value; otherwise copies. True if it lives there. Fails where `range` is not as long as the value.
     fn bind(&mut self, v: Value, bytes: Bytes, range: Range<usize>) -> Result<bool>;
     /// Reads a persistent value, or a wanted temporary of the plan that ran last, all of it.
-    fn read(&self, v: Value, into: &mut [f32]) -> Result<()>;
+    fn read(&self, v: Value, into: DataMut) -> Result<()>;
     /// What [`Device::read`] would copy, where a float32 value lies in this machine's memory.
     fn lend(&self, _v: Value) -> Option<&[f32]> {
         None
     }
-    /// [`Device::read`] in float64: exact on the reference device.
-    fn read64(&self, v: Value) -> Result<Vec<f64>>;
     /// Runs one of the plans that were loaded. `probe` is called after each launch.
     fn run(&mut self, plan: usize, probe: Option<&mut dyn FnMut(Probe)>) -> Result<()>;
     /// Waits until everything that was asked for is done: a run may return before that.
     fn wait(&self) -> Result<()> {
         Ok(())
     }
-    /// Bytes allocated for persistent values and for temporaries with scratch.
-    fn memory(&self) -> [usize; 2];
-    /// The launches that a plan becomes; none where it runs op by op.
-    fn launches(&self, _g: &Graph, _plan: &Plan) -> Result<Vec<Scheduled>> {
-        Ok(vec![])
-    }
-    /// Bytes that [`Device::load`] would allocate.
-    fn demand(&self, g: &Graph, plans: &[Plan]) -> Result<Demand>;
-    /// How plans for it are best made.
-    fn options(&self) -> Options {
-        Options::default()
-    }
-    /// Tiles for what is loaded next, where it has kernels to choose from.
-    fn choose(&mut self, _tiles: Tiles) {}
-    /// By what it multiplies float32 numbers in what is loaded next, where it has a choice.
-    fn multiply(&mut self, _by: Products) {}
-    /// Whether it has kernels to choose from and a clock to choose by.
-    fn timed(&self) -> bool {
-        false
-    }
-    /// Whose choices are kept together: `NVIDIA H100 80GB HBM3, sm_90a`. None where there is nothing to choose.
-    fn model(&self) -> Option<String> {
-        None
-    }
-    /// What choices depend on.
-    fn limits(&self) -> Limits {
-        Limits::default()
-    }
-    /// Bytes that can still be allocated of memory of its own; None where it uses the machine's.
-    fn own_memory(&self) -> Option<usize> {
-        None
-    }
     /// Measures what the device can do at most; None where that means nothing. What was loaded may be gone.
     fn ceilings(&mut self) -> Result<Option<Ceilings>> {
         Ok(None)
+    }
+}
+
+impl dyn Device + '_ {
+    /// [`Spec::name`]
+    pub fn name(&self) -> String {
+        self.spec().name
+    }
+    /// How plans for it are best made that multiply by `products`.
+    pub fn options(&self, products: Products) -> Options {
+        Options { products, ..self.spec().options }
     }
 }
 
@@ -181,9 +223,14 @@ pub fn open(name: &str, threads: Option<usize>) -> Result<Box<dyn Device>> {
 
 /// [`open`], with checks besides the computation.
 pub fn open_with(name: &str, threads: Option<usize>, checks: Checks) -> Result<Box<dyn Device>> {
+    open_tiled(name, threads, checks, None)
+}
+
+/// [`open_with`], and of a GPU with these `tiles` in place of those that were measured on its kind.
+pub fn open_tiled(name: &str, threads: Option<usize>, checks: Checks, tiles: Option<Tiles>) -> Result<Box<dyn Device>> {
     match name {
         "auto" => match Cuda::new(0) {
-            Ok(cuda) => Ok(tuned(cuda, checks)),
+            Ok(cuda) => Ok(tiled(cuda, checks, tiles)),
             Err(e) => {
                 // Without a driver there is nothing to remark.
                 if cuda::driver().is_ok() {
@@ -195,23 +242,27 @@ pub fn open_with(name: &str, threads: Option<usize>, checks: Checks) -> Result<B
         "cpu" => Ok(Box::new(Cpu::with(Simd::detect(), threads, checks)?)),
         "sim" => {
             let options = sim::Options { checks: true, ..sim::Options::default() };
-            Ok(tuned(Simulator::new(Simulator::TARGET, options)?, checks))
+            Ok(tiled(Simulator::new(Simulator::TARGET, options)?, checks, tiles))
         }
         "reference" => Ok(Box::new(Reference::with(checks))),
         _ => match cuda_ordinal(name) {
-            Some(ordinal) => Ok(tuned(Cuda::new(ordinal)?, checks)),
+            Some(ordinal) => Ok(tiled(Cuda::new(ordinal)?, checks, tiles)),
             None => Err(Error::usage(format!("unknown device `{name}`")).fix(format!("choose one of {NAMES}"))),
         },
     }
 }
 
-/// A GPU with the tiles that were measured on its kind.
-fn tuned(driver: impl gpu::Driver + 'static, checks: Checks) -> Box<dyn Device> {
-    let table = tuning::Table::of(&driver.model()).unwrap_or_else(|e| {
-        progress::watcher().note(&format!("tiles by the rule: {e}"));
-        None
-    });
-    Box::new(Gpu::new(driver, checks, table.map(tuning::Table::tiles).unwrap_or_default()))
+/// A GPU with `tiles`, or with those that were measured on its kind.
+fn tiled(driver: impl gpu::Driver + 'static, checks: Checks, tiles: Option<Tiles>) -> Box<dyn Device> {
+    let measured = || match tuning::Table::of(&driver.model()) {
+        Ok(table) => table.map(tuning::Table::tiles),
+        Err(e) => {
+            progress::watcher().note(&format!("tiles by the rule: {e}"));
+            None
+        }
+    };
+    let tiles = tiles.or_else(measured).unwrap_or_default();
+    Box::new(Gpu::new(driver, checks, tiles))
 }
 
 /// `cuda` and `cuda:0` are the first GPU, `cuda:1` is the next.

@@ -2,10 +2,10 @@
 the plan is a wrong number and not a latent one. */
 
 use super::layout::{decode, expect, loaded, settable, storage};
-use super::{Bytes, Checks, Data, Demand, Device, Probe, finite};
+use super::{Bytes, Checks, Data, DataMut, Demand, Device, Probe, Spec, Usage, finite};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Value};
-use crate::plan::{Place, Plan};
+use crate::plan::{Options, Place, Plan};
 use std::ops::Range;
 use std::time::Instant;
 
@@ -40,8 +40,8 @@ impl Reference {
 }
 
 impl Device for Reference {
-    fn name(&self) -> String {
-        "reference (float64 definition)".into()
+    fn spec(&self) -> Spec {
+        Spec { name: "reference (float64 definition)".into(), options: Options::default(), gpu: None }
     }
     fn load(&mut self, g: &Graph, plans: &[Plan]) -> Result<()> {
         (self.graph, self.plans) = (Graph::default(), vec![]);
@@ -69,15 +69,11 @@ impl Device for Reference {
         copy.copy_from_slice(bytes);
         self.write(v, Data::F64(&decode(self.graph.ty(v).dtype, copy))).map(|()| false)
     }
-    fn read(&self, v: Value, into: &mut [f32]) -> Result<()> {
+    fn read(&self, v: Value, into: DataMut) -> Result<()> {
         expect(&self.graph, v, into.len())?;
-        into.iter_mut().zip(self.read64(v)?).for_each(|(d, s)| *d = s as f32);
-        Ok(())
-    }
-    fn read64(&self, v: Value) -> Result<Vec<f64>> {
-        self.graph.own(&[v])?;
         let got = self.get(self.last, v).ok_or_else(|| Error::job("this value was not computed by the last plan"))?;
-        Ok(got.to_vec())
+        into.fill(got.iter().copied());
+        Ok(())
     }
     fn run(&mut self, plan: usize, mut probe: Option<&mut dyn FnMut(Probe)>) -> Result<()> {
         loaded(plan, self.plans.len())?;
@@ -122,8 +118,9 @@ impl Device for Reference {
         }
         Ok(())
     }
-    fn memory(&self) -> [usize; 2] {
-        [self.persistent.iter().map(|p| p.len() * 8).sum(), self.arena.len() * 8]
+    fn memory(&self) -> Usage {
+        let persistent = self.persistent.iter().map(|p| p.len() * 8).sum();
+        Usage { persistent, arena: self.arena.len() * 8, free: None }
     }
     fn demand(&self, g: &Graph, plans: &[Plan]) -> Result<Demand> {
         Ok(Demand::float64(g, plans))

@@ -2,7 +2,7 @@
 
 use super::MemoryHints;
 use super::layout::{expect, loaded};
-use super::{Bytes, Data, Device, Probe};
+use super::{Bytes, Data, DataMut, Device, Probe};
 use crate::error::Result;
 use crate::graph::{Graph, Value};
 use crate::plan::{Options, Plan};
@@ -104,7 +104,7 @@ impl Session {
     /// A persistent value, or a wanted one of the plan that ran last.
     pub fn read(&self, v: Value) -> Result<Vec<f32>> {
         let mut into = vec![0.0; self.graph.ty(v).numel()];
-        self.device.read(v, &mut into)?;
+        self.device.read(v, DataMut::F32(&mut into))?;
         Ok(into)
     }
     /// [`Session::read`] without a copy where the device has the value in this machine's memory.
@@ -116,7 +116,9 @@ impl Session {
     }
     /// [`Session::read`] in float64.
     pub fn read64(&self, v: Value) -> Result<Vec<f64>> {
-        self.device.read64(v)
+        let mut into = vec![0.0; self.graph.ty(v).numel()];
+        self.device.read(v, DataMut::F64(&mut into))?;
+        Ok(into)
     }
     /// Runs a plan.
     pub fn run(&mut self, plan: usize) -> Result<()> {

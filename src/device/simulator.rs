@@ -142,7 +142,7 @@ impl Driver for Simulator {
         Limits { shared: nvrtc::shared_memory(self.target), ..Limits::default() }
     }
 
-    fn timed(&self) -> bool {
+    fn has_clock(&self) -> bool {
         false
     }
 

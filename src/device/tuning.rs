@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Table {
-    /// [`super::Device::model`].
+    /// [`super::GpuSpec::model`].
     pub device: String,
     /// Names the sources of the kernels.
     kernels: String,

@@ -1,7 +1,7 @@
 //! What is exported: the evaluation graph of a model, and where in its file each weight lies.
 
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Node, Value};
+use crate::graph::{Graph, Node, Op, Value};
 use crate::models::{Base, TOWER, Tower};
 use crate::ops::{conv, dense};
 use crate::preprocess::{Preprocess, View};
@@ -9,7 +9,6 @@ use crate::train::checkpoint;
 use crate::train::network::Task;
 use crate::weights::{CLASSES, LAYOUT, PREPROCESS, TowerWeights, WeightFile};
 use serde::Serialize;
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
@@ -212,8 +211,8 @@ fn json(x: &impl Serialize) -> String {
 }
 
 /// The op of a node, if it is a `T`.
-pub(super) fn is<T: Any>(n: &Node) -> Option<&T> {
-    (&*n.op as &dyn Any).downcast_ref()
+pub(super) fn is<T: Op>(n: &Node) -> Option<&T> {
+    n.op_as()
 }
 
 /// Whether a weight consists of filters, and H, W, C of its rows where their order is a matter of layout.

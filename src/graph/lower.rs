@@ -65,6 +65,7 @@ pub struct Gpu<'a> {
     io: &'a Io<'a>,
     group: &'a [Member],
     choices: &'a Choices,
+    products: Products,
     /// What the next call computes, and what a tile of it costs.
     product: Option<(Product, Price)>,
     scratch: usize,
@@ -73,14 +74,14 @@ pub struct Gpu<'a> {
 }
 
 impl<'a> Gpu<'a> {
-    pub fn new(op: &'a dyn Op, io: &'a Io<'a>, group: &'a [Member], choices: &'a Choices) -> Self {
+    pub fn new(op: &'a dyn Op, io: &'a Io<'a>, group: &'a [Member], choices: &'a Choices, products: Products) -> Self {
         assert!(group.len() <= gpu::GROUP, "the plan splits larger groups");
-        Self { op, io, group, choices, product: None, scratch: 0, counts: 0, launches: vec![] }
+        Self { op, io, group, choices, products, product: None, scratch: 0, counts: 0, launches: vec![] }
     }
 
     /// By what float32 numbers are multiplied.
     pub fn products(&self) -> Products {
-        self.choices.products
+        self.products
     }
 
     /// The variant of a kernel ([`Choices::tile`]) for `product`, which is that of one instance. The next call computes all.
@@ -91,7 +92,7 @@ impl<'a> Gpu<'a> {
         tile
     }
 
-    /// [`Op::stream`] of each instance.
+    /// [`Description::stream`] of each instance.
     pub fn streams(&self) -> [u32; gpu::GROUP] {
         std::array::from_fn(|i| self.group.get(i).map_or(0, |m| m.stream))
     }

@@ -52,16 +52,73 @@ pub struct Io<'a> {
 pub struct Member {
     pub ins: Vec<Buf>,
     pub outs: Vec<Buf>,
-    /// [`Op::stream`]
+    /// [`Description::stream`]
     pub stream: u32,
+}
+
+/// What an op does in a network, for those who look for it there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Role {
+    /// Products of matrices made of windows: a convolution, its gradients, and what is fused with them.
+    Convolution,
+    /// Products of matrices: a dense layer, its gradients, and what is fused with them.
+    Dense,
+    /// Makes probabilities of class scores.
+    Softmax,
+    /// Draws what dropout keeps.
+    DropoutMask,
+    #[default]
+    Other,
+}
+
+impl Role {
+    /// Whether its arithmetic is products of matrices, which tensor cores do.
+    pub fn multiplies(self) -> bool {
+        matches!(self, Role::Convolution | Role::Dense)
+    }
+}
+
+/// What an op is, apart from its arithmetic.
+#[derive(Clone, Copy, Debug)]
+pub struct Description {
+    /// `family.pass`: `conv.fprop`. For people and for records; programs ask for the other properties.
+    pub name: &'static str,
+    pub role: Role,
+    /// Its first output is the gradient of a weight, a bias or a penalty on one.
+    pub weight_gradient: bool,
+    /// (output, input) pairs that share storage: state updated in place.
+    pub in_place: &'static [(usize, usize)],
+    /// The word of the counter that tells its random numbers from others' ([`crate::rng::Stream`]): the one attribute that
+    /// does not show in the `Debug` text. Instances that differ in nothing else run together, and launches on a GPU find it
+    /// in [`Member`].
+    pub stream: u32,
+}
+
+impl Description {
+    /// An op that computes something from operands, and no more.
+    pub const fn of(name: &'static str) -> Self {
+        Self { name, role: Role::Other, weight_gradient: false, in_place: &[], stream: 0 }
+    }
+    pub const fn role(self, role: Role) -> Self {
+        Self { role, ..self }
+    }
+    pub const fn weight_gradient(self) -> Self {
+        Self { weight_gradient: true, ..self }
+    }
+    pub const fn in_place(self, in_place: &'static [(usize, usize)]) -> Self {
+        Self { in_place, ..self }
+    }
+    pub const fn stream(self, stream: u32) -> Self {
+        Self { stream, ..self }
+    }
 }
 
 /// One op: shape rule, definition, adjoint, lowering and cost, on one page. Attributes are fields of the type that
 /// implements it; they must all show in its `Debug` text, because equal text means equal work when launches are grouped, but
-/// for [`Op::stream`].
+/// for [`Description::stream`].
 pub trait Op: Any + Debug + Send + Sync {
-    /// `family.pass`: `conv.fprop`.
-    fn name(&self) -> &'static str;
+    /// Its name and the properties that others tell ops apart by.
+    fn describe(&self) -> Description;
     /// Output types, or why the inputs do not fit.
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>>;
     /// The definition, in float64: plain loops that a reader can check against the formula. Every element of every
@@ -74,7 +131,7 @@ pub trait Op: Any + Debug + Send + Sync {
     }
     /// Appends the ops that compute d(loss)/d(input) from d(loss)/d(output); None where there is no gradient.
     fn grad(&self, _g: &mut Graph, _n: &Node, _dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
-        Err(Error::job(format!("{} has no gradient", self.name())))
+        Err(Error::job(format!("{} has no gradient", self.describe().name)))
     }
     /// The host routines that compute `group`, a list of instances with equal attributes and types. Empty: there is
     /// none, run the definition. A plan gives it instances one by one.
@@ -92,19 +149,20 @@ pub trait Op: Any + Debug + Send + Sync {
     fn counted(&self, io: &Io) -> usize {
         io.ins.iter().chain(io.outs).map(Type::numel).max().unwrap_or(0)
     }
-    /// The word of the counter that tells its random numbers from others' ([`crate::rng::Stream`]): the one attribute that
-    /// does not show in the `Debug` text. Instances that differ in nothing else run together, and launches on a GPU find it
-    /// in [`Member`].
-    fn stream(&self) -> u32 {
-        0
-    }
     /// Work and least traffic of one instance.
     fn cost(&self, io: &Io) -> Cost {
         traffic(io)
     }
-    /// (output, input) pairs that share storage: state updated in place.
-    fn alias(&self) -> &'static [(usize, usize)] {
-        &[]
+}
+
+impl dyn Op {
+    /// [`Description::name`]
+    pub fn name(&self) -> &'static str {
+        self.describe().name
+    }
+    /// [`Description::in_place`]
+    pub fn in_place(&self) -> &'static [(usize, usize)] {
+        self.describe().in_place
     }
 }
 
@@ -133,6 +191,16 @@ impl Node {
             "" => self.op.name().to_string(),
             layer => format!("{} of {layer}", self.op.name()),
         }
+    }
+
+    /// Its op, if that is a `T`.
+    pub fn op_as<T: Op>(&self) -> Option<&T> {
+        (&*self.op as &dyn Any).downcast_ref()
+    }
+
+    /// Whether it has a role in the network, and not in its adjoint.
+    pub fn plays(&self, role: Role) -> bool {
+        !self.adjoint && self.op.describe().role == role
     }
 }
 
@@ -293,7 +361,7 @@ impl Graph {
     /// second time, which it would then read and write as two.
     fn usable(&self, op: &dyn Op, ins: &[Value]) -> Result<()> {
         self.own(ins)?;
-        for &(_, i) in op.alias() {
+        for &(_, i) in op.in_place() {
             let Some(v) = ins.get(i) else { continue };
             if ins.iter().filter(|other| *other == v).count() > 1 {
                 return Err(Error::job(format!("{} is updated in place and taken a second time", self.titled(*v))));
@@ -349,7 +417,7 @@ impl Graph {
     ) -> Vec<Value> {
         let types: Vec<Type> = ins.iter().map(|v| self.ty(*v)).collect();
         let types = op.infer(&types).expect("the caller knows that it fits");
-        assert!(outs.iter().zip(&types).all(|(v, t)| self.ty(*v) == *t), "{} writes other types", op.name());
+        assert!(outs.iter().zip(&types).all(|(v, t)| self.ty(*v) == *t), "{} writes other types", op.describe().name);
         let new: Vec<Value> = types[outs.len()..].iter().map(|t| self.value(Kind::Temp, "", *t)).collect();
         let (outs, label) = ([outs, &new].concat(), self.nodes[part].label.clone());
         let adjoint = self.nodes[at].adjoint;

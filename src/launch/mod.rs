@@ -162,7 +162,7 @@ impl Slot {
     }
 }
 
-/// The operands of one launch. An input that an op declares as the storage of an output ([`crate::graph::Op::alias`]) is
+/// The operands of one launch. An input that an op declares as the storage of an output ([`crate::graph::Description::in_place`]) is
 /// read through the output.
 pub struct Operands {
     ins: Vec<Slot>,

@@ -5,7 +5,7 @@ use super::optim::hyper_type;
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{self, In};
-use crate::graph::{Gpu, Io, Member, Op, host_launches, traffic};
+use crate::graph::{Description, Gpu, Io, Member, Op, host_launches, traffic};
 use crate::launch::gpu::{CudaStruct, Kernel, STORED};
 use crate::launch::{Cost, Launch, Simd};
 use crate::par;
@@ -68,8 +68,12 @@ impl AdamW {
 }
 
 impl Op for AdamW {
-    fn name(&self) -> &'static str {
-        "adamw"
+    fn describe(&self) -> Description {
+        Description::of("adamw").in_place(if self.copy {
+            &[(0, 0), (1, 1), (2, 2), (3, 5)]
+        } else {
+            &[(0, 0), (1, 1), (2, 2)]
+        })
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let more = 5 + self.copy as usize;
@@ -131,9 +135,6 @@ impl Op for AdamW {
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 15.0 * io.ins[0].numel() as f64, ..traffic(io) }
-    }
-    fn alias(&self) -> &'static [(usize, usize)] {
-        if self.copy { &[(0, 0), (1, 1), (2, 2), (3, 5)] } else { &[(0, 0), (1, 1), (2, 2)] }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches};
+use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Value, host_launches};
 use crate::host::pointwise;
 use crate::launch::gpu::{Count, CudaStruct, Divisor, Kernel, count};
 use crate::launch::{Cost, Launch, Simd};
@@ -41,8 +41,8 @@ pub struct Fill {
 }
 
 impl Op for Fill {
-    fn name(&self) -> &'static str {
-        "fill"
+    fn describe(&self) -> Description {
+        Description::of("fill")
     }
     fn infer(&self, _: &[Type]) -> Result<Vec<Type>> {
         Ok(vec![self.ty])
@@ -64,8 +64,8 @@ impl Op for Fill {
 pub struct Add;
 
 impl Op for Add {
-    fn name(&self) -> &'static str {
-        "add"
+    fn describe(&self) -> Description {
+        Description::of("add")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         match ins {
@@ -102,8 +102,8 @@ impl Op for Add {
 pub struct Mul;
 
 impl Op for Mul {
-    fn name(&self) -> &'static str {
-        "mul"
+    fn describe(&self) -> Description {
+        Description::of("mul")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         Add.infer(ins)
@@ -140,8 +140,8 @@ pub struct Scale {
 }
 
 impl Op for Scale {
-    fn name(&self) -> &'static str {
-        "scale"
+    fn describe(&self) -> Description {
+        Description::of("scale")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         Ok(vec![ins[0]])
@@ -170,8 +170,8 @@ impl Op for Scale {
 pub struct Standardize;
 
 impl Op for Standardize {
-    fn name(&self) -> &'static str {
-        "standardize"
+    fn describe(&self) -> Description {
+        Description::of("standardize")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         match ins {
@@ -213,8 +213,8 @@ impl Op for Standardize {
 pub struct StandardizeGrad;
 
 impl Op for StandardizeGrad {
-    fn name(&self) -> &'static str {
-        "standardize.grad"
+    fn describe(&self) -> Description {
+        Description::of("standardize.grad")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         match ins {

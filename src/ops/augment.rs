@@ -8,7 +8,7 @@ Angles are drawn in float32 in one order of operations, without fused ones, and 
 use super::{Bound, Case, Draw, Family, dropout};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches};
+use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Value, host_launches};
 use crate::launch::gpu::{CudaStruct, Divisor, Kernel, count};
 use crate::launch::{Launch, Simd};
 use crate::par;
@@ -214,8 +214,8 @@ impl Augment {
 }
 
 impl Op for Augment {
-    fn name(&self) -> &'static str {
-        "image.augment"
+    fn describe(&self) -> Description {
+        Description::of("image.augment")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         self.check()?;

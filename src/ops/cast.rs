@@ -3,7 +3,7 @@
 use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches};
+use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Value, host_launches};
 use crate::launch::gpu::{Count, CudaStruct, Kernel};
 use crate::launch::{Launch, Simd};
 use crate::par;
@@ -34,8 +34,8 @@ fn gpu(gpu: Gpu, io: &Io) -> Vec<Launch> {
 pub struct Copy;
 
 impl Op for Copy {
-    fn name(&self) -> &'static str {
-        "cast.copy"
+    fn describe(&self) -> Description {
+        Description::of("cast.copy").in_place(&[(0, 1)])
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         match ins {
@@ -59,9 +59,6 @@ impl Op for Copy {
     fn counted(&self, _: &Io) -> usize {
         0
     }
-    fn alias(&self) -> &'static [(usize, usize)] {
-        &[(0, 1)]
-    }
 }
 
 /// y = x as `to`: from float32 to 16 bits, or back.
@@ -71,8 +68,8 @@ pub struct Cast {
 }
 
 impl Op for Cast {
-    fn name(&self) -> &'static str {
-        "cast"
+    fn describe(&self) -> Description {
+        Description::of("cast")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let from = ins[0].dtype;

@@ -4,7 +4,7 @@ Ops like all others, so that the same checks run over them and the same compiled
 use super::{Bound, Case, Draw, Family, mma};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Gpu, Io, Member, Op, host_launches, traffic};
+use crate::graph::{Description, Gpu, Io, Member, Op, host_launches, traffic};
 use crate::host::pointwise;
 use crate::launch::gpu::{Count, CudaStruct, Kernel, count};
 use crate::launch::{Cost, Launch, Simd};
@@ -31,8 +31,8 @@ pub struct Chain {
 }
 
 impl Op for Chain {
-    fn name(&self) -> &'static str {
-        "ceiling.chain"
+    fn describe(&self) -> Description {
+        Description::of("ceiling.chain")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         match ins {
@@ -76,8 +76,8 @@ impl Product {
 }
 
 impl Op for Product {
-    fn name(&self) -> &'static str {
-        "ceiling.product"
+    fn describe(&self) -> Description {
+        Description::of("ceiling.product")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let [x, w] = ins else { return Err(Error::job("x and w are needed")) };
@@ -126,8 +126,8 @@ impl Op for Product {
 pub struct RowSum;
 
 impl Op for RowSum {
-    fn name(&self) -> &'static str {
-        "ceiling.row_sum"
+    fn describe(&self) -> Description {
+        Description::of("ceiling.row_sum")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         match ins[0].dims() {
@@ -159,8 +159,8 @@ impl Op for RowSum {
 pub struct Triad;
 
 impl Op for Triad {
-    fn name(&self) -> &'static str {
-        "ceiling.triad"
+    fn describe(&self) -> Description {
+        Description::of("ceiling.triad")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         match ins {

@@ -7,7 +7,7 @@ use super::arith::Scalar;
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Role, Value, host_launches, traffic};
 use crate::host::pointwise;
 use crate::launch::gpu::{CudaStruct, Kernel, STORED};
 use crate::launch::{Cost, Launch, Simd};
@@ -32,7 +32,7 @@ static GRAD: Kernel = Kernel::new("dropout_grad.cu", "dropout_grad", 3, Scalar::
 pub struct Layer(pub u32);
 
 impl std::fmt::Debug for Layer {
-    /// Not which: [`Op::stream`] tells.
+    /// Not which: [`Description::stream`] tells.
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         f.write_str("Layer")
     }
@@ -79,8 +79,8 @@ impl Mask {
 }
 
 impl Op for Mask {
-    fn name(&self) -> &'static str {
-        "dropout.mask"
+    fn describe(&self) -> Description {
+        Description::of("dropout.mask").role(Role::DropoutMask).stream(Stream::Dropout(self.layer.0).word())
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         if ins != [state_type()] || !(0.0..=1.0).contains(&self.keep) {
@@ -114,9 +114,6 @@ impl Op for Mask {
         let args = |n| Draws { n, keep: self.keep, streams };
         gpu.map(&MASK, &[self.ty.dtype.code()], &[In(0), Out(0)], args).done()
     }
-    fn stream(&self) -> u32 {
-        Stream::Dropout(self.layer.0).word()
-    }
 }
 
 /// y = x mask / keep ("inverted" dropout: nothing to do at inference); inputs x, mask.
@@ -126,8 +123,8 @@ pub struct Apply {
 }
 
 impl Op for Apply {
-    fn name(&self) -> &'static str {
-        "dropout"
+    fn describe(&self) -> Description {
+        Description::of("dropout")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         if ins[0] != ins[1] || self.keep.is_nan() || self.keep <= 0.0 {
@@ -176,8 +173,8 @@ pub struct Grad {
 }
 
 impl Op for Grad {
-    fn name(&self) -> &'static str {
-        "dropout.grad"
+    fn describe(&self) -> Description {
+        Description::of("dropout.grad")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let (y, dy) = (ins[0], ins[1]);

@@ -19,7 +19,6 @@ use super::softmax::{Softmax, SoftmaxConcat, SoftmaxConcatGrad, SoftmaxGrad};
 use super::{dense, dropout};
 use crate::graph::{Graph, Kind, Node, Op, Value};
 use crate::shape::{DType, Type};
-use std::any::Any;
 
 /// Fuses what leads to the values in `want`, of which none is fused away.
 pub fn fuse(g: &mut Graph, want: &[&[Value]]) {
@@ -92,14 +91,14 @@ impl Uses {
 
 /// The op of a node, if it is a `T`.
 fn is<T: Op>(n: &Node) -> Option<&T> {
-    (&*n.op as &dyn Any).downcast_ref()
+    n.op_as()
 }
 
 /// Puts `op`, which does what nodes `part` and `at` do, in the place of `at`, if it takes such operands; its outputs.
 fn join(g: &mut Graph, [part, at]: [usize; 2], op: impl Op, ins: &[Value], out: Value) -> Option<Vec<Value>> {
     let types: Vec<Type> = ins.iter().map(|v| g.ty(*v)).collect();
     // `op` reads later than `part` did.
-    let updated = g.nodes()[part..at].iter().any(|n| n.op.alias().iter().any(|a| ins.contains(&n.ins[a.1])));
+    let updated = g.nodes()[part..at].iter().any(|n| n.op.in_place().iter().any(|a| ins.contains(&n.ins[a.1])));
     (!updated && op.infer(&types).is_ok()).then(|| g.replace(at, part, op, ins, &[out]))
 }
 

@@ -3,7 +3,7 @@
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::launch::gpu::{CudaStruct, Kernel, STORED, count};
 use crate::launch::{Cost, Launch, Simd};
 use crate::par;
@@ -38,8 +38,8 @@ impl Gather {
 }
 
 impl Op for Gather {
-    fn name(&self) -> &'static str {
-        "image.gather"
+    fn describe(&self) -> Description {
+        Description::of("image.gather")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         match (ins[0].dtype, ins[0].dims(), ins[1].dtype, ins[1].dims()) {
@@ -115,8 +115,8 @@ impl Normalize {
 }
 
 impl Op for Normalize {
-    fn name(&self) -> &'static str {
-        "image.normalize"
+    fn describe(&self) -> Description {
+        Description::of("image.normalize")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         Inputs { each: vec![*self], to: DType::F32 }.infer(ins)
@@ -172,8 +172,8 @@ pub struct Inputs {
 }
 
 impl Op for Inputs {
-    fn name(&self) -> &'static str {
-        "image.inputs"
+    fn describe(&self) -> Description {
+        Description::of("image.inputs")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let alike = ins.len() == self.each.len() && ins.iter().all(|x| x == &ins[0]) && self.to.is_float();

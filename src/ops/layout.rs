@@ -3,7 +3,7 @@
 use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out, Update};
-use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Operand, Value, host_launches};
+use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Operand, Value, host_launches};
 use crate::launch::gpu::{CudaStruct, Divisor, Kernel, VECTOR, count, vector};
 use crate::launch::{Launch, Simd};
 use crate::par;
@@ -65,8 +65,8 @@ fn widened(t: &Type, channels: usize) -> Type {
 }
 
 impl Op for Concat {
-    fn name(&self) -> &'static str {
-        "concat"
+    fn describe(&self) -> Description {
+        Description::of("concat")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let first = ins.first().ok_or_else(|| Error::job("at least one input is needed"))?;
@@ -126,8 +126,8 @@ pub struct Slice {
 }
 
 impl Op for Slice {
-    fn name(&self) -> &'static str {
-        "slice"
+    fn describe(&self) -> Description {
+        Description::of("slice")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         if ins[0].dims().len() < 2 || self.from.checked_add(self.width).is_none_or(|to| to > ins[0].channels()) {
@@ -169,8 +169,8 @@ fn source(chw: bool, x: &[usize], i: usize) -> usize {
 }
 
 impl Op for Flatten {
-    fn name(&self) -> &'static str {
-        "flatten"
+    fn describe(&self) -> Description {
+        Description::of("flatten")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         if ins[0].dims().len() != 4 {
@@ -212,8 +212,8 @@ pub struct Unflatten {
 }
 
 impl Op for Unflatten {
-    fn name(&self) -> &'static str {
-        "unflatten"
+    fn describe(&self) -> Description {
+        Description::of("unflatten")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         if ins[0].dims() == [self.x.dims()[0], self.x.row()] {

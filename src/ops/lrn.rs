@@ -3,7 +3,7 @@
 use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::launch::gpu::{CudaStruct, Divisor, Kernel, count};
 use crate::launch::{Cost, Launch, Simd};
 use crate::par;
@@ -108,8 +108,8 @@ impl Lrn {
 }
 
 impl Op for Lrn {
-    fn name(&self) -> &'static str {
-        "lrn"
+    fn describe(&self) -> Description {
+        Description::of("lrn")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         self.fits()?;
@@ -154,8 +154,8 @@ pub struct LrnGrad {
 }
 
 impl Op for LrnGrad {
-    fn name(&self) -> &'static str {
-        "lrn.grad"
+    fn describe(&self) -> Description {
+        Description::of("lrn.grad")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         self.of.fits()?;

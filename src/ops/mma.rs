@@ -97,7 +97,7 @@ impl Factors {
 /// How the operands lie in memory where an op's arithmetic is products of matrices, which tensor cores do in 16 bits;
 /// float32 elsewhere, where arithmetic is that of float32.
 pub fn storage(op: &dyn Op, ins: &[Type]) -> DType {
-    let product = matches!(op.name().split('.').next(), Some("conv" | "dense"));
+    let product = op.describe().role.multiplies();
     ins.iter().map(|t| t.dtype).find(|d| product && d.is_half()).unwrap_or(DType::F32)
 }
 

@@ -10,7 +10,7 @@ use super::activation::ReluGrad;
 use super::arith::Fill;
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
-use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Operand, Value, host_launches, traffic};
+use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Operand, Value, host_launches, traffic};
 pub use crate::host::norm::CHAIN;
 use crate::host::norm::{self, Channels, Extents};
 use crate::launch::gpu::{Access, CudaStruct, Divisor, Kernel, count};
@@ -148,8 +148,8 @@ pub struct Train {
 }
 
 impl Op for Train {
-    fn name(&self) -> &'static str {
-        "batchnorm.train"
+    fn describe(&self) -> Description {
+        Description::of("batchnorm.train")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         expect(&ins[0], &ins[1..3], Some(&ins[3]))?;
@@ -215,8 +215,8 @@ pub struct Eval {
 }
 
 impl Op for Eval {
-    fn name(&self) -> &'static str {
-        "batchnorm.eval"
+    fn describe(&self) -> Description {
+        Description::of("batchnorm.eval")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         expect(&ins[0], &ins[1..5], None)?;
@@ -271,8 +271,8 @@ pub struct Grad {
 }
 
 impl Op for Grad {
-    fn name(&self) -> &'static str {
-        "batchnorm.grad"
+    fn describe(&self) -> Description {
+        Description::of("batchnorm.grad")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let channels: Vec<Type> = ins[1..4].iter().chain(ins.iter().skip(6)).copied().collect();
@@ -356,8 +356,8 @@ impl Update {
 }
 
 impl Op for Update {
-    fn name(&self) -> &'static str {
-        "batchnorm.update"
+    fn describe(&self) -> Description {
+        Description::of("batchnorm.update").in_place(&[(0, 0), (1, 1)])
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         match ins {
@@ -393,9 +393,6 @@ impl Op for Update {
         let operands = [Operand::Update(0), Operand::Update(1), In(2), In(3), In(4)];
         gpu.each(&UPDATE, &[], c as usize, &operands, args).done()
     }
-    fn alias(&self) -> &'static [(usize, usize)] {
-        &[(0, 0), (1, 1)]
-    }
 }
 
 /// A convolution and the batch norm behind it as one: w' = w s and b' = (b - mean) s + beta, s = gamma / sqrt(var + eps)
@@ -407,8 +404,8 @@ pub struct Fold {
 }
 
 impl Op for Fold {
-    fn name(&self) -> &'static str {
-        "batchnorm.fold"
+    fn describe(&self) -> Description {
+        Description::of("batchnorm.fold").in_place(&[(0, 0), (1, 1)])
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let k = Type::f32(&[ins[2].dims()[0]]);
@@ -452,9 +449,6 @@ impl Op for Fold {
         let bias = In(if self.bias { 7 } else { 5 });
         let operands = [Out(0), Out(1), In(2), In(3), In(4), In(5), In(6), bias];
         gpu.call(&FOLD, &[], [filters, 1], &operands, args).done()
-    }
-    fn alias(&self) -> &'static [(usize, usize)] {
-        &[(0, 0), (1, 1)]
     }
 }
 

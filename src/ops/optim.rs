@@ -4,7 +4,7 @@ the same list of launches from first to last. */
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{self, In, Out};
-use crate::graph::{Gpu, Io, Member, Op, host_launches, traffic};
+use crate::graph::{Description, Gpu, Io, Member, Op, host_launches, traffic};
 use crate::launch::gpu::{Count, CudaStruct, Kernel, STORED, count};
 use crate::launch::{Cost, Launch, Simd};
 use crate::par;
@@ -188,8 +188,8 @@ impl Sgd {
 }
 
 impl Op for Sgd {
-    fn name(&self) -> &'static str {
-        "sgd"
+    fn describe(&self) -> Description {
+        Description::of("sgd").in_place(&[(0, 0), (1, 1)])
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         match ins {
@@ -208,9 +208,6 @@ impl Op for Sgd {
     }
     fn cost(&self, io: &Io) -> Cost {
         self.step().cost(io)
-    }
-    fn alias(&self) -> &'static [(usize, usize)] {
-        &[(0, 0), (1, 1)]
     }
 }
 
@@ -234,8 +231,8 @@ impl Update {
 }
 
 impl Op for Update {
-    fn name(&self) -> &'static str {
-        "sgd.update"
+    fn describe(&self) -> Description {
+        Description::of("sgd.update").in_place(if self.copy { &[(0, 0), (1, 1), (2, 4)] } else { &[(0, 0), (1, 1)] })
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let (more, by) = (4 + self.copy as usize, Type::f32(&[1]));
@@ -262,9 +259,6 @@ impl Op for Update {
     }
     fn cost(&self, io: &Io) -> Cost {
         self.step().cost(io)
-    }
-    fn alias(&self) -> &'static [(usize, usize)] {
-        if self.copy { &[(0, 0), (1, 1), (2, 4)] } else { &[(0, 0), (1, 1)] }
     }
 }
 
@@ -321,8 +315,8 @@ impl Updates {
 }
 
 impl Op for Updates {
-    fn name(&self) -> &'static str {
-        "sgd.updates"
+    fn describe(&self) -> Description {
+        Description::of("sgd.updates").in_place(&IN_PLACE[..self.outputs()])
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let step = self.step();
@@ -361,9 +355,6 @@ impl Op for Updates {
     fn cost(&self, io: &Io) -> Cost {
         self.step().cost(io)
     }
-    fn alias(&self) -> &'static [(usize, usize)] {
-        &IN_PLACE[..self.outputs()]
-    }
 }
 
 /// 1 / scale where every element of the gradients is finite, else 0: what [`Update`] takes as `by`. Inputs scale [1] and any
@@ -378,8 +369,8 @@ static UNSCALE: Kernel = Kernel::new("unscale.cu", "unscale", 2, Count::TEXT);
 const LOOKERS: usize = 264;
 
 impl Op for Unscale {
-    fn name(&self) -> &'static str {
-        "unscale"
+    fn describe(&self) -> Description {
+        Description::of("unscale")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         match ins {

@@ -4,7 +4,7 @@ nearness. Nothing is smoothed before an image shrinks. */
 use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::launch::gpu::{CudaStruct, Divisor, Kernel, VECTOR, count, vector};
 use crate::launch::{Cost, Launch, Simd};
 use crate::par;
@@ -115,8 +115,8 @@ pub struct Bilinear {
 }
 
 impl Op for Bilinear {
-    fn name(&self) -> &'static str {
-        "upsample"
+    fn describe(&self) -> Description {
+        Description::of("upsample")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         Ok(vec![self.grid.out(&ins[0])?])
@@ -181,8 +181,8 @@ pub struct BilinearGrad {
 }
 
 impl Op for BilinearGrad {
-    fn name(&self) -> &'static str {
-        "upsample.grad"
+    fn describe(&self) -> Description {
+        Description::of("upsample.grad")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let y = self.grid.out(&self.x)?;

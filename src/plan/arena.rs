@@ -10,7 +10,7 @@ pub(super) fn place(g: &Graph, want: &[Value], options: Options, steps: Vec<Vec<
     // The value that owns the storage: an output that updates an input in place lives where the input lives.
     let mut root: Vec<usize> = (0..g.len()).collect();
     for n in steps.iter().flatten().map(|&i| &g.nodes()[i]) {
-        for &(o, i) in n.op.alias() {
+        for &(o, i) in n.op.in_place() {
             root[n.outs[o].i()] = root[n.ins[i].i()];
         }
     }

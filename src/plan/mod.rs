@@ -9,7 +9,7 @@ pub use usage::{Life, Pass, parts};
 
 use crate::error::{Error, Result};
 use crate::graph::{Gpu, Graph, Io, Kind, Member, Node, Op, Value};
-use crate::launch::{Arch, Code, Launch, Operands, Simd, gpu, half};
+use crate::launch::{Arch, Code, Launch, Operands, Products, Simd, gpu, half};
 use crate::ops::fuse::fuse;
 use crate::shape::{DType, Type};
 use bytemuck::{cast_slice, cast_slice_mut};
@@ -25,6 +25,8 @@ pub struct Options {
     pub fuse: bool,
     /// Bytes of guard band around every value, a multiple of 256, and no reuse of storage: for finding writes out of bounds.
     pub guard: usize,
+    /// By what kernels multiply float32 numbers. How numbers are stored is said by the types of the graph's values.
+    pub products: Products,
 }
 
 /// The widest guard band.
@@ -142,7 +144,7 @@ impl Plan {
             let bufs = |v: &[Value]| v.iter().map(|v| v.buf()).collect::<Vec<_>>();
             let member = |&i: &usize| {
                 let n = &g.nodes()[i];
-                Member { ins: bufs(&n.ins), outs: bufs(&n.outs), stream: n.op.stream() }
+                Member { ins: bufs(&n.ins), outs: bufs(&n.outs), stream: n.op.describe().stream }
             };
             let group: Vec<Member> = step.iter().map(member).collect();
             // On the host every instance has launches of its own.
@@ -151,7 +153,10 @@ impl Plan {
                 let n = &g.nodes()[nodes[0]];
                 let mut launches = match arch {
                     Arch::Host(simd) => host(n.op.as_ref(), &io, group, simd),
-                    Arch::Gpu(choices) => n.op.gpu(Gpu::new(n.op.as_ref(), &io, group, choices), &io),
+                    Arch::Gpu(choices) => {
+                        let gpu = Gpu::new(n.op.as_ref(), &io, group, choices, self.options.products);
+                        n.op.gpu(gpu, &io)
+                    }
                 };
                 if launches.is_empty() {
                     launches = nodes.iter().zip(group).enumerate().map(|(i, (&n, m))| definition(g, n, i, m)).collect();
@@ -165,13 +170,13 @@ impl Plan {
 
     /// (output, input) pairs of a node that share storage.
     pub fn aliased_inputs(g: &Graph, node: usize) -> Vec<usize> {
-        g.nodes()[node].op.alias().iter().map(|a| a.1).collect()
+        g.nodes()[node].op.in_place().iter().map(|a| a.1).collect()
     }
 
     /// Persistent values that this plan writes: they cannot be read-only mappings.
     pub fn updates(&self, g: &Graph) -> Vec<Value> {
         let nodes = self.steps.iter().flatten().map(|&i| &g.nodes()[i]);
-        nodes.flat_map(|n| n.op.alias().iter().map(|&(_, i)| n.ins[i])).collect()
+        nodes.flat_map(|n| n.op.in_place().iter().map(|&(_, i)| n.ins[i])).collect()
     }
 
     /// Every value of one kind that this plan reads or writes.
@@ -220,7 +225,7 @@ fn host(op: &dyn Op, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
 fn definition(g: &Graph, node: usize, member: usize, m: &Member) -> Launch {
     let n = &g.nodes()[node];
     let (ins, outs) = g.io(n);
-    let (op, alias) = (n.op.clone(), n.op.alias());
+    let (op, alias) = (n.op.clone(), n.op.in_place());
     let cost = op.cost(&Io { ins: &ins, outs: &outs });
     let types = [ins.clone(), outs.clone()];
     let routine = move |h: &Operands| {

@@ -28,7 +28,7 @@ fn constraints(g: &Graph, nodes: &[usize]) -> Result<HashMap<usize, Vec<usize>>>
         let n = &g.nodes()[i];
         let list = before.entry(i).or_default();
         list.extend(n.ins.iter().filter_map(|v| writer.get(v)));
-        for &(_, input) in n.op.alias() {
+        for &(_, input) in n.op.in_place() {
             for &r in readers[&n.ins[input]].iter().filter(|&&r| r != i) {
                 if r > i {
                     return Err(stale(g, n.ins[input], r));
@@ -45,7 +45,7 @@ fn constraints(g: &Graph, nodes: &[usize]) -> Result<HashMap<usize, Vec<usize>>>
 /// The order of the graph, except that an update in place runs as soon as it can: a gradient then lives for one step
 /// instead of until the end.
 fn as_built(g: &Graph, nodes: &[usize], before: &HashMap<usize, Vec<usize>>) -> Vec<Vec<usize>> {
-    let updates: Vec<usize> = nodes.iter().copied().filter(|&i| !g.nodes()[i].op.alias().is_empty()).collect();
+    let updates: Vec<usize> = nodes.iter().copied().filter(|&i| !g.nodes()[i].op.in_place().is_empty()).collect();
     let mut waiting: HashMap<usize, usize> = updates.iter().map(|&u| (u, before[&u].len())).collect();
     let mut unblocks: HashMap<usize, Vec<usize>> = HashMap::new();
     for &u in &updates {

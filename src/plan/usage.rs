@@ -29,11 +29,12 @@ impl Pass {
 
     pub fn of(g: &Graph, node: usize) -> Self {
         let n = &g.nodes()[node];
-        match n.op.name() {
-            _ if !n.op.alias().is_empty() => Pass::Update,
+        let op = n.op.describe();
+        match op.weight_gradient {
+            _ if !op.in_place.is_empty() => Pass::Update,
             _ if !n.adjoint => Pass::Fprop,
-            name if name.ends_with(".wgrad") || name == "bias.grad" || name == "l2.grad" => Pass::Wgrad,
-            _ => Pass::Dgrad,
+            true => Pass::Wgrad,
+            false => Pass::Dgrad,
         }
     }
 }

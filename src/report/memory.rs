@@ -2,7 +2,7 @@
 there. A page of its own, light or dark as the reader's system is. */
 
 use super::svg::{Axis, Plot, escape, short};
-use crate::graph::Graph;
+use crate::graph::{Graph, Role};
 use crate::plan::{Life, Pass, Plan, parts};
 use std::fmt::Write;
 
@@ -27,7 +27,7 @@ const KINDS: [(&str, &str); 4] = [
 /// The kind of a value: an index into [`KINDS`].
 fn kind(g: &Graph, l: &Life) -> usize {
     match Pass::of(g, l.node) {
-        _ if g.nodes()[l.node].op.name() == "dropout.mask" => 1,
+        _ if g.nodes()[l.node].op.describe().role == Role::DropoutMask => 1,
         Pass::Fprop | Pass::Update => 0,
         Pass::Dgrad => 2,
         Pass::Wgrad => 3,

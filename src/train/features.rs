@@ -127,7 +127,7 @@ impl Extraction<'_> {
         let (view, prefix) = (self.view(), &self.member.prefix);
         self.tower.check_side(self.pictures.views()[view].side)?;
         let (g, image, features) = self.graph(batch);
-        let options = device.options();
+        let options = device.spec().options;
         let mut session = Session::new(g, &[&[features]], options, device)?;
         self.initial.check(&session, &[prefix], std::slice::from_ref(self.tower), true)?;
         let params: Vec<Value> = session.graph.stored().collect();

@@ -13,7 +13,7 @@ use super::network::{Precision, Task};
 use super::predictor::softmax;
 use crate::device::{Data, Device, MemoryHints, Session};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Value};
+use crate::graph::{Graph, Role, Value};
 use crate::models::{Config, TowerOutput};
 use crate::ops::arith::Mul;
 use crate::preprocess::{self, View, record};
@@ -210,7 +210,7 @@ impl Explainer {
             want.push(want[0].iter().copied().chain(looked).collect());
         }
         let want: Vec<&[Value]> = want.iter().map(Vec::as_slice).collect();
-        let options = device.options();
+        let options = device.spec().options;
         let mut session =
             Session::within(MemoryHints { weights_mapped: true, reserved_bytes: 0 }, g, &want, options, device)?;
         checkpoint::bind(file, &mut session)?;
@@ -316,7 +316,7 @@ fn towers(g: &Graph, card: &Card, config: &Config, layer: Option<&str>) -> Resul
             let convolutions: Vec<(&str, Value)> = g
                 .nodes()
                 .iter()
-                .filter(|n| n.op.name() == "conv.fprop" && n.label.starts_with(&scope))
+                .filter(|n| n.plays(Role::Convolution) && n.label.starts_with(&scope))
                 .map(|n| (&n.label[scope.len()..], n.outs[0]))
                 .collect();
             let found = match layer.map(ours) {

@@ -146,7 +146,7 @@ impl Subject {
         // The update of each weight has its gradient as third input.
         let update = |w: &Value| {
             let updates =
-                |n: &&crate::graph::Node| n.op.alias().first().is_some_and(|a| n.ins[a.1] == *w) && n.ins.len() == 4;
+                |n: &&crate::graph::Node| n.op.in_place().first().is_some_and(|a| n.ins[a.1] == *w) && n.ins.len() == 4;
             graph.nodes().iter().find(updates).map(|n| n.ins[2])
         };
         let grads: Vec<Vec<Value>> = parts

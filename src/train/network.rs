@@ -16,7 +16,6 @@ use crate::plan::Plan;
 use crate::preprocess::{Preprocess, View};
 use crate::shape::{DType, Type};
 use serde::{Deserialize, Serialize};
-use std::any::Any;
 
 /// What is trained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -251,6 +250,8 @@ pub struct Blueprint {
     /// What each plan is for, by [`TRAIN`], [`EVAL`] and, if weights are penalised, [`PENALTY`].
     pub want: Vec<Vec<Value>>,
     pub batch: usize,
+    /// By what it multiplies: for the options of its plans.
+    pub products: Products,
     pub x: Vec<Value>,
     pub tables: Vec<Value>,
     pub rows: Option<Value>,
@@ -566,7 +567,8 @@ impl Blueprint {
         if !penalties.is_empty() {
             want.push(penalties);
         }
-        Ok(Self { graph: g, want, batch, x, tables, rows, weight, state, parts })
+        let products = precision.products();
+        Ok(Self { graph: g, want, batch, products, x, tables, rows, weight, state, parts })
     }
 
     /// Bytes of the weights of the best epoch, which a training run keeps beside the network.
@@ -584,7 +586,7 @@ impl Blueprint {
 
     /// Refuses where a device has no room for it.
     pub fn fits(&self, device: &dyn Device) -> Result<()> {
-        let (graph, plans) = Plan::all(self.graph.clone(), &self.want(), device.options())?;
+        let (graph, plans) = Plan::all(self.graph.clone(), &self.want(), device.options(self.products))?;
         device::fits(device, &graph, &plans, self.memory_hints())
     }
 }
@@ -603,15 +605,14 @@ impl Network {
     }
 
     /// Builds, differentiates, plans and allocates.
-    pub fn new(task: &Task, batch: usize, method: impl Into<Method>, mut device: Box<dyn Device>) -> Result<Self> {
+    pub fn new(task: &Task, batch: usize, method: impl Into<Method>, device: Box<dyn Device>) -> Result<Self> {
         let method = method.into();
-        device.multiply(method.precision.products());
         let b = Blueprint::new(task, batch, method)?;
         b.fits(&*device).map_err(|e| match Self::largest_batch(task, batch, method, &*device) {
             Some(n) => e.fix(format!("--batch {n} fits; `deep-affect plan` shows what a choice needs")),
             None => e,
         })?;
-        let (hints, options) = (b.memory_hints(), device.options());
+        let (hints, options) = (b.memory_hints(), device.options(b.products));
         let session = Session::within(hints, b.graph.clone(), &b.want(), options, device)?;
         let Blueprint { batch, x, tables, rows, weight, state, .. } = b;
         Ok(Self { session, batch, x, tables, rows, weight, state, parts: b.parts, losses: method.losses })
@@ -620,7 +621,7 @@ impl Network {
     /// Updates after which running statistics are those of the pictures and no longer what they began with: three times
     /// 1 / momentum leaves a twentieth of that. None where nothing updates any.
     pub fn settles(&self) -> Option<u32> {
-        let update = |n: &Node| (&*n.op as &dyn Any).downcast_ref::<norm::Update>().map(|u| u.convention.momentum);
+        let update = |n: &Node| n.op_as::<norm::Update>().map(|u| u.convention.momentum);
         let slowest = self.session.graph.nodes().iter().filter_map(update).reduce(f64::min)?;
         Some((3.0 / slowest).ceil() as u32)
     }

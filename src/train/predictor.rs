@@ -7,7 +7,7 @@ use crate::bundled;
 use crate::data::{DecodeOptions, LoadOptions, Pictures, Source};
 use crate::device::{self, Data, Device, MemoryHints, Probe, Session};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Node, Value};
+use crate::graph::{Graph, Node, Role, Value};
 use crate::models::{Config, Member};
 use crate::nn::{Mode, Net};
 use crate::preprocess::{self, View, record};
@@ -96,10 +96,9 @@ impl Predictor {
         precision: Precision,
         file: &Arc<WeightFile>,
         batch: usize,
-        mut device: Box<dyn Device>,
+        device: Box<dyn Device>,
         seeing: bool,
     ) -> Result<Self> {
-        device.multiply(precision.products());
         let card = checkpoint::card(file)?;
         let config = card.config().map_err(|e| Error::file(file.path(), e.to_string()))?.clone();
         let members = config.members();
@@ -129,7 +128,7 @@ impl Predictor {
         let beside = classes.iter().map(|c| c.probabilities).chain(heads.iter().map(|h| h.1));
         let want: Vec<Value> = want.into_iter().chain(beside).collect();
         let hints = MemoryHints { weights_mapped: true, reserved_bytes: 0 };
-        let options = device.options();
+        let options = device.options(precision.products());
         let mut session = Session::within(hints, g, &[&want], options, device)?;
         checkpoint::bind(file, &mut session)?;
         Ok(Self { card, views: config.views(), config, session, batch, images, outputs, heads, ahead, classes })
@@ -229,7 +228,7 @@ fn of_head(g: &Graph, config: &Config, m: &Member, head: usize) -> Value {
 
 /// Where a tower turns class scores into probabilities, if it does.
 pub(super) fn softmax<'g>(g: &'g Graph, tower: &str) -> Option<&'g Node> {
-    let of = |n: &&Node| n.op.name() == "softmax" && n.label.strip_prefix(tower) == Some(".softmax");
+    let of = |n: &&Node| n.plays(Role::Softmax) && n.label.strip_prefix(tower) == Some(".softmax");
     g.nodes().iter().find(of)
 }
 

@@ -5,7 +5,7 @@ pub mod devices;
 
 use deep_affect::device::{Checks, Cpu, Data, Device, Reference, Session};
 use deep_affect::error::Result;
-use deep_affect::graph::{Graph, Io, Kind, Node, Op, Value};
+use deep_affect::graph::{Description, Graph, Io, Kind, Node, Op, Value};
 use deep_affect::launch::{Products, Simd};
 use deep_affect::models::{Architecture, Config};
 use deep_affect::nn::{Mode, Net};
@@ -173,8 +173,8 @@ pub struct Probe(pub Vec<Vec<f64>>);
 struct ProbeGrad(Vec<f64>, Type);
 
 impl Op for Probe {
-    fn name(&self) -> &'static str {
-        "test.probe"
+    fn describe(&self) -> Description {
+        Description::of("test.probe")
     }
     fn infer(&self, _: &[Type]) -> Result<Vec<Type>> {
         Ok(vec![Type::f32(&[1])])
@@ -188,8 +188,8 @@ impl Op for Probe {
     }
 }
 impl Op for ProbeGrad {
-    fn name(&self) -> &'static str {
-        "test.probe_grad"
+    fn describe(&self) -> Description {
+        Description::of("test.probe_grad")
     }
     fn infer(&self, _: &[Type]) -> Result<Vec<Type>> {
         Ok(vec![self.1])

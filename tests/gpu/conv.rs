@@ -4,8 +4,7 @@ use super::{DEVICES, Way, bits, on_devices, open};
 use crate::common::*;
 use deep_affect::device::{Data, Session};
 use deep_affect::error::Result;
-use deep_affect::graph::{Gpu, Io, Op};
-use deep_affect::launch::choices::Tiles;
+use deep_affect::graph::{Description, Gpu, Io, Op};
 use deep_affect::launch::{Code, Launch, Products};
 use deep_affect::ops::conv::{Dgrad, Fprop, FusedBackward, Wgrad, gpu};
 use deep_affect::ops::{Bound, Case, dense};
@@ -21,7 +20,7 @@ fn a_row_has_the_same_bits_in_every_batch() {
             return None;
         }
         let (x, n) = (draw(case, 9, Numbers::Reals), case.ins[0].dims()[0]);
-        let together = match run(case, device.open(), Options::default(), &x) {
+        let together = match run(case, device.open(), device.options(), &x) {
             Ok(mut y) => y.remove(0),
             Err(e) => return Some(e.to_string()),
         };
@@ -32,7 +31,7 @@ fn a_row_has_the_same_bits_in_every_batch() {
         let rows = x[0].chunks(x[0].len() / n).zip(together.chunks(together.len() / n));
         for (i, (row, y)) in rows.enumerate() {
             let x: Vec<Vec<f64>> = [row.to_vec()].into_iter().chain(x[1..].iter().cloned()).collect();
-            match run(&one, device.open(), Options::default(), &x) {
+            match run(&one, device.open(), device.options(), &x) {
                 Ok(alone) if bits(&alone[..1]) == bits(&[y.to_vec()]) => {}
                 Ok(_) => return Some(format!("row {i} of {n} has other bits alone")),
                 Err(e) => return Some(e.to_string()),
@@ -47,8 +46,8 @@ fn a_row_has_the_same_bits_in_every_batch() {
 struct Direct<O>(O, ConvShape);
 
 impl<O: Op> Op for Direct<O> {
-    fn name(&self) -> &'static str {
-        self.0.name()
+    fn describe(&self) -> Description {
+        Description::of(self.0.name())
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         self.0.infer(ins)
@@ -137,8 +136,9 @@ fn meet_each_bank_once(storage: DType, products: Products) {
         let (g, ins, outs) = graph_of(&case);
         let io = Io { ins: &case.ins, outs: &case.op.infer(&case.ins).unwrap() };
         let multiply_adds = case.op.cost(&io).flops / 2.0;
-        let mut device = Way { device: "sim", products }.open();
-        let launches = device.launches(&g, &Plan::new(&g, &outs, Options::default()).unwrap()).unwrap();
+        let way = Way { device: "sim", products };
+        let device = way.open();
+        let launches = device.launches(&g, &Plan::new(&g, &outs, way.options()).unwrap()).unwrap();
         let product = launches.iter().find_map(|s| match &s.launch.code {
             Code::Kernel(call) => Some((call.product.clone()?, call.consts)),
             _ => None,
@@ -147,10 +147,9 @@ fn meet_each_bank_once(storage: DType, products: Products) {
             assert!(!tensor_cores, "{} is not a product on tensor cores", case.op.name());
             continue;
         };
-        let all = product.candidates(&device.limits());
+        let all = product.candidates(&device.spec().gpu.expect("it runs kernels").limits);
         for tile in all.into_iter().filter(|tile| tensor_cores || *tile == chosen) {
-            device.choose(Tiles::from([(product.to_string(), product.named(tile))]));
-            let mut s = Session::new(g.clone(), &[&outs], Options::default(), device).unwrap();
+            let mut s = Session::new(g.clone(), &[&outs], way.options(), way.tiled(&product, tile)).unwrap();
             for (v, x) in ins.iter().zip(draw(&case, 5, Numbers::Reals)) {
                 s.write(*v, Data::F64(&x)).unwrap();
             }
@@ -172,7 +171,6 @@ fn meet_each_bank_once(storage: DType, products: Products) {
             );
             assert!(passes <= 1.1, "{what}: {passes} wavefronts per request");
             assert!(moved <= 1.1, "{what}: {moved} bytes moved for each that is used");
-            device = s.into_device();
         }
     }
 }
@@ -195,7 +193,7 @@ fn three_products_are_as_exact_as_float32() {
         let want = run(&case, reference(), Options::default(), &x).unwrap().remove(0);
         let [float, three, one] = Products::ALL.map(|products| {
             let way = Way { device, products };
-            distance(&run(&case, way.open(), Options::default(), &x).unwrap()[0], &want)
+            distance(&run(&case, way.open(), way.options(), &x).unwrap()[0], &want)
         });
         println!("{device}: depth 4608: float32 {float:.2e}, tf32x3 {three:.2e}, tf32 {one:.2e}");
         assert!(three <= float, "{device}: {three:e} where float32 has {float:e}");
@@ -220,7 +218,8 @@ fn products_know_infinity_nan_and_denormals() {
     let operands = [x, scales.iter().flat_map(|s| [*s; INPUTS]).collect()];
     for device in DEVICES.into_iter().filter(|d| have(d)) {
         for products in Products::ALL {
-            let y = run(&case, Way { device, products }.open(), Options::default(), &operands).unwrap().remove(0);
+            let way = Way { device, products };
+            let y = run(&case, way.open(), way.options(), &operands).unwrap().remove(0);
             for (row, v) in numbers.iter().enumerate() {
                 for (y, s) in y[row * OUTPUTS..][..OUTPUTS].iter().zip(&scales) {
                     let right = match *v {

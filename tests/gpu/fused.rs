@@ -3,6 +3,7 @@
 use super::{DEVICES, common::*};
 use deep_affect::device::gpu::OPTIONS;
 use deep_affect::device::{self, Data, Session};
+use deep_affect::launch::Products;
 use deep_affect::models::Architecture;
 use deep_affect::ops::optim::{Form, Sgd};
 use deep_affect::plan::Options;
@@ -10,7 +11,7 @@ use deep_affect::train::network::{Blueprint, EVAL, Method, Precision, TRAIN, Tas
 use deep_affect::train::params::Initial;
 use std::collections::BTreeSet;
 
-const APART: Options = Options { group: false, fuse: false, guard: 0 };
+const APART: Options = Options { group: false, fuse: false, guard: 0, products: Products::Float32 };
 const BATCH: usize = 3;
 
 /// The fused model with dropout in the head and in a tower, and a tower that is not trained. Some widths go to tensor cores,

@@ -12,7 +12,7 @@ use common::*;
 use deep_affect::device::ceiling::{self, Load};
 use deep_affect::device::{self, Checks, Data, Device, Gpu, Session, Simulator};
 use deep_affect::graph::Graph;
-use deep_affect::launch::choices::Tiles;
+use deep_affect::launch::choices::{Product, Tiles};
 use deep_affect::launch::estimate::Limits;
 use deep_affect::launch::gpu::Call;
 use deep_affect::launch::{Arch, Choices, Code, Products};
@@ -36,18 +36,30 @@ struct Way {
 
 impl Way {
     fn open(self) -> Box<dyn Device> {
-        let mut device = open(self.device);
-        device.multiply(self.products);
-        device
+        open(self.device)
+    }
+
+    /// With one tile for all products.
+    fn tiled(self, product: &Product, tile: &[i64]) -> Box<dyn Device> {
+        let tiles = Tiles::from([(product.to_string(), product.named(tile))]);
+        device::open_tiled(self.device, None, Checks::Poison, Some(tiles)).unwrap()
+    }
+
+    /// The options of a plan that multiplies in this way.
+    fn options(self) -> Options {
+        Options { products: self.products, ..Options::default() }
+    }
+
+    /// With guard bands.
+    fn guarded(self) -> Options {
+        Options { products: self.products, ..GUARDED }
     }
 
     /// On the simulator, blocks one after another in some order.
     fn in_order(self, order: Order) -> Box<dyn Device> {
         let options = sim::Options { checks: true, order, ..sim::Options::default() };
         let sim = Simulator::new(Simulator::TARGET, options).unwrap();
-        let mut device = Gpu::new(sim, Checks::Poison, Tiles::default());
-        device.multiply(self.products);
-        Box::new(device)
+        Box::new(Gpu::new(sim, Checks::Poison, Tiles::default()))
     }
 
     /// Whether it computes a case as no other does.
@@ -61,8 +73,8 @@ impl Way {
 /// What a case becomes.
 fn launched(case: &ops::Case, products: Products) -> Vec<Call> {
     let (g, _, outs) = graph_of(case);
-    let choices = Choices { products, ..Choices::default() };
-    let launches = Plan::new(&g, &outs, Options::default()).unwrap().lower(&g, Arch::Gpu(&choices)).unwrap();
+    let options = Options { products, ..Options::default() };
+    let launches = Plan::new(&g, &outs, options).unwrap().lower(&g, Arch::Gpu(&Choices::default())).unwrap();
     let call = |s: Scheduled| match s.launch.code {
         Code::Kernel(call) => call,
         _ => panic!("{} has no kernel", s.launch.name),
@@ -70,7 +82,7 @@ fn launched(case: &ops::Case, products: Products) -> Vec<Call> {
     launches.into_iter().map(call).collect()
 }
 
-const GUARDED: Options = Options { group: false, fuse: false, guard: 4096 };
+const GUARDED: Options = Options { group: false, fuse: false, guard: 4096, products: Products::Float32 };
 
 fn open(name: &str) -> Box<dyn Device> {
     device::open_with(name, None, Checks::Poison).unwrap()
@@ -127,7 +139,8 @@ fn kernels_equal_the_definition_on_integers_bit_for_bit() {
         let x = draw(case, 3, Numbers::Integers);
         let want = run(case, reference(), Options::default(), &x).unwrap();
         let none: Vec<_> = want.iter().map(|y| vec![0.0; y.len()]).collect();
-        run(case, device.open(), GUARDED, &x).map_or_else(|e| Some(e.to_string()), |got| compare(&got, &want, &none))
+        run(case, device.open(), device.guarded(), &x)
+            .map_or_else(|e| Some(e.to_string()), |got| compare(&got, &want, &none))
     });
 }
 
@@ -140,7 +153,7 @@ fn kernels_stay_within_the_derived_bound_on_reals() {
         // Which of nearly equal pixels wins is not the definition's to say; integers tell whether the index is right.
         let index = case.op.name() == "conv.pooled" && device.products != Products::Float32;
         let told = if index { 1 } else { want.len() };
-        run(case, device.open(), GUARDED, &x)
+        run(case, device.open(), device.guarded(), &x)
             .map_or_else(|e| Some(e.to_string()), |got| compare(&got[..told], &want[..told], &bound))
     });
 }
@@ -153,7 +166,7 @@ fn bits(y: &[Vec<f64>]) -> Vec<u64> {
 fn same_bits_twice_and_in_any_order_of_blocks() {
     on_devices("twice", |device, _, case| {
         let x = draw(case, 17, Numbers::Reals);
-        let once = |device| run(case, device, Options::default(), &x).map(|y| bits(&y)).map_err(|e| e.to_string());
+        let once = |on| run(case, on, device.options(), &x).map(|y| bits(&y)).map_err(|e| e.to_string());
         let first = once(device.open());
         let others = match device.device {
             "sim" => [Order::Reverse, Order::Shuffled(7)].map(|order| once(device.in_order(order))).into(),
@@ -169,7 +182,8 @@ fn same_bits_twice_and_in_any_order_of_blocks() {
 fn tiles_change_no_bit() {
     on_devices("tiles", |device, _, case| {
         let (g, _, outs) = graph_of(case);
-        let (limits, plan) = (device.open().limits(), Plan::new(&g, &outs, Options::default()).unwrap());
+        let limits = device.open().spec().gpu.expect("it runs kernels").limits;
+        let plan = Plan::new(&g, &outs, device.options()).unwrap();
         let launches = device.open().launches(&g, &plan).unwrap();
         let product = launches.iter().find_map(|s| match &s.launch.code {
             Code::Kernel(call) => Some((call.product.clone()?, call.consts)),
@@ -178,9 +192,7 @@ fn tiles_change_no_bit() {
         let (product, chosen) = product?;
         let x = draw(case, 3, Numbers::Reals);
         let with = |tile: &[i64]| {
-            let mut device = device.open();
-            device.choose(Tiles::from([(product.to_string(), product.named(tile))]));
-            run(case, device, GUARDED, &x).map(|y| bits(&y)).map_err(|e| e.to_string())
+            run(case, device.tiled(&product, tile), device.guarded(), &x).map(|y| bits(&y)).map_err(|e| e.to_string())
         };
         let want = with(chosen);
         let others = product.candidates(&limits).into_iter().filter(|tile| *tile != chosen);
@@ -190,7 +202,7 @@ fn tiles_change_no_bit() {
 }
 
 /// Equal ops share launches: three instances on different data, together and apart. Cases that differ in
-/// [`deep_affect::graph::Op::stream`] alone are instances of one group.
+/// [`deep_affect::graph::Description::stream`] alone are instances of one group.
 #[test]
 fn grouped_equals_ungrouped_bit_for_bit() {
     let key = |c: &ops::Case| format!("{:?} {:?}", c.op, c.ins);
@@ -207,7 +219,7 @@ fn grouped_equals_ungrouped_bit_for_bit() {
                 outs.extend(g.push_arc(alike[instance % alike.len()].clone(), &own));
                 ins.push(own);
             }
-            let mut s = Session::new(g, &[&outs], Options { group, fuse: false, guard: 0 }, device.open())?;
+            let mut s = Session::new(g, &[&outs], Options { group, ..device.options() }, device.open())?;
             for (instance, own) in ins.iter().enumerate() {
                 for (v, x) in own.iter().zip(draw(case, 20 + instance as u64, Numbers::Reals)) {
                     s.write(*v, Data::F64(&x))?;
@@ -242,7 +254,7 @@ fn nan_goes_through_pooling_and_activations() {
         let mut x = draw(case, 3, Numbers::Reals);
         x[0][5] = f64::NAN;
         let want = run(case, reference(), Options::default(), &x).unwrap();
-        let got = run(case, device.open(), Options::default(), &x).map_err(|e| e.to_string());
+        let got = run(case, device.open(), device.options(), &x).map_err(|e| e.to_string());
         let nan = |y: &[Vec<f64>]| y.iter().flatten().map(|y| y.is_nan()).collect::<Vec<_>>();
         match got {
             Ok(got) if nan(&got) == nan(&want) => None,
@@ -301,7 +313,7 @@ fn as_good_as_the_cpus(config: &Config) {
     for way in DEVICES.into_iter().filter(|d| have(d)).flat_map(ways) {
         let step = |device: Box<dyn Device>| {
             let t = training(config, 2, false);
-            let options = device.options();
+            let options = device.options(way.products);
             let mut s = Session::new(t.graph.clone(), &[&t.step, &t.eval], options, device).unwrap();
             t.fill(&mut s, 3, 1.0);
             t.settings(&mut s, 0.01, 0.9, 0);

@@ -5,14 +5,14 @@ use crate::runs::{self, CHECKPOINT, folder, good, program, text, train};
 use crate::{Form, Line};
 use deep_affect::conform;
 use deep_affect::device::{self, Checks};
-use deep_affect::launch::Simd;
+use deep_affect::launch::{Products, Simd};
 use deep_affect::ops::{self, Bound, Case};
 use deep_affect::plan::Options;
 use deep_affect::weights::WeightFile;
 use std::path::Path;
 
 /// Outputs are poisoned and have margins: an element left unwritten is no number, one written outside is an error.
-const GUARDED: Options = Options { group: false, fuse: false, guard: 4096 };
+const GUARDED: Options = Options { group: false, fuse: false, guard: 4096, products: Products::Float32 };
 
 /// Of every family of ops some cases, spread over all of them.
 fn sample(of_each: usize) -> Vec<Case> {

@@ -5,7 +5,8 @@ use super::{milliseconds, time};
 use crate::cli::subject::Chosen;
 use crate::device::{Data, Device, Session};
 use crate::error::Result;
-use crate::graph::{Graph, Io, Op};
+use crate::graph::{Graph, Io, Op, Role};
+use crate::launch::Products;
 use crate::host::ceiling::Ceilings;
 use crate::ops::mma;
 use crate::plan::Pass;
@@ -30,15 +31,15 @@ struct Layer {
 }
 
 impl Layer {
-    /// Those of a family in a graph, without those that are equal to another; layer by layer.
-    fn all(g: &Graph, nodes: &[usize], family: &str) -> Vec<Layer> {
+    /// Those of a role in a graph, without those that are equal to another; layer by layer.
+    fn all(g: &Graph, nodes: &[usize], role: Role) -> Vec<Layer> {
         let mut places: HashMap<&str, usize> = HashMap::new();
         let mut found: Vec<(String, Layer)> = vec![];
         for &i in nodes {
             let n = &g.nodes()[i];
             let next = places.len();
             let place = *places.entry(&n.label).or_insert(next);
-            if n.op.name().split('.').next() != Some(family) {
+            if n.op.describe().role != role {
                 continue;
             }
             let (ins, outs) = g.io(n);
@@ -64,18 +65,19 @@ impl Layer {
 pub fn measure(
     mut record: Record,
     chosen: &Chosen,
+    role: Role,
     mut device: Box<dyn Device>,
     rounds: usize,
 ) -> Result<(Record, Vec<Point>)> {
-    device.multiply(chosen.precision.products());
+    let products = chosen.precision.products();
     let blueprint = chosen.blueprint(record.batch.unwrap_or(1))?;
     let nodes = blueprint.graph.needed(&blueprint.want[TRAIN]);
-    let layers = Layer::all(&blueprint.graph, &nodes, &record.bench);
+    let layers = Layer::all(&blueprint.graph, &nodes, role);
     let before = chosen.ceilings(&mut *device)?;
     for (i, layer) in layers.iter().enumerate() {
         remark!("{} of {}: {}", i + 1, layers.len(), layer.name);
         let row;
-        (row, device) = one(layer, device, rounds)?;
+        (row, device) = one(layer, products, device, rounds)?;
         record.rows.push(row);
     }
     let roof = before.zip(chosen.ceilings(&mut *device)?).map(|(a, b)| a.max(b));
@@ -99,11 +101,11 @@ impl Work {
     }
 }
 
-fn one(layer: &Layer, device: Box<dyn Device>, rounds: usize) -> Result<(Row, Box<dyn Device>)> {
+fn one(layer: &Layer, products: Products, device: Box<dyn Device>, rounds: usize) -> Result<(Row, Box<dyn Device>)> {
     let mut g = Graph::default();
     let ins: Vec<_> = layer.ins.iter().enumerate().map(|(i, t)| g.state(&format!("operand {i}"), *t)).collect();
     let outs = g.push_arc(layer.op.clone(), &ins);
-    let options = device.options();
+    let options = device.options(products);
     let mut session = Session::new(g, &[&outs], options, device)?;
     let numbers: Vec<Vec<f32>> = layer.ins.iter().enumerate().map(|(i, t)| drawn(i, t)).collect();
     for (v, x) in ins.iter().zip(&numbers) {

@@ -14,6 +14,7 @@ use crate::atomic;
 use crate::cli::ranges::{MANY, whole};
 use crate::device::{Device, Session};
 use crate::error::{Error, Result};
+use crate::graph::Role;
 use crate::report::roofline;
 use clap::{Args, Subcommand};
 use compare::Percent;
@@ -94,8 +95,8 @@ struct Common {
 impl Command {
     pub fn run(self) -> Result<()> {
         match self.what {
-            What::Conv(n) => n.layers("conv"),
-            What::Dense(n) => n.layers("dense"),
+            What::Conv(n) => n.layers("conv", Role::Convolution),
+            What::Dense(n) => n.layers("dense", Role::Dense),
             What::Step(n) => n.whole("step", Run::Train),
             What::Infer(n) => n.whole("infer", Run::Infer),
             What::Load(l) => l.run(),
@@ -155,13 +156,13 @@ impl Network {
         Record { precision, model: Some(chosen.name.clone()), batch: Some(self.batch), ..empty(bench, device) }
     }
 
-    fn layers(self, family: &str) -> Result<()> {
+    fn layers(self, family: &str, role: Role) -> Result<()> {
         let old = self.common.check(self.svg.as_deref())?;
         let chosen = self.model.choose(1, Scale::Full)?;
         let device = self.open()?;
         let record = self.record(family, &chosen, device.name());
         self.common.alike(&old, &record)?;
-        let (record, points) = layers::measure(record, &chosen, device, self.common.rounds)?;
+        let (record, points) = layers::measure(record, &chosen, role, device, self.common.rounds)?;
         self.draw(&record, &points)?;
         self.common.finish(&record, &layers::table(&record), old)
     }

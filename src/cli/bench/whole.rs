@@ -5,7 +5,7 @@ use super::{milliseconds, time};
 use crate::cli::profile::timed::Timed;
 use crate::cli::subject::{Chosen, Run};
 use crate::cli::train::peak_memory;
-use crate::device::Device;
+use crate::device::{Device, Usage};
 use crate::error::Result;
 use crate::report::roofline::Point;
 
@@ -28,9 +28,9 @@ pub fn measure(
     let time = time(&mut session, plan, rounds)?;
     let pictures_per_s = Some(batch as f64 / time.time_median_s);
     record.rows.push(Row { name: record.bench.clone(), time, pictures_per_s, ..Row::default() });
-    let [persistent, arena] = session.device().memory();
+    let Usage { persistent, arena, free } = session.device().memory();
     (record.persistent_bytes, record.arena_bytes) = (Some(persistent), Some(arena));
-    record.peak_memory_bytes = match session.device().own_memory() {
+    record.peak_memory_bytes = match free {
         Some(_) => Some(persistent + arena),
         None => peak_memory().map(|mib| (mib * (1 << 20) as f64) as usize),
     };

@@ -15,7 +15,7 @@ use crate::launch::estimate::{Bound, Limits};
 use crate::launch::gpu::{Call, Operand, Place};
 use crate::launch::{Arch, Choices, Code, Cost};
 use crate::nvrtc::{self, Cache, Compiled, Target, Unit};
-use crate::plan::{Pass, Plan, Scheduled};
+use crate::plan::{Options, Pass, Plan, Scheduled};
 use crate::table::{number, text_table};
 use clap::Args;
 use serde::Serialize;
@@ -110,11 +110,11 @@ impl Command {
         let chosen = self.model.choose(1, Scale::Full)?;
         let (g, want, _) = chosen.graph(self.pass, self.batch)?;
         let want: Vec<&[Value]> = want.iter().map(Vec::as_slice).collect();
-        let (g, plans) = Plan::all(g, &want, OPTIONS)?;
+        let (g, plans) = Plan::all(g, &want, Options { products: chosen.precision.products(), ..OPTIONS })?;
         let [multiprocessors, bandwidth] = [self.multiprocessors, self.bandwidth].map(|n| n as usize);
         let limits = Limits { multiprocessors, shared: nvrtc::shared_memory(self.arch), bandwidth };
         let tiles = self.tiles.as_deref().map(Table::current).transpose()?.map_or_else(Tiles::default, Table::tiles);
-        let choices = Choices { limits, tiles, products: chosen.precision.products() };
+        let choices = Choices { limits, tiles };
         // What is wanted first: the step, or the inference.
         let scheduled = plans[0].lower(&g, Arch::Gpu(&choices))?;
         let calls = scheduled.iter().map(call).collect::<Result<Vec<_>>>()?;

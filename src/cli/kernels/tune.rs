@@ -6,11 +6,12 @@ use crate::cli::ranges::{MANY, whole};
 use crate::cli::reading::batch;
 use crate::cli::subject::{Chosen, Run, Scale, Subject};
 use crate::cli::{Bar, Compute, output, stopped};
-use crate::device::Device;
+use crate::device::GpuSpec;
 use crate::device::tuning::{Measured, Table};
 use crate::error::{Error, Result};
 use crate::launch::Code;
 use crate::launch::choices::{Product, Tiles};
+use crate::launch::estimate::Limits;
 use crate::progress::Progress;
 use crate::table::text_table;
 use clap::Args;
@@ -76,9 +77,9 @@ struct Report {
 impl Command {
     pub fn run(self) -> Result<()> {
         let chosen = self.model.choose(1, Scale::Full)?;
-        let mut device = self.compute.open()?;
-        let Some(model) = device.model().filter(|_| device.timed()) else {
-            return Err(Error::usage(format!("tiles are measured on a GPU, and {} is none", device.name()))
+        let spec = self.compute.open()?.spec();
+        let Some(GpuSpec { model, limits, .. }) = spec.gpu.filter(|gpu| gpu.has_clock) else {
+            return Err(Error::usage(format!("tiles are measured on a GPU, and {} is none", spec.name))
                 .fix("use `--device cuda`; `deep-affect kernels launches` shows what the rule takes"));
         };
         // What was measured of other products stays.
@@ -87,7 +88,7 @@ impl Command {
         let (bar, mut turn, mut turns) = (Bar::new(), 0, 1);
         while turn < turns {
             let tiles = tried.iter().map(|t| (t.product.to_string(), t.product.named(t.at(turn)))).collect();
-            device = self.turn(&chosen, device, tiles, &mut tried)?;
+            self.turn(&chosen, &limits, tiles, &mut tried)?;
             if turn == 0 {
                 turns = tried.iter().map(|t| t.tiles.len()).max().unwrap_or(0);
                 bar.start("tiles", turns as u64);
@@ -122,12 +123,11 @@ impl Command {
     fn turn(
         &self,
         chosen: &Chosen,
-        mut device: Box<dyn Device>,
+        limits: &Limits,
         tiles: Tiles,
         tried: &mut Vec<Tried>,
-    ) -> Result<Box<dyn Device>> {
-        device.choose(tiles);
-        let limits = device.limits();
+    ) -> Result<()> {
+        let device = self.compute.open_tiled(Some(tiles))?;
         let (mut session, plan) = chosen.measured(self.pass, self.batch, device)?;
         let first = tried.is_empty();
         // By launch: the product and the tile of it.
@@ -140,7 +140,7 @@ impl Command {
             };
             let known = tried.iter().position(|t| t.product == *product);
             let at = known.unwrap_or_else(|| {
-                let tiles: Vec<_> = product.candidates(&limits).into_iter().map(|v| (v, vec![])).collect();
+                let tiles: Vec<_> = product.candidates(limits).into_iter().map(|v| (v, vec![])).collect();
                 let rule = tiles.iter().position(|t| t.0 == call.consts).expect("one of them");
                 tried.push(Tried { product: product.clone(), launches: 0, rule, tiles });
                 tried.len() - 1
@@ -156,7 +156,7 @@ impl Command {
                 }
             })?;
         }
-        Ok(session.into_device())
+        Ok(())
     }
 }
 

@@ -107,7 +107,8 @@ impl Command {
             return Err(Error::usage("--paced: the input ended before the first run").fix("send a line for each run"));
         }
         let peak_memory_mib = peak_memory();
-        let [persistent, arena] = session.device().memory().map(|b| b as f64 / (1 << 20) as f64);
+        let memory = session.device().memory();
+        let [persistent, arena] = [memory.persistent, memory.arena].map(|b| b as f64 / (1 << 20) as f64);
         let g = session.graph.clone();
         let after = chosen.ceilings(&mut *session.into_device())?;
         let roof = before.zip(after).map(|(a, b)| a.max(b));

@@ -296,7 +296,7 @@ impl Driver for Cuda {
         Limits { multiprocessors: self.card.multiprocessors, shared, ..Limits::default() }
     }
 
-    fn timed(&self) -> bool {
+    fn has_clock(&self) -> bool {
         true
     }
 

@@ -3,7 +3,7 @@
 use super::erf::erfc;
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host::pointwise::{exp, map, map2};
 use crate::launch::gpu::{CudaStruct, Kernel};
 use crate::launch::{Cost, Launch, Simd};
@@ -251,8 +251,8 @@ pub struct Activate {
 }
 
 impl Op for Activate {
-    fn name(&self) -> &'static str {
-        self.act.names().0
+    fn describe(&self) -> Description {
+        Description::of(self.act.names().0)
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         Ok(vec![ins[0]])
@@ -298,8 +298,8 @@ pub struct ActivateGrad {
 }
 
 impl Op for ActivateGrad {
-    fn name(&self) -> &'static str {
-        self.act.names().1
+    fn describe(&self) -> Description {
+        Description::of(self.act.names().1)
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         match ins {

@@ -10,7 +10,7 @@ pub use act::{Act, Activate, ActivateGrad};
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host::pointwise;
 use crate::launch::{Cost, Launch, Simd};
 use crate::shape::{DType, Type};
@@ -20,8 +20,8 @@ use crate::shape::{DType, Type};
 pub struct Relu;
 
 impl Op for Relu {
-    fn name(&self) -> &'static str {
-        "relu"
+    fn describe(&self) -> Description {
+        Description::of("relu")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         Ok(vec![ins[0]])
@@ -60,8 +60,8 @@ pub(super) fn positive(dy: f64, y: f64) -> f64 {
 pub struct ReluGrad;
 
 impl Op for ReluGrad {
-    fn name(&self) -> &'static str {
-        "relu.grad"
+    fn describe(&self) -> Description {
+        Description::of("relu.grad")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         match ins {

@@ -13,7 +13,7 @@ use super::activation::{ReluGrad, positive};
 use super::dense::{BiasGrad, column_sums};
 use super::pool::unpool;
 use crate::error::{Error, Result};
-use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Role, Value, host_launches, traffic};
 use crate::host;
 use crate::launch::{Cost, Launch, Simd};
 use crate::shape::{ConvShape, Type, Window, storage};
@@ -149,8 +149,8 @@ impl Fprop {
 }
 
 impl Op for Fprop {
-    fn name(&self) -> &'static str {
-        "conv.fprop"
+    fn describe(&self) -> Description {
+        Description::of("conv.fprop").role(Role::Convolution)
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let s = self.shape(&ins[0])?;
@@ -223,8 +223,8 @@ pub struct Dgrad {
 }
 
 impl Op for Dgrad {
-    fn name(&self) -> &'static str {
-        "conv.dgrad"
+    fn describe(&self) -> Description {
+        Description::of("conv.dgrad").role(Role::Convolution)
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let s = &self.shape;
@@ -315,8 +315,8 @@ pub struct Wgrad {
 }
 
 impl Op for Wgrad {
-    fn name(&self) -> &'static str {
-        "conv.wgrad"
+    fn describe(&self) -> Description {
+        Description::of("conv.wgrad").role(Role::Convolution).weight_gradient()
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let s = &self.shape;
@@ -405,8 +405,8 @@ impl Transposed {
 }
 
 impl Op for Transposed {
-    fn name(&self) -> &'static str {
-        "conv.transposed"
+    fn describe(&self) -> Description {
+        Description::of("conv.transposed").role(Role::Convolution)
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let s = self.shape(&ins[0])?;

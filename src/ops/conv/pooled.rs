@@ -3,7 +3,7 @@
 use super::Fprop;
 use super::gpu::{self, Epilogue, Form};
 use crate::error::{Error, Result};
-use crate::graph::{Gpu, Io, Member, Op, host_launches, traffic};
+use crate::graph::{Description, Gpu, Io, Member, Op, Role, host_launches, traffic};
 use crate::host;
 use crate::launch::{Cost, Launch, Simd};
 use crate::ops::pool::unpool::{full_type, index_type, places, window, winner};
@@ -39,8 +39,8 @@ fn byte<T: PartialOrd + Copy>(y: &[T], s: &ConvShape, at: usize) -> u8 {
 }
 
 impl Op for Pooled {
-    fn name(&self) -> &'static str {
-        "conv.pooled"
+    fn describe(&self) -> Description {
+        Description::of("conv.pooled").role(Role::Convolution)
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let (s, y) = (self.conv.shape(&ins[0])?, self.conv.infer(ins)?[0]);

@@ -2,7 +2,7 @@
 
 use super::Fprop;
 use crate::error::{Error, Result};
-use crate::graph::{Gpu, Io, Member, Op, host_launches, traffic};
+use crate::graph::{Description, Gpu, Io, Member, Op, Role, host_launches, traffic};
 use crate::host;
 use crate::launch::{Cost, Launch, Simd};
 use crate::ops::dropout::Mask;
@@ -21,8 +21,8 @@ pub struct Dropped {
 }
 
 impl Op for Dropped {
-    fn name(&self) -> &'static str {
-        "dense.dropped"
+    fn describe(&self) -> Description {
+        Description::of("dense.dropped").role(Role::Dense).stream(self.mask.describe().stream)
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let (state, dense) = ins.split_last().ok_or_else(|| Error::job("the generator's state is needed"))?;
@@ -51,9 +51,6 @@ impl Op for Dropped {
     fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
         let after = After { state: Some(io.ins.len() - 1), keep: self.mask.keep, ..After::NOTHING };
         self.dense.then(gpu, io, after)
-    }
-    fn stream(&self) -> u32 {
-        self.mask.stream()
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.dense.cost(io).flops, ..traffic(io) }

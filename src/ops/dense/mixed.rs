@@ -2,7 +2,7 @@
 
 use super::{Fprop, gpu};
 use crate::error::{Error, Result};
-use crate::graph::{Gpu, Io, Member, Op, host_launches};
+use crate::graph::{Description, Gpu, Io, Member, Op, Role, host_launches};
 use crate::host;
 use crate::launch::{Cost, Launch, Simd};
 use crate::ops::mma::{After, Factors};
@@ -24,8 +24,8 @@ pub struct Mixed {
 const LOADED: usize = 4;
 
 impl Op for Mixed {
-    fn name(&self) -> &'static str {
-        "dense.mixed"
+    fn describe(&self) -> Description {
+        Description::of("dense.mixed").role(Role::Dense)
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let [x, w, ..] = *ins else { return Err(Error::job("x and w are needed")) };

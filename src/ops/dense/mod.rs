@@ -18,7 +18,7 @@ use super::tile;
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Role, Value, host_launches, traffic};
 use crate::host;
 use crate::launch::{Cost, Launch, Simd};
 use crate::par;
@@ -36,8 +36,8 @@ pub struct Fprop {
 }
 
 impl Op for Fprop {
-    fn name(&self) -> &'static str {
-        "dense.fprop"
+    fn describe(&self) -> Description {
+        Description::of("dense.fprop").role(Role::Dense)
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let want = 2 + self.bias as usize;
@@ -129,8 +129,8 @@ impl Dgrad {
 }
 
 impl Op for Dgrad {
-    fn name(&self) -> &'static str {
-        "dense.dgrad"
+    fn describe(&self) -> Description {
+        Description::of("dense.dgrad").role(Role::Dense)
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         if ins[1].dims() != [ins[0].row(), self.x.row()] || ins[0].dims()[0] != self.x.dims()[0] {
@@ -191,8 +191,8 @@ pub struct Wgrad {
 }
 
 impl Op for Wgrad {
-    fn name(&self) -> &'static str {
-        "dense.wgrad"
+    fn describe(&self) -> Description {
+        Description::of("dense.wgrad").role(Role::Dense).weight_gradient()
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         if ins[0].dims()[0] != ins[1].dims()[0] {
@@ -252,8 +252,8 @@ pub(super) fn column_sums(dy: &[f64], db: &mut [f64]) {
 pub struct BiasGrad;
 
 impl Op for BiasGrad {
-    fn name(&self) -> &'static str {
-        "bias.grad"
+    fn describe(&self) -> Description {
+        Description::of("bias.grad").weight_gradient()
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let k = ins[0].dims().last().ok_or_else(|| Error::job("dy needs at least one extent"))?;

@@ -2,7 +2,7 @@
 
 use super::{Wgrad, flops, gpu};
 use crate::error::{Error, Result};
-use crate::graph::{Gpu, Io, Member, Op, host_launches, traffic};
+use crate::graph::{Description, Gpu, Io, Member, Op, Role, host_launches, traffic};
 use crate::host;
 use crate::launch::{Cost, Launch, Simd};
 use crate::ops::mma::Factors;
@@ -38,8 +38,12 @@ impl Update {
 }
 
 impl Op for Update {
-    fn name(&self) -> &'static str {
-        "dense.update"
+    fn describe(&self) -> Description {
+        Description::of("dense.update").role(Role::Dense).in_place(if self.copy {
+            &[(0, 0), (1, 1), (2, 2)]
+        } else {
+            &[(0, 0), (1, 1)]
+        })
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let n = self.updated();
@@ -90,8 +94,5 @@ impl Op for Update {
     fn cost(&self, io: &Io) -> Cost {
         let [rows, i, o] = self.extents(io.ins);
         Cost { flops: flops(rows, i, o) + 6.0 * io.ins[0].numel() as f64, ..traffic(io) }
-    }
-    fn alias(&self) -> &'static [(usize, usize)] {
-        if self.copy { &[(0, 0), (1, 1), (2, 2)] } else { &[(0, 0), (1, 1)] }
     }
 }

@@ -3,7 +3,7 @@
 use super::{Reduction, rows, scalar};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{self, In, Out};
-use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::launch::gpu::{Access, CudaStruct, Kernel, count};
 use crate::launch::{Cost, Launch, Simd};
 use crate::ops::{Bound, Case, Draw, softmax};
@@ -140,8 +140,8 @@ impl<T: Copy + Into<f64>, L: Copy + Into<f64>> Batch<'_, T, L> {
 }
 
 impl Op for CrossEntropy {
-    fn name(&self) -> &'static str {
-        "cross_entropy"
+    fn describe(&self) -> Description {
+        Description::of("cross_entropy")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         rows(&ins[0], &ins[2])?;
@@ -228,8 +228,8 @@ pub struct CrossEntropyGrad {
 }
 
 impl Op for CrossEntropyGrad {
-    fn name(&self) -> &'static str {
-        "cross_entropy.grad"
+    fn describe(&self) -> Description {
+        Description::of("cross_entropy.grad")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let (of, dy) = ([&ins[..3], &ins[4..]].concat(), ins[3]);

@@ -3,7 +3,7 @@
 use super::scalar;
 use crate::error::{Error, Result};
 use crate::graph::Operand::{self, In, Out};
-use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::host::pointwise;
 use crate::launch::gpu::{Access, CudaStruct, Kernel, count};
 use crate::launch::{Cost, Launch, Simd};
@@ -57,8 +57,8 @@ pub struct L2 {
 }
 
 impl Op for L2 {
-    fn name(&self) -> &'static str {
-        "l2"
+    fn describe(&self) -> Description {
+        Description::of("l2")
     }
     fn infer(&self, _: &[Type]) -> Result<Vec<Type>> {
         Ok(vec![Type::f32(&[1])])
@@ -88,8 +88,8 @@ pub struct L2Sum {
 }
 
 impl Op for L2Sum {
-    fn name(&self) -> &'static str {
-        "l2.sum"
+    fn describe(&self) -> Description {
+        Description::of("l2.sum")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let fits = (1..=WEIGHTS).contains(&ins.len()) && ins.len() == self.lambdas.len();
@@ -124,8 +124,8 @@ pub struct L2Grad {
 }
 
 impl Op for L2Grad {
-    fn name(&self) -> &'static str {
-        "l2.grad"
+    fn describe(&self) -> Description {
+        Description::of("l2.grad").weight_gradient()
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         scalar(&ins[1])?;

@@ -3,7 +3,7 @@
 use super::{Reduction, rows, scalar, sum64};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::launch::gpu::{CudaStruct, Divisor, Kernel, count};
 use crate::launch::{Cost, Launch, Operands, Simd};
 use crate::shape::Type;
@@ -31,8 +31,8 @@ pub struct Mse {
 }
 
 impl Op for Mse {
-    fn name(&self) -> &'static str {
-        "mse"
+    fn describe(&self) -> Description {
+        Description::of("mse")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         rows(&ins[0], &ins[2])?;
@@ -80,8 +80,8 @@ pub struct MseGrad {
 }
 
 impl Op for MseGrad {
-    fn name(&self) -> &'static str {
-        "mse.grad"
+    fn describe(&self) -> Description {
+        Description::of("mse.grad")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         Mse { reduction: self.reduction }.infer(&ins[..3])?;
@@ -122,8 +122,8 @@ pub struct MseBoth {
 }
 
 impl Op for MseBoth {
-    fn name(&self) -> &'static str {
-        "mse.both"
+    fn describe(&self) -> Description {
+        Description::of("mse.both")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let loss = Mse { reduction: self.reduction }.infer(ins)?[0];

@@ -4,7 +4,7 @@ use super::super::{Bound, Case};
 use super::{counted, nhwc, pooled};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::launch::gpu::{CudaStruct, Divisor, Kernel, VECTOR_STORED, count, vector};
 use crate::launch::{Cost, Launch, Simd};
 use crate::par;
@@ -122,8 +122,8 @@ pub struct AvgPool {
 }
 
 impl Op for AvgPool {
-    fn name(&self) -> &'static str {
-        "avgpool"
+    fn describe(&self) -> Description {
+        Description::of("avgpool")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         Ok(vec![self.over.out(&ins[0])?])
@@ -187,8 +187,8 @@ pub struct AvgPoolGrad {
 }
 
 impl Op for AvgPoolGrad {
-    fn name(&self) -> &'static str {
-        "avgpool.grad"
+    fn describe(&self) -> Description {
+        Description::of("avgpool.grad")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let y = self.over.out(&self.x)?;

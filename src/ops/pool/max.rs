@@ -4,7 +4,7 @@ use super::super::{Bound, Case, Draw};
 use super::{counted, nhwc, pooled};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
 use crate::launch::gpu::{CudaStruct, Divisor, Kernel, VECTOR_STORED, count, vector};
 use crate::launch::{Cost, Launch, Simd};
 use crate::par;
@@ -75,8 +75,8 @@ pub struct MaxPool {
 }
 
 impl Op for MaxPool {
-    fn name(&self) -> &'static str {
-        "maxpool"
+    fn describe(&self) -> Description {
+        Description::of("maxpool")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         Ok(vec![pooled(&self.window, &ins[0])?])
@@ -140,8 +140,8 @@ const LANES: usize = 16;
 const BAND: usize = 16;
 
 impl Op for MaxPoolGrad {
-    fn name(&self) -> &'static str {
-        "maxpool.grad"
+    fn describe(&self) -> Description {
+        Description::of("maxpool.grad")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let y = pooled(&self.window, &ins[0])?;

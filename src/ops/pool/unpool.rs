@@ -8,7 +8,7 @@ use super::super::{Bound, Case};
 use super::nhwc;
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Gpu, Io, Member, Op, host_launches, traffic};
+use crate::graph::{Description, Gpu, Io, Member, Op, host_launches, traffic};
 use crate::launch::gpu::{CudaStruct, Divisor, Kernel, STORED, count};
 use crate::launch::{Cost, Launch, Simd};
 use crate::par;
@@ -97,8 +97,8 @@ pub(in crate::ops) fn full_type(pooled: &Type) -> Result<Type> {
 pub struct Unpool;
 
 impl Op for Unpool {
-    fn name(&self) -> &'static str {
-        "unpool"
+    fn describe(&self) -> Description {
+        Description::of("unpool")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         if ins[1] != index_type(&ins[0])? || ins[2] != ins[0] {

@@ -4,7 +4,7 @@ use super::{grad_row, grad_row64, row, row64};
 use crate::cuda_struct;
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Operand, Value, host_launches, traffic};
+use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Operand, Value, host_launches, traffic};
 use crate::launch::gpu::{CudaStruct, Kernel, count};
 use crate::launch::{Cost, Launch, Simd};
 use crate::ops::{Bound, Case};
@@ -49,8 +49,8 @@ fn operands(n: usize, of: fn(usize) -> Operand) -> [Operand; PARTS] {
 pub struct SoftmaxConcat;
 
 impl Op for SoftmaxConcat {
-    fn name(&self) -> &'static str {
-        "softmax.concat"
+    fn describe(&self) -> Description {
+        Description::of("softmax.concat")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let fits = |t: &Type| super::rows(t).is_ok() && *t == Type::f32(&[ins[0].dims()[0], t.row()]);
@@ -100,8 +100,8 @@ pub struct SoftmaxConcatGrad {
 }
 
 impl Op for SoftmaxConcatGrad {
-    fn name(&self) -> &'static str {
-        "softmax.concat.grad"
+    fn describe(&self) -> Description {
+        Description::of("softmax.concat.grad")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let y = super::rows(&ins[0])?[0];

@@ -7,7 +7,7 @@ pub use concat::{SoftmaxConcat, SoftmaxConcatGrad};
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Gpu, Graph, Io, Member, Node, Op, Operand, Value, host_launches, traffic};
+use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Operand, Role, Value, host_launches, traffic};
 use crate::launch::gpu::{CudaStruct, Kernel, count};
 use crate::launch::{Cost, Launch, Simd};
 use crate::par;
@@ -65,8 +65,8 @@ fn rows(x: &Type) -> Result<Vec<Type>> {
 }
 
 impl Op for Softmax {
-    fn name(&self) -> &'static str {
-        "softmax"
+    fn describe(&self) -> Description {
+        Description::of("softmax").role(Role::Softmax)
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         rows(&ins[0])
@@ -112,8 +112,8 @@ fn grad_row64(y: &[f64], dy: &[f64], dx: &mut [f64]) {
 pub struct SoftmaxGrad;
 
 impl Op for SoftmaxGrad {
-    fn name(&self) -> &'static str {
-        "softmax.grad"
+    fn describe(&self) -> Description {
+        Description::of("softmax.grad")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         if ins[0] == ins[1] { Ok(vec![ins[0]]) } else { Err(Error::job("y and dy must have one shape")) }
@@ -144,8 +144,8 @@ impl Op for SoftmaxGrad {
 pub struct LogSoftmax;
 
 impl Op for LogSoftmax {
-    fn name(&self) -> &'static str {
-        "log_softmax"
+    fn describe(&self) -> Description {
+        Description::of("log_softmax")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         rows(&ins[0])
@@ -184,8 +184,8 @@ impl Op for LogSoftmax {
 pub struct LogSoftmaxGrad;
 
 impl Op for LogSoftmaxGrad {
-    fn name(&self) -> &'static str {
-        "log_softmax.grad"
+    fn describe(&self) -> Description {
+        Description::of("log_softmax.grad")
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         if ins[0] == ins[1] { rows(&ins[0]) } else { Err(Error::job("y and dy must have one shape")) }
