@@ -138,7 +138,7 @@ impl Op for AdamW {
     }
 }
 
-pub const FAMILY: Family = Family { name: "adamw", ops: &["adamw"], kernels: &[&ADAMW], cases };
+pub const FAMILY: Family = Family { name: "adamw", ops: &["adamw"], kernels: &[&ADAMW], fuse: &[], cases };
 
 fn cases() -> Vec<Case> {
     let mut cases = vec![];

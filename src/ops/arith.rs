@@ -249,6 +249,7 @@ pub const FAMILY: Family = Family {
     name: "arith",
     ops: &["fill", "add", "mul", "scale", "standardize", "standardize.grad"],
     kernels: &[&FILL, &ADD, &MUL, &SCALE, &STANDARDIZE, &STANDARDIZE_GRAD],
+    fuse: &[],
     cases,
 };
 

@@ -295,7 +295,7 @@ impl Op for Augment {
     }
 }
 
-pub const FAMILY: Family = Family { name: "augment", ops: &["image.augment"], kernels: &[&AUGMENT], cases };
+pub const FAMILY: Family = Family { name: "augment", ops: &["image.augment"], kernels: &[&AUGMENT], fuse: &[], cases };
 
 fn cases() -> Vec<Case> {
     let none = Augment::default();

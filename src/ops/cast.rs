@@ -96,7 +96,7 @@ impl Op for Cast {
     }
 }
 
-pub const FAMILY: Family = Family { name: "cast", ops: &["cast", "cast.copy"], kernels: &[&CAST], cases };
+pub const FAMILY: Family = Family { name: "cast", ops: &["cast", "cast.copy"], kernels: &[&CAST], fuse: &[], cases };
 
 fn cases() -> Vec<Case> {
     let mut cases = vec![];

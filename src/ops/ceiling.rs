@@ -190,6 +190,7 @@ pub const FAMILY: Family = Family {
     name: "ceiling",
     ops: &["ceiling.chain", "ceiling.product", "ceiling.row_sum", "ceiling.triad"],
     kernels: &[&CHAIN, &PRODUCT, &ROW_SUM, &TRIAD],
+    fuse: &[],
     cases,
 };
 

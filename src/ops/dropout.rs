@@ -2,8 +2,10 @@
 (seed, step, layer, element), so the adjoint applies the same one and a resumed run draws what it would have drawn. Where a
 dense layer drops out of its own result ([`super::dense::Dropped`]) the mask is nowhere stored. */
 
-use super::activation::positive;
+use super::activation::{ReluGrad, positive};
 use super::arith::Scalar;
+use super::cast::Cast;
+use super::fuse::{Rule, Stage, Uses, is, join};
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
@@ -210,10 +212,26 @@ impl Op for Grad {
     }
 }
 
+/// What dropout kept of what a relu.grad or dropout.grad goes back through.
+pub(super) fn kept(n: &Node) -> Option<f32> {
+    is::<ReluGrad>(n).map(|_| 1.0).or_else(|| is::<Grad>(n).map(|d| d.keep))
+}
+
+/// cast -> relu.grad or dropout.grad becomes dropout.grad of what was cast.
+fn fuse_cast(g: &mut Graph, uses: &Uses, at: usize) {
+    let Some(keep) = kept(&g.nodes()[at]) else { return };
+    let ([y, dx], dz) = (g.nodes()[at].ins[..].try_into().expect("y and dx"), g.nodes()[at].outs[0]);
+    if let Some((part, Cast { .. })) = uses.only(g, dx, at) {
+        let ins = [y, g.nodes()[part].ins[0]];
+        join(g, [part, at], Grad { keep, storage: g.ty(y).dtype }, &ins, dz);
+    }
+}
+
 pub const FAMILY: Family = Family {
     name: "dropout",
     ops: &["dropout.mask", "dropout", "dropout.grad"],
     kernels: &[&MASK, &APPLY, &GRAD],
+    fuse: &[Rule::Node(Stage::Gradients, fuse_cast)],
     cases,
 };
 

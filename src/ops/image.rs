@@ -1,5 +1,7 @@
 /*! From bytes to what a tower was trained on. */
 
+use super::cast::Cast;
+use super::fuse::{Rule, Stage, Uses, is};
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
@@ -221,10 +223,44 @@ impl Op for Inputs {
     }
 }
 
+/// image.normalize and cast, of several networks, become image.inputs, in the place of the first.
+fn fuse_inputs(g: &mut Graph, uses: &Uses, at: usize) {
+    let Some(Normalize { .. }) = is(&g.nodes()[at]) else { return };
+    let ty = g.ty(g.nodes()[at].ins[0]);
+    // What one plan needs is not made by another, and their images must be there when the first of them runs.
+    let own = |i: &usize| {
+        let n = &g.nodes()[*i];
+        is::<Normalize>(n).is_some()
+            && uses.know(n)
+            && g.ty(n.ins[0]) == ty
+            && uses.lists[*i] == uses.lists[at]
+            && uses.writer[n.ins[0].i()].is_none_or(|w| w < at)
+    };
+    let later = uses.needed.iter().copied().filter(|i| *i >= at);
+    let mut nodes: Vec<usize> = later.filter(own).take(INPUTS).collect();
+    // Of every network: its image, what is made of that, and how it is stored.
+    let (mut each, mut ins, mut outs) = (vec![], vec![], vec![]);
+    for i in nodes.clone() {
+        let (x, y) = (g.nodes()[i].ins[0], g.nodes()[i].outs[0]);
+        let cast = uses.readers(y).first().filter(|_| uses.readers(y).len() == 1);
+        let cast = cast.filter(|c| is::<Cast>(&g.nodes()[**c]).is_some());
+        each.extend(is::<Normalize>(&g.nodes()[i]).copied());
+        ins.push(x);
+        outs.push(cast.map_or(y, |c| g.nodes()[*c].outs[0]));
+        nodes.extend(cast);
+    }
+    let to = g.ty(outs[0]).dtype;
+    if nodes.len() > 1 && outs.iter().all(|y| g.ty(*y).dtype == to) {
+        nodes.iter().for_each(|n| g.retire(*n));
+        g.replace(at, at, Inputs { each, to }, &ins, &outs);
+    }
+}
+
 pub const FAMILY: Family = Family {
     name: "image",
     ops: &["image.gather", "image.normalize", "image.inputs"],
     kernels: &[&GATHER, &NORMALIZE],
+    fuse: &[Rule::Node(Stage::Ends, fuse_inputs)],
     cases,
 };
 

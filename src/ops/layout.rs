@@ -247,6 +247,7 @@ pub const FAMILY: Family = Family {
     name: "layout",
     ops: &["concat", "slice", "flatten", "unflatten"],
     kernels: &[&COPY_COLUMNS, &TRANSPOSE],
+    fuse: &[],
     cases,
 };
 

@@ -218,7 +218,8 @@ impl Op for LrnGrad {
     }
 }
 
-pub const FAMILY: Family = Family { name: "lrn", ops: &["lrn", "lrn.grad"], kernels: &[&LRN, &LRN_GRAD], cases };
+pub const FAMILY: Family =
+    Family { name: "lrn", ops: &["lrn", "lrn.grad"], kernels: &[&LRN, &LRN_GRAD], fuse: &[], cases };
 
 fn cases() -> Vec<Case> {
     let alexnet = Lrn { size: 5, alpha: 1e-4, beta: 0.75, k: 2.0 };

@@ -96,6 +96,8 @@ pub struct Family {
     pub ops: &'static [&'static str],
     /// Its GPU kernels; tests compile every variant and demand that a case launches each.
     pub kernels: &'static [&'static Kernel],
+    /// What its ops are fused from: see [`fuse`].
+    pub fuse: &'static [fuse::Rule],
     pub cases: fn() -> Vec<Case>,
 }
 

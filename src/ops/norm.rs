@@ -456,6 +456,7 @@ pub const FAMILY: Family = Family {
     name: "norm",
     ops: &["batchnorm.train", "batchnorm.eval", "batchnorm.grad", "batchnorm.update", "batchnorm.fold"],
     kernels: &[&PARTS, &MOMENTS, &NORMALIZE, &GRAD_PARTS, &GRAD_SUMS, &GRAD, &UPDATE, &FOLD],
+    fuse: &[],
     cases,
 };
 

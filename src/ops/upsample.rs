@@ -243,8 +243,13 @@ impl Op for BilinearGrad {
     }
 }
 
-pub const FAMILY: Family =
-    Family { name: "upsample", ops: &["upsample", "upsample.grad"], kernels: &[&UPSAMPLE, &UPSAMPLE_GRAD], cases };
+pub const FAMILY: Family = Family {
+    name: "upsample",
+    ops: &["upsample", "upsample.grad"],
+    kernels: &[&UPSAMPLE, &UPSAMPLE_GRAD],
+    fuse: &[],
+    cases,
+};
 
 fn cases() -> Vec<Case> {
     let mut cases = vec![];

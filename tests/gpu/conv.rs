@@ -47,7 +47,7 @@ struct Direct<O>(O, ConvShape);
 
 impl<O: Op> Op for Direct<O> {
     fn describe(&self) -> Description {
-        Description::of(self.0.name())
+        Description::of(self.0.describe().name)
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         self.0.infer(ins)
@@ -56,7 +56,7 @@ impl<O: Op> Op for Direct<O> {
         self.0.eval(io, ins, outs)
     }
     fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
-        let launches = if self.name() == "conv.fprop" { gpu::fprop } else { gpu::dgrad };
+        let launches = if self.describe().name == "conv.fprop" { gpu::fprop } else { gpu::dgrad };
         launches(gpu, gpu::Form::Direct, &self.1, gpu::Epilogue::default())
     }
 }

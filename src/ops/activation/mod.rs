@@ -91,7 +91,8 @@ impl Op for ReluGrad {
     }
 }
 
-pub const FAMILY: Family = Family { name: "activation", ops: &OPS, kernels: &[&ACTIVATE, &ACTIVATE_GRAD], cases };
+pub const FAMILY: Family =
+    Family { name: "activation", ops: &OPS, kernels: &[&ACTIVATE, &ACTIVATE_GRAD], fuse: &[], cases };
 
 const OPS: [&str; 2 + 2 * Act::NAMES.len()] = {
     let mut ops = ["relu"; 2 + 2 * Act::NAMES.len()];

@@ -11,6 +11,8 @@ pub use pooled::Pooled;
 use super::Family;
 use super::activation::{ReluGrad, positive};
 use super::dense::{BiasGrad, column_sums};
+use super::dropout;
+use super::fuse::{Rule, Stage, Uses, is, join};
 use super::pool::unpool;
 use crate::error::{Error, Result};
 use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Role, Value, host_launches, traffic};
@@ -306,6 +308,26 @@ impl Op for Dgrad {
     }
 }
 
+/// conv.dgrad -> relu.grad becomes dgrad with a mask.
+fn fuse_mask(g: &mut Graph, uses: &Uses, at: usize) {
+    let Some(1.0) = dropout::kept(&g.nodes()[at]) else { return };
+    let ([y, dx], dz) = (g.nodes()[at].ins[..].try_into().expect("y and dx"), g.nodes()[at].outs[0]);
+    if let Some((part, &op)) = uses.only::<Dgrad>(g, dx, at).filter(|(_, op)| op.fused == FusedBackward::Nothing) {
+        let ins = [&g.nodes()[part].ins[..], &[y]].concat();
+        join(g, [part, at], Dgrad { fused: FusedBackward::Relu, ..op }, &ins, dz);
+    }
+}
+
+/// conv.dgrad -> unpool becomes dgrad that writes all four pixels of each of its own.
+fn fuse_unpool(g: &mut Graph, uses: &Uses, at: usize) {
+    let Some(unpool::Unpool) = is(&g.nodes()[at]) else { return };
+    let ([pooled, index, d], dz) = (g.nodes()[at].ins[..].try_into().expect("three inputs"), g.nodes()[at].outs[0]);
+    if let Some((part, &op)) = uses.only::<Dgrad>(g, d, at).filter(|(_, op)| op.fused == FusedBackward::Nothing) {
+        let ins = [&g.nodes()[part].ins[..], &[pooled, index]].concat();
+        join(g, [part, at], Dgrad { fused: FusedBackward::Pool, ..op }, &ins, dz);
+    }
+}
+
 /// dw [K,R,S,C/groups] = correlation of x with dy and, with `bias`, db [K] = the sum of dy over all pixels, both in
 /// float32; inputs x, dy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -455,9 +477,16 @@ impl Op for Transposed {
     }
 }
 
+const FUSE: &[Rule] = &[
+    Rule::Node(Stage::Layers, pooled::fuse),
+    Rule::Node(Stage::Gradients, fuse_mask),
+    Rule::Node(Stage::Gradients, fuse_unpool),
+];
+
 pub const FAMILY: Family = Family {
     name: "conv",
     ops: &["conv.fprop", "conv.dgrad", "conv.wgrad", "conv.transposed", "conv.pooled"],
     kernels: gpu::KERNELS,
+    fuse: FUSE,
     cases: cases::cases,
 };

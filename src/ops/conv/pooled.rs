@@ -3,10 +3,14 @@
 use super::Fprop;
 use super::gpu::{self, Epilogue, Form};
 use crate::error::{Error, Result};
-use crate::graph::{Description, Gpu, Io, Member, Op, Role, host_launches, traffic};
+use crate::graph::{Description, Gpu, Graph, Io, Member, Op, Role, host_launches, traffic};
 use crate::host;
 use crate::launch::{Cost, Launch, Simd};
+use crate::ops::activation::ReluGrad;
+use crate::ops::fuse::{Uses, is, join};
+use crate::ops::pool::unpool::{Unpool, WINDOW};
 use crate::ops::pool::unpool::{full_type, index_type, places, window, winner};
+use crate::ops::pool::{MaxPool, MaxPoolGrad};
 use crate::par;
 use crate::shape::{ConvShape, DType, Type};
 
@@ -103,5 +107,34 @@ impl Op for Pooled {
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.shape(io).flops(), ..traffic(io) }
+    }
+}
+
+/// conv.fprop with ReLU -> maxpool becomes conv.pooled; maxpool.grad -> relu.grad becomes unpool, which knows from the
+/// index what they find in the convolution's result.
+pub(super) fn fuse(g: &mut Graph, uses: &Uses, at: usize) {
+    let Some(&MaxPool { window }) = is(&g.nodes()[at]).filter(|p: &&MaxPool| p.window == WINDOW) else { return };
+    let (y, pooled) = (g.nodes()[at].ins[0], g.nodes()[at].outs[0]);
+    let Some((part, &conv)) = uses.writer[y.i()].and_then(|i| Some((i, is::<Fprop>(&g.nodes()[i])?))) else {
+        return;
+    };
+    // Of the other readers, the gradients that go back through the same pooling and the ReLU.
+    let mut back = None;
+    match *uses.readers(y) {
+        [only] if only == at => {}
+        [a, b, c] if a == at => {
+            let (Some(max), Some(ReluGrad)) = (is::<MaxPoolGrad>(&g.nodes()[b]), is(&g.nodes()[c])) else { return };
+            let (d, masked) = (&g.nodes()[b], &g.nodes()[c]);
+            if max.window != window || d.ins[0] != y || masked.ins != [y, d.outs[0]] || uses.readers(d.outs[0]) != [c] {
+                return;
+            }
+            back = Some((c, d.ins[1], masked.outs[0]));
+        }
+        _ => return,
+    }
+    let ins = g.nodes()[part].ins.clone();
+    let outs = join(g, [part, at], Pooled { conv, index: back.is_some(), storage: g.ty(pooled).dtype }, &ins, pooled);
+    if let (Some(outs), Some((at, d, dz))) = (outs, back) {
+        g.replace(at, part, Unpool, &[pooled, outs[1], d], &[dz]);
     }
 }

@@ -2,10 +2,13 @@
 
 use super::Fprop;
 use crate::error::{Error, Result};
-use crate::graph::{Description, Gpu, Io, Member, Op, Role, host_launches, traffic};
+use crate::graph::{Description, Gpu, Graph, Io, Member, Op, Role, host_launches, traffic};
 use crate::host;
 use crate::launch::{Cost, Launch, Simd};
+use crate::ops::activation::ReluGrad;
+use crate::ops::dropout;
 use crate::ops::dropout::Mask;
+use crate::ops::fuse::{Uses, is, join};
 use crate::ops::mma::After;
 use crate::par;
 use crate::shape::Type;
@@ -54,5 +57,39 @@ impl Op for Dropped {
     }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: self.dense.cost(io).flops, ..traffic(io) }
+    }
+}
+
+/// dense.fprop with ReLU -> dropout becomes dense.dropped, which draws the mask that nobody else reads; dropout -> relu.grad
+/// becomes dropout.grad, which knows from the result what was kept.
+pub(super) fn fuse(g: &mut Graph, uses: &Uses, at: usize) {
+    let Some(&apply) = is::<dropout::Apply>(&g.nodes()[at]) else { return };
+    let ([y, m], dropped) = (g.nodes()[at].ins[..].try_into().expect("x and mask"), g.nodes()[at].outs[0]);
+    let (Some(part), Some(draw)) = (uses.writer[y.i()], uses.writer[m.i()]) else { return };
+    let (Some(&dense), Some(&mask)) = (is::<Fprop>(&g.nodes()[part]), is::<Mask>(&g.nodes()[draw])) else {
+        return;
+    };
+    // The other readers are the gradients.
+    let back = match (uses.readers(y), uses.readers(m)) {
+        ([a], [b]) if [a, b] == [&at, &at] => None,
+        (&[a, c], &[b, d]) if [a, b] == [at, at] => {
+            let (scaled, masked) = (&g.nodes()[d], &g.nodes()[c]);
+            let (Some(again), Some(ReluGrad)) = (is::<dropout::Apply>(scaled), is(masked)) else { return };
+            let alone = uses.readers(scaled.outs[0]) == [c];
+            if *again != apply || scaled.ins[1] != m || masked.ins != [y, scaled.outs[0]] || !alone {
+                return;
+            }
+            Some((c, scaled.ins[0], masked.outs[0]))
+        }
+        _ => return,
+    };
+    if mask.keep != apply.keep {
+        return;
+    }
+    let ins = [&g.nodes()[part].ins[..], &g.nodes()[draw].ins].concat();
+    let done = join(g, [part, at], Dropped { dense, mask }, &ins, dropped);
+    if let (Some(_), Some((at, dy, dz))) = (done, back) {
+        let op = dropout::Grad { keep: apply.keep, storage: g.ty(dropped).dtype };
+        g.replace(at, part, op, &[dropped, dy], &[dz]);
     }
 }

@@ -2,9 +2,11 @@
 
 use super::{Fprop, gpu};
 use crate::error::{Error, Result};
-use crate::graph::{Description, Gpu, Io, Member, Op, Role, host_launches};
+use crate::graph::{Description, Gpu, Graph, Io, Member, Op, Role, host_launches};
 use crate::host;
 use crate::launch::{Cost, Launch, Simd};
+use crate::ops::cast::Cast;
+use crate::ops::fuse::{Uses, is, join};
 use crate::ops::mma::{After, Factors};
 use crate::par;
 use crate::shape::{DType, Type};
@@ -66,5 +68,34 @@ impl Op for Mixed {
     }
     fn cost(&self, io: &Io) -> Cost {
         self.dense.cost(io)
+    }
+}
+
+/// The type that a dense layer stores its result as, and the layer.
+fn stored(g: &Graph, at: usize) -> Option<(Fprop, DType)> {
+    let n = &g.nodes()[at];
+    is::<Mixed>(n).map(|m| (m.dense, m.to)).or_else(|| Some((*is::<Fprop>(n)?, g.ty(n.outs[0]).dtype)))
+}
+
+/// cast -> dense.fprop becomes dense.mixed.
+pub(super) fn fuse_cast_before(g: &mut Graph, uses: &Uses, at: usize) {
+    let Some((dense, to)) = stored(g, at) else { return };
+    let (mut ins, y) = (g.nodes()[at].ins.clone(), g.nodes()[at].outs[0]);
+    if let Some((part, Cast { .. })) = uses.only(g, ins[0], at) {
+        ins[0] = g.nodes()[part].ins[0];
+        let by = g.ty(ins[1]).dtype;
+        join(g, [part, at], Mixed { dense, by, to }, &ins, y);
+    }
+}
+
+/// dense.fprop or dense.mixed -> cast becomes dense.mixed.
+pub(super) fn fuse_cast_after(g: &mut Graph, uses: &Uses, at: usize) {
+    let Some(&Cast { to }) = is(&g.nodes()[at]) else { return };
+    let (x, y) = (g.nodes()[at].ins[0], g.nodes()[at].outs[0]);
+    let Some(part) = uses.writer[x.i()].filter(|_| uses.readers(x) == [at]) else { return };
+    if let Some((dense, _)) = stored(g, part) {
+        let ins = g.nodes()[part].ins.clone();
+        let by = g.ty(ins[1]).dtype;
+        join(g, [part, at], Mixed { dense, by, to }, &ins, y);
     }
 }

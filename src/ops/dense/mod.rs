@@ -11,7 +11,8 @@ pub use mixed::Mixed;
 pub use update::Update;
 
 use super::activation::{ReluGrad, positive};
-use super::dropout::{Layer, Mask, state_type};
+use super::dropout::{self, Layer, Mask, state_type};
+use super::fuse::{Rule, Stage, Uses, join};
 use super::mma::{After, Factors};
 use super::optim::{Form, Sgd, hyper_type};
 use super::tile;
@@ -184,6 +185,16 @@ impl Op for Dgrad {
     }
 }
 
+/// dense.dgrad -> relu.grad or dropout.grad becomes dgrad with a mask.
+fn fuse_mask(g: &mut Graph, uses: &Uses, at: usize) {
+    let Some(keep) = dropout::kept(&g.nodes()[at]) else { return };
+    let ([y, dx], dz) = (g.nodes()[at].ins[..].try_into().expect("y and dx"), g.nodes()[at].outs[0]);
+    if let Some((part, &op)) = uses.only::<Dgrad>(g, dx, at).filter(|(_, op)| op.mask.is_none()) {
+        let ins = [&g.nodes()[part].ins[..], &[y]].concat();
+        join(g, [part, at], Dgrad { mask: Some(keep), ..op }, &ins, dz);
+    }
+}
+
 /// dw[o][i] = sum over n of dy[n][o] x[n][i] and, with `bias`, db[o] = sum over n of dy[n][o]; inputs x, dy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Wgrad {
@@ -278,10 +289,19 @@ impl Op for BiasGrad {
     }
 }
 
+const FUSE: &[Rule] = &[
+    Rule::Node(Stage::Layers, dropped::fuse),
+    Rule::Node(Stage::Gradients, fuse_mask),
+    Rule::Node(Stage::Storage, mixed::fuse_cast_before),
+    Rule::Node(Stage::Storage, mixed::fuse_cast_after),
+    Rule::Node(Stage::Updates, update::fuse),
+];
+
 pub const FAMILY: Family = Family {
     name: "dense",
     ops: &["dense.fprop", "dense.mixed", "dense.dropped", "dense.dgrad", "dense.wgrad", "dense.update", "bias.grad"],
     kernels: gpu::KERNELS,
+    fuse: FUSE,
     cases,
 };
 

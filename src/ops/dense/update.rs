@@ -2,10 +2,12 @@
 
 use super::{Wgrad, flops, gpu};
 use crate::error::{Error, Result};
-use crate::graph::{Description, Gpu, Io, Member, Op, Role, host_launches, traffic};
+use crate::graph::{Description, Gpu, Graph, Io, Member, Op, Role, host_launches, traffic};
 use crate::host;
 use crate::launch::{Cost, Launch, Simd};
+use crate::ops::fuse::Uses;
 use crate::ops::mma::Factors;
+use crate::ops::optim::One;
 use crate::ops::optim::{self, Sgd};
 use crate::shape::Type;
 
@@ -94,5 +96,28 @@ impl Op for Update {
     fn cost(&self, io: &Io) -> Cost {
         let [rows, i, o] = self.extents(io.ins);
         Cost { flops: flops(rows, i, o) + 6.0 * io.ins[0].numel() as f64, ..traffic(io) }
+    }
+}
+
+/// dense.wgrad -> sgd becomes dense.update where nobody else reads the weight's gradient.
+pub(super) fn fuse(g: &mut Graph, uses: &Uses, at: usize) {
+    let Some(one) = One::of(g, uses, at).filter(|one| one.by.is_none() && one.penalty.is_none()) else { return };
+    let Some((part, &wgrad)) = uses.only::<Wgrad>(g, one.g, at) else { return };
+    let n = &g.nodes()[part];
+    if n.outs[0] != one.g {
+        return;
+    }
+    // The bias's gradient is written where the weight is updated, which is later.
+    if n.outs[1..].iter().any(|db| uses.readers[db.i()].iter().any(|&reader| reader < at)) {
+        return;
+    }
+    let ins = [&one.values[..], &n.ins, &[one.hyper]].concat();
+    let outs = [&one.outs[..], &n.outs[1..]].concat();
+    let types: Vec<Type> = ins.iter().map(|v| g.ty(*v)).collect();
+    let op = Update { wgrad, sgd: one.sgd, copy: one.values.len() > 2 };
+    // Activations and their gradients are no state: nothing updates them.
+    if op.infer(&types).is_ok() {
+        g.retire(part);
+        g.replace(at, part, op, &ins, &outs);
     }
 }

@@ -7,7 +7,9 @@ use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Value, host_la
 use crate::host::pointwise;
 use crate::launch::gpu::{Access, CudaStruct, Kernel, count};
 use crate::launch::{Cost, Launch, Simd};
+use crate::ops::arith::Add;
 use crate::ops::arith::Scalar;
+use crate::ops::fuse::{Uses, is, join};
 use crate::shape::{DType, Type};
 
 /// Weights that one launch can square: the convolutions of two VGG19.
@@ -145,5 +147,45 @@ impl Op for L2Grad {
     fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
         let args = |n| Scalar { n, by: self.lambda };
         gpu.map(&L2_GRAD, &[], &[In(0), In(1), Out(0)], args).done()
+    }
+}
+
+/// l2 + l2 + l2 + ... becomes l2.sum.
+pub(super) fn fuse(g: &mut Graph, uses: &Uses) {
+    let mut within = vec![];
+    // The last sum of a chain comes first.
+    for &at in uses.needed.iter().rev() {
+        if within.contains(&at) {
+            continue;
+        }
+        let Some((sums, terms)) = chain(g, uses, at) else { continue };
+        let first = terms.iter().map(|t| t.0).min().expect("a sum has terms");
+        let (lambdas, ins) = terms.iter().map(|&(_, lambda, w)| (lambda, w)).unzip::<_, _, Vec<f32>, Vec<Value>>();
+        let out = g.nodes()[at].outs[0];
+        join(g, [first, at], L2Sum { lambdas }, &ins, out);
+        within.extend(sums);
+    }
+}
+
+/// If node `at` is the last of a chain of sums of penalties: the sums, and of every penalty, first to last, its node, lambda
+/// and weight.
+#[allow(clippy::type_complexity)] // It is taken apart at once.
+fn chain(g: &Graph, uses: &Uses, at: usize) -> Option<(Vec<usize>, Vec<(usize, f32, Value)>)> {
+    let (mut sums, mut terms, mut last) = (vec![], vec![], at);
+    let term = |v: Value, reader: usize| {
+        let (i, l2) = uses.only::<L2>(g, v, reader)?;
+        Some((i, l2.lambda, g.nodes()[i].ins[0]))
+    };
+    loop {
+        is::<Add>(&g.nodes()[last])?;
+        sums.push(last);
+        let [left, right] = g.nodes()[last].ins[..] else { return None };
+        terms.push(term(right, last)?);
+        if let Some(first) = term(left, last) {
+            terms.push(first);
+            terms.reverse();
+            return Some((sums, terms));
+        }
+        last = uses.only::<Add>(g, left, last)?.0;
     }
 }

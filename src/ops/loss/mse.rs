@@ -3,9 +3,11 @@
 use super::{Reduction, rows, scalar, sum64};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Description, Gpu, Graph, Io, Kind, Member, Node, Op, Value, host_launches, traffic};
 use crate::launch::gpu::{CudaStruct, Divisor, Kernel, count};
 use crate::launch::{Cost, Launch, Operands, Simd};
+use crate::ops::arith::{Fill, Mul};
+use crate::ops::fuse::{Uses, is};
 use crate::shape::Type;
 
 crate::cuda_struct! {
@@ -154,4 +156,28 @@ impl Op for MseBoth {
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 6.0 * io.ins[0].numel() as f64, ..traffic(io) }
     }
+}
+
+/// mse and mse.grad become mse.both, in the place of the first: whatever is derived from a loss is derived after it, and the
+/// gradient of the loss is 1 or, where it is scaled, the scale.
+pub(super) fn fuse(g: &mut Graph, uses: &Uses, at: usize) {
+    let Some(&Mse { reduction }) = is(&g.nodes()[at]) else { return };
+    let (mut ins, loss) = (g.nodes()[at].ins.clone(), g.nodes()[at].outs[0]);
+    let grads = uses.readers[ins[0].i()].iter().filter(|&&i| {
+        let n = &g.nodes()[i];
+        is::<MseGrad>(n).is_some_and(|grad| grad.reduction == reduction) && n.ins[..3] == ins
+    });
+    let &[grad] = &grads.copied().collect::<Vec<_>>()[..] else { return };
+    let writer = |v: Value| uses.writer[v.i()].map(|i| &g.nodes()[i]);
+    let one = |v: Value| writer(v).and_then(is::<Fill>).is_some_and(|fill| fill.value == 1.0);
+    let d = g.nodes()[grad].ins[3];
+    let scale = match writer(d).filter(|n| is::<Mul>(n).is_some()).map(|n| &n.ins[..]) {
+        Some(&[fill, scale]) if one(fill) && g.kind(scale) == Kind::Input => Some(scale),
+        _ if one(d) => None,
+        _ => return,
+    };
+    ins.extend(scale);
+    let dx = g.nodes()[grad].outs[0];
+    g.retire(grad);
+    g.replace(at, at, MseBoth { reduction, scaled: scale.is_some() }, &ins, &[loss, dx]);
 }

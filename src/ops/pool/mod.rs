@@ -38,5 +38,6 @@ pub const FAMILY: Family = Family {
     name: "pool",
     ops: &["maxpool", "maxpool.grad", "avgpool", "avgpool.grad", "unpool"],
     kernels: &[&max::MAXPOOL, &max::MAXPOOL_GRAD, &avg::AVGPOOL, &avg::AVGPOOL_GRAD, &unpool::UNPOOL],
+    fuse: &[],
     cases: || max::cases().into_iter().chain(avg::cases()).chain(unpool::cases()).collect(),
 };

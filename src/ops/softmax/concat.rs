@@ -1,5 +1,6 @@
 //! Several softmaxes whose results lie side by side: the towers' features.
 
+use super::{Softmax, SoftmaxGrad};
 use super::{grad_row, grad_row64, row, row64};
 use crate::cuda_struct;
 use crate::error::{Error, Result};
@@ -7,6 +8,8 @@ use crate::graph::Operand::{In, Out};
 use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Operand, Value, host_launches, traffic};
 use crate::launch::gpu::{CudaStruct, Kernel, count};
 use crate::launch::{Cost, Launch, Simd};
+use crate::ops::fuse::{Uses, is};
+use crate::ops::layout::{Concat, Slice};
 use crate::ops::{Bound, Case};
 use crate::par;
 use crate::shape::Type;
@@ -140,6 +143,42 @@ impl Op for SoftmaxConcatGrad {
         let n: usize = io.outs.iter().map(Type::numel).sum();
         // Of y and dy the parts' columns are read.
         Cost { flops: 4.0 * n as f64, read: 8.0 * n as f64, write: 4.0 * n as f64 }
+    }
+}
+
+/// Softmax of each -> concat becomes softmax.concat, and slice -> softmax.grad of each becomes softmax.concat.grad, in the
+/// place of the first of them.
+pub(super) fn fuse(g: &mut Graph, uses: &Uses, at: usize) {
+    let Some(Concat) = is(&g.nodes()[at]) else { return };
+    let (parts, y) = (g.nodes()[at].ins.clone(), g.nodes()[at].outs[0]);
+    let (mut ins, mut back, mut from) = (vec![], vec![], 0);
+    for p in parts {
+        let width = g.ty(p).channels();
+        let Some(n) = uses.writer[p.i()].map(|i| &g.nodes()[i]).filter(|n| is::<Softmax>(n).is_some()) else { return };
+        ins.push(n.ins[0]);
+        match *uses.readers(p) {
+            [only] if only == at => {}
+            [a, s] if a == at && is::<SoftmaxGrad>(&g.nodes()[s]).is_some() => {
+                let own = Slice { from, width };
+                let found = uses.only::<Slice>(g, g.nodes()[s].ins[1], s).filter(|(_, slice)| **slice == own);
+                let Some((slice, _)) = found else { return };
+                back.push((s, g.nodes()[slice].ins[0], (from, width)));
+            }
+            _ => return,
+        }
+        from += width;
+    }
+    let types: Vec<Type> = ins.iter().map(|v| g.ty(*v)).collect();
+    // Scores are no state: nothing has updated them since.
+    if SoftmaxConcat.infer(&types).is_err() || back.iter().any(|b| b.1 != back[0].1) {
+        return;
+    }
+    g.replace(at, at, SoftmaxConcat, &ins, &[y]);
+    if let Some(&(first, d, _)) = back.iter().min() {
+        let dx: Vec<Value> = back.iter().map(|b| g.nodes()[b.0].outs[0]).collect();
+        back.iter().for_each(|b| g.retire(b.0));
+        let parts = back.iter().map(|b| b.2).collect();
+        g.replace(first, at, SoftmaxConcatGrad { parts }, &[y, d], &dx);
     }
 }
 

@@ -1,6 +1,12 @@
 /*! Parameter updates, in place. What changes between steps (rate, momentum, decay) is data, never an attribute: a step is
 the same list of launches from first to last. */
 
+mod updates;
+
+pub(super) use updates::One;
+pub use updates::{Own, Updates};
+
+use super::fuse::{Rule, Stage};
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{self, In, Out};
@@ -262,101 +268,6 @@ impl Op for Update {
     }
 }
 
-/// What [`Updates`] does to one of its parameters.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Own {
-    /// Whether layers multiply with a copy of it.
-    pub copy: bool,
-    /// Of a penalty on it ([`super::loss::L2`]) whose gradient, 2 lambda w d, is added to g; 0 where there is none.
-    pub lambda: f32,
-}
-
-/// [`Update`] of up to [`SEGMENTS`] parameters in one launch. Inputs: of each parameter w, v and, if it has one, its copy; then
-/// of each its g; then hyper; with `scaled`, by [1]; and, if one has a penalty, d [1], the penalty's own gradient. Outputs: w,
-/// v and copy of each, in place.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Updates {
-    pub sgd: Sgd,
-    pub scaled: bool,
-    pub each: Vec<Own>,
-}
-
-/// The first inputs of [`Updates`] are its outputs.
-static IN_PLACE: [(usize, usize); 3 * SEGMENTS] = {
-    let mut pairs = [(0, 0); 3 * SEGMENTS];
-    let mut i = 0;
-    while i < pairs.len() {
-        pairs[i] = (i, i);
-        i += 1;
-    }
-    pairs
-};
-
-impl Updates {
-    /// Values that are updated.
-    fn outputs(&self) -> usize {
-        self.each.iter().map(|own| 2 + own.copy as usize).sum()
-    }
-
-    fn step(&self) -> Step {
-        let (mut at, first) = (0, self.outputs());
-        let segment = |(i, own): (usize, &Own)| {
-            let [w, v, copy] = [at, at + 1, at + 2].map(|i| (i, i));
-            at += 2 + own.copy as usize;
-            Segment { w, v, copy: own.copy.then_some(copy), g: first + i, lambda: own.lambda }
-        };
-        let segments: Vec<Segment> = self.each.iter().enumerate().map(segment).collect();
-        let hyper = first + segments.len();
-        let by = self.scaled.then_some(hyper + 1);
-        let penalised = self.each.iter().any(|own| own.lambda != 0.0);
-        let penalty = penalised.then_some(hyper + 1 + self.scaled as usize);
-        Step { sgd: self.sgd, segments, hyper, by, penalty }
-    }
-}
-
-impl Op for Updates {
-    fn describe(&self) -> Description {
-        Description::of("sgd.updates").in_place(&IN_PLACE[..self.outputs()])
-    }
-    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
-        let step = self.step();
-        let wanted = step.penalty.or(step.by).unwrap_or(step.hyper) + 1;
-        if !(1..=SEGMENTS).contains(&self.each.len()) || ins.len() != wanted {
-            return Err(Error::job(format!(
-                "1 to {SEGMENTS} parameters are needed, each with v and g, and {wanted} inputs"
-            )));
-        }
-        let mut storages = vec![];
-        for s in &step.segments {
-            self.sgd.infer(&[ins[s.w.1], ins[s.v.1], ins[s.g], ins[step.hyper]])?;
-            let Some((_, copy)) = s.copy else { continue };
-            if !ins[copy].dtype.is_half() || ins[copy].shape != ins[s.w.1].shape {
-                return Err(Error::job("a copy must have w's shape and 16 bits"));
-            }
-            storages.push(ins[copy].dtype);
-        }
-        let one = |i: &usize| ins[*i] == Type::f32(&[1]);
-        match step.by.iter().chain(&step.penalty).all(one) && storages.iter().all(|s| *s == storages[0]) {
-            true => Ok(ins[..self.outputs()].to_vec()),
-            false => {
-                Err(Error::job("copies of one type, and [1] for the scale and the penalty's gradient, are needed"))
-            }
-        }
-    }
-    fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
-        self.step().eval(ins, outs)
-    }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
-        self.step().host(self, io, group)
-    }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
-        self.step().gpu(gpu, io)
-    }
-    fn cost(&self, io: &Io) -> Cost {
-        self.step().cost(io)
-    }
-}
-
 /// 1 / scale where every element of the gradients is finite, else 0: what [`Update`] takes as `by`. Inputs scale [1] and any
 /// number of gradients; output [1].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -407,6 +318,7 @@ pub const FAMILY: Family = Family {
     name: "optim",
     ops: &["sgd", "sgd.update", "sgd.updates", "unscale"],
     kernels: &[&SGD, &BEGIN_UNSCALE, &UNSCALE],
+    fuse: &[Rule::Graph(Stage::Updates, updates::fuse)],
     cases,
 };
 
