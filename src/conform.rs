@@ -35,7 +35,7 @@ pub enum Status {
 
 /// One tensor of one case; with `--json` one line.
 #[derive(Clone, Debug, Serialize)]
-pub struct Row {
+pub struct CaseResult {
     pub file: String,
     pub op: String,
     pub case: String,
@@ -98,13 +98,13 @@ impl Checked {
 }
 
 /// Runs every case of every file on a device.
-pub fn run(files: &[PathBuf], device: &str) -> Result<Vec<Row>> {
+pub fn run(files: &[PathBuf], device: &str) -> Result<Vec<CaseResult>> {
     let mut rows = vec![];
     for path in files {
         let golden = Golden::read(path)?;
         let row = |case: &str, tensor: String, status, max_error, tolerance| {
             let (file, op) = (path.display().to_string(), golden.op.clone());
-            Row { file, op, case: case.into(), tensor, status, max_error, tolerance }
+            CaseResult { file, op, case: case.into(), tensor, status, max_error, tolerance }
         };
         for case in golden.cases.keys() {
             let context = Context { golden: &golden, case, device, exact: device == "reference" };
@@ -125,20 +125,20 @@ pub fn run(files: &[PathBuf], device: &str) -> Result<Vec<Row>> {
 }
 
 /// 0, or 1 when a case fails. A file that cannot be read is an [`Error`] whose own exit code is 2.
-pub fn exit_code(rows: &[Row]) -> u8 {
+pub fn exit_code(rows: &[CaseResult]) -> u8 {
     rows.iter().any(|r| r.status == Status::Fail) as u8
 }
 
 /// One JSON object per line.
-pub fn json_lines(rows: &[Row]) -> String {
+pub fn json_lines(rows: &[CaseResult]) -> String {
     rows.iter().map(|r| serde_json::to_string(r).expect("strings and numbers") + "\n").collect()
 }
 
 /// Aligned columns, one row per case and tensor, and a last line with the counts.
-pub fn table(rows: &[Row]) -> String {
+pub fn table(rows: &[CaseResult]) -> String {
     let number = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.1e}"));
     let head = ["op", "case", "tensor", "max error", "tolerance", "status"].map(String::from);
-    let line = |r: &Row| {
+    let line = |r: &CaseResult| {
         let status = match &r.status {
             Status::Unsupported { what } => format!("unsupported: {what}"),
             s => s.word().into(),
@@ -161,7 +161,7 @@ pub fn table(rows: &[Row]) -> String {
 }
 
 /// `N passed, N failed, N unsupported (names)`.
-pub fn summary(rows: &[Row]) -> String {
+pub fn summary(rows: &[CaseResult]) -> String {
     let count = |word| rows.iter().filter(|r| r.status.word() == word).count();
     let mut text = format!("{} passed, {} failed, {} unsupported", count("pass"), count("fail"), count("unsupported"));
     let names: BTreeSet<&str> = rows

@@ -41,9 +41,9 @@ fn tower(net: &mut Net, mut x: Value) -> Value {
 
 /// Weights and statistics; variances are positive.
 fn fill(s: &mut Session, seed: u32) {
-    for (i, v) in (seed..).zip(s.graph.stored().collect::<Vec<_>>()) {
-        let mut x = numbers(i, s.graph.ty(v).numel());
-        if s.graph.name(v).ends_with("running_var") {
+    for (i, v) in (seed..).zip(s.graph().stored().collect::<Vec<_>>()) {
+        let mut x = numbers(i, s.graph().ty(v).numel());
+        if s.graph().name(v).ends_with("running_var") {
             x.iter_mut().for_each(|x| *x = 0.5 + x.abs());
         }
         s.write(v, Data::F32(&x)).unwrap();
@@ -95,9 +95,9 @@ fn folded_convolutions_compute_what_unfolded_ones_do() {
     // In float32 a layer of L products is off by (L + 10) u of its magnitudes either way. Magnitudes are what the layers
     // compute of |x|, with every weight positive and no mean to subtract.
     let mut bound = towers(reference());
-    let values: Vec<Value> = bound.s.graph.stored().chain([bound.x]).collect();
+    let values: Vec<Value> = bound.s.graph().stored().chain([bound.x]).collect();
     for v in values {
-        let (name, x) = (bound.s.graph.name(v).to_string(), bound.s.read(v).unwrap());
+        let (name, x) = (bound.s.graph().name(v).to_string(), bound.s.read(v).unwrap());
         let sign = if name.ends_with("running_mean") { -1.0 } else { 1.0 };
         bound.s.write(v, Data::F32(&x.iter().map(|x| sign * x.abs()).collect::<Vec<_>>())).unwrap();
     }
@@ -121,8 +121,8 @@ fn folded_filters_follow_their_weights() {
     };
     let first = folded(&mut t);
     assert_eq!(first, folded(&mut t));
-    let state = t.s.graph.find("a.folded.weight").unwrap();
-    let own = t.s.plans.len() - 1;
+    let state = t.s.graph().find("a.folded.weight").unwrap();
+    let own = t.s.plans().len() - 1;
     let before = t.s.read(state).unwrap();
     t.s.run(own).unwrap();
     assert_eq!(before, t.s.read(state).unwrap(), "preparing twice changes nothing");
@@ -252,7 +252,7 @@ fn statistics_survive_a_stop_bit_for_bit() {
     let mut whole = fresh;
     let mut state = State::new(&settings, 1).unwrap();
     fit::fit(&mut whole, &samples, [&train, &val], &settings, &mut state, &mut vec![], &mut ()).unwrap();
-    let mean = whole.stored().iter().position(|v| whole.session.graph.name(*v) == "bn1.running_mean").unwrap();
+    let mean = whole.stored().iter().position(|v| whole.session.graph().name(*v) == "bn1.running_mean").unwrap();
     assert_ne!(began[mean], bits(&whole)[mean], "the statistics moved");
 
     let dir = tempfile::tempdir().unwrap();

@@ -2,7 +2,7 @@
 
 mod common;
 
-use deep_affect::conform::{self, Row, Status};
+use deep_affect::conform::{self, CaseResult, Status};
 use std::path::{Path, PathBuf};
 
 fn golden(name: &str) -> PathBuf {
@@ -27,12 +27,12 @@ fn check(device: &str, rows_expected: usize) {
     let files: Vec<PathBuf> = all().into_iter().filter(|p| device == "reference" || !host(p)).collect();
     let rows = conform::run(&files, device).unwrap();
     println!("{}", conform::table(&rows));
-    let failed: Vec<&Row> = rows.iter().filter(|r| r.status != Status::Pass).collect();
+    let failed: Vec<&CaseResult> = rows.iter().filter(|r| r.status != Status::Pass).collect();
     assert!(failed.is_empty(), "failed or unsupported: {failed:#?}");
     assert_eq!(conform::exit_code(&rows), 0);
     // Every expected tensor of the file has a row, and a tolerance of 1 would accept nothing at all as an answer.
     assert_eq!(rows.len(), rows_expected);
-    let loose: Vec<&Row> = rows
+    let loose: Vec<&CaseResult> = rows
         .iter()
         .filter(|r| r.tolerance.is_some_and(|t| t > if PICTURES.contains(&&*r.op) { 5e-3 } else { 2e-4 }))
         .collect();

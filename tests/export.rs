@@ -10,7 +10,7 @@ use deep_affect::data::Alpha;
 use deep_affect::device::{self, Data, Session};
 use deep_affect::export::onnx::{self, INLINE};
 use deep_affect::export::source::Output;
-use deep_affect::export::{Format, Layout, Source, export};
+use deep_affect::export::{ExportModel, Format, Layout, export};
 use deep_affect::models::{self, Architecture, Config, Standardize, TowerOutput};
 use deep_affect::ops::activation::{Act, Activate};
 use deep_affect::preprocess::Preprocess;
@@ -266,25 +266,25 @@ fn sources(dir: &Path) -> Vec<(String, PathBuf)> {
 }
 
 /// Three pictures and what the CPU path makes of them: ratings, or scores before the softmax.
-fn answers(source: &Source, path: &Path) {
+fn answers(source: &ExportModel, path: &Path) {
     const N: usize = 3;
     let (g, x, outs) = source.task.evaluation(N, Precision::Float32).unwrap();
     let cpu = device::open("cpu", None).unwrap();
     let mut s = Session::new(g, &[&outs], cpu.spec().options, cpu).unwrap();
     for t in &source.tensors {
-        let v = s.graph.find(source.graph.name(t.value)).unwrap();
+        let v = s.graph().find(source.graph.name(t.value)).unwrap();
         let mut bytes = vec![];
         source.values(t, Layout::Ours)(&mut bytes).unwrap();
         s.write(v, Data::F32(&bytemuck::pod_collect_to_vec(&bytes))).unwrap();
     }
     let mut rng = Rng::new(9, Stream::Test(0), 0);
-    let pixels: Vec<u8> = (0..s.graph.ty(x[0]).numel()).map(|_| rng.below(256) as u8).collect();
+    let pixels: Vec<u8> = (0..s.graph().ty(x[0]).numel()).map(|_| rng.below(256) as u8).collect();
     s.write(x[0], Data::U8(&pixels)).unwrap();
     s.run(0).unwrap();
-    let dims = s.graph.dims(x[0]).to_vec();
+    let dims = s.graph().dims(x[0]).to_vec();
     let mut entries = vec![Entry::bytes("image", Dtype::U8, &dims, &pixels)];
     let y: Vec<(Vec<usize>, Vec<f32>)> =
-        outs.iter().map(|v| (s.graph.dims(*v).to_vec(), s.read(*v).unwrap())).collect();
+        outs.iter().map(|v| (s.graph().dims(*v).to_vec(), s.read(*v).unwrap())).collect();
     let names: Vec<String> = (0..y.len()).map(|i| format!("y{i}")).collect();
     entries.extend(names.iter().zip(&y).map(|(n, (d, y))| Entry::f32(n, d, y)));
     write::write(path, &BTreeMap::new(), &entries).unwrap();
@@ -298,7 +298,7 @@ fn every_network_becomes_onnx() {
     for (name, path) in sources(dir) {
         let out = path.with_extension("onnx");
         assert_eq!(export(&path, Format::Onnx, &out).unwrap(), std::slice::from_ref(&out));
-        let (source, model) = (Source::open(&path).unwrap(), read(&out));
+        let (source, model) = (ExportModel::open(&path).unwrap(), read(&out));
         let side = source.graph.dims(source.images[0])[1].to_string();
         let expected: Vec<String> = ["N", &side, &side, "3"].map(String::from).into();
         assert_eq!(model.inputs, [("image".to_string(), expected)], "{name}");
@@ -341,7 +341,7 @@ fn large_weights_lie_beside_the_model() {
         (dir.path().join("m.safetensors"), dir.path().join("a.onnx"), dir.path().join("b.onnx"));
     let config = fused(Architecture::Shared, TowerOutput::Softmax);
     checkpoint(&path, &Task::EndToEnd { config, frozen: vec![] }, true);
-    let source = Source::open(&path).unwrap();
+    let source = ExportModel::open(&path).unwrap();
     onnx::write(&source, &inside, INLINE).unwrap();
     let data = dir.path().join("b.onnx.data");
     assert_eq!(onnx::write(&source, &beside, 1000).unwrap(), [beside.clone(), data.clone()]);
@@ -365,7 +365,7 @@ fn torch_names_come_back_as_the_same_tower() {
     let mut tower = fused(Architecture::Shared, TowerOutput::Softmax).towers.remove(0);
     tower.preprocess = Preprocess::preset("keras").unwrap();
     checkpoint(&path, &Task::Tower { tower, image: 64 }, true);
-    let source = Source::open(&path).unwrap();
+    let source = ExportModel::open(&path).unwrap();
     export(&path, Format::TorchNames, &out).unwrap();
     let back = Foreign::open(&out).unwrap();
     assert_eq!(back.kind().describe(), "torchvision vgg16, 6 classes");
@@ -409,7 +409,7 @@ fn weights_alone_are_the_best_ones_and_nothing_else() {
         false,
     );
     export(&path, Format::Safetensors, &out).unwrap();
-    let (source, w) = (Source::open(&path).unwrap(), WeightFile::open(&out).unwrap());
+    let (source, w) = (ExportModel::open(&path).unwrap(), WeightFile::open(&out).unwrap());
     assert_eq!(w.names().len(), source.tensors.len());
     for name in w.names() {
         let t = w.tensor(name).unwrap();
@@ -440,7 +440,7 @@ fn what_onnx_does_not_have_is_refused_by_name() {
     let (path, out) = (dir.path().join("m.safetensors"), dir.path().join("m.onnx"));
     let mut config = fused(Architecture::Shared, TowerOutput::Softmax);
     checkpoint(&path, &Task::EndToEnd { config: config.clone(), frozen: vec![] }, true);
-    let mut source = Source::open(&path).unwrap();
+    let mut source = ExportModel::open(&path).unwrap();
     let Output::Target { of, .. } = source.outputs[0] else { panic!("a rating") };
     let of = source.graph.push1(Activate { act: Act::Gelu }, &[of]);
     source.outputs = vec![Output::Probabilities { of }];

@@ -217,8 +217,8 @@ fn error_of(file: &WeightFile, shape: &Shape, which: &str) -> f64 {
     let expected = WeightFile::open(fixture("features.safetensors")).unwrap();
     let (g, image, y) = shape.graph(2);
     let mut s = Session::new(g, &[&[y]], Options::default(), open("cpu", Some(1)).unwrap()).unwrap();
-    for v in s.graph.stored().collect::<Vec<_>>() {
-        let values = file.tensor(s.graph.name(v)).unwrap().to_f32().unwrap().into_owned();
+    for v in s.graph().stored().collect::<Vec<_>>() {
+        let values = file.tensor(s.graph().name(v)).unwrap().to_f32().unwrap().into_owned();
         s.write(v, Data::F32(&values)).unwrap();
     }
     s.write(image, Data::F32(&expected.tensor(&format!("{which}.x")).unwrap().to_f32().unwrap())).unwrap();

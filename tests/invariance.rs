@@ -43,7 +43,7 @@ fn squares(n: usize, side: usize) -> Vec<u8> {
 fn fill(s: &mut Session, prefixes: &[&str]) {
     let mut initial = Initial::new(5, true);
     initial.rule = Rule::He;
-    let params: Vec<Value> = s.graph.stored().collect();
+    let params: Vec<Value> = s.graph().stored().collect();
     prefixes.iter().for_each(|p| initial.fill(s, &params, p, &[]).unwrap());
 }
 
@@ -249,7 +249,7 @@ fn trained(task: &Task, pictures: &Pictures, device: Box<dyn Device>) -> Vec<u32
 }
 
 fn weights(net: &Network) -> Vec<u32> {
-    let g = &net.session.graph;
+    let g = net.session.graph();
     g.stored().chain(g.of_kind(Kind::State)).flat_map(|v| bits(&net.session.read(v).unwrap())).collect()
 }
 

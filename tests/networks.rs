@@ -85,7 +85,7 @@ fn tiny(network: &Network, device: Box<dyn Device>) -> Tiny {
     let mut s = Session::new(g, &[&step, &[loss], &gradients], Options::default(), device).unwrap();
     let mut draw = |stream, v: Value| {
         let mut rng = Rng::new(1, Stream::Test(stream), 0);
-        let x: Vec<f32> = (0..s.graph.ty(v).numel()).map(|_| 2.0 * rng.uniform() - 1.0).collect();
+        let x: Vec<f32> = (0..s.graph().ty(v).numel()).map(|_| 2.0 * rng.uniform() - 1.0).collect();
         s.write(v, Data::F32(&x)).unwrap();
     };
     draw(0, x);
@@ -95,7 +95,7 @@ fn tiny(network: &Network, device: Box<dyn Device>) -> Tiny {
     // The same dropout in every step.
     s.write(state, Data::U32(&[7, 0, 0])).unwrap();
     for &v in params.iter().chain(&statistics) {
-        let (name, dims) = (s.graph.name(v).to_string(), s.graph.dims(v).to_vec());
+        let (name, dims) = (s.graph().name(v).to_string(), s.graph().dims(v).to_vec());
         let one = dims.len() == 1 && !name.ends_with("bias") && !name.ends_with("mean");
         let x = if one { vec![1.0; dims[0]] } else { init::draw(&name, &dims, 2, Rule::He).unwrap() };
         s.write(v, Data::F32(&x)).unwrap();
@@ -161,7 +161,7 @@ fn learns_one_batch() {
         }
         for (v, before) in t.statistics.iter().zip(&before) {
             if t.s.read(*v).unwrap() == *before {
-                complaints.push(format!("{}: {} does not move", network.name, t.s.graph.name(*v)));
+                complaints.push(format!("{}: {} does not move", network.name, t.s.graph().name(*v)));
             }
         }
     }

@@ -9,7 +9,7 @@ use common::devices::without;
 use common::{cpu, graph_of, reference};
 use deep_affect::device::{self, Bytes, Cpu, Data, DataMut, Device, Session};
 use deep_affect::error::Result;
-use deep_affect::graph::{Description, Graph, Io, Member, Op, Value, host_launches};
+use deep_affect::graph::{Description, Graph, Instance, Io, Op, Value, host_launches};
 use deep_affect::host;
 use deep_affect::launch::{Arch, Choices, Launch, Simd};
 use deep_affect::nn::{Mode, Net};
@@ -245,7 +245,7 @@ impl Op for Liar {
     fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         outs[0].copy_from_slice(ins[0]);
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let takes = self.takes;
         let mut launches = host_launches(self, io, group, self.scratch, move |h| {
             let all: Vec<&mut [f32]> = (0..takes).map(|_| h.output(0)).collect();

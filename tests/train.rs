@@ -351,7 +351,7 @@ fn the_weighted_optimum_does_not_depend_on_the_batch() {
     struct Last(f32);
     impl Watch for Last {
         fn keep(&mut self, net: &Network, _: &State, _: &Best) -> Result<()> {
-            self.0 = net.session.read(net.session.graph.find("head.out.bias").unwrap())?[0];
+            self.0 = net.session.read(net.session.graph().find("head.out.bias").unwrap())?[0];
             Ok(())
         }
     }
@@ -460,8 +460,8 @@ fn mapped_weights_are_as_good_as_copied_ones() {
     for mapped in [true, false] {
         let (g, image, want) = end_to_end(&c).evaluation(3, Precision::Float32).unwrap();
         let mut s = Session::new(g, &[&want], Options::default(), cpu(2)).unwrap();
-        for v in s.graph.of_kind(Role::Param).collect::<Vec<_>>() {
-            let name = s.graph.name(v).to_string();
+        for v in s.graph().of_kind(Role::Param).collect::<Vec<_>>() {
+            let name = s.graph().name(v).to_string();
             match file.aligned_f32(&name) {
                 Some(range) if mapped => s.bind(v, Arc::new(MappedFile(file.clone())), range).map(drop).unwrap(),
                 _ => s.write(v, Data::F32(&file.tensor(&name).unwrap().to_f32().unwrap())).unwrap(),
@@ -541,7 +541,7 @@ fn frozen_towers_do_not_change_and_the_rest_does() {
     let task = Task::EndToEnd { config: c, frozen };
     let mut net = network(&task, 4, SgdForm::Keras, cpu(2));
     let all = |net: &Network| -> Vec<(String, Vec<f32>)> {
-        net.stored().iter().map(|v| (net.session.graph.name(*v).into(), net.session.read(*v).unwrap())).collect()
+        net.stored().iter().map(|v| (net.session.graph().name(*v).into(), net.session.read(*v).unwrap())).collect()
     };
     let before = all(&net);
     let s = Settings { weight_decay: 0.1, ..settings(2) };
@@ -709,7 +709,7 @@ fn the_penalty_is_in_the_loss_and_in_the_gradient() {
     let lambda = 2e-4f32 as f64;
     let (mut by_hand, mut penalised, mut want) = (0.0, 0, plain.clone());
     for (i, &v) in net.parts[0].params.iter().enumerate() {
-        let name = net.session.graph.name(v);
+        let name = net.session.graph().name(v);
         if name.starts_with("scene.conv") && name.ends_with(".weight") {
             let w = net.session.read64(v).unwrap();
             by_hand += lambda * w.iter().map(|w| w * w).sum::<f64>();

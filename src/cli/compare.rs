@@ -150,7 +150,7 @@ impl Command {
     fn in_pieces(&self, chosen: &Chosen, n: usize, device: Box<dyn Device>) -> Result<Tensors> {
         let (mut session, inputs, outputs) = chosen.prepared(n, device)?;
         let mut all: Tensors = (0..outputs.len()).map(|i| (format!("output {i}"), vec![])).collect();
-        let bytes = |v: &Value, pictures: usize| session.graph.ty(*v).row() * pictures;
+        let bytes = |v: &Value, pictures: usize| session.graph().ty(*v).row() * pictures;
         let pictures: Vec<Vec<u8>> = inputs.iter().map(|x| pixels(bytes(x, self.batch))).collect();
         let rows: Vec<usize> = inputs.iter().map(|x| bytes(x, 1)).collect();
         for first in (0..self.batch).step_by(n) {
@@ -183,7 +183,7 @@ impl Command {
                 let (mut session, inputs, outputs) = chosen.prepared(self.batch, device)?;
                 for i in 0..RUNS {
                     for x in &inputs {
-                        let n = session.graph.ty(*x).numel();
+                        let n = session.graph().ty(*x).numel();
                         session.write(*x, Data::U8(&pixels(n + RUNS)[i..n + i]))?;
                     }
                     run(&mut session, 0)?;
@@ -202,7 +202,7 @@ impl Command {
                     }
                 }
                 for v in net.parts.iter().flat_map(|p| p.params.iter().chain(&p.velocity)) {
-                    all.push((net.session.graph.name(*v).into(), net.session.read(*v)?));
+                    all.push((net.session.graph().name(*v).into(), net.session.read(*v)?));
                 }
             }
         }
@@ -299,7 +299,7 @@ fn trained(net: &Network) -> Result<Tensors> {
     for part in &net.parts {
         all.push((format!("{}loss", part.prefix), net.session.read(part.loss)?));
         for (w, v) in part.params.iter().zip(&part.velocity) {
-            all.push((format!("gradient of {}", net.session.graph.name(*w)), net.session.read(*v)?));
+            all.push((format!("gradient of {}", net.session.graph().name(*w)), net.session.read(*v)?));
         }
     }
     Ok(all)

@@ -2,7 +2,7 @@
 
 use super::output;
 use crate::bundled;
-use crate::device::tuning::Table;
+use crate::device::tuning::TileTable;
 use crate::device::{self, cuda};
 use crate::error::Result;
 use crate::nvrtc::{self, Cache};
@@ -70,7 +70,7 @@ fn pair(nvrtc: nvrtc::Version) -> String {
 
 /// What was measured on a device.
 fn tiles(model: &str) -> Result<String> {
-    Ok(match Table::of(model)? {
+    Ok(match TileTable::of(model)? {
         Some(table) => format!("{} products measured", table.products.len()),
         None => "by the rule; `deep-affect kernels tune` measures".into(),
     })

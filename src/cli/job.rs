@@ -467,7 +467,7 @@ impl Job {
             let mut scale = [vec![0.0; *width], vec![1.0; *width]];
             if self.config.standardize != Standardize::No {
                 for (name, values) in STATISTICS.iter().zip(&mut scale) {
-                    let v = net.session.graph.find(&format!("{}{name}", part.prefix)).expect("the head asked for it");
+                    let v = net.session.graph().find(&format!("{}{name}", part.prefix)).expect("the head asked for it");
                     *values = net.session.read(v)?;
                 }
             }
@@ -489,7 +489,7 @@ impl Job {
             let head = ridge::fit(&problem, &rows, &groups, self.settings.seed)?;
             part.targets.iter().zip(head.lambda).for_each(|(&t, l)| penalties[t] = l);
             for (name, values) in [("weight", head.weight), ("bias", head.bias)] {
-                let v = net.session.graph.find(&format!("{}head.out.{name}", part.prefix)).expect("of every head");
+                let v = net.session.graph().find(&format!("{}head.out.{name}", part.prefix)).expect("of every head");
                 net.session.write(v, Data::F32(&values.iter().map(|x| *x as f32).collect::<Vec<f32>>()))?;
             }
         }
@@ -500,7 +500,7 @@ impl Job {
     fn begin(&self, net: &mut Network, train: &[usize], means: &[f64]) -> Result<()> {
         if let Some(file) = &self.start {
             for v in net.stored() {
-                let name = net.session.graph.name(v);
+                let name = net.session.graph().name(v);
                 file.intact(name)?;
                 let t = file.tensor(name)?;
                 net.session.write(v, Data::F32(&t.to_f32()?))?;
@@ -543,7 +543,7 @@ impl Job {
         };
         for (part, features) in self.config.members().iter().zip(members) {
             for (name, x) in STATISTICS.iter().zip(features::statistics(features, &rows, self.config.standardize)) {
-                let v = net.session.graph.find(&format!("{}{name}", part.prefix)).expect("the head asked for it");
+                let v = net.session.graph().find(&format!("{}{name}", part.prefix)).expect("the head asked for it");
                 net.session.write(v, Data::F32(&x))?;
             }
         }

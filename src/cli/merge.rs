@@ -2,7 +2,7 @@
 
 use super::{Bar, output};
 use crate::atomic;
-use crate::data::duplicates::{self, DISTANCE, Found, Kind};
+use crate::data::duplicates::{self, DISTANCE, Found, Likeness};
 use crate::data::import::sets;
 use crate::data::manifest::{Manifest, TARGETS};
 use crate::data::merge::{Count, count, merge};
@@ -54,7 +54,7 @@ impl Command {
         let mut said = sheet.text();
         if !self.unchecked {
             atomic::write(&list, |w| w.write_all(listed(&all, &found).as_bytes()))?;
-            let exact = found.pairs.iter().filter(|p| p.kind == Kind::Exact).count();
+            let exact = found.pairs.iter().filter(|p| p.kind == Likeness::Exact).count();
             // Writing to a String cannot fail.
             let _ = writeln!(said, "{exact} pairs of equal files, {} of similar pictures", found.pairs.len() - exact);
         }
@@ -106,7 +106,7 @@ fn sheet(targets: &[String], counts: &[Count]) -> Sheet {
 fn listed(all: &Manifest, found: &Found) -> String {
     let mut text = String::from("path_a,path_b,kind,distance_bits\n");
     for p in &found.pairs {
-        let kind = if p.kind == Kind::Exact { "exact" } else { "similar" };
+        let kind = if p.kind == Likeness::Exact { "exact" } else { "similar" };
         let [a, b] = [p.a, p.b].map(|i| quoted(&all.rows[i].path));
         let _ = writeln!(text, "{a},{b},{kind},{}", p.distance);
     }

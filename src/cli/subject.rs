@@ -195,7 +195,7 @@ impl Chosen {
     pub fn evaluation(&self, batch: usize, device: Box<dyn Device>) -> Result<(Session, Vec<Value>)> {
         let (mut session, inputs, outputs) = self.prepared(batch, device)?;
         for x in inputs {
-            session.write(x, Data::U8(&pixels(session.graph.ty(x).numel())))?;
+            session.write(x, Data::U8(&pixels(session.graph().ty(x).numel())))?;
         }
         Ok((session, outputs))
     }
@@ -214,7 +214,7 @@ impl Chosen {
         let mut net = Network::new(&self.task, batch, self.method(), device)?;
         self.fill(&mut net.session)?;
         for &x in &net.x {
-            net.session.write(x, Data::U8(&pixels(net.session.graph.ty(x).numel())))?;
+            net.session.write(x, Data::U8(&pixels(net.session.graph().ty(x).numel())))?;
         }
         net.session.write(net.weight, Data::F32(&vec![1.0; batch]))?;
         for part in &net.parts {
@@ -238,10 +238,10 @@ impl Chosen {
     /// The first values of the parameters.
     pub fn fill(&self, session: &mut Session) -> Result<()> {
         if let Some(file) = &self.file {
-            checkpoint::read_ahead(file, &session.graph).done()?;
+            checkpoint::read_ahead(file, session.graph()).done()?;
             return checkpoint::bind(file, session);
         }
-        let params: Vec<Value> = session.graph.stored().collect();
+        let params: Vec<Value> = session.graph().stored().collect();
         self.task.prefixes().iter().try_for_each(|p| self.initial.fill(session, &params, p, &[]))
     }
 }

@@ -151,8 +151,8 @@ impl Fused {
             for part in ["weight", "bias"] {
                 let (file, name) = (format!("w.{theirs}.{part}"), format!("{ours}.{part}"));
                 let t = context.golden.get(&file)?.ours();
-                match session.graph.find(&name) {
-                    Some(v) if session.graph.dims(v) == t.dims => session.write(v, Data::F64(&t.data))?,
+                match session.graph().find(&name) {
+                    Some(v) if session.graph().dims(v) == t.dims => session.write(v, Data::F64(&t.data))?,
                     _ => return Err(broken(&context.golden.path, &file, "the shape is not that of the layer")),
                 }
             }
@@ -163,7 +163,7 @@ impl Fused {
     /// Inputs of step `s`.
     fn feed(&self, context: &Context, b: &mut Built, s: usize) -> Result<()> {
         let slice = |tensor: &str, v: Value| -> Result<Tensor> {
-            let (t, n) = (context.golden.get(tensor)?, b.session.graph.ty(v).numel());
+            let (t, n) = (context.golden.get(tensor)?, b.session.graph().ty(v).numel());
             match t.data.get(s * n..(s + 1) * n) {
                 Some(data) if t.dims.get(1) == Some(&self.batch) => {
                     Ok(Tensor { dims: t.dims[2..].to_vec(), data: data.to_vec(), rounded: t.rounded })
@@ -212,7 +212,7 @@ impl Fused {
     /// Reads one value per parameter under the file's names.
     fn read(&self, results: &mut Results, b: &Built, prefix: &str, values: &[Value]) -> Result<()> {
         for (&p, &v) in b.params.iter().zip(values) {
-            let (layer, part) = b.session.graph.name(p).rsplit_once('.').expect("layer.part");
+            let (layer, part) = b.session.graph().name(p).rsplit_once('.').expect("layer.part");
             let theirs = &self.layers.iter().find(|l| l.1 == layer).expect("every layer is listed").0;
             results.push((format!("{prefix}.{theirs}.{part}"), b.session.read64(v)?));
         }

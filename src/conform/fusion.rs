@@ -53,8 +53,8 @@ impl Context<'_> {
             s.write(v, Data::F64(&t.data))?;
         }
         for (&p, t) in params.iter().zip([w, b]) {
-            if s.graph.dims(p) != t.dims {
-                return Err(self.wrong("w", format!("{:?} instead of {:?}", t.dims, s.graph.dims(p))));
+            if s.graph().dims(p) != t.dims {
+                return Err(self.wrong("w", format!("{:?} instead of {:?}", t.dims, s.graph().dims(p))));
             }
             s.write(p, Data::F64(&t.data))?;
         }

@@ -81,9 +81,9 @@ impl Context<'_> {
         let mut want = [vec![trained, loss], grads.clone()].concat();
         want.extend(updates.iter().map(|u| u.1));
         let mut s = Session::new(g, &[&want, &[evaluated]], Options::default(), self.open()?)?;
-        let given = s.graph.stored().filter(|v| *v != image).collect::<Vec<_>>();
+        let given = s.graph().stored().filter(|v| *v != image).collect::<Vec<_>>();
         for v in given {
-            let (name, dims) = (format!("param.{}", s.graph.name(v)), s.graph.dims(v).to_vec());
+            let (name, dims) = (format!("param.{}", s.graph().name(v)), s.graph().dims(v).to_vec());
             let t = self.get(&name)?.ours();
             if t.dims != dims {
                 return Err(self.wrong(&name, format!("the shape is {:?} instead of {dims:?}", t.dims)).into());
@@ -92,7 +92,7 @@ impl Context<'_> {
         }
         // Theirs is divided by the probability to keep.
         let kept: Vec<f64> = mask.data.iter().map(|m| f64::from(u8::from(*m > 0.0))).collect();
-        if mask.data.len() != s.graph.ty(drop).numel() || y.dims != [n, 2] {
+        if mask.data.len() != s.graph().ty(drop).numel() || y.dims != [n, 2] {
             return Err(self.wrong("mask", "mask and y do not fit x").into());
         }
         s.write(image, Data::F64(&x.ours().data))?;
@@ -107,12 +107,12 @@ impl Context<'_> {
             checked.push(self.within(tensor, &s.read64(value)?, None)?);
         }
         for (&p, &d) in params.iter().zip(&grads[1..]) {
-            let name = format!("grad.{}", s.graph.name(p));
+            let name = format!("grad.{}", s.graph().name(p));
             let beside = name.strip_suffix("bias").map(|layer| format!("{layer}weight"));
             checked.push(self.within(&name, &s.read64(d)?, beside.as_deref())?);
         }
         for (stat, new) in updates {
-            let name = format!("after.{}", s.graph.name(stat));
+            let name = format!("after.{}", s.graph().name(stat));
             checked.push(self.within(&name, &s.read64(new)?, None)?);
         }
         Ok(checked)
@@ -172,7 +172,7 @@ impl Context<'_> {
         }
         let mut s = Session::new(g, &[&want], Options::default(), device)?;
         s.write(rows, Data::F64(&vec![1.0; n]))?;
-        let state = |s: &Session, name: &str| s.graph.find(name).expect("just built");
+        let state = |s: &Session, name: &str| s.graph().find(name).expect("just built");
         let (w, b) = (state(&s, "layer.weight"), state(&s, "layer.bias"));
         s.write(w, Data::F64(&w0.data))?;
         s.write(b, Data::F64(&b0.data))?;

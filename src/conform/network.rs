@@ -67,14 +67,14 @@ impl Context<'_> {
         let out = network.build(&mut Net::new(&mut g, Mode::Eval), x, size);
         g.check().map_err(|e| broken(&self.golden.path, self.case, e.to_string()))?;
         let mut s = Session::new(g, &[&[out]], Options::default(), self.open()?)?;
-        let stored: Vec<Value> = s.graph.stored().collect();
+        let stored: Vec<Value> = s.graph().stored().collect();
         for v in stored.into_iter().chain([x]) {
-            let (name, dims) = (s.graph.name(v).to_string(), s.graph.dims(v).to_vec());
+            let (name, dims) = (s.graph().name(v).to_string(), s.graph().dims(v).to_vec());
             let tensor = if v == x { "x".into() } else { format!("param.{name}") };
             match (self.find(&tensor), spec.seed) {
                 (Some(t), _) => {
-                    let t = flattened(&s.graph, v, t).ours();
-                    if t.data.len() != s.graph.ty(v).numel() {
+                    let t = flattened(s.graph(), v, t).ours();
+                    if t.data.len() != s.graph().ty(v).numel() {
                         return Err(self
                             .wrong(&tensor, format!("the shape is {:?} instead of {dims:?}", t.dims))
                             .into());

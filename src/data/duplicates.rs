@@ -26,7 +26,7 @@ const ALIKE: f64 = 0.8;
 
 /// How two pictures are alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum Likeness {
     /// The same bytes.
     Exact,
     Similar,
@@ -38,7 +38,7 @@ pub struct Pair {
     /// The first of the two.
     pub a: usize,
     pub b: usize,
-    pub kind: Kind,
+    pub kind: Likeness,
     /// Bits in which their fingerprints differ.
     pub distance: u32,
 }
@@ -70,7 +70,7 @@ pub fn find(sources: &[Source], distance: u32, progress: &dyn Progress) -> Resul
         copies.entry(names[row]).or_default().push(row);
     }
     // A chain says as much as all pairs of the copies.
-    let copy = |w: &[usize]| Pair { a: w[0], b: w[1], kind: Kind::Exact, distance: 0 };
+    let copy = |w: &[usize]| Pair { a: w[0], b: w[1], kind: Likeness::Exact, distance: 0 };
     let mut pairs: Vec<Pair> = copies.values().flat_map(|same| same.windows(2).map(copy)).collect();
     let similar = (0..looks.len()).into_par_iter().flat_map_iter(|a| {
         let (looks, names) = (&looks, &names);
@@ -79,7 +79,7 @@ pub fn find(sources: &[Source], distance: u32, progress: &dyn Progress) -> Resul
                 let y = looks[b].as_ref()?;
                 let bits = (x.print ^ y.print).count_ones();
                 let same = bits <= distance && names[a] != names[b] && correlation(&x.grey, &y.grey) >= ALIKE;
-                same.then_some(Pair { a, b, kind: Kind::Similar, distance: bits })
+                same.then_some(Pair { a, b, kind: Likeness::Similar, distance: bits })
             })
         })
     });
@@ -215,13 +215,13 @@ mod tests {
         let sources: Vec<_> = files.iter().map(|bytes| Source::Memory { name: "x".into(), bytes }).collect();
         let found = find(&sources, DISTANCE, &()).unwrap();
         let pairs: Vec<_> = found.pairs.iter().map(|p| (p.a, p.b, p.kind)).collect();
-        assert_eq!(pairs, [(3, 30, Kind::Exact), (7, 31, Kind::Similar)]);
+        assert_eq!(pairs, [(3, 30, Likeness::Exact), (7, 31, Likeness::Similar)]);
         assert_eq!(found.bad.iter().map(|b| b.0).collect::<Vec<_>>(), [34, 35]);
     }
 
     #[test]
     fn groups_are_joined() {
-        let pair = |a, b| Pair { a, b, kind: Kind::Exact, distance: 0 };
+        let pair = |a, b| Pair { a, b, kind: Likeness::Exact, distance: 0 };
         let groups = [Some("x"), None, Some("y"), Some("x"), None, None, Some("z"), None].map(|g| g.map(String::from));
         let after = regroup(&groups, &[pair(1, 3), pair(2, 3), pair(4, 5)]);
         let names: Vec<_> = after.iter().map(|g| g.as_deref().unwrap_or("-")).collect();

@@ -13,7 +13,7 @@ use super::decode;
 use super::manifest::{Manifest, plain};
 use super::table::{Table, TableOptions, quoted};
 use crate::error::{Error, Result};
-use crate::weights::foreign::{Place, npy};
+use crate::weights::foreign::{ArrayData, npy};
 use crate::weights::strided::Strided;
 use crate::weights::write::{self, Entry};
 use crate::weights::{LAYOUT, WeightFile};
@@ -98,7 +98,7 @@ impl FeatureTable {
         let bytes = files::read(file, files::TENSORS).map_err(|e| Error::io(file, "read", e))?;
         let wrong = |problem: String| Error::file(file, problem).fix("save a matrix [pictures, columns] of floats");
         let array = npy::single(&bytes).map_err(|problem| wrong(format!("is no .npy of numbers: {problem}")))?;
-        let (&[rows, columns], Place::Mapped(range)) = (&array.shape[..], array.place) else {
+        let (&[rows, columns], ArrayData::Mapped(range)) = (&array.shape[..], array.place) else {
             return Err(wrong(format!("has the shape {:?}", array.shape)));
         };
         let values = Strided::new(&bytes[range], array.dtype, &[rows, columns], &array.strides)

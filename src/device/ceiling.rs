@@ -4,7 +4,7 @@ use super::{Data, Device};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::host::ceiling::Ceilings;
-use crate::ops::ceiling::{Chain, Product, RowSum, Triad};
+use crate::ops::ceiling::{Chain, TileProduct, RowSum, Triad};
 use crate::plan::{Options, Plan};
 use crate::rng::{Rng, Stream};
 use crate::shape::{DType, Type};
@@ -32,7 +32,7 @@ impl Load {
 
     /// Bytes that [`measure`] allocates.
     pub fn bytes(&self) -> usize {
-        4 * (2 * self.chains + 3 * self.rows * self.row + self.tiles * Product::SIDE * Product::SIDE)
+        4 * (2 * self.chains + 3 * self.rows * self.row + self.tiles * TileProduct::SIDE * TileProduct::SIDE)
     }
 
     /// The same with shorter streams, where there is little memory.
@@ -52,9 +52,9 @@ pub fn measure(device: &mut dyn Device, load: Load, storages: &[DType]) -> Resul
     let mut want = vec![g.push1(RowSum, &[b]), g.push1(Triad, &[b, c]), g.push1(Chain { turns: load.turns }, &[x, by])];
     let mut factors = vec![];
     for s in storages {
-        let rows = [load.tiles * Product::SIDE, Product::COLUMNS];
-        let own = rows.map(|n| g.state(&format!("{s:?} {n}"), Type::new(*s, &[n, Product::SIDE])));
-        want.push(g.push1(Product { turns: load.products }, &own));
+        let rows = [load.tiles * TileProduct::SIDE, TileProduct::COLUMNS];
+        let own = rows.map(|n| g.state(&format!("{s:?} {n}"), Type::new(*s, &[n, TileProduct::SIDE])));
+        want.push(g.push1(TileProduct { turns: load.products }, &own));
         factors.extend(own);
     }
     // A plan each, so that their results share memory.

@@ -21,7 +21,7 @@ pub const OPTIONS: Options = Options { group: true, fuse: true, guard: 0, produc
 
 /// Where an operand lies in the allocation, in bytes, and what the launch does with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
+pub struct Span {
     pub at: usize,
     pub bytes: usize,
     pub access: Access,
@@ -36,7 +36,7 @@ pub struct Step {
     pub label: String,
     pub call: Call,
     /// By instance, then operand.
-    pub windows: Vec<Vec<Window>>,
+    pub windows: Vec<Vec<Span>>,
 }
 
 impl Step {
@@ -46,7 +46,7 @@ impl Step {
     }
     /// Fails where an operand does not lie in an allocation of `bytes` bytes.
     pub fn within(&self, bytes: usize) -> Result<()> {
-        let outside = |w: &&Window| w.at.checked_add(w.bytes).is_none_or(|end| end > bytes);
+        let outside = |w: &&Span| w.at.checked_add(w.bytes).is_none_or(|end| end > bytes);
         let Some(w) = self.windows.iter().flatten().find(outside) else { return Ok(()) };
         Err(Error::job(format!("{}: an operand lies outside of {bytes} bytes: {w:?}", self.label)))
     }
@@ -123,8 +123,8 @@ impl Ready {
     }
     /// Bytes of counts.
     fn counts(&self) -> usize {
-        let end = |o: &gpu::Operand| match o.place {
-            gpu::Place::Counts(at) => Some((at + o.bytes).next_multiple_of(256)),
+        let end = |o: &gpu::CallOperand| match o.place {
+            gpu::Location::Counts(at) => Some((at + o.bytes).next_multiple_of(256)),
             _ => None,
         };
         let of = |s: &Scheduled| match &s.launch.code {
@@ -160,14 +160,14 @@ impl<D: Driver> Gpu<D> {
             let Code::Kernel(call) = &launch.code else {
                 return Err(Error::job(format!("{} has no GPU kernel", launch.name)));
             };
-            let window = |o: &gpu::Operand| {
+            let window = |o: &gpu::CallOperand| {
                 let at = match o.place {
-                    gpu::Place::Value(Buf(v)) => self.place(ready.plan.place(Value(v))),
-                    gpu::Place::Scratch(at) => scratch + at,
-                    gpu::Place::Counts(at) => self.counts + at,
+                    gpu::Location::Value(Buf(v)) => self.place(ready.plan.place(Value(v))),
+                    gpu::Location::Scratch(at) => scratch + at,
+                    gpu::Location::Counts(at) => self.counts + at,
                 };
-                let value = matches!(o.place, gpu::Place::Value(_));
-                Window { at, bytes: o.bytes, access: o.access, value }
+                let value = matches!(o.place, gpu::Location::Value(_));
+                Span { at, bytes: o.bytes, access: o.access, value }
             };
             let windows = call.operands.iter().map(|i| i.iter().map(window).collect()).collect();
             steps.push(Step { label: g.nodes()[*node].title(), call: call.clone(), windows });
@@ -205,8 +205,8 @@ impl<D: Driver> Gpu<D> {
         let writes = call.operands.iter().flatten().filter(|o| o.access == Access::Write);
         let outs: Vec<(usize, usize)> = writes
             .filter_map(|o| match o.place {
-                gpu::Place::Value(Buf(v)) => Some((self.place(self.plans[plan].plan.place(Value(v))), o.bytes)),
-                gpu::Place::Scratch(_) | gpu::Place::Counts(_) => None,
+                gpu::Location::Value(Buf(v)) => Some((self.place(self.plans[plan].plan.place(Value(v))), o.bytes)),
+                gpu::Location::Scratch(_) | gpu::Location::Counts(_) => None,
             })
             .collect();
         for (at, bytes) in outs {

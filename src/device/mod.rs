@@ -241,7 +241,7 @@ pub fn open_tiled(name: &str, threads: Option<usize>, checks: Checks, tiles: Opt
         },
         "cpu" => Ok(Box::new(Cpu::with(Simd::detect(), threads, checks)?)),
         "sim" => {
-            let options = sim::Options { checks: true, ..sim::Options::default() };
+            let options = sim::RunOptions { checks: true, ..sim::RunOptions::default() };
             Ok(tiled(Simulator::new(Simulator::TARGET, options)?, checks, tiles))
         }
         "reference" => Ok(Box::new(Reference::with(checks))),
@@ -254,8 +254,8 @@ pub fn open_tiled(name: &str, threads: Option<usize>, checks: Checks, tiles: Opt
 
 /// A GPU with `tiles`, or with those that were measured on its kind.
 fn tiled(driver: impl gpu::Driver + 'static, checks: Checks, tiles: Option<Tiles>) -> Box<dyn Device> {
-    let measured = || match tuning::Table::of(&driver.model()) {
-        Ok(table) => table.map(tuning::Table::tiles),
+    let measured = || match tuning::TileTable::of(&driver.model()) {
+        Ok(table) => table.map(tuning::TileTable::tiles),
         Err(e) => {
             progress::watcher().note(&format!("tiles by the rule: {e}"));
             None

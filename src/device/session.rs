@@ -10,10 +10,8 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 pub struct Session {
-    /// As it runs: its values are those of the graph it was made from, ops may be fused.
-    pub graph: Graph,
-    /// Those asked for; the last one may be the session's own, which fills prepared state.
-    pub plans: Vec<Plan>,
+    graph: Graph,
+    plans: Vec<Plan>,
     device: Box<dyn Device>,
     prepare: Option<Prepare>,
 }
@@ -62,6 +60,14 @@ impl Session {
         super::fits(&*device, &graph, &plans, hints)?;
         device.load(&graph, &plans)?;
         Ok(Self { graph, plans, device, prepare })
+    }
+    /// The graph as it runs: its values are those of the graph that the session was made from, ops may be fused.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+    /// Those that were asked for, in order; behind them there may be the session's own, which fills prepared state.
+    pub fn plans(&self) -> &[Plan] {
+        &self.plans
     }
     pub fn device(&self) -> &dyn Device {
         &*self.device

@@ -3,13 +3,13 @@ of a launch gets an address range of its own, so that a kernel can touch nothing
 arena, so that addresses are aligned as on a GPU. What a kernel leaves unwritten of an output is an error. */
 
 use super::Counted;
-use super::gpu::{Driver, Measured, Step, Window};
+use super::gpu::{Driver, Measured, Step, Span};
 use super::memory::Memory;
 use crate::error::{Error, Result};
 use crate::launch::estimate::Limits;
 use crate::launch::gpu::{Access, Call};
 use crate::nvrtc::{self, Cache, Target, Unit};
-use crate::sim::{self, Counters, Grid, Options, Program};
+use crate::sim::{self, Counters, Grid, RunOptions, Program};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Instant;
@@ -22,7 +22,7 @@ type Programs = BTreeMap<(Unit, Target), Arc<Program>>;
 /// A GPU in software.
 pub struct Simulator {
     target: Target,
-    options: Options,
+    options: RunOptions,
     memory: Memory,
     /// One byte for each of `memory`, not zero where nothing was written; empty without checks.
     blank: Memory,
@@ -34,7 +34,7 @@ impl Simulator {
     pub const TARGET: Target = Target::new(80);
 
     /// Fails where NVRTC is missing.
-    pub fn new(target: Target, options: Options) -> Result<Self> {
+    pub fn new(target: Target, options: RunOptions) -> Result<Self> {
         nvrtc::available()?;
         let [memory, blank] = [Memory::sparse(0)?, Memory::sparse(0)?];
         Ok(Self { target, options, memory, blank, plans: vec![] })
@@ -43,7 +43,7 @@ impl Simulator {
     fn launch(&mut self, plan: usize, step: usize, count: bool) -> Result<Counters> {
         let (step, program) = &self.plans[plan][step];
         // Equal operands are one window; what any of them may do, all may.
-        let mut windows: Vec<Window> = step.windows.iter().flatten().copied().collect();
+        let mut windows: Vec<Span> = step.windows.iter().flatten().copied().collect();
         windows.sort_by_key(|w| (w.at, w.bytes));
         windows.dedup_by(|b, a| {
             let same = a.at == b.at && a.bytes == b.bytes;
@@ -81,12 +81,12 @@ impl Simulator {
                 Access::Update => sim::Access::Update,
             };
             let [data, blank] = [&mut memory, &mut blank].map(|m| cut(m, w.at - at, w.bytes));
-            ranges.push(sim::Window { name, at: w.at, data, blank, access });
+            ranges.push(sim::Buffer { name, at: w.at, data, blank, access });
             at = w.at + w.bytes;
         }
         let Call { kernel, consts, .. } = &step.call;
         let grid = Grid { grid: step.grid(), block: [kernel.threads, 1, 1], shared_bytes: kernel.shared(consts) };
-        let options = Options { count, ..self.options };
+        let options = RunOptions { count, ..self.options };
         let counters = sim::launch(program, step.call.kernel.entry, grid, &params, &mut ranges, options)
             .map_err(|fault| Error::job(format!("{}: {fault}", step.label)))?;
         let outputs = windows.iter().zip(&ranges).filter(|(w, _)| whole && w.access == Access::Write && w.value);
@@ -112,7 +112,7 @@ fn cut<'a>(from: &mut &'a mut [u8], skip: usize, bytes: usize) -> &'a mut [u8] {
 }
 
 /// `operand 2`, or `operand 2 of instance 1` in a group.
-fn name(step: &Step, window: &Window) -> String {
+fn name(step: &Step, window: &Span) -> String {
     for (instance, windows) in step.windows.iter().enumerate() {
         if let Some(operand) = windows.iter().position(|w| w.at == window.at) {
             return match step.windows.len() {

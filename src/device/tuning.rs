@@ -15,19 +15,19 @@ use std::path::{Path, PathBuf};
 /// What was measured on one device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Table {
+pub struct TileTable {
     /// [`super::GpuSpec::model`].
     pub device: String,
     /// Names the sources of the kernels.
     kernels: String,
     /// By the text of a [`crate::launch::choices::Product`].
-    pub products: BTreeMap<String, Measured>,
+    pub products: BTreeMap<String, MeasuredTile>,
 }
 
 /// The fastest tile of a product.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Measured {
+pub struct MeasuredTile {
     /// The kernel's constants and their values.
     pub tile: BTreeMap<String, i64>,
     /// Of its launches.
@@ -38,7 +38,7 @@ pub struct Measured {
     pub n: [usize; 2],
 }
 
-impl Table {
+impl TileTable {
     /// An empty one of this program's kernels.
     pub fn new(device: String) -> Self {
         let text = nvrtc::sources().flat_map(|(name, text)| [name, text]).collect::<String>();
@@ -84,7 +84,7 @@ impl Table {
         self.kernels == Self::new(String::new()).kernels
     }
 
-    /// Puts it where [`Table::of`] finds it.
+    /// Puts it where [`TileTable::of`] finds it.
     pub fn write(&self) -> Result<PathBuf> {
         let nowhere = || Error::job("there is no folder for what was measured").fix("set DEEP_AFFECT_CACHE to one");
         let cache = Self::folder().ok_or_else(nowhere)?;

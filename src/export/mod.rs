@@ -8,7 +8,7 @@ pub mod proto;
 pub mod source;
 pub mod torch;
 
-pub use source::{Layout, Source};
+pub use source::{Layout, ExportModel};
 
 use crate::error::Result;
 use crate::weights::{Dtype, LAYOUT, write};
@@ -29,7 +29,7 @@ pub enum Format {
 
 /// Writes the model of `file` to `out`; the files that were written.
 pub fn export(file: &Path, format: Format, out: &Path) -> Result<Vec<PathBuf>> {
-    let source = Source::open(file)?;
+    let source = ExportModel::open(file)?;
     match format {
         Format::Safetensors => tensors(&source, Layout::Ours, out),
         Format::TorchNames => tensors(&source, Layout::Torch, out),
@@ -41,7 +41,7 @@ pub fn export(file: &Path, format: Format, out: &Path) -> Result<Vec<PathBuf>> {
 type Values<'a> = Box<dyn Fn(&mut dyn Write) -> io::Result<()> + 'a>;
 
 /// Writes every weight as float32, one tensor after the other.
-fn tensors(source: &Source, layout: Layout, out: &Path) -> Result<Vec<PathBuf>> {
+fn tensors(source: &ExportModel, layout: Layout, out: &Path) -> Result<Vec<PathBuf>> {
     let names = match layout {
         Layout::Ours => source.tensors.iter().map(|t| t.name.clone()).collect(),
         Layout::Torch => torch::names(source.tensors.iter().map(|t| t.name.as_str())),

@@ -4,7 +4,7 @@ picture comes in as uint8 [N,S,S,3] and is preprocessed inside. Resizing is not:
 
 use super::Values;
 use super::proto::Message;
-use super::source::{Layout, Output, Source, Stored, is};
+use super::source::{Layout, Output, ExportModel, Stored, is};
 use crate::atomic;
 use crate::error::{Error, Result};
 use crate::graph::{Node, Value};
@@ -35,7 +35,7 @@ const INT64: i64 = 7;
 
 /// Writes the model to `out` and, where its weights are more than `inline` bytes, those to `out.data` beside it. Fails
 /// before it writes where an op has no translation.
-pub fn write(source: &Source, out: &Path, inline: u64) -> Result<Vec<PathBuf>> {
+pub fn write(source: &ExportModel, out: &Path, inline: u64) -> Result<Vec<PathBuf>> {
     let graph = translate(source)?;
     let bytes: u64 = source.tensors.iter().map(|t| 4 * t.numel() as u64).sum();
     if bytes <= inline {
@@ -81,18 +81,18 @@ pub fn write(source: &Source, out: &Path, inline: u64) -> Result<Vec<PathBuf>> {
     Ok(vec![out.into(), data])
 }
 
-fn values<'a>(source: &'a Source, t: &'a Stored) -> Values<'a> {
+fn values<'a>(source: &'a ExportModel, t: &'a Stored) -> Values<'a> {
     source.values(t, Layout::Torch)
 }
 
 /// `TensorProto` of a weight without its values.
-fn tensor<'a>(source: &Source, t: &Stored) -> Message<'a> {
+fn tensor<'a>(source: &ExportModel, t: &Stored) -> Message<'a> {
     let dims = t.dims(Layout::Torch).into_iter().map(|d| d as i64);
     Message::default().ints(1, dims).int(2, FLOAT).text(8, source.graph.name(t.value))
 }
 
 /// `ModelProto`.
-fn model<'a>(source: &Source, graph: Message<'a>) -> Message<'a> {
+fn model<'a>(source: &ExportModel, graph: Message<'a>) -> Message<'a> {
     let metadata = source.metadata();
     let notes = ["licence", "license"].iter().filter_map(|k| metadata.get(*k)).map(|v| format!("; licence: {v}"));
     let inputs: Vec<String> = (0..source.images.len()).map(|i| input(source, i)).collect();
@@ -109,7 +109,7 @@ fn model<'a>(source: &Source, graph: Message<'a>) -> Message<'a> {
 }
 
 /// What an input has to be, for people.
-fn input(source: &Source, which: usize) -> String {
+fn input(source: &ExportModel, which: usize) -> String {
     let (image, view) = (source.graph.name(source.images[which]), source.views[which]);
     let (side, resize) = (view.side, serde_json::json!(view.resize));
     let resize = resize.as_str().unwrap_or_default();
@@ -124,7 +124,7 @@ fn input(source: &Source, which: usize) -> String {
 
 /// What a model consists of, weights apart.
 struct Translated<'a> {
-    source: &'a Source,
+    source: &'a ExportModel,
     nodes: Vec<Message<'a>>,
     /// `TensorProto`s of small numbers.
     constants: Vec<Message<'a>>,
@@ -159,7 +159,7 @@ impl Attribute {
 }
 
 /// The whole graph.
-fn translate(source: &Source) -> Result<Translated<'_>> {
+fn translate(source: &ExportModel) -> Result<Translated<'_>> {
     let mut t = Translated {
         source,
         nodes: vec![],

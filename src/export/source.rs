@@ -63,7 +63,7 @@ pub enum Output {
 }
 
 /// A model of a file.
-pub struct Source {
+pub struct ExportModel {
     pub file: Arc<WeightFile>,
     /// What it does, from pictures on.
     pub task: Task,
@@ -78,7 +78,7 @@ pub struct Source {
     pub tensors: Vec<Stored>,
 }
 
-impl Source {
+impl ExportModel {
     /// Maps a checkpoint or a tower file of ours. Fails on anything else, and where the file lacks a weight of the
     /// network or has it in another shape.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {

@@ -1,9 +1,9 @@
 //! How ops make launches.
 
-use super::{Io, Member, Op};
+use super::{Io, Instance, Op};
 use crate::launch::choices::Product;
 use crate::launch::estimate::Price;
-use crate::launch::gpu::{self, Access, Call, CudaStruct, Kernel, Place};
+use crate::launch::gpu::{self, Access, Call, CudaStruct, Kernel, Location};
 use crate::launch::{Buf, Choices, Code, Cost, Launch, Operands, Products};
 use crate::shape::Type;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use std::sync::Arc;
 pub fn host_launches(
     op: &dyn Op,
     io: &Io,
-    group: &[Member],
+    group: &[Instance],
     scratch: usize,
     routine: impl Fn(&Operands) + Send + Sync + 'static,
 ) -> Vec<Launch> {
     let code = Code::Host(Arc::new(routine));
-    let launch = |(member, m): (usize, &Member)| Launch {
+    let launch = |(member, m): (usize, &Instance)| Launch {
         name: op.name(),
         member,
         code: code.clone(),
@@ -60,10 +60,10 @@ pub struct Scratch {
 }
 
 /// Collects the kernel launches of a group. Its cost is that of the first one.
-pub struct Gpu<'a> {
+pub struct GpuCalls<'a> {
     op: &'a dyn Op,
     io: &'a Io<'a>,
-    group: &'a [Member],
+    group: &'a [Instance],
     choices: &'a Choices,
     products: Products,
     /// What the next call computes, and what a tile of it costs.
@@ -73,8 +73,8 @@ pub struct Gpu<'a> {
     launches: Vec<Launch>,
 }
 
-impl<'a> Gpu<'a> {
-    pub fn new(op: &'a dyn Op, io: &'a Io<'a>, group: &'a [Member], choices: &'a Choices, products: Products) -> Self {
+impl<'a> GpuCalls<'a> {
+    pub fn new(op: &'a dyn Op, io: &'a Io<'a>, group: &'a [Instance], choices: &'a Choices, products: Products) -> Self {
         assert!(group.len() <= gpu::GROUP, "the plan splits larger groups");
         Self { op, io, group, choices, products, product: None, scratch: 0, counts: 0, launches: vec![] }
     }
@@ -135,17 +135,17 @@ impl<'a> Gpu<'a> {
         }
         // The plan refuses what is too large.
         let grid = grid.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
-        let of = |m: &Member| {
-            let value = |buf: Buf, bytes: usize, access| gpu::Operand { place: Place::Value(buf), bytes, access };
+        let of = |m: &Instance| {
+            let value = |buf: Buf, bytes: usize, access| gpu::CallOperand { place: Location::Value(buf), bytes, access };
             let place = |o: &Operand| match *o {
                 Operand::In(i) => value(m.ins[i], self.io.ins[i].bytes(), Access::Read),
                 Operand::Out(o) => value(m.outs[o], self.io.outs[o].bytes(), Access::Write),
                 Operand::Update(o) => value(m.outs[o], self.io.outs[o].bytes(), Access::Update),
                 Operand::Result(o) => value(m.outs[o], self.io.outs[o].bytes(), Access::Read),
                 // `done` knows how far apart the instances' parts are.
-                Operand::Scratch(s, access) => gpu::Operand { place: Place::Scratch(s.at), bytes: s.bytes, access },
+                Operand::Scratch(s, access) => gpu::CallOperand { place: Location::Scratch(s.at), bytes: s.bytes, access },
                 Operand::Counts(c) => {
-                    gpu::Operand { place: Place::Counts(c.at), bytes: c.bytes, access: Access::Update }
+                    gpu::CallOperand { place: Location::Counts(c.at), bytes: c.bytes, access: Access::Update }
                 }
             };
             operands.iter().map(place).collect()
@@ -173,7 +173,7 @@ impl<'a> Gpu<'a> {
         self
     }
 
-    /// [`Gpu::call`] with a thread for each of `items`.
+    /// [`GpuCalls::call`] with a thread for each of `items`.
     pub fn each<A: CudaStruct>(
         self,
         kernel: &'static Kernel,
@@ -185,7 +185,7 @@ impl<'a> Gpu<'a> {
         self.call(kernel, consts, [gpu::count(items).div_ceil(kernel.threads) as usize, 1], operands, args)
     }
 
-    /// [`Gpu::call`] with a thread for every four elements of output 0, as `fours` in `kernels/common.cuh` deals them out: it
+    /// [`GpuCalls::call`] with a thread for every four elements of output 0, as `fours` in `kernels/common.cuh` deals them out: it
     /// takes their number modulo 2^32, for the grid tells the rest.
     pub fn map<A: CudaStruct>(
         self,
@@ -211,9 +211,9 @@ impl<'a> Gpu<'a> {
             for (instance, operands) in call.operands.iter_mut().enumerate() {
                 for o in operands {
                     match &mut o.place {
-                        Place::Scratch(at) => *at += instance * self.scratch,
-                        Place::Counts(at) => *at += instance * self.counts,
-                        Place::Value(_) => {}
+                        Location::Scratch(at) => *at += instance * self.scratch,
+                        Location::Counts(at) => *at += instance * self.counts,
+                        Location::Value(_) => {}
                     }
                 }
             }

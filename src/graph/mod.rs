@@ -3,7 +3,7 @@ appending more of the same. */
 
 mod lower;
 
-pub use lower::{Gpu, Operand, host_launches};
+pub use lower::{GpuCalls, Operand, host_launches};
 
 use crate::error::{Error, Result};
 use crate::launch::{Buf, Cost, Launch, Simd};
@@ -49,7 +49,7 @@ pub struct Io<'a> {
 
 /// The buffers of one of several equal op instances that run together.
 #[derive(Clone, Debug)]
-pub struct Member {
+pub struct Instance {
     pub ins: Vec<Buf>,
     pub outs: Vec<Buf>,
     /// [`Description::stream`]
@@ -90,7 +90,7 @@ pub struct Description {
     pub in_place: &'static [(usize, usize)],
     /// The word of the counter that tells its random numbers from others' ([`crate::rng::Stream`]): the one attribute that
     /// does not show in the `Debug` text. Instances that differ in nothing else run together, and launches on a GPU find it
-    /// in [`Member`].
+    /// in [`Instance`].
     pub stream: u32,
 }
 
@@ -135,11 +135,11 @@ pub trait Op: Any + Debug + Send + Sync {
     }
     /// The host routines that compute `group`, a list of instances with equal attributes and types. Empty: there is
     /// none, run the definition. A plan gives it instances one by one.
-    fn host(&self, _io: &Io, _group: &[Member], _simd: Simd) -> Vec<Launch> {
+    fn host(&self, _io: &Io, _group: &[Instance], _simd: Simd) -> Vec<Launch> {
         Vec::new()
     }
     /// The kernel launches that compute the instances of `gpu`. Empty: a GPU cannot run this op.
-    fn gpu(&self, _gpu: Gpu, _io: &Io) -> Vec<Launch> {
+    fn gpu(&self, _gpu: GpuCalls, _io: &Io) -> Vec<Launch> {
         Vec::new()
     }
     /// The largest number that its kernels count in 32 bits: elements of an operand, where nothing else is said, and 0 where

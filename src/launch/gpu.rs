@@ -104,7 +104,7 @@ pub enum Access {
 
 /// Where an operand lies.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Place {
+pub enum Location {
     Value(Buf),
     /// Bytes from the beginning of the scratch memory that the launches of one op share.
     Scratch(usize),
@@ -114,8 +114,8 @@ pub enum Place {
 
 /// One operand of one instance.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Operand {
-    pub place: Place,
+pub struct CallOperand {
+    pub place: Location,
     pub bytes: usize,
     pub access: Access,
 }
@@ -129,7 +129,7 @@ pub struct Call {
     /// Blocks along x and y; z counts the instances.
     pub grid: [u32; 2],
     /// By instance.
-    pub operands: Vec<Vec<Operand>>,
+    pub operands: Vec<Vec<CallOperand>>,
     /// The bytes of the kernel's struct of numbers.
     pub args: Vec<u8>,
     /// What it computes, where other variants of the kernel would compute the same.

@@ -11,7 +11,7 @@ An entry is a cubin with something behind it, which `cuobjdump` and `nvdisasm` r
 tail with the rest, and 32 bytes of lengths of the three and a checksum, little-endian. */
 
 use super::library;
-use super::source::Source;
+use super::source::KernelText;
 use super::{Compiled, Resources, Target, Unit, Version, available, compile_source, options};
 use crate::atomic;
 use crate::error::{Error, Result};
@@ -163,7 +163,7 @@ pub fn compile_all(units: &[Unit], target: Target, cache: &Cache) -> Result<Vec<
     let version = available();
     let known = version.as_ref().ok().copied();
     let keyed = |unit: &Unit| {
-        let source = Source::open(unit.source)?;
+        let source = KernelText::open(unit.source)?;
         let key = Key::new(unit, &source, target);
         let found = cache.read(&key, known);
         Ok((source, key, found))
@@ -176,7 +176,7 @@ pub fn compile_all(units: &[Unit], target: Target, cache: &Cache) -> Result<Vec<
     let version = version?;
     let watcher = progress::watcher();
     watcher.start("kernels", missing as u64);
-    let complete = |(unit, (source, key, found)): (&Unit, (Source, Key, Option<Compiled>))| {
+    let complete = |(unit, (source, key, found)): (&Unit, (KernelText, Key, Option<Compiled>))| {
         if let Some(found) = found {
             return Ok(Arc::new(found));
         }
@@ -201,7 +201,7 @@ struct Key {
 }
 
 impl Key {
-    fn new(unit: &Unit, source: &Source, target: Target) -> Self {
+    fn new(unit: &Unit, source: &KernelText, target: Target) -> Self {
         let mut hash = Fnv::default();
         hash.update(&LAYOUT.to_le_bytes()).field(unit.source.as_bytes()).field(source.text.as_bytes());
         hash.field(source.root.as_bytes());

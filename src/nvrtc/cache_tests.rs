@@ -35,7 +35,7 @@ fn no_changed_bit_is_believed() {
 
 #[test]
 fn everything_that_matters_is_in_the_key() {
-    let name = |unit: &Unit, source: &Source, target: Target| Key::new(unit, source, target).prefix();
+    let name = |unit: &Unit, source: &KernelText, target: Target| Key::new(unit, source, target).prefix();
     let (unit, source, target) = (UNIT, kernel("#define TWO 2"), Target::new(80));
     let base = name(&unit, &source, target);
     assert!(base.starts_with("a-sm_80-"));

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::launch::gpu::Kernel;
 use crate::shape::DType;
 use library::{Failure, Nvrtc};
-use source::Source;
+use source::KernelText;
 use std::fmt;
 use std::str::FromStr;
 
@@ -206,10 +206,10 @@ pub fn available() -> Result<Version> {
 
 /// Compiles a unit. An error names file and line and has the compiler's log.
 pub fn compile(unit: &Unit, target: Target) -> Result<Compiled> {
-    compile_source(unit, &Source::open(unit.source)?, target)
+    compile_source(unit, &KernelText::open(unit.source)?, target)
 }
 
-fn compile_source(unit: &Unit, source: &Source, target: Target) -> Result<Compiled> {
+fn compile_source(unit: &Unit, source: &KernelText, target: Target) -> Result<Compiled> {
     if !unit.runs_on(target) {
         return Err(Error::job(format!("{target} does not support {unit}")).fix("use fp16 or float32"));
     }

@@ -17,7 +17,7 @@ const ROOT: &str = "/deep-affect/kernels/";
 type Text = Cow<'static, str>;
 
 /// A source and every file that it includes, directly or not.
-pub struct Source {
+pub struct KernelText {
     /// The folder of all of them, which profilers look into; ends in a slash.
     pub root: String,
     pub text: Text,
@@ -25,7 +25,7 @@ pub struct Source {
     pub headers: BTreeMap<String, Text>,
 }
 
-impl Source {
+impl KernelText {
     /// By its path under `kernels/`.
     pub fn open(path: &str) -> Result<Self> {
         match files::named_by(FOLDER).map_err(Error::usage)? {

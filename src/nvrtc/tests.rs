@@ -10,12 +10,12 @@ pub fn present() -> bool {
 }
 
 /// Texts in memory; the first is the source.
-fn source(files: &[(&str, &'static str)]) -> Source {
+fn source(files: &[(&str, &'static str)]) -> KernelText {
     let find = |path: &str| match files.iter().find(|f| f.0 == path) {
         Some(f) => Ok(Cow::Borrowed(f.1)),
         None => Err(Error::job("missing")),
     };
-    Source::with(files[0].0, &find).unwrap()
+    KernelText::with(files[0].0, &find).unwrap()
 }
 
 pub const UNIT: Unit = Unit { source: "a.cu", defines: vec![] };
@@ -27,7 +27,7 @@ extern \"C\" __global__ void __launch_bounds__(64) k(float *x) {
     x[threadIdx.x] = s[63 - threadIdx.x] * TWO;
 }";
 
-pub fn kernel(two: &'static str) -> Source {
+pub fn kernel(two: &'static str) -> KernelText {
     source(&[
         ("a.cu", KERNEL),
         ("tile/one.cuh", "  #  include \"two.cuh\"\n#include \"nowhere.cuh\"\n"),
@@ -39,8 +39,8 @@ pub fn kernel(two: &'static str) -> Source {
 fn includes_are_found_through_includes() {
     let source = kernel("");
     assert_eq!(source.headers.keys().collect::<Vec<_>>(), ["tile/one.cuh", "two.cuh"]);
-    assert!(Source::open("no such.cu").is_err());
-    let add = Source::open("arith.cu").unwrap();
+    assert!(KernelText::open("no such.cu").is_err());
+    let add = KernelText::open("arith.cu").unwrap();
     assert_eq!(add.headers.keys().collect::<Vec<_>>(), ["args.cuh", "common.cuh", "half.cuh"]);
 }
 

@@ -5,7 +5,7 @@ use super::optim::hyper_type;
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{self, In};
-use crate::graph::{Description, Gpu, Io, Member, Op, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Io, Instance, Op, host_launches, traffic};
 use crate::launch::gpu::{CudaStruct, Kernel, STORED};
 use crate::launch::{Cost, Launch, Simd};
 use crate::par;
@@ -104,7 +104,7 @@ impl Op for AdamW {
             }
         }
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let op = *self;
         host_launches(self, io, group, 0, move |h| {
             let hyper: [f32; 4] = h.input(4).try_into().expect("checked by infer");
@@ -125,7 +125,7 @@ impl Op for AdamW {
             }
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         // Where there is no copy or no scale, anything stands in its place.
         let storage = if self.copy { io.ins[5].dtype } else { DType::F32 };
         let copy = Operand::Update(if self.copy { 3 } else { 0 });

@@ -3,7 +3,7 @@
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Value, host_launches};
+use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Node, Op, Value, host_launches};
 use crate::host::pointwise;
 use crate::launch::gpu::{Count, CudaStruct, Divisor, Kernel, count};
 use crate::launch::{Cost, Launch, Simd};
@@ -50,11 +50,11 @@ impl Op for Fill {
     fn eval(&self, _: &Io, _: &[&[f64]], outs: &mut [Vec<f64>]) {
         outs[0].fill(self.value)
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let value = self.value as f32;
         host_launches(self, io, group, 0, move |h| h.output::<f32>(0).fill(value))
     }
-    fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, _: &Io) -> Vec<Launch> {
         gpu.map(&FILL, &[], &[Out(0)], |n| Scalar { n, by: self.value as f32 }).done()
     }
 }
@@ -81,12 +81,12 @@ impl Op for Add {
     fn grad(&self, _: &mut Graph, _: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0], dy[0]])
     }
-    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
         host_launches(self, io, group, 0, move |h| {
             pointwise::map2(simd, h.input(0), h.input(1), h.output(0), |a, b| a + b)
         })
     }
-    fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, _: &Io) -> Vec<Launch> {
         gpu.map(&ADD, &[], &[In(0), In(1), Out(0)], |n| Count { n }).done()
     }
     fn counted(&self, _: &Io) -> usize {
@@ -117,12 +117,12 @@ impl Op for Mul {
         let mut by = |factor: usize| dy[0].map(|dy| g.push1(Mul, &[dy, n.ins[factor]]));
         Ok(vec![by(1), by(0)])
     }
-    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
         host_launches(self, io, group, 0, move |h| {
             pointwise::map2(simd, h.input(0), h.input(1), h.output(0), |a, b| a * b)
         })
     }
-    fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, _: &Io) -> Vec<Launch> {
         gpu.map(&MUL, &[], &[In(0), In(1), Out(0)], |n| Count { n }).done()
     }
     fn counted(&self, _: &Io) -> usize {
@@ -152,11 +152,11 @@ impl Op for Scale {
     fn grad(&self, g: &mut Graph, _: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0].map(|dy| g.push1(self.clone(), &[dy]))])
     }
-    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
         let by = self.by;
         host_launches(self, io, group, 0, move |h| pointwise::map(simd, h.input(0), h.output(0), |x| by * x))
     }
-    fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, _: &Io) -> Vec<Launch> {
         gpu.map(&SCALE, &[], &[In(0), Out(0)], |n| Scalar { n, by: self.by }).done()
     }
     fn cost(&self, io: &Io) -> Cost {
@@ -188,7 +188,7 @@ impl Op for Standardize {
     fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0].map(|dy| g.push1(StandardizeGrad, &[dy, n.ins[2]])), None, None])
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let (rows, c) = (io.ins[0].dims()[0], io.ins[0].row());
         host_launches(self, io, group, 0, move |h| {
             let (x, mean, inverse) = (h.input::<f32>(0), h.input::<f32>(1), h.input::<f32>(2));
@@ -199,7 +199,7 @@ impl Op for Standardize {
             })
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let args = Channels::of(&io.ins[0]);
         gpu.each(&STANDARDIZE, &[], args.n as usize, &[In(0), In(1), In(2), Out(0)], args).done()
     }
@@ -228,7 +228,7 @@ impl Op for StandardizeGrad {
             *dx = ins[0][i] * ins[1][i % c];
         }
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let (rows, c) = (io.ins[0].dims()[0], io.ins[0].row());
         host_launches(self, io, group, 0, move |h| {
             let (dy, inverse) = (h.input::<f32>(0), h.input::<f32>(1));
@@ -239,7 +239,7 @@ impl Op for StandardizeGrad {
             })
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let args = Channels::of(&io.ins[0]);
         gpu.each(&STANDARDIZE_GRAD, &[], args.n as usize, &[In(0), In(1), Out(0)], args).done()
     }

@@ -8,7 +8,7 @@ Angles are drawn in float32 in one order of operations, without fused ones, and 
 use super::{Bound, Case, Draw, Family, dropout};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Value, host_launches};
+use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Node, Op, Value, host_launches};
 use crate::launch::gpu::{CudaStruct, Divisor, Kernel, count};
 use crate::launch::{Launch, Simd};
 use crate::par;
@@ -249,7 +249,7 @@ impl Op for Augment {
     fn grad(&self, _: &mut Graph, _: &Node, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![None; 3])
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let (op, n, side) = (*self, io.ins[0].dims()[0], io.ins[0].dims()[1]);
         host_launches(self, io, group, 0, move |h| {
             let (x, rows) = (h.input::<u8>(0), h.input::<u32>(1));
@@ -274,7 +274,7 @@ impl Op for Augment {
             })
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let &[n, side, ..] = io.ins[0].dims() else { unreachable!("checked by infer") };
         let args = Augmentation {
             pixels: count(side * side),

@@ -3,7 +3,7 @@
 use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Value, host_launches};
+use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Node, Op, Value, host_launches};
 use crate::launch::gpu::{Count, CudaStruct, Kernel};
 use crate::launch::{Launch, Simd};
 use crate::par;
@@ -15,7 +15,7 @@ const WAYS: &[&[i64]] = &[&[0, 1], &[0, 2], &[1, 0], &[2, 0]];
 static CAST: Kernel = Kernel::new("cast.cu", "cast", 2, Count::TEXT).with((&["FROM", "TO"], WAYS));
 
 /// Output 0 is input 0 in another type. Routines know float32 only: what lies around them rounds.
-fn host(op: &dyn Op, io: &Io, group: &[Member]) -> Vec<Launch> {
+fn host(op: &dyn Op, io: &Io, group: &[Instance]) -> Vec<Launch> {
     host_launches(op, io, group, 0, |h| {
         let x = h.input::<f32>(0);
         par::chunks_mut(h.output::<f32>(0), |at, y| y.copy_from_slice(&x[at..][..y.len()]))
@@ -23,7 +23,7 @@ fn host(op: &dyn Op, io: &Io, group: &[Member]) -> Vec<Launch> {
 }
 
 /// The same by the kernel.
-fn gpu(gpu: Gpu, io: &Io) -> Vec<Launch> {
+fn gpu(gpu: GpuCalls, io: &Io) -> Vec<Launch> {
     let ways = [io.ins[0].dtype.code(), io.outs[0].dtype.code()];
     gpu.map(&CAST, &ways, &[In(0), Out(0)], |n| Count { n }).done()
 }
@@ -50,10 +50,10 @@ impl Op for Copy {
         // Products of 16 bits have gradients of their weights in float32.
         Ok(vec![dy[0], None])
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         host(self, io, group)
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         self::gpu(gpu, io)
     }
     fn counted(&self, _: &Io) -> usize {
@@ -85,10 +85,10 @@ impl Op for Cast {
         let to = g.ty(n.ins[0]).dtype;
         Ok(vec![dy[0].map(|dy| if g.ty(dy).dtype == to { dy } else { g.push1(Cast { to }, &[dy]) })])
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         host(self, io, group)
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         self::gpu(gpu, io)
     }
     fn counted(&self, _: &Io) -> usize {

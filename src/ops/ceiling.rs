@@ -4,7 +4,7 @@ Ops like all others, so that the same checks run over them and the same compiled
 use super::{Bound, Case, Draw, Family, mma};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Description, Gpu, Io, Member, Op, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Io, Instance, Op, host_launches, traffic};
 use crate::host::pointwise;
 use crate::launch::gpu::{Count, CudaStruct, Kernel, count};
 use crate::launch::{Cost, Launch, Simd};
@@ -44,7 +44,7 @@ impl Op for Chain {
         let (s, t) = (ins[1][0], ins[1][1]);
         outs[0].iter_mut().zip(ins[0]).for_each(|(y, x)| *y = (0..self.turns).fold(*x, |x, _| s * x + t));
     }
-    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
         let turns = self.turns;
         host_launches(self, io, group, 0, move |h| {
             let by: &[f32] = h.input(1);
@@ -52,7 +52,7 @@ impl Op for Chain {
             pointwise::map(simd, h.input(0), h.output(0), |x| (0..turns).fold(x, |x, _| s * x + t))
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let n = io.outs[0].numel();
         let args = Turns { n: count(n), turns: count(self.turns) };
         gpu.each(&CHAIN, &[], n.div_ceil(CHAINS), &[In(0), In(1), Out(0)], args).done()
@@ -65,17 +65,17 @@ impl Op for Chain {
 /// y = x w^T on tensor cores, added up so many times; inputs x [M,16], w [64,16] of the same 16-bit type, M a multiple of
 /// 16; y [M,64] in float32. By the instruction that the kernels of `kernels/mma/` use, on operands in registers.
 #[derive(Debug, Clone, Copy)]
-pub struct Product {
+pub struct TileProduct {
     pub turns: usize,
 }
 
-impl Product {
+impl TileProduct {
     /// Rows of x that a warp has, and their length; columns of y.
     pub const SIDE: usize = 16;
     pub const COLUMNS: usize = 64;
 }
 
-impl Op for Product {
+impl Op for TileProduct {
     fn describe(&self) -> Description {
         Description::of("ceiling.product")
     }
@@ -97,7 +97,7 @@ impl Op for Product {
             y.iter_mut().zip(products).for_each(|(y, product)| *y = product);
         }
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let turns = self.turns as f32;
         host_launches(self, io, group, 0, move |h| {
             let (x, w): (&[f32], &[f32]) = (h.input(0), h.input(1));
@@ -108,7 +108,7 @@ impl Op for Product {
             });
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         /// A tile for each of a block's eight warps.
         const TILES: usize = 8;
         let tiles = io.ins[0].dims()[0] / Self::SIDE;
@@ -138,14 +138,14 @@ impl Op for RowSum {
     fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         outs[0].iter_mut().zip(ins[0].chunks(io.ins[0].row())).for_each(|(y, x)| *y = x.iter().sum());
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let width = io.ins[0].row();
         host_launches(self, io, group, 0, move |h| {
             let x: &[f32] = h.input(0);
             par::pieces_mut(h.output(0), 1, |row, y: &mut [f32]| y[0] = x[row * width..][..width].iter().sum());
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let args = Count { n: count(io.ins[0].row()) };
         gpu.call(&ROW_SUM, &[], [io.ins[0].dims()[0], 1], &[In(0), Out(0)], args).done()
     }
@@ -173,12 +173,12 @@ impl Op for Triad {
             *y = ins[0][i] + 3.0 * ins[1][i];
         }
     }
-    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
         host_launches(self, io, group, 0, move |h| {
             pointwise::map2(simd, h.input(0), h.input(1), h.output(0), |b, c| b + 3.0 * c)
         })
     }
-    fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, _: &Io) -> Vec<Launch> {
         gpu.map(&TRIAD, &[], &[In(0), In(1), Out(0)], |n| Count { n }).done()
     }
     fn cost(&self, io: &Io) -> Cost {
@@ -205,9 +205,9 @@ fn cases() -> Vec<Case> {
     let triad = Case::new("2083", Triad, &[x, x], &[], Bound::Ulps(2));
     // Nine warps: two blocks, the second of which is not full.
     let product = |storage: DType| {
-        let ins = [[144, Product::SIDE], [Product::COLUMNS, Product::SIDE]].map(|dims| Type::new(storage, &dims));
+        let ins = [[144, TileProduct::SIDE], [TileProduct::COLUMNS, TileProduct::SIDE]].map(|dims| Type::new(storage, &dims));
         let label = format!("{storage:?} 144, 5 turns");
-        Case::new(label, Product { turns: 5 }, &ins, &[], Bound::Dot(5 * Product::SIDE))
+        Case::new(label, TileProduct { turns: 5 }, &ins, &[], Bound::Dot(5 * TileProduct::SIDE))
     };
     let products = [DType::F16, DType::BF16].map(product);
     [chain(3), chain(37), rows(3, 20), rows(2, 9236), triad].into_iter().chain(products).collect()

@@ -9,7 +9,7 @@ use super::fuse::{Rule, Stage, Uses, is, join};
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Role, Value, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Node, Op, Role, Value, host_launches, traffic};
 use crate::host::pointwise;
 use crate::launch::gpu::{CudaStruct, Kernel, STORED};
 use crate::launch::{Cost, Launch, Simd};
@@ -99,7 +99,7 @@ impl Op for Mask {
     fn grad(&self, _: &mut Graph, _: &Node, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![None])
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let op = *self;
         host_launches(self, io, group, 0, move |h| {
             let state: [u32; 3] = h.input(0).try_into().expect("three words");
@@ -111,7 +111,7 @@ impl Op for Mask {
             })
         })
     }
-    fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, _: &Io) -> Vec<Launch> {
         let streams = gpu.streams();
         let args = |n| Draws { n, keep: self.keep, streams };
         gpu.map(&MASK, &[self.ty.dtype.code()], &[In(0), Out(0)], args).done()
@@ -142,13 +142,13 @@ impl Op for Apply {
     fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0].map(|dy| g.push1(*self, &[dy, n.ins[1]])), None])
     }
-    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
         let keep = self.keep;
         host_launches(self, io, group, 0, move |h| {
             pointwise::map2(simd, h.input(0), h.input(1), h.output(0), |x, mask| x * mask / keep)
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let args = |n| Scalar { n, by: self.keep };
         gpu.map(&APPLY, &[io.ins[0].dtype.code()], &[In(0), In(1), Out(0)], args).done()
     }
@@ -193,14 +193,14 @@ impl Op for Grad {
             *dx = positive(self.storage.round(ins[1][i]), ins[0][i]) / self.keep as f64;
         }
     }
-    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
         let op = *self;
         host_launches(self, io, group, 0, move |h| {
             let masked = |y, dy: f32| if y > 0.0 { op.storage.round(dy as f64) as f32 / op.keep } else { 0.0 };
             pointwise::map2(simd, h.input(0), h.input(1), h.output(0), masked)
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let ways = [io.ins[0].dtype.code(), io.ins[1].dtype.code()];
         gpu.map(&GRAD, &ways, &[In(0), In(1), Out(0)], |n| Scalar { n, by: self.keep }).done()
     }

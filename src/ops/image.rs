@@ -5,7 +5,7 @@ use super::fuse::{Rule, Stage, Uses, is};
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Node, Op, Value, host_launches, traffic};
 use crate::launch::gpu::{CudaStruct, Kernel, STORED, count};
 use crate::launch::{Cost, Launch, Simd};
 use crate::par;
@@ -59,7 +59,7 @@ impl Op for Gather {
     fn grad(&self, _: &mut Graph, _: &Node, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![None; 2])
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let (table, n, width) = (io.ins[0], io.outs[0].dims()[0], io.outs[0].row());
         host_launches(self, io, group, 0, move |h| {
             let (x, rows) = (h.input::<u8>(0), h.input::<u32>(1));
@@ -68,7 +68,7 @@ impl Op for Gather {
             })
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let (n, width) = (io.outs[0].dims()[0], io.outs[0].row());
         let bytes = if width.is_multiple_of(16) { 16 } else { 1 };
         let args = Picking { units: count(width / bytes), rows: count(io.ins[0].dims()[0]) };
@@ -130,10 +130,10 @@ impl Op for Normalize {
     fn grad(&self, _: &mut Graph, _: &Node, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![None])
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         normalize(self, vec![*self], io, group)
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         Inputs { each: vec![*self], to: DType::F32 }.gpu(gpu, io)
     }
     fn counted(&self, _: &Io) -> usize {
@@ -145,7 +145,7 @@ impl Op for Normalize {
 }
 
 /// Host launches that make output i of input i as `each[i]` says.
-fn normalize(op: &dyn Op, each: Vec<Normalize>, io: &Io, group: &[Member]) -> Vec<Launch> {
+fn normalize(op: &dyn Op, each: Vec<Normalize>, io: &Io, group: &[Instance]) -> Vec<Launch> {
     let tables: Vec<_> = each.iter().map(Normalize::table).collect();
     let (rows, width) = (io.ins[0].dims()[0] * io.ins[0].dims()[1], io.ins[0].dims()[2] * 3);
     host_launches(op, io, group, 0, move |h| {
@@ -192,10 +192,10 @@ impl Op for Inputs {
             }
         }
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         normalize(self, self.each.clone(), io, group)
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let own = |i: usize| self.each.get(i).unwrap_or(&self.each[0]);
         let n = io.outs[0].numel();
         let args = Preprocessing {

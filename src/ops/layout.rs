@@ -3,7 +3,7 @@
 use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out, Update};
-use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Operand, Value, host_launches};
+use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Node, Op, Operand, Value, host_launches};
 use crate::launch::gpu::{CudaStruct, Divisor, Kernel, VECTOR, count, vector};
 use crate::launch::{Launch, Simd};
 use crate::par;
@@ -27,13 +27,13 @@ const TILE: usize = 32;
 
 /// Appends a launch that moves `width` columns of `pixels` rows.
 fn copy_columns<'a>(
-    gpu: Gpu<'a>,
+    gpu: GpuCalls<'a>,
     operands: [Operand; 2],
     pixels: usize,
     width: usize,
     [x_width, from]: [usize; 2],
     [y_width, to]: [usize; 2],
-) -> Gpu<'a> {
+) -> GpuCalls<'a> {
     let v = vector(&[width, x_width, from, y_width, to]);
     let [x_width, from, y_width, to] = [x_width, from, y_width, to].map(|n| count(n / v));
     let args = Columns { n: count(pixels * width / v), width: Divisor::new(width / v), x_width, from, y_width, to };
@@ -41,7 +41,7 @@ fn copy_columns<'a>(
 }
 
 /// Every image of x, a matrix [rows, columns], copied to [columns, rows].
-fn transpose(gpu: Gpu, images: usize, [rows, columns]: [usize; 2]) -> Vec<Launch> {
+fn transpose(gpu: GpuCalls, images: usize, [rows, columns]: [usize; 2]) -> Vec<Launch> {
     let (down, across) = (rows.div_ceil(TILE), columns.div_ceil(TILE));
     let of = Divisor::new;
     let args = Matrix { rows: count(rows), columns: count(columns), across: of(across), tiles: of(down * across) };
@@ -49,7 +49,7 @@ fn transpose(gpu: Gpu, images: usize, [rows, columns]: [usize; 2]) -> Vec<Launch
 }
 
 /// One tensor copied to another.
-fn copy(gpu: Gpu, n: usize) -> Vec<Launch> {
+fn copy(gpu: GpuCalls, n: usize) -> Vec<Launch> {
     copy_columns(gpu, [In(0), Out(0)], 1, n, [n, 0], [n, 0]).done()
 }
 
@@ -94,7 +94,7 @@ impl Op for Concat {
         };
         Ok(n.ins.iter().map(slice).collect())
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let widths: Vec<usize> = io.ins.iter().map(Type::channels).collect();
         let (pixels, width) = (io.outs[0].pixels(), io.outs[0].channels());
         host_launches(self, io, group, 0, move |h| {
@@ -107,7 +107,7 @@ impl Op for Concat {
             })
         })
     }
-    fn gpu(&self, mut gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, mut gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let (pixels, y_width) = (io.outs[0].pixels(), io.outs[0].channels());
         let mut to = 0;
         for (i, width) in io.ins.iter().map(Type::channels).enumerate() {
@@ -141,7 +141,7 @@ impl Op for Slice {
             *y = ins[0][at / self.width * c + self.from + at % self.width];
         }
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let (op, c, pixels) = (*self, io.ins[0].channels(), io.outs[0].pixels());
         host_launches(self, io, group, 0, move |h| {
             let x = h.input::<f32>(0);
@@ -150,7 +150,7 @@ impl Op for Slice {
             })
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let (pixels, c) = (io.outs[0].pixels(), io.ins[0].channels());
         copy_columns(gpu, [In(0), Out(0)], pixels, self.width, [c, self.from], [self.width, 0]).done()
     }
@@ -188,7 +188,7 @@ impl Op for Flatten {
         let x = g.ty(n.ins[0]);
         Ok(vec![dy[0].map(|dy| g.push1(Unflatten { chw: self.chw, x }, &[dy]))])
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let (chw, t) = (self.chw, io.ins[0]);
         host_launches(self, io, group, 0, move |h| {
             let (x, f) = (h.input::<f32>(0), t.row());
@@ -198,7 +198,7 @@ impl Op for Flatten {
             })
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let (n, c) = (io.ins[0].dims()[0], io.ins[0].channels());
         if self.chw { transpose(gpu, n, [io.ins[0].row() / c, c]) } else { copy(gpu, io.ins[0].numel()) }
     }
@@ -228,7 +228,7 @@ impl Op for Unflatten {
             outs[0][at / f * f + source(self.chw, self.x.dims(), at % f)] = *x;
         }
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let (chw, t) = (self.chw, self.x);
         host_launches(self, io, group, 0, move |h| {
             let (x, f) = (h.input::<f32>(0), t.row());
@@ -237,7 +237,7 @@ impl Op for Unflatten {
             })
         })
     }
-    fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, _: &Io) -> Vec<Launch> {
         let (n, c) = (self.x.dims()[0], self.x.channels());
         if self.chw { transpose(gpu, n, [c, self.x.row() / c]) } else { copy(gpu, self.x.numel()) }
     }

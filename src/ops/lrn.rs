@@ -3,7 +3,7 @@
 use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Node, Op, Value, host_launches, traffic};
 use crate::launch::gpu::{CudaStruct, Divisor, Kernel, count};
 use crate::launch::{Cost, Launch, Simd};
 use crate::par;
@@ -126,7 +126,7 @@ impl Op for Lrn {
     fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0].map(|dy| g.push1(LrnGrad { of: *self }, &[n.ins[0], dy]))])
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let (op, c, pixels) = (*self, io.ins[0].channels(), io.ins[0].pixels());
         host_launches(self, io, group, 0, move |h| {
             let x = h.input::<f32>(0);
@@ -137,7 +137,7 @@ impl Op for Lrn {
             })
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let args = self.numbers(&io.ins[0]);
         gpu.each(&LRN, &[], args.n as usize, &[In(0), Out(0)], args).done()
     }
@@ -176,7 +176,7 @@ impl Op for LrnGrad {
             }
         }
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let (op, c, pixels, n) = (self.of, io.ins[0].channels(), io.ins[0].pixels(), io.ins[0].numel());
         let factor = (2.0 * op.alpha * op.beta / op.size as f64) as f32;
         host_launches(self, io, group, 8 * n, move |h| {
@@ -204,7 +204,7 @@ impl Op for LrnGrad {
             });
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let args = self.of.numbers(&io.ins[0]);
         // Blocks overlap by a window; one that is wider than a block is nobody's.
         let Some(own) = LRN_GRAD.threads.checked_sub((args.before + args.after) as u32).filter(|n| *n > 0) else {

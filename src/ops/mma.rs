@@ -2,7 +2,7 @@
 tile, by shape alone. */
 
 use super::tile::Tile;
-use crate::graph::{Gpu, Op};
+use crate::graph::{GpuCalls, Op};
 use crate::launch::Products;
 use crate::launch::choices::Product;
 use crate::launch::estimate::Price;
@@ -116,7 +116,7 @@ pub(super) fn product(
 }
 
 /// The tile of a [`product`]. It changes the speed, not the bits.
-pub(super) fn tile(gpu: &mut Gpu, product: Product) -> Tile {
+pub(super) fn tile(gpu: &mut GpuCalls, product: Product) -> Tile {
     Tile::new(gpu.tile(product, price))
 }
 

@@ -10,7 +10,7 @@ use super::activation::ReluGrad;
 use super::arith::Fill;
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
-use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Operand, Value, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Node, Op, Operand, Value, host_launches, traffic};
 pub use crate::host::norm::CHAIN;
 use crate::host::norm::{self, Channels, Extents};
 use crate::launch::gpu::{Access, CudaStruct, Divisor, Kernel, count};
@@ -97,7 +97,7 @@ impl Normalization {
 }
 
 /// A launch of [`NORMALIZE`] over x, gamma, beta, mean, var.
-fn normalized<'a>(gpu: Gpu<'a>, moments: [Operand; 2], args: Normalization) -> Gpu<'a> {
+fn normalized<'a>(gpu: GpuCalls<'a>, moments: [Operand; 2], args: Normalization) -> GpuCalls<'a> {
     let operands = [Operand::In(0), Operand::In(1), Operand::In(2), moments[0], moments[1], Operand::Out(0)];
     gpu.map(&NORMALIZE, &[], &operands, |_| args)
 }
@@ -178,7 +178,7 @@ impl Op for Train {
         let op = Grad { eps: self.eps, through: if moments { Through::Moments } else { Through::Batch } };
         Ok(g.push(op, &ins).into_iter().map(Some).chain([None]).collect())
     }
-    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
         let (op, e) = (*self, Extents::new(&io.ins[0]));
         host_launches(self, io, group, 8 * e.scratch(), move |h| {
             let (x, mean, var) = (h.input(0), h.output(1), h.output(2));
@@ -188,7 +188,7 @@ impl Op for Train {
             norm::normalize(simd, e, x, ch, h.input(2), op.relu, h.output(0), scratch)
         })
     }
-    fn gpu(&self, mut gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, mut gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         use Operand::{In, Out, Result};
         let args = Normalization::new(&io.ins[0], self.eps, self.relu, Through::Batch);
         let parts = gpu.scratch(args.blocks as usize * 3 * 8 * args.c.by as usize);
@@ -234,14 +234,14 @@ impl Op for Eval {
         let grads = g.push(op, &[n.ins[0], n.ins[1], n.ins[3], n.ins[4], dy]);
         Ok(grads.into_iter().map(Some).chain([None, None]).collect())
     }
-    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
         let (op, e) = (*self, Extents::new(&io.ins[0]));
         host_launches(self, io, group, 8 * e.scratch(), move |h| {
             let ch = Channels { mean: h.input(3), var: h.input(4), gamma: h.input(1), eps: op.eps };
             norm::normalize(simd, e, h.input(0), ch, h.input(2), op.relu, h.output(0), h.scratch())
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let args = Normalization::new(&io.ins[0], self.eps, self.relu, Through::Nothing);
         normalized(gpu, [Operand::In(3), Operand::In(4)], args).done()
     }
@@ -307,7 +307,7 @@ impl Op for Grad {
             outs[0][i] += (rest - own) / n;
         }
     }
-    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
         let (op, e) = (*self, Extents::new(&io.ins[0]));
         host_launches(self, io, group, 8 * e.scratch(), move |h| {
             let ch = Channels { mean: h.input(2), var: h.input(3), gamma: h.input(1), eps: op.eps };
@@ -317,7 +317,7 @@ impl Op for Grad {
             norm::grad(simd, e, h.input(0), ch, h.input(4), rows, moments, outs, h.scratch())
         })
     }
-    fn gpu(&self, mut gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, mut gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         use Operand::{In, Out};
         let args = Normalization::new(&io.ins[0], self.eps, false, self.through);
         let parts = gpu.scratch(args.blocks as usize * 2 * 8 * args.c.by as usize);
@@ -373,7 +373,7 @@ impl Op for Update {
             }
         }
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let op = *self;
         host_launches(self, io, group, 0, move |h| {
             let factors = op.factors(h.input::<f32>(4).iter().filter(|w| **w > 0.0).count());
@@ -385,7 +385,7 @@ impl Op for Update {
             }
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         use Operand::In;
         let (c, images) = (count(io.ins[0].numel()), count(io.ins[4].numel()));
         let Convention { momentum, unbiased, .. } = self.convention;
@@ -426,7 +426,7 @@ impl Op for Fold {
             *y = (b - mean[k]) * scale(k) + beta[k];
         }
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let (op, row, filters) = (*self, io.ins[2].row(), io.ins[1].numel());
         host_launches(self, io, group, 0, move |h| {
             let [w, gamma, beta, mean, var] = [2, 3, 4, 5, 6].map(|i| h.input::<f32>(i));
@@ -442,7 +442,7 @@ impl Op for Fold {
             }
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         use Operand::{In, Out};
         let (filters, row) = (io.ins[1].numel(), count(io.ins[2].row()));
         let args = Folding { eps: self.eps, row, bias: self.bias as u32 };

@@ -2,7 +2,7 @@
 functions of shapes, never of the GPU at hand: the same shape has the same bits everywhere. */
 
 use crate::cuda_struct;
-use crate::graph::Gpu;
+use crate::graph::GpuCalls;
 use crate::graph::Operand::{self, In, Scratch};
 use crate::launch::choices::Product;
 use crate::launch::estimate::{Limits, Price};
@@ -42,7 +42,7 @@ impl Tile {
     /// The tile of `copies` products of m x n x depth an instance, whose operands are loaded along the `aligned` extents. It
     /// changes the speed, not the bits.
     pub fn choose(
-        gpu: &mut Gpu,
+        gpu: &mut GpuCalls,
         kernel: &'static Kernel,
         aligned: &[usize],
         extents: [usize; 3],
@@ -156,11 +156,11 @@ pub(super) const NO_SUM: Sum = (In(0), 0);
 /// Launches `call`, which writes `parts` partial sums of the elements of two tensors to the operands it is given, and adds
 /// them in order.
 pub(super) fn summed<'a>(
-    mut gpu: Gpu<'a>,
+    mut gpu: GpuCalls<'a>,
     parts: usize,
     sums: [Sum; 2],
-    call: impl FnOnce(Gpu<'a>, [Operand; 2]) -> Gpu<'a>,
-) -> Gpu<'a> {
+    call: impl FnOnce(GpuCalls<'a>, [Operand; 2]) -> GpuCalls<'a>,
+) -> GpuCalls<'a> {
     let [(one, n), (other, more)] = sums;
     if parts == 1 {
         return call(gpu, [one, other]);
@@ -176,7 +176,7 @@ pub(super) fn summed<'a>(
 }
 
 /// `to` [n] = the sum over the rows of `from` [rows,n].
-pub(super) fn column_sums(gpu: Gpu, from: Operand, to: Operand, rows: usize, n: usize) -> Gpu {
+pub(super) fn column_sums(gpu: GpuCalls, from: Operand, to: Operand, rows: usize, n: usize) -> GpuCalls {
     let blocks = n.div_ceil(32);
     let (parts, part) = parts(blocks, rows, 1);
     let args = ColumnSum { rows: index(rows), n: index(n), part: index(part) };

@@ -4,7 +4,7 @@ nearness. Nothing is smoothed before an image shrinks. */
 use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Node, Op, Value, host_launches, traffic};
 use crate::launch::gpu::{CudaStruct, Divisor, Kernel, VECTOR, count, vector};
 use crate::launch::{Cost, Launch, Simd};
 use crate::par;
@@ -137,7 +137,7 @@ impl Op for Bilinear {
         let x = g.ty(n.ins[0]);
         Ok(vec![dy[0].map(|dy| g.push1(BilinearGrad { grid: self.grid, x }, &[dy]))])
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let (grid, [_, h, w, c], [n, p, q, _]) = (self.grid, four(&io.ins[0]), four(&io.outs[0]));
         host_launches(self, io, group, 0, move |call| {
             let x = call.input::<f32>(0);
@@ -159,7 +159,7 @@ impl Op for Bilinear {
             })
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let v = vector(&[io.ins[0].channels()]);
         let args = Resampling::new(&self.grid, &io.ins[0], &io.outs[0], v);
         gpu.each(&UPSAMPLE, &[v as i64], args.n as usize, &[In(0), Out(0)], args).done()
@@ -203,7 +203,7 @@ impl Op for BilinearGrad {
             }
         }
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let (grid, [n, h, w, c], [_, p, q, _]) = (self.grid, four(&self.x), four(&io.ins[0]));
         host_launches(self, io, group, 0, move |call| {
             let dy = call.input::<f32>(0);
@@ -230,7 +230,7 @@ impl Op for BilinearGrad {
             })
         })
     }
-    fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, _: &Io) -> Vec<Launch> {
         let v = vector(&[self.x.channels()]);
         let args = Resampling::new(&self.grid, &self.x, &self.x, v);
         gpu.each(&UPSAMPLE_GRAD, &[v as i64], args.n as usize, &[In(0), Out(0)], args).done()

@@ -8,7 +8,7 @@ mod usage;
 pub use usage::{Life, Pass, parts};
 
 use crate::error::{Error, Result};
-use crate::graph::{Gpu, Graph, Io, Kind, Member, Node, Op, Value};
+use crate::graph::{GpuCalls, Graph, Io, Kind, Instance, Node, Op, Value};
 use crate::launch::{Arch, Code, Launch, Operands, Products, Simd, gpu, half};
 use crate::ops::fuse::fuse;
 use crate::shape::{DType, Type};
@@ -144,9 +144,9 @@ impl Plan {
             let bufs = |v: &[Value]| v.iter().map(|v| v.buf()).collect::<Vec<_>>();
             let member = |&i: &usize| {
                 let n = &g.nodes()[i];
-                Member { ins: bufs(&n.ins), outs: bufs(&n.outs), stream: n.op.describe().stream }
+                Instance { ins: bufs(&n.ins), outs: bufs(&n.outs), stream: n.op.describe().stream }
             };
-            let group: Vec<Member> = step.iter().map(member).collect();
+            let group: Vec<Instance> = step.iter().map(member).collect();
             // On the host every instance has launches of its own.
             let chunk = if let Arch::Gpu(_) = arch { gpu::GROUP } else { 1 };
             for (nodes, group) in step.chunks(chunk).zip(group.chunks(chunk)) {
@@ -154,7 +154,7 @@ impl Plan {
                 let mut launches = match arch {
                     Arch::Host(simd) => host(n.op.as_ref(), &io, group, simd),
                     Arch::Gpu(choices) => {
-                        let gpu = Gpu::new(n.op.as_ref(), &io, group, choices, self.options.products);
+                        let gpu = GpuCalls::new(n.op.as_ref(), &io, group, choices, self.options.products);
                         n.op.gpu(gpu, &io)
                     }
                 };
@@ -211,7 +211,7 @@ fn launchable(n: &Node, launch: &Launch) -> Result<()> {
 }
 
 /// The host routines of an op, which know float32 only.
-fn host(op: &dyn Op, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+fn host(op: &dyn Op, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
     if io.ins.iter().chain(io.outs).all(|t| !t.dtype.is_half()) {
         return op.host(io, group, simd);
     }
@@ -222,7 +222,7 @@ fn host(op: &dyn Op, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
 }
 
 /// Runs the float64 definition on float32 storage: right, slow, and shown as such by the profiler.
-fn definition(g: &Graph, node: usize, member: usize, m: &Member) -> Launch {
+fn definition(g: &Graph, node: usize, member: usize, m: &Instance) -> Launch {
     let n = &g.nodes()[node];
     let (ins, outs) = g.io(n);
     let (op, alias) = (n.op.clone(), n.op.in_place());

@@ -25,9 +25,9 @@ pub fn active(mask: u32) -> impl Iterator<Item = usize> {
 /// One register: 32 lanes, aligned for vector loads.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-pub struct Row<T>(pub [T; WARP]);
+pub struct Lanes<T>(pub [T; WARP]);
 
-impl<T: Copy> Row<T> {
+impl<T: Copy> Lanes<T> {
     /// Overwrites the lanes in `mask`.
     #[inline(always)]
     pub fn blend(&mut self, from: &[T; WARP], mask: u32) {
@@ -44,35 +44,35 @@ impl<T: Copy> Row<T> {
 /// The registers of one warp.
 #[derive(Clone, Default)]
 pub struct Regs {
-    pub words: Vec<Row<u32>>,
-    pub longs: Vec<Row<u64>>,
+    pub words: Vec<Lanes<u32>>,
+    pub longs: Vec<Lanes<u64>>,
     pub preds: Vec<u32>,
 }
 
 /// What a bank holds: u32 or u64.
 pub trait Bank: Copy + Default {
-    fn rows(regs: &Regs) -> &[Row<Self>];
-    fn rows_mut(regs: &mut Regs) -> &mut [Row<Self>];
+    fn rows(regs: &Regs) -> &[Lanes<Self>];
+    fn rows_mut(regs: &mut Regs) -> &mut [Lanes<Self>];
 }
 
 impl Bank for u32 {
     #[inline(always)]
-    fn rows(regs: &Regs) -> &[Row<u32>] {
+    fn rows(regs: &Regs) -> &[Lanes<u32>] {
         &regs.words
     }
     #[inline(always)]
-    fn rows_mut(regs: &mut Regs) -> &mut [Row<u32>] {
+    fn rows_mut(regs: &mut Regs) -> &mut [Lanes<u32>] {
         &mut regs.words
     }
 }
 
 impl Bank for u64 {
     #[inline(always)]
-    fn rows(regs: &Regs) -> &[Row<u64>] {
+    fn rows(regs: &Regs) -> &[Lanes<u64>] {
         &regs.longs
     }
     #[inline(always)]
-    fn rows_mut(regs: &mut Regs) -> &mut [Row<u64>] {
+    fn rows_mut(regs: &mut Regs) -> &mut [Lanes<u64>] {
         &mut regs.longs
     }
 }

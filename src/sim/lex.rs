@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Kind {
+pub enum TokenKind {
     /// A name, number, directive or opcode with all its suffixes: anything without blanks and punctuation.
     Word,
     /// A quoted string, without its quotes.
@@ -14,14 +14,14 @@ pub enum Kind {
 
 #[derive(Clone, Copy, Debug)]
 pub struct Token<'a> {
-    pub kind: Kind,
+    pub kind: TokenKind,
     pub text: &'a str,
     pub line: u32,
 }
 
 impl Token<'_> {
     pub fn is(&self, text: &str) -> bool {
-        self.kind != Kind::Text && self.text == text
+        self.kind != TokenKind::Text && self.text == text
     }
 }
 
@@ -49,7 +49,7 @@ pub fn tokens(text: &str) -> Result<Vec<Token<'_>>> {
             }
             b'"' => {
                 let n = rest[1..].find('"').ok_or_else(|| Error::usage(format!("line {line}: unclosed string")))?;
-                out.push(Token { kind: Kind::Text, text: &rest[1..1 + n], line });
+                out.push(Token { kind: TokenKind::Text, text: &rest[1..1 + n], line });
                 n + 2
             }
             c if in_word(c) => {
@@ -64,11 +64,11 @@ pub fn tokens(text: &str) -> Result<Vec<Token<'_>>> {
                         _ => break,
                     };
                 }
-                out.push(Token { kind: Kind::Word, text: &rest[..n], line });
+                out.push(Token { kind: TokenKind::Word, text: &rest[..n], line });
                 n
             }
             c if c.is_ascii_graphic() => {
-                out.push(Token { kind: Kind::Mark, text: &rest[..1], line });
+                out.push(Token { kind: TokenKind::Mark, text: &rest[..1], line });
                 1
             }
             c => return Err(Error::usage(format!("line {line}: unexpected byte {c:#04x} in PTX"))),

@@ -5,9 +5,9 @@ an index computes, it cannot land in a neighbour. Generic addresses of the share
 space in their top byte. */
 
 use super::lanes::{FULL, WARP, active};
-use super::program::{Kernel, Program, Space};
+use super::program::{EntryPoint, Program, Space};
 use super::shadow::Other;
-use super::{Access, FaultKind, Grid, Window};
+use super::{Access, FaultKind, Grid, Buffer};
 use crate::nvrtc;
 
 const WINDOW_SHIFT: u32 = 40;
@@ -19,7 +19,7 @@ const PARAM: u64 = 0xF3 << 56;
 /// A shared variable's range in the 32-bit shared space: more than any device has.
 pub const SHARED_SHIFT: u32 = 20;
 
-/// Where the range of window `i` starts: with [`Window::at`] it makes what goes into the parameter block.
+/// Where the range of window `i` starts: with [`Buffer::at`] it makes what goes into the parameter block.
 pub fn address(window: usize) -> u64 {
     (window as u64 + 1) << WINDOW_SHIFT
 }
@@ -75,7 +75,7 @@ const PENDING: u8 = 2;
 /// What holds the bytes of an address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Target {
-    Window(usize),
+    Buffer(usize),
     Variable(usize),
     Shared(usize),
     Local,
@@ -98,7 +98,7 @@ struct SharedRange {
 }
 
 pub struct Memory<'m, 'w> {
-    windows: &'m mut [Window<'w>],
+    windows: &'m mut [Buffer<'w>],
     variables: Vec<(&'m str, bool, Vec<u8>)>,
     params: &'m [u8],
     ranges: Vec<SharedRange>,
@@ -116,10 +116,10 @@ pub struct Memory<'m, 'w> {
 impl<'m, 'w> Memory<'m, 'w> {
     pub fn new(
         program: &'m Program,
-        kernel: &'m Kernel,
+        kernel: &'m EntryPoint,
         grid: &Grid,
         params: &'m [u8],
-        windows: &'m mut [Window<'w>],
+        windows: &'m mut [Buffer<'w>],
         checks: bool,
     ) -> Result<Self, String> {
         let (mut ranges, mut at) = (vec![], 0);
@@ -188,7 +188,7 @@ impl<'m, 'w> Memory<'m, 'w> {
                 } else {
                     let i = (range as usize).checked_sub(1)?;
                     let window = self.windows.get(i)?;
-                    Some((Target::Window(i), super::address(i) + window.at as u64, window.data.len()))
+                    Some((Target::Buffer(i), super::address(i) + window.at as u64, window.data.len()))
                 }
             }
         }
@@ -282,7 +282,7 @@ impl<'m, 'w> Memory<'m, 'w> {
     /// What people call a target.
     pub fn describe(&self, target: Target) -> String {
         match target {
-            Target::Window(i) => format!("`{}`", self.windows[i].name),
+            Target::Buffer(i) => format!("`{}`", self.windows[i].name),
             Target::Variable(i) => format!("`{}`", self.variables[i].0),
             Target::Shared(i) => format!("shared `{}`", self.ranges[i].name),
             Target::Local => "local memory".into(),
@@ -294,7 +294,7 @@ impl<'m, 'w> Memory<'m, 'w> {
     #[inline]
     pub fn data(&self, target: Target) -> &[u8] {
         match target {
-            Target::Window(i) => self.windows[i].data,
+            Target::Buffer(i) => self.windows[i].data,
             Target::Variable(i) => &self.variables[i].2,
             Target::Shared(i) => &self.shared[self.ranges[i].start..][..self.ranges[i].bytes],
             Target::Local => &self.local,
@@ -306,7 +306,7 @@ impl<'m, 'w> Memory<'m, 'w> {
     #[inline]
     pub fn data_mut(&mut self, target: Target) -> Result<&mut [u8], Problem> {
         Ok(match target {
-            Target::Window(i) if self.windows[i].access != Access::Read => self.windows[i].data,
+            Target::Buffer(i) if self.windows[i].access != Access::Read => self.windows[i].data,
             Target::Variable(i) if !self.variables[i].1 => &mut self.variables[i].2,
             Target::Shared(i) => &mut self.shared[self.ranges[i].start..][..self.ranges[i].bytes],
             Target::Local => &mut self.local,
@@ -320,7 +320,7 @@ impl<'m, 'w> Memory<'m, 'w> {
     /// One byte of state per byte of a target, if it is tracked.
     fn blank(&mut self, target: Target) -> Option<&mut [u8]> {
         let all = match target {
-            Target::Window(i) => &mut *self.windows[i].blank,
+            Target::Buffer(i) => &mut *self.windows[i].blank,
             Target::Shared(i) if self.checks => &mut self.shared_blank[self.ranges[i].start..][..self.ranges[i].bytes],
             Target::Local if self.checks => &mut self.local_blank[..],
             _ => return None,

@@ -20,7 +20,7 @@ Divergent groups of a warp run lowest instruction first and merge when they meet
 independent thread scheduling allows and needs no control-flow graph.
 
 ```
-use deep_affect::sim::{self, Access, Grid, Options, Program, Window};
+use deep_affect::sim::{self, Access, Grid, RunOptions, Program, Buffer};
 
 let ptx = "
 .version 9.0
@@ -42,10 +42,10 @@ let ptx = "
 }";
 let program = Program::parse(ptx)?;
 let mut y = [1.5f32, 2.0, 3.0];
-let window = Window { name: "y", at: 0, data: bytemuck::cast_slice_mut(&mut y), blank: &mut [], access: Access::Update };
+let window = Buffer { name: "y", at: 0, data: bytemuck::cast_slice_mut(&mut y), blank: &mut [], access: Access::Update };
 let grid = Grid { grid: [1, 1, 1], block: [3, 1, 1], shared_bytes: 0 };
 let params = sim::address(0).to_le_bytes();
-sim::launch(&program, "double", grid, &params, &mut [window], Options::default())?;
+sim::launch(&program, "double", grid, &params, &mut [window], RunOptions::default())?;
 assert_eq!(y, [3.0, 4.0, 6.0]);
 # Ok::<(), deep_affect::error::Error>(())
 ```
@@ -70,7 +70,7 @@ mod tests;
 
 pub use counters::Counters;
 pub use memory::address;
-pub use program::{Kernel, Program, Shared};
+pub use program::{EntryPoint, Program, Shared};
 
 use crate::error::{Error, Result};
 use std::fmt;
@@ -87,7 +87,7 @@ pub enum Access {
 }
 
 /// One operand's memory for a launch: its own address range, so that an access past its end cannot land in a neighbour.
-pub struct Window<'a> {
+pub struct Buffer<'a> {
     /// For faults.
     pub name: &'a str,
     /// Bytes from [`address`] on to where it begins: a place in an arena, so that addresses are aligned as there.
@@ -117,7 +117,7 @@ pub enum Order {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct RunOptions {
     /// Looks for unwritten reads, races and misused synchronisation as well; bounds and alignment are always checked.
     pub checks: bool,
     /// Counts sectors and bank conflicts ([`Counters`]), which costs time.
@@ -129,9 +129,9 @@ pub struct Options {
     pub only: Option<&'static [u64]>,
 }
 
-impl Default for Options {
-    fn default() -> Options {
-        Options { checks: false, count: false, order: Order::Forward, patience: 1 << 30, only: None }
+impl Default for RunOptions {
+    fn default() -> RunOptions {
+        RunOptions { checks: false, count: false, order: Order::Forward, patience: 1 << 30, only: None }
     }
 }
 
@@ -207,8 +207,8 @@ pub fn launch(
     entry: &str,
     grid: Grid,
     params: &[u8],
-    windows: &mut [Window],
-    options: Options,
+    windows: &mut [Buffer],
+    options: RunOptions,
 ) -> Result<Counters, Fault> {
     run::launch(program, entry, grid, params, windows, options)
 }

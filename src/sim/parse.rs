@@ -1,9 +1,9 @@
 /*! PTX text to [`Program`] (PTX ISA 4, 5, 11): directives, scopes, names; what an instruction means is in `isa`. */
 
 use super::isa;
-use super::lex::{self, Kind, Token};
+use super::lex::{self, Token, TokenKind};
 use super::memory::{SHARED_SHIFT, variable_address};
-use super::program::{Exec, Guard, Inst, Kernel, Place, Program, Shared, Space, Special, Type, Variable};
+use super::program::{Exec, Guard, Inst, EntryPoint, SourceLine, Program, Shared, Space, Special, PtxType, Variable};
 use crate::error::{Error, Result};
 use std::collections::HashMap;
 
@@ -27,7 +27,7 @@ pub enum Operand<'a> {
 /// What a name stands for.
 #[derive(Clone, Copy, Debug)]
 enum Name {
-    Register(Type, u32),
+    Register(PtxType, u32),
     /// A variable: its address in its space.
     Variable(Space, u64),
 }
@@ -37,7 +37,7 @@ enum Name {
 struct Scope<'a> {
     names: HashMap<&'a str, Name>,
     /// `%r<9>`: type, first slot and count of `%r0` to `%r8`.
-    ranges: HashMap<&'a str, (Type, u32, u32)>,
+    ranges: HashMap<&'a str, (PtxType, u32, u32)>,
     labels: HashMap<&'a str, usize>,
     tables: HashMap<&'a str, Vec<&'a str>>,
     jumps: Vec<(usize, &'a str, u32)>,
@@ -48,7 +48,7 @@ struct Scope<'a> {
 /// A kernel under construction.
 #[derive(Default)]
 pub struct Frame<'a> {
-    pub kernel: Kernel,
+    pub kernel: EntryPoint,
     scopes: Vec<Scope<'a>>,
     words: HashMap<u32, u32>,
     longs: HashMap<u64, u32>,
@@ -78,13 +78,13 @@ impl<'a> Frame<'a> {
         self.scopes.last_mut().expect("inside a scope").names.insert(name, what);
     }
     /// A new register of the bank of `ty`.
-    pub fn slot(&mut self, ty: Type) -> u32 {
-        let n = &mut self.kernel.slots[if ty == Type::Pred { 2 } else { ty.is_long() as usize }];
+    pub fn slot(&mut self, ty: PtxType) -> u32 {
+        let n = &mut self.kernel.slots[if ty == PtxType::Pred { 2 } else { ty.is_long() as usize }];
         *n += 1;
         *n as u32 - 1
     }
     /// A register that holds a constant.
-    pub fn constant(&mut self, value: u64, ty: Type) -> u32 {
+    pub fn constant(&mut self, value: u64, ty: PtxType) -> u32 {
         let slot = if ty.is_long() { self.longs.get(&value) } else { self.words.get(&(value as u32)) };
         if let Some(&slot) = slot {
             return slot;
@@ -104,13 +104,13 @@ impl<'a> Frame<'a> {
         if let Some(&slot) = self.specials.get(&special) {
             return slot;
         }
-        let slot = self.slot(Type::B32);
+        let slot = self.slot(PtxType::B32);
         self.specials.insert(special, slot);
         self.kernel.specials.push((slot, special));
         slot
     }
     /// Type and slot of a declared register.
-    pub fn register(&self, name: &str) -> Option<(Type, u32)> {
+    pub fn register(&self, name: &str) -> Option<(PtxType, u32)> {
         match self.name(name)? {
             Name::Register(ty, slot) => Some((ty, slot)),
             Name::Variable(..) => None,
@@ -125,7 +125,7 @@ impl<'a> Frame<'a> {
     }
     /// The predicate that holds the carry of extended-precision arithmetic.
     pub fn carry(&mut self) -> u32 {
-        let slot = self.carry.unwrap_or_else(|| self.slot(Type::Pred));
+        let slot = self.carry.unwrap_or_else(|| self.slot(PtxType::Pred));
         self.carry = Some(slot);
         slot
     }
@@ -161,7 +161,7 @@ impl<'a> Frame<'a> {
     }
     /// Appends an instruction of the statement being decoded.
     pub fn push(&mut self, mut inst: Inst) {
-        let place = Place { ptx: self.line, source: self.source };
+        let place = SourceLine { ptx: self.line, source: self.source };
         if self.kernel.places.last() != Some(&place) {
             self.kernel.places.push(place);
         }
@@ -204,7 +204,7 @@ impl<'a> Frame<'a> {
 /// A variable's declaration, without its initialiser.
 struct Declared<'a> {
     name: &'a str,
-    ty: Type,
+    ty: PtxType,
     align: usize,
     /// Elements; None for `[]`.
     count: Option<usize>,
@@ -291,7 +291,7 @@ impl<'a> Parser<'a> {
     }
     fn word(&mut self) -> Result<&'a str> {
         let t = self.next()?;
-        if t.kind == Kind::Word { Ok(t.text) } else { self.fail(format!("expected a word, found `{}`", t.text)) }
+        if t.kind == TokenKind::Word { Ok(t.text) } else { self.fail(format!("expected a word, found `{}`", t.text)) }
     }
     fn number(&mut self) -> Result<u64> {
         let w = self.word()?;
@@ -354,7 +354,7 @@ impl<'a> Parser<'a> {
                 Some("v4") => vector = 4,
                 Some("ptr") => {}
                 Some("global" | "const" | "shared" | "local") => {}
-                Some(t) => ty = Some(Type::parse(t).map_or_else(|| self.fail(format!("unknown type .{t}")), Ok)?),
+                Some(t) => ty = Some(PtxType::parse(t).map_or_else(|| self.fail(format!("unknown type .{t}")), Ok)?),
                 None => {
                     let Some(ty) = ty else { return self.fail(format!("`{w}` has no type")) };
                     let (mut count, mut open) = (vector, false);
@@ -414,7 +414,7 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    fn literal(&self, word: &str, negative: bool, ty: Type) -> Result<u64> {
+    fn literal(&self, word: &str, negative: bool, ty: PtxType) -> Result<u64> {
         literal(word, negative, ty).map_or_else(|| self.fail(format!("`{word}` is not a value of type {ty:?}")), Ok)
     }
 
@@ -580,7 +580,7 @@ impl<'a> Parser<'a> {
                 f.kernel.local_bytes = offset + d.bytes();
                 self.expect(";")?;
             }
-            w if token.kind == Kind::Word && self.eat(":") => {
+            w if token.kind == TokenKind::Word && self.eat(":") => {
                 if self.eat(".branchtargets") {
                     let mut labels = vec![self.word()?];
                     while self.eat(",") {
@@ -605,8 +605,8 @@ impl<'a> Parser<'a> {
     /// `.reg .type name, name<n>;`
     fn registers(&mut self, f: &mut Frame<'a>) -> Result<()> {
         let w = self.word()?;
-        let Some(ty) = w.strip_prefix('.').and_then(Type::parse) else { return self.fail(format!("unknown type {w}")) };
-        if ty == Type::B128 {
+        let Some(ty) = w.strip_prefix('.').and_then(PtxType::parse) else { return self.fail(format!("unknown type {w}")) };
+        if ty == PtxType::B128 {
             return self.fail("128-bit registers are not supported");
         }
         loop {
@@ -638,7 +638,7 @@ impl<'a> Parser<'a> {
         if self.eat("@") {
             let negated = self.eat("!");
             let name = self.word()?;
-            let Some((Type::Pred, slot)) = f.register(name) else {
+            let Some((PtxType::Pred, slot)) = f.register(name) else {
                 return self.fail(format!("`{name}` is no predicate"));
             };
             f.guard = Some(Guard { slot, negated });
@@ -700,7 +700,7 @@ impl<'a> Parser<'a> {
 }
 
 /// The bits of a literal as a value of `ty`.
-pub fn literal(word: &str, negative: bool, ty: Type) -> Option<u64> {
+pub fn literal(word: &str, negative: bool, ty: PtxType) -> Option<u64> {
     if !word.starts_with(|c: char| c.is_ascii_digit()) {
         return None;
     }
@@ -711,11 +711,11 @@ pub fn literal(word: &str, negative: bool, ty: Type) -> Option<u64> {
         prefix.iter().find_map(|p| word.strip_prefix(p)).and_then(|d| u64::from_str_radix(d, 16).ok())
     };
     match ty {
-        Type::F32 | Type::B32 | Type::Tf32 if !negative && bits(["0f", "0F"]).is_some() => bits(["0f", "0F"]),
-        Type::F64 | Type::B64 if !negative && bits(["0d", "0D"]).is_some() => bits(["0d", "0D"]),
-        Type::F32 | Type::Tf32 => Some((float? as f32).to_bits().into()),
-        Type::F64 => Some(float?.to_bits()),
-        Type::F16 | Type::Bf16 | Type::F16x2 | Type::Bf16x2 | Type::B16 if integer.is_none() => None,
+        PtxType::F32 | PtxType::B32 | PtxType::Tf32 if !negative && bits(["0f", "0F"]).is_some() => bits(["0f", "0F"]),
+        PtxType::F64 | PtxType::B64 if !negative && bits(["0d", "0D"]).is_some() => bits(["0d", "0D"]),
+        PtxType::F32 | PtxType::Tf32 => Some((float? as f32).to_bits().into()),
+        PtxType::F64 => Some(float?.to_bits()),
+        PtxType::F16 | PtxType::Bf16 | PtxType::F16x2 | PtxType::Bf16x2 | PtxType::B16 if integer.is_none() => None,
         _ => integer.map(|v| v & (u64::MAX >> (64 - 8 * ty.bytes().min(8)))),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::isa::barrier::Barrier;
 use super::isa::copy::{self, Copy};
-use super::isa::memory::{Access, Atomic};
+use super::isa::memory::{MemoryAccess, Atomic};
 use super::isa::warp::{Shuffle, Vote};
 use super::isa::{matrix, mbarrier};
 use super::lanes::{Args, Body};
@@ -12,15 +12,15 @@ use std::collections::BTreeSet;
 /// Fundamental types (PTX ISA 5.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[rustfmt::skip]
-pub enum Type {
+pub enum PtxType {
     Pred, B8, B16, B32, B64, B128, U8, U16, U32, U64, S8, S16, S32, S64, F16, F16x2, Bf16, Bf16x2, Tf32, F32, F64,
 }
 
-impl Type {
+impl PtxType {
     /// From a suffix without its dot.
     #[rustfmt::skip]
-    pub fn parse(s: &str) -> Option<Type> {
-        use Type::*;
+    pub fn parse(s: &str) -> Option<PtxType> {
+        use PtxType::*;
         Some(match s {
             "pred" => Pred, "b8" => B8, "b16" => B16, "b32" => B32, "b64" => B64, "b128" => B128,
             "u8" => U8, "u16" => U16, "u32" => U32, "u64" => U64, "s8" => S8, "s16" => S16, "s32" => S32, "s64" => S64,
@@ -31,7 +31,7 @@ impl Type {
     }
     #[rustfmt::skip]
     pub fn bytes(self) -> usize {
-        use Type::*;
+        use PtxType::*;
         match self {
             Pred | B8 | U8 | S8 => 1,
             B16 | U16 | S16 | F16 | Bf16 => 2,
@@ -45,10 +45,10 @@ impl Type {
         self.bytes() == 8
     }
     pub fn is_signed(self) -> bool {
-        matches!(self, Type::S8 | Type::S16 | Type::S32 | Type::S64)
+        matches!(self, PtxType::S8 | PtxType::S16 | PtxType::S32 | PtxType::S64)
     }
     pub fn is_float(self) -> bool {
-        use Type::*;
+        use PtxType::*;
         matches!(self, F16 | F16x2 | Bf16 | Bf16x2 | Tf32 | F32 | F64)
     }
 }
@@ -112,8 +112,8 @@ pub enum Exec {
         long: bool,
     },
     ActiveMask,
-    Load(Box<Access>),
-    Store(Box<Access>),
+    Load(Box<MemoryAccess>),
+    Store(Box<MemoryAccess>),
     Atomic(Box<Atomic>),
     Shuffle(Shuffle),
     Vote(Vote),
@@ -135,13 +135,13 @@ pub struct Inst {
     pub guard: Option<Guard>,
     /// Floating-point operations of one lane.
     pub flops: u32,
-    /// Index into [`Kernel::places`].
+    /// Index into [`EntryPoint::places`].
     pub place: u32,
 }
 
 /// Where an instruction comes from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Place {
+pub struct SourceLine {
     /// Line of the PTX text.
     pub ptx: u32,
     /// `.file` number and line, when compiled with line information.
@@ -168,10 +168,10 @@ pub struct Variable {
 
 /// One `.entry`.
 #[derive(Clone, Debug, Default)]
-pub struct Kernel {
+pub struct EntryPoint {
     pub name: String,
     pub code: Vec<Inst>,
-    pub places: Vec<Place>,
+    pub places: Vec<SourceLine>,
     pub param_bytes: usize,
     /// `.maxntid` or `.reqntid`; whether every dimension must be equal.
     pub max_threads: Option<([u32; 3], bool)>,
@@ -193,7 +193,7 @@ pub struct Kernel {
 pub struct Program {
     /// What it is compiled for.
     pub(super) target: Target,
-    pub(super) kernels: Vec<Kernel>,
+    pub(super) kernels: Vec<EntryPoint>,
     pub(super) variables: Vec<Variable>,
     /// `.file` numbers and names.
     pub(super) files: Vec<(u32, String)>,
@@ -211,7 +211,7 @@ impl Program {
         self.kernels.iter().map(|k| k.name.as_str())
     }
     /// The kernel of that name.
-    pub fn entry(&self, name: &str) -> Option<&Kernel> {
+    pub fn entry(&self, name: &str) -> Option<&EntryPoint> {
         self.kernels.iter().find(|k| k.name == name)
     }
     /// Every opcode with its suffixes that the text uses.
@@ -219,7 +219,7 @@ impl Program {
         self.opcodes.iter().map(String::as_str)
     }
     /// `file:line`, or the PTX line where there is no line information.
-    pub(super) fn place(&self, place: Place) -> String {
+    pub(super) fn place(&self, place: SourceLine) -> String {
         match place.source {
             Some((file, line)) => match self.files.iter().find(|(n, _)| *n == file) {
                 Some((_, name)) => format!("{name}:{line}"),

@@ -5,11 +5,11 @@ use super::isa::barrier::{Barrier, Does};
 use super::isa::copy::{Copies, Group};
 use super::isa::mbarrier::{self, Barriers};
 use super::isa::{matrix, memory as access, warp as voting};
-use super::lanes::{FULL, Regs, Row, WARP, active};
+use super::lanes::{FULL, Regs, Lanes, WARP, active};
 use super::memory::{Memory, Problem, space_of};
-use super::program::{Exec, Inst, Kernel, Program, Space, Special};
+use super::program::{Exec, Inst, EntryPoint, Program, Space, Special};
 use super::shadow::{Clock, Shadow};
-use super::{Fault, FaultKind, Grid, Options, Order, Window};
+use super::{Fault, FaultKind, Grid, RunOptions, Order, Buffer};
 use std::cmp::Ordering;
 
 /// Instructions that a look at an incomplete barrier in memory counts as: nobody polls for long.
@@ -25,7 +25,7 @@ const GRID: [u32; 3] = [i32::MAX as u32, 65535, 65535];
 pub struct Context<'m, 'w> {
     pub memory: Memory<'m, 'w>,
     pub counters: Counters,
-    pub options: Options,
+    pub options: RunOptions,
     /// Present when races are looked for.
     pub shadow: Option<Shadow>,
 }
@@ -135,7 +135,7 @@ impl Warp {
 
 struct Block<'r, 'm, 'w> {
     program: &'m Program,
-    kernel: &'m Kernel,
+    kernel: &'m EntryPoint,
     grid: Grid,
     index: [u32; 3],
     cx: &'r mut Context<'m, 'w>,
@@ -152,8 +152,8 @@ pub fn launch(
     entry: &str,
     grid: Grid,
     params: &[u8],
-    windows: &mut [Window],
-    options: Options,
+    windows: &mut [Buffer],
+    options: RunOptions,
 ) -> Result<Counters, Fault> {
     let refuse = |problem: String| Fault {
         kind: FaultKind::Launch,
@@ -239,18 +239,18 @@ pub fn place(order: Order, i: u64, n: u64, salt: u64) -> u64 {
 }
 
 /// Registers of every warp of a block, constants filled in. They are kept from block to block.
-fn make_warps(kernel: &Kernel, grid: &Grid) -> Vec<Warp> {
+fn make_warps(kernel: &EntryPoint, grid: &Grid) -> Vec<Warp> {
     let threads = grid.block.iter().product::<u32>() as usize;
     let warps = threads.div_ceil(WARP);
     (0..warps)
         .map(|index| {
             let mut regs = Regs {
-                words: vec![Row([0; WARP]); kernel.slots[0]],
-                longs: vec![Row([0; WARP]); kernel.slots[1]],
+                words: vec![Lanes([0; WARP]); kernel.slots[0]],
+                longs: vec![Lanes([0; WARP]); kernel.slots[1]],
                 preds: vec![0; kernel.slots[2]],
             };
-            kernel.words.iter().for_each(|&(slot, v)| regs.words[slot as usize] = Row([v; WARP]));
-            kernel.longs.iter().for_each(|&(slot, v)| regs.longs[slot as usize] = Row([v; WARP]));
+            kernel.words.iter().for_each(|&(slot, v)| regs.words[slot as usize] = Lanes([v; WARP]));
+            kernel.longs.iter().for_each(|&(slot, v)| regs.longs[slot as usize] = Lanes([v; WARP]));
             let lanes = (threads - index * WARP).min(WARP);
             let all = FULL >> (WARP - lanes);
             let at = Split { pc: 0, mask: all, parked: false };
@@ -270,7 +270,7 @@ fn make_warps(kernel: &Kernel, grid: &Grid) -> Vec<Warp> {
         .collect()
 }
 
-fn special(s: Special, thread: u32, block: [u32; 3], kernel: &Kernel, grid: &Grid) -> u32 {
+fn special(s: Special, thread: u32, block: [u32; 3], kernel: &EntryPoint, grid: &Grid) -> u32 {
     let [x, y, z] = grid.block;
     let lane = thread % WARP as u32;
     match s {

@@ -196,7 +196,7 @@ impl Shadow {
     pub fn touch(&mut self, region: &Region, mask: u32, bytes: usize, touch: Touch) -> Result<(), (usize, Other)> {
         let Shadow { tracks, time, warps, first, seen, synced, acquired, warp: me, pc, .. } = self;
         let (kind, i) = match region.target {
-            Target::Window(i) => (0, i),
+            Target::Buffer(i) => (0, i),
             Target::Variable(i) => (1, i),
             Target::Shared(i) => (2, i),
             // Nobody else can reach a thread's own memory, and nobody writes to parameters.

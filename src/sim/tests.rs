@@ -39,21 +39,21 @@ impl Run {
         params.extend(self.n.to_le_bytes());
         let mut blank = vec![1; 4 * self.y.len()];
         let mut windows = [
-            Window {
+            Buffer {
                 name: "a",
                 at: 0,
                 data: bytemuck::cast_slice_mut(&mut self.a),
                 blank: &mut [],
                 access: Access::Read,
             },
-            Window {
+            Buffer {
                 name: "b",
                 at: 0,
                 data: bytemuck::cast_slice_mut(&mut self.b),
                 blank: &mut [],
                 access: Access::Update,
             },
-            Window {
+            Buffer {
                 name: "y",
                 at: 0,
                 data: bytemuck::cast_slice_mut(&mut self.y),
@@ -62,7 +62,7 @@ impl Run {
             },
         ];
         let grid = Grid { grid: [self.grid, 1, 1], block: [self.block, 1, 1], shared_bytes: 0 };
-        let options = Options { checks: true, count: true, order: self.order, patience: 1 << 20, ..Options::default() };
+        let options = RunOptions { checks: true, count: true, order: self.order, patience: 1 << 20, ..RunOptions::default() };
         launch(&program, "k", grid, &params, &mut windows, options)
     }
 }
@@ -470,7 +470,7 @@ ld.global.v2.f32 {%r3, %r4}, [%d1+-8]; .local .align 8 .b8 d[16]; st.local.u32 [
 /// A launch of a kernel that does nothing, of its first block.
 fn nothing(grid: [u32; 3], block: [u32; 3], shared_bytes: u32) -> Result<Counters, Fault> {
     let program = Program::parse(&module(".shared .align 8 .b8 s[1024];", "")).unwrap();
-    let options = Options { only: Some(&[0]), ..Options::default() };
+    let options = RunOptions { only: Some(&[0]), ..RunOptions::default() };
     launch(&program, "k", Grid { grid, block, shared_bytes }, &[0; 28], &mut [], options)
 }
 
@@ -503,9 +503,9 @@ fn operands_begin_where_the_arena_has_them() {
         let (program, mut y) = (Program::parse(&module("", body)).unwrap(), [0u8; 64]);
         let params: Vec<u8> =
             [address(0) + at as u64, 0, 0].into_iter().flat_map(u64::to_le_bytes).chain([0; 4]).collect();
-        let window = Window { name: "y", at, data: &mut y, blank: &mut [], access: Access::Update };
+        let window = Buffer { name: "y", at, data: &mut y, blank: &mut [], access: Access::Update };
         let grid = Grid { grid: [1; 3], block: [1; 3], shared_bytes: 0 };
-        launch(&program, "k", grid, &params, &mut [window], Options::default()).map_err(|f| f.to_string())
+        launch(&program, "k", grid, &params, &mut [window], RunOptions::default()).map_err(|f| f.to_string())
     };
     let vector = "ld.global.v4.u32 {%r3, %r4, %r5, %r6}, [%d1];";
     assert!(at(256, vector).is_ok());

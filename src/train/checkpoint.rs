@@ -135,7 +135,7 @@ impl Card {
 /// session must hold the best ones. `extra` are the weights that are part of the model but not of the network being
 /// trained: frozen towers'.
 pub fn save(path: &Path, card: &Card, net: &Network, best: &Best, extra: &[Stored]) -> Result<()> {
-    let (session, graph) = (&net.session, &net.session.graph);
+    let (session, graph) = (&net.session, net.session.graph());
     let own = net.stored().into_iter().map(|v| Stored::of(session, v));
     let mut tensors: Vec<Stored> = extra.iter().cloned().chain(own).collect();
     if !card.state.finished {
@@ -163,7 +163,7 @@ pub fn save(path: &Path, card: &Card, net: &Network, best: &Best, extra: &[Store
 pub fn bytes(net: &Network, extra: &[Stored]) -> u64 {
     /// Names, shapes, the state of the loop.
     const HEADER: u64 = 1 << 20;
-    let graph = &net.session.graph;
+    let graph = net.session.graph();
     let own = net.stored().into_iter().chain(net.parts.iter().flat_map(|p| p.memory().chain(p.learned())));
     let own = own.map(|v| graph.ty(v).numel());
     let values: usize = extra.iter().map(|t| t.shape.iter().product()).chain(own).sum();
@@ -298,8 +298,8 @@ pub fn of_tower(file: Arc<WeightFile>) -> Result<(Arc<WeightFile>, Task)> {
 /// Puts the weights into a session that only evaluates, without a copy where the device can do that. An unfinished run is
 /// judged by its best epoch so far.
 pub fn bind(file: &Arc<WeightFile>, session: &mut Session) -> Result<()> {
-    for v in session.graph.stored().collect::<Vec<_>>() {
-        let (name, shape) = (name_of(file, session.graph.name(v)), session.graph.dims(v).to_vec());
+    for v in session.graph().stored().collect::<Vec<_>>() {
+        let (name, shape) = (name_of(file, session.graph().name(v)), session.graph().dims(v).to_vec());
         let t = file.tensor(&name)?;
         if t.shape != shape {
             let problem = format!("tensor `{name}` is {:?} instead of {shape:?}", t.shape);
@@ -327,7 +327,7 @@ pub fn name_of(file: &WeightFile, name: &str) -> String {
 
 /// Puts the weights back, and the optimiser's memory and best weights of an unfinished run.
 pub fn restore(file: &Arc<WeightFile>, net: &mut Network) -> Result<Best> {
-    let graph = net.session.graph.clone();
+    let graph = net.session.graph().clone();
     let tensor = |name: &str, shape: &[usize]| {
         let t = file.tensor(name)?;
         if t.shape != shape {

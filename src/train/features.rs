@@ -130,9 +130,9 @@ impl Extraction<'_> {
         let options = device.spec().options;
         let mut session = Session::new(g, &[&[features]], options, device)?;
         self.initial.check(&session, &[prefix], std::slice::from_ref(self.tower), true)?;
-        let params: Vec<Value> = session.graph.stored().collect();
+        let params: Vec<Value> = session.graph().stored().collect();
         self.initial.fill(&mut session, &params, prefix, &[])?;
-        let (width, mut all) = (session.graph.ty(features).row(), vec![]);
+        let (width, mut all) = (session.graph().ty(features).row(), vec![]);
         let bytes = self.pictures.views()[view].bytes();
         let mut squares = vec![0; batch * bytes];
         progress.start(&format!("{prefix}{}", self.tower.name), self.rows.len() as u64);

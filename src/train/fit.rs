@@ -686,7 +686,7 @@ fn output_losses(
 fn remember(net: &Network, part: usize, best: &mut Vec<Vec<f32>>) -> Result<()> {
     best.resize(net.parts[part].learned().count(), vec![]);
     for (v, kept) in net.parts[part].learned().zip(best) {
-        let values = stored::finite(net.session.graph.name(v), net.session.values(v)?)?;
+        let values = stored::finite(net.session.graph().name(v), net.session.values(v)?)?;
         kept.clear();
         kept.extend_from_slice(&values);
     }

@@ -254,7 +254,7 @@ impl Explainer {
             // (the explained class, the value of the target), by part and picture.
             let mut chosen: Vec<Vec<(Option<usize>, f32)>> = vec![];
             for part in parts {
-                let [rows, width] = self.session.graph.dims(part.mask).try_into().expect("a matrix");
+                let [rows, width] = self.session.graph().dims(part.mask).try_into().expect("a matrix");
                 let mut mask = vec![0.0; rows * width];
                 let mut choose = |row: usize, column: usize| mask[row * width + column] = 1.0;
                 chosen.push(match part.which {
@@ -278,7 +278,7 @@ impl Explainer {
             self.session.run(target + 1)?;
             for (part, chosen) in parts.iter().zip(chosen) {
                 let a = self.towers[part.tower].activation;
-                let [_, height, width, k] = self.session.graph.dims(a).try_into().expect("images");
+                let [_, height, width, k] = self.session.graph().dims(a).try_into().expect("images");
                 let (a, d) = (self.session.read(a)?, self.session.read(part.gradient)?);
                 let pictures = a.chunks_exact(height * width * k).zip(d.chunks_exact(height * width * k));
                 for ((e, (a, d)), (class, value)) in explained.iter_mut().zip(pictures).zip(chosen) {

@@ -303,10 +303,10 @@ impl Subject {
 
 /// Weights of a size that keeps signals alive, and biases that keep ReLUs off their kink.
 fn draw(s: &mut Session, seed: u64) -> Result<()> {
-    for v in s.graph.stored().collect::<Vec<_>>() {
-        let (t, mut rng) = (s.graph.ty(v), Rng::new(seed, Stream::Test(v.0), 0));
+    for v in s.graph().stored().collect::<Vec<_>>() {
+        let (t, mut rng) = (s.graph().ty(v), Rng::new(seed, Stream::Test(v.0), 0));
         let size = (6.0 / t.row() as f32).sqrt();
-        let bias = s.graph.name(v).ends_with("bias") || s.graph.name(v).ends_with("mean");
+        let bias = s.graph().name(v).ends_with("bias") || s.graph().name(v).ends_with("mean");
         let one = |_| match t.dims().len() {
             1 if bias => 0.05 + 0.1 * rng.uniform(),
             // Scales and variances.

@@ -622,12 +622,12 @@ impl Network {
     /// 1 / momentum leaves a twentieth of that. None where nothing updates any.
     pub fn settles(&self) -> Option<u32> {
         let update = |n: &Node| n.op_as::<norm::Update>().map(|u| u.convention.momentum);
-        let slowest = self.session.graph.nodes().iter().filter_map(update).reduce(f64::min)?;
+        let slowest = self.session.graph().nodes().iter().filter_map(update).reduce(f64::min)?;
         Some((3.0 / slowest).ceil() as u32)
     }
 
     /// Every weight and statistic of the graph, trained or not.
     pub fn stored(&self) -> Vec<Value> {
-        self.session.graph.stored().collect()
+        self.session.graph().stored().collect()
     }
 }

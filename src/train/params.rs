@@ -121,7 +121,7 @@ impl Initial {
     /// Compares every file with what the network wants; one message names everything missing, extra or mis-shaped.
     /// Dense layers that a pooled tower does not use may be extra.
     pub fn check(&self, session: &Session, prefixes: &[&str], towers: &[Tower], allow_extra: bool) -> Result<()> {
-        let g = &session.graph;
+        let g = session.graph();
         for t in towers {
             let scope = format!("{}{}.", prefixes[0], t.name);
             let wanted: Vec<(String, Vec<usize>)> = g
@@ -166,9 +166,9 @@ impl Initial {
     /// has to be unlearned first.
     pub fn fill(&self, session: &mut Session, params: &[Value], prefix: &str, means: &[f32]) -> Result<()> {
         for &v in params {
-            let name = session.graph.name(v).to_string();
+            let name = session.graph().name(v).to_string();
             let Some(own) = name.strip_prefix(prefix) else { continue };
-            let shape = session.graph.dims(v).to_vec();
+            let shape = session.graph().dims(v).to_vec();
             match self.given(own) {
                 Some((w, rest)) => match w.bind(rest)? {
                     Some(range) => bind(session, v, &w.file, range)?,

@@ -45,7 +45,7 @@ pub enum Source<'a> {
 impl Stored<'_> {
     /// A value of a session under its own name.
     pub fn of(session: &Session, v: Value) -> Stored<'_> {
-        let (name, shape) = (session.graph.name(v).into(), session.graph.dims(v).into());
+        let (name, shape) = (session.graph().name(v).into(), session.graph().dims(v).into());
         Stored { name, shape, source: Source::Session(session, v) }
     }
 

@@ -3,7 +3,7 @@ and layouts are ours first, so that a torchvision file and what was imported fro
 
 use super::foreign::Array;
 use super::import::Foreign;
-use super::names::Source;
+use super::names::NamedTensor;
 use super::strided::Strided;
 use crate::error::Result;
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use std::path::Path;
 
 /// One tensor of either file.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Row {
+pub struct TensorDiff {
     /// Under our name where it has one.
     pub name: String,
     pub what: Difference,
@@ -42,7 +42,7 @@ impl Difference {
 }
 
 /// Compares every tensor of both files, sorted by name.
-pub fn diff(a: impl AsRef<Path>, b: impl AsRef<Path>) -> Result<Vec<Row>> {
+pub fn diff(a: impl AsRef<Path>, b: impl AsRef<Path>) -> Result<Vec<TensorDiff>> {
     let (a, b) = (Foreign::open(a)?, Foreign::open(b)?);
     let (mine, theirs) = (by_name(&a), by_name(&b));
     let mut rows = vec![];
@@ -51,16 +51,16 @@ pub fn diff(a: impl AsRef<Path>, b: impl AsRef<Path>) -> Result<Vec<Row>> {
             Some(y) => compare((&a, *x), (&b, *y))?,
             None => Difference::OnlyFirst,
         };
-        rows.push(Row { name: name.to_string(), what });
+        rows.push(TensorDiff { name: name.to_string(), what });
     }
     let second = theirs.keys().filter(|n| !mine.contains_key(*n));
-    rows.extend(second.map(|n| Row { name: n.to_string(), what: Difference::OnlySecond }));
+    rows.extend(second.map(|n| TensorDiff { name: n.to_string(), what: Difference::OnlySecond }));
     rows.sort_by(|x, y| x.name.cmp(&y.name));
     Ok(rows)
 }
 
 /// An array of a file, and what it is called here.
-type Named<'a> = (&'a Array, &'a Source);
+type Named<'a> = (&'a Array, &'a NamedTensor);
 
 fn by_name(f: &Foreign) -> BTreeMap<&str, Named<'_>> {
     f.arrays().map(|(array, source)| (&source.ours[..], (array, source))).collect()

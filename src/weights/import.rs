@@ -3,10 +3,10 @@ tensor is seen in our layout ([`super::strided`]) and streamed out a few rows at
 file and a few megabytes. What is written has been looked at: every value is finite, every shape is the network's. */
 
 use super::LAYOUT;
-use super::foreign::{self, Archive, Array, Format, Place, zip};
+use super::foreign::{self, Archive, Array, Format, ArrayData, zip};
 use super::header::{self, shape as show};
 use super::mapping::Mapping;
-use super::names::{Kind, Lineage, Source, recognise, unwrapped};
+use super::names::{Recognised, Lineage, NamedTensor, recognise, unwrapped};
 use super::store::{Narrow, Store, What, scale_name};
 use super::strided::{Axes, Strided};
 use super::sums;
@@ -31,9 +31,9 @@ pub struct Foreign {
     /// The files of [`Archive::beside`].
     beside: Vec<Mapping>,
     archive: Archive,
-    kind: Kind,
+    kind: Recognised,
     /// In the writer's order.
-    sources: Vec<Source>,
+    sources: Vec<NamedTensor>,
     /// By the writer's name: bytes of the scales of 8-bit values ([`super::store`]).
     scales: BTreeMap<String, Range<usize>>,
 }
@@ -83,7 +83,7 @@ impl Foreign {
             Err(fault) => return Err(fault.error(path)),
         };
         for a in &archive.arrays {
-            if let Place::Beside(i, r) = &a.place
+            if let ArrayData::Beside(i, r) = &a.place
                 && r.end > beside[*i].bytes().len()
             {
                 let problem =
@@ -138,7 +138,7 @@ impl Foreign {
         self.archive.format
     }
 
-    pub fn kind(&self) -> &Kind {
+    pub fn kind(&self) -> &Recognised {
         &self.kind
     }
 
@@ -148,7 +148,7 @@ impl Foreign {
     }
 
     /// Every array as the writer named it, and under our name.
-    pub fn arrays(&self) -> impl ExactSizeIterator<Item = (&Array, &Source)> {
+    pub fn arrays(&self) -> impl ExactSizeIterator<Item = (&Array, &NamedTensor)> {
         self.archive.arrays.iter().zip(&self.sources)
     }
 
@@ -205,9 +205,9 @@ impl Foreign {
     fn bytes(&self, array: &Array) -> Result<Cow<'_, [u8]>> {
         let all = self.mapping.bytes();
         match &array.place {
-            Place::Mapped(r) => Ok(Cow::Borrowed(&all[r.clone()])),
-            Place::Beside(i, r) => Ok(Cow::Borrowed(&self.beside[*i].bytes()[r.clone()])),
-            Place::Packed(n, unpack) => match unpack(all).map_err(|f| f.error(self.path()))? {
+            ArrayData::Mapped(r) => Ok(Cow::Borrowed(&all[r.clone()])),
+            ArrayData::Beside(i, r) => Ok(Cow::Borrowed(&self.beside[*i].bytes()[r.clone()])),
+            ArrayData::Packed(n, unpack) => match unpack(all).map_err(|f| f.error(self.path()))? {
                 b if b.len() == *n => Ok(Cow::Owned(b)),
                 b => Err(Error::file(self.path(), format!("{} bytes unpacked, {n} announced", b.len()))
                     .at(format!("tensor `{}`", array.name))
@@ -216,7 +216,7 @@ impl Foreign {
         }
     }
 
-    fn find(&self, ours: &str) -> Result<(&Array, &Source)> {
+    fn find(&self, ours: &str) -> Result<(&Array, &NamedTensor)> {
         self.arrays().find(|a| a.1.ours == ours).ok_or_else(|| {
             Error::file(self.path(), format!("no tensor for parameter `{ours}`"))
                 .fix("`deep-affect weights inspect` lists what the file holds")
@@ -425,7 +425,7 @@ fn of_safetensors(header: header::Header, scales: &mut BTreeMap<String, Range<us
         name: t.name,
         dtype: t.dtype,
         shape: t.shape,
-        place: Place::Mapped(t.range),
+        place: ArrayData::Mapped(t.range),
     };
     Archive {
         format: Format::Safetensors,

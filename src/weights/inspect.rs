@@ -1,7 +1,7 @@
 /*! What is inside a weight file of any format, for people ([`inspect`]) and for programs ([`inspect_json`]). Every value
 is read: a file that passes has no damaged page, and its NaN are counted. */
 
-use super::foreign::{Array, Place};
+use super::foreign::{Array, ArrayData};
 use super::header::shape;
 use super::import::Foreign;
 use super::strided::Axes;
@@ -203,8 +203,8 @@ pub fn json(file: Foreign) -> Result<Value> {
         .zip(&r.stats)
         .map(|((t, ours), s)| {
             let begin = match &t.place {
-                Place::Mapped(r) => Some(r.start),
-                Place::Packed(..) | Place::Beside(..) => None,
+                ArrayData::Mapped(r) => Some(r.start),
+                ArrayData::Packed(..) | ArrayData::Beside(..) => None,
             };
             let value = |f: fn(&Stats) -> f64| s.filter(|s| s.finite > 0).map(|s| f(&s));
             json!({

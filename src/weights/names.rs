@@ -68,7 +68,7 @@ impl Lineage {
 
 /// What a file is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kind {
+pub struct Recognised {
     pub lineage: Lineage,
     /// `vgg11`, `vgg13`, `vgg16` or `vgg19`, from the number of convolutions in each block; `-bn` behind it with batch norm.
     pub network: Option<&'static str>,
@@ -78,7 +78,7 @@ pub struct Kind {
     pub trouble: Option<String>,
 }
 
-impl Kind {
+impl Recognised {
     /// For people: `torchvision vgg16, 1000 classes`.
     pub fn describe(&self) -> String {
         let who = self.lineage.name();
@@ -95,7 +95,7 @@ impl Kind {
 
 /// One tensor of the file under our name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
+pub struct NamedTensor {
     /// Without the tower: `conv1_1.weight`.
     pub ours: String,
     pub theirs: String,
@@ -107,8 +107,8 @@ pub struct Source {
 
 /// What the file is, and every tensor of it, `(name, shape)`, under our name. Tensors without one keep theirs and come as
 /// they are, so that nothing disappears silently: they turn up as extra when the file is matched to a network.
-pub fn recognise(tensors: &[(&str, &[usize])], metadata: &BTreeMap<String, String>) -> (Kind, Vec<Source>) {
-    let mut kind = Kind { lineage: Lineage::Unknown, network: None, classes: None, trouble: None };
+pub fn recognise(tensors: &[(&str, &[usize])], metadata: &BTreeMap<String, String>) -> (Recognised, Vec<NamedTensor>) {
+    let mut kind = Recognised { lineage: Lineage::Unknown, network: None, classes: None, trouble: None };
     match lineage(tensors, metadata) {
         Ok(l) => kind.lineage = l,
         Err(why) => kind.trouble = Some(why.into()),
@@ -117,13 +117,13 @@ pub fn recognise(tensors: &[(&str, &[usize])], metadata: &BTreeMap<String, Strin
         Lineage::Torchvision | Lineage::Timm => Layers { convs: features(tensors), dense: classifier(tensors) },
         _ => Layers::default(),
     };
-    let named = |(theirs, shape): &(&str, &[usize])| Source {
+    let named = |(theirs, shape): &(&str, &[usize])| NamedTensor {
         ours: our_name(kind.lineage, theirs, &layers).unwrap_or_else(|| theirs.to_string()),
         theirs: theirs.to_string(),
         shape: shape.to_vec(),
         axes: Axes::default(),
     };
-    let mut sources: Vec<Source> = tensors.iter().map(named).collect();
+    let mut sources: Vec<NamedTensor> = tensors.iter().map(named).collect();
     reorder(&mut sources, kind.lineage.layout());
     kind.network = network(&sources);
     let dense = sources.iter().filter(|s| s.ours.starts_with("fc") && s.ours.ends_with(".weight"));
@@ -365,7 +365,7 @@ fn tensorflow(name: &str) -> Option<String> {
 
 /// Shapes in our layout and the axes that lead there. A tensor whose shape makes no sense keeps it, and is reported as
 /// mis-shaped by the match.
-fn reorder(sources: &mut [Source], layout: Layout) {
+fn reorder(sources: &mut [NamedTensor], layout: Layout) {
     if layout == Layout::Krsc {
         return;
     }
@@ -409,7 +409,7 @@ fn reorder(sources: &mut [Source], layout: Layout) {
 }
 
 /// From the number of convolutions in each block.
-fn network(sources: &[Source]) -> Option<&'static str> {
+fn network(sources: &[NamedTensor]) -> Option<&'static str> {
     let mut blocks = BTreeMap::<&str, usize>::new();
     for s in sources {
         let layer = s.ours.strip_suffix(".weight").filter(|l| is_conv(l)).and_then(|n| n.strip_prefix("conv"));
@@ -458,7 +458,7 @@ pub(crate) mod tests {
         v
     }
 
-    fn ask(tensors: &[(String, Vec<usize>)], layout: &str) -> (Kind, BTreeMap<String, Source>) {
+    fn ask(tensors: &[(String, Vec<usize>)], layout: &str) -> (Recognised, BTreeMap<String, NamedTensor>) {
         let listed: Vec<(&str, &[usize])> = tensors.iter().map(|t| (&t.0[..], &t.1[..])).collect();
         let meta = match layout {
             "" => BTreeMap::new(),

@@ -5,7 +5,7 @@ use super::CLASSES;
 use super::declared;
 use super::file::WeightFile;
 use super::header::shape as show;
-use super::names::{Kind, Lineage, recognise};
+use super::names::{Recognised, Lineage, recognise};
 use crate::error::{Error, Result};
 use crate::preprocess::Preprocess;
 use rayon::prelude::*;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// A mapped file of ours.
 pub struct TowerWeights {
     pub file: Arc<WeightFile>,
-    pub kind: Kind,
+    pub kind: Recognised,
     preprocess: Result<Option<Preprocess>>,
     image: Result<Option<usize>>,
 }
@@ -105,7 +105,7 @@ impl TowerWeights {
 /// What of a network's parameters a file gives.
 pub struct Matched<'a> {
     path: &'a Path,
-    kind: &'a Kind,
+    kind: &'a Recognised,
     /// In the order they were wanted.
     pub found: Vec<String>,
     /// Name and shape, ours: to be drawn ([`super::init::draw`]) or refused.
@@ -133,7 +133,7 @@ const NAMED: usize = 8;
 impl<'a> Matched<'a> {
     pub fn new(
         path: &'a Path,
-        kind: &'a Kind,
+        kind: &'a Recognised,
         have: impl Iterator<Item = (String, Vec<usize>)>,
         wanted: &[(String, Vec<usize>)],
     ) -> Self {

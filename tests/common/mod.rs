@@ -240,13 +240,13 @@ pub fn steps(device: Box<dyn Device>, precision: Precision, replays: bool) -> Ve
     let sgd = optim::Sgd { form: optim::Form::Keras, nesterov: false, dampening: 0.0 };
     let mut net = Network::new(&task, 2, Method { precision, ..sgd.into() }, device).unwrap();
     let s = &mut net.session;
-    let params: Vec<Value> = s.graph.stored().collect();
+    let params: Vec<Value> = s.graph().stored().collect();
     task.prefixes().iter().for_each(|p| Initial::new(5, true).fill(s, &params, p, &[]).unwrap());
     let pixels = |n: usize| -> Vec<u8> {
         let mut rng = Rng::new(4, Stream::Test(0), 0);
         (0..n).map(|_| rng.below(256) as u8).collect()
     };
-    let numel = |s: &Session, v: Value| s.graph.ty(v).numel();
+    let numel = |s: &Session, v: Value| s.graph().ty(v).numel();
     net.x.iter().for_each(|x| s.write(*x, Data::U8(&pixels(numel(s, *x)))).unwrap());
     s.write(net.weight, Data::F32(&[1.0; 2])).unwrap();
     let mut all = vec![];

@@ -4,7 +4,7 @@ use super::{DEVICES, Way, bits, on_devices, open};
 use crate::common::*;
 use deep_affect::device::{Data, Session};
 use deep_affect::error::Result;
-use deep_affect::graph::{Description, Gpu, Io, Op};
+use deep_affect::graph::{Description, GpuCalls, Io, Op};
 use deep_affect::launch::{Code, Launch, Products};
 use deep_affect::ops::conv::{Dgrad, Fprop, FusedBackward, Wgrad, gpu};
 use deep_affect::ops::{Bound, Case, dense};
@@ -55,7 +55,7 @@ impl<O: Op> Op for Direct<O> {
     fn eval(&self, io: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         self.0.eval(io, ins, outs)
     }
-    fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, _: &Io) -> Vec<Launch> {
         let launches = if self.describe().name == "conv.fprop" { gpu::fprop } else { gpu::dgrad };
         launches(gpu, gpu::Form::Direct, &self.1, gpu::Epilogue::default())
     }

@@ -4,9 +4,9 @@
 
 use super::{common::*, launched};
 use deep_affect::device::Simulator;
-use deep_affect::device::gpu::{Driver, Step, Window};
+use deep_affect::device::gpu::{Driver, Span, Step};
 use deep_affect::graph::Op;
-use deep_affect::launch::gpu::{Call, Place};
+use deep_affect::launch::gpu::{Call, Location};
 use deep_affect::launch::{Arch, Choices, Products};
 use deep_affect::models::{Architecture, Config};
 use deep_affect::ops::activation::{Act, Activate, ActivateGrad, Relu, ReluGrad};
@@ -196,14 +196,14 @@ impl Laid {
         let places: Vec<usize> = ins.iter().chain(&outs).map(|v| v.0).collect();
         let mut end = bytes;
         let mut step = |call: &Call| {
-            let mut window = |o: &deep_affect::launch::gpu::Operand| {
+            let mut window = |o: &deep_affect::launch::gpu::CallOperand| {
                 let at = match o.place {
-                    Place::Value(v) => places[v.0 as usize],
-                    Place::Scratch(at) => bytes + at,
-                    Place::Counts(_) => unreachable!("nothing large is summed by its last block"),
+                    Location::Value(v) => places[v.0 as usize],
+                    Location::Scratch(at) => bytes + at,
+                    Location::Counts(_) => unreachable!("nothing large is summed by its last block"),
                 };
                 end = end.max(at + o.bytes);
-                Window { at, bytes: o.bytes, access: o.access, value: matches!(o.place, Place::Value(_)) }
+                Span { at, bytes: o.bytes, access: o.access, value: matches!(o.place, Location::Value(_)) }
             };
             let windows = call.operands.iter().map(|i| i.iter().map(&mut window).collect()).collect();
             Step { label: case.op.name().into(), call: call.clone(), windows }
@@ -214,7 +214,7 @@ impl Laid {
 
     fn load(&self, only: Option<Vec<u64>>) -> Simulator {
         let only = only.map(|blocks| &*blocks.leak());
-        let options = sim::Options { checks: true, only, ..sim::Options::default() };
+        let options = sim::RunOptions { checks: true, only, ..sim::RunOptions::default() };
         let mut sim = Simulator::new(Simulator::TARGET, options).unwrap();
         sim.load(self.bytes, vec![self.steps.clone()]).unwrap();
         sim

@@ -57,7 +57,7 @@ impl Way {
 
     /// On the simulator, blocks one after another in some order.
     fn in_order(self, order: Order) -> Box<dyn Device> {
-        let options = sim::Options { checks: true, order, ..sim::Options::default() };
+        let options = sim::RunOptions { checks: true, order, ..sim::RunOptions::default() };
         let sim = Simulator::new(Simulator::TARGET, options).unwrap();
         Box::new(Gpu::new(sim, Checks::Poison, Tiles::default()))
     }
@@ -226,7 +226,7 @@ fn grouped_equals_ungrouped_bit_for_bit() {
                 }
             }
             s.run(0)?;
-            let launches = s.device().launches(&s.graph, &s.plans[0])?.len();
+            let launches = s.device().launches(s.graph(), &s.plans()[0])?.len();
             Ok::<_, deep_affect::error::Error>((
                 launches,
                 outs.iter().map(|v| s.read64(*v)).collect::<Result<Vec<_>, _>>()?,

@@ -39,7 +39,7 @@ pub fn measure(
         timed.begin();
         session.profile(plan, &mut |p| timed.add(&p))?;
     }
-    let g = session.graph.clone();
+    let g = session.graph().clone();
     let roof = chosen.ceilings(&mut *session.into_device())?;
     let breakdown = timed.breakdown(&g, time.time_median_s, roof);
     record.ceilings = roof.map(Into::into);

@@ -7,12 +7,12 @@ use crate::cli::ranges::{MANY, whole};
 use crate::cli::reading::batch;
 use crate::cli::subject::{Run, Scale, Subject};
 use crate::device::gpu::OPTIONS;
-use crate::device::tuning::Table;
+use crate::device::tuning::TileTable;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::launch::choices::Tiles;
 use crate::launch::estimate::{Bound, Limits};
-use crate::launch::gpu::{Call, Operand, Place};
+use crate::launch::gpu::{Call, CallOperand, Location};
 use crate::launch::{Arch, Choices, Code, Cost};
 use crate::nvrtc::{self, Cache, Compiled, Target, Unit};
 use crate::plan::{Options, Pass, Plan, Scheduled};
@@ -113,7 +113,7 @@ impl Command {
         let (g, plans) = Plan::all(g, &want, Options { products: chosen.precision.products(), ..OPTIONS })?;
         let [multiprocessors, bandwidth] = [self.multiprocessors, self.bandwidth].map(|n| n as usize);
         let limits = Limits { multiprocessors, shared: nvrtc::shared_memory(self.arch), bandwidth };
-        let tiles = self.tiles.as_deref().map(Table::current).transpose()?.map_or_else(Tiles::default, Table::tiles);
+        let tiles = self.tiles.as_deref().map(TileTable::current).transpose()?.map_or_else(Tiles::default, TileTable::tiles);
         let choices = Choices { limits, tiles };
         // What is wanted first: the step, or the inference.
         let scheduled = plans[0].lower(&g, Arch::Gpu(&choices))?;
@@ -183,11 +183,11 @@ impl Command {
 /// blocks.
 fn with_scratch(mut cost: Cost, call: &Call) -> Cost {
     for operands in &call.operands {
-        let scratch = |o: &Operand| match o.place {
-            Place::Scratch(at) => Some((at, o.bytes)),
-            Place::Value(_) | Place::Counts(_) => None,
+        let scratch = |o: &CallOperand| match o.place {
+            Location::Scratch(at) => Some((at, o.bytes)),
+            Location::Value(_) | Location::Counts(_) => None,
         };
-        let counts = operands.iter().any(|o| matches!(o.place, Place::Counts(_)));
+        let counts = operands.iter().any(|o| matches!(o.place, Location::Counts(_)));
         // Each once: an operand may stand in the place of one that is not there.
         let all: BTreeMap<usize, usize> = operands.iter().filter_map(scratch).collect();
         let bytes = all.values().sum::<usize>() as f64;

@@ -7,7 +7,7 @@ use crate::cli::reading::batch;
 use crate::cli::subject::{Chosen, Run, Scale, Subject};
 use crate::cli::{Bar, Compute, output, stopped};
 use crate::device::GpuSpec;
-use crate::device::tuning::{Measured, Table};
+use crate::device::tuning::{MeasuredTile, TileTable};
 use crate::error::{Error, Result};
 use crate::launch::Code;
 use crate::launch::choices::{Product, Tiles};
@@ -56,7 +56,7 @@ struct Row {
     /// Of one run.
     launches: usize,
     #[serde(flatten)]
-    measured: Measured,
+    measured: MeasuredTile,
     rule: BTreeMap<String, i64>,
 }
 
@@ -83,7 +83,7 @@ impl Command {
                 .fix("use `--device cuda`; `deep-affect kernels launches` shows what the rule takes"));
         };
         // What was measured of other products stays.
-        let mut table = Table::of(&model)?.unwrap_or_else(|| Table::new(model.clone()));
+        let mut table = TileTable::of(&model)?.unwrap_or_else(|| TileTable::new(model.clone()));
         let mut tried: Vec<Tried> = vec![];
         let (bar, mut turn, mut turns) = (Bar::new(), 0, 1);
         while turn < turns {
@@ -132,7 +132,7 @@ impl Command {
         let first = tried.is_empty();
         // By launch: the product and the tile of it.
         let mut places = vec![];
-        for s in session.device().launches(&session.graph, &session.plans[plan])? {
+        for s in session.device().launches(session.graph(), &session.plans()[plan])? {
             let Code::Kernel(call) = &s.launch.code else { unreachable!("a GPU runs kernels") };
             let Some(product) = &call.product else {
                 places.push(None);
@@ -174,7 +174,7 @@ impl Tried {
         Row {
             product: self.product.to_string(),
             launches: self.launches,
-            measured: Measured {
+            measured: MeasuredTile {
                 tile: self.product.named(self.tiles[kept].0),
                 median_us: us[kept],
                 rule_us: us[self.rule],

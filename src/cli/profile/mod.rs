@@ -109,7 +109,7 @@ impl Command {
         let peak_memory_mib = peak_memory();
         let memory = session.device().memory();
         let [persistent, arena] = [memory.persistent, memory.arena].map(|b| b as f64 / (1 << 20) as f64);
-        let g = session.graph.clone();
+        let g = session.graph().clone();
         let after = chosen.ceilings(&mut *session.into_device())?;
         let roof = before.zip(after).map(|(a, b)| a.max(b));
         let total = median(&mut totals);

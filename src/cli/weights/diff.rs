@@ -3,7 +3,7 @@
 use crate::cli::output::{self, clean};
 use crate::error::Result;
 use crate::table::text_table;
-use crate::weights::diff::{Difference, Row, diff};
+use crate::weights::diff::{Difference, TensorDiff, diff};
 use crate::weights::header::shape;
 use clap::Args;
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ impl Command {
     pub fn run(self) -> Result<()> {
         let rows = diff(&self.first, &self.second)?;
         let equal = rows.iter().filter(|r| r.what.equal()).count();
-        let shown: Vec<&Row> = rows.iter().filter(|r| self.all || !r.what.equal()).collect();
+        let shown: Vec<&TensorDiff> = rows.iter().filter(|r| self.all || !r.what.equal()).collect();
         if self.json {
             let value = json!({
                 "first": self.first.display().to_string(),
@@ -43,7 +43,7 @@ impl Command {
     }
 }
 
-fn cells(row: &Row) -> Vec<String> {
+fn cells(row: &TensorDiff) -> Vec<String> {
     let mut cells = vec![clean(&row.name)];
     let (numbers, remark) = match &row.what {
         Difference::OnlyFirst => (None, "only in the first".into()),
@@ -60,7 +60,7 @@ fn cells(row: &Row) -> Vec<String> {
     cells
 }
 
-fn as_json(row: &Row) -> Value {
+fn as_json(row: &TensorDiff) -> Value {
     let mut value = match &row.what {
         Difference::OnlyFirst => json!({ "status": "only-first" }),
         Difference::OnlySecond => json!({ "status": "only-second" }),

@@ -3,7 +3,7 @@
 //! asked for.
 
 use super::records::{Record, Records, onto_nine, shown};
-use super::sets::Place;
+use super::sets::SetImport;
 use super::{Import, Scale, find};
 use crate::data::fields::{Dialect, delimiter_of, records};
 use crate::data::manifest::TARGETS;
@@ -47,11 +47,11 @@ struct Face {
 /// Gathers faces as records.
 struct Faces<'a> {
     records: Records,
-    place: &'a Place<'a>,
+    place: &'a SetImport<'a>,
 }
 
 impl<'a> Faces<'a> {
-    fn new(place: &'a Place, file: &Path) -> Self {
+    fn new(place: &'a SetImport, file: &Path) -> Self {
         let mut names = vec!["label", "split"];
         names.extend(BOX);
         let ratings = if place.from.rated { &TARGETS[..] } else { &[] };
@@ -98,7 +98,7 @@ fn expression(text: &str) -> Result<&'static str, String> {
 
 /// The tables of 2017: `subDirectory_filePath`, the box, 68 landmarks in one field, expression, valence, arousal. They have
 /// hundreds of megabytes, most of it landmarks, and are read row by row.
-pub fn tables(place: &Place) -> Result<Import> {
+pub fn tables(place: &SetImport) -> Result<Import> {
     let root = place.from.root;
     let mut files: Vec<PathBuf> = place.from.table.map(PathBuf::from).into_iter().collect();
     if files.is_empty() {
@@ -172,7 +172,7 @@ fn read(file: &Path, faces: &mut Faces) -> Result<()> {
 }
 
 /// The later form: `train_set` and `val_set`, each with `images/<id>.jpg` and `annotations/<id>_exp.npy`, `_val`, `_aro`.
-pub fn arrays(place: &Place) -> Result<Import> {
+pub fn arrays(place: &SetImport) -> Result<Import> {
     let root = place.from.root;
     let parts = [("train_set", "train"), ("val_set", "val"), ("", "")];
     let mut faces = Faces::new(place, root);

@@ -1,7 +1,7 @@
 //! Sets of labelled pictures: a folder for each label, the label in the file's name, lists, votes, probabilities.
 
 use super::records::{Record, Records};
-use super::sets::Place;
+use super::sets::SetImport;
 use super::sheet::{Keep, Rated, Sheet};
 use super::{Import, find, lines};
 use crate::data::table::{Table, TableOptions};
@@ -34,7 +34,7 @@ fn of_eight() -> String {
 }
 
 /// FI: the folder is the label. Lists beside the folders say which part of the split a picture is in.
-pub fn folders(place: &Place) -> Result<Import> {
+pub fn folders(place: &SetImport) -> Result<Import> {
     let mut parts = HashMap::new();
     for split in SPLITS {
         for file in find::files(place.from.root, &[&format!("{split}.json")])? {
@@ -54,7 +54,7 @@ pub fn folders(place: &Place) -> Result<Import> {
 }
 
 /// ArtPhoto: the label stands in the name, before the first `_`.
-pub fn names(place: &Place) -> Result<Import> {
+pub fn names(place: &SetImport) -> Result<Import> {
     let label = |path: &Path| mikels(path.file_name()?.to_str()?.split('_').next()?);
     let missing = format!("holds no picture whose name begins with an emotion and `_`: {}", of_eight());
     by_path(place, label, &HashMap::new(), &missing)
@@ -62,7 +62,7 @@ pub fn names(place: &Place) -> Result<Import> {
 
 /// Every picture whose path tells its label.
 fn by_path(
-    place: &Place,
+    place: &SetImport,
     label: impl Fn(&Path) -> Option<&'static str>,
     parts: &HashMap<String, &str>,
     missing: &str,
@@ -111,7 +111,7 @@ fn list(file: &Path) -> Result<Vec<Vec<String>>> {
 }
 
 /// EmoSet: a list for each part of the split, `[emotion, id, picture, annotation]`, without the id in older copies.
-pub fn lists(place: &Place) -> Result<Import> {
+pub fn lists(place: &SetImport) -> Result<Import> {
     let root = place.from.root;
     let mut records =
         Records { file: root.into(), extras: ["label", "split"].map(String::from).into(), ..Records::default() };
@@ -138,7 +138,7 @@ pub fn lists(place: &Place) -> Result<Import> {
 
 /// Abstract: votes for each emotion, all texts in single quotes. The label is the one with most votes; where two have as
 /// many there is none, and the picture is left out.
-pub fn votes(place: &Place) -> Result<Import> {
+pub fn votes(place: &SetImport) -> Result<Import> {
     let file = place.table(&["ABSTRACT_groundTruth.csv"])?;
     let options = TableOptions { quote: Some(b'\''), ragged: true, ..TableOptions::default() };
     let table = Table::read(&file, &options)?;
@@ -181,7 +181,7 @@ fn most(values: &[f64]) -> Result<usize, Vec<usize>> {
 
 /// Emotion6 and EmotionROI: ratings and seven probabilities under a header in brackets; the label is the most probable.
 /// EmotionROI adds its split.
-pub fn emotion6(place: &Place) -> Result<Import> {
+pub fn emotion6(place: &SetImport) -> Result<Import> {
     const LABELS: [&str; 7] = ["anger", "disgust", "fear", "joy", "sadness", "surprise", "neutral"];
     let file = place.table(&["ground_truth.txt"])?;
     let names = LABELS.map(|l| [format!("[{l}]"), l.to_string(), format!("p_{l}")]);

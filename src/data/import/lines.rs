@@ -1,7 +1,7 @@
 //! Text without a header: one number a line, or names and numbers.
 
 use super::records::{Record, Records, onto_nine, shown, spread_onto_nine};
-use super::sets::Place;
+use super::sets::SetImport;
 use super::{Import, Scale, find};
 use crate::data::manifest::TARGETS;
 use crate::data::table::missing;
@@ -11,7 +11,7 @@ use std::path::Path;
 
 /// Two files of one number a line; line n is about `n.jpg`. Joined by that number: a sorted listing is 1, 10, 100 …, and
 /// pairing it with lines 1, 2, 3 … gives every picture somebody else's rating.
-pub fn ied(place: &Place) -> Result<Import> {
+pub fn ied(place: &SetImport) -> Result<Import> {
     let root = place.from.root;
     let mut columns = Vec::new();
     for (name, scale) in TARGETS.iter().zip(place.scales) {
@@ -41,7 +41,7 @@ pub fn ied(place: &Place) -> Result<Import> {
 
 /// A file for each folder: `name valence arousal …`, or with SDs in parentheses, `name valence (sd) arousal (sd)`. Endings in
 /// the text are not those of the pictures.
-pub fn gaped(place: &Place) -> Result<Import> {
+pub fn gaped(place: &SetImport) -> Result<Import> {
     const FOLDERS: [&str; 6] = ["A", "H", "N", "P", "Sn", "Sp"];
     let root = place.from.root;
     let mut all: Option<Records> = None;

@@ -1,7 +1,7 @@
 //! EMOTIC: a row for every person in a picture. A picture is rated once here, so its persons are averaged.
 
 use super::records::{Record, Records};
-use super::sets::Place;
+use super::sets::SetImport;
 use super::sheet::rating;
 use super::{Import, find};
 use crate::data::manifest::TARGETS;
@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 /// Per part of the split a table with `Valence` and `Arousal`, or, as converted from `Annotations.mat`, with `Folder` and
 /// `Continuous_Labels`, which is `[valence, arousal, dominance]`.
-pub fn emotic(place: &Place) -> Result<Import> {
+pub fn emotic(place: &SetImport) -> Result<Import> {
     let extras = ["persons", "split"].map(String::from).into();
     let mut out = Records { targets: TARGETS.map(String::from).into(), extras, ..Records::default() };
     let (mut pictures, mut persons) = (HashMap::<String, usize>::new(), Vec::<usize>::new());
@@ -61,7 +61,7 @@ pub fn emotic(place: &Place) -> Result<Import> {
     out.find(place.search(place.from.root))
 }
 
-fn tables(place: &Place) -> Result<Vec<PathBuf>> {
+fn tables(place: &SetImport) -> Result<Vec<PathBuf>> {
     if let Some(table) = place.from.table {
         return Ok(vec![table.into()]);
     }

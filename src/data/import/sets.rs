@@ -28,7 +28,7 @@ enum How {
     /// One table of one row a picture.
     Table(Layout),
     /// Something else. Gets the set's scales.
-    Code(fn(&Place) -> Result<Import>),
+    Code(fn(&SetImport) -> Result<Import>),
 }
 
 /// One table, its folder and its columns.
@@ -41,13 +41,13 @@ struct Layout {
 }
 
 /// A set and where it lies.
-pub struct Place<'a> {
+pub struct SetImport<'a> {
     pub from: Unpacked<'a>,
     pub dataset: &'static str,
     pub scales: [Scale; 2],
 }
 
-impl<'a> Place<'a> {
+impl<'a> SetImport<'a> {
     /// The table: the user's, or the one that is there.
     pub fn table(&self, names: &[&str]) -> Result<PathBuf> {
         match self.from.table {
@@ -314,7 +314,7 @@ impl Set {
 
     /// Reads the set. Errors name the file that is missing, or the line that is wrong.
     pub fn import(&'static self, from: Unpacked) -> Result<Import> {
-        let place = Place { from, dataset: self.name, scales: self.scales().unwrap_or([(1.0, 9.0); 2]) };
+        let place = SetImport { from, dataset: self.name, scales: self.scales().unwrap_or([(1.0, 9.0); 2]) };
         match &self.how {
             How::Code(read) => read(&place),
             How::Table(layout) => layout.read(&place),
@@ -329,7 +329,7 @@ impl Set {
 }
 
 impl Layout {
-    fn read(&self, place: &Place) -> Result<Import> {
+    fn read(&self, place: &SetImport) -> Result<Import> {
         let file = place.table(self.tables)?;
         let find = self.columns.needs();
         let options = TableOptions { sheet: place.from.sheet, find: &find, ragged: true, ..TableOptions::default() };

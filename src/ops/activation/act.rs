@@ -3,7 +3,7 @@
 use super::erf::erfc;
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Node, Op, Value, host_launches, traffic};
 use crate::host::pointwise::{exp, map, map2};
 use crate::launch::gpu::{CudaStruct, Kernel};
 use crate::launch::{Cost, Launch, Simd};
@@ -263,7 +263,7 @@ impl Op for Activate {
     fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0].map(|dy| g.push1(ActivateGrad { act: self.act }, &[n.ins[0], dy]))])
     }
-    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
         let act = self.act;
         host_launches(self, io, group, 0, move |h| {
             let (x, y) = (h.input::<f32>(0), h.output::<f32>(0));
@@ -279,7 +279,7 @@ impl Op for Activate {
             }
         })
     }
-    fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, _: &Io) -> Vec<Launch> {
         let act = [self.act.index() as i64, DType::F32.code()];
         gpu.map(&ACTIVATE, &act, &[In(0), Out(0)], |n| self.act.numbers(n)).done()
     }
@@ -312,7 +312,7 @@ impl Op for ActivateGrad {
             *dx = self.act.slope(ins[0][i]) * ins[1][i];
         }
     }
-    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
         let act = self.act;
         host_launches(self, io, group, 0, move |h| {
             let (x, dy, dx) = (h.input::<f32>(0), h.input::<f32>(1), h.output::<f32>(0));
@@ -338,7 +338,7 @@ impl Op for ActivateGrad {
             }
         })
     }
-    fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, _: &Io) -> Vec<Launch> {
         let act = [self.act.index() as i64, DType::F32.code()];
         gpu.map(&ACTIVATE_GRAD, &act, &[In(0), In(1), Out(0)], |n| self.act.numbers(n)).done()
     }

@@ -10,7 +10,7 @@ pub use act::{Act, Activate, ActivateGrad};
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Node, Op, Value, host_launches, traffic};
 use crate::host::pointwise;
 use crate::launch::{Cost, Launch, Simd};
 use crate::shape::{DType, Type};
@@ -34,12 +34,12 @@ impl Op for Relu {
     fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0].map(|dy| g.push1(ReluGrad, &[n.outs[0], dy]))])
     }
-    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
         host_launches(self, io, group, 0, move |h| {
             pointwise::map(simd, h.input(0), h.output(0), |x| if x < 0.0 { 0.0 } else { x })
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         gpu.map(&ACTIVATE, &[RELU, io.ins[0].dtype.code()], &[In(0), Out(0)], Pointwise::plain).done()
     }
     fn counted(&self, _: &Io) -> usize {
@@ -74,13 +74,13 @@ impl Op for ReluGrad {
             *dx = positive(ins[1][i], ins[0][i]);
         }
     }
-    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
         host_launches(self, io, group, 0, move |h| {
             let masked = |y, dy| if y > 0.0 { dy } else { 0.0 };
             pointwise::map2(simd, h.input(0), h.input(1), h.output(0), masked)
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         gpu.map(&ACTIVATE_GRAD, &[RELU, io.ins[0].dtype.code()], &[In(0), In(1), Out(0)], Pointwise::plain).done()
     }
     fn counted(&self, _: &Io) -> usize {

@@ -1,7 +1,7 @@
 //! Kernels of the convolutions, and which one computes what.
 
 use crate::cuda_struct;
-use crate::graph::Gpu;
+use crate::graph::GpuCalls;
 use crate::graph::Operand::{In, Out};
 use crate::launch::gpu::{CudaStruct, Kernel, PLAIN};
 use crate::launch::{Launch, Products};
@@ -203,7 +203,7 @@ fn gcd(a: usize, b: usize) -> usize {
 }
 
 /// y = x * w and what comes after; inputs x, w and, with a bias, b.
-pub fn fprop(mut gpu: Gpu, form: Form, s: &ConvShape, end: Epilogue) -> Vec<Launch> {
+pub fn fprop(mut gpu: GpuCalls, form: Form, s: &ConvShape, end: Epilogue) -> Vec<Launch> {
     let operands = [In(0), In(1), bias_or_mask_operand(end.bias), Out(0), if end.index { Out(1) } else { In(0) }];
     let (args, pixels, vec) = (args(s, end, 0), s.n * s.p * s.q, vector(&[s.c]));
     let extents = [pixels, s.group_k(), width(s)];
@@ -228,7 +228,7 @@ pub fn fprop(mut gpu: Gpu, form: Form, s: &ConvShape, end: Epilogue) -> Vec<Laun
 }
 
 /// dx = the transpose of the convolution applied to dy, and what comes after; inputs dy, w and, with a bias or a mask, b or x.
-pub fn dgrad(mut gpu: Gpu, form: Form, s: &ConvShape, end: Epilogue) -> Vec<Launch> {
+pub fn dgrad(mut gpu: GpuCalls, form: Form, s: &ConvShape, end: Epilogue) -> Vec<Launch> {
     let third = bias_or_mask_operand(end.bias || end.mask);
     let operands = [In(0), In(1), third, Out(0)];
     let (args, pixels, vec) = (args(s, end, 0), s.n * s.h * s.w, vector(&[s.c]));
@@ -259,7 +259,7 @@ pub fn dgrad(mut gpu: Gpu, form: Form, s: &ConvShape, end: Epilogue) -> Vec<Laun
 }
 
 /// dw = correlation of x with dy and, with `bias`, db = the column sums of dy; operands x, dy.
-pub fn wgrad(mut gpu: Gpu, form: Form, s: &ConvShape, bias: bool) -> Vec<Launch> {
+pub fn wgrad(mut gpu: GpuCalls, form: Form, s: &ConvShape, bias: bool) -> Vec<Launch> {
     let (size, pixels, vec) = (s.k * width(s), s.n * s.p * s.q, vector(&[s.c]));
     let [direct, depthwise] = [size.div_ceil(256), s.c.div_ceil(32) * s.taps()[0] * s.taps()[1]];
     let (aligned, whole) = (aligned(s), [s.group_k(), width(s), pixels]);

@@ -15,7 +15,7 @@ use super::dropout;
 use super::fuse::{Rule, Stage, Uses, is, join};
 use super::pool::unpool;
 use crate::error::{Error, Result};
-use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Role, Value, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Node, Op, Role, Value, host_launches, traffic};
 use crate::host;
 use crate::launch::{Cost, Launch, Simd};
 use crate::shape::{ConvShape, Type, Window, storage};
@@ -185,14 +185,14 @@ impl Op for Fprop {
         let weights = g.push(Wgrad { shape, bias: self.bias }, &[n.ins[0], dy]);
         Ok([dx].into_iter().chain(weights).map(Some).collect())
     }
-    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
         let (op, s) = (*self, self.shape(&io.ins[0]).expect("checked by infer"));
         host_launches(self, io, group, 4 * host::conv::fprop_scratch(&s), move |h| {
             let bias = op.bias.then(|| h.input(2));
             host::conv::fprop(simd, &s, h.input(0), h.input(1), bias, op.relu, h.output(0), h.scratch())
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let s = self.shape(&io.ins[0]).expect("checked by infer");
         let end = Epilogue { bias: self.bias, relu: self.relu, ..Epilogue::default() };
         let form = Form::of(&s, io.ins[0].dtype, gpu.products());
@@ -275,7 +275,7 @@ impl Op for Dgrad {
         };
         Some(at.iter().map(one).collect())
     }
-    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
         let (s, fused) = (self.shape, self.fused);
         let full = if fused == FusedBackward::Pool { s.n * s.h * s.w * s.c } else { 0 };
         host_launches(self, io, group, 4 * (full + host::conv::dgrad_scratch(&s)), move |h| {
@@ -294,7 +294,7 @@ impl Op for Dgrad {
             }
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let (mask, pool) = (self.fused != FusedBackward::Nothing, self.fused == FusedBackward::Pool);
         let end = Epilogue { mask, pool, ..Epilogue::default() };
         let form = Form::of(&self.shape, io.ins[0].dtype, gpu.products());
@@ -364,7 +364,7 @@ impl Op for Wgrad {
         };
         Some(at.iter().map(sum).collect())
     }
-    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
         let (s, bias, rows) = (self.shape, self.bias, io.ins[1].pixels());
         let sums = if bias { host::column_sums_scratch(rows, s.k) } else { 0 };
         host_launches(self, io, group, 4 * sums.max(host::conv::wgrad_scratch(&s)), move |h| {
@@ -375,7 +375,7 @@ impl Op for Wgrad {
             }
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let form = Form::of(&self.shape, io.ins[0].dtype, gpu.products());
         gpu::wgrad(gpu, form, &self.shape, self.bias)
     }
@@ -456,14 +456,14 @@ impl Op for Transposed {
         }
         Ok(grads)
     }
-    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
         let (op, s) = (*self, self.shape(&io.ins[0]).expect("checked by infer"));
         host_launches(self, io, group, 4 * host::conv::dgrad_scratch(&s), move |h| {
             let bias = op.bias.then(|| h.input(2));
             host::conv::transposed(simd, &s, h.input(0), h.input(1), bias, op.relu, h.output(0), h.scratch())
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let s = self.shape(&io.ins[0]).expect("checked by infer");
         let end = Epilogue { bias: self.bias, relu: self.relu, ..Epilogue::default() };
         let form = Form::of(&s, io.ins[0].dtype, gpu.products());

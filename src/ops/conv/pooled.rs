@@ -3,7 +3,7 @@
 use super::Fprop;
 use super::gpu::{self, Epilogue, Form};
 use crate::error::{Error, Result};
-use crate::graph::{Description, Gpu, Graph, Io, Member, Op, Role, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Op, Role, host_launches, traffic};
 use crate::host;
 use crate::launch::{Cost, Launch, Simd};
 use crate::ops::activation::ReluGrad;
@@ -75,7 +75,7 @@ impl Op for Pooled {
         };
         at.iter().map(one).collect()
     }
-    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
         let (op, s) = (*self, self.shape(io));
         let full = s.n * s.p * s.q * s.k;
         host_launches(self, io, group, 4 * (full + host::conv::fprop_scratch(&s)), move |h| {
@@ -96,7 +96,7 @@ impl Op for Pooled {
             }
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let end = Epilogue { bias: self.conv.bias, relu: true, pool: true, index: self.index, ..Epilogue::default() };
         let s = self.shape(io);
         let form = Form::of(&s, self.storage, gpu.products());

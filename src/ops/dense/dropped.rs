@@ -2,7 +2,7 @@
 
 use super::Fprop;
 use crate::error::{Error, Result};
-use crate::graph::{Description, Gpu, Graph, Io, Member, Op, Role, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Op, Role, host_launches, traffic};
 use crate::host;
 use crate::launch::{Cost, Launch, Simd};
 use crate::ops::activation::ReluGrad;
@@ -41,7 +41,7 @@ impl Op for Dropped {
         outs[0].iter_mut().for_each(|y| *y = self.mask.ty.dtype.round(*y));
         self.mask.apply64(ins[last], &mut outs[0]);
     }
-    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
         let (op, n, i, o) = (*self, io.outs[0].dims()[0], io.ins[0].row(), io.outs[0].row());
         host_launches(self, io, group, 0, move |h| {
             let (y, bias) = (h.output::<f32>(0), op.dense.bias.then(|| h.input(2)));
@@ -51,7 +51,7 @@ impl Op for Dropped {
             op.mask.apply(h.input(2 + op.dense.bias as usize), y);
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let after = After { state: Some(io.ins.len() - 1), keep: self.mask.keep, ..After::NOTHING };
         self.dense.then(gpu, io, after)
     }

@@ -1,7 +1,7 @@
 //! Kernels of the dense layers, and which one computes what.
 
 use crate::cuda_struct;
-use crate::graph::Gpu;
+use crate::graph::GpuCalls;
 use crate::graph::Operand::{Counts, In, Out, Scratch, Update};
 use crate::launch::Launch;
 use crate::launch::estimate::Price;
@@ -107,7 +107,7 @@ pub(super) const KERNELS: &[&Kernel] =
 
 /// y = act(x w^T + b) and what comes `after`, x being stored as `from`; operands x, w and those. A value depends on its own row
 /// and on the widths, never on `rows`, but for what is drawn.
-pub(super) fn fprop(gpu: Gpu, from: DType, [rows, inputs, outputs]: [usize; 3], after: After) -> Vec<Launch> {
+pub(super) fn fprop(gpu: GpuCalls, from: DType, [rows, inputs, outputs]: [usize; 3], after: After) -> Vec<Launch> {
     let _ = [rows * inputs, rows * outputs].map(index);
     // Rows that a warp computes together, from one reading of its four columns of w.
     let together = [16, 4].into_iter().find(|n| *n <= rows).unwrap_or(1);
@@ -123,7 +123,7 @@ pub(super) fn fprop(gpu: Gpu, from: DType, [rows, inputs, outputs]: [usize; 3], 
 
 /// dx [rows,inputs] = dy w; operands dy, w. With `mask`, another operand x: over that, which dropout kept, where x is positive,
 /// else 0.
-pub(super) fn dgrad<'a>(mut gpu: Gpu<'a>, [rows, inputs, outputs]: [usize; 3], mask: Option<f32>) -> Vec<Launch> {
+pub(super) fn dgrad<'a>(mut gpu: GpuCalls<'a>, [rows, inputs, outputs]: [usize; 3], mask: Option<f32>) -> Vec<Launch> {
     let (extents, aligned) = ([rows, inputs, outputs], [inputs, outputs]);
     let cut = Cut::new(&mut gpu, &DGRAD, None, extents, &aligned, blocks(rows, inputs), true);
     cut.finished(gpu, &DGRAD, masked(mask))
@@ -135,7 +135,7 @@ fn masked(mask: Option<f32>) -> After {
 }
 
 /// dw [outputs,inputs] = dy^T x and, with `bias`, db [outputs] = the column sums of dy; operands x, dy.
-pub(super) fn wgrad(mut gpu: Gpu, [rows, inputs, outputs]: [usize; 3], bias: bool) -> Vec<Launch> {
+pub(super) fn wgrad(mut gpu: GpuCalls, [rows, inputs, outputs]: [usize; 3], bias: bool) -> Vec<Launch> {
     let (extents, aligned) = ([outputs, inputs, rows], [inputs, outputs]);
     let cut = Cut::new(&mut gpu, &WGRAD, None, extents, &aligned, blocks(outputs, inputs), false);
     let db = if bias { (Out(1), outputs) } else { NO_SUM };
@@ -147,7 +147,7 @@ pub(super) fn wgrad(mut gpu: Gpu, [rows, inputs, outputs]: [usize; 3], bias: boo
 
 /// [`fprop`] on tensor cores.
 pub(super) fn fprop_mma(
-    mut gpu: Gpu,
+    mut gpu: GpuCalls,
     factors: Factors,
     [rows, inputs, outputs]: [usize; 3],
     after: After,
@@ -160,7 +160,7 @@ pub(super) fn fprop_mma(
 
 /// [`dgrad`] on tensor cores.
 pub(super) fn dgrad_mma(
-    mut gpu: Gpu,
+    mut gpu: GpuCalls,
     factors: Factors,
     [rows, inputs, outputs]: [usize; 3],
     mask: Option<f32>,
@@ -172,7 +172,7 @@ pub(super) fn dgrad_mma(
 
 /// [`wgrad`] on tensor cores.
 pub(super) fn wgrad_mma(
-    mut gpu: Gpu,
+    mut gpu: GpuCalls,
     factors: Factors,
     [rows, inputs, outputs]: [usize; 3],
     bias: bool,
@@ -195,7 +195,7 @@ pub(super) fn one_part([rows, inputs, outputs]: [usize; 3]) -> bool {
 /// A step of w along dw = dy^T x, which is not written, and db as [`wgrad`] has it; operands w and v, with `copy` the copy,
 /// then x, dy and hyper. What [`one_part`] refuses does not come here.
 pub(super) fn update(
-    mut gpu: Gpu,
+    mut gpu: GpuCalls,
     factors: Option<Factors>,
     [rows, inputs, outputs]: [usize; 3],
     bias: bool,
@@ -243,7 +243,7 @@ impl Cut {
     /// `blocks` decides how many parts the sum has, whatever the tile, and `whole` says whether the kernel adds them
     /// ([`Cut::finished`]).
     fn new(
-        gpu: &mut Gpu,
+        gpu: &mut GpuCalls,
         kernel: &'static Kernel,
         factors: Option<Factors>,
         [m, n, depth]: [usize; 3],
@@ -271,7 +271,7 @@ impl Cut {
 
     /// Launches `kernel`, whose last blocks add the parts in order and make of output 0 what comes `after`
     /// (`kernels/finish.cuh`); operands 0 and 1 are multiplied.
-    fn finished(self, mut gpu: Gpu, kernel: &'static Kernel, after: After) -> Vec<Launch> {
+    fn finished(self, mut gpu: GpuCalls, kernel: &'static Kernel, after: After) -> Vec<Launch> {
         let Self { tile, grid, parts, args } = self;
         let sums = gpu.scratch(4 * parts * (args.m * args.n) as usize);
         let counts = gpu.counts(grid[0]);

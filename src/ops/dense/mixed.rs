@@ -2,7 +2,7 @@
 
 use super::{Fprop, gpu};
 use crate::error::{Error, Result};
-use crate::graph::{Description, Gpu, Graph, Io, Member, Op, Role, host_launches};
+use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Op, Role, host_launches};
 use crate::host;
 use crate::launch::{Cost, Launch, Simd};
 use crate::ops::cast::Cast;
@@ -45,7 +45,7 @@ impl Op for Mixed {
         self.dense.eval(io, ins, outs);
         outs[0].iter_mut().for_each(|y| *y = self.by.round(*y));
     }
-    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
         let (op, n, i, o) = (*self, io.outs[0].dims()[0], io.ins[0].row(), io.outs[0].row());
         host_launches(self, io, group, 0, move |h| {
             let (y, bias) = (h.output::<f32>(0), op.dense.bias.then(|| h.input(2)));
@@ -54,7 +54,7 @@ impl Op for Mixed {
             par::chunks_mut(y, |_, y| y.iter_mut().for_each(round));
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let to = (self.to != self.by).then_some(self.to);
         let (extents, after) = self.dense.lowered(io, After { to, ..After::NOTHING });
         match self.by {

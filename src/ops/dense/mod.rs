@@ -19,7 +19,7 @@ use super::tile;
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Role, Value, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Node, Op, Role, Value, host_launches, traffic};
 use crate::host;
 use crate::launch::{Cost, Launch, Simd};
 use crate::par;
@@ -80,14 +80,14 @@ impl Op for Fprop {
         let weights = g.push(Wgrad { bias: self.bias }, &[n.ins[0], dy]);
         Ok([dx].into_iter().chain(weights).map(Some).collect())
     }
-    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
         let (op, n, i, o) = (*self, io.outs[0].dims()[0], io.ins[0].row(), io.outs[0].row());
         host_launches(self, io, group, 0, move |h| {
             let bias = op.bias.then(|| h.input(2));
             host::dense::fprop(simd, n, i, o, h.input(0), h.input(1), bias, op.relu, h.output(0))
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         self.then(gpu, io, After::NOTHING)
     }
     fn cost(&self, io: &Io) -> Cost {
@@ -97,7 +97,7 @@ impl Op for Fprop {
 
 impl Fprop {
     /// Its launches with what comes `after`, besides bias and ReLU.
-    fn then(&self, gpu: Gpu, io: &Io, after: After) -> Vec<Launch> {
+    fn then(&self, gpu: GpuCalls, io: &Io, after: After) -> Vec<Launch> {
         let (extents, after) = self.lowered(io, after);
         match Factors::of(io.ins[0].dtype, gpu.products()) {
             Some(factors) => gpu::fprop_mma(gpu, factors, extents, after),
@@ -161,7 +161,7 @@ impl Op for Dgrad {
         };
         Some(at.iter().map(one).collect())
     }
-    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
         let (op, n, i, o) = (*self, self.x.dims()[0], self.x.row(), io.ins[0].row());
         host_launches(self, io, group, 0, move |h| {
             let dx = h.output(0);
@@ -173,7 +173,7 @@ impl Op for Dgrad {
             }
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let extents = [self.x.dims()[0], self.x.row(), io.ins[0].row()];
         match Factors::of(io.ins[0].dtype, gpu.products()) {
             Some(factors) => gpu::dgrad_mma(gpu, factors, extents, self.mask),
@@ -228,7 +228,7 @@ impl Op for Wgrad {
         let product = |n: usize, o: usize, i: usize| ins[1][n * out + o] as f64 * ins[0][n * width + i] as f64;
         Some(at.iter().map(|at| (0..rows).map(|n| product(n, at / width, at % width)).sum()).collect())
     }
-    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
         let (bias, n, i, o) = (self.bias, io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row());
         let scratch = if bias { host::column_sums_scratch(n, o) } else { 0 };
         host_launches(self, io, group, 4 * scratch, move |h| {
@@ -238,7 +238,7 @@ impl Op for Wgrad {
             }
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let extents = [io.ins[0].dims()[0], io.ins[0].row(), io.ins[1].row()];
         match Factors::of(io.ins[0].dtype, gpu.products()) {
             Some(factors) => gpu::wgrad_mma(gpu, factors, extents, self.bias),
@@ -273,14 +273,14 @@ impl Op for BiasGrad {
     fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         column_sums(ins[0], &mut outs[0]);
     }
-    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
         let k = io.outs[0].numel();
         let rows = io.ins[0].numel() / k;
         host_launches(self, io, group, 4 * host::column_sums_scratch(rows, k), move |h| {
             host::column_sums(simd, rows, k, h.input(0), h.output(0), h.scratch())
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let k = io.outs[0].numel();
         tile::column_sums(gpu, In(0), Out(0), io.ins[0].numel() / k, k).done()
     }

@@ -2,7 +2,7 @@
 
 use super::{Wgrad, flops, gpu};
 use crate::error::{Error, Result};
-use crate::graph::{Description, Gpu, Graph, Io, Member, Op, Role, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Op, Role, host_launches, traffic};
 use crate::host;
 use crate::launch::{Cost, Launch, Simd};
 use crate::ops::fuse::Uses;
@@ -72,7 +72,7 @@ impl Op for Update {
         update.eval(io, &parts[..4 + self.copy as usize], &mut outs[..n]);
         outs.iter_mut().skip(n).zip(gradients.into_iter().skip(1)).for_each(|(out, db)| *out = db);
     }
-    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
         let (op, n, [rows, i, o]) = (*self, self.updated(), self.extents(io.ins));
         let sums = if op.wgrad.bias { host::column_sums_scratch(rows, o) } else { 0 };
         host_launches(self, io, group, 4 * (i * o + sums), move |h| {
@@ -89,7 +89,7 @@ impl Op for Update {
             }
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let factors = Factors::of(io.ins[self.updated()].dtype, gpu.products());
         gpu::update(gpu, factors, self.extents(io.ins), self.wgrad.bias, (self.sgd, self.copy))
     }

@@ -3,7 +3,7 @@
 use super::{Reduction, rows, scalar};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{self, In, Out};
-use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Node, Op, Value, host_launches, traffic};
 use crate::launch::gpu::{Access, CudaStruct, Kernel, count};
 use crate::launch::{Cost, Launch, Simd};
 use crate::ops::{Bound, Case, Draw, softmax};
@@ -173,7 +173,7 @@ impl Op for CrossEntropy {
         });
         Ok(d)
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let (op, classes, soft, weighted) = (*self, io.ins[0].row(), io.ins[1] == io.ins[0], io.ins.len() == 4);
         host_launches(self, io, group, 0, move |h| {
             let (x, w, class) = (h.input::<f32>(0), h.input::<f32>(2), weighted.then(|| h.input::<f32>(3)));
@@ -183,7 +183,7 @@ impl Op for CrossEntropy {
             };
         })
     }
-    fn gpu(&self, mut gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, mut gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let (rows, weighted) = (io.ins[0].dims()[0], io.ins.len() == 4);
         let (args, class) = (self.numbers(io, weighted), In(if weighted { 3 } else { 2 }));
         let parts = gpu.scratch(2 * 8 * rows);
@@ -244,7 +244,7 @@ impl Op for CrossEntropyGrad {
             batch.slopes(n, factor, |k, d| dx[k] = d);
         }
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let (op, classes, soft, weighted) = (self.forward, io.ins[0].row(), io.ins[1] == io.ins[0], io.ins.len() == 5);
         host_launches(self, io, group, 0, move |h| {
             let (x, w, class) = (h.input::<f32>(0), h.input::<f32>(2), weighted.then(|| h.input::<f32>(4)));
@@ -255,7 +255,7 @@ impl Op for CrossEntropyGrad {
             }
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let (rows, weighted) = (io.ins[0].dims()[0], io.ins.len() == 5);
         let (args, class) = (self.forward.numbers(io, weighted), In(if weighted { 4 } else { 2 }));
         let operands = [In(0), In(1), In(2), class, In(3), Out(0)];

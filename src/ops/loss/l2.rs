@@ -3,7 +3,7 @@
 use super::scalar;
 use crate::error::{Error, Result};
 use crate::graph::Operand::{self, In, Out};
-use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Node, Op, Value, host_launches, traffic};
 use crate::host::pointwise;
 use crate::launch::gpu::{Access, CudaStruct, Kernel, count};
 use crate::launch::{Cost, Launch, Simd};
@@ -37,7 +37,7 @@ fn square(lambda: f32, w: &[f32]) -> f64 {
 }
 
 /// The launches of a sum over weights, which are the inputs.
-fn squares(mut gpu: Gpu, io: &Io, lambdas: &[f32]) -> Vec<Launch> {
+fn squares(mut gpu: GpuCalls, io: &Io, lambdas: &[f32]) -> Vec<Launch> {
     let mut args = Squares { count: lambdas.len() as u32, n: [0; WEIGHTS], end: [0; WEIGHTS], lambda: [0.0; WEIGHTS] };
     let mut blocks = 0;
     for (s, (w, lambda)) in io.ins.iter().zip(lambdas).enumerate() {
@@ -71,11 +71,11 @@ impl Op for L2 {
     fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0].map(|dy| g.push1(L2Grad { lambda: self.lambda }, &[n.ins[0], dy]))])
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let lambda = self.lambda;
         host_launches(self, io, group, 0, move |h| h.output::<f32>(0)[0] = square(lambda, h.input(0)) as f32)
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         squares(gpu, io, &[self.lambda])
     }
     fn cost(&self, io: &Io) -> Cost {
@@ -104,14 +104,14 @@ impl Op for L2Sum {
         let square = |(w, lambda): (&&[f64], &f32)| *lambda as f64 * w.iter().map(|w| w * w).sum::<f64>();
         outs[0][0] = ins.iter().zip(&self.lambdas).map(square).sum();
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let lambdas = self.lambdas.clone();
         host_launches(self, io, group, 0, move |h| {
             let each = lambdas.iter().enumerate().map(|(i, &lambda)| square(lambda, h.input(i)) as f32);
             h.output::<f32>(0)[0] = each.reduce(|a, b| a + b).expect("checked by infer");
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         squares(gpu, io, &self.lambdas)
     }
     fn cost(&self, io: &Io) -> Cost {
@@ -137,14 +137,14 @@ impl Op for L2Grad {
         let factor = 2.0 * self.lambda as f64 * ins[1][0];
         outs[0].iter_mut().zip(ins[0]).for_each(|(dw, w)| *dw = factor * w);
     }
-    fn host(&self, io: &Io, group: &[Member], simd: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
         let lambda = self.lambda;
         host_launches(self, io, group, 0, move |h| {
             let factor = 2.0 * lambda * h.input::<f32>(1)[0];
             pointwise::map(simd, h.input(0), h.output(0), |w| factor * w)
         })
     }
-    fn gpu(&self, gpu: Gpu, _: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, _: &Io) -> Vec<Launch> {
         let args = |n| Scalar { n, by: self.lambda };
         gpu.map(&L2_GRAD, &[], &[In(0), In(1), Out(0)], args).done()
     }

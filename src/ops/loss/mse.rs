@@ -3,7 +3,7 @@
 use super::{Reduction, rows, scalar, sum64};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Description, Gpu, Graph, Io, Kind, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Graph, Io, Kind, Instance, Node, Op, Value, host_launches, traffic};
 use crate::launch::gpu::{CudaStruct, Divisor, Kernel, count};
 use crate::launch::{Cost, Launch, Operands, Simd};
 use crate::ops::arith::{Fill, Mul};
@@ -53,11 +53,11 @@ impl Op for Mse {
         let [x, t, w] = n.ins[..] else { unreachable!("checked by infer") };
         Ok(vec![dy[0].map(|dy| g.push1(MseGrad { reduction: self.reduction }, &[x, t, w, dy])), None, None])
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let (op, d) = (*self, io.ins[0].row());
         host_launches(self, io, group, 0, move |h| op.loss(h, d))
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let args = SquaredError::new(self.reduction, &io.ins[0]);
         gpu.call(&MSE, &[], [1, 1], &[In(0), In(1), In(2), Out(0)], args).done()
     }
@@ -97,11 +97,11 @@ impl Op for MseGrad {
             *dx = factor * ins[2][i / d] * (ins[0][i] - ins[1][i]);
         }
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let (op, d) = (*self, io.ins[0].row());
         host_launches(self, io, group, 0, move |h| op.gradient(h, d, h.input::<f32>(3)[0], h.output(0)))
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let args = SquaredError::new(self.reduction, &io.ins[0]);
         let operands = [In(0), In(1), In(2), In(3), Out(0)];
         gpu.each(&MSE_GRAD, &[], io.ins[0].numel(), &operands, args).done()
@@ -140,7 +140,7 @@ impl Op for MseBoth {
         let dy = if self.scaled { ins[3] } else { &[1.0] };
         MseGrad { reduction: self.reduction }.eval(io, &[ins[0], ins[1], ins[2], dy], dx);
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let (op, d) = (*self, io.ins[0].row());
         host_launches(self, io, group, 0, move |h| {
             Mse { reduction: op.reduction }.loss(h, d);
@@ -148,7 +148,7 @@ impl Op for MseBoth {
             MseGrad { reduction: op.reduction }.gradient(h, d, dy, h.output(1));
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let args = SquaredError { scaled: self.scaled as u32, ..SquaredError::new(self.reduction, &io.ins[0]) };
         let operands = [In(0), In(1), In(2), In(if self.scaled { 3 } else { 0 }), Out(0), Out(1)];
         gpu.call(&MSE_BOTH, &[], [1, 1], &operands, args).done()

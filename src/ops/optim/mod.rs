@@ -10,7 +10,7 @@ use super::fuse::{Rule, Stage};
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{self, In, Out};
-use crate::graph::{Description, Gpu, Io, Member, Op, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Io, Instance, Op, host_launches, traffic};
 use crate::launch::gpu::{Count, CudaStruct, Kernel, STORED, count};
 use crate::launch::{Cost, Launch, Simd};
 use crate::par;
@@ -121,7 +121,7 @@ impl Step {
     }
 
     /// The routine of `op`.
-    fn host(self, op: &dyn Op, io: &Io, group: &[Member]) -> Vec<Launch> {
+    fn host(self, op: &dyn Op, io: &Io, group: &[Instance]) -> Vec<Launch> {
         host_launches(op, io, group, 0, move |h| {
             let hyper: [f32; 4] = h.input(self.hyper).try_into().expect("checked by infer");
             let by = self.by.map_or(1.0, |by| h.input::<f32>(by)[0]);
@@ -145,7 +145,7 @@ impl Step {
     }
 
     /// The kernel. Where there is no parameter, no copy, no scale or no penalty, anything stands in its place.
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let mut args = Descent { scaled: self.by.is_some() as u32, ..self.sgd.numbers() };
         let (mut blocks, mut storage, mut operands) = (0, DType::F32, vec![]);
         for (i, s) in self.segments.iter().enumerate() {
@@ -206,10 +206,10 @@ impl Op for Sgd {
     fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         self.step().eval(ins, outs)
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         self.step().host(self, io, group)
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         self.step().gpu(gpu, io)
     }
     fn cost(&self, io: &Io) -> Cost {
@@ -257,10 +257,10 @@ impl Op for Update {
     fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         self.step().eval(ins, outs)
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         self.step().host(self, io, group)
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         self.step().gpu(gpu, io)
     }
     fn cost(&self, io: &Io) -> Cost {
@@ -295,7 +295,7 @@ impl Op for Unscale {
         let finite = ins[1..].iter().all(|g| g.iter().all(|g| g.is_finite()));
         outs[0][0] = if finite { 1.0 / ins[0][0] } else { 0.0 };
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let grads = io.ins.len();
         host_launches(self, io, group, 0, move |h| {
             // A sum of products with zero is zero, or NaN.
@@ -303,7 +303,7 @@ impl Op for Unscale {
             h.output::<f32>(0)[0] = if (1..grads).all(finite) { 1.0 / h.input::<f32>(0)[0] } else { 0.0 };
         })
     }
-    fn gpu(&self, mut gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, mut gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         gpu = gpu.call(&BEGIN_UNSCALE, &[], [1, 1], &[In(0), Out(0)], Count { n: 1 });
         for (i, g) in io.ins.iter().enumerate().skip(1) {
             let n = count(g.numel());

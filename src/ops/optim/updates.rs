@@ -2,7 +2,7 @@
 
 use super::{SEGMENTS, Segment, Sgd, Step, Update};
 use crate::error::{Error, Result};
-use crate::graph::{Description, Gpu, Graph, Io, Member, Op, Value};
+use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Op, Value};
 use crate::launch::{Cost, Launch, Simd};
 use crate::ops::arith::Add;
 use crate::ops::fuse::{Uses, is};
@@ -93,10 +93,10 @@ impl Op for Updates {
     fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         self.step().eval(ins, outs)
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         self.step().host(self, io, group)
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         self.step().gpu(gpu, io)
     }
     fn cost(&self, io: &Io) -> Cost {

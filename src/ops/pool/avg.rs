@@ -4,7 +4,7 @@ use super::super::{Bound, Case};
 use super::{counted, nhwc, pooled};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Node, Op, Value, host_launches, traffic};
 use crate::launch::gpu::{CudaStruct, Divisor, Kernel, VECTOR_STORED, count, vector};
 use crate::launch::{Cost, Launch, Simd};
 use crate::par;
@@ -141,7 +141,7 @@ impl Op for AvgPool {
         let x = g.ty(n.ins[0]);
         Ok(vec![dy[0].map(|dy| g.push1(AvgPoolGrad { over: self.over, x }, &[dy]))])
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let (over, [_, h, w, c], [n, p, q, _]) = (self.over, nhwc(&io.ins[0]).unwrap(), self.over.npqc(&io.ins[0]));
         let work = io.ins[0].row() / p + q * c;
         host_launches(self, io, group, 0, move |call| {
@@ -163,7 +163,7 @@ impl Op for AvgPool {
             })
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let v = vector(&[io.ins[0].channels()]);
         let args = self.over.numbers(&io.ins[0], &io.outs[0], v);
         gpu.each(&AVGPOOL, &[v as i64, io.ins[0].dtype.code()], args.n as usize, &[In(0), Out(0)], args).done()
@@ -210,7 +210,7 @@ impl Op for AvgPoolGrad {
             }
         }
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let (over, [n, h, w, c], [_, p, q, _]) = (self.over, nhwc(&self.x).unwrap(), self.over.npqc(&self.x));
         host_launches(self, io, group, 0, move |call| {
             let dy = call.input::<f32>(0);
@@ -237,7 +237,7 @@ impl Op for AvgPoolGrad {
             })
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let v = vector(&[self.x.channels()]);
         let args = self.over.numbers(&self.x, &self.x, v);
         gpu.each(&AVGPOOL_GRAD, &[v as i64, io.ins[0].dtype.code()], args.n as usize, &[In(0), Out(0)], args).done()

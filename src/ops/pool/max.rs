@@ -4,7 +4,7 @@ use super::super::{Bound, Case, Draw};
 use super::{counted, nhwc, pooled};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Node, Op, Value, host_launches, traffic};
 use crate::launch::gpu::{CudaStruct, Divisor, Kernel, VECTOR_STORED, count, vector};
 use crate::launch::{Cost, Launch, Simd};
 use crate::par;
@@ -92,7 +92,7 @@ impl Op for MaxPool {
     fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0].map(|dy| g.push1(MaxPoolGrad { window: self.window }, &[n.ins[0], dy]))])
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let (win, [n, h, w, c], [_, p, q, _]) = (self.window, nhwc(&io.ins[0]).unwrap(), nhwc(&io.outs[0]).unwrap());
         host_launches(self, io, group, 0, move |call| {
             let x = call.input::<f32>(0);
@@ -114,7 +114,7 @@ impl Op for MaxPool {
             })
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let (x, y, v) = (&io.ins[0], &io.outs[0], vector(&[io.ins[0].channels()]));
         let args = MaxWindow::new(&self.window, x, y, y, v);
         gpu.each(&MAXPOOL, &[v as i64, io.ins[0].dtype.code()], args.n as usize, &[In(0), Out(0)], args).done()
@@ -161,7 +161,7 @@ impl Op for MaxPoolGrad {
             }
         }
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let g = Geometry { win: self.window, x: nhwc(&io.ins[0]).unwrap(), y: nhwc(&io.ins[1]).unwrap() };
         let ([_, h, w, c], row) = (g.x, g.x[2] * g.x[3]);
         let (stride, span) = (self.window.stride[0], self.window.dilation[0] * (self.window.size[0] - 1) + 1);
@@ -181,7 +181,7 @@ impl Op for MaxPoolGrad {
             })
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let (x, dy, v) = (&io.ins[0], &io.ins[1], vector(&[io.ins[0].channels()]));
         let args = MaxWindow::new(&self.window, x, dy, x, v);
         let operands = [In(0), In(1), Out(0)];

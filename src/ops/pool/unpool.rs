@@ -8,7 +8,7 @@ use super::super::{Bound, Case};
 use super::nhwc;
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Description, Gpu, Io, Member, Op, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Io, Instance, Op, host_launches, traffic};
 use crate::launch::gpu::{CudaStruct, Divisor, Kernel, STORED, count};
 use crate::launch::{Cost, Launch, Simd};
 use crate::par;
@@ -111,11 +111,11 @@ impl Op for Unpool {
         let each = |(at, dz): (usize, &mut f64)| *dz = unpooled(ins[0], |i| ins[1][i] as u8, ins[2], [q, k], at);
         outs[0].iter_mut().enumerate().for_each(each);
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let [_, _, q, k] = nhwc(&io.ins[0]).expect("checked by infer");
         host_launches(self, io, group, 0, move |h| run(h.input(0), h.input(1), h.input(2), [q, k], h.output(0)))
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let [_, _, q, k] = nhwc(&io.ins[0]).expect("checked by infer");
         let args = Quads { n: count(io.ins[0].numel() / 4), c: Divisor::new(k / 4), q: Divisor::new(q) };
         let (storage, operands) = ([io.ins[0].dtype.code()], [In(0), In(1), In(2), Out(0)]);

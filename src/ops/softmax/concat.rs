@@ -5,7 +5,7 @@ use super::{grad_row, grad_row64, row, row64};
 use crate::cuda_struct;
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Operand, Value, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Node, Op, Operand, Value, host_launches, traffic};
 use crate::launch::gpu::{CudaStruct, Kernel, count};
 use crate::launch::{Cost, Launch, Simd};
 use crate::ops::fuse::{Uses, is};
@@ -75,7 +75,7 @@ impl Op for SoftmaxConcat {
         let parts = places(&g.io(n).0);
         Ok(g.push(SoftmaxConcatGrad { parts }, &[n.outs[0], dy]).into_iter().map(Some).collect())
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let (n, width, parts) = (io.outs[0].dims()[0], io.outs[0].row(), places(io.ins));
         host_launches(self, io, group, 0, move |h| {
             par::rows_mut(h.output::<f32>(0), width, n, |i, y| {
@@ -85,7 +85,7 @@ impl Op for SoftmaxConcat {
             })
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let (parts, grid) = (places(io.ins), [io.outs[0].dims()[0], io.ins.len()]);
         let [a, b, c, d] = operands(parts.len(), In);
         gpu.call(&CONCAT, &[], grid, &[a, b, c, d, Out(0)], Beside::new(io.outs[0].row(), &parts)).done()
@@ -123,7 +123,7 @@ impl Op for SoftmaxConcatGrad {
             }
         }
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let (n, width, parts) = (io.ins[0].dims()[0], io.ins[0].row(), self.parts.clone());
         host_launches(self, io, group, 0, move |h| {
             for (p, &(from, c)) in parts.iter().enumerate() {
@@ -134,7 +134,7 @@ impl Op for SoftmaxConcatGrad {
             }
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let [a, b, c, d] = operands(self.parts.len(), Out);
         let (args, grid) = (Beside::new(io.ins[0].row(), &self.parts), [io.ins[0].dims()[0], self.parts.len()]);
         gpu.call(&CONCAT_GRAD, &[], grid, &[In(0), In(1), a, b, c, d], args).done()

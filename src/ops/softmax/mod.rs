@@ -8,7 +8,7 @@ use super::fuse::{Rule, Stage};
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Description, Gpu, Graph, Io, Member, Node, Op, Operand, Role, Value, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Node, Op, Operand, Role, Value, host_launches, traffic};
 use crate::launch::gpu::{CudaStruct, Kernel, count};
 use crate::launch::{Cost, Launch, Simd};
 use crate::par;
@@ -25,7 +25,7 @@ static LOG_SOFTMAX: Kernel = Kernel::new("softmax.cu", "log_softmax", 2, Rows::T
 static LOG_SOFTMAX_GRAD: Kernel = Kernel::new("softmax.cu", "log_softmax_grad", 3, Rows::TEXT);
 
 /// One launch of a block for each row of x.
-fn by_rows(gpu: Gpu, kernel: &'static Kernel, operands: &[Operand], x: &Type) -> Vec<Launch> {
+fn by_rows(gpu: GpuCalls, kernel: &'static Kernel, operands: &[Operand], x: &Type) -> Vec<Launch> {
     gpu.call(kernel, &[], [x.dims()[0], 1], operands, Rows { c: count(x.row()) }).done()
 }
 
@@ -81,14 +81,14 @@ impl Op for Softmax {
     fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0].map(|dy| g.push1(SoftmaxGrad, &[n.outs[0], dy]))])
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let (n, c) = (io.ins[0].dims()[0], io.ins[0].row());
         host_launches(self, io, group, 0, move |h| {
             let x = h.input::<f32>(0);
             par::rows_mut(h.output::<f32>(0), c, n, |i, y| row(&x[i * c..][..c], y))
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         by_rows(gpu, &SOFTMAX, &[In(0), Out(0)], &io.ins[0])
     }
     fn cost(&self, io: &Io) -> Cost {
@@ -125,14 +125,14 @@ impl Op for SoftmaxGrad {
             grad_row64(&ins[0][i * c..][..c], &ins[1][i * c..][..c], dx);
         }
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let (n, c) = (io.ins[0].dims()[0], io.ins[0].row());
         host_launches(self, io, group, 0, move |h| {
             let (y, dy) = (h.input::<f32>(0), h.input::<f32>(1));
             par::rows_mut(h.output::<f32>(0), c, n, |i, dx| grad_row(&y[i * c..][..c], &dy[i * c..][..c], dx))
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         by_rows(gpu, &SOFTMAX_GRAD, &[In(0), In(1), Out(0)], &io.ins[0])
     }
     fn cost(&self, io: &Io) -> Cost {
@@ -161,7 +161,7 @@ impl Op for LogSoftmax {
     fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0].map(|dy| g.push1(LogSoftmaxGrad, &[n.outs[0], dy]))])
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let (n, c) = (io.ins[0].dims()[0], io.ins[0].row());
         host_launches(self, io, group, 0, move |h| {
             let x = h.input::<f32>(0);
@@ -172,7 +172,7 @@ impl Op for LogSoftmax {
             })
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         by_rows(gpu, &LOG_SOFTMAX, &[In(0), Out(0)], &io.ins[0])
     }
     fn cost(&self, io: &Io) -> Cost {
@@ -199,7 +199,7 @@ impl Op for LogSoftmaxGrad {
             dx.iter_mut().enumerate().for_each(|(j, dx)| *dx = dy[j] - y[j].exp() * sum);
         }
     }
-    fn host(&self, io: &Io, group: &[Member], _: Simd) -> Vec<Launch> {
+    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let (n, c) = (io.ins[0].dims()[0], io.ins[0].row());
         host_launches(self, io, group, 0, move |h| {
             let (y, dy) = (h.input::<f32>(0), h.input::<f32>(1));
@@ -212,7 +212,7 @@ impl Op for LogSoftmaxGrad {
             })
         })
     }
-    fn gpu(&self, gpu: Gpu, io: &Io) -> Vec<Launch> {
+    fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         by_rows(gpu, &LOG_SOFTMAX_GRAD, &[In(0), In(1), Out(0)], &io.ins[0])
     }
     fn cost(&self, io: &Io) -> Cost {

@@ -3,7 +3,7 @@
 use super::Line;
 use crate::error::Result;
 use crate::sim::lanes::Args;
-use crate::sim::program::{Exec, Type};
+use crate::sim::program::{Exec, PtxType};
 
 /// What a warp does at a block barrier. Arguments: a (number), b (threads), d and c (result and predicate).
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +36,7 @@ pub fn decode(l: &mut Line) -> Result<bool> {
     if l.take("warp") {
         l.take("sync");
         l.expect(1)?;
-        let e = l.src(0, Type::B32)?;
+        let e = l.src(0, PtxType::B32)?;
         return l.push(Exec::WarpBarrier, Args { e, ..Args::default() });
     }
     // A cluster is one block.
@@ -48,7 +48,7 @@ pub fn decode(l: &mut Line) -> Result<bool> {
         if does == Does::Arrive {
             return l.push(Exec::Nothing, Args::default());
         }
-        let a = l.frame.constant(16, Type::U32);
+        let a = l.frame.constant(16, PtxType::U32);
         return l.push(Exec::Barrier(Barrier { does, counted: false, negated: false }), Args { a, ..Args::default() });
     }
     l.take("cta");
@@ -58,7 +58,7 @@ pub fn decode(l: &mut Line) -> Result<bool> {
         let Some(does) = l.one_of(&[("popc", Does::Count), ("and", Does::And), ("or", Does::Or)]) else {
             return Ok(false);
         };
-        args.d = l.dst(0, if does == Does::Count { Type::U32 } else { Type::Pred })?;
+        args.d = l.dst(0, if does == Does::Count { PtxType::U32 } else { PtxType::Pred })?;
         (does, 1)
     } else if l.take("arrive") {
         (Does::Arrive, 0)
@@ -68,10 +68,10 @@ pub fn decode(l: &mut Line) -> Result<bool> {
         return Ok(false);
     };
     let reduces = first == 1;
-    args.a = l.src(first, Type::U32)?;
+    args.a = l.src(first, PtxType::U32)?;
     let counted = l.args.len() - first > 1 + reduces as usize;
     if counted {
-        args.b = l.src(first + 1, Type::U32)?;
+        args.b = l.src(first + 1, PtxType::U32)?;
     }
     let mut negated = false;
     if reduces {

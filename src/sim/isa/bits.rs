@@ -4,11 +4,11 @@ use super::Line;
 use super::integer::{for_bits, for_int};
 use crate::error::{Error, Result};
 use crate::sim::lanes::{Args, lanes, map4};
-use crate::sim::program::{Exec, Type};
+use crate::sim::program::{Exec, PtxType};
 
 pub fn decode(l: &mut Line) -> Result<bool> {
     let ty = l.ty();
-    if ty == Type::Pred {
+    if ty == PtxType::Pred {
         return predicate(l);
     }
     match l.base {
@@ -55,28 +55,28 @@ pub fn decode(l: &mut Line) -> Result<bool> {
         "bfind" => bfind(l, ty),
         "bfe" => {
             let body = match ty {
-                Type::U32 => lanes!(u32 = |a: u32, p: u32, n: u32| field(a as u64, p, n, 32, false) as u32),
-                Type::S32 => lanes!(u32 = |a: u32, p: u32, n: u32| field(a as u64, p, n, 32, true) as u32),
-                Type::U64 => lanes!(u64 = |a: u64, p: u32, n: u32| field(a, p, n, 64, false)),
-                Type::S64 => lanes!(u64 = |a: u64, p: u32, n: u32| field(a, p, n, 64, true)),
+                PtxType::U32 => lanes!(u32 = |a: u32, p: u32, n: u32| field(a as u64, p, n, 32, false) as u32),
+                PtxType::S32 => lanes!(u32 = |a: u32, p: u32, n: u32| field(a as u64, p, n, 32, true) as u32),
+                PtxType::U64 => lanes!(u64 = |a: u64, p: u32, n: u32| field(a, p, n, 64, false)),
+                PtxType::S64 => lanes!(u64 = |a: u64, p: u32, n: u32| field(a, p, n, 64, true)),
                 _ => return Ok(false),
             };
             l.expect(4)?;
             let (d, a) = (l.dst(0, ty)?, l.src(1, ty)?);
-            let (b, c) = (l.src(2, Type::U32)?, l.src(3, Type::U32)?);
+            let (b, c) = (l.src(2, PtxType::U32)?, l.src(3, PtxType::U32)?);
             l.push(Exec::Lanes(body), Args { d, a, b, c, ..Args::default() })
         }
         "bfi" => {
             let body = match ty {
-                Type::B32 => lanes!(|r, s, m| map4::<u32, u32>(r, s, m, |a, b, p, n| {
+                PtxType::B32 => lanes!(|r, s, m| map4::<u32, u32>(r, s, m, |a, b, p, n| {
                     insert(a as u64, b as u64, p, n, 32) as u32
                 })),
-                Type::B64 => lanes!(|r, s, m| map4::<u64, u32>(r, s, m, |a, b, p, n| insert(a, b, p, n, 64))),
+                PtxType::B64 => lanes!(|r, s, m| map4::<u64, u32>(r, s, m, |a, b, p, n| insert(a, b, p, n, 64))),
                 _ => return Ok(false),
             };
             l.expect(5)?;
             let (d, a, b) = (l.dst(0, ty)?, l.src(1, ty)?, l.src(2, ty)?);
-            let (c, e) = (l.src(3, Type::U32)?, l.src(4, Type::U32)?);
+            let (c, e) = (l.src(3, PtxType::U32)?, l.src(4, PtxType::U32)?);
             l.push(Exec::Lanes(body), Args { d, a, b, c, e, mode: 0 })
         }
         _ => Ok(false),
@@ -106,21 +106,21 @@ fn predicate(l: &mut Line) -> Result<bool> {
     };
     let unary = l.base == "not";
     l.expect(3 - unary as usize)?;
-    let mut args = Args { d: l.dst(0, Type::Pred)?, a: l.src(1, Type::Pred)?, ..Args::default() };
+    let mut args = Args { d: l.dst(0, PtxType::Pred)?, a: l.src(1, PtxType::Pred)?, ..Args::default() };
     if !unary {
-        args.b = l.src(2, Type::Pred)?;
+        args.b = l.src(2, PtxType::Pred)?;
     }
     l.push(Exec::Lanes(body), args)
 }
 
-fn shift(l: &mut Line, ty: Type, body: crate::sim::lanes::Body) -> Result<bool> {
+fn shift(l: &mut Line, ty: PtxType, body: crate::sim::lanes::Body) -> Result<bool> {
     l.expect(3)?;
-    let args = Args { d: l.dst(0, ty)?, a: l.src(1, ty)?, b: l.src(2, Type::U32)?, ..Args::default() };
+    let args = Args { d: l.dst(0, ty)?, a: l.src(1, ty)?, b: l.src(2, PtxType::U32)?, ..Args::default() };
     l.push(Exec::Lanes(body), args)
 }
 
-fn count(l: &mut Line, ty: Type, word: crate::sim::lanes::Body, long: crate::sim::lanes::Body) -> Result<bool> {
-    l.map(if ty.is_long() { long } else { word }, Type::U32, ty, 1, 0, 0)
+fn count(l: &mut Line, ty: PtxType, word: crate::sim::lanes::Body, long: crate::sim::lanes::Body) -> Result<bool> {
+    l.map(if ty.is_long() { long } else { word }, PtxType::U32, ty, 1, 0, 0)
 }
 
 /// shf: 32 bits out of 64, the amount clamped to 32 or taken modulo 32.
@@ -136,7 +136,7 @@ fn funnel(l: &mut Line) -> Result<bool> {
         (false, true) => lanes!(u32 = |a: u32, b: u32, n: u32| (join(a, b) >> (n & 31)) as u32),
         (false, false) => lanes!(u32 = |a: u32, b: u32, n: u32| (join(a, b) >> n.min(32)) as u32),
     };
-    l.map(body, Type::B32, Type::B32, 3, 0, 0)
+    l.map(body, PtxType::B32, PtxType::B32, 3, 0, 0)
 }
 
 #[inline(always)]
@@ -163,7 +163,7 @@ fn permute(l: &mut Line) -> Result<bool> {
             }
         )
     };
-    l.map(body, Type::B32, Type::B32, 3, 0, 0)
+    l.map(body, PtxType::B32, PtxType::B32, 3, 0, 0)
 }
 
 /// lop3: any function of three bits, given as its table.
@@ -180,29 +180,29 @@ fn lop3(l: &mut Line) -> Result<bool> {
         })
     });
     let mode = l.literal(4)? as u32;
-    let (d, a) = (l.dst(0, Type::B32)?, l.src(1, Type::B32)?);
-    let (b, c) = (l.src(2, Type::B32)?, l.src(3, Type::B32)?);
+    let (d, a) = (l.dst(0, PtxType::B32)?, l.src(1, PtxType::B32)?);
+    let (b, c) = (l.src(2, PtxType::B32)?, l.src(3, PtxType::B32)?);
     l.push(Exec::Lanes(body), Args { d, a, b, c, mode, e: 0 })
 }
 
 /// bfind: place of the highest bit that is not sign, or how far to shift it up; all ones if there is none.
-fn bfind(l: &mut Line, ty: Type) -> Result<bool> {
+fn bfind(l: &mut Line, ty: PtxType) -> Result<bool> {
     let body = match (ty, l.take("shiftamt")) {
-        (Type::U32, false) => lanes!(u32 = |a: u32| 31u32.wrapping_sub(a.leading_zeros())),
-        (Type::U32, true) => lanes!(u32 = |a: u32| if a == 0 { !0 } else { a.leading_zeros() }),
-        (Type::S32, false) => lanes!(u32 = |a: i32| 31u32.wrapping_sub((a ^ a >> 31).leading_zeros())),
-        (Type::S32, true) => lanes!(
+        (PtxType::U32, false) => lanes!(u32 = |a: u32| 31u32.wrapping_sub(a.leading_zeros())),
+        (PtxType::U32, true) => lanes!(u32 = |a: u32| if a == 0 { !0 } else { a.leading_zeros() }),
+        (PtxType::S32, false) => lanes!(u32 = |a: i32| 31u32.wrapping_sub((a ^ a >> 31).leading_zeros())),
+        (PtxType::S32, true) => lanes!(
             u32 = |a: i32| match (a ^ a >> 31).leading_zeros() {
                 32 => !0,
                 n => n,
             }
         ),
-        (Type::U64, false) => lanes!(u32 = |a: u64| 63u32.wrapping_sub(a.leading_zeros())),
-        (Type::U64, true) => lanes!(u32 = |a: u64| if a == 0 { !0 } else { a.leading_zeros() }),
-        (Type::S64, false) => lanes!(u32 = |a: i64| 63u32.wrapping_sub((a ^ a >> 63).leading_zeros())),
+        (PtxType::U64, false) => lanes!(u32 = |a: u64| 63u32.wrapping_sub(a.leading_zeros())),
+        (PtxType::U64, true) => lanes!(u32 = |a: u64| if a == 0 { !0 } else { a.leading_zeros() }),
+        (PtxType::S64, false) => lanes!(u32 = |a: i64| 63u32.wrapping_sub((a ^ a >> 63).leading_zeros())),
         _ => return Err(Error::usage("the simulator does not know this instruction")),
     };
-    l.map(body, Type::U32, ty, 1, 0, 0)
+    l.map(body, PtxType::U32, ty, 1, 0, 0)
 }
 
 /// bfe: `n` bits from bit `p`, extended by zeros or by the field's sign.

@@ -3,7 +3,7 @@
 use super::Line;
 use crate::error::Result;
 use crate::sim::lanes::{Args, Bank, Body, Lane, Regs, WARP, lanes};
-use crate::sim::program::{Exec, Type};
+use crate::sim::program::{Exec, PtxType};
 
 /// Mode: what is computed, and whether the carry is read and written.
 const SUB: u32 = 1;
@@ -26,10 +26,10 @@ pub fn decode(l: &mut Line) -> Result<bool> {
     }
     let ty = l.ty();
     let body: Body = match ty {
-        Type::U32 | Type::S32 | Type::B32 if !(hi && ty == Type::S32) => {
+        PtxType::U32 | PtxType::S32 | PtxType::B32 if !(hi && ty == PtxType::S32) => {
             lanes!(plain | r, s, m | extended::<u32>(r, s, m, |a| a as u128, |v| v as u32))
         }
-        Type::U64 | Type::S64 | Type::B64 if !(hi && ty == Type::S64) => {
+        PtxType::U64 | PtxType::S64 | PtxType::B64 if !(hi && ty == PtxType::S64) => {
             lanes!(plain | r, s, m | extended::<u64>(r, s, m, |a| a as u128, |v| v as u64))
         }
         _ => return Ok(false),

@@ -4,7 +4,7 @@ use super::integer::{for_bits, for_int};
 use super::{Inst, Line};
 use crate::error::{Error, Result};
 use crate::sim::lanes::{Args, Body, lanes, select, test};
-use crate::sim::program::{Exec, Type};
+use crate::sim::program::{Exec, PtxType};
 use crate::sim::round::flush;
 use ::half::{bf16, f16};
 
@@ -91,18 +91,18 @@ impl Flushed {
 
 // A negated comparison is the unordered one: true for NaN.
 #[allow(clippy::neg_cmp_op_on_partial_ord)]
-fn float_body(op: &str, ty: Type, ftz: bool) -> Result<Option<Body>> {
+fn float_body(op: &str, ty: PtxType, ftz: bool) -> Result<Option<Body>> {
     Ok(Some(match ty {
-        Type::F32 if ftz => float_compare!(Flushed, op),
-        Type::F32 => float_compare!(f32, op),
-        Type::F64 => float_compare!(f64, op),
-        Type::F16 => float_compare!(f16, op),
-        Type::Bf16 => float_compare!(bf16, op),
+        PtxType::F32 if ftz => float_compare!(Flushed, op),
+        PtxType::F32 => float_compare!(f32, op),
+        PtxType::F64 => float_compare!(f64, op),
+        PtxType::F16 => float_compare!(f16, op),
+        PtxType::Bf16 => float_compare!(bf16, op),
         _ => return Ok(None),
     }))
 }
 
-fn int_body(op: &str, ty: Type) -> Result<Option<Body>> {
+fn int_body(op: &str, ty: PtxType) -> Result<Option<Body>> {
     Ok(Some(match op {
         "eq" => for_bits!(ty, T => compare!(T, |a, b| a == b)),
         "ne" => for_bits!(ty, T => compare!(T, |a, b| a != b)),
@@ -134,12 +134,12 @@ fn compare(l: &mut Line) -> Result<bool> {
     l.expect(3 + (combine != 0) as usize)?;
     let set = l.base == "set";
     let (d, e) = match *l.arg(0)? {
-        _ if set => (l.frame.slot(Type::Pred), l.frame.slot(Type::Pred)),
+        _ if set => (l.frame.slot(PtxType::Pred), l.frame.slot(PtxType::Pred)),
         super::Operand::Pair(d, e) => {
             let (d, e) = (super::Operand::Name(d), super::Operand::Name(e));
-            (l.to(&d, Type::Pred)?, l.to(&e, Type::Pred)?)
+            (l.to(&d, PtxType::Pred)?, l.to(&e, PtxType::Pred)?)
         }
-        _ => (l.dst(0, Type::Pred)?, l.frame.slot(Type::Pred)),
+        _ => (l.dst(0, PtxType::Pred)?, l.frame.slot(PtxType::Pred)),
     };
     let (a, b) = (l.src(1, ty)?, l.src(2, ty)?);
     let (c, mode) = match combine {
@@ -154,11 +154,11 @@ fn compare(l: &mut Line) -> Result<bool> {
         // All ones or zero as an integer, 1.0 or 0.0 as a float.
         let to = l.types[0];
         let one = match to {
-            Type::F32 => 1f32.to_bits() as u64,
-            Type::F16 => 0x3c00,
-            Type::Bf16 => 0x3f80,
-            Type::U32 | Type::S32 => u32::MAX as u64,
-            Type::U16 | Type::S16 => u16::MAX as u64,
+            PtxType::F32 => 1f32.to_bits() as u64,
+            PtxType::F16 => 0x3c00,
+            PtxType::Bf16 => 0x3f80,
+            PtxType::U32 | PtxType::S32 => u32::MAX as u64,
+            PtxType::U16 | PtxType::S16 => u16::MAX as u64,
             _ => return Ok(false),
         };
         let (a, b) = (l.frame.constant(one, to), l.frame.constant(0, to));
@@ -185,10 +185,10 @@ fn selp(l: &mut Line) -> Result<bool> {
 fn slct(l: &mut Line) -> Result<bool> {
     let &[ty, by] = &l.types[..] else { return Err(Error::usage("slct needs two types")) };
     let body = match (ty.is_long(), by) {
-        (false, Type::S32) => lanes!(u32 = |a: u32, b: u32, c: i32| if c >= 0 { a } else { b }),
-        (true, Type::S32) => lanes!(u64 = |a: u64, b: u64, c: i32| if c >= 0 { a } else { b }),
-        (false, Type::F32) => lanes!(u32 = |a: u32, b: u32, c: f32| if c >= 0.0 { a } else { b }),
-        (true, Type::F32) => lanes!(u64 = |a: u64, b: u64, c: f32| if c >= 0.0 { a } else { b }),
+        (false, PtxType::S32) => lanes!(u32 = |a: u32, b: u32, c: i32| if c >= 0 { a } else { b }),
+        (true, PtxType::S32) => lanes!(u64 = |a: u64, b: u64, c: i32| if c >= 0 { a } else { b }),
+        (false, PtxType::F32) => lanes!(u32 = |a: u32, b: u32, c: f32| if c >= 0.0 { a } else { b }),
+        (true, PtxType::F32) => lanes!(u64 = |a: u64, b: u64, c: f32| if c >= 0.0 { a } else { b }),
         _ => return Ok(false),
     };
     l.expect(4)?;

@@ -4,7 +4,7 @@ use super::{Line, Operand};
 use crate::error::{Error, Result};
 use crate::sim::lanes::Args;
 use crate::sim::parse::RETURN;
-use crate::sim::program::{Exec, Type};
+use crate::sim::program::{Exec, PtxType};
 
 pub fn decode(l: &mut Line) -> Result<bool> {
     l.take("uni");
@@ -19,7 +19,7 @@ pub fn decode(l: &mut Line) -> Result<bool> {
         "brx" if indexed => {
             l.expect(2)?;
             let Operand::Name(table) = *l.arg(1)? else { return Err(Error::usage("expected a table of labels")) };
-            let a = l.src(0, Type::U32)?;
+            let a = l.src(0, PtxType::U32)?;
             l.frame.jump(table);
             l.push(Exec::Switch([].into()), Args { a, ..Args::default() })
         }

@@ -6,7 +6,7 @@ use super::{Inst, Line, Operand};
 use crate::error::{Error, Result};
 use crate::sim::lanes::{Args, Body, lanes, map4};
 use crate::sim::memory;
-use crate::sim::program::{Exec, Space, Type};
+use crate::sim::program::{Exec, Space, PtxType};
 use crate::sim::round::{self, Round};
 use ::half::{bf16, f16};
 
@@ -36,7 +36,7 @@ fn mov(l: &mut Line) -> Result<bool> {
     if let Operand::Name("%clock" | "%clock64" | "%globaltimer" | "%globaltimer_lo") = *l.arg(1)? {
         return l.push(Exec::Clock { long: ty.is_long() }, Args { d, ..Args::default() });
     }
-    if ty == Type::Pred {
+    if ty == PtxType::Pred {
         // A predicate constant is written as a number.
         if let Operand::Name(word @ ("0" | "1")) = *l.arg(1)? {
             let body = lanes!(|r, s, m| {
@@ -57,11 +57,11 @@ fn mov(l: &mut Line) -> Result<bool> {
     l.push(Exec::Lanes(body), Args { d, a, ..Args::default() })
 }
 
-fn pack<'a>(l: &mut Line<'_, 'a>, ty: Type, parts: &[Operand<'a>]) -> Result<bool> {
+fn pack<'a>(l: &mut Line<'_, 'a>, ty: PtxType, parts: &[Operand<'a>]) -> Result<bool> {
     let part = match (ty.bytes(), parts.len()) {
-        (4, 2) | (8, 4) => Type::B16,
-        (8, 2) => Type::B32,
-        (2, 2) | (4, 4) => Type::B8,
+        (4, 2) | (8, 4) => PtxType::B16,
+        (8, 2) => PtxType::B32,
+        (2, 2) | (4, 4) => PtxType::B8,
         _ => return Ok(false),
     };
     let body = match (ty.bytes(), parts.len()) {
@@ -87,12 +87,12 @@ fn pack<'a>(l: &mut Line<'_, 'a>, ty: Type, parts: &[Operand<'a>]) -> Result<boo
     l.push(Exec::Lanes(body), args)
 }
 
-fn unpack<'a>(l: &mut Line<'_, 'a>, ty: Type, parts: &[Operand<'a>]) -> Result<bool> {
+fn unpack<'a>(l: &mut Line<'_, 'a>, ty: PtxType, parts: &[Operand<'a>]) -> Result<bool> {
     let bits = 8 * ty.bytes() as u32 / parts.len() as u32;
     let part = match bits {
-        8 => Type::B8,
-        16 => Type::B16,
-        32 => Type::B32,
+        8 => PtxType::B8,
+        16 => PtxType::B16,
+        32 => PtxType::B32,
         _ => return Ok(false),
     };
     let a = l.src(1, ty)?;
@@ -126,8 +126,8 @@ fn cvta(l: &mut Line) -> Result<bool> {
     if !l.ty().is_long() {
         return Ok(false);
     }
-    let (d, a) = (l.dst(0, Type::U64)?, l.src(1, Type::U64)?);
-    let b = l.frame.constant(if to { base.wrapping_neg() } else { base }, Type::U64);
+    let (d, a) = (l.dst(0, PtxType::U64)?, l.src(1, PtxType::U64)?);
+    let b = l.frame.constant(if to { base.wrapping_neg() } else { base }, PtxType::U64);
     // A null pointer stays null in every space.
     let body = lanes!(u64 = |a: u64, b: u64| a.wrapping_add(b));
     l.push(Exec::Lanes(body), Args { d, a, b, ..Args::default() })
@@ -137,11 +137,11 @@ fn cvta(l: &mut Line) -> Result<bool> {
 macro_rules! for_any_int {
     ($ty:expr, $T:ident => $body:expr) => {
         match $ty {
-            Type::U8 | Type::B8 => {
+            PtxType::U8 | PtxType::B8 => {
                 type $T = u8;
                 $body
             }
-            Type::S8 => {
+            PtxType::S8 => {
                 type $T = i8;
                 $body
             }
@@ -176,19 +176,19 @@ exact! {
 macro_rules! for_float {
     ($ty:expr, $T:ident => $body:expr) => {
         match $ty {
-            Type::F16 => {
+            PtxType::F16 => {
                 type $T = f16;
                 $body
             }
-            Type::Bf16 => {
+            PtxType::Bf16 => {
                 type $T = bf16;
                 $body
             }
-            Type::F32 => {
+            PtxType::F32 => {
                 type $T = f32;
                 $body
             }
-            Type::F64 => {
+            PtxType::F64 => {
                 type $T = f64;
                 $body
             }
@@ -217,10 +217,10 @@ fn cvt(l: &mut Line) -> Result<bool> {
     if l.take("relu") {
         mode |= RELU;
     }
-    if matches!(to, Type::F16x2 | Type::Bf16x2) {
+    if matches!(to, PtxType::F16x2 | PtxType::Bf16x2) {
         return pair(l, to, mode);
     }
-    if to == Type::Tf32 {
+    if to == PtxType::Tf32 {
         return tf32(l);
     }
     let sat = mode & 8 != 0;
@@ -237,16 +237,16 @@ fn cvt(l: &mut Line) -> Result<bool> {
     l.frame.push(Inst::lanes(body, Args { d, a, mode, ..Args::default() }));
     // A signed result fills the register it is in.
     let body = match to {
-        Type::S8 => lanes!(i32 = |a: i8| a as i32),
-        Type::S16 if l.register_bytes(0) == 4 => lanes!(i32 = |a: i16| a as i32),
+        PtxType::S8 => lanes!(i32 = |a: i8| a as i32),
+        PtxType::S16 if l.register_bytes(0) == 4 => lanes!(i32 = |a: i16| a as i32),
         _ => return Ok(true),
     };
     l.push(Exec::Lanes(body), Args { d, a: d, ..Args::default() })
 }
 
-fn truncated(to: Type, from: Type) -> Result<Option<Body>> {
+fn truncated(to: PtxType, from: PtxType) -> Result<Option<Body>> {
     // What is dropped does not depend on the result's sign, and 64 bits are not extended.
-    let from = if from.is_long() { Type::U64 } else { from };
+    let from = if from.is_long() { PtxType::U64 } else { from };
     Ok(Some(for_any_int!(from, S => match to.bytes() {
         1 => lanes!(u8 = |a: S| a as u8),
         2 => lanes!(u16 = |a: S| a as u16),
@@ -255,14 +255,14 @@ fn truncated(to: Type, from: Type) -> Result<Option<Body>> {
     })))
 }
 
-fn saturated(to: Type, from: Type) -> Result<Option<Body>> {
+fn saturated(to: PtxType, from: PtxType) -> Result<Option<Body>> {
     Ok(Some(for_any_int!(from, S => for_any_int!(to, D => {
         lanes!(plain D = |a: S| (a as i128).clamp(D::MIN as i128, D::MAX as i128) as D)
     }))))
 }
 
 /// Float to integer: clamped to the range; NaN is zero, or the top bit where either side has 64 bits.
-fn to_int(to: Type, from: Type) -> Result<Option<Body>> {
+fn to_int(to: PtxType, from: PtxType) -> Result<Option<Body>> {
     Ok(Some(for_float!(from, S => for_any_int!(to, D => lanes!(|r, s, m| {
         let mode = s.mode;
         crate::sim::lanes::map1::<D, S>(r, s, m, |a| {
@@ -275,16 +275,16 @@ fn to_int(to: Type, from: Type) -> Result<Option<Body>> {
     })))))
 }
 
-fn from_int(to: Type, from: Type, mode: u32) -> Result<Option<Body>> {
+fn from_int(to: PtxType, from: PtxType, mode: u32) -> Result<Option<Body>> {
     Ok(Some(for_any_int!(from, S => match to {
-        Type::F32 if mode == 0 => lanes!(f32 = |a: S| a as f32),
-        Type::F32 => lanes!(|r, s, m| {
+        PtxType::F32 if mode == 0 => lanes!(f32 = |a: S| a as f32),
+        PtxType::F32 => lanes!(|r, s, m| {
             let mode = s.mode;
             crate::sim::lanes::map1::<f32, S>(r, s, m, |a| output(a.exact(), mode))
         }),
-        Type::F64 if mode == 0 => lanes!(f64 = |a: S| a as f64),
-        Type::F16 if mode == 0 => lanes!(plain f16 = |a: S| round::to_f16(a.exact())),
-        Type::Bf16 if mode == 0 => lanes!(plain bf16 = |a: S| round::to_bf16(a.exact())),
+        PtxType::F64 if mode == 0 => lanes!(f64 = |a: S| a as f64),
+        PtxType::F16 if mode == 0 => lanes!(plain f16 = |a: S| round::to_f16(a.exact())),
+        PtxType::Bf16 if mode == 0 => lanes!(plain bf16 = |a: S| round::to_bf16(a.exact())),
         _ => return Ok(None),
     })))
 }
@@ -303,26 +303,26 @@ fn to_half<H>(v: f64, mode: u32, near: impl Fn(f64) -> H, zero: impl Fn(f64) -> 
     if mode & 3 == Round::Zero as u32 { zero(v) } else { near(v) }
 }
 
-fn between(to: Type, from: Type) -> Result<Option<Body>> {
+fn between(to: PtxType, from: PtxType) -> Result<Option<Body>> {
     Ok(Some(match (to, from) {
-        (Type::F32, Type::Bf16) => lanes!(f32 = |a: bf16| a.to_f32()),
-        (Type::F32, Type::F16) => lanes!(f32 = |a: f16| a.to_f32()),
-        (Type::F64, Type::F32) => lanes!(f64 = |a: f32| a as f64),
-        (Type::F32, _) => for_float!(from, S => lanes!(|r, s, m| {
+        (PtxType::F32, PtxType::Bf16) => lanes!(f32 = |a: bf16| a.to_f32()),
+        (PtxType::F32, PtxType::F16) => lanes!(f32 = |a: f16| a.to_f32()),
+        (PtxType::F64, PtxType::F32) => lanes!(f64 = |a: f32| a as f64),
+        (PtxType::F32, _) => for_float!(from, S => lanes!(|r, s, m| {
             let mode = s.mode;
             crate::sim::lanes::map1::<f32, S>(r, s, m, |a| output(prepared(a, mode), mode))
         })),
-        (Type::F64, _) => for_float!(from, S => lanes!(|r, s, m| {
+        (PtxType::F64, _) => for_float!(from, S => lanes!(|r, s, m| {
             let mode = s.mode;
             crate::sim::lanes::map1::<f64, S>(r, s, m, |a| prepared(a, mode))
         })),
-        (Type::F16, _) => for_float!(from, S => lanes!(|r, s, m| {
+        (PtxType::F16, _) => for_float!(from, S => lanes!(|r, s, m| {
             let mode = s.mode;
             crate::sim::lanes::map1::<f16, S>(r, s, m, |a| {
                 to_half(prepared(a, mode), mode, round::to_f16, round::to_f16_zero)
             })
         })),
-        (Type::Bf16, _) => for_float!(from, S => lanes!(|r, s, m| {
+        (PtxType::Bf16, _) => for_float!(from, S => lanes!(|r, s, m| {
             let mode = s.mode;
             crate::sim::lanes::map1::<bf16, S>(r, s, m, |a| {
                 to_half(prepared(a, mode), mode, round::to_bf16, round::to_bf16_zero)
@@ -333,9 +333,9 @@ fn between(to: Type, from: Type) -> Result<Option<Body>> {
 }
 
 /// Two f32 to a pair: the first becomes the upper half.
-fn pair(l: &mut Line, to: Type, mode: u32) -> Result<bool> {
+fn pair(l: &mut Line, to: PtxType, mode: u32) -> Result<bool> {
     let body = match to {
-        Type::F16x2 => lanes!(|r, s, m| {
+        PtxType::F16x2 => lanes!(|r, s, m| {
             let mode = s.mode;
             crate::sim::lanes::map2::<[f16; 2], f32, f32>(r, s, m, |a, b| {
                 [b, a].map(|x| to_half(x as f64, mode, round::to_f16, round::to_f16_zero))
@@ -348,10 +348,10 @@ fn pair(l: &mut Line, to: Type, mode: u32) -> Result<bool> {
             })
         }),
     };
-    if l.types[1] != Type::F32 {
+    if l.types[1] != PtxType::F32 {
         return Ok(false);
     }
-    l.map(body, to, Type::F32, 2, mode, 0)
+    l.map(body, to, PtxType::F32, 2, mode, 0)
 }
 
 /// To the 10-bit significand of tf32: `.rna` rounds halves away from zero, `.rn` to even.
@@ -365,7 +365,7 @@ fn tf32(l: &mut Line) -> Result<bool> {
             }
         )
     };
-    l.map(body, Type::B32, Type::F32, 1, 0, 0)
+    l.map(body, PtxType::B32, PtxType::F32, 1, 0, 0)
 }
 
 /// isspacep: whether a generic address is in a space.
@@ -380,6 +380,6 @@ pub fn isspacep(l: &mut Line) -> Result<bool> {
     if space == Space::Generic {
         return Err(Error::usage("isspacep needs a state space"));
     }
-    let args = Args { d: l.dst(0, Type::Pred)?, a: l.src(1, Type::U64)?, mode: space as u32, ..Args::default() };
+    let args = Args { d: l.dst(0, PtxType::Pred)?, a: l.src(1, PtxType::U64)?, mode: space as u32, ..Args::default() };
     l.push(Exec::Lanes(body), args)
 }

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::sim::FaultKind;
 use crate::sim::lanes::{Args, Regs, WARP, active};
 use crate::sim::memory::{Memory, Problem, Region, Target};
-use crate::sim::program::{Exec, Space, Type};
+use crate::sim::program::{Exec, Space, PtxType};
 use crate::sim::run::Context;
 use crate::sim::shadow::{Shadow, Touch};
 
@@ -62,7 +62,7 @@ pub fn decode(l: &mut Line) -> Result<bool> {
     let predicate = l.pred(3).is_ok();
     let partial = l.args.len() > 3 && !predicate;
     if partial {
-        args.b = l.src(3, Type::U32)?;
+        args.b = l.src(3, PtxType::U32)?;
     } else if predicate {
         args.c = l.pred(3)?.0;
     }

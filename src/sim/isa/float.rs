@@ -3,7 +3,7 @@
 use super::Line;
 use crate::error::Result;
 use crate::sim::lanes::{Args, lanes};
-use crate::sim::program::{Exec, Type};
+use crate::sim::program::{Exec, PtxType};
 use crate::sim::round::{self, ROUNDINGS, Round, flush, saturate};
 
 /// Modifiers of f32 operations, as bits of [`crate::sim::lanes::Args::mode`]. Zero is the fast path.
@@ -73,8 +73,8 @@ macro_rules! f32_lanes {
 
 pub fn decode(l: &mut Line) -> Result<bool> {
     match l.types[..] {
-        [Type::F32] => single(l),
-        [Type::F64] => double(l),
+        [PtxType::F32] => single(l),
+        [PtxType::F64] => double(l),
         _ => Ok(false),
     }
 }
@@ -84,7 +84,7 @@ fn single(l: &mut Line) -> Result<bool> {
     if l.mods.iter().any(|m| ["approx", "full"].contains(m)) {
         return Ok(false);
     }
-    let t = Type::F32;
+    let t = PtxType::F32;
     if matches!(l.base, "min" | "max") {
         return minmax(l);
     }
@@ -167,7 +167,7 @@ fn minmax(l: &mut Line) -> Result<bool> {
         (false, false, true) => lanes!(f32 = |a: f32, b: f32| min(flush(a), flush(b))),
         _ => return Ok(false),
     };
-    l.map(body, Type::F32, Type::F32, 2, 0, 1)
+    l.map(body, PtxType::F32, PtxType::F32, 2, 0, 1)
 }
 
 /// testp: the class of a float. Mode: which class.
@@ -182,12 +182,12 @@ fn testp(l: &mut Line) -> Result<bool> {
         r.preds[s.d as usize] = r.preds[s.d as usize] & !m | hits & m;
     });
     l.expect(2)?;
-    let args = Args { d: l.dst(0, Type::Pred)?, a: l.src(1, Type::F32)?, mode, ..Args::default() };
+    let args = Args { d: l.dst(0, PtxType::Pred)?, a: l.src(1, PtxType::F32)?, mode, ..Args::default() };
     l.push(Exec::Lanes(body), args)
 }
 
 fn double(l: &mut Line) -> Result<bool> {
-    let t = Type::F64;
+    let t = PtxType::F64;
     if l.mods.iter().any(|m| ["approx", "full"].contains(m)) {
         return Ok(false);
     }

@@ -4,7 +4,7 @@ use super::Line;
 use super::float::{max, min};
 use crate::error::Result;
 use crate::sim::lanes::lanes;
-use crate::sim::program::Type;
+use crate::sim::program::PtxType;
 use crate::sim::round;
 use ::half::{bf16, f16};
 
@@ -47,10 +47,10 @@ impl Half for bf16 {
 macro_rules! for_half {
     ($ty:expr, $H:ident, |$($a:ident),*| $f:expr) => {
         match $ty {
-            Type::F16 => { type $H = f16; lanes!(plain $H = |$($a: $H),*| $f) }
-            Type::Bf16 => { type $H = bf16; lanes!(plain $H = |$($a: $H),*| $f) }
-            Type::F16x2 => { type $H = f16; lanes!(plain [$H; 2] = |$($a: [$H; 2]),*| { let f = |$($a: $H),*| $f; [f($($a[0]),*), f($($a[1]),*)] }) }
-            Type::Bf16x2 => { type $H = bf16; lanes!(plain [$H; 2] = |$($a: [$H; 2]),*| { let f = |$($a: $H),*| $f; [f($($a[0]),*), f($($a[1]),*)] }) }
+            PtxType::F16 => { type $H = f16; lanes!(plain $H = |$($a: $H),*| $f) }
+            PtxType::Bf16 => { type $H = bf16; lanes!(plain $H = |$($a: $H),*| $f) }
+            PtxType::F16x2 => { type $H = f16; lanes!(plain [$H; 2] = |$($a: [$H; 2]),*| { let f = |$($a: $H),*| $f; [f($($a[0]),*), f($($a[1]),*)] }) }
+            PtxType::Bf16x2 => { type $H = bf16; lanes!(plain [$H; 2] = |$($a: [$H; 2]),*| { let f = |$($a: $H),*| $f; [f($($a[0]),*), f($($a[1]),*)] }) }
             _ => return Ok(false),
         }
     };
@@ -63,7 +63,7 @@ fn clamp<H: Half>(x: H, low: f64) -> H {
 
 pub fn decode(l: &mut Line) -> Result<bool> {
     let &[ty] = &l.types[..] else { return Ok(false) };
-    let pair = matches!(ty, Type::F16x2 | Type::Bf16x2) as u32 + 1;
+    let pair = matches!(ty, PtxType::F16x2 | PtxType::Bf16x2) as u32 + 1;
     l.take("rn");
     let relu = l.take("relu");
     let (sat, nan, approx) = (l.take("sat"), l.take("NaN"), l.take("approx"));

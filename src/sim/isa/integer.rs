@@ -3,34 +3,34 @@
 use super::Line;
 use crate::error::Result;
 use crate::sim::lanes::{Args, lanes};
-use crate::sim::program::{Exec, Type};
+use crate::sim::program::{Exec, PtxType};
 
 /// Expands to one arm per integer type: `$T` is the Rust type in `$body`. Another type makes the function return
 /// that it does not know the instruction.
 macro_rules! for_int {
     ($ty:expr, $T:ident => $body:expr) => {
         match $ty {
-            Type::U16 | Type::B16 => {
+            PtxType::U16 | PtxType::B16 => {
                 type $T = u16;
                 $body
             }
-            Type::S16 => {
+            PtxType::S16 => {
                 type $T = i16;
                 $body
             }
-            Type::U32 | Type::B32 => {
+            PtxType::U32 | PtxType::B32 => {
                 type $T = u32;
                 $body
             }
-            Type::S32 => {
+            PtxType::S32 => {
                 type $T = i32;
                 $body
             }
-            Type::U64 | Type::B64 => {
+            PtxType::U64 | PtxType::B64 => {
                 type $T = u64;
                 $body
             }
-            Type::S64 => {
+            PtxType::S64 => {
                 type $T = i64;
                 $body
             }
@@ -44,15 +44,15 @@ pub(super) use for_int;
 macro_rules! for_bits {
     ($ty:expr, $T:ident => $body:expr) => {
         match $ty {
-            Type::U16 | Type::S16 | Type::B16 => {
+            PtxType::U16 | PtxType::S16 | PtxType::B16 => {
                 type $T = u16;
                 $body
             }
-            Type::U32 | Type::S32 | Type::B32 => {
+            PtxType::U32 | PtxType::S32 | PtxType::B32 => {
                 type $T = u32;
                 $body
             }
-            Type::U64 | Type::S64 | Type::B64 => {
+            PtxType::U64 | PtxType::S64 | PtxType::B64 => {
                 type $T = u64;
                 $body
             }
@@ -87,8 +87,8 @@ pub fn decode(l: &mut Line) -> Result<bool> {
     let (hi, sat) = (l.take("hi"), l.take("sat"));
     l.take("lo");
     let (n, body) = match l.base {
-        "add" if sat && ty == Type::S32 => (2, lanes!(i32 = |a: i32, b: i32| a.saturating_add(b))),
-        "sub" if sat && ty == Type::S32 => (2, lanes!(i32 = |a: i32, b: i32| a.saturating_sub(b))),
+        "add" if sat && ty == PtxType::S32 => (2, lanes!(i32 = |a: i32, b: i32| a.saturating_add(b))),
+        "sub" if sat && ty == PtxType::S32 => (2, lanes!(i32 = |a: i32, b: i32| a.saturating_sub(b))),
         _ if sat => return Ok(false),
         "add" => (2, for_bits!(ty, T => lanes!(T = |a: T, b: T| a.wrapping_add(b)))),
         "sub" => (2, for_bits!(ty, T => lanes!(T = |a: T, b: T| a.wrapping_sub(b)))),
@@ -111,17 +111,17 @@ pub fn decode(l: &mut Line) -> Result<bool> {
 }
 
 /// mul.wide and mad.wide: the result has twice the bits.
-fn wide(l: &mut Line, ty: Type) -> Result<bool> {
+fn wide(l: &mut Line, ty: PtxType) -> Result<bool> {
     let mad = l.base == "mad";
     let (to, body) = match (ty, mad) {
-        (Type::U16, false) => (Type::U32, lanes!(u32 = |a: u16, b: u16| a as u32 * b as u32)),
-        (Type::S16, false) => (Type::S32, lanes!(i32 = |a: i16, b: i16| a as i32 * b as i32)),
-        (Type::U32, false) => (Type::U64, lanes!(u64 = |a: u32, b: u32| a as u64 * b as u64)),
-        (Type::S32, false) => (Type::S64, lanes!(i64 = |a: i32, b: i32| a as i64 * b as i64)),
-        (Type::U16, true) => (Type::U32, lanes!(u32 = |a: u16, b: u16, c: u32| (a as u32 * b as u32).wrapping_add(c))),
-        (Type::S16, true) => (Type::S32, lanes!(i32 = |a: i16, b: i16, c: i32| (a as i32 * b as i32).wrapping_add(c))),
-        (Type::U32, true) => (Type::U64, lanes!(u64 = |a: u32, b: u32, c: u64| (a as u64 * b as u64).wrapping_add(c))),
-        (Type::S32, true) => (Type::S64, lanes!(i64 = |a: i32, b: i32, c: i64| (a as i64 * b as i64).wrapping_add(c))),
+        (PtxType::U16, false) => (PtxType::U32, lanes!(u32 = |a: u16, b: u16| a as u32 * b as u32)),
+        (PtxType::S16, false) => (PtxType::S32, lanes!(i32 = |a: i16, b: i16| a as i32 * b as i32)),
+        (PtxType::U32, false) => (PtxType::U64, lanes!(u64 = |a: u32, b: u32| a as u64 * b as u64)),
+        (PtxType::S32, false) => (PtxType::S64, lanes!(i64 = |a: i32, b: i32| a as i64 * b as i64)),
+        (PtxType::U16, true) => (PtxType::U32, lanes!(u32 = |a: u16, b: u16, c: u32| (a as u32 * b as u32).wrapping_add(c))),
+        (PtxType::S16, true) => (PtxType::S32, lanes!(i32 = |a: i16, b: i16, c: i32| (a as i32 * b as i32).wrapping_add(c))),
+        (PtxType::U32, true) => (PtxType::U64, lanes!(u64 = |a: u32, b: u32, c: u64| (a as u64 * b as u64).wrapping_add(c))),
+        (PtxType::S32, true) => (PtxType::S64, lanes!(i64 = |a: i32, b: i32, c: i64| (a as i64 * b as i64).wrapping_add(c))),
         _ => return Ok(false),
     };
     l.expect(3 + mad as usize)?;
@@ -135,13 +135,13 @@ fn wide(l: &mut Line, ty: Type) -> Result<bool> {
 /// Dot product of four bytes, added to 32 bits.
 fn dp4a(l: &mut Line) -> Result<bool> {
     let body = match l.types[..] {
-        [Type::U32, Type::U32] => lanes!(
+        [PtxType::U32, PtxType::U32] => lanes!(
             u32 = |a: u32, b: u32, c: u32| {
                 let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
                 (0..4).fold(c, |c, i| c.wrapping_add(a[i] as u32 * b[i] as u32))
             }
         ),
-        [Type::S32, Type::S32] => lanes!(
+        [PtxType::S32, PtxType::S32] => lanes!(
             u32 = |a: u32, b: u32, c: u32| {
                 let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
                 (0..4).fold(c, |c, i| c.wrapping_add((a[i] as i8 as i32 * b[i] as i8 as i32) as u32))
@@ -149,5 +149,5 @@ fn dp4a(l: &mut Line) -> Result<bool> {
         ),
         _ => return Ok(false),
     };
-    l.map(body, Type::B32, Type::B32, 3, 0, 0)
+    l.map(body, PtxType::B32, PtxType::B32, 3, 0, 0)
 }

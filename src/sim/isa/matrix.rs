@@ -8,7 +8,7 @@ use super::memory::{Address, regions, touch};
 use crate::error::{Error, Result};
 use crate::sim::lanes::{Args, Regs, WARP};
 use crate::sim::memory::Problem;
-use crate::sim::program::{Exec, Space, Type};
+use crate::sim::program::{Exec, Space, PtxType};
 use crate::sim::run::Context;
 use crate::sim::shadow::Touch;
 use ::half::{bf16, f16};
@@ -28,9 +28,9 @@ pub struct Move {
 pub struct Multiply {
     k: usize,
     /// Types of A and B: 8-bit ones, f16, bf16 or tf32.
-    types: [Type; 2],
+    types: [PtxType; 2],
     /// Type of the accumulators: f32, f16 or s32.
-    sum: Type,
+    sum: PtxType,
     d: Vec<u32>,
     a: Vec<u32>,
     b: Vec<u32>,
@@ -42,7 +42,7 @@ fn slots<'a>(l: &mut Line<'_, 'a>, i: usize, n: usize, write: bool) -> Result<Ve
     if list.len() != n {
         return Err(Error::usage(format!("{} registers instead of {n}", list.len())));
     }
-    list.iter().map(|o| if write { l.to(o, Type::B32) } else { l.from(o, Type::B32) }).collect()
+    list.iter().map(|o| if write { l.to(o, PtxType::B32) } else { l.from(o, PtxType::B32) }).collect()
 }
 
 pub fn decode(l: &mut Line) -> Result<bool> {
@@ -53,7 +53,7 @@ pub fn decode(l: &mut Line) -> Result<bool> {
         let store = l.base == "stmatrix";
         let Some(n) = l.one_of(&[("x1", 1), ("x2", 2), ("x4", 4)]) else { return Ok(false) };
         let (transposed, space) = (l.take("trans"), l.space());
-        if !l.take("m8n8") || l.ty() != Type::B16 || !matches!(space, Space::Shared | Space::Generic) {
+        if !l.take("m8n8") || l.ty() != PtxType::B16 || !matches!(space, Space::Shared | Space::Generic) {
             return Ok(false);
         }
         l.expect(2)?;
@@ -70,9 +70,9 @@ pub fn decode(l: &mut Line) -> Result<bool> {
     }
     let &[d, a, b, c] = &l.types[..] else { return Ok(false) };
     let per_register = match (a, b, d) {
-        (Type::F16, Type::F16, Type::F16 | Type::F32) | (Type::Bf16, Type::Bf16, Type::F32) => 2,
-        (Type::Tf32, Type::Tf32, Type::F32) => 1,
-        (Type::S8 | Type::U8, Type::S8 | Type::U8, Type::S32) => 4,
+        (PtxType::F16, PtxType::F16, PtxType::F16 | PtxType::F32) | (PtxType::Bf16, PtxType::Bf16, PtxType::F32) => 2,
+        (PtxType::Tf32, PtxType::Tf32, PtxType::F32) => 1,
+        (PtxType::S8 | PtxType::U8, PtxType::S8 | PtxType::U8, PtxType::S32) => 4,
         _ => return Ok(false),
     };
     // Four lanes share a row: k in steps of 4 registers.
@@ -80,7 +80,7 @@ pub fn decode(l: &mut Line) -> Result<bool> {
         return Ok(false);
     }
     let steps = k / (4 * per_register);
-    let sums = if d == Type::F16 { 2 } else { 4 };
+    let sums = if d == PtxType::F16 { 2 } else { 4 };
     l.expect(4)?;
     let body = Multiply {
         k,
@@ -148,12 +148,12 @@ pub fn transfer(m: &Move, regs: &mut Regs, cx: &mut Context) -> Result<(), Probl
 
 /// Element `h` of a register.
 #[inline(always)]
-fn element(ty: Type, word: u32, h: usize) -> f32 {
+fn element(ty: PtxType, word: u32, h: usize) -> f32 {
     match ty {
-        Type::F16 => f16::from_bits((word >> (16 * h)) as u16).to_f32(),
-        Type::Bf16 => bf16::from_bits((word >> (16 * h)) as u16).to_f32(),
-        Type::S8 => (word >> (8 * h)) as i8 as f32,
-        Type::U8 => (word >> (8 * h)) as u8 as f32,
+        PtxType::F16 => f16::from_bits((word >> (16 * h)) as u16).to_f32(),
+        PtxType::Bf16 => bf16::from_bits((word >> (16 * h)) as u16).to_f32(),
+        PtxType::S8 => (word >> (8 * h)) as i8 as f32,
+        PtxType::U8 => (word >> (8 * h)) as u8 as f32,
         // The low bits of a tf32 are not looked at.
         _ => f32::from_bits(word & !0x1fff),
     }
@@ -191,11 +191,11 @@ impl Multiply {
                 let (row, column) = (group + 8 * (i / 2), 2 * member + i % 2);
                 let dot: f64 = (0..self.k).map(|k| a[row][k] as f64 * b[column][k] as f64).sum();
                 match self.sum {
-                    Type::F32 => {
+                    PtxType::F32 => {
                         let v = (dot + f32::from_bits(word(self.c[i], l)) as f64) as f32;
                         out[i][l] = if v.is_nan() { 0x7fff_ffff } else { v.to_bits() };
                     }
-                    Type::F16 => {
+                    PtxType::F16 => {
                         let c = f16::from_bits((word(self.c[i / 2], l) >> (16 * (i % 2))) as u16);
                         let v = f16::from_f64(dot + c.to_f64());
                         let bits = if v.is_nan() { 0x7fff } else { v.to_bits() };

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::sim::FaultKind;
 use crate::sim::lanes::{Args, Regs, active};
 use crate::sim::memory::{Problem, Target};
-use crate::sim::program::{Exec, Space, Type};
+use crate::sim::program::{Exec, Space, PtxType};
 use crate::sim::run::Context;
 use crate::sim::shadow::Clock;
 use std::collections::HashMap;
@@ -74,12 +74,12 @@ pub fn decode(l: &mut Line) -> Result<bool> {
         _ => 1,
     };
     if first == 1 {
-        args.d = l.dst(0, if waits { Type::Pred } else { Type::B64 })?;
+        args.d = l.dst(0, if waits { PtxType::Pred } else { PtxType::B64 })?;
     }
     let address = l.place(first)?;
     let counted = l.args.len() > first + 1;
     if counted {
-        args.b = l.src(first + 1, if waits && !parity { Type::B64 } else { Type::B32 })?;
+        args.b = l.src(first + 1, if waits && !parity { PtxType::B64 } else { PtxType::B32 })?;
     }
     if !counted && (init || waits || expects) {
         return Err(Error::usage(format!("operand {} is missing", first + 2)));

@@ -5,13 +5,13 @@ use crate::error::{Error, Result};
 use crate::sim::FaultKind;
 use crate::sim::lanes::{Args, Regs, WARP, active};
 use crate::sim::memory::{Memory, Problem, Region, Target};
-use crate::sim::program::{Exec, Space, Type};
+use crate::sim::program::{Exec, Space, PtxType};
 use crate::sim::run::Context;
 use crate::sim::shadow::{Shadow, Touch};
 
 /// A load or store of one to eight elements per lane.
 #[derive(Clone, Debug)]
-pub struct Access {
+pub struct MemoryAccess {
     pub space: Space,
     /// Bytes of an element, and whether narrow ones are sign-extended.
     pub size: usize,
@@ -74,7 +74,7 @@ pub fn decode(l: &mut Line) -> Result<bool> {
             let space = l.space();
             let vector = l.one_of(&[("v2", 2), ("v4", 4), ("v8", 8)]).unwrap_or(1);
             let ty = l.ty();
-            if ty == Type::B128 {
+            if ty == PtxType::B128 {
                 return Ok(false);
             }
             // A cache policy may follow.
@@ -103,7 +103,7 @@ pub fn decode(l: &mut Line) -> Result<bool> {
             if regs.len() != vector {
                 return Err(Error::usage(format!("{} registers instead of {vector}", regs.len())));
             }
-            let access = Box::new(Access { space, size: ty.bytes(), signed: ty.is_signed(), regs, address });
+            let access = Box::new(MemoryAccess { space, size: ty.bytes(), signed: ty.is_signed(), regs, address });
             l.push(if store { Exec::Store(access) } else { Exec::Load(access) }, Args::default())
         }
     }
@@ -128,7 +128,7 @@ pub enum Operation {
 pub struct Atomic {
     pub space: Space,
     pub op: Operation,
-    pub ty: Type,
+    pub ty: PtxType,
     pub address: Address,
     pub returns: bool,
     /// Whether it is a fence too.
@@ -156,7 +156,7 @@ fn atomic(l: &mut Line) -> Result<bool> {
     let float = ty.is_float();
     if !matches!(ty.bytes(), 4 | 8) && op != Operation::Compare
         || float && op != Operation::Add
-        || float && !matches!(ty, Type::F32 | Type::F64)
+        || float && !matches!(ty, PtxType::F32 | PtxType::F64)
     {
         return Ok(false);
     }
@@ -224,11 +224,11 @@ macro_rules! little {
 macro_rules! twice {
     ($(#[$doc:meta])* $name:ident, $body:ident, $regs:ty) => {
         $(#[$doc])*
-        pub fn $name(a: &Access, regs: $regs, mask: u32, cx: &mut Context) -> Result<(), Problem> {
+        pub fn $name(a: &MemoryAccess, regs: $regs, mask: u32, cx: &mut Context) -> Result<(), Problem> {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2,fma")]
-                fn wide(a: &Access, regs: $regs, mask: u32, cx: &mut Context) -> Result<(), Problem> {
+                fn wide(a: &MemoryAccess, regs: $regs, mask: u32, cx: &mut Context) -> Result<(), Problem> {
                     $body(a, regs, mask, cx)
                 }
                 if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
@@ -250,7 +250,7 @@ twice!(
 );
 
 #[inline(always)]
-fn load_body(a: &Access, regs: &mut Regs, mask: u32, cx: &mut Context) -> Result<(), Problem> {
+fn load_body(a: &MemoryAccess, regs: &mut Regs, mask: u32, cx: &mut Context) -> Result<(), Problem> {
     let addresses = a.address.lanes(regs);
     let bytes = a.size * a.regs.len();
     cx.count_access(a.space, &addresses, mask, bytes, false);
@@ -293,7 +293,7 @@ fn load_body(a: &Access, regs: &mut Regs, mask: u32, cx: &mut Context) -> Result
 }
 
 #[inline(always)]
-fn store_body(a: &Access, regs: &Regs, mask: u32, cx: &mut Context) -> Result<(), Problem> {
+fn store_body(a: &MemoryAccess, regs: &Regs, mask: u32, cx: &mut Context) -> Result<(), Problem> {
     let addresses = a.address.lanes(regs);
     let bytes = a.size * a.regs.len();
     cx.count_access(a.space, &addresses, mask, bytes, true);
@@ -340,7 +340,7 @@ pub fn atomic_run(a: &Atomic, args: &Args, regs: &mut Regs, mask: u32, cx: &mut 
     regions(memory, a.space, &addresses, mask, bytes, |memory, region, mask| {
         memory.check_read(region, mask, bytes)?;
         touch(shadow, memory, region, mask, bytes, Touch::Atomic)?;
-        if let (Some(shadow), Target::Window(_) | Target::Variable(_)) = (shadow.as_mut(), region.target) {
+        if let (Some(shadow), Target::Buffer(_) | Target::Variable(_)) = (shadow.as_mut(), region.target) {
             if a.releases {
                 shadow.fence(shadow.warp);
             }
@@ -367,12 +367,12 @@ pub fn atomic_run(a: &Atomic, args: &Args, regs: &mut Regs, mask: u32, cx: &mut 
 }
 
 /// The new value of an atomic's cell.
-fn modify(op: Operation, ty: Type, old: u64, b: u64, c: u64) -> u64 {
+fn modify(op: Operation, ty: PtxType, old: u64, b: u64, c: u64) -> u64 {
     let signed = |v: u64| if ty.is_long() { v as i64 } else { v as i32 as i64 };
     let word = |v: u64| f32::from_bits(v as u32);
     match op {
-        Operation::Add if ty == Type::F32 => (word(old) + word(b)).to_bits() as u64,
-        Operation::Add if ty == Type::F64 => (f64::from_bits(old) + f64::from_bits(b)).to_bits(),
+        Operation::Add if ty == PtxType::F32 => (word(old) + word(b)).to_bits() as u64,
+        Operation::Add if ty == PtxType::F64 => (f64::from_bits(old) + f64::from_bits(b)).to_bits(),
         Operation::Add => old.wrapping_add(b),
         Operation::Min if ty.is_signed() => signed(old).min(signed(b)) as u64,
         Operation::Max if ty.is_signed() => signed(old).max(signed(b)) as u64,

@@ -22,7 +22,7 @@ pub mod warp;
 
 use super::lanes::{Args, Body};
 use super::parse::{Frame, Operand, literal};
-use super::program::{Exec, Inst, Space, Type};
+use super::program::{Exec, Inst, Space, PtxType};
 use crate::error::{Error, Result};
 
 /// A family: true if it knows the instruction.
@@ -52,8 +52,8 @@ const FAMILIES: &[(&[&str], Family)] = &[
 pub fn decode<'a>(frame: &mut Frame<'a>, opcode: &'a str, args: Vec<Operand<'a>>) -> Result<()> {
     let mut parts = opcode.split('.');
     let base = parts.next().unwrap_or_default();
-    let (types, mods): (Vec<&str>, Vec<&str>) = parts.partition(|m| Type::parse(m).is_some());
-    let types: Vec<Type> = types.into_iter().filter_map(Type::parse).collect();
+    let (types, mods): (Vec<&str>, Vec<&str>) = parts.partition(|m| PtxType::parse(m).is_some());
+    let types: Vec<PtxType> = types.into_iter().filter_map(PtxType::parse).collect();
     let start = frame.kernel.code.len();
     for (_, family) in FAMILIES.iter().filter(|(words, _)| words.contains(&base)) {
         let mut line = Line { frame, base, mods: mods.clone(), types: types.clone(), args: args.clone() };
@@ -71,7 +71,7 @@ pub struct Line<'f, 'a> {
     pub base: &'a str,
     /// Suffixes that are not types and nobody has taken yet.
     pub mods: Vec<&'a str>,
-    pub types: Vec<Type>,
+    pub types: Vec<PtxType>,
     pub args: Vec<Operand<'a>>,
 }
 
@@ -86,19 +86,19 @@ impl<'a> Line<'_, 'a> {
         table.iter().find(|(name, _)| self.take(name)).map(|(_, v)| *v)
     }
     /// The only type, or the last.
-    pub fn ty(&self) -> Type {
-        self.types.last().copied().unwrap_or(Type::B32)
+    pub fn ty(&self) -> PtxType {
+        self.types.last().copied().unwrap_or(PtxType::B32)
     }
     /// Operand `i` must be there.
     pub fn arg(&self, i: usize) -> Result<&Operand<'a>> {
         self.args.get(i).ok_or_else(|| Error::usage(format!("operand {} is missing", i + 1)))
     }
     /// Slot of a destination of type `ty`; `_` is a register nobody reads.
-    pub fn dst(&mut self, i: usize, ty: Type) -> Result<u32> {
+    pub fn dst(&mut self, i: usize, ty: PtxType) -> Result<u32> {
         let operand = self.arg(i)?.clone();
         self.to(&operand, ty)
     }
-    pub fn to(&mut self, operand: &Operand<'a>, ty: Type) -> Result<u32> {
+    pub fn to(&mut self, operand: &Operand<'a>, ty: PtxType) -> Result<u32> {
         match *operand {
             Operand::Name("_") => Ok(self.frame.slot(ty)),
             Operand::Name(name) => match self.frame.register(name) {
@@ -110,11 +110,11 @@ impl<'a> Line<'_, 'a> {
         }
     }
     /// Slot of a source of type `ty`: a register, a constant, a predefined register, or a variable's address.
-    pub fn src(&mut self, i: usize, ty: Type) -> Result<u32> {
+    pub fn src(&mut self, i: usize, ty: PtxType) -> Result<u32> {
         let operand = self.arg(i)?.clone();
         self.from(&operand, ty)
     }
-    pub fn from(&mut self, operand: &Operand<'a>, ty: Type) -> Result<u32> {
+    pub fn from(&mut self, operand: &Operand<'a>, ty: PtxType) -> Result<u32> {
         let wrong = |what: &str| Error::usage(format!("`{what}` is not a value of type {ty:?}"));
         match *operand {
             Operand::Name(name) => {
@@ -123,7 +123,7 @@ impl<'a> Line<'_, 'a> {
                         return Ok(slot);
                     }
                     // A register may be wider than the instruction's type (PTX ISA 9.4.1).
-                    if have.is_long() && ty != Type::Pred {
+                    if have.is_long() && ty != PtxType::Pred {
                         let d = self.frame.slot(ty);
                         self.frame.push(Inst::lanes(convert::narrow(), Args { d, a: slot, ..Args::default() }));
                         return Ok(d);
@@ -169,7 +169,7 @@ impl<'a> Line<'_, 'a> {
             _ => return Err(Error::usage("expected a predicate")),
         };
         match self.frame.register(name) {
-            Some((Type::Pred, slot)) => Ok((slot, negated)),
+            Some((PtxType::Pred, slot)) => Ok((slot, negated)),
             _ => Err(Error::usage(format!("{name} is not a predicate"))),
         }
     }
@@ -198,7 +198,7 @@ impl<'a> Line<'_, 'a> {
             Some((_, address)) => address,
             None => super::lex::integer(base).ok_or_else(|| Error::usage(format!("{base} is not an address")))?,
         };
-        Ok((self.frame.constant(address.wrapping_add(offset as u64), Type::B64), true, 0))
+        Ok((self.frame.constant(address.wrapping_add(offset as u64), PtxType::B64), true, 0))
     }
     /// Takes the state space; generic if there is none.
     pub fn space(&mut self) -> Space {
@@ -218,7 +218,7 @@ impl<'a> Line<'_, 'a> {
         Ok(true)
     }
     /// Appends a lane loop over `n` sources of type `from` to a destination of type `to`, operands in order.
-    pub fn map(&mut self, body: Body, to: Type, from: Type, n: usize, mode: u32, flops: u32) -> Result<bool> {
+    pub fn map(&mut self, body: Body, to: PtxType, from: PtxType, n: usize, mode: u32, flops: u32) -> Result<bool> {
         self.expect(n + 1)?;
         let mut args = Args { d: self.dst(0, to)?, mode, ..Args::default() };
         for (i, slot) in [&mut args.a, &mut args.b, &mut args.c, &mut args.e].into_iter().enumerate().take(n) {
@@ -236,8 +236,8 @@ impl<'a> Line<'_, 'a> {
     }
 }
 
-fn same_bank(a: Type, b: Type) -> bool {
-    (a == Type::Pred) == (b == Type::Pred) && a.is_long() == b.is_long()
+fn same_bank(a: PtxType, b: PtxType) -> bool {
+    (a == PtxType::Pred) == (b == PtxType::Pred) && a.is_long() == b.is_long()
 }
 
 impl Inst {

@@ -6,7 +6,7 @@ use super::Line;
 use super::float::{input, modifiers, output};
 use crate::error::Result;
 use crate::sim::lanes::{lanes, map1, map2};
-use crate::sim::program::Type;
+use crate::sim::program::PtxType;
 
 /// An f32 function, evaluated in f64.
 macro_rules! approximate {
@@ -26,17 +26,17 @@ pub fn decode(l: &mut Line) -> Result<bool> {
     let approx = l.take("approx");
     let &[ty] = &l.types[..] else { return Ok(false) };
     match ty {
-        Type::F32 => {}
-        Type::F64 if approx && l.take("ftz") => {
+        PtxType::F32 => {}
+        PtxType::F64 if approx && l.take("ftz") => {
             let body = match l.base {
                 "rcp" => lanes!(f64 = |a: f64| 1.0 / a),
                 "rsqrt" => lanes!(f64 = |a: f64| 1.0 / a.sqrt()),
                 _ => return Ok(false),
             };
-            return l.map(body, Type::F64, Type::F64, 1, 0, 1);
+            return l.map(body, PtxType::F64, PtxType::F64, 1, 0, 1);
         }
-        Type::F64 if approx && l.base == "rsqrt" => {
-            return l.map(lanes!(f64 = |a: f64| 1.0 / a.sqrt()), Type::F64, Type::F64, 1, 0, 1);
+        PtxType::F64 if approx && l.base == "rsqrt" => {
+            return l.map(lanes!(f64 = |a: f64| 1.0 / a.sqrt()), PtxType::F64, PtxType::F64, 1, 0, 1);
         }
         _ => return Ok(false),
     }
@@ -50,7 +50,7 @@ pub fn decode(l: &mut Line) -> Result<bool> {
             let mode = s.mode;
             map2::<f32, f32, f32>(r, s, m, |a, b| output(input(a, mode) / input(b, mode), mode))
         });
-        return l.map(body, Type::F32, Type::F32, 2, mode, 1);
+        return l.map(body, PtxType::F32, PtxType::F32, 2, mode, 1);
     }
     let body = match l.base {
         "ex2" => approximate!(f64::exp2),
@@ -63,5 +63,5 @@ pub fn decode(l: &mut Line) -> Result<bool> {
         "tanh" => approximate!(f64::tanh),
         _ => return Ok(false),
     };
-    l.map(body, Type::F32, Type::F32, 1, mode, 1)
+    l.map(body, PtxType::F32, PtxType::F32, 1, mode, 1)
 }

@@ -3,7 +3,7 @@
 use super::{Line, Operand};
 use crate::error::Result;
 use crate::sim::lanes::{Args, Regs, WARP, active};
-use crate::sim::program::{Exec, Type};
+use crate::sim::program::{Exec, PtxType};
 
 #[derive(Clone, Copy, Debug)]
 pub enum Move {
@@ -61,22 +61,22 @@ pub struct Vote {
 }
 
 /// The destination and the predicate beside it, if any.
-fn outputs(l: &mut Line, ty: Type) -> Result<(u32, Option<u32>)> {
+fn outputs(l: &mut Line, ty: PtxType) -> Result<(u32, Option<u32>)> {
     match *l.arg(0)? {
-        Operand::Pair(d, p) => Ok((l.to(&Operand::Name(d), ty)?, Some(l.to(&Operand::Name(p), Type::Pred)?))),
+        Operand::Pair(d, p) => Ok((l.to(&Operand::Name(d), ty)?, Some(l.to(&Operand::Name(p), PtxType::Pred)?))),
         _ => Ok((l.dst(0, ty)?, None)),
     }
 }
 
 pub fn decode(l: &mut Line) -> Result<bool> {
     if l.base == "activemask" {
-        let d = l.dst(0, Type::B32)?;
+        let d = l.dst(0, PtxType::B32)?;
         return l.push(Exec::ActiveMask, Args { d, ..Args::default() });
     }
     if !l.take("sync") {
         return Ok(false);
     }
-    let t = Type::B32;
+    let t = PtxType::B32;
     match l.base {
         "shfl" => {
             let by = [("up", Move::Up), ("down", Move::Down), ("bfly", Move::Butterfly), ("idx", Move::Index)];
@@ -90,7 +90,7 @@ pub fn decode(l: &mut Line) -> Result<bool> {
             let asks = [("all", Ask::All), ("any", Ask::Any), ("uni", Ask::Uniform), ("ballot", Ask::Ballot)];
             let Some(ask) = l.one_of(&asks) else { return Ok(false) };
             l.expect(3)?;
-            let d = l.dst(0, if ask == Ask::Ballot { t } else { Type::Pred })?;
+            let d = l.dst(0, if ask == Ask::Ballot { t } else { PtxType::Pred })?;
             let (a, negated) = l.pred(1)?;
             let e = l.src(2, t)?;
             l.push(Exec::Vote(Vote { ask, negated, valid: None }), Args { d, a, e, ..Args::default() })
@@ -107,7 +107,7 @@ pub fn decode(l: &mut Line) -> Result<bool> {
             l.push(Exec::Vote(Vote { ask, negated: false, valid }), Args { d, a, e, ..Args::default() })
         }
         "redux" => {
-            let signed = l.ty() == Type::S32;
+            let signed = l.ty() == PtxType::S32;
             let ops = [
                 ("add", Reduce::Add),
                 ("min", if signed { Reduce::SignedMin } else { Reduce::Min }),

@@ -130,7 +130,7 @@ mod tests {
             let own: Vec<&str> = archive.arrays.iter().map(|a| a.name.as_str()).collect();
             assert_eq!((own.len(), own[0], own[1], own[26]), (32, "conv1_1/0", "conv1_1/1", "fc6/0"));
             assert_eq!(own[30..], [format!("{last}/0"), format!("{last}/1")]);
-            assert!(archive.arrays.iter().all(|a| matches!(a.place, super::super::Place::Mapped(_))));
+            assert!(archive.arrays.iter().all(|a| matches!(a.place, super::super::ArrayData::Mapped(_))));
             let tensors = tensors(&archive, &file);
             for (own, want) in own.iter().zip(&plain).take(30) {
                 assert_eq!(&tensors[*own], want, "{name}: {own}");

@@ -206,7 +206,7 @@ fn in_order(group: &Group) -> Vec<(&str, &Node)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Place;
+    use super::super::ArrayData;
     use super::super::testing::{Tensors, archive, fixture, in_order, reference, tensors, torment};
     use super::*;
 
@@ -253,7 +253,7 @@ mod tests {
             let archive = read(&file).unwrap_or_else(|e| panic!("{name}: {e:?}"));
             assert_eq!((archive.arrays.len(), archive.notes["layout"].as_str()), (count, "HWIO"), "{name}");
             assert_eq!(archive.arrays[0].name, "block1_conv1/kernel", "{name}");
-            let packed = archive.arrays.iter().filter(|a| matches!(a.place, Place::Packed(..))).count();
+            let packed = archive.arrays.iter().filter(|a| matches!(a.place, ArrayData::Packed(..))).count();
             assert_eq!(packed, if name == "keras_gzip.h5" { count } else { 0 }, "{name}");
             for (own, values) in tensors(&archive, &file) {
                 assert_eq!(values, network[&own], "{name}: {own}");

@@ -153,11 +153,11 @@ pub struct Array {
     pub shape: Vec<usize>,
     /// Elements from one index to the next, for each axis: [`row_major`] unless the writer says otherwise.
     pub strides: Vec<usize>,
-    pub place: Place,
+    pub place: ArrayData,
 }
 
 /// Where an array's bytes are, little endian.
-pub enum Place {
+pub enum ArrayData {
     /// In the file, from the element whose indices are all 0; may be longer than the array needs.
     Mapped(Range<usize>),
     /// Packed: this makes the bytes of the file's when they are asked for, so that one array at a time is in memory. The
@@ -170,12 +170,12 @@ pub enum Place {
 /// From the bytes of the whole file to those of one array.
 pub type Unpack = Box<dyn Fn(&[u8]) -> Result<Vec<u8>, Fault> + Send + Sync>;
 
-impl std::fmt::Debug for Place {
+impl std::fmt::Debug for ArrayData {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         match self {
-            Place::Mapped(r) => write!(f, "{r:?}"),
-            Place::Packed(n, _) => write!(f, "{n} bytes, packed"),
-            Place::Beside(file, r) => write!(f, "{r:?} of file {file}"),
+            ArrayData::Mapped(r) => write!(f, "{r:?}"),
+            ArrayData::Packed(n, _) => write!(f, "{n} bytes, packed"),
+            ArrayData::Beside(file, r) => write!(f, "{r:?} of file {file}"),
         }
     }
 }
@@ -270,21 +270,21 @@ impl Archive {
             }
             let Some(extent) = a.extent() else { return refuse("is too large".into()) };
             let there = match &a.place {
-                Place::Mapped(r) if r.start <= r.end && r.end <= file => r.len(),
-                Place::Mapped(r) => return refuse(format!("bytes {}..{} of a file of {file}", r.start, r.end)),
-                Place::Packed(n, _) => *n,
-                Place::Beside(i, r) if *i < self.beside.len() && r.start <= r.end => r.len(),
-                Place::Beside(i, r) => return refuse(format!("bytes {}..{} of file {i} beside it", r.start, r.end)),
+                ArrayData::Mapped(r) if r.start <= r.end && r.end <= file => r.len(),
+                ArrayData::Mapped(r) => return refuse(format!("bytes {}..{} of a file of {file}", r.start, r.end)),
+                ArrayData::Packed(n, _) => *n,
+                ArrayData::Beside(i, r) if *i < self.beside.len() && r.start <= r.end => r.len(),
+                ArrayData::Beside(i, r) => return refuse(format!("bytes {}..{} of file {i} beside it", r.start, r.end)),
             };
             if extent > there {
                 return refuse(format!("needs {extent} bytes and has {there}"));
             }
             names += a.name.len();
             work = work.saturating_add(match &a.place {
-                Place::Mapped(_) => extent,
-                Place::Packed(n, _) => *n,
+                ArrayData::Mapped(_) => extent,
+                ArrayData::Packed(n, _) => *n,
                 // That file has a length of its own.
-                Place::Beside(..) => 0,
+                ArrayData::Beside(..) => 0,
             });
             if names > MAX_NAMES || work > FREE_BYTES + TIMES * file {
                 return refuse(format!(
@@ -308,7 +308,7 @@ mod tests {
                 dtype: Dtype::F32,
                 shape: vec![25_000],
                 strides: vec![1],
-                place: Place::Mapped(0..100_000),
+                place: ArrayData::Mapped(0..100_000),
             };
             let arrays = (0..n).map(array).collect();
             Archive { format: Format::Npz, arrays, notes: BTreeMap::new(), beside: vec![] }.check(100_000)

@@ -7,7 +7,7 @@ Numbers and truth values, little endian, in both orders; the transpose of a matr
 without `.npy`. Checksums are checked where an entry is deflated. */
 
 use super::zip::{self, Entry};
-use super::{Archive, Array, Fault, Format, Place, row_major};
+use super::{Archive, Array, Fault, Format, ArrayData, row_major};
 use safetensors::Dtype;
 use std::collections::BTreeMap;
 
@@ -51,7 +51,7 @@ pub fn single(bytes: &[u8]) -> Result<Array, String> {
         return Err(format!("has {} bytes of elements, its shape needs {elements}", bytes.len() - skip));
     }
     let strides = if fortran { column_major(&shape) } else { row_major(&shape) };
-    Ok(Array { name: String::new(), dtype, shape, strides, place: Place::Mapped(skip..bytes.len()) })
+    Ok(Array { name: String::new(), dtype, shape, strides, place: ArrayData::Mapped(skip..bytes.len()) })
 }
 
 /// The one value of a `.npy` without extents, as text: data sets keep numbers, and numbers as texts, in files of their own.

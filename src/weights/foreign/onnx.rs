@@ -5,7 +5,7 @@ in `NAME.onnx.data`). Shapes are the writer's: filters [O,I,H,W]; of dense layer
 transposes them ([`Layer::transposed`]) and [in, out] where it does not. */
 
 use super::proto::{self, Value, fields};
-use super::{Archive, Array, BLOCKS, Fault, Format, Place, row_major};
+use super::{Archive, Array, BLOCKS, Fault, Format, ArrayData, row_major};
 use crate::weights::header::MAX_RANK;
 use safetensors::Dtype;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -174,7 +174,7 @@ fn array(bytes: &[u8], tensor: Range<usize>, beside: &mut Vec<String>) -> Result
             dtype,
             strides: row_major(&shape),
             shape,
-            place: Place::Beside(file, offset..end),
+            place: ArrayData::Beside(file, offset..end),
         }));
     }
     let (mut size, mut place) = proto::values(bytes, tensor.clone(), 9, width)?;
@@ -345,7 +345,7 @@ mod tests {
             |key: &str, value: &str| field(13, &[field(1, key.as_bytes()), field(2, value.as_bytes())].concat());
         let elsewhere = read(&model(&[&entry("location", "./w.data"), &entry("offset", "16")])).unwrap();
         assert_eq!(elsewhere.beside, ["w.data"]);
-        assert!(matches!(&elsewhere.arrays[0].place, Place::Beside(0, r) if *r == (16..24)));
+        assert!(matches!(&elsewhere.arrays[0].place, ArrayData::Beside(0, r) if *r == (16..24)));
         let good = field(9, &[0; 8]);
         assert!(read(&model(&[&good])).is_ok());
         let twice =

@@ -2,7 +2,7 @@
 and never built into a tree. A message inside a message is a range that its reader walks if it knows the field, so nothing
 here nests, and what is not known is stepped over. */
 
-use super::{Fault, Place};
+use super::{Fault, ArrayData};
 use std::ops::Range;
 
 /// Fields that a message may always have. Beyond that they must be four bytes long on average, as the shortest that any
@@ -127,7 +127,7 @@ pub fn numbers(bytes: &[u8], value: &Value, most: usize, to: &mut Vec<usize>) ->
 
 /// All values of one field of `width` bytes a value, and how many bytes they are. Writers pack them into one run, which is
 /// left where it lies; otherwise they are gathered when they are asked for.
-pub fn values(bytes: &[u8], message: Range<usize>, field: u64, width: usize) -> Result<(usize, Place), Fault> {
+pub fn values(bytes: &[u8], message: Range<usize>, field: u64, width: usize) -> Result<(usize, ArrayData), Fault> {
     let (mut size, mut runs, mut first) = (0, 0, 0..0);
     for run in self::runs(bytes, message.clone(), field) {
         let run = run?;
@@ -141,7 +141,7 @@ pub fn values(bytes: &[u8], message: Range<usize>, field: u64, width: usize) -> 
         runs += 1;
     }
     if runs <= 1 {
-        return Ok((size, Place::Mapped(first)));
+        return Ok((size, ArrayData::Mapped(first)));
     }
     let gather = move |file: &[u8]| {
         let mut out = Vec::with_capacity(size);
@@ -150,7 +150,7 @@ pub fn values(bytes: &[u8], message: Range<usize>, field: u64, width: usize) -> 
         }
         Ok(out)
     };
-    Ok((size, Place::Packed(size, Box::new(gather))))
+    Ok((size, ArrayData::Packed(size, Box::new(gather))))
 }
 
 /// Where the values of a field are: each fixed one, each packed run.
@@ -196,12 +196,12 @@ mod tests {
     #[test]
     fn values_lie_in_one_run_or_are_gathered() {
         let one = [42, 8, 0, 0, 0, 0, 0, 0, 128, 63];
-        assert!(matches!(values(&one, 0..10, 5, 4).unwrap(), (8, Place::Mapped(r)) if r == (2..10)));
+        assert!(matches!(values(&one, 0..10, 5, 4).unwrap(), (8, ArrayData::Mapped(r)) if r == (2..10)));
         let loose = [45, 0, 0, 0, 0, 8, 1, 45, 0, 0, 128, 63, 42, 4, 0, 0, 0, 64];
-        let (12, Place::Packed(12, gather)) = values(&loose, 0..18, 5, 4).unwrap() else { panic!("three floats") };
+        let (12, ArrayData::Packed(12, gather)) = values(&loose, 0..18, 5, 4).unwrap() else { panic!("three floats") };
         assert_eq!(gather(&loose).unwrap(), bytemuck::cast_slice::<f32, u8>(&[0.0, 1.0, 2.0]));
         assert!(values(&one, 0..10, 5, 16).is_err());
         assert!(values(&one, 0..9, 5, 4).is_err());
-        assert!(matches!(values(&one, 0..10, 6, 4).unwrap(), (0, Place::Mapped(_))));
+        assert!(matches!(values(&one, 0..10, 6, 4).unwrap(), (0, ArrayData::Mapped(_))));
     }
 }

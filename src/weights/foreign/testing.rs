@@ -1,6 +1,6 @@
 //! What the tests of the parsers share: fixtures, values in the writer's order, damaged files.
 
-use super::{Archive, Array, Fault, Place};
+use super::{Archive, Array, Fault, ArrayData};
 use crate::rng::philox;
 use crate::weights::header;
 use flate2::{Compression, Crc, write::DeflateEncoder};
@@ -25,13 +25,13 @@ pub fn fixture(name: &str) -> Vec<u8> {
 /// Every value of an array; a parser that let through what is not there panics here.
 pub fn values(a: &Array, file: &[u8]) -> Result<Vec<f64>, Fault> {
     let bytes = match &a.place {
-        Place::Mapped(r) => Cow::Borrowed(&file[r.clone()]),
-        Place::Packed(n, unpack) => {
+        ArrayData::Mapped(r) => Cow::Borrowed(&file[r.clone()]),
+        ArrayData::Packed(n, unpack) => {
             let bytes = unpack(file)?;
             assert_eq!(bytes.len(), *n, "{}", a.name);
             Cow::Owned(bytes)
         }
-        Place::Beside(i, _) => panic!("{}: in file {i} beside it", a.name),
+        ArrayData::Beside(i, _) => panic!("{}: in file {i} beside it", a.name),
     };
     let size = a.dtype.bitsize() / 8;
     let element = |i: usize| {
@@ -67,7 +67,7 @@ pub fn reference(name: &str) -> Tensors {
         dtype: t.dtype,
         strides: super::row_major(&t.shape),
         shape: t.shape,
-        place: Place::Mapped(t.range),
+        place: ArrayData::Mapped(t.range),
     });
     arrays.map(|a| (a.name.clone(), (a.shape.clone(), values(&a, &file).unwrap()))).collect()
 }

@@ -14,7 +14,7 @@ storages (see [`super::zip`]). */
 
 use super::pickle::{self, Heap, MAX_NAME, SAVE_LESS, Storage, Tensor, Value, what};
 use super::zip::{self, Entry};
-use super::{Archive, Array, Fault, Format, Place};
+use super::{Archive, Array, Fault, Format, ArrayData};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
@@ -125,7 +125,7 @@ fn stream(bytes: &[u8]) -> Result<Archive, Fault> {
             return Err(format!("its storage `{}` is not in the file", storage.key));
         };
         fits(storage, place.len())?;
-        Ok(Place::Mapped(place.start + skip.min(place.len())..place.end))
+        Ok(ArrayData::Mapped(place.start + skip.min(place.len())..place.end))
     })
 }
 
@@ -145,7 +145,7 @@ fn arrays(
     file: usize,
     top: Value,
     heap: &Heap,
-    find: impl Fn(&Storage, usize) -> Result<Place, String>,
+    find: impl Fn(&Storage, usize) -> Result<ArrayData, String>,
 ) -> Result<Archive, Fault> {
     let mut notes = BTreeMap::from([("layout".to_string(), "OIHW".to_string())]);
     let (state, tensors) = state_dict(top, heap, &mut notes)?;
@@ -168,7 +168,7 @@ fn arrays(
 }
 
 /// Where a tensor's bytes are: in its storage, or in the part of it that a view has.
-fn locate(t: &Tensor, heap: &Heap, find: &impl Fn(&Storage, usize) -> Result<Place, String>) -> Result<Place, String> {
+fn locate(t: &Tensor, heap: &Heap, find: &impl Fn(&Storage, usize) -> Result<ArrayData, String>) -> Result<ArrayData, String> {
     let storage = &heap.storages[t.storage];
     let (first, n) = storage.view.unwrap_or((0, storage.elements));
     let outside = || format!("begins outside its storage `{}`", storage.key);
@@ -179,8 +179,8 @@ fn locate(t: &Tensor, heap: &Heap, find: &impl Fn(&Storage, usize) -> Result<Pla
     let place = find(storage, (first + t.offset).checked_mul(size).ok_or_else(outside)?)?;
     Ok(match place {
         // A view ends before its storage does.
-        Place::Mapped(r) => {
-            Place::Mapped(r.start..r.end.min(r.start.saturating_add((n - t.offset).saturating_mul(size))))
+        ArrayData::Mapped(r) => {
+            ArrayData::Mapped(r.start..r.end.min(r.start.saturating_add((n - t.offset).saturating_mul(size))))
         }
         packed => packed,
     })

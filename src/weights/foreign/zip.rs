@@ -7,7 +7,7 @@ twice, entries that overlap each other or the directory, local headers that name
 Checksums are checked by [`Entry::read`] and whenever an entry is unpacked, and all of them by [`verify`], once for an
 import: a stored array's bytes are otherwise used where they lie. */
 
-use super::{Fault, Place};
+use super::{Fault, ArrayData};
 use flate2::{Crc, read::DeflateDecoder};
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -177,13 +177,13 @@ impl Entry {
     }
 
     /// Its bytes from `skip` on as the place of an array.
-    pub fn place(&self, skip: usize) -> Place {
+    pub fn place(&self, skip: usize) -> ArrayData {
         let skip = skip.min(self.size);
         if !self.deflated {
-            return Place::Mapped(self.packed.start + skip..self.packed.end);
+            return ArrayData::Mapped(self.packed.start + skip..self.packed.end);
         }
         let entry = self.clone();
-        Place::Packed(
+        ArrayData::Packed(
             self.size - skip,
             Box::new(move |file| {
                 let mut bytes = entry.read(file)?.into_owned();
@@ -290,8 +290,8 @@ mod tests {
             assert!(matches!(all[0].read(&file).unwrap(), Cow::Borrowed(b"stored")));
             assert_eq!(*all[1].read(&file).unwrap(), *text);
             assert_eq!((all[0].head(&file, 2), all[1].head(&file, 8)), (b"st".to_vec(), b"the same".to_vec()));
-            assert!(matches!(all[0].place(2), Place::Mapped(r) if file[r.clone()] == *b"ored"));
-            let Place::Packed(n, unpack) = all[1].place(4) else { panic!("deflated") };
+            assert!(matches!(all[0].place(2), ArrayData::Mapped(r) if file[r.clone()] == *b"ored"));
+            let ArrayData::Packed(n, unpack) = all[1].place(4) else { panic!("deflated") };
             assert_eq!((n, &unpack(&file).unwrap()[..]), (42, &text[4..]));
             // A comment may follow.
             let mut file = archive(&[("a", b"stored")], wide);

@@ -1,5 +1,5 @@
 use super::*;
-use crate::weights::foreign::{Place, testing::fixture};
+use crate::weights::foreign::{ArrayData, testing::fixture};
 use std::time::Instant;
 
 /// Reads everything there is.
@@ -8,9 +8,9 @@ fn read(bytes: &[u8]) -> Result<usize, Fault> {
         group.members.iter().try_fold(0, |n, (name, node)| match node {
             Node::Group(below) => Ok(n + all(reader, below, file)?),
             Node::Dataset(dataset) => match reader.array(dataset, name, name.clone())?.place {
-                Place::Mapped(r) => Ok(n + r.len()),
-                Place::Packed(_, unpack) => Ok(n + unpack(file)?.len()),
-                Place::Beside(..) => unreachable!("HDF5 has no files beside it"),
+                ArrayData::Mapped(r) => Ok(n + r.len()),
+                ArrayData::Packed(_, unpack) => Ok(n + unpack(file)?.len()),
+                ArrayData::Beside(..) => unreachable!("HDF5 has no files beside it"),
             },
         })
     }
@@ -136,7 +136,7 @@ fn a_file_may_lie_inside_another() {
         let (mut reader, root) = Reader::open(bytes, within).unwrap();
         let Some(Node::Dataset(d)) = root.find("block1_conv1/block1_conv1_b_1:0") else { panic!("it is there") };
         match reader.array(d, "", String::new()).unwrap().place {
-            Place::Mapped(r) => r,
+            ArrayData::Mapped(r) => r,
             p => panic!("{p:?}"),
         }
     };

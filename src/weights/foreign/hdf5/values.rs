@@ -2,7 +2,7 @@
 
 use super::chunks::Chunks;
 use super::{Dataset, Fault, Reader};
-use crate::weights::foreign::Place;
+use crate::weights::foreign::ArrayData;
 use safetensors::Dtype;
 use std::ops::Range;
 
@@ -31,7 +31,7 @@ pub(super) enum Filter {
 
 impl Reader<'_> {
     /// Element type, extents and place of a dataset's values.
-    pub(super) fn values(&mut self, dataset: &Dataset) -> Result<(Dtype, Vec<usize>, Place), Fault> {
+    pub(super) fn values(&mut self, dataset: &Dataset) -> Result<(Dtype, Vec<usize>, ArrayData), Fault> {
         let start =
             Fault::at(self.base, "has no values: no dataspace, no datatype or no layout, or values in another file");
         let (Some(space), Some(datatype), Some(layout), false) =
@@ -69,7 +69,7 @@ impl Reader<'_> {
                 }
                 let filters = self.filters(dataset.filters.clone(), *element)?;
                 let chunks = Chunks::find(self, tree, &shape, chunk, *element, filters)?;
-                return Ok((dtype, shape, Place::Packed(size, Box::new(move |file| chunks.unpack(file)))));
+                return Ok((dtype, shape, ArrayData::Packed(size, Box::new(move |file| chunks.unpack(file)))));
             }
             (4, 2) => return Err(c.fault("a chunk index of version 4; write the file without libver=\"latest\"")),
             _ => return Err(c.fault(format!("class {class} of version {version} is not supported"))),
@@ -78,7 +78,7 @@ impl Reader<'_> {
             return Err(c.fault(format!("{size} bytes of values, of which {} are stored", stored.len())));
         }
         let [start, end] = [stored.start, stored.end].map(|at| self.base.saturating_add(at));
-        Ok((dtype, shape, Place::Mapped(start..end)))
+        Ok((dtype, shape, ArrayData::Mapped(start..end)))
     }
 
     /// The extents; None for a dataspace without elements.
