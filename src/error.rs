@@ -7,6 +7,7 @@ Library code never prints and never exits; it returns an [`Error`]. The command 
 use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -79,13 +80,14 @@ pub struct Error {
     place: Option<String>,
     problem: String,
     remedy: Option<String>,
+    io: Option<Arc<std::io::Error>>,
 }
 
 impl Error {
     fn new(kind: Kind, problem: impl Into<String>) -> Self {
         // What a message quotes may be a whole file.
         let problem = shortened(&problem.into()).into_owned();
-        Self { kind, file: None, place: None, problem, remedy: None }
+        Self { kind, file: None, place: None, problem, remedy: None, io: None }
     }
 
     /// A request that cannot be carried out as written.
@@ -129,6 +131,7 @@ impl Error {
         };
         let mut err = Self::file(path, format!("cannot {doing}: {e}"));
         err.remedy = remedy.map(String::from);
+        err.io = Some(Arc::new(e));
         err
     }
 
@@ -153,6 +156,31 @@ impl Error {
     /// Who has to act.
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// The file it is about, as [`path_text`].
+    pub fn path(&self) -> Option<&str> {
+        self.file.as_deref()
+    }
+
+    /// Where in the file.
+    pub fn place(&self) -> Option<&str> {
+        self.place.as_deref()
+    }
+
+    /// What went wrong, without file, place and remedy.
+    pub fn problem(&self) -> &str {
+        &self.problem
+    }
+
+    /// What can be done about it.
+    pub fn remedy(&self) -> Option<&str> {
+        self.remedy.as_deref()
+    }
+
+    /// What the system said, where it was asked.
+    pub fn cause(&self) -> Option<&std::io::Error> {
+        self.io.as_deref()
     }
 
     /// 2 for a wrong request, 1 for a failed job, 3 for a slow benchmark, 130 for an interrupted job.
@@ -182,7 +210,11 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.io.as_deref().map(|e| e as _)
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -14,7 +14,8 @@
 | 9 | [`report`] | pages and tables for people |
 | 10 | [`cli`] | commands |
 
-A module imports only from lower floors and from its own; `tests/floors.rs` enforces it.
+A module imports only from lower floors and from its own; `tests/floors.rs` enforces it. Modules without a page here serve the
+program, its tests and its benchmarks, and may change in any version.
 
 A photograph is rated in three lines:
 
@@ -22,6 +23,17 @@ A photograph is rated in three lines:
 let mut model = deep_affect::Predictor::bundled()?;   // or Predictor::open("checkpoint.safetensors", 1, device)
 let ratings = model.rate("photo.jpg")?;
 println!("valence {:.1}, arousal {:.1}", ratings[0], ratings[1]);
+# Ok::<(), deep_affect::Error>(())
+```
+
+What goes wrong says who has to act and which file it is about:
+
+```
+use deep_affect::error::Kind;
+# let device = deep_affect::device::open("cpu", None)?;
+let e = deep_affect::Predictor::open("missing.safetensors", 1, device).err().unwrap();
+assert_eq!((e.kind(), e.path()), (Kind::Job, Some("missing.safetensors")));
+assert!(e.cause().is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound));
 # Ok::<(), deep_affect::Error>(())
 ```
 
@@ -48,6 +60,35 @@ assert_eq!(s.read(y)?, [10.0]);
 assert_eq!(s.read(dw)?, [3.0, 4.0]);
 # Ok::<(), deep_affect::error::Error>(())
 ```
+# Conventions
+
+**Letters.** N pictures of H x W pixels and C channels; a convolution has K filters of R x S taps and makes P x Q pixels; a dense
+layer takes I numbers and gives O. x is what an op reads, y what it makes, w a weight, b a bias; d in front is the gradient of
+the loss: dy, dx, dw. A product of matrices is [m,depth] by [depth,n]. u is 2^-24, the rounding of float32.
+
+**Layouts.** The last extent is innermost. Images are [N,H,W,C], filters [K,R,S,C/groups], dense weights [O,I], padding [top,left,
+bottom,right]. Pictures are RGB bytes, row by row. Sizes in memory are bytes, and names that hold them say so.
+
+**Names.** Ops are called `family.pass` (`conv.dgrad`), their parameters `tower.layer.weight`; programs tell ops apart by their
+[`Role`](graph::Role), never by name. The words of the field, one meaning each:
+
+| word | meaning |
+|---|---|
+| op, node, value | what is computed; one use of it in a graph; what it reads or writes |
+| instance, group | one node among equal ones; those that one launch computes |
+| plan | order, places and lifetimes of values, fixed before anything runs |
+| launch | one piece of work of a device: a host routine, or the call of a kernel |
+| kernel | a function of a GPU, and nothing else |
+| tile | the part of a product of matrices that one block of threads computes |
+| device, session | what runs plans; a device that holds a graph and its plans |
+| definition | the float64 evaluation of an op, in plain loops: what all else is compared with |
+| case | an instance of an op that every check runs on |
+
+**Comments** are whole sentences in plain English that say what is so, and why: shapes, units, the source of a constant. They
+name what a thing is before what it is not, and leave to the code what the code says.
+
+**Errors** are one line: the file, the place, the problem, the remedy ([`error::Error`] has them apart). Names of options stand
+without dashes in the library, and a program adds its own.
 */
 
 // Shapes are written as [N,H,W,C], which rustdoc takes for links; module pages name their private parts.
@@ -55,37 +96,58 @@ assert_eq!(s.read(dw)?, [3.0, 4.0]);
 #![cfg_attr(not(test), deny(clippy::print_stderr))]
 #![allow(rustdoc::broken_intra_doc_links, rustdoc::private_intra_doc_links)]
 
-pub mod atomic;
-pub mod bundled;
-pub mod cli;
-pub mod conform;
+// What a library is used by: ten modules at most.
 pub mod data;
 pub mod device;
 pub mod error;
-pub mod export;
-pub mod files;
 pub mod graph;
-pub mod hash;
-pub mod host;
-pub mod launch;
-pub mod mapped;
-pub mod memory;
 pub mod models;
 pub mod nn;
-pub mod nvrtc;
-pub mod ops;
-pub mod par;
 pub mod plan;
-pub mod preprocess;
-pub mod progress;
-pub mod report;
-pub mod rng;
 pub mod shape;
-pub mod sim;
-pub mod solve;
-pub mod table;
 pub mod train;
+
+// What the program, the tests and the benchmarks use besides.
+#[doc(hidden)]
+pub mod atomic;
+#[doc(hidden)]
+pub mod bundled;
+#[doc(hidden)]
+pub mod cli;
+#[doc(hidden)]
+pub mod conform;
+#[doc(hidden)]
+pub mod export;
+#[doc(hidden)]
+pub mod hash;
+#[doc(hidden)]
+pub mod host;
+#[doc(hidden)]
+pub mod launch;
+#[doc(hidden)]
+pub mod mapped;
+#[doc(hidden)]
+pub mod nvrtc;
+#[doc(hidden)]
+pub mod ops;
+#[doc(hidden)]
+pub mod preprocess;
+#[doc(hidden)]
+pub mod progress;
+#[doc(hidden)]
+pub mod rng;
+#[doc(hidden)]
+pub mod sim;
+#[doc(hidden)]
+pub mod solve;
+#[doc(hidden)]
 pub mod weights;
+
+mod files;
+mod memory;
+mod par;
+mod report;
+mod table;
 
 pub use error::{Error, Result};
 pub use train::predictor::Predictor;

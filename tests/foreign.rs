@@ -8,7 +8,7 @@ use deep_affect::ops::norm::Convention;
 use deep_affect::plan::Options;
 use deep_affect::shape::{Type, Window};
 use deep_affect::weights::diff::{Difference, diff};
-use deep_affect::weights::foreign::Place;
+use deep_affect::weights::foreign::ArrayData;
 use deep_affect::weights::import::{Foreign, Norm, SOURCE_FORMAT, SOURCE_SHA256};
 use deep_affect::weights::inspect::inspect;
 use deep_affect::weights::store::Store;
@@ -265,7 +265,7 @@ fn what_is_wrong_is_one_line_and_nothing_is_written() {
     // A tensor of NaN is named, and the file that was there stays.
     let source = Foreign::open(fixture("torchvision.safetensors")).unwrap();
     let (array, _) = source.arrays().find(|a| a.1.ours == "fc2.weight").unwrap();
-    let Place::Mapped(range) = &array.place else { panic!("mapped") };
+    let ArrayData::Mapped(range) = &array.place else { panic!("mapped") };
     let mut bytes = std::fs::read(fixture("torchvision.safetensors")).unwrap();
     bytes[range.end - 4..range.end].copy_from_slice(&f32::NAN.to_le_bytes());
     let bad = dir.path().join("nan.pth");

@@ -6,7 +6,7 @@
 //! Prints the executions and the seed; `FUZZ_SEED` repeats a run. One second each by default.
 
 use deep_affect::rng::{Rng, Stream};
-use deep_affect::weights::foreign::{self, Archive, Fault, Format, Place};
+use deep_affect::weights::foreign::{self, Archive, ArrayData, Fault, Format};
 use deep_affect::weights::header;
 use deep_affect::weights::strided::Strided;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -75,14 +75,14 @@ fn read_all(archive: &Archive, bytes: &[u8]) -> Result<usize, Fault> {
     for a in &archive.arrays {
         let unpacked;
         let values = match &a.place {
-            Place::Mapped(range) => &bytes[range.clone()],
-            Place::Packed(n, unpack) => {
+            ArrayData::Mapped(range) => &bytes[range.clone()],
+            ArrayData::Packed(n, unpack) => {
                 unpacked = unpack(bytes)?;
                 assert_eq!(unpacked.len(), *n, "{}", a.name);
                 &unpacked[..]
             }
             // Files beside this one are opened by whoever has its path.
-            Place::Beside(..) => continue,
+            ArrayData::Beside(..) => continue,
         };
         if let Some(view) = Strided::new(values, a.dtype, &a.shape, &a.strides) {
             let mut out = vec![0.0; view.numel()];
@@ -127,7 +127,7 @@ fn safetensors(bytes: &[u8]) -> Result<Archive, Fault> {
         name: t.name,
         dtype: t.dtype,
         shape: t.shape,
-        place: Place::Mapped(t.range),
+        place: ArrayData::Mapped(t.range),
     });
     Archive { format: Format::Safetensors, arrays: arrays.collect(), notes: header.metadata, beside: Vec::new() }
         .check(bytes.len())

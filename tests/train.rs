@@ -760,7 +760,7 @@ fn several_losses_are_one_by_their_weights() {
         let s = Settings { epochs: 1, batch: 5, plateau: None, form: SgdForm::Torch, losses, ..settings(1) };
         let mut net = Network::new(&Task::Head { config: c.clone() }, 5, s.method(), reference()).unwrap();
         for (name, values) in golden["params"].as_object().unwrap() {
-            let v = net.session.graph.find(name).unwrap();
+            let v = net.session.graph().find(name).unwrap();
             net.session.write(v, Data::F64(&list(values))).unwrap();
         }
         let mut state = State::new(&s, 1).unwrap();
@@ -770,7 +770,7 @@ fn several_losses_are_one_by_their_weights() {
         close(loss.0[0], case["loss"].as_f64().unwrap());
         let part = &net.parts[0];
         for (w, v) in part.params.iter().zip(&part.velocity) {
-            let want = list(&case["gradients"][net.session.graph.name(*w)]);
+            let want = list(&case["gradients"][net.session.graph().name(*w)]);
             let got = net.session.read64(*v).unwrap();
             assert_eq!(got.len(), want.len());
             got.iter().zip(want).for_each(|(got, want)| close(*got, want));

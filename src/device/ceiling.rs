@@ -4,7 +4,7 @@ use super::{Data, Device};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::host::ceiling::Ceilings;
-use crate::ops::ceiling::{Chain, TileProduct, RowSum, Triad};
+use crate::ops::ceiling::{Chain, RowSum, TileProduct, Triad};
 use crate::plan::{Options, Plan};
 use crate::rng::{Rng, Stream};
 use crate::shape::{DType, Type};

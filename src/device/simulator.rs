@@ -3,13 +3,13 @@ of a launch gets an address range of its own, so that a kernel can touch nothing
 arena, so that addresses are aligned as on a GPU. What a kernel leaves unwritten of an output is an error. */
 
 use super::Counted;
-use super::gpu::{Driver, Measured, Step, Span};
+use super::gpu::{Driver, Measured, Span, Step};
 use super::memory::Memory;
 use crate::error::{Error, Result};
 use crate::launch::estimate::Limits;
 use crate::launch::gpu::{Access, Call};
 use crate::nvrtc::{self, Cache, Target, Unit};
-use crate::sim::{self, Counters, Grid, RunOptions, Program};
+use crate::sim::{self, Counters, Grid, Program, RunOptions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Instant;

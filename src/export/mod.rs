@@ -8,7 +8,7 @@ pub mod proto;
 pub mod source;
 pub mod torch;
 
-pub use source::{Layout, ExportModel};
+pub use source::{ExportModel, Layout};
 
 use crate::error::Result;
 use crate::weights::{Dtype, LAYOUT, write};

@@ -4,7 +4,7 @@ picture comes in as uint8 [N,S,S,3] and is preprocessed inside. Resizing is not:
 
 use super::Values;
 use super::proto::Message;
-use super::source::{Layout, Output, ExportModel, Stored, is};
+use super::source::{ExportModel, Layout, Output, Stored, is};
 use crate::atomic;
 use crate::error::{Error, Result};
 use crate::graph::{Node, Value};

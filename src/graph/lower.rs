@@ -1,6 +1,6 @@
 //! How ops make launches.
 
-use super::{Io, Instance, Op};
+use super::{Instance, Io, Op};
 use crate::launch::choices::Product;
 use crate::launch::estimate::Price;
 use crate::launch::gpu::{self, Access, Call, CudaStruct, Kernel, Location};
@@ -74,7 +74,13 @@ pub struct GpuCalls<'a> {
 }
 
 impl<'a> GpuCalls<'a> {
-    pub fn new(op: &'a dyn Op, io: &'a Io<'a>, group: &'a [Instance], choices: &'a Choices, products: Products) -> Self {
+    pub fn new(
+        op: &'a dyn Op,
+        io: &'a Io<'a>,
+        group: &'a [Instance],
+        choices: &'a Choices,
+        products: Products,
+    ) -> Self {
         assert!(group.len() <= gpu::GROUP, "the plan splits larger groups");
         Self { op, io, group, choices, products, product: None, scratch: 0, counts: 0, launches: vec![] }
     }
@@ -136,14 +142,17 @@ impl<'a> GpuCalls<'a> {
         // The plan refuses what is too large.
         let grid = grid.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
         let of = |m: &Instance| {
-            let value = |buf: Buf, bytes: usize, access| gpu::CallOperand { place: Location::Value(buf), bytes, access };
+            let value =
+                |buf: Buf, bytes: usize, access| gpu::CallOperand { place: Location::Value(buf), bytes, access };
             let place = |o: &Operand| match *o {
                 Operand::In(i) => value(m.ins[i], self.io.ins[i].bytes(), Access::Read),
                 Operand::Out(o) => value(m.outs[o], self.io.outs[o].bytes(), Access::Write),
                 Operand::Update(o) => value(m.outs[o], self.io.outs[o].bytes(), Access::Update),
                 Operand::Result(o) => value(m.outs[o], self.io.outs[o].bytes(), Access::Read),
                 // `done` knows how far apart the instances' parts are.
-                Operand::Scratch(s, access) => gpu::CallOperand { place: Location::Scratch(s.at), bytes: s.bytes, access },
+                Operand::Scratch(s, access) => {
+                    gpu::CallOperand { place: Location::Scratch(s.at), bytes: s.bytes, access }
+                }
                 Operand::Counts(c) => {
                     gpu::CallOperand { place: Location::Counts(c.at), bytes: c.bytes, access: Access::Update }
                 }

@@ -5,7 +5,7 @@ use super::optim::hyper_type;
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{self, In};
-use crate::graph::{Description, GpuCalls, Io, Instance, Op, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Instance, Io, Op, host_launches, traffic};
 use crate::launch::gpu::{CudaStruct, Kernel, STORED};
 use crate::launch::{Cost, Launch, Simd};
 use crate::par;

@@ -3,7 +3,7 @@
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Node, Op, Value, host_launches};
+use crate::graph::{Description, GpuCalls, Graph, Instance, Io, Node, Op, Value, host_launches};
 use crate::host::pointwise;
 use crate::launch::gpu::{Count, CudaStruct, Divisor, Kernel, count};
 use crate::launch::{Cost, Launch, Simd};

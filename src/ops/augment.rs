@@ -8,7 +8,7 @@ Angles are drawn in float32 in one order of operations, without fused ones, and 
 use super::{Bound, Case, Draw, Family, dropout};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Node, Op, Value, host_launches};
+use crate::graph::{Description, GpuCalls, Graph, Instance, Io, Node, Op, Value, host_launches};
 use crate::launch::gpu::{CudaStruct, Divisor, Kernel, count};
 use crate::launch::{Launch, Simd};
 use crate::par;

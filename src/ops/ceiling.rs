@@ -4,7 +4,7 @@ Ops like all others, so that the same checks run over them and the same compiled
 use super::{Bound, Case, Draw, Family, mma};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Description, GpuCalls, Io, Instance, Op, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Instance, Io, Op, host_launches, traffic};
 use crate::host::pointwise;
 use crate::launch::gpu::{Count, CudaStruct, Kernel, count};
 use crate::launch::{Cost, Launch, Simd};
@@ -205,7 +205,8 @@ fn cases() -> Vec<Case> {
     let triad = Case::new("2083", Triad, &[x, x], &[], Bound::Ulps(2));
     // Nine warps: two blocks, the second of which is not full.
     let product = |storage: DType| {
-        let ins = [[144, TileProduct::SIDE], [TileProduct::COLUMNS, TileProduct::SIDE]].map(|dims| Type::new(storage, &dims));
+        let ins =
+            [[144, TileProduct::SIDE], [TileProduct::COLUMNS, TileProduct::SIDE]].map(|dims| Type::new(storage, &dims));
         let label = format!("{storage:?} 144, 5 turns");
         Case::new(label, TileProduct { turns: 5 }, &ins, &[], Bound::Dot(5 * TileProduct::SIDE))
     };

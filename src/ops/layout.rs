@@ -3,7 +3,7 @@
 use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out, Update};
-use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Node, Op, Operand, Value, host_launches};
+use crate::graph::{Description, GpuCalls, Graph, Instance, Io, Node, Op, Operand, Value, host_launches};
 use crate::launch::gpu::{CudaStruct, Divisor, Kernel, VECTOR, count, vector};
 use crate::launch::{Launch, Simd};
 use crate::par;

@@ -10,7 +10,7 @@ use super::activation::ReluGrad;
 use super::arith::Fill;
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
-use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Node, Op, Operand, Value, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Graph, Instance, Io, Node, Op, Operand, Value, host_launches, traffic};
 pub use crate::host::norm::CHAIN;
 use crate::host::norm::{self, Channels, Extents};
 use crate::launch::gpu::{Access, CudaStruct, Divisor, Kernel, count};

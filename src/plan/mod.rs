@@ -8,7 +8,7 @@ mod usage;
 pub use usage::{Life, Pass, parts};
 
 use crate::error::{Error, Result};
-use crate::graph::{GpuCalls, Graph, Io, Kind, Instance, Node, Op, Value};
+use crate::graph::{GpuCalls, Graph, Instance, Io, Kind, Node, Op, Value};
 use crate::launch::{Arch, Code, Launch, Operands, Products, Simd, gpu, half};
 use crate::ops::fuse::fuse;
 use crate::shape::{DType, Type};

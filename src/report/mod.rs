@@ -17,7 +17,6 @@ mod svg;
 pub mod tables;
 
 pub use crate::train::fit::Epoch;
-pub use folder::{Outcome, prepare, write_folder};
 
 use crate::error::{Error, Result};
 use crate::table::number;

@@ -7,7 +7,7 @@ space in their top byte. */
 use super::lanes::{FULL, WARP, active};
 use super::program::{EntryPoint, Program, Space};
 use super::shadow::Other;
-use super::{Access, FaultKind, Grid, Buffer};
+use super::{Access, Buffer, FaultKind, Grid};
 use crate::nvrtc;
 
 const WINDOW_SHIFT: u32 = 40;

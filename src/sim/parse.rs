@@ -3,7 +3,7 @@
 use super::isa;
 use super::lex::{self, Token, TokenKind};
 use super::memory::{SHARED_SHIFT, variable_address};
-use super::program::{Exec, Guard, Inst, EntryPoint, SourceLine, Program, Shared, Space, Special, PtxType, Variable};
+use super::program::{EntryPoint, Exec, Guard, Inst, Program, PtxType, Shared, SourceLine, Space, Special, Variable};
 use crate::error::{Error, Result};
 use std::collections::HashMap;
 
@@ -605,7 +605,9 @@ impl<'a> Parser<'a> {
     /// `.reg .type name, name<n>;`
     fn registers(&mut self, f: &mut Frame<'a>) -> Result<()> {
         let w = self.word()?;
-        let Some(ty) = w.strip_prefix('.').and_then(PtxType::parse) else { return self.fail(format!("unknown type {w}")) };
+        let Some(ty) = w.strip_prefix('.').and_then(PtxType::parse) else {
+            return self.fail(format!("unknown type {w}"));
+        };
         if ty == PtxType::B128 {
             return self.fail("128-bit registers are not supported");
         }

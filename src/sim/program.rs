@@ -2,7 +2,7 @@
 
 use super::isa::barrier::Barrier;
 use super::isa::copy::{self, Copy};
-use super::isa::memory::{MemoryAccess, Atomic};
+use super::isa::memory::{Atomic, MemoryAccess};
 use super::isa::warp::{Shuffle, Vote};
 use super::isa::{matrix, mbarrier};
 use super::lanes::{Args, Body};

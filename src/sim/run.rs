@@ -5,11 +5,11 @@ use super::isa::barrier::{Barrier, Does};
 use super::isa::copy::{Copies, Group};
 use super::isa::mbarrier::{self, Barriers};
 use super::isa::{matrix, memory as access, warp as voting};
-use super::lanes::{FULL, Regs, Lanes, WARP, active};
+use super::lanes::{FULL, Lanes, Regs, WARP, active};
 use super::memory::{Memory, Problem, space_of};
-use super::program::{Exec, Inst, EntryPoint, Program, Space, Special};
+use super::program::{EntryPoint, Exec, Inst, Program, Space, Special};
 use super::shadow::{Clock, Shadow};
-use super::{Fault, FaultKind, Grid, RunOptions, Order, Buffer};
+use super::{Buffer, Fault, FaultKind, Grid, Order, RunOptions};
 use std::cmp::Ordering;
 
 /// Instructions that a look at an incomplete barrier in memory counts as: nobody polls for long.

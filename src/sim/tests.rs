@@ -62,7 +62,8 @@ impl Run {
             },
         ];
         let grid = Grid { grid: [self.grid, 1, 1], block: [self.block, 1, 1], shared_bytes: 0 };
-        let options = RunOptions { checks: true, count: true, order: self.order, patience: 1 << 20, ..RunOptions::default() };
+        let options =
+            RunOptions { checks: true, count: true, order: self.order, patience: 1 << 20, ..RunOptions::default() };
         launch(&program, "k", grid, &params, &mut windows, options)
     }
 }

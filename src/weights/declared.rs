@@ -2,7 +2,7 @@
 write a preset's name or a sentence ("caffe: RGB 0-255 -> BGR, minus (103.939, 116.779, 123.68)"). A sentence is accepted
 only if its numbers single out a preset; anything else is an error, because a wrong preset is the classic silent one. */
 
-use super::names::{Recognised, Lineage};
+use super::names::{Lineage, Recognised};
 use super::{IMAGE, PREPROCESS};
 use crate::error::{Error, Result};
 use crate::preprocess::{Order, PRESETS, Preprocess};
@@ -18,7 +18,11 @@ pub fn any(metadata: &BTreeMap<String, String>) -> bool {
 }
 
 /// The header's statement if there is one, else what the file's lineage implies, else None.
-pub fn preprocessing(path: &Path, metadata: &BTreeMap<String, String>, kind: &Recognised) -> Result<Option<Preprocess>> {
+pub fn preprocessing(
+    path: &Path,
+    metadata: &BTreeMap<String, String>,
+    kind: &Recognised,
+) -> Result<Option<Preprocess>> {
     let stated = KEYS.iter().find_map(|k| metadata.get(*k).map(|v| (*k, v)));
     let Some((key, text)) = stated else {
         return match kind.lineage {

@@ -3,10 +3,10 @@ tensor is seen in our layout ([`super::strided`]) and streamed out a few rows at
 file and a few megabytes. What is written has been looked at: every value is finite, every shape is the network's. */
 
 use super::LAYOUT;
-use super::foreign::{self, Archive, Array, Format, ArrayData, zip};
+use super::foreign::{self, Archive, Array, ArrayData, Format, zip};
 use super::header::{self, shape as show};
 use super::mapping::Mapping;
-use super::names::{Recognised, Lineage, NamedTensor, recognise, unwrapped};
+use super::names::{Lineage, NamedTensor, Recognised, recognise, unwrapped};
 use super::store::{Narrow, Store, What, scale_name};
 use super::strided::{Axes, Strided};
 use super::sums;

@@ -2,7 +2,7 @@
 (`{"metadata": {..}, "weight_map": {"features.0.weight": "model-00001-of-00002.safetensors", ..}}`, as huggingface_hub
 writes it). The files lie beside it. */
 
-use super::foreign::{self, Archive, Array, Format, ArrayData, row_major};
+use super::foreign::{self, Archive, Array, ArrayData, Format, row_major};
 use super::header;
 use super::mapping::Mapping;
 use crate::error::{Error, Result};

@@ -5,7 +5,7 @@ use super::CLASSES;
 use super::declared;
 use super::file::WeightFile;
 use super::header::shape as show;
-use super::names::{Recognised, Lineage, recognise};
+use super::names::{Lineage, Recognised, recognise};
 use crate::error::{Error, Result};
 use crate::preprocess::Preprocess;
 use rayon::prelude::*;

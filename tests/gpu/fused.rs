@@ -62,7 +62,8 @@ fn trained(
     s.run(EVAL).unwrap();
     bits.extend(b.parts.iter().flat_map(|p| s.read64(p.terms[0].output).unwrap()).map(f64::to_bits));
     assert!(bits.iter().all(|b| f64::from_bits(*b).is_finite()));
-    let names = |plan: usize| s.plans()[plan].steps().iter().flatten().map(|&i| s.graph().nodes()[i].op.name()).collect();
+    let names =
+        |plan: usize| s.plans()[plan].steps().iter().flatten().map(|&i| s.graph().nodes()[i].op.name()).collect();
     (bits, [TRAIN, EVAL].map(names))
 }
 

@@ -3,7 +3,7 @@
 use super::erf::erfc;
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Graph, Instance, Io, Node, Op, Value, host_launches, traffic};
 use crate::host::pointwise::{exp, map, map2};
 use crate::launch::gpu::{CudaStruct, Kernel};
 use crate::launch::{Cost, Launch, Simd};

@@ -10,7 +10,7 @@ pub use act::{Act, Activate, ActivateGrad};
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Node, Op, Value, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Graph, Instance, Io, Node, Op, Value, host_launches, traffic};
 use crate::host::pointwise;
 use crate::launch::{Cost, Launch, Simd};
 use crate::shape::{DType, Type};

@@ -15,7 +15,7 @@ use super::dropout;
 use super::fuse::{Rule, Stage, Uses, is, join};
 use super::pool::unpool;
 use crate::error::{Error, Result};
-use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Node, Op, Role, Value, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Graph, Instance, Io, Node, Op, Role, Value, host_launches, traffic};
 use crate::host;
 use crate::launch::{Cost, Launch, Simd};
 use crate::shape::{ConvShape, Type, Window, storage};

@@ -2,7 +2,7 @@
 
 use super::{Fprop, gpu};
 use crate::error::{Error, Result};
-use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Op, Role, host_launches};
+use crate::graph::{Description, GpuCalls, Graph, Instance, Io, Op, Role, host_launches};
 use crate::host;
 use crate::launch::{Cost, Launch, Simd};
 use crate::ops::cast::Cast;

@@ -19,7 +19,7 @@ use super::tile;
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Node, Op, Role, Value, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Graph, Instance, Io, Node, Op, Role, Value, host_launches, traffic};
 use crate::host;
 use crate::launch::{Cost, Launch, Simd};
 use crate::par;

@@ -2,7 +2,7 @@
 
 use super::{Wgrad, flops, gpu};
 use crate::error::{Error, Result};
-use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Op, Role, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Graph, Instance, Io, Op, Role, host_launches, traffic};
 use crate::host;
 use crate::launch::{Cost, Launch, Simd};
 use crate::ops::fuse::Uses;

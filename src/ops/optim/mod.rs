@@ -10,7 +10,7 @@ use super::fuse::{Rule, Stage};
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{self, In, Out};
-use crate::graph::{Description, GpuCalls, Io, Instance, Op, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Instance, Io, Op, host_launches, traffic};
 use crate::launch::gpu::{Count, CudaStruct, Kernel, STORED, count};
 use crate::launch::{Cost, Launch, Simd};
 use crate::par;

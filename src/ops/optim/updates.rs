@@ -2,7 +2,7 @@
 
 use super::{SEGMENTS, Segment, Sgd, Step, Update};
 use crate::error::{Error, Result};
-use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Op, Value};
+use crate::graph::{Description, GpuCalls, Graph, Instance, Io, Op, Value};
 use crate::launch::{Cost, Launch, Simd};
 use crate::ops::arith::Add;
 use crate::ops::fuse::{Uses, is};

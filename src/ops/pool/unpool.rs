@@ -8,7 +8,7 @@ use super::super::{Bound, Case};
 use super::nhwc;
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Description, GpuCalls, Io, Instance, Op, host_launches, traffic};
+use crate::graph::{Description, GpuCalls, Instance, Io, Op, host_launches, traffic};
 use crate::launch::gpu::{CudaStruct, Divisor, Kernel, STORED, count};
 use crate::launch::{Cost, Launch, Simd};
 use crate::par;

@@ -8,7 +8,9 @@ use super::fuse::{Rule, Stage};
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
-use crate::graph::{Description, GpuCalls, Graph, Io, Instance, Node, Op, Operand, Role, Value, host_launches, traffic};
+use crate::graph::{
+    Description, GpuCalls, Graph, Instance, Io, Node, Op, Operand, Role, Value, host_launches, traffic,
+};
 use crate::launch::gpu::{CudaStruct, Kernel, count};
 use crate::launch::{Cost, Launch, Simd};
 use crate::par;

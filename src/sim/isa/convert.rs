@@ -6,7 +6,7 @@ use super::{Inst, Line, Operand};
 use crate::error::{Error, Result};
 use crate::sim::lanes::{Args, Body, lanes, map4};
 use crate::sim::memory;
-use crate::sim::program::{Exec, Space, PtxType};
+use crate::sim::program::{Exec, PtxType, Space};
 use crate::sim::round::{self, Round};
 use ::half::{bf16, f16};
 

@@ -118,10 +118,18 @@ fn wide(l: &mut Line, ty: PtxType) -> Result<bool> {
         (PtxType::S16, false) => (PtxType::S32, lanes!(i32 = |a: i16, b: i16| a as i32 * b as i32)),
         (PtxType::U32, false) => (PtxType::U64, lanes!(u64 = |a: u32, b: u32| a as u64 * b as u64)),
         (PtxType::S32, false) => (PtxType::S64, lanes!(i64 = |a: i32, b: i32| a as i64 * b as i64)),
-        (PtxType::U16, true) => (PtxType::U32, lanes!(u32 = |a: u16, b: u16, c: u32| (a as u32 * b as u32).wrapping_add(c))),
-        (PtxType::S16, true) => (PtxType::S32, lanes!(i32 = |a: i16, b: i16, c: i32| (a as i32 * b as i32).wrapping_add(c))),
-        (PtxType::U32, true) => (PtxType::U64, lanes!(u64 = |a: u32, b: u32, c: u64| (a as u64 * b as u64).wrapping_add(c))),
-        (PtxType::S32, true) => (PtxType::S64, lanes!(i64 = |a: i32, b: i32, c: i64| (a as i64 * b as i64).wrapping_add(c))),
+        (PtxType::U16, true) => {
+            (PtxType::U32, lanes!(u32 = |a: u16, b: u16, c: u32| (a as u32 * b as u32).wrapping_add(c)))
+        }
+        (PtxType::S16, true) => {
+            (PtxType::S32, lanes!(i32 = |a: i16, b: i16, c: i32| (a as i32 * b as i32).wrapping_add(c)))
+        }
+        (PtxType::U32, true) => {
+            (PtxType::U64, lanes!(u64 = |a: u32, b: u32, c: u64| (a as u64 * b as u64).wrapping_add(c)))
+        }
+        (PtxType::S32, true) => {
+            (PtxType::S64, lanes!(i64 = |a: i32, b: i32, c: i64| (a as i64 * b as i64).wrapping_add(c)))
+        }
         _ => return Ok(false),
     };
     l.expect(3 + mad as usize)?;

@@ -8,7 +8,7 @@ use super::memory::{Address, regions, touch};
 use crate::error::{Error, Result};
 use crate::sim::lanes::{Args, Regs, WARP};
 use crate::sim::memory::Problem;
-use crate::sim::program::{Exec, Space, PtxType};
+use crate::sim::program::{Exec, PtxType, Space};
 use crate::sim::run::Context;
 use crate::sim::shadow::Touch;
 use ::half::{bf16, f16};

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::sim::FaultKind;
 use crate::sim::lanes::{Args, Regs, active};
 use crate::sim::memory::{Problem, Target};
-use crate::sim::program::{Exec, Space, PtxType};
+use crate::sim::program::{Exec, PtxType, Space};
 use crate::sim::run::Context;
 use crate::sim::shadow::Clock;
 use std::collections::HashMap;

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::sim::FaultKind;
 use crate::sim::lanes::{Args, Regs, WARP, active};
 use crate::sim::memory::{Memory, Problem, Region, Target};
-use crate::sim::program::{Exec, Space, PtxType};
+use crate::sim::program::{Exec, PtxType, Space};
 use crate::sim::run::Context;
 use crate::sim::shadow::{Shadow, Touch};
 

@@ -22,7 +22,7 @@ pub mod warp;
 
 use super::lanes::{Args, Body};
 use super::parse::{Frame, Operand, literal};
-use super::program::{Exec, Inst, Space, PtxType};
+use super::program::{Exec, Inst, PtxType, Space};
 use crate::error::{Error, Result};
 
 /// A family: true if it knows the instruction.

@@ -274,7 +274,9 @@ impl Archive {
                 ArrayData::Mapped(r) => return refuse(format!("bytes {}..{} of a file of {file}", r.start, r.end)),
                 ArrayData::Packed(n, _) => *n,
                 ArrayData::Beside(i, r) if *i < self.beside.len() && r.start <= r.end => r.len(),
-                ArrayData::Beside(i, r) => return refuse(format!("bytes {}..{} of file {i} beside it", r.start, r.end)),
+                ArrayData::Beside(i, r) => {
+                    return refuse(format!("bytes {}..{} of file {i} beside it", r.start, r.end));
+                }
             };
             if extent > there {
                 return refuse(format!("needs {extent} bytes and has {there}"));

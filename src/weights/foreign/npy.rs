@@ -7,7 +7,7 @@ Numbers and truth values, little endian, in both orders; the transpose of a matr
 without `.npy`. Checksums are checked where an entry is deflated. */
 
 use super::zip::{self, Entry};
-use super::{Archive, Array, Fault, Format, ArrayData, row_major};
+use super::{Archive, Array, ArrayData, Fault, Format, row_major};
 use safetensors::Dtype;
 use std::collections::BTreeMap;
 

@@ -5,7 +5,7 @@ in `NAME.onnx.data`). Shapes are the writer's: filters [O,I,H,W]; of dense layer
 transposes them ([`Layer::transposed`]) and [in, out] where it does not. */
 
 use super::proto::{self, Value, fields};
-use super::{Archive, Array, BLOCKS, Fault, Format, ArrayData, row_major};
+use super::{Archive, Array, ArrayData, BLOCKS, Fault, Format, row_major};
 use crate::weights::header::MAX_RANK;
 use safetensors::Dtype;
 use std::collections::{BTreeMap, HashMap, HashSet};

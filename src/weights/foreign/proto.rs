@@ -2,7 +2,7 @@
 and never built into a tree. A message inside a message is a range that its reader walks if it knows the field, so nothing
 here nests, and what is not known is stepped over. */
 
-use super::{Fault, ArrayData};
+use super::{ArrayData, Fault};
 use std::ops::Range;
 
 /// Fields that a message may always have. Beyond that they must be four bytes long on average, as the shortest that any

@@ -1,6 +1,6 @@
 //! What the tests of the parsers share: fixtures, values in the writer's order, damaged files.
 
-use super::{Archive, Array, Fault, ArrayData};
+use super::{Archive, Array, ArrayData, Fault};
 use crate::rng::philox;
 use crate::weights::header;
 use flate2::{Compression, Crc, write::DeflateEncoder};

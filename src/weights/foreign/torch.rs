@@ -14,7 +14,7 @@ storages (see [`super::zip`]). */
 
 use super::pickle::{self, Heap, MAX_NAME, SAVE_LESS, Storage, Tensor, Value, what};
 use super::zip::{self, Entry};
-use super::{Archive, Array, Fault, Format, ArrayData};
+use super::{Archive, Array, ArrayData, Fault, Format};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
@@ -168,7 +168,11 @@ fn arrays(
 }
 
 /// Where a tensor's bytes are: in its storage, or in the part of it that a view has.
-fn locate(t: &Tensor, heap: &Heap, find: &impl Fn(&Storage, usize) -> Result<ArrayData, String>) -> Result<ArrayData, String> {
+fn locate(
+    t: &Tensor,
+    heap: &Heap,
+    find: &impl Fn(&Storage, usize) -> Result<ArrayData, String>,
+) -> Result<ArrayData, String> {
     let storage = &heap.storages[t.storage];
     let (first, n) = storage.view.unwrap_or((0, storage.elements));
     let outside = || format!("begins outside its storage `{}`", storage.key);

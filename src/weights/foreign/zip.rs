@@ -7,7 +7,7 @@ twice, entries that overlap each other or the directory, local headers that name
 Checksums are checked by [`Entry::read`] and whenever an entry is unpacked, and all of them by [`verify`], once for an
 import: a stored array's bytes are otherwise used where they lie. */
 
-use super::{Fault, ArrayData};
+use super::{ArrayData, Fault};
 use flate2::{Crc, read::DeflateDecoder};
 use rayon::prelude::*;
 use std::borrow::Cow;
