@@ -555,12 +555,12 @@ fn step(net: &mut Network, data: &Samples, b: &Batch, typical: f64, s: &Settings
         }
     }
     state.loss_sum.iter_mut().zip(&losses).for_each(|(sum, loss)| *sum += loss * rows);
-    if rows > 0.0 && tells_outputs(net) {
-        let errors = batch_errors(net, data, b)?;
+    if told_apart(net) > 1 {
         // A run of an older program has no sums of the batches before this one.
         if state.batches == 0 {
-            state.output_sum = vec![0.0; errors.len()];
+            state.output_sum = vec![0.0; told_apart(net)];
         }
+        let errors = if rows > 0.0 { batch_errors(net, data, b)? } else { vec![] };
         state.output_sum.iter_mut().zip(errors).for_each(|(sum, error)| *sum += error);
     }
     state.weight_sum += rows;
@@ -591,9 +591,9 @@ fn update(net: &mut Network, data: &Samples, b: &Batch, share: f32, s: &Settings
     net.session.run(TRAIN)
 }
 
-/// Whether a history tells the errors of several outputs apart.
-fn tells_outputs(net: &Network) -> bool {
-    net.parts.iter().flat_map(|p| &p.terms).map(|t| t.names.len()).sum::<usize>() > 1
+/// How many outputs the network has whose errors a history tells apart; one alone is the loss itself.
+fn told_apart(net: &Network) -> usize {
+    net.parts.iter().flat_map(|p| &p.terms).map(|t| t.names.len()).sum()
 }
 
 /// The errors of every output of the network as a batch was trained on, summed over its rows by their weights.
@@ -601,16 +601,16 @@ fn batch_errors(net: &Network, data: &Samples, b: &Batch) -> Result<Vec<f64>> {
     let mut sums = vec![];
     for (part, term) in net.parts.iter().flat_map(|p| p.terms.iter().map(move |t| (p, t))) {
         let said = net.session.read(term.prediction)?;
-        sums.extend(sum_errors(data, term, &part.targets, &b.rows[..b.real], &said));
+        let real = said.len() / net.batch * b.real;
+        sums.extend(sum_errors(data, term, &part.targets, &b.rows[..b.real], &said[..real]));
     }
     Ok(sums)
 }
 
-/// The errors of the outputs of a term, summed over rows by their weights; `said` may go on beyond them.
+/// The errors of the outputs of a term, summed over rows by their weights; `said` is [rows, outputs].
 fn sum_errors(data: &Samples, term: &Term, targets: &[usize], rows: &[usize], said: &[f32]) -> Vec<f64> {
-    let width = if term.goal == Goal::Ratings { targets.len() } else { said.len() / rows.len().max(1) };
     let mut sums = vec![0.0; term.names.len()];
-    for (&i, said) in rows.iter().zip(said.chunks_exact(width)) {
+    for (&i, said) in rows.iter().zip(said.chunks_exact(said.len() / rows.len())) {
         let errors = data.errors(i, term, targets, said);
         sums.iter_mut().zip(errors).for_each(|(sum, e)| *sum += data.weight[i] as f64 * e);
     }
@@ -634,7 +634,7 @@ fn end_epoch(
     }
     let mean = |l: &[f64]| l.iter().sum::<f64>() / l.len() as f64;
     let last = state.step.saturating_sub(1);
-    let outputs = if tells_outputs(net) { output_losses(net, data, val, said.as_deref(), state) } else { vec![] };
+    let outputs = if told_apart(net) > 1 { output_losses(net, data, val, said.as_deref(), state) } else { vec![] };
     state.history.push(Epoch {
         epoch: state.epoch + 1,
         train_loss: mean(&train_loss),
