@@ -58,6 +58,36 @@ fn shortened(text: &str) -> Cow<'_, str> {
     format!("{} … {}", &text[..head], &text[tail..]).into()
 }
 
+/// Stands before the name of an option in a message, as long as nobody knows how options are written where it is read.
+const OPTION: char = '\u{1}';
+
+/// The name of an option, to stand in a message: `lr` for a library's user, `--lr` on a command line.
+pub fn option(name: &str) -> String {
+    format!("{OPTION}{name}")
+}
+
+/// A message that knows which of its words are names of options. Displays without dashes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message(String);
+
+impl Message {
+    /// A message with names of [`option`]; of an error within, `{:#}` keeps them.
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// As a command line says it.
+    pub fn dashed(&self) -> String {
+        self.0.replace(OPTION, "--")
+    }
+}
+
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.0.replace(OPTION, ""))
+    }
+}
+
 /// Who has to act, and therefore the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -72,7 +102,7 @@ pub enum Kind {
     Interrupted,
 }
 
-/// What went wrong, where, and the remedy. Displays as one line without control characters.
+/// What went wrong, where, and the remedy. Displays as one line without control characters; `{:#}` is for a [`Message`].
 #[derive(Clone, Debug)]
 pub struct Error {
     kind: Kind,
@@ -169,18 +199,24 @@ impl Error {
     }
 
     /// What went wrong, without file, place and remedy.
-    pub fn problem(&self) -> &str {
-        &self.problem
+    pub fn problem(&self) -> String {
+        self.problem.replace(OPTION, "")
     }
 
     /// What can be done about it.
-    pub fn remedy(&self) -> Option<&str> {
-        self.remedy.as_deref()
+    pub fn remedy(&self) -> Option<String> {
+        Some(self.remedy.as_ref()?.replace(OPTION, ""))
     }
 
     /// What the system said, where it was asked.
     pub fn cause(&self) -> Option<&std::io::Error> {
         self.io.as_deref()
+    }
+
+    /// The option that the problem is about, if it names one.
+    pub fn about(&self) -> Option<&str> {
+        let (_, rest) = self.problem.split_once(OPTION)?;
+        Some(rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').next().unwrap_or(rest))
     }
 
     /// 2 for a wrong request, 1 for a failed job, 3 for a slow benchmark, 130 for an interrupted job.
@@ -206,7 +242,12 @@ impl fmt::Display for Error {
             line.push_str("; ");
             line.push_str(r);
         }
-        f.write_str(&self::line(&line))
+        // To stand in another message, names of options stay known as such.
+        if f.alternate() {
+            let parts: Vec<String> = line.split(OPTION).map(self::line).collect();
+            return f.write_str(&parts.join(&OPTION.to_string()));
+        }
+        f.write_str(&self::line(&line.replace(OPTION, "")))
     }
 }
 
@@ -234,6 +275,9 @@ mod tests {
         assert!(cut.starts_with("éé") && cut.ends_with("éü") && cut.chars().count() == MAX_LINE + 3, "{cut}");
         // "gpj.exe" to the eye, and ".exe" all the same; a line of its own; a colour.
         assert_eq!(line("\u{202e}gpj\u{2069}.exe\u{2028}error: no\u{9b}31m"), " gpj .exe error: no 31m");
+        let e = Error::usage(format!("{} 0", option("lr"))).fix(format!("raise {}\u{7}", option("lr")));
+        assert_eq!((e.to_string(), e.about()), ("lr 0; raise lr ".into(), Some("lr")));
+        assert_eq!(Message::new(format!("{e:#}")).dashed(), "--lr 0; raise --lr ");
         assert_eq!(line("ein Bild, 絵, صورة, 👩\u{200d}🚀"), "ein Bild, 絵, صورة, 👩\u{200d}🚀");
     }
 }

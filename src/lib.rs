@@ -12,7 +12,8 @@
 | 7 | [`models`] | networks as tables |
 | 8 | [`solve`] [`train`] [`conform`] [`export`] | linear models and support vector machines on tables of features; the loop, checkpoints, metrics, the predictor; golden files of another framework; models for other programs |
 | 9 | [`report`] | pages and tables for people |
-| 10 | [`cli`] | commands |
+| 10 | [`experiment`] | typed configuration; runs, cross-validations and studies |
+| 11 | [`cli`] | commands |
 
 A module imports only from lower floors and from its own; `tests/floors.rs` enforces it. Modules without a page here serve the
 program, its tests and its benchmarks, and may change in any version.
@@ -100,6 +101,7 @@ without dashes in the library, and a program adds its own.
 pub mod data;
 pub mod device;
 pub mod error;
+pub mod experiment;
 pub mod graph;
 pub mod models;
 pub mod nn;
@@ -150,6 +152,7 @@ mod report;
 mod table;
 
 pub use error::{Error, Result};
+pub use experiment::{Study, Trainer};
 pub use train::predictor::Predictor;
 
 /// Version of the program and, of a release, the commit it was built on.

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use deep_affect::cli::{Cli, exit_code, say, watch_devices, watch_signals};
+use deep_affect::cli::{Cli, dashed, exit_code, say, watch_devices, watch_signals};
 use deep_affect::mapped;
 use std::process::ExitCode;
 
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            say(&[&format!("error: {e}")]);
+            say(&[&format!("error: {}", dashed(&e))]);
             ExitCode::from(exit_code(&e))
         }
     }

@@ -7,6 +7,8 @@ use std::sync::OnceLock;
 pub trait Progress: Sync {
     /// A job of `total` equal parts begins.
     fn start(&self, what: &str, total: u64);
+    /// What is to be said behind the count of parts, from now on.
+    fn message(&self, _text: &str) {}
     /// One part is done.
     fn inc(&self);
     /// The job has ended, well or not.

@@ -114,7 +114,7 @@ impl Command {
         let _claim = self.claim()?;
         let bar = Bar::new();
         let (manifest, pictures, left_out) = self.pictures(&model, manifest, &bar)?;
-        let mut predictor = model.predictor(self.precision, self.batch.min(pictures.len()), &self.compute, false)?;
+        let mut predictor = model.predictor(self.precision, self.batch.min(pictures.len()), self.compute.open()?, false)?;
         let said = predict(&mut predictor, &pictures, &bar, self.batch)?;
         let folds = self.fold.map(|f| vec![f; manifest.rows.len()]);
         let about = self.about(&model, &predictor, (&manifest, &pictures), left_out, folds.as_deref());
@@ -210,7 +210,7 @@ impl Command {
 
     /// Decodes what the manifest lists; with the note that some was left out.
     fn pictures(&self, model: &Model, manifest: Manifest, bar: &Bar) -> Result<(Manifest, Pictures, Option<String>)> {
-        let options = model.load_options(&self.reading, self.cache.clone())?;
+        let options = self.reading.load_options(model, self.cache.clone())?;
         let sources = match self.reading.boxes(&options.views)? {
             Some(boxes) => (0..manifest.rows.len()).map(|i| boxes.source(manifest.file(i))).collect(),
             None => manifest.sources(),

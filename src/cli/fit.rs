@@ -84,7 +84,8 @@ impl Command {
         let manifest = Manifest::read(&self.manifest, &targets)?;
         let tables = self.tables.iter().map(|t| read(t)).collect::<Result<Vec<_>>>()?;
         let Joined { columns, values: x } = joined(&tables, &manifest)?;
-        let Dealt { fold, k, kept, warning } = self.deal.asked(self.seed).deal(&self.manifest, &manifest)?;
+        let Dealt { fold, k, kept, warning } =
+            self.deal.asked(self.seed).deal(&self.manifest, &manifest, &*super::terminal())?;
         warning.iter().for_each(|w| remark!("warning: {w}"));
         let (answers, rows) = self.answers(&manifest)?;
         let left_out = manifest.rows.len() - rows.len();

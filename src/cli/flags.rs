@@ -1,27 +1,20 @@
 //! Flags of the commands that train: the model, the training, the data.
 
 use super::Compute;
-use super::preset::{BUNDLED, Preset};
+use super::preset::Preset;
 use super::ranges::{MANY, number, whole};
 use crate::data::Alpha;
-use crate::data::manifest::TARGETS;
 use crate::error::{Error, Result};
-use crate::models::{Architecture, Base, Config, Goal, OutAct, Standardize, Tower, TowerOutput};
+use crate::experiment::config::{
+    Choice, Data, Layer, LossWeight, Model, Monitor, OutputOf, Resident, Run, Training, of_towers,
+};
+use crate::models::{Architecture, Base, OutAct};
 use crate::ops::loss::Reduction;
-use crate::preprocess::{Crop, Preprocess};
-use crate::train::checkpoint;
-use crate::train::fit::{Settings, SgdForm, Updates};
-use crate::train::network::{Losses, Precision};
-use crate::train::params::Initial;
-use crate::train::schedule::{Decay, PlateauRule, Threshold};
-use crate::weights::{TowerWeights, WeightFile};
+use crate::train::fit::{SgdForm, Updates};
+use crate::train::network::Precision;
 use clap::Args;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::PathBuf;
 use std::time::Duration;
-
-/// Hidden layers of the paper's head.
-pub const PAPER: [usize; 3] = [3000, 1000, 500];
 
 /// Everything that a run of the fused model is made of.
 #[derive(Args, Clone, Debug)]
@@ -121,75 +114,6 @@ pub struct ModelFlags {
     pub preprocess: Option<String>,
 }
 
-/// What `--head` lists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layer {
-    Width(usize),
-    Ridge,
-    Auto,
-    None,
-}
-
-/// What a tower hands to the head, or what all do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OutputOf {
-    tower: Option<String>,
-    output: TowerOutput,
-}
-
-impl From<TowerOutput> for OutputOf {
-    fn from(output: TowerOutput) -> Self {
-        Self { tower: None, output }
-    }
-}
-
-impl FromStr for OutputOf {
-    type Err = String;
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let (tower, output) = match text.split_once('=') {
-            Some((tower, output)) => (Some(tower.to_string()), output),
-            None => (None, text),
-        };
-        Ok(Self { tower, output: output.parse()? })
-    }
-}
-
-/// A choice that can be left to the program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Choice {
-    Auto,
-    Yes,
-    #[value(name = "minmax")]
-    MinMax,
-    No,
-}
-
-impl FromStr for Layer {
-    type Err = String;
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        match text {
-            "ridge" => Ok(Layer::Ridge),
-            "auto" => Ok(Layer::Auto),
-            "none" => Ok(Layer::None),
-            _ => {
-                let width = text.parse().ok().filter(|n| (1..=MANY as usize).contains(n));
-                width.map(Layer::Width).ok_or_else(|| "widths like 192 or 3000,1000,500, ridge, auto or none".into())
-            }
-        }
-    }
-}
-
-/// How a head comes to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HeadChoice {
-    /// The layers of [`Config::head`] are trained.
-    Trained,
-    /// It is linear and solved for.
-    Ridge,
-    /// Inner folds choose.
-    Auto,
-}
-
 /// The training.
 #[derive(Args, Clone, Debug)]
 pub struct TrainFlags {
@@ -260,7 +184,7 @@ pub struct TrainFlags {
     pub seed: u64,
     /// By what the errors of the outputs are multiplied in the loss, where there are several kinds: ratings=1,classes=0.5; 1
     /// for what is not named. Ratings have the squared error, classes the cross-entropy.
-    #[arg(long, value_delimiter = ',', value_name = "OUTPUTS=WEIGHT", value_parser = loss_weight)]
+    #[arg(long, value_delimiter = ',', value_name = "OUTPUTS=WEIGHT")]
     pub loss_weights: Vec<LossWeight>,
     /// Whether a loss is the mean over the pictures of a batch, and of ratings over these too, or the sum: with sum the rate
     /// means that of one picture.
@@ -268,33 +192,6 @@ pub struct TrainFlags {
     pub reduction: Reduction,
     #[command(flatten)]
     pub checkpoints: Checkpoints,
-}
-
-/// Which pictures are monitored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Monitor {
-    /// A part of those that would be trained on.
-    #[default]
-    Val,
-    /// None but those that are trained on.
-    Train,
-    /// Those that are tested: a leak.
-    Test,
-}
-
-/// What a part of `--loss-weights` says: of which outputs, and by what.
-pub type LossWeight = (Goal, f32);
-
-fn loss_weight(text: &str) -> std::result::Result<LossWeight, String> {
-    let form = || "write ratings=WEIGHT or classes=WEIGHT, as in ratings=1,classes=0.5".to_string();
-    let (name, weight) = text.split_once('=').ok_or_else(form)?;
-    let goal = match name {
-        "ratings" => Goal::Ratings,
-        "classes" => Goal::Classes,
-        _ => return Err(form()),
-    };
-    let weight = weight.parse().ok().filter(|w: &f32| *w > 0.0 && w.is_finite());
-    Ok((goal, weight.ok_or_else(|| format!("the weight of {name} is a number above 0"))?))
 }
 
 /// When checkpoints are written.
@@ -312,27 +209,11 @@ fn minutes(text: &str) -> std::result::Result<f64, String> {
     text.parse().ok().filter(|m| (0.0..=1440.0).contains(m)).ok_or_else(|| "minutes from 0 to 1440".into())
 }
 
-impl Default for Checkpoints {
-    fn default() -> Self {
-        Self { checkpoint_every: MINUTES }
-    }
-}
-
 impl Checkpoints {
     /// The time between two within an epoch.
     pub fn every(self) -> Duration {
         Duration::from_secs_f64(60.0 * self.checkpoint_every)
     }
-}
-
-/// Where the pictures lie while a network is trained.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Resident {
-    /// On a GPU, if it has room for all of them.
-    Auto,
-    Yes,
-    /// Those of each batch are sent.
-    No,
 }
 
 /// The data.
@@ -371,251 +252,86 @@ pub struct DataFlags {
     pub cache: Option<PathBuf>,
 }
 
-impl TrainFlags {
-    pub fn settings(&self) -> Result<Settings> {
-        if self.batch == 0 || self.epochs == 0 {
-            return Err(Error::usage("--batch and --epochs must be at least 1"));
-        }
-        for (name, part) in [("val", self.val), ("test", self.test)] {
-            if !(0.0..1.0).contains(&part) {
-                return Err(Error::usage(format!("--{name} {part} is not a part from 0 to below 1")));
-            }
-        }
-        if !(self.min_delta.is_finite() && self.min_delta >= 0.0) {
-            return Err(Error::usage(format!("--min-delta {} is not a number from 0", self.min_delta)));
-        }
-        if self.optimizer != Updates::Sgd && self.nesterov {
-            return Err(
-                Error::usage("--nesterov is a form of sgd's momentum").fix("leave it out, or use --optimizer sgd")
-            );
-        }
-        let decay = self.decay.as_deref().map(|text| Decay::parse(text, self.epochs)).transpose()?;
-        let plateau = self.plateau > 0 && decay.is_none();
-        let settings = Settings {
-            epochs: self.epochs,
-            batch: self.batch,
-            lr: self.lr,
-            plateau: plateau.then(|| PlateauRule {
-                wait: self.plateau,
-                threshold: Threshold::Abs(self.min_delta),
-                ..PlateauRule::keras()
-            }),
-            decay,
-            warmup: self.warmup,
-            optimizer: self.optimizer,
-            momentum: self.momentum,
-            nesterov: self.nesterov,
-            form: self.sgd,
-            weight_decay: self.weight_decay,
-            patience: self.patience,
-            min_delta: self.min_delta,
-            seed: self.seed,
-            precision: self.precision,
-            augment: self.augment.as_deref().map(str::parse).transpose()?,
-            losses: self.losses()?,
-        };
-        settings.check()?;
-        Ok(settings)
+impl TryFrom<RunFlags> for Run {
+    type Error = Error;
+
+    fn try_from(flags: RunFlags) -> Result<Self> {
+        let RunFlags { preset: _, model, train, data, compute } = flags;
+        Ok(Self { model: model.try_into()?, train: train.into(), data: data.into(), compute: compute.into() })
     }
 }
 
-impl TrainFlags {
-    fn losses(&self) -> Result<Losses> {
-        let mut losses = Losses { reduction: self.reduction, ..Losses::default() };
-        for (i, &(goal, weight)) in self.loss_weights.iter().enumerate() {
-            let (name, to) = match goal {
-                Goal::Ratings => ("ratings", &mut losses.ratings),
-                Goal::Classes => ("classes", &mut losses.classes),
-            };
-            if self.loss_weights[..i].iter().any(|w| w.0 == goal) {
-                return Err(Error::usage(format!("--loss-weights names {name} twice")).fix("name each once"));
-            }
-            *to = weight;
-        }
-        Ok(losses)
+impl TryFrom<ModelFlags> for Model {
+    type Error = Error;
+
+    fn try_from(f: ModelFlags) -> Result<Self> {
+        Ok(Self {
+            architecture: f.architecture,
+            features: f.features,
+            network: f.network,
+            face_classes: f.face_classes,
+            tower_output: f.tower_output,
+            scale: of_towers("scale", &f.scale)?,
+            tower_keep: of_towers("tower-keep", &f.tower_keep)?,
+            standardize: f.standardize,
+            head: f.head,
+            keep_features: f.keep_features,
+            keep: f.keep,
+            out_act: f.out_act,
+            image: f.image,
+            tower_image: of_towers("tower-image", &f.tower_image)?,
+            crop: of_towers("crop", &f.crop)?,
+            width: f.width,
+            weights: of_towers("weights", &f.weights)?,
+            init_missing: f.init_missing,
+            freeze: f.freeze,
+            preprocess: f.preprocess,
+        })
     }
 }
 
-impl DataFlags {
-    /// The ratings to predict.
-    pub fn targets(&self) -> Vec<String> {
-        match (&self.targets, &self.label) {
-            (Some(targets), _) => targets.clone(),
-            (None, Some(_)) => vec![],
-            (None, None) => TARGETS.map(String::from).to_vec(),
+impl From<TrainFlags> for Training {
+    fn from(f: TrainFlags) -> Self {
+        Self {
+            epochs: f.epochs,
+            batch: f.batch,
+            lr: f.lr,
+            optimizer: f.optimizer,
+            momentum: f.momentum,
+            nesterov: f.nesterov,
+            sgd: f.sgd,
+            weight_decay: f.weight_decay,
+            plateau: f.plateau,
+            decay: f.decay,
+            warmup: f.warmup,
+            patience: f.patience,
+            min_delta: f.min_delta,
+            test: f.test,
+            val: f.val,
+            monitor: f.monitor,
+            precision: f.precision,
+            augment: f.augment,
+            seed: f.seed,
+            loss_weights: f.loss_weights,
+            reduction: f.reduction,
+            checkpoint_every: f.checkpoints.checkpoint_every,
         }
     }
 }
 
-impl ModelFlags {
-    /// What `--head` asks for, and the hidden layers of the model to begin with.
-    pub fn head(&self) -> Result<(HeadChoice, Vec<usize>)> {
-        let width = |l: &Layer| if let Layer::Width(n) = l { Some(*n) } else { None };
-        let head = match (&self.head, self.network) {
-            (Some(head), _) => head.clone(),
-            (None, Some(_)) => vec![Layer::None],
-            (None, None) => PAPER.map(Layer::Width).to_vec(),
-        };
-        match (&head[..], head.iter().map(width).collect::<Option<Vec<usize>>>()) {
-            (_, Some(widths)) => Ok((HeadChoice::Trained, widths)),
-            ([Layer::None], _) => Ok((HeadChoice::Trained, vec![])),
-            ([Layer::Ridge], _) => Ok((HeadChoice::Ridge, vec![])),
-            ([Layer::Auto], _) => Ok((HeadChoice::Auto, PAPER.to_vec())),
-            _ => Err(Error::usage("--head ridge, --head auto and --head none stand alone")
-                .fix("or name widths: --head 3000,1000,500")),
+impl From<DataFlags> for Data {
+    fn from(f: DataFlags) -> Self {
+        Self {
+            targets: f.targets,
+            label: f.label,
+            min_count: f.min_count,
+            label_map: f.label_map,
+            balance: f.balance,
+            skip_bad: f.skip_bad,
+            ignore_exif: f.ignore_exif,
+            alpha: f.alpha,
+            resident: f.resident,
+            cache: f.cache,
         }
     }
-
-    /// The model, where its first weights come from, and the towers that are not trained.
-    pub fn model(&self, targets: &[String], seed: u64) -> Result<(Config, Initial, Vec<String>)> {
-        let width = self.width.unwrap_or(1);
-        if width == 0 || ![self.keep, self.keep_features].iter().all(|keep| *keep > 0.0 && *keep <= 1.0) {
-            return Err(Error::usage("--width must be at least 1, --keep and --keep-features in (0, 1]"));
-        }
-        let mut config = Config::published(self.architecture, &self.features(), self.face_classes)?;
-        config.tower_output = if self.network.is_some() { TowerOutput::Penultimate } else { TowerOutput::Softmax };
-        config.keep_features = self.keep_features;
-        config.head = self.head()?.1;
-        config.keep = vec![self.keep; config.head.len()];
-        let side = self.image.or(config.towers[0].image).unwrap_or(224);
-        (config.out_act, config.image, config.targets) = (self.out_act, side, targets.to_vec());
-        for t in &mut config.towers {
-            t.image = t.image.filter(|_| self.image.is_none());
-            t.width = width;
-            t.dense.iter_mut().for_each(|d| *d = (*d / width).max(1));
-            if let Some(p) = &self.preprocess {
-                t.preprocess = Preprocess::preset(p)?;
-            }
-        }
-        let mut initial = Initial::new(seed, self.init_missing);
-        for spec in &self.weights {
-            let Some((tower, file)) = spec.split_once('=') else {
-                return Err(Error::usage(format!("--weights {spec}"))
-                    .fix("write TOWER=FILE, for example object=vgg16.safetensors"));
-            };
-            let t = named(&mut config.towers, tower, &format!("--weights {spec}"))?;
-            let weights = tower_weights(tower, file)?;
-            if let Some(described) = Tower::described(&weights)? {
-                // The towers of the paper are what their files say; a network that was asked for by its name is that one.
-                if t.name == t.base.name() && t.base != described.base {
-                    return Err(Error::file(weights.file.path(), format!("is {}, not {}", described.base, t.base))
-                        .fix(format!("name the weights of {}, or add --features {}", t.base, described.base)));
-                }
-                *t = Tower { name: t.name.clone(), ..described };
-            }
-            t.image = weights.image()?.or(t.image);
-            match (weights.preprocess(), &self.preprocess) {
-                (Ok(p), _) => t.preprocess = p,
-                (Err(_), Some(_)) => {}
-                (Err(e), None) => return Err(e),
-            }
-            initial.tower(tower, weights);
-        }
-        for spec in &self.tower_image {
-            let pair = spec.split_once('=').and_then(|(tower, side)| Some((tower, side.parse().ok()?)));
-            let (tower, side) = pair.ok_or_else(|| {
-                Error::usage(format!("--tower-image {spec}")).fix("write TOWER=PIXELS, for example face=44")
-            })?;
-            named(&mut config.towers, tower, &format!("--tower-image {spec}"))?.image = Some(side);
-        }
-        for spec in &self.crop {
-            let (tower, margin) = spec.split_once('=').unwrap_or((spec, "0"));
-            let margin = margin.parse().map_err(|_| {
-                Error::usage(format!("--crop {spec}")).fix("write TOWER, or TOWER=PERCENT for a margin: face=20")
-            })?;
-            named(&mut config.towers, tower, &format!("--crop {spec}"))?.crop = Some(Crop { margin });
-        }
-        for spec in &self.tower_output {
-            match &spec.tower {
-                None => config.tower_output = spec.output,
-                Some(name) => {
-                    named(&mut config.towers, name, &format!("--tower-output {name}="))?.output = Some(spec.output);
-                }
-            }
-        }
-        for spec in &self.scale {
-            let pair = spec.split_once('=').and_then(|(tower, by)| Some((tower, by.parse::<f32>().ok()?)));
-            let (tower, by) = pair.filter(|(_, by)| by.is_finite()).ok_or_else(|| {
-                Error::usage(format!("--scale {spec}")).fix("write TOWER=FACTOR, for example resnet101=0.75")
-            })?;
-            named(&mut config.towers, tower, &format!("--scale {spec}"))?.scale = by;
-        }
-        for spec in &self.tower_keep {
-            let pair = spec.split_once('=').and_then(|(tower, keep)| Some((tower, keep.parse::<f32>().ok()?)));
-            let (tower, keep) = pair.filter(|(_, keep)| *keep > 0.0 && *keep <= 1.0).ok_or_else(|| {
-                Error::usage(format!("--tower-keep {spec}")).fix("write TOWER=P with P above 0 and up to 1: face=0.5")
-            })?;
-            let tower = named(&mut config.towers, tower, &format!("--tower-keep {spec}"))?;
-            if tower.dense.is_empty() {
-                return Err(Error::usage(format!("--tower-keep {spec}: its network has the dropout of its paper"))
-                    .fix("leave it out: only VGGs have dense layers of their own"));
-            }
-            tower.keep = keep;
-        }
-        config.separate_views();
-        config.check_sides()?;
-        config.check_outputs()?;
-        let frozen = self.frozen()?;
-        let trained = !config.towers.iter().all(|t| frozen.contains(&t.name));
-        let probabilities = config.towers.iter().all(|t| config.output(t) == TowerOutput::Softmax);
-        config.standardize = match self.standardize {
-            Choice::Auto if probabilities || self.network.is_some() && trained => Standardize::No,
-            Choice::Auto | Choice::Yes => Standardize::Yes,
-            Choice::MinMax => Standardize::MinMax,
-            Choice::No => Standardize::No,
-        };
-        Ok((config, initial, frozen))
-    }
-
-    /// What the towers are: their names, and the networks of those that have a name of their own.
-    pub fn features(&self) -> Vec<String> {
-        self.network.map_or_else(|| self.features.clone(), |network| vec![network.name().into()])
-    }
-
-    /// Names of the towers.
-    pub fn towers(&self) -> Vec<String> {
-        self.features().iter().map(|f| f.split(':').next().unwrap_or_default().to_string()).collect()
-    }
-
-    /// Names of the towers, and of parts of towers, that are not trained.
-    fn frozen(&self) -> Result<Vec<String>> {
-        let towers = self.towers();
-        if self.freeze == ["all"] {
-            return Ok(towers);
-        }
-        let of = |scope: &str| towers.iter().any(|t| *t == scope.split('.').next().unwrap_or_default());
-        match self.freeze.iter().find(|f| !of(f)) {
-            Some(f) => Err(Error::usage(format!("--freeze {f}: there is no such tower"))
-                .fix(format!("choose from {}, or all", towers.join(", ")))),
-            None => Ok(self.freeze.clone()),
-        }
-    }
-}
-
-/// The weights of a tower: a file of one, a model that has one of that name, or the program's own.
-fn tower_weights(tower: &str, file: &str) -> Result<TowerWeights> {
-    if file == BUNDLED && !Path::new(file).exists() {
-        return bundled();
-    }
-    let file = WeightFile::open(file)?;
-    match file.metadata().contains_key(checkpoint::CARD) {
-        true => checkpoint::tower(file, tower),
-        false => TowerWeights::new(file),
-    }
-}
-
-/// The weights of the program's own tower.
-fn bundled() -> Result<TowerWeights> {
-    let (file, _) = checkpoint::bundled_tower()?.ok_or_else(|| {
-        Error::usage("this program was built without the bundled VGG16").fix("name a file with --weights TOWER=FILE")
-    })?;
-    TowerWeights::new(file)
-}
-
-/// The tower of that name.
-fn named<'a>(towers: &'a mut [Tower], name: &str, flag: &str) -> Result<&'a mut Tower> {
-    let names: Vec<String> = towers.iter().map(|t| t.name.clone()).collect();
-    towers.iter_mut().find(|t| t.name == name).ok_or_else(|| {
-        Error::usage(format!("{flag}: there is no tower `{name}`")).fix(format!("choose from {}", names.join(", ")))
-    })
 }

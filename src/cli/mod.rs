@@ -1,4 +1,4 @@
-/*! Floor 10: the commands. One file each: its flags, what it does with the library, what it prints. Results go to stdout,
+/*! Floor 11: the commands. One file each: its flags, what it asks of the library, what it prints. Results go to stdout,
 everything else (progress, remarks, errors) to stderr. */
 
 /// A line on stderr, as `remark!` would write it: [`output::remark`].
@@ -6,12 +6,9 @@ macro_rules! remark {
     ($($text:tt)*) => { $crate::cli::output::remark(format_args!($($text)*)) };
 }
 
-mod classifier;
+mod choices;
 mod deal;
 mod flags;
-mod heads;
-mod job;
-mod kept;
 mod output;
 mod preset;
 mod progress;
@@ -19,16 +16,19 @@ mod ranges;
 mod reading;
 mod signals;
 mod subject;
+mod tower;
 
-pub use output::say;
+pub use output::{dashed, say};
 pub use progress::Bar;
 pub use signals::{exit_code, stopped, watch as watch_signals};
 
-use crate::device::{self, Checks, Device};
+use crate::device::Device;
 use crate::error::Result;
+use crate::experiment::{Events, Output, config};
 use crate::launch::choices::Tiles;
 use clap::{Args, Parser};
-use std::sync::LazyLock;
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
 
 /// Valence and arousal of photographs: train, evaluate, predict.
 #[derive(Parser)]
@@ -155,13 +155,7 @@ pub struct Compute {
 impl Compute {
     /// Lets whatever is parallel beside the device, such as decoding, keep to `--threads`. To be called before it begins.
     pub fn bind_threads(&self) {
-        let Some(n) = self.threads else { return };
-        // A pool that is there already stays.
-        let made = rayon::ThreadPoolBuilder::new().num_threads(n).build_global().is_ok();
-        let cores = std::thread::available_parallelism().map_or(n, usize::from);
-        if made && n > cores {
-            remark!("note: {n} threads share {cores} cores: results are the same, and later");
-        }
+        config::Compute::from(self.clone()).bind_threads(&*terminal());
     }
 
     pub fn open(&self) -> Result<Box<dyn Device>> {
@@ -170,11 +164,24 @@ impl Compute {
 
     /// With other tiles than those that were measured on its kind.
     pub fn open_tiled(&self, tiles: Option<Tiles>) -> Result<Box<dyn Device>> {
-        // A CPU computes on the same threads.
-        self.bind_threads();
-        let checks = if self.check_finite { Checks::Finite } else { Checks::None };
-        device::open_tiled(&self.device, self.threads, checks, tiles)
+        config::Compute::from(self.clone()).open_tiled(tiles, &*terminal())
     }
+}
+
+impl From<Compute> for config::Compute {
+    fn from(Compute { device, threads, check_finite }: Compute) -> Self {
+        Self { device, threads, check_finite }
+    }
+}
+
+/// Shows on stderr how a library's work goes, and passes on what signals ask for.
+fn terminal() -> Arc<dyn Events> {
+    Arc::new(Bar::new())
+}
+
+/// Where an experiment leaves what it finds.
+fn to(folder: &Path) -> Output {
+    Output { folder: folder.into(), command: command_line(), events: terminal() }
 }
 
 /// The command as the user gave it, for reports.

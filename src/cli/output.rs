@@ -2,7 +2,7 @@
 //! A remark that cannot be written is dropped: the job goes on. What a terminal gets does not steer it, wherever the text came
 //! from; a file or a program gets results as they are.
 
-use crate::error::{self, Error, Result, shown};
+use crate::error::{self, Error, Message, Result, shown};
 use clap::Args;
 use std::borrow::Cow;
 use std::fmt::Arguments;
@@ -38,6 +38,11 @@ pub fn remark(text: Arguments) {
 pub fn say(lines: &[&str]) {
     let text: String = lines.iter().map(|line| error::line(line) + "\n").collect();
     let _ = stderr().lock().write_all(text.as_bytes());
+}
+
+/// An error as a command line says it: names of options have their dashes.
+pub fn dashed(e: &Error) -> String {
+    Message::new(format!("{e:#}")).dashed()
 }
 
 /// What became of a write.

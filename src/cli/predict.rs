@@ -95,7 +95,7 @@ impl Command {
     pub fn run(self) -> Result<()> {
         self.compute.bind_threads();
         let models = self.models.open()?;
-        let options = models.all[0].load_options(&self.reading, None)?;
+        let options = self.reading.load_options(&models.all[0], None)?;
         let boxes = self.reading.boxes(&options.views)?.unwrap_or_default();
         let inputs = list(&self.inputs, &boxes)?;
         let sources: Vec<Source> = inputs.iter().filter_map(Input::source).collect();

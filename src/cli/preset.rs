@@ -1,8 +1,10 @@
 //! `--preset`: whole sets of defaults for `train` and `cross-validate`. What a command line says itself always holds.
 
-use super::flags::{Layer, RunFlags};
-use crate::error::{Error, Result};
-use crate::train::fit::Updates;
+use super::flags::RunFlags;
+use super::output::dashed;
+use crate::error::Error;
+use crate::experiment::config::Run;
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
@@ -20,12 +22,9 @@ pub enum Preset {
 /// Flags that describe towers: with one of them a command line means the defaults that its help shows.
 const TOWERS: [&str; 6] = ["features", "network", "weights", "init_missing", "width", "face_classes"];
 
-/// What `--weights TOWER=` calls the convolutions inside the program.
-pub const BUNDLED: &str = "bundled-tower";
-
-/// [`RunFlags`] with the defaults of their preset.
+/// The configuration of a run with the defaults of its preset.
 #[derive(Clone, Debug)]
-pub struct Preselected(pub RunFlags);
+pub struct Preselected(pub Run);
 
 impl Args for Preselected {
     fn augment_args(command: Command) -> Command {
@@ -45,79 +44,47 @@ impl FromArgMatches for Preselected {
     fn from_arg_matches_mut(matches: &mut ArgMatches) -> std::result::Result<Self, clap::Error> {
         let said = |id: &&clap::Id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine);
         let said: Vec<String> = matches.ids().filter(said).map(|id| id.to_string()).collect();
-        let mut flags = RunFlags::from_arg_matches_mut(matches)?;
+        let flags = RunFlags::from_arg_matches_mut(matches)?;
         let towers = TOWERS.iter().any(|t| said.iter().any(|s| s == t));
         let preset = flags.preset.unwrap_or(if towers { Preset::DeepAffect } else { Preset::Bundled });
+        let refused = |e: Error| clap::Error::raw(ErrorKind::ValueValidation, dashed(&e));
+        let mut run = Run::try_from(flags).map_err(refused)?;
         if preset == Preset::Bundled {
-            bundled(&mut flags, &|id| said.iter().any(|s| s == id));
+            bundled(&mut run, &|id| said.iter().any(|s| s == id));
         }
-        Ok(Self(flags))
+        Ok(Self(run))
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> std::result::Result<(), clap::Error> {
-        self.0.update_from_arg_matches(matches)
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
     }
 }
 
-/// The settings that the bundled model was trained with (`src/bundled/affect.md`), where the command line says nothing else.
-fn bundled(flags: &mut RunFlags, said: &dyn Fn(&str) -> bool) {
+/// The settings that the bundled model was trained with, where the command line says nothing else.
+fn bundled(run: &mut Run, said: &dyn Fn(&str) -> bool) {
+    let preset = Run::bundled();
     macro_rules! default {
-        ($($part:ident.$field:ident = $value:expr;)*) => {
-            $(if !said(stringify!($field)) { flags.$part.$field = $value; })*
+        ($($part:ident.$field:ident)*) => {
+            $(if !said(stringify!($field)) { run.$part.$field = preset.$part.$field; })*
         };
     }
     default! {
-        model.features = vec!["object".into()];
-        model.tower_output = vec!["block4+block5".parse().expect("blocks of a VGG16")];
-        model.freeze = vec!["all".into()];
-        model.head = Some(vec![Layer::Width(64)]);
-        model.keep_features = 0.5;
-        model.keep = 0.5;
-        train.optimizer = Updates::AdamW;
-        train.lr = 1e-3;
-        train.weight_decay = 0.03;
-        train.epochs = 60;
-        train.batch = 16;
-        train.plateau = 0;
-        train.patience = 0;
-        train.val = 0.0;
-        train.test = 0.2;
+        model.features model.tower_output model.freeze model.head model.keep_features model.keep
+        train.optimizer train.lr train.weight_decay train.epochs train.batch train.plateau train.patience train.val train.test
     }
     if !said("weights") {
-        flags.model.weights = flags.model.features().iter().map(|tower| format!("{tower}={BUNDLED}")).collect();
-    }
-}
-
-impl RunFlags {
-    /// Refuses a run before anything is decoded if a tower has no weights.
-    pub fn check_weights(&self) -> Result<()> {
-        let model = &self.model;
-        let given = |tower: &str| model.weights.iter().any(|w| w.split_once('=').is_some_and(|(t, _)| t == tower));
-        let towers = model.towers();
-        let missing: Vec<&str> = towers.iter().map(String::as_str).filter(|t| !given(t)).collect();
-        if missing.is_empty() || model.init_missing {
-            return Ok(());
-        }
-        let what = |tower: &&str| match *tower {
-            "object" => "object=VGG16 trained on ImageNet".into(),
-            "scene" => "scene=VGG16 trained on Places365".into(),
-            "face" => "face=VGG19 trained on expressions".into(),
-            other => format!("{other}=FILE"),
-        };
-        let files: Vec<String> = missing.iter().map(|t| format!("--weights {}", what(t))).collect();
-        let s = if missing.len() == 1 { "" } else { "s" };
-        Err(Error::usage(format!("no weights for the {} tower{s}", missing.join(", "))).fix(format!(
-            "give {} (`weights import` makes such files), --init-missing to draw them at random, or --preset bundled, which \
-             needs no file",
-            files.join(", ")
-        )))
+        run.model.weights = run.model.bundled_weights();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::experiment::config::{BUNDLED, Layer};
+    use crate::train::fit::Updates;
     use clap::Parser;
+    use std::collections::BTreeMap;
 
     #[derive(Parser)]
     struct Line {
@@ -125,7 +92,7 @@ mod tests {
         flags: Preselected,
     }
 
-    fn flags(line: &str) -> RunFlags {
+    fn flags(line: &str) -> Run {
         Line::try_parse_from(["x"].into_iter().chain(line.split_whitespace())).unwrap().flags.0
     }
 
@@ -134,11 +101,11 @@ mod tests {
         let f = flags("");
         assert_eq!(
             (f.model.features, f.model.weights),
-            (vec!["object".to_string()], vec![format!("object={BUNDLED}")])
+            (vec!["object".to_string()], BTreeMap::from([("object".to_string(), BUNDLED.to_string())]))
         );
         assert_eq!((f.model.freeze, f.model.head), (vec!["all".to_string()], Some(vec![Layer::Width(64)])));
         assert_eq!((f.train.epochs, f.train.val, f.train.optimizer), (60, 0.0, Updates::AdamW));
-        assert!(flags("").check_weights().is_ok());
+        assert!(flags("").model.check_weights().is_ok());
     }
 
     #[test]
@@ -148,7 +115,8 @@ mod tests {
         assert_eq!((f.train.epochs, f.train.test, f.model.head), (200, 0.0, Some(vec![Layer::Ridge])));
         assert_eq!((f.model.tower_output, f.train.batch), (vec!["pooled".parse().unwrap()], 16));
         let f = flags("--preset bundled --features object,scene --weights scene=a --weights object=b");
-        assert_eq!((f.model.weights, f.train.batch), (vec!["scene=a".to_string(), "object=b".into()], 16));
+        let given = [("object", "b"), ("scene", "a")].map(|(tower, file)| (tower.to_string(), file.to_string()));
+        assert_eq!((f.model.weights, f.train.batch), (BTreeMap::from(given), 16));
         for line in ["--features object", "--weights face=x", "--init-missing", "--width 8", "--face-classes 9"] {
             let f = flags(line);
             assert_eq!((f.train.epochs, f.train.batch, f.train.test), (200, 25, 0.0), "{line}");
@@ -161,12 +129,12 @@ mod tests {
 
     #[test]
     fn the_papers_model_names_the_files_it_wants() {
-        let e = flags("--preset deep-affect").check_weights().unwrap_err().to_string();
-        for part in ["object, scene, face towers", "object=VGG16", "scene=VGG16", "face=VGG19", "--preset bundled"] {
+        let e = flags("--preset deep-affect").model.check_weights().unwrap_err().to_string();
+        for part in ["object, scene, face towers", "object=VGG16", "scene=VGG16", "face=VGG19", "preset bundled"] {
             assert!(e.contains(part), "{part}: {e}");
         }
-        let e = flags("--weights face=x").check_weights().unwrap_err().to_string();
+        let e = flags("--weights face=x").model.check_weights().unwrap_err().to_string();
         assert!(e.contains("object, scene towers") && !e.contains("face"), "{e}");
-        assert!(flags("--init-missing").check_weights().is_ok());
+        assert!(flags("--init-missing").model.check_weights().is_ok());
     }
 }

@@ -1,22 +1,16 @@
 //! `pretrain`: one tower as a classifier, saved as a weight file for `train --weights`.
 
-use super::classifier::{Classifier, Origin, TowerFlags, fits, weights};
 use super::flags::Checkpoints;
-use super::job::split;
 use super::ranges::{MANY, number, whole};
-use super::{Compute, output};
-use crate::atomic;
-use crate::data::Manifest;
-use crate::error::{Error, Result};
-use crate::report::folder::{claim_file, prepare};
+use super::tower::TowerFlags;
+use super::{Compute, output, terminal};
+use crate::error::Result;
+use crate::experiment::classifier::Pretraining;
 use crate::train::fit::Settings;
 use crate::train::network::Precision;
-use crate::train::params::Initial;
 use crate::train::schedule::PlateauRule;
-use crate::train::stored::Stored;
 use clap::Args;
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 #[derive(Args)]
 pub struct Command {
@@ -72,7 +66,6 @@ pub struct Command {
 
 impl Command {
     pub fn run(self) -> Result<()> {
-        self.compute.bind_threads();
         let settings = Settings {
             epochs: self.epochs,
             batch: self.batch.max(1),
@@ -84,69 +77,25 @@ impl Command {
             augment: self.augment.as_deref().map(str::parse).transpose()?,
             ..Settings::default()
         };
-        settings.check()?;
-        let folder = self.out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        prepare(folder)?;
-        let _claim = claim_file(&self.out)?;
-        let manifest = Manifest::read(&self.manifest, &[])?;
-        let labels = manifest.labels(&self.label)?;
-        // The test part is taken from all rows, so that it is the one `train` takes, whatever the labels.
-        let all: Vec<usize> = (0..manifest.rows.len()).collect();
-        let [rest, test] = split(&manifest, &all, self.test, self.seed)?;
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        labels.iter().flatten().for_each(|l| *counts.entry(l).or_default() += 1);
-        let classes: Vec<&str> = counts.iter().filter(|c| *c.1 >= self.min_count).map(|c| *c.0).collect();
-        if classes.len() < 2 {
-            return Err(Error::file(
-                &self.manifest,
-                format!("fewer than two classes with {} pictures", self.min_count),
-            )
-            .at(format!("column {}", self.label))
-            .fix("lower --min-count or name another column"));
-        }
-        let class = |i: usize| labels[i].as_deref().and_then(|l| classes.binary_search(&l).ok());
-        let (usable, y): (Vec<usize>, Vec<usize>) = all.iter().filter_map(|&i| Some((i, class(i)?))).unzip();
-        let file = weights(self.weights.as_deref())?;
-        let tower = self.network.tower(&self.tower, classes.len(), file.as_ref())?;
-        if let Some(file) = &file {
-            fits(&tower, file)?;
-        }
-        let mut initial = Initial::new(self.seed, true);
-        file.into_iter().for_each(|f| initial.tower(&self.tower, f));
-        let origin = Origin {
-            manifest: &manifest.select(&usable),
-            y: &y,
-            classes: classes.iter().map(|c| c.to_string()).collect(),
+        let Self { manifest, label, tower, out, resume, min_count, weights, test, val, .. } = self;
+        let (every, network, compute) = (self.checkpoints.every(), self.network.into(), self.compute.into());
+        let asked = Pretraining {
+            manifest,
+            label,
             tower,
-            initial,
+            out,
+            resume,
+            min_count,
+            weights,
             settings,
-            out: folder,
-            cache: None,
-            every: self.checkpoints.every(),
+            every,
+            test,
+            val,
+            network,
+            compute,
         };
-        let mut job = Classifier::load(origin, &self.network, &self.compute)?;
-        let [rest, test] = [rest, test].map(|rows| {
-            let kept = (0..usable.len()).filter(|&i| rows.binary_search(&usable[i]).is_ok());
-            job.within(&kept.collect::<Vec<_>>())
-        });
-        let [train, val] = split(&job.manifest, &rest, self.val, self.seed)?;
-        let mut kept = self.out.clone().into_os_string();
-        kept.push(".checkpoint");
-        let kept = PathBuf::from(kept);
-        let (mut net, state) = job.run([&train, &val], "pretrain", &kept, self.resume)?;
-
-        let mut report = format!("{} classes, {} epochs\n", classes.len(), state.epoch);
-        for (name, rows) in [("training", &train), ("monitored", &val), ("test", &test)] {
-            let confusion = job.confusion(rows, &job.predict(&mut net, rows)?);
-            if let (n, Some(all), Some(mean)) = (rows.len(), confusion.accuracy(), confusion.class_accuracy()) {
-                report.push_str(&format!("{name:>10}: {n:4} pictures, {all:.1} % right, {mean:.1} % over classes\n"));
-            }
-        }
-        job.save(&self.out, net.stored().into_iter().map(|v| Stored::of(&net.session, v)))?;
-        atomic::forget_previous(&kept)?;
-        std::fs::remove_file(&kept).map_err(|e| Error::io(&kept, "remove", e))?;
-        output::print(&report)?;
-        remark!("wrote {}", self.out.display());
+        output::print(&asked.run(terminal())?)?;
+        remark!("wrote {}", asked.out.display());
         Ok(())
     }
 }

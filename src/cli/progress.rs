@@ -1,7 +1,9 @@
 //! Progress on stderr: a bar with an estimate on a terminal, a line now and then in a pipe.
 
-use super::output::quiet;
-use crate::error;
+use super::output::{self, quiet};
+use super::signals;
+use crate::error::{self, Message};
+use crate::experiment::Events;
 use crate::progress::Progress;
 use std::io::{IsTerminal, Write, stderr};
 use std::sync::Mutex;
@@ -36,12 +38,6 @@ struct Inner {
 impl Bar {
     pub fn new() -> Self {
         Self::default()
-    }
-    /// Text behind the bar.
-    pub fn message(&self, text: impl Into<String>) {
-        if let Some(i) = &mut *self.inner.lock().unwrap() {
-            i.text = text.into();
-        }
     }
 }
 
@@ -108,6 +104,11 @@ impl Progress for Bar {
         let (what, text, start) = (error::line(what), String::new(), Instant::now());
         *self.inner.lock().unwrap() = Some(Inner { what, done: 0, total, text, start, said: start, drawn: 0 });
     }
+    fn message(&self, text: &str) {
+        if let Some(i) = &mut *self.inner.lock().unwrap() {
+            i.text = text.into();
+        }
+    }
     fn inc(&self) {
         if let Some(i) = &mut *self.inner.lock().unwrap() {
             i.done += 1;
@@ -128,6 +129,21 @@ impl Progress for Bar {
     }
     fn stopped(&self) -> bool {
         super::stopped()
+    }
+}
+
+impl Events for Bar {
+    fn remark(&self, text: &Message) {
+        output::remark(format_args!("{}", text.dashed()));
+    }
+    fn training(&self, runs: bool) {
+        signals::training(runs);
+    }
+    fn save_wanted(&self) -> bool {
+        signals::save_wanted()
+    }
+    fn saving(&self) -> bool {
+        signals::saving()
     }
 }
 

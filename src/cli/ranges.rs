@@ -4,8 +4,7 @@ use clap::builder::RangedU64ValueParser;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-/// Most epochs, updates and repetitions.
-pub const MANY: u64 = 1_000_000;
+pub use crate::experiment::config::MANY;
 
 /// A whole number within a range.
 pub fn whole<T>(range: RangeInclusive<u64>) -> RangedU64ValueParser<T>

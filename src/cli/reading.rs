@@ -1,21 +1,14 @@
-//! What the commands that use a trained model share: how pictures are read, and the model itself.
+//! How the commands that use a trained model read pictures.
 
-use super::Compute;
-use super::output::clean;
-use crate::bundled;
-use crate::data::{Alpha, Boxes, DecodeOptions, LoadOptions, walk};
-use crate::error::{Error, Result, path_text};
-use crate::models::Config;
+use super::terminal;
+use crate::data::{Alpha, Boxes, DecodeOptions, LoadOptions};
+use crate::error::{Error, Result};
+use crate::experiment::trained;
 use crate::preprocess::View;
-use crate::train::checkpoint::{self, Card};
-use crate::train::gradcam::{Explainer, Target};
-use crate::train::interval::Held;
-use crate::train::network::Precision;
-use crate::train::predictor::Predictor;
-use crate::weights::WeightFile;
 use clap::Args;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+
+pub use crate::experiment::trained::Model;
 
 /// How pictures are read.
 #[derive(Args, Clone, Debug)]
@@ -45,6 +38,13 @@ impl Reading {
         }
     }
 
+    /// For the pictures of a model.
+    pub fn load_options(&self, model: &Model, cache_dir: Option<PathBuf>) -> Result<LoadOptions> {
+        let mut options = model.options(self.decode(), cache_dir)?;
+        options.decode.alpha = self.alpha.unwrap_or(options.decode.alpha);
+        Ok(options)
+    }
+
     /// The boxes that were named, if any, for a model with these views.
     pub fn boxes(&self, views: &[View]) -> Result<Option<Boxes>> {
         let Some(file) = &self.boxes else { return Ok(None) };
@@ -56,98 +56,9 @@ impl Reading {
     }
 }
 
-/// The pictures of a folder, relative to it and sorted, with a remark about the files that were passed over. What ends
-/// like a format that is not read is among them: it is refused by what it is, and read if it is something else.
+/// The pictures of a folder ([`trained::folder`]).
 pub fn folder(dir: &Path) -> Result<Vec<PathBuf>> {
-    let found = walk::walk(dir)?;
-    if let Some(passed_over) = found.passed_over() {
-        remark!("{}: {passed_over}; a picture among them needs an ending such as .jpg", clean(&path_text(dir)));
-    }
-    let mut all = found.files;
-    all.extend(found.unread);
-    all.sort();
-    Ok(all)
-}
-
-/// A checkpoint whose header has been read.
-pub struct Model {
-    file: Arc<WeightFile>,
-    card: Card,
-    /// The file's name, without its folder.
-    pub name: String,
-}
-
-impl Model {
-    /// A checkpoint, or the bundled model.
-    pub fn open(path: Option<&Path>) -> Result<Self> {
-        let (file, name) = match path {
-            Some(p) => (checkpoint::open(p)?, p.file_name().unwrap_or_default().to_string_lossy().into_owned()),
-            None => {
-                let bytes = bundled::model().ok_or_else(|| {
-                    Error::usage("this program has no bundled model").fix("name a checkpoint of `train` with --model")
-                })?;
-                let name = "bundled model";
-                (checkpoint::complete(WeightFile::from_static(name, bytes)?)?, name.to_string())
-            }
-        };
-        let card = checkpoint::card(&file)?;
-        let config = card.config().map_err(|e| Error::file(file.path(), e.to_string()))?;
-        if card.train_mean.len() != config.targets.len() {
-            return Err(Error::file(file.path(), "its header contradicts itself").fix("train the model again"));
-        }
-        Ok(Self { file, card, name })
-    }
-
-    /// The fused model.
-    pub fn config(&self) -> Result<&Config> {
-        self.card.config()
-    }
-
-    /// How wrong its heads were on pictures that they had not seen, if it knows.
-    pub fn held(&self) -> Result<Option<Held>> {
-        let config = self.config()?;
-        Held::of_file(&self.file, config.heads, config.targets.len())
-    }
-
-    /// Loads the weights, to explain with.
-    pub fn explainer(
-        &self,
-        targets: &[Target],
-        layer: Option<&str>,
-        batch: usize,
-        compute: &Compute,
-    ) -> Result<Explainer> {
-        Explainer::new(&self.file, targets, layer, batch, compute.open()?)
-    }
-
-    /// Names of the outputs.
-    pub fn targets(&self) -> Result<&[String]> {
-        Ok(&self.card.config()?.targets)
-    }
-
-    /// How this model's pictures are made.
-    pub fn load_options(&self, flags: &Reading, cache_dir: Option<PathBuf>) -> Result<LoadOptions> {
-        let mut options = self.options(flags.decode(), cache_dir)?;
-        options.decode.alpha = flags.alpha.unwrap_or(options.decode.alpha);
-        Ok(options)
-    }
-
-    /// The same without flags; transparency is as in training.
-    pub fn options(&self, decode: DecodeOptions, cache_dir: Option<PathBuf>) -> Result<LoadOptions> {
-        let views = self.card.config()?.views();
-        Ok(LoadOptions { views, decode: DecodeOptions { alpha: self.card.alpha, ..decode }, cache_dir })
-    }
-
-    /// Whether it takes the same pictures of the same files.
-    pub fn reads_like(&self, other: &Model) -> bool {
-        self.card.alpha == other.card.alpha
-    }
-
-    /// Loads the weights; `seeing`, to hear of classes too.
-    pub fn predictor(&self, precision: Precision, batch: usize, compute: &Compute, seeing: bool) -> Result<Predictor> {
-        let load = if seeing { Predictor::seeing } else { Predictor::within };
-        load(precision, &self.file, batch, compute.open()?)
-    }
+    trained::folder(dir, &*terminal())
 }
 
 /// Threads for each that the machine has, at most: more only wait, and a system dies of very many.

@@ -23,20 +23,12 @@ static TRAININGS: AtomicUsize = AtomicUsize::new(0);
 /// How long a job that is no training has to end by itself.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// A training, as long as this lives: what it did since its last checkpoint is kept when it is to stop.
-pub struct Training(());
-
-impl Training {
-    pub fn begin() -> Self {
-        TRAININGS.fetch_add(1, Relaxed);
-        Self(())
-    }
-}
-
-impl Drop for Training {
-    fn drop(&mut self) {
-        TRAININGS.fetch_sub(1, Relaxed);
-    }
+/// A training begins or has ended: in between, what it did since its last checkpoint is kept when it is to stop.
+pub fn training(runs: bool) {
+    match runs {
+        true => TRAININGS.fetch_add(1, Relaxed),
+        false => TRAININGS.fetch_sub(1, Relaxed),
+    };
 }
 
 /// Whether the job is to stop.

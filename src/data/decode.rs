@@ -26,7 +26,7 @@ pub const MAX_FILE: u64 = 256 << 20;
 pub const MAX_MEMORY: u64 = 1 << 30;
 
 /// What to do with transparency.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Alpha {
     /// Whatever colour stands under it shows: Pillow's `convert("RGB")`, and what photographs want.

@@ -10,7 +10,7 @@ use crate::preprocess::View;
 use serde::{Deserialize, Serialize};
 
 /// One network for all targets, or one complete network for each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Architecture {
     Shared,
@@ -18,7 +18,7 @@ pub enum Architecture {
 }
 
 /// Activation of the output layer. The paper's text says ReLU everywhere; a rating is linear.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OutAct {
     Linear,

@@ -60,22 +60,20 @@ pub struct Settings {
 }
 
 /// What makes updates of gradients.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Updates {
     /// Stochastic gradient descent with momentum, as in the paper.
     #[default]
     Sgd,
     /// Adam with decoupled weight decay (Loshchilov & Hutter 2019; means over .9 and .999, eps 1e-8): for small heads.
-    #[value(name = "adamw")]
     AdamW,
     /// None: a linear head is solved for ([`super::ridge`]).
-    #[value(skip)]
     Ridge,
 }
 
 /// Serialisable twin of [`Form`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SgdForm {
     Keras,

@@ -37,7 +37,7 @@ pub const CLASSIFIER: &str = "torch";
 
 /// How numbers are stored between ops, and by what convolutions and dense layers multiply them. Sums, weights and their updates
 /// are float32 in any case.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     #[default]

@@ -5,9 +5,11 @@ use super::header::shape as show;
 use crate::error::{Error, Result};
 use crate::rng::{self, Stream, name_hash};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 /// The limits between which weights are drawn uniformly.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Rule {
     /// Glorot & Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks":
     /// sqrt(6 / (fan_in + fan_out)).

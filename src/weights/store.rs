@@ -20,16 +20,14 @@ use safetensors::Dtype;
 use std::io::{self, Write};
 
 /// How large tensors are stored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Store {
     /// 4 bytes a weight, mapped and used as they lie.
     #[default]
     Float32,
     /// 2 bytes a weight.
-    #[value(alias = "float16")]
     F16,
     /// 1 byte a weight and 4 a filter.
-    #[value(alias = "i8")]
     Int8,
 }
 

@@ -62,7 +62,7 @@ impl ExplainFlags {
             Signs::Minus => vec![Sign::Minus],
             Signs::Both => vec![Sign::Plus, Sign::Minus],
         };
-        let explainer = model.explainer(&targets, self.layer.as_deref(), batch, compute)?;
+        let explainer = model.explainer(&targets, self.layer.as_deref(), batch, compute.open()?)?;
         let listed = csv::Writer::from_writer(vec![]);
         let (dir, model) = (dir.clone(), model.name.clone());
         let mut sheet = Sheet { dir, model, explainer, signs, truth, seen: 0, figures: vec![], listed };

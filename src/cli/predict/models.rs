@@ -174,7 +174,7 @@ impl Models {
 
     /// Loads the weights.
     pub fn load(&self, precision: Precision, batch: usize, compute: &Compute) -> Result<Loaded<'_>> {
-        let load = |m: &Model| m.predictor(precision, batch, compute, self.top.is_some());
+        let load = |m: &Model| m.predictor(precision, batch, compute.open()?, self.top.is_some());
         let loaded = Loaded { models: self, predictors: self.all.iter().map(load).collect::<Result<_>>()? };
         if self.top.is_some() && loaded.classes().is_empty() {
             return Err(Error::usage("--top: the towers of this model hand on averaged activations, not classes")

@@ -3,6 +3,7 @@
 use crate::atomic;
 use crate::cli::output;
 use crate::error::{Error, Result};
+use crate::experiment::study::{NOGUERA, PARRY, RAPOLU, SMALL};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -30,18 +31,6 @@ enum Paper {
     Rapolu,
 }
 
-/// The study of Rapolu et al.
-pub const RAPOLU: &str = include_str!("rapolu.toml");
-
-/// The study of Noguera 2018.
-pub const NOGUERA: &str = include_str!("noguera.toml");
-
-/// The study of Parry & Vuong 2021.
-pub const EXAMPLE: &str = include_str!("example.toml");
-
-/// Three heads on the bundled tower.
-pub const SMALL: &str = include_str!("small.toml");
-
 impl Command {
     pub fn run(self) -> Result<()> {
         if self.file.exists() {
@@ -49,7 +38,7 @@ impl Command {
         }
         let text = match (self.small, self.paper) {
             (true, _) => SMALL,
-            (false, Paper::Parry) => EXAMPLE,
+            (false, Paper::Parry) => PARRY,
             (false, Paper::Noguera) => NOGUERA,
             (false, Paper::Rapolu) => RAPOLU,
         };

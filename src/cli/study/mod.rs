@@ -1,8 +1,5 @@
 //! `study`: what a paper says about several models at once.
 
-mod grid;
-mod plan;
-
 group! {
     /// Write the paper's study as a file to be edited.
     Init => init,

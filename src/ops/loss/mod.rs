@@ -16,7 +16,7 @@ use crate::shape::Type;
 use serde::{Deserialize, Serialize};
 
 /// What a loss does with the errors of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reduction {
     /// Over all elements, by the weights of their rows: rows x outputs of ratings, rows of classes.

@@ -1,15 +1,15 @@
-/*! `study.toml`: which models are trained on which folds, and which tables are made of them. Settings of a model are the
-flags of `train` without their dashes, parsed by the same rules: there is one list of them, and one set of messages. */
+/*! `study.toml`: which models are trained on which folds, and which tables are made of them. A model is a configuration of
+[`crate::experiment::config`], by its own settings over those of all. */
 
-use crate::cli::flags::{DataFlags, ModelFlags, TrainFlags};
-use crate::cli::preset::BUNDLED;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, line};
+use crate::experiment::config::{self, BUNDLED, Run};
+use crate::experiment::written::{Written, fields};
 use crate::files;
 use crate::report::study::{By, Layout};
-use clap::{Args, FromArgMatches};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
-use toml::{Table, Value};
+use toml::de::{DeTable, DeValue, ValueDeserializer};
+use toml::{Spanned, Value};
 
 /// The file as it is written.
 #[derive(Deserialize)]
@@ -33,9 +33,6 @@ struct File {
     #[serde(default)]
     faces: Vec<PathBuf>,
     #[serde(default)]
-    train: Table,
-    model: Vec<Entry>,
-    #[serde(default)]
     table: Vec<Layout>,
 }
 
@@ -46,16 +43,15 @@ fn yes() -> bool {
     true
 }
 
-/// One `[[model]]`.
+/// What a `[[model]]` has beside settings.
 #[derive(Deserialize)]
-struct Entry {
+struct Names {
     name: String,
     title: Option<String>,
-    #[serde(flatten)]
-    flags: Table,
 }
 
 /// What is to be done. Paths are relative to the working folder, no longer to the file.
+#[derive(Clone, Debug)]
 pub struct Plan {
     pub path: PathBuf,
     pub title: String,
@@ -81,44 +77,43 @@ pub struct Plan {
 }
 
 /// One model of the study.
+#[derive(Clone, Debug)]
 pub struct Model {
     pub name: String,
     /// What tables call it.
     pub title: String,
     /// Its settings as they were written, for people.
     pub settings: String,
-    pub flags: Flags,
+    pub run: Run,
     /// Towers that begin with those of another model of the study, trained without the same fold: tower, model. In the file
     /// `weights.TOWER = "model:NAME"`.
     pub after: Vec<(String, String)>,
 }
 
-/// Flags whose value is a path, besides `weights`: in the file relative to it.
-const PATHS: [&str; 2] = ["label-map", "cache"];
-
 /// What stands before the name of a model that gives a tower.
 const MODEL: &str = "model:";
 
-/// The flags of `train` that make a model what it is.
-#[derive(Args, Clone, Debug)]
-pub struct Flags {
-    #[command(flatten)]
-    pub model: ModelFlags,
-    #[command(flatten)]
-    pub train: TrainFlags,
-    #[command(flatten)]
-    pub data: DataFlags,
-}
+/// Settings that exclude each other.
+const EITHER: [[&str; 2]; 2] = [["network", "features"], ["decay", "plateau"]];
 
 impl Plan {
     pub fn read(path: &Path) -> Result<Self> {
         let text = files::text(path, files::PAGE).map_err(|e| Error::io(path, "read the study", e))?;
-        let file: File = toml::from_str(&text).map_err(|e| {
-            let line = e.span().map_or(1, |s| text[..s.start].matches('\n').count() + 1);
-            Error::file(path, e.message()).at(format!("line {line}")).fix("`deep-affect study init` writes an example")
-        })?;
+        let written = Written { path, text: &text, within: None };
+        let mut root = written.parse()?;
+        let (train, models) = (root.remove("train"), root.remove("model"));
+        let names: Vec<&str> = fields::<File>().iter().copied().chain(["train", "model"]).collect();
+        written.known(&root, &names)?;
+        let file: File = written.read(root)?;
+        let all = train.map_or(Ok(DeTable::new()), |train| written.table(train))?;
+        let models = match models.map(|m| (m.span(), m.into_inner())) {
+            Some((_, DeValue::Array(list))) => list.into_iter().collect(),
+            Some((at, other)) => vec![Spanned::new(at, other)],
+            None => vec![],
+        };
         let beside = |p: &Path| path.parent().unwrap_or(Path::new("")).join(p);
-        let models = file.model.into_iter().map(|m| m.resolve(path, &file.train, &beside)).collect::<Result<_>>()?;
+        let read = |own| Model::read(&written, written.table(own)?, &all, &beside);
+        let models = models.into_iter().map(read).collect::<Result<_>>()?;
         let plan = Self {
             title: file.title.unwrap_or_else(|| "Valence and arousal".into()),
             manifest: beside(&file.manifest),
@@ -141,7 +136,7 @@ impl Plan {
 
     /// Columns that every model predicts; none where classes are told apart.
     pub fn targets(&self) -> Vec<String> {
-        self.models[0].flags.data.targets()
+        self.models[0].run.data.targets()
     }
 
     fn check(&self) -> Result<()> {
@@ -166,7 +161,7 @@ impl Plan {
             }
         }
         for (i, m) in self.models.iter().enumerate() {
-            let place = format!("model `{}`", clean(&m.name));
+            let place = format!("model `{}`", line(&m.name));
             // It becomes the name of a folder.
             let plain = |c: char| c.is_ascii_alphanumeric() || "-_+.".contains(c);
             if m.name.is_empty() || m.name.starts_with('.') || !m.name.chars().all(plain) {
@@ -175,27 +170,27 @@ impl Plan {
             if self.models[..i].iter().any(|o| o.name.eq_ignore_ascii_case(&m.name)) {
                 return refuse(place, "comes twice".into(), "give every model a name of its own");
             }
-            if m.flags.data.targets.is_some() && m.flags.data.label.is_some() {
+            if m.run.data.targets.is_some() && m.run.data.label.is_some() {
                 let fix = "leave out `targets` or `label`; `train` and `cross-validate` take both";
                 return refuse(place, "predicts ratings and tells classes apart".into(), fix);
             }
-            if m.flags.data.targets() != first.flags.data.targets() {
+            if m.run.data.targets() != first.run.data.targets() {
                 return refuse(place, "predicts other targets than the first".into(), "set `targets` in [train]");
             }
-            let told = |f: &Flags| (f.data.label.clone(), f.data.label_map.clone(), f.data.min_count);
-            if told(&m.flags) != told(&first.flags) {
+            let told = |f: &Run| (f.data.label.clone(), f.data.label_map.clone(), f.data.min_count);
+            if told(&m.run) != told(&first.run) {
                 return refuse(place, "tells other classes apart than the first".into(), "set `label` in [train]");
             }
             for (_, other) in &m.after {
                 if !self.models[..i].iter().any(|o| o.name == *other) {
-                    let what = format!("begins with a tower of `{}`, which is no model before it", clean(other));
+                    let what = format!("begins with a tower of `{}`, which is no model before it", line(other));
                     return refuse(place, what, "put that model first");
                 }
                 if !self.keep_models {
                     return refuse(place, "begins with a model that is not kept".into(), "leave out `keep-models`");
                 }
             }
-            if m.flags.train.test > 0.0 {
+            if m.run.train.test > 0.0 {
                 return refuse(place, "sets a test part apart".into(), "leave out `test`: the folds do that");
             }
         }
@@ -203,12 +198,12 @@ impl Plan {
             let place = format!("table {}", i + 1);
             let known = |name: &&String| !self.models.iter().any(|m| m.name == **name);
             if let Some(name) = t.models().find(known) {
-                return refuse(place, format!("there is no model `{}`", clean(name)), "use the names of the models");
+                return refuse(place, format!("there is no model `{}`", line(name)), "use the names of the models");
             }
             if t.models().next().is_none() {
                 return refuse(place, "is of no models".into(), "give it `models` or `pairs`");
             }
-            if first.flags.data.label.is_some() && (t.models.is_empty() || t.by != By::Sets) {
+            if first.run.data.label.is_some() && (t.models.is_empty() || t.by != By::Sets) {
                 return refuse(place, "is of ratings".into(), "of classes there are tables of `models` by sets");
             }
         }
@@ -216,95 +211,117 @@ impl Plan {
     }
 }
 
-fn clean(text: &str) -> String {
-    crate::cli::output::clean(text)
-}
-
-impl Entry {
+impl Model {
     /// The model, by its own settings over those of all.
-    fn resolve(self, path: &Path, all: &Table, beside: &dyn Fn(&Path) -> PathBuf) -> Result<Model> {
-        let refuse = |what: String| Error::file(path, what).at(format!("model `{}`", clean(&self.name)));
-        let mut settings = all.clone();
-        for (key, value) in &self.flags {
-            match (settings.get_mut(key), value) {
-                // `weights.face = …` of a model leaves those of its other towers.
-                (Some(Value::Table(old)), Value::Table(new)) => old.extend(new.clone()),
-                _ => drop(settings.insert(key.clone(), value.clone())),
+    fn read<'a>(
+        file: &Written<'a>,
+        mut own: DeTable<'a>,
+        all: &DeTable<'a>,
+        beside: &dyn Fn(&Path) -> PathBuf,
+    ) -> Result<Self> {
+        let Names { name, title } = file.part(&mut own)?;
+        let file = Written { within: Some(format!("model `{}`", line(&name))), ..*file };
+        let mut settings = merged(all, &own);
+        let known: Vec<&str> =
+            [fields::<config::Model>(), fields::<config::Training>(), fields::<config::Data>()].concat();
+        file.known(&settings, &known)?;
+        let span = |settings: &DeTable, key: &str| settings.get(key).map(Spanned::span);
+        for [one, other] in EITHER {
+            if let (Some(at), true) = (span(&settings, one), settings.contains_key(other)) {
+                return Err(file
+                    .wrong(Some(at), format!("`{one}` stands beside `{other}`"))
+                    .fix("leave out one of them; it may stand in [train]"));
             }
         }
-        // What is said of towers that a model does not have may stand in [train] for those that do.
-        // A model of one network has no other towers, whatever the others have.
-        if self.flags.contains_key("network") && !self.flags.contains_key("features") {
-            settings.remove("features");
-        }
-        if self.flags.contains_key("features") && !self.flags.contains_key("network") {
-            settings.remove("network");
-        }
-        let network = settings.get("network").map(|n| vec![n.clone()]);
-        if let Some(features) = network.or_else(|| settings.get("features").and_then(Value::as_array).cloned()) {
-            let has =
-                |tower: &str| features.iter().any(|f| f.as_str().and_then(|f| f.split(':').next()) == Some(tower));
-            for key in ["weights", "tower-image", "tower-keep", "scale"] {
-                let own = |tower: &str| self.flags.get(key)?.get(tower);
-                if let Some(Value::Table(towers)) = settings.get_mut(key) {
-                    towers.retain(|tower, _| has(tower) || own(tower).is_some());
-                }
+        let written = settings.clone();
+        let mut run = Run {
+            model: file.part(&mut settings)?,
+            train: file.part(&mut settings)?,
+            data: file.part(&mut settings)?,
+            ..Run::default()
+        };
+        let place = |e: Error| {
+            let at = e.about().and_then(|key| span(&written, key));
+            file.wrong(at, e.to_string())
+        };
+        run.train.settings().map_err(place)?;
+        run.model.check().map_err(place)?;
+        // Paths hold from here.
+        let mut after = vec![];
+        for (tower, path) in &mut run.model.weights {
+            match path.strip_prefix(MODEL) {
+                Some(other) => after.push((tower.clone(), other.to_string())),
+                None if path == BUNDLED => {}
+                None => *path = beside(Path::new(path)).display().to_string(),
             }
         }
-        // As they were written, and with paths that hold from here.
-        let (mut written, mut words, mut after) = (vec![], vec![], vec![]);
-        let from_here = |text: &str| beside(Path::new(text)).display().to_string();
-        for (key, value) in &settings {
-            let no = |what: &str, value: &Value| refuse(format!("`{what}` cannot have the value {value:?}"));
-            let mut flag = |text: String, meant: Option<String>| {
-                written.push(format!("--{key}={text}"));
-                words.extend(meant.map(|meant| format!("--{key}={meant}")));
-            };
-            match value {
-                Value::Boolean(false) => {}
-                Value::Boolean(true) => {
-                    written.push(format!("--{key}"));
-                    words.push(format!("--{key}"));
-                }
-                Value::Table(list) => {
-                    for (sub, value) in list {
-                        let text = scalar(value).ok_or_else(|| no(&format!("{key}.{sub}"), value))?;
-                        if let Some(other) = text.strip_prefix(MODEL).filter(|_| key == "weights") {
-                            flag(format!("{sub}={text}"), None);
-                            after.push((sub.clone(), other.to_string()));
-                            continue;
-                        }
-                        let file = key == "weights" && text != BUNDLED;
-                        let meant = if file { from_here(&text) } else { text.clone() };
-                        flag(format!("{sub}={text}"), Some(format!("{sub}={meant}")));
-                    }
-                }
-                Value::Array(list) => {
-                    for value in list {
-                        let text = scalar(value).ok_or_else(|| no(key, value))?;
-                        flag(text.clone(), Some(text));
-                    }
-                }
-                value => {
-                    let text = scalar(value).ok_or_else(|| no(key, value))?;
-                    let meant = if PATHS.contains(&key.as_str()) { from_here(&text) } else { text.clone() };
-                    flag(text, Some(meant));
-                }
-            }
+        run.model.weights.retain(|tower, _| !after.iter().any(|(of, _)| of == tower));
+        for path in [&mut run.data.label_map, &mut run.data.cache].into_iter().flatten() {
+            *path = beside(path);
         }
-        let command = Flags::augment_args(clap::Command::new("study").no_binary_name(true).disable_help_flag(true));
-        let flags = command.try_get_matches_from(&words).and_then(|m| Flags::from_arg_matches(&m)).map_err(|e| {
-            let text = e.to_string();
-            let line = text.lines().next().unwrap_or_default();
-            refuse(clean(line.strip_prefix("error: ").unwrap_or(line)))
-                .fix("settings are the flags of `deep-affect train`")
-        })?;
-        let title = self.title.unwrap_or_else(|| self.name.clone());
-        Ok(Model { title, name: self.name, settings: clean(&written.join(" ")), flags, after })
+        Ok(Self { title: title.unwrap_or_else(|| name.clone()), name, settings: line(&in_words(written)?), run, after })
     }
 }
 
-/// What stands behind a flag's `=`.
+/// A model's own settings over those of all.
+fn merged<'a>(all: &DeTable<'a>, own: &DeTable<'a>) -> DeTable<'a> {
+    let mut settings = all.clone();
+    for (key, value) in own.clone() {
+        match (settings.remove(key.get_ref().as_ref()).map(Spanned::into_inner), value.get_ref()) {
+            // `weights.face = …` of a model leaves those of its other towers.
+            (Some(DeValue::Table(mut both)), DeValue::Table(new)) => {
+                both.extend(new.clone());
+                settings.insert(key, Spanned::new(value.span(), DeValue::Table(both)));
+            }
+            _ => drop(settings.insert(key, value)),
+        }
+    }
+    // What is said of towers that a model does not have may stand in [train] for those that do.
+    // A model of one network has no other towers, whatever the others have.
+    if own.contains_key("network") && !own.contains_key("features") {
+        settings.remove("features");
+    }
+    if own.contains_key("features") && !own.contains_key("network") {
+        settings.remove("network");
+    }
+    let names = |value: &DeValue| match value {
+        DeValue::Array(list) => list.iter().filter_map(|v| v.get_ref().as_str().map(String::from)).collect(),
+        value => value.as_str().map(String::from).into_iter().collect::<Vec<_>>(),
+    };
+    let towers = ["network", "features"].into_iter().find_map(|key| settings.get(key)).map(|v| names(v.get_ref()));
+    if let Some(features) = towers.filter(|t| !t.is_empty()) {
+        let has = |tower: &str| features.iter().flat_map(|f| f.split(',')).any(|f| f.split(':').next() == Some(tower));
+        for key in ["weights", "tower-image", "tower-keep", "scale"] {
+            let said = |tower: &str| matches!(own.get(key).map(Spanned::get_ref), Some(DeValue::Table(t)) if t.contains_key(tower));
+            if let Some(DeValue::Table(towers)) = settings.get_mut(key).map(Spanned::get_mut) {
+                let all = std::mem::take(towers).into_iter();
+                *towers = all.filter(|(tower, _)| has(tower.get_ref()) || said(tower.get_ref())).collect();
+            }
+        }
+    }
+    settings
+}
+
+/// Settings as a command line would have them, for people.
+fn in_words(settings: DeTable) -> Result<String> {
+    let value = Spanned::new(0..0, DeValue::Table(settings));
+    let settings = toml::Table::deserialize(ValueDeserializer::from(value)).map_err(|e| Error::job(e.message()))?;
+    let mut words = vec![];
+    for (key, value) in settings {
+        match value {
+            Value::Boolean(false) => {}
+            Value::Boolean(true) => words.push(format!("--{key}")),
+            Value::Table(list) => {
+                words.extend(list.iter().filter_map(|(of, v)| Some(format!("--{key}={of}={}", scalar(v)?))));
+            }
+            Value::Array(list) => words.extend(list.iter().filter_map(|v| Some(format!("--{key}={}", scalar(v)?)))),
+            value => words.extend(scalar(&value).map(|text| format!("--{key}={text}"))),
+        }
+    }
+    Ok(words.join(" "))
+}
+
+/// What stands behind an `=`.
 fn scalar(value: &Value) -> Option<String> {
     match value {
         Value::String(s) => Some(s.clone()),
@@ -327,12 +344,12 @@ mod tests {
 
     #[test]
     fn the_example_is_the_papers_grid() {
-        let plan = read(super::super::init::EXAMPLE).unwrap();
+        let plan = read(super::super::PARRY).unwrap();
         assert_eq!((plan.models.len(), plan.folds, plan.tables.len()), (8, Some(5), 5));
-        let find = |name: &str| &plan.models.iter().find(|m| m.name == name).unwrap().flags;
+        let find = |name: &str| &plan.models.iter().find(|m| m.name == name).unwrap().run;
         let split = find("split-9");
         assert_eq!(split.model.face_classes, 9);
-        assert!(split.model.weights.iter().any(|w| w.starts_with("face=") && w.ends_with("face9.safetensors")));
+        assert!(split.model.weights["face"].ends_with("face9.safetensors"));
         assert_eq!(split.model.weights.len(), 3);
         assert_eq!(find("object").model.weights.len(), 1);
         assert_eq!((find("object").train.lr, find("object").train.batch), (4e-4, 25));
@@ -341,23 +358,20 @@ mod tests {
 
     #[test]
     fn the_small_example_needs_no_file_but_the_manifest() {
-        let plan = read(super::super::init::SMALL).unwrap();
+        let plan = read(super::super::SMALL).unwrap();
         assert_eq!((plan.models.len(), plan.folds, plan.tables.len()), (3, Some(5), 2));
         for m in &plan.models {
-            let f = &m.flags;
-            assert_eq!(
-                (&f.model.weights[..], &f.model.freeze[..]),
-                (&["object=bundled-tower".into()][..], &["all".into()][..])
-            );
+            let f = &m.run;
+            assert_eq!((&*f.model.weights["object"], &f.model.freeze[..]), (BUNDLED, &["all".into()][..]));
             assert_eq!((f.train.lr, f.train.val, f.train.epochs), (1e-3, 0.0, 60), "{}", m.name);
         }
     }
 
     #[test]
     fn nogueras_example_is_the_thesis() {
-        let plan = read(super::super::init::NOGUERA).unwrap();
+        let plan = read(super::super::NOGUERA).unwrap();
         assert_eq!((plan.models.len(), plan.split, plan.tables.len()), (5, Some(0.1), 3));
-        let find = |name: &str| &plan.models.iter().find(|m| m.name == name).unwrap().flags;
+        let find = |name: &str| &plan.models.iter().find(|m| m.name == name).unwrap().run;
         for (name, side, width, output) in [
             ("emosepar", 150, 512, "penultimate"),
             ("vgg16", 150, 512, "pooled"),
@@ -365,7 +379,7 @@ mod tests {
             ("xception", 150, 2048, "penultimate"),
         ] {
             let f = find(name);
-            let (config, _, frozen) = f.model.model(&f.data.targets(), 1).unwrap();
+            let config::Built { config, frozen, .. } = f.model.build(&f.data.targets(), 1).unwrap();
             assert_eq!((config.image, config.features(), config.towers[0].preprocess.name()), (side, width, "noguera"));
             assert_eq!(
                 (config.output(&config.towers[0]).to_string().as_str(), config.head.len()),
@@ -386,24 +400,24 @@ mod tests {
                     [[model]]\nname = 'a'\nweights.object = 'vgg16.safetensors'\n";
         std::fs::write(&path, file).unwrap();
         let plan = Plan::read(&path).unwrap();
-        let Flags { model, data, .. } = &plan.models[0].flags;
+        let Run { model, data, .. } = &plan.models[0].run;
         assert_eq!(plan.manifest, dir.path().join("set.csv"));
         assert_eq!(data.label_map, Some(dir.path().join("map.csv")));
         assert_eq!(data.cache.as_deref(), Some(Path::new("/cache")));
-        assert_eq!(model.weights, [format!("object={}", dir.path().join("vgg16.safetensors").display())]);
+        assert_eq!(model.weights["object"], dir.path().join("vgg16.safetensors").display().to_string());
     }
 
     #[test]
     fn rapolus_example_joins_what_it_fine_tunes() {
-        let plan = read(super::super::init::RAPOLU).unwrap();
+        let plan = read(super::super::RAPOLU).unwrap();
         assert_eq!((plan.models.len(), plan.split, plan.test_sets.len()), (11, Some(0.15), 3));
         assert!(plan.targets().is_empty());
         let find = |name: &str| plan.models.iter().find(|m| m.name == name).unwrap();
         let alone = find("densenet201");
-        assert!(alone.after.is_empty() && alone.flags.model.weights.len() == 1);
-        let (joined, f) = (find("alpha-0.25"), &find("alpha-0.25").flags);
+        assert!(alone.after.is_empty() && alone.run.model.weights.len() == 1);
+        let (joined, f) = (find("alpha-0.25"), &find("alpha-0.25").run);
         assert_eq!(joined.after.len(), 2);
-        assert!(f.model.weights.len() == 1 && f.model.weights[0].starts_with("objects="), "{:?}", f.model.weights);
+        assert!(f.model.weights.keys().eq(["objects"]), "{:?}", f.model.weights);
         assert_eq!((f.model.scale.len(), f.train.batch, f.train.momentum), (3, 64, 0.0));
         assert!(find("beta-0.75").settings.contains("--scale=objects=0.75"), "{}", find("beta-0.75").settings);
     }
@@ -414,12 +428,30 @@ mod tests {
         for (text, problem) in [
             ("model = []\n".to_string(), "missing field `manifest`"),
             (format!("{head}model = []\n"), "names no model"),
-            (format!("{head}colour = 1\nmodel = []\n"), "line 2: unknown field `colour`"),
+            (format!("{head}colour = 1\nmodel = []\n"), "line 2: unknown setting `colour`; there are title"),
             (format!("{head}[[model]]\nname = 'a/b'\n"), "model `a/b`: cannot be the name of a folder"),
             (format!("{head}[[model]]\nname = 'a'\n[[model]]\nname = 'A'\n"), "model `A`: comes twice"),
-            (format!("{head}[[model]]\nname = 'a'\nepoch = 3\n"), "model `a`: unexpected argument '--epoch' found"),
-            (format!("{head}[[model]]\nname = 'a'\nepochs = 'x'\n"), "invalid value 'x' for '--epochs <N>'"),
+            (
+                format!("{head}[[model]]\nname = 'a'\nepoch = 3\n"),
+                "line 4, model `a`: unknown setting `epoch`; did you mean `epochs`?",
+            ),
+            (
+                format!("{head}[[model]]\nname = 'a'\nepochs = 'x'\n"),
+                "line 4, model `a`: invalid type: string \"x\", expected u32",
+            ),
             (format!("{head}[[model]]\nname = 'a'\ntest = 0.5\n"), "sets a test part apart"),
+            (
+                format!("{head}[train]\nlr = -1\n[[model]]\nname = 'a'\n"),
+                "line 3, model `a`: lr -1 is not a number above 0",
+            ),
+            (
+                format!("{head}[train]\nweights.object = ''\n[[model]]\nname = 'a'\ntower-image.object = 'x'\n"),
+                "line 6, model `a`: `object=x`: write TOWER=PIXELS",
+            ),
+            (
+                format!("{head}[[model]]\nname = 'a'\nlabel = 'x'\ntargets = 'y'\n"),
+                "model `a`: predicts ratings and tells classes apart",
+            ),
             (format!("{head}split = 1.0\n[[model]]\nname = 'a'\n"), "split: 1 is not a part between 0 and 1"),
             (format!("{head}split = 0.1\nfolds = 3\n[[model]]\nname = 'a'\n"), "split: stands beside folds"),
             (

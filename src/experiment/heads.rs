@@ -1,7 +1,7 @@
 //! Which heads `--head auto` chooses among, and by what.
 
-use super::flags::PAPER;
-use crate::error::{Error, Result};
+use super::config::PAPER;
+use crate::error::{Error, Result, option};
 use crate::models::Config;
 use crate::train::fit::{Settings, Updates};
 
@@ -68,7 +68,7 @@ pub fn pick(all: &[Candidate], errors: &[f64], folds: u32) -> Result<(usize, Str
     let finite = (0..all.len()).filter(|&i| errors[i].is_finite());
     let best = finite.min_by(|&a, &b| errors[a].total_cmp(&errors[b])).ok_or_else(|| {
         Error::job("no head could be judged: their errors, or the spread of the ratings, are not numbers")
-            .fix("look at the ratings, or name widths in --head")
+            .fix(format!("look at the ratings, or name widths in {}", option("head")))
     })?;
     let figure = |(c, e): (&Candidate, &f64)| match e.is_finite() {
         true => format!("{} {e:.3}", c.name()),

@@ -1,13 +1,12 @@
 //! One training run that is kept on disk: begun or gone on with, watched, saved. Everything that trains runs through here.
 
-use super::flags::Resident;
-use super::{Bar, signals, stopped};
+use super::config::Resident;
+use super::events::{Events, Training, tell};
 use crate::atomic;
 use crate::data::Pictures;
 use crate::device::Device;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, option};
 use crate::hash;
-use crate::progress::Progress;
 use crate::train::checkpoint::{self, Card, Origin, differing};
 use crate::train::fit::{self, Best, Samples, Settings, State, Watch};
 use crate::train::network::{Blueprint, Method, Network, Task};
@@ -19,7 +18,7 @@ use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 /// A run before its first step.
-pub struct Run<'a> {
+pub struct CheckpointedRun<'a> {
     /// What the bar is called.
     pub label: &'a str,
     /// What is trained, how and on what; its state is that of a run that has not begun.
@@ -35,18 +34,19 @@ pub struct Run<'a> {
     pub resume: bool,
     /// Weights that go into the file although the network does not have them.
     pub extra: &'a [Stored<'a>],
+    pub events: &'a dyn Events,
 }
 
-impl Run<'_> {
+impl CheckpointedRun<'_> {
     /// Trains; `begin` writes the first weights of a run that begins. Afterwards the network holds the best weights. Also
     /// returns the number of updates that were made here.
-    pub fn go(self, net: &mut Network, begin: impl FnOnce(&mut Network) -> Result<()>) -> Result<(State, u32)> {
-        let Self { label, mut card, samples, rows, checkpoint, every, resume, extra } = self;
+    pub fn execute(self, net: &mut Network, begin: impl FnOnce(&mut Network) -> Result<()>) -> Result<(State, u32)> {
+        let Self { label, mut card, samples, rows, checkpoint, every, resume, extra, events } = self;
         let s = card.settings.clone();
         let mut best: Best = vec![];
         match checkpoint.filter(|_| resume) {
             Some(path) => {
-                let (file, old) = continued(path, &card)?;
+                let (file, old) = continued(path, &card, events)?;
                 let file = if file.path() == path { file } else { put_back(file)? };
                 card.state = old.state;
                 best = checkpoint::restore(&file, net)?;
@@ -59,20 +59,20 @@ impl Run<'_> {
         }
         static TOLD: Once = Once::new();
         if let Some(remark) = unsettled(net.settles(), rows[0].len().div_ceil(s.batch), &s) {
-            TOLD.call_once(|| remark!("note: {remark}"));
+            TOLD.call_once(|| tell!(events, "note: {remark}"));
         }
         let mut state = card.state.clone();
         let (now, kept) = (Instant::now(), false);
-        let mut keeper = Keeper { bar: Bar::new(), checkpoint, card, extra, every, saved: now, kept };
-        keeper.bar.start(label, s.epochs.saturating_sub(state.epoch) as u64 * rows[0].len().div_ceil(s.batch) as u64);
+        let mut writer = CheckpointWriter { events, checkpoint, card, extra, every, saved: now, kept };
+        events.start(label, s.epochs.saturating_sub(state.epoch) as u64 * rows[0].len().div_ceil(s.batch) as u64);
         let before = state.step;
-        let _training = signals::Training::begin();
-        let result = fit::fit(net, samples, rows, &s, &mut state, &mut best, &mut keeper);
-        keeper.bar.done();
+        let _training = Training::begin(events);
+        let result = fit::fit(net, samples, rows, &s, &mut state, &mut best, &mut writer);
+        events.done();
         result?;
         if let Some(path) = checkpoint {
-            keeper.card.state = state.clone();
-            checkpoint::save(path, &keeper.card, net, &best, extra)?;
+            writer.card.state = state.clone();
+            checkpoint::save(path, &writer.card, net, &best, extra)?;
         }
         let updates = state.step - before;
         Ok((state, updates))
@@ -88,7 +88,7 @@ fn unsettled(updates: Option<u32>, per_epoch: usize, s: &Settings) -> Option<Str
     let epochs = updates.div_ceil(per_epoch);
     let early = s.patience > 0 && s.patience < epochs;
     let stops = if early {
-        format!(", so that --patience {} may stop too early (0 never does)", s.patience)
+        format!(", so that {} {} may stop too early (0 never does)", option("patience"), s.patience)
     } else {
         String::new()
     };
@@ -117,8 +117,8 @@ fn has_room(path: &Path, bytes: u64) -> Result<()> {
 }
 
 /// The file of the run that `card` describes, and where that run stands. Fails if it is of another.
-pub fn continued(path: &Path, card: &Card) -> Result<(Arc<WeightFile>, Card)> {
-    let (file, old) = last_good(path)?;
+pub fn continued(path: &Path, card: &Card, events: &dyn Events) -> Result<(Arc<WeightFile>, Card)> {
+    let (file, old) = last_good(path, events)?;
     let path = file.path();
     let wrong =
         |what: &str| Err(Error::file(path, format!("was trained {what}")).fix("resume with the command of that run"));
@@ -136,14 +136,15 @@ pub fn continued(path: &Path, card: &Card) -> Result<(Arc<WeightFile>, Card)> {
         return wrong("with other settings");
     }
     if old.state.finished && epochs > old.settings.epochs {
-        return Err(Error::file(path, "is of a finished run, which cannot go on: only its weights were kept")
-            .fix("train anew with more --epochs, or resume with those of that run to write its report"));
+        return Err(Error::file(path, "is of a finished run, which cannot go on: only its weights were kept").fix(
+            format!("train anew with more {}, or resume with those of that run to write its report", option("epochs")),
+        ));
     }
     Ok((file, old))
 }
 
 /// The last checkpoint, or the one before if that is damaged or lost, which is said.
-fn last_good(path: &Path) -> Result<(Arc<WeightFile>, Card)> {
+fn last_good(path: &Path, events: &dyn Events) -> Result<(Arc<WeightFile>, Card)> {
     let open = |path: &Path| {
         let file = WeightFile::open(path)?;
         let card = checkpoint::card(&file)?;
@@ -153,7 +154,7 @@ fn last_good(path: &Path) -> Result<(Arc<WeightFile>, Card)> {
     open(path).or_else(|e: Error| {
         let before = atomic::previous(path);
         let Ok(found) = open(&before) else { return Err(e) };
-        remark!("{}", e.fix(format!("going on from the checkpoint before, {}", before.display())));
+        tell!(events, "{:#}", e.fix(format!("going on from the checkpoint before, {}", before.display())));
         Ok(found)
     })
 }
@@ -200,6 +201,7 @@ pub fn resident(
     batch: usize,
     method: Method,
     device: &dyn Device,
+    events: &dyn Events,
 ) -> Option<usize> {
     let all = Some(pictures.len());
     let there = || Blueprint::new(task, batch, Method { resident: all, ..method });
@@ -210,7 +212,7 @@ pub fn resident(
     };
     if kept {
         let size = pictures.bytes().len().div_ceil(1 << 20);
-        remark!("all {} pictures ({size} MiB) lie on the device", pictures.len());
+        tell!(events, "all {} pictures ({size} MiB) lie on the device", pictures.len());
     }
     all.filter(|_| kept)
 }
@@ -218,9 +220,9 @@ pub fn resident(
 /// Least time between two checkpoints at the ends of epochs: a small network must not spend its time on the disk.
 const EPOCHS: Duration = Duration::from_secs(30);
 
-/// Watches a run: the bar, the checkpoint, signals.
-struct Keeper<'a> {
-    bar: Bar,
+/// Watches a run: tells of its progress, writes the checkpoint, asks whether to stop.
+struct CheckpointWriter<'a> {
+    events: &'a dyn Events,
     checkpoint: Option<&'a Path>,
     card: Card,
     extra: &'a [Stored<'a>],
@@ -231,30 +233,31 @@ struct Keeper<'a> {
     kept: bool,
 }
 
-impl Watch for Keeper<'_> {
+impl Watch for CheckpointWriter<'_> {
     fn step(&mut self, state: &State, _: u32, loss: f64) -> bool {
         let val = state.history.last().map_or(String::new(), |e| match e.val_loss {
             Some(v) => format!(", epoch {}: train {:.4}, val {v:.4}", e.epoch, e.train_loss),
             None => format!(", epoch {}: train {:.4}", e.epoch, e.train_loss),
         });
-        self.bar.message(format!("loss {loss:.4}{val}"));
-        self.bar.inc();
-        stopped()
+        self.events.message(&format!("loss {loss:.4}{val}"));
+        self.events.inc();
+        self.events.stopped()
     }
     fn keep(&mut self, net: &Network, state: &State, best: &Best) -> Result<()> {
         let Some(path) = self.checkpoint else { return Ok(()) };
         let ended = state.batches == 0;
         let wait = if ended { self.every.min(EPOCHS) } else { self.every };
-        let due = stopped() || signals::save_wanted() || (ended && !self.kept) || self.saved.elapsed() >= wait;
+        let due =
+            self.events.stopped() || self.events.save_wanted() || (ended && !self.kept) || self.saved.elapsed() >= wait;
         if state.finished || !due {
             return Ok(());
         }
-        let asked = signals::saving();
+        let asked = self.events.saving();
         self.card.state = state.clone();
         checkpoint::save(path, &self.card, net, best, self.extra)?;
         (self.saved, self.kept) = (Instant::now(), true);
         if asked {
-            self.bar.note(&format!("wrote {}, as asked, in epoch {}", path.display(), state.epoch + 1));
+            self.events.note(&format!("wrote {}, as asked, in epoch {}", path.display(), state.epoch + 1));
         }
         Ok(())
     }

@@ -1,16 +1,15 @@
-//! What `train`, `cross-validate` and `demo` share: pictures, towers, one training run.
+//! What every experiment on a manifest begins with: pictures, towers, a device, and training runs on some of the rows.
 
-use super::flags::{DataFlags, HeadChoice, Monitor, Resident, RunFlags, TrainFlags};
-use super::heads;
-use super::kept::{Run, fingerprint, origin, resident};
-use super::output::clean;
-use super::{Bar, Compute};
+use super::checkpointed::{CheckpointedRun, fingerprint, origin, resident};
+use super::config::{Built, Compute, Data as DataConfig, HeadChoice, Monitor, Resident, Run, Training};
+use super::events::{Events, tell};
+use super::{Output, heads};
 use crate::atomic;
 use crate::data::boxes::seen_whole;
 use crate::data::labels::Asked;
-use crate::data::{Alpha, DecodeOptions, LabelMap, Labels, LoadOptions, Manifest, Pictures, folds};
+use crate::data::{Alpha, LabelMap, Labels, LoadOptions, Manifest, Pictures, folds};
 use crate::device::{Data, Device};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, line, option};
 use crate::models::{Architecture, Config, STATISTICS, Standardize, TowerOutput};
 use crate::report::folder::{Claim, claim, prepare};
 use crate::train::checkpoint::{self, Card};
@@ -80,14 +79,15 @@ pub struct Job {
     device: Option<Box<dyn Device>>,
     pub device_name: String,
     compute: Compute,
+    pub events: Arc<dyn Events>,
 }
 
 impl Job {
-    /// [`Job::load`] with the model that the flags describe.
-    pub fn of_flags(manifest: &Path, out: &Path, f: &RunFlags) -> Result<Self> {
-        let model = f.model.model(&f.data.targets(), f.train.seed)?;
-        let mut job = Self::load(manifest, out, model, f.model.head()?.0, &f.train, &f.data, &f.compute)?;
-        job.claim = Some(claim(out)?);
+    /// [`Job::load`] of a whole configuration, whose folder no other process may write to meanwhile.
+    pub fn of(manifest: &Path, run: &Run, output: &Output) -> Result<Self> {
+        let model = run.model.build(&run.data.targets(), run.train.seed)?;
+        let mut job = Self::load(manifest, model, &run.train, &run.data, &run.compute, output)?;
+        job.claim = Some(claim(&output.folder)?);
         Ok(job)
     }
 
@@ -95,25 +95,27 @@ impl Job {
     /// `bad-pictures.csv` of the output folder.
     pub fn load(
         manifest: &Path,
-        out: &Path,
-        (mut config, initial, frozen): (Config, Initial, Vec<String>),
-        choice: HeadChoice,
-        train: &TrainFlags,
-        data: &DataFlags,
+        Built { mut config, initial, frozen, head: choice }: Built,
+        train: &Training,
+        data: &DataConfig,
         compute: &Compute,
+        output: &Output,
     ) -> Result<Self> {
-        compute.bind_threads();
+        let (out, events) = (&output.folder, &*output.events);
+        compute.bind_threads(events);
         let mut settings = train.settings()?;
         if choice == HeadChoice::Ridge {
             settings.optimizer = Updates::Ridge;
         }
         let features = config.towers.iter().all(|t| frozen.contains(&t.name));
+        let head = option("head");
         if choice != HeadChoice::Trained && !features {
-            return Err(Error::usage("--head ridge and --head auto are for features that do not change")
-                .fix("add --freeze all, or name widths in --head"));
+            return Err(Error::usage(format!("{head} ridge and {head} auto are for features that do not change"))
+                .fix(format!("add {} all, or name widths in {head}", option("freeze"))));
         }
         if features {
-            let what = [(settings.augment.is_some(), "--augment"), (data.resident == Resident::Yes, "--resident yes")];
+            let resident = format!("{} yes", option("resident"));
+            let what = [(settings.augment.is_some(), option("augment")), (data.resident == Resident::Yes, resident)];
             if let Some((_, flag)) = what.into_iter().find(|w| w.0) {
                 return Err(Error::usage(format!(
                     "{flag}: all towers are frozen, so pictures are looked at only once"
@@ -123,7 +125,9 @@ impl Job {
         }
         let map = data.label_map.as_deref().map(LabelMap::read).transpose()?.unwrap_or_default();
         if data.label.is_none() && data.label_map.is_some() {
-            return Err(Error::usage("--label-map is for the names of --label").fix("name their column with --label"));
+            let label = option("label");
+            return Err(Error::usage(format!("{} is for the names of {label}", option("label-map")))
+                .fix(format!("name their column with {label}")));
         }
         let targets = data.targets();
         let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
@@ -133,17 +137,21 @@ impl Job {
         let manifest = match &asked {
             None => Manifest::read(manifest, &targets)?,
             Some(_) if choice != HeadChoice::Trained => {
-                return Err(Error::usage("--head ridge and --head auto are for ratings, not for --label")
-                    .fix("name widths in --head, or --head none"));
+                return Err(Error::usage(format!(
+                    "{head} ridge and {head} auto are for ratings, not for {}",
+                    option("label")
+                ))
+                .fix(format!("name widths in {head}, or {head} none")));
             }
             Some(asked) => {
                 if !targets.is_empty() && config.architecture == Architecture::Split {
-                    return Err(Error::usage("--architecture split: ratings and classes share one network")
-                        .fix("leave it out, or leave out --targets or --label"));
+                    let split = format!("{} split: ratings and classes share one network", option("architecture"));
+                    return Err(Error::usage(split)
+                        .fix(format!("leave it out, or leave out {} or {}", option("targets"), option("label"))));
                 }
                 let (path, manifest) = (manifest, Manifest::read(manifest, &targets)?);
                 let labels = Labels::found(&manifest, path, asked)?;
-                labels.remarks().iter().for_each(|r| remark!("{}", clean(r)));
+                labels.remarks().iter().for_each(|r| tell!(events, "{}", line(r)));
                 config.classes = labels.classes.clone();
                 listed_y = labels.of.iter().flatten().copied().collect();
                 manifest.select(&labels.rows())
@@ -151,21 +159,16 @@ impl Job {
         };
         prepare(out)?;
         let cache = data.cache.clone().unwrap_or_else(|| out.join("cache"));
-        let bar = Bar::new();
-        let options = LoadOptions {
-            views: config.views(),
-            decode: DecodeOptions { ignore_exif: data.ignore_exif, alpha: data.alpha, ..DecodeOptions::default() },
-            cache_dir: Some(cache.clone()),
-        };
+        let options = LoadOptions { views: config.views(), decode: data.decode(), cache_dir: Some(cache.clone()) };
         let listed = manifest.rows.len();
-        let (manifest, pictures) = load_pictures(&manifest, &options, data.skip_bad, out, &bar)?;
+        let (manifest, pictures) = load_pictures(&manifest, &options, data.skip_bad, output)?;
         for remark in initial.remarks(&config, &pictures)? {
-            remark!("warning: {remark}");
+            tell!(events, "warning: {remark}");
         }
         let y = pictures.rows().iter().filter_map(|&row| listed_y.get(row)).copied().collect();
-        let device = compute.open()?;
+        let device = compute.open(events)?;
         let device_name = device.name();
-        remark!("device: {device_name}");
+        tell!(events, "device: {device_name}");
         let mut job = Self {
             class_weight: vec![1.0; config.classes.len()],
             y,
@@ -185,15 +188,16 @@ impl Job {
             basis: BTreeMap::new(),
             said: None,
             resident: data.resident,
-            every: train.checkpoints.every(),
+            every: train.every()?,
             claim: None,
             listed,
             device: Some(device),
             device_name,
             compute: compute.clone(),
+            events: output.events.clone(),
         };
         if features {
-            job.extract(&cache, &bar)?;
+            job.extract(&cache)?;
         }
         Ok(job)
     }
@@ -207,10 +211,11 @@ impl Job {
     }
 
     /// Runs the frozen towers over every picture, or finds their features in the cache.
-    fn extract(&mut self, cache: &Path, bar: &Bar) -> Result<()> {
+    fn extract(&mut self, cache: &Path) -> Result<()> {
         let device = self.device.take().expect("a device between runs");
         // Batches only save time: features do not depend on them.
-        let (extracted, device) = features::cached(&self.config, &self.initial, &self.pictures, 4, device, cache, bar)?;
+        let (extracted, device) =
+            features::cached(&self.config, &self.initial, &self.pictures, 4, device, cache, &*self.events)?;
         (self.extracted, self.device) = (Some(extracted), Some(device));
         Ok(())
     }
@@ -254,8 +259,10 @@ impl Job {
         for c in 0..classes {
             let n = train.iter().filter(|&&i| self.y[i] == c).count();
             if n == 0 {
-                let problem = format!("no picture of class `{}` is left to train on", clean(&self.config.classes[c]));
-                return Err(Error::usage(problem).fix("raise --min-count, or hold out fewer pictures"));
+                let problem = format!("no picture of class `{}` is left to train on", line(&self.config.classes[c]));
+                return Err(
+                    Error::usage(problem).fix(format!("raise {}, or hold out fewer pictures", option("min-count")))
+                );
             }
             self.class_weight[c] = if self.balance { train.len() as f32 / (classes * n) as f32 } else { 1.0 };
         }
@@ -281,16 +288,18 @@ impl Job {
         match self.monitor {
             Monitor::Val => split(&self.manifest, rows, self.val, self.settings.seed),
             Monitor::Train => Ok([rows.to_vec(), vec![]]),
-            Monitor::Test if test.is_empty() => Err(Error::usage("--monitor test: nothing is set apart to be tested")
-                .fix("set a part apart with --test or --fold")),
+            Monitor::Test if test.is_empty() => {
+                Err(Error::usage(format!("{} test: nothing is set apart to be tested", option("monitor")))
+                    .fix(format!("set a part apart with {} or {}", option("test"), option("fold"))))
+            }
             Monitor::Test => Ok([rows.to_vec(), test.to_vec()]),
         }
     }
 
     /// What a report must say of a run whose best epoch was chosen by the pictures that it is tested on.
     pub fn leak(&self) -> Option<String> {
-        const LEAK: &str = "The best epoch was chosen by the test pictures (--monitor test): what is measured on them is better \
-                            than on new pictures.";
+        const LEAK: &str = "The best epoch was chosen by the test pictures, which were monitored: what is measured on them is \
+                            better than on new pictures.";
         (self.monitor == Monitor::Test && self.settings.optimizer != Updates::Ridge).then(|| LEAK.into())
     }
 
@@ -355,7 +364,7 @@ impl Job {
             return Ok(result);
         }
         let (chosen, figures) = self.choose(&all, rows[0])?;
-        remark!("head: {figures}");
+        tell!(self.events, "head: {figures}");
         let result = self.run_as(&all[chosen], rows, label, checkpoint, false)?;
         let penalty = self.said.take().map_or(String::new(), |s| format!("; {s}"));
         self.said = Some(figures + &penalty);
@@ -385,8 +394,8 @@ impl Job {
                     }
                     // It diverged, and the device went with the run.
                     Err(e) if e.kind() == Kind::Job => {
-                        remark!("{label}: {e}");
-                        self.device = Some(self.compute.open()?);
+                        tell!(self.events, "{label}: {e:#}");
+                        self.device = Some(self.compute.open(&*self.events)?);
                         break;
                     }
                     Err(e) => return Err(e),
@@ -416,7 +425,7 @@ impl Job {
         let (task, s, method) = (self.task(&c.config), c.settings.clone(), c.settings.method());
         let counts = |i: &usize| self.counts(*i);
         let method = Method { weighted: train.iter().any(|i| counts(i) != counts(&train[0])), ..method };
-        let kept = resident(self.resident, &self.pictures, &task, s.batch, method, &*device);
+        let kept = resident(self.resident, &self.pictures, &task, s.batch, method, &*device, &*self.events);
         let mut net = Network::new(&task, s.batch, Method { resident: kept, ..method }, device)?;
         let means = self.means(train);
         let solved = s.optimizer == Updates::Ridge;
@@ -440,9 +449,10 @@ impl Job {
         };
         let extra = self.extracted.as_ref().map_or(&[][..], |e| e.towers.as_slice());
         let (samples, every) = (&self.samples(), self.every);
-        let run = Run { label, card, samples, rows: [train, val], checkpoint, every, resume, extra };
+        let (rows, events) = ([train, val], &*self.events);
+        let run = CheckpointedRun { label, card, samples, rows, checkpoint, every, resume, extra, events };
         let mut penalties = vec![];
-        let (state, updates) = run.go(&mut net, |net| {
+        let (state, updates) = run.execute(&mut net, |net| {
             self.begin(net, train, &means)?;
             if solved {
                 penalties = self.solve(net, train)?;
@@ -534,9 +544,10 @@ impl Job {
             Some(e) => (&e.members, train.to_vec()),
             None => {
                 let rows: Vec<usize> = train.iter().copied().step_by(train.len().div_ceil(SAMPLE)).collect();
-                let device = self.compute.open()?;
+                let events = &*self.events;
+                let device = self.compute.open(events)?;
                 let extracted =
-                    features::extract(&self.config, &self.initial, &self.pictures, &rows, 4, device, &Bar::new())?;
+                    features::extract(&self.config, &self.initial, &self.pictures, &rows, 4, device, events)?;
                 sampled = extracted.0;
                 (&sampled, (0..rows.len()).collect())
             }
@@ -566,19 +577,18 @@ pub fn load_pictures(
     manifest: &Manifest,
     options: &LoadOptions,
     skip_bad: bool,
-    out: &Path,
-    bar: &Bar,
+    Output { folder, events, .. }: &Output,
 ) -> Result<(Manifest, Pictures)> {
     let sources = manifest.sources();
     if let Some(remark) = seen_whole(&sources, &options.views) {
-        remark!("{remark}");
+        tell!(events, "{remark}");
     }
-    let loaded = Pictures::load(&sources, options, bar)?;
+    let loaded = Pictures::load(&sources, options, &**events)?;
     if let Some(note) = &loaded.rebuilt {
-        remark!("{note}");
+        tell!(events, "{note}");
     }
     if !loaded.bad.is_empty() {
-        let path = out.join("bad-pictures.csv");
+        let path = folder.join("bad-pictures.csv");
         let mut csv = csv::Writer::from_writer(vec![]);
         let rows = loaded.bad.iter().map(|b| [b.path.as_str(), b.reason.as_str()]);
         for row in [["path", "reason"]].into_iter().chain(rows) {
@@ -586,7 +596,7 @@ pub fn load_pictures(
         }
         let text = csv.into_inner().expect("memory does not fail");
         crate::atomic::write(&path, |w| w.write_all(&text))?;
-        remark!("{} pictures cannot be used: see {}", loaded.bad.len(), path.display());
+        tell!(events, "{} pictures cannot be used: see {}", loaded.bad.len(), path.display());
     }
     let pictures = loaded.accept(skip_bad)?;
     Ok((manifest.select(pictures.rows()), pictures))

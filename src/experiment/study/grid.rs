@@ -5,14 +5,13 @@ so no cell stays claimed by the dead. */
 use super::plan::{Model, Plan};
 use crate::atomic;
 use crate::bundled;
-use crate::cli::deal::Asked;
-use crate::cli::flags::{Monitor, TrainFlags};
-use crate::cli::kept::weights_of;
-use crate::cli::preset::BUNDLED;
-use crate::cli::stopped;
 use crate::data::table::{Table, TableOptions};
 use crate::data::{LabelMap, Labels, Manifest, folds, labels};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, option};
+use crate::experiment::checkpointed::weights_of;
+use crate::experiment::config::{BUNDLED, Built, Monitor, Training};
+use crate::experiment::deal::Asked;
+use crate::experiment::events::{Events, tell};
 use crate::files;
 use crate::hash;
 use crate::report::study::{self, Predicted, Study};
@@ -24,6 +23,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::train::family::PREDICTIONS;
@@ -35,6 +35,7 @@ pub type Basis = BTreeMap<String, String>;
 pub struct Grid {
     pub plan: Plan,
     pub out: PathBuf,
+    pub events: Arc<dyn Events>,
     pub manifest: Manifest,
     /// Classes that models tell apart; none where they predict ratings.
     pub classes: Vec<String>,
@@ -49,7 +50,7 @@ pub struct Grid {
 }
 
 /// What decides a training; what is as it always was leaves cells as they are.
-fn training(f: &TrainFlags) -> Result<serde_json::Value> {
+fn training(f: &Training) -> Result<serde_json::Value> {
     let (settings, val) = (f.settings()?, f.val);
     Ok(match f.monitor {
         Monitor::Val => json!([settings, val]),
@@ -66,12 +67,10 @@ pub struct Claim {
 
 impl Grid {
     /// Reads the manifest, and the folds or deals them. Folds that lie in `out` must be those; with `anew` they are replaced.
-    pub fn open(study: &Path, out: &Path, anew: bool) -> Result<Self> {
-        let plan = Plan::read(study)?;
-        let targets = plan.targets();
-        let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
+    pub fn open(plan: Plan, out: &Path, events: Arc<dyn Events>, anew: bool) -> Result<Self> {
+        let targets: Vec<&str> = plan.targets().iter().map(String::as_str).collect();
         let mut manifest = Manifest::read(&plan.manifest, &targets)?;
-        let data = &plan.models[0].flags.data;
+        let data = &plan.models[0].run.data;
         let mut classes = vec![];
         if let Some(column) = &data.label {
             let map = data.label_map.as_deref().map(LabelMap::read).transpose()?.unwrap_or_default();
@@ -96,20 +95,21 @@ impl Grid {
         let dealt = manifest.select(&rows);
         let kept = out.join("folds.csv");
         let asked = Asked {
-            file: plan.fold_file.as_deref(),
+            file: plan.fold_file.clone(),
             k: plan.folds,
             ungrouped: plan.ungrouped,
             stratify: false,
             ignore_column: plan.ignore_fold_column,
-            seed: plan.models[0].flags.train.seed,
+            seed: plan.models[0].run.train.seed,
         };
         let deal = match plan.split {
             Some(part) => asked.set_apart(&dealt, part)?,
-            None => asked.deal(&plan.manifest, &dealt)?,
+            None => asked.deal(&plan.manifest, &dealt, &*events)?,
         };
         if kept.exists() && !anew {
-            let remedy = "choose another --out, or compute everything again: `study run --anew`";
-            let old = folds::read(&kept, &dealt).map_err(|e| e.fix(remedy))?;
+            let [out, anew] = ["out", "anew"].map(option);
+            let remedy = format!("choose another {out}, or compute everything again: `study run {anew}`");
+            let old = folds::read(&kept, &dealt).map_err(|e| e.fix(remedy.clone()))?;
             if old != deal.fold {
                 let k = old.iter().max().map_or(0, |m| m + 1);
                 let what = match k == deal.k {
@@ -128,7 +128,7 @@ impl Grid {
         let mut all = vec![None; manifest.rows.len()];
         rows.iter().zip(deal.fold).for_each(|(&i, f)| all[i] = Some(f));
         let (k, kept) = (if plan.split.is_some() { 1 } else { deal.k }, (deal.kept, deal.warning));
-        Ok(Self { plan, out: out.into(), folds: all, k, kept, manifest, classes, sums: RefCell::default() })
+        Ok(Self { plan, out: out.into(), events, folds: all, k, kept, manifest, classes, sums: RefCell::default() })
     }
 
     /// Rows of a further set: without pictures that have a twin in the folds.
@@ -165,8 +165,8 @@ impl Grid {
     /// # Errors
     /// A model that cannot be set up: a missing weight file.
     pub fn basis(&self, model: &Model) -> Result<Basis> {
-        let f = &model.flags;
-        let (config, _, frozen) = f.model.model(&f.data.targets(), f.train.seed)?;
+        let f = &model.run;
+        let Built { config, frozen, .. } = f.model.build(&f.data.targets(), f.train.seed)?;
         let short = |text: String| hash::content_hex(text.as_bytes());
         let json = |what: serde_json::Value| short(what.to_string());
         let mut basis = Basis::from([
@@ -202,15 +202,14 @@ impl Grid {
     /// The weight files of a model, as others can check them.
     pub fn sources(&self, model: &Model) -> Result<Vec<cell::Source>> {
         let mut sums = self.sums.borrow_mut();
-        let mut one = |spec: &String| {
-            let (tower, path) = spec.split_once('=').unwrap_or(("", spec));
+        let mut one = |(tower, path): (&String, &String)| {
             let source = match sums.get(path) {
                 Some(known) => known.clone(),
                 None => sums.entry(path.into()).or_insert(source(path)?).clone(),
             };
             Ok(cell::Source { tower: tower.into(), ..source })
         };
-        model.flags.model.weights.iter().map(&mut one).collect()
+        model.run.model.weights.iter().map(&mut one).collect()
     }
 
     /// What is not as the model would be made now: by fold its name in messages and what differs. Cells that are done, and
@@ -238,8 +237,11 @@ impl Grid {
     /// Refuses what was made otherwise than the model would be made now: it must not get into the same tables.
     pub fn check(&self, model: &Model, basis: &Basis) -> Result<()> {
         let Some((path, what)) = self.others(model, basis)?.into_iter().next() else { return Ok(()) };
-        Err(Error::file(path, format!("was made with other {}", what.join(", ")))
-            .fix("choose another --out, or compute it again: `study run --anew`"))
+        Err(Error::file(path, format!("was made with other {}", what.join(", "))).fix(format!(
+            "choose another {}, or compute it again: `study run {}`",
+            option("out"),
+            option("anew")
+        )))
     }
 
     /// Removes what [`Grid::check`] would refuse, files that cannot be read, and folds that the study does not have. Says what.
@@ -250,7 +252,7 @@ impl Grid {
             let (folder, checkpoint) = (dir.join(format!("fold-{fold}")), dir.join(format!("fold-{fold}.safetensors")));
             let ours = (1..=self.k).contains(&fold);
             std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, "create the folder", e))?;
-            let _lock = wait(&folder.join("lock"), "it computes a cell that is to be made anew")?;
+            let _lock = wait(&folder.join("lock"), "it computes a cell that is to be made anew", &*self.events)?;
             let what = match Cell::read(&folder) {
                 _ if !ours => Some("the study has no such fold".to_string()),
                 Err(_) => Some("its file cannot be read".into()),
@@ -410,23 +412,24 @@ fn lock(path: &Path) -> Result<Option<File>> {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(e)) => {
-            Err(Error::io(path, "lock", e).fix("put --out on a file system whose files can be locked"))
+            Err(Error::io(path, "lock", e)
+                .fix(format!("put {} on a file system whose files can be locked", option("out"))))
         }
     }
 }
 
 /// The lock on a file, waited for as long as nobody asks to stop.
-pub fn wait(path: &Path, what: &str) -> Result<File> {
+pub fn wait(path: &Path, what: &str, events: &dyn Events) -> Result<File> {
     let mut said = false;
     loop {
         if let Some(file) = lock(path)? {
             return Ok(file);
         }
         if !said {
-            remark!("waiting for another process: {what}");
+            tell!(events, "waiting for another process: {what}");
             said = true;
         }
-        if stopped() {
+        if events.stopped() {
             return Err(Error::interrupted(format!("stopped while waiting for another process: {what}")));
         }
         std::thread::sleep(Duration::from_millis(300));

@@ -1,0 +1,42 @@
+/*! Floor 10: experiments. What is trained, how and on what is a typed configuration ([`config`]); [`run`] trains one model,
+[`cross_validate`] one for each fold, [`study`] several models over the same folds. They tell of their progress through
+[`events`], return what they found and leave a folder of results. Nothing here knows of a command line. */
+
+pub mod checkpointed;
+pub mod classifier;
+pub mod config;
+pub mod cross_validate;
+pub mod deal;
+pub mod demo;
+pub mod events;
+pub mod faces;
+mod heads;
+pub mod run;
+pub mod study;
+pub mod subject;
+pub mod train;
+pub mod trained;
+mod written;
+
+pub use events::Events;
+pub use study::Study;
+pub use train::Trainer;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Where results go, and who hears of them.
+#[derive(Clone)]
+pub struct Output {
+    pub folder: PathBuf,
+    /// What asked for the work, in words: goes into reports.
+    pub command: String,
+    pub events: Arc<dyn Events>,
+}
+
+impl Output {
+    /// A folder; nobody hears how the work goes.
+    pub fn silent(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into(), command: "the library".into(), events: Arc::new(()) }
+    }
+}

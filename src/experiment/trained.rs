@@ -1,0 +1,110 @@
+//! A trained model from its file: how its pictures are read, what it predicts, and what it is explained with.
+
+use super::events::{Events, tell};
+use crate::bundled;
+use crate::data::{DecodeOptions, LoadOptions, walk};
+use crate::device::Device;
+use crate::error::{Error, Result, line, option, path_text};
+use crate::models::Config;
+use crate::train::checkpoint::{self, Card};
+use crate::train::gradcam::{Explainer, Target};
+use crate::train::interval::Held;
+use crate::train::network::Precision;
+use crate::train::predictor::Predictor;
+use crate::weights::WeightFile;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The pictures of a folder, relative to it and sorted, with a remark about the files that were passed over. What ends
+/// like a format that is not read is among them: it is refused by what it is, and read if it is something else.
+pub fn folder(dir: &Path, events: &dyn Events) -> Result<Vec<PathBuf>> {
+    let found = walk::walk(dir)?;
+    if let Some(passed_over) = found.passed_over() {
+        tell!(events, "{}: {passed_over}; a picture among them needs an ending such as .jpg", line(&path_text(dir)));
+    }
+    let mut all = found.files;
+    all.extend(found.unread);
+    all.sort();
+    Ok(all)
+}
+
+/// A checkpoint whose header has been read.
+pub struct Model {
+    file: Arc<WeightFile>,
+    card: Card,
+    /// The file's name, without its folder.
+    pub name: String,
+}
+
+impl Model {
+    /// A checkpoint, or the bundled model.
+    pub fn open(path: Option<&Path>) -> Result<Self> {
+        let (file, name) = match path {
+            Some(p) => (checkpoint::open(p)?, p.file_name().unwrap_or_default().to_string_lossy().into_owned()),
+            None => {
+                let bytes = bundled::model().ok_or_else(|| {
+                    Error::usage("this program has no bundled model")
+                        .fix(format!("name a checkpoint of `train` with {}", option("model")))
+                })?;
+                let name = "bundled model";
+                (checkpoint::complete(WeightFile::from_static(name, bytes)?)?, name.to_string())
+            }
+        };
+        let card = checkpoint::card(&file)?;
+        let config = card.config().map_err(|e| Error::file(file.path(), e.to_string()))?;
+        if card.train_mean.len() != config.targets.len() {
+            return Err(Error::file(file.path(), "its header contradicts itself").fix("train the model again"));
+        }
+        Ok(Self { file, card, name })
+    }
+
+    /// The fused model.
+    pub fn config(&self) -> Result<&Config> {
+        self.card.config()
+    }
+
+    /// How wrong its heads were on pictures that they had not seen, if it knows.
+    pub fn held(&self) -> Result<Option<Held>> {
+        let config = self.config()?;
+        Held::of_file(&self.file, config.heads, config.targets.len())
+    }
+
+    /// Loads the weights, to explain with.
+    pub fn explainer(
+        &self,
+        targets: &[Target],
+        layer: Option<&str>,
+        batch: usize,
+        device: Box<dyn Device>,
+    ) -> Result<Explainer> {
+        Explainer::new(&self.file, targets, layer, batch, device)
+    }
+
+    /// Names of the outputs.
+    pub fn targets(&self) -> Result<&[String]> {
+        Ok(&self.card.config()?.targets)
+    }
+
+    /// How this model's pictures are made; transparency is as in training.
+    pub fn options(&self, decode: DecodeOptions, cache_dir: Option<PathBuf>) -> Result<LoadOptions> {
+        let views = self.card.config()?.views();
+        Ok(LoadOptions { views, decode: DecodeOptions { alpha: self.card.alpha, ..decode }, cache_dir })
+    }
+
+    /// Whether it takes the same pictures of the same files.
+    pub fn reads_like(&self, other: &Model) -> bool {
+        self.card.alpha == other.card.alpha
+    }
+
+    /// Loads the weights; `seeing`, to hear of classes too.
+    pub fn predictor(
+        &self,
+        precision: Precision,
+        batch: usize,
+        device: Box<dyn Device>,
+        seeing: bool,
+    ) -> Result<Predictor> {
+        let load = if seeing { Predictor::seeing } else { Predictor::within };
+        load(precision, &self.file, batch, device)
+    }
+}
