@@ -27,6 +27,30 @@ println!("valence {:.1}, arousal {:.1}", ratings[0], ratings[1]);
 # Ok::<(), deep_affect::Error>(())
 ```
 
+A model is trained on a manifest, a CSV of pictures and their ratings, and left with a report in a folder:
+
+```no_run
+use deep_affect::Trainer;
+use deep_affect::experiment::config::Layer;
+
+let mut trainer = Trainer::new("ratings.csv", "results"); // a small head on the VGG16 inside the program
+trainer.run.train.epochs = 30;
+trainer.run.train.seed = 7;
+trainer.run.model.head = Some(vec![Layer::Width(128)]);
+trainer.run.compute.device = "cpu".into();
+let judged = trainer.train()?; // on pictures that were set apart; `cross_validate` judges all, over folds
+println!("{}", serde_json::to_string_pretty(&judged).unwrap());
+# Ok::<(), deep_affect::Error>(())
+```
+
+Several models over the same folds, and a paper's tables of them, are a [`Study`]:
+
+```no_run
+let found = deep_affect::Study::open("study.toml", "results")?.run(false)?;
+print!("{}", found.tables);
+# Ok::<(), deep_affect::Error>(())
+```
+
 What goes wrong says who has to act and which file it is about:
 
 ```

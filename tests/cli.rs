@@ -506,7 +506,7 @@ fn towers_have_squares_of_their_own() {
     train("e", &[&["--tower-output", "block4+block5"][..], &frozen].concat());
 
     let asked = |spec: &'static str, parts: &[&str]| bad(dir.path(), &["plan", "--tower-image", spec], 2, parts);
-    asked("faec=44", &["--tower-image faec=44: there is no tower `faec`", "choose from object, scene, face"]);
+    asked("faec=44", &["--tower-image: there is no tower `faec`", "choose from object, scene, face"]);
     asked("face=16", &["the face tower takes images of 32 to 4096 pixels, not 16", "--tower-image"]);
     asked("face=4097", &["not 4097"]);
     for spec in ["face", "face=", "face=44px", "face=-44"] {

@@ -120,7 +120,8 @@ fn every_flag_that_a_message_names_is_there() {
     let (mut named, mut wrong) = (0, vec![]);
     let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli")];
     folders.extend(
-        ["weights", "data", "train", "models"].map(|f| Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(f)),
+        ["weights", "data", "train", "models", "experiment", "device", "plan", "export", "report"]
+            .map(|f| Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(f)),
     );
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
@@ -133,7 +134,8 @@ fn every_flag_that_a_message_names_is_there() {
             // Tests ask for flags that are not there.
             let text = text.split("#[cfg(test)]").next().unwrap_or_default();
             for (n, line) in text.lines().enumerate().filter(|l| l.1.contains('"')) {
-                for part in line.split("--").skip(1) {
+                // The library marks its options, and the command line gives them their dashes.
+                for part in line.split("--").skip(1).chain(line.split("option(\"").skip(1)) {
                     let flag: String = part.chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect();
                     let flag = flag.trim_end_matches('-');
                     if flag.len() > 1 && path.extension().is_some_and(|e| e == "rs") {

@@ -39,7 +39,10 @@ impl Command {
         }
         if let Some(all) = &found.ratings {
             output::print(&all.table())?;
-            remark!("wrote folds.csv, folds.json, predictions.csv, metrics.json and report.html to {}", self.out.display());
+            remark!(
+                "wrote folds.csv, folds.json, predictions.csv, metrics.json and report.html to {}",
+                self.out.display()
+            );
         }
         Ok(())
     }

@@ -114,7 +114,8 @@ impl Command {
         let _claim = self.claim()?;
         let bar = Bar::new();
         let (manifest, pictures, left_out) = self.pictures(&model, manifest, &bar)?;
-        let mut predictor = model.predictor(self.precision, self.batch.min(pictures.len()), self.compute.open()?, false)?;
+        let mut predictor =
+            model.predictor(self.precision, self.batch.min(pictures.len()), self.compute.open()?, false)?;
         let said = predict(&mut predictor, &pictures, &bar, self.batch)?;
         let folds = self.fold.map(|f| vec![f; manifest.rows.len()]);
         let about = self.about(&model, &predictor, (&manifest, &pictures), left_out, folds.as_deref());
@@ -222,9 +223,12 @@ impl Command {
         let (bad, total) = (loaded.bad.clone(), manifest.rows.len());
         if let Some(first) = bad.first().filter(|_| !self.skip_bad || bad.len() == total) {
             let e = Error::file(&first.path, &first.reason);
-            return Err(Error::file(&self.manifest, format!("{} of {total} pictures cannot be used: {e}", bad.len()))
-                .at(format!("line {}", manifest.rows[first.row].line))
-                .fix("correct the manifest, or give --skip-bad to go on without them"));
+            return Err(Error::file(
+                &self.manifest,
+                format!("{} of {total} pictures cannot be used: {e:#}", bad.len()),
+            )
+            .at(format!("line {}", manifest.rows[first.row].line))
+            .fix("correct the manifest, or give --skip-bad to go on without them"));
         }
         for b in &bad {
             remark!("left out: {}", Error::file(&b.path, &b.reason));

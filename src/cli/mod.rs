@@ -6,17 +6,41 @@ macro_rules! remark {
     ($($text:tt)*) => { $crate::cli::output::remark(format_args!($($text)*)) };
 }
 
+mod bench;
 mod choices;
+mod compare;
+mod completions;
+mod conform;
+mod cross_validate;
 mod deal;
+mod demo;
+mod doctor;
+mod evaluate;
+mod features;
+mod fit;
 mod flags;
+mod gradcheck;
+mod import;
+mod kernels;
+mod licenses;
+mod man;
+mod merge;
 mod output;
+mod plan;
+mod predict;
 mod preset;
+mod pretrain;
+mod profile;
 mod progress;
 mod ranges;
 mod reading;
 mod signals;
+mod study;
 mod subject;
 mod tower;
+mod train;
+mod train_face;
+mod weights;
 
 pub use output::{dashed, say};
 pub use progress::Bar;
@@ -26,7 +50,7 @@ use crate::device::Device;
 use crate::error::Result;
 use crate::experiment::{Events, Output, config};
 use crate::launch::choices::Tiles;
-use clap::{Args, Parser};
+use clap::{Args, Parser, Subcommand};
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
@@ -51,90 +75,88 @@ impl Cli {
     }
 }
 
-/// Declares commands: the enum that clap parses and the dispatch, from one list.
-macro_rules! commands {
-    ($which:ident: $($(#[$doc:meta])* $name:ident => $module:ident),* $(,)?) => {
-        $(mod $module;)*
-
-        #[derive(clap::Subcommand)]
-        pub enum $which { $($(#[$doc])* $name(Box<$module::Command>)),* }
-
-        impl $which {
-            pub fn run(self) -> crate::error::Result<()> {
-                match self { $($which::$name(c) => c.run()),* }
-            }
-        }
-    };
-}
-
-/// Declares a command that has commands of its own.
-macro_rules! group {
-    ($($list:tt)*) => {
-        #[derive(clap::Args)]
-        pub struct Command {
-            #[command(subcommand)]
-            action: Action,
-        }
-
-        impl Command {
-            pub fn run(self) -> crate::error::Result<()> {
-                self.action.run()
-            }
-        }
-
-        commands! { Action: $($list)* }
-    };
-}
-
-commands! { Command:
+/// The commands, in the order of the help.
+#[derive(Subcommand)]
+pub enum Command {
     /// Run the main job on the bundled set: train the fused network, evaluate it, leave a report.
-    Demo => demo,
+    Demo(Box<demo::Command>),
     /// Train the fused network on a manifest.
-    Train => train,
+    Train(Box<train::Command>),
     /// Train one model per fold and judge each on the pictures it has not seen.
-    CrossValidate => cross_validate,
+    CrossValidate(Box<cross_validate::Command>),
     /// Train, compare and report several models: a paper's tables.
-    Study => study,
+    Study(Box<study::Command>),
     /// Train one tower as a classifier of pictures.
-    Pretrain => pretrain,
+    Pretrain(Box<pretrain::Command>),
     /// Train a facial expression network over folds, and keep the best fold's tower.
-    TrainFace => train_face,
+    TrainFace(Box<train_face::Command>),
     /// Rate pictures: a file, a folder, or stdin.
-    Predict => predict,
+    Predict(Box<predict::Command>),
     /// Show what one tower sees in pictures: classes and probabilities.
-    Features => features,
+    Features(Box<features::Command>),
     /// Solve for a linear model or a support vector machine on tables of features, over folds.
-    Fit => fit,
+    Fit(Box<fit::Command>),
     /// Measure a trained model on a manifest.
-    Evaluate => evaluate,
+    Evaluate(Box<evaluate::Command>),
     /// Make a manifest of a published set, or of any table and a folder of pictures.
-    Import => import,
+    Import(Box<import::Command>),
     /// Join manifests into one, and find duplicate pictures.
-    Merge => merge,
+    Merge(Box<merge::Command>),
     /// Convert, inspect, compare and export weight files and checkpoints.
-    Weights => weights,
+    Weights(Box<weights::Command>),
     /// Compare a device's results with golden files that another framework computed.
-    Conform => conform,
+    Conform(Box<conform::Command>),
     /// Compare the outputs or gradients of one network on two devices.
-    Compare => compare,
+    Compare(Box<compare::Command>),
     /// Benchmark layers, steps, inferences and the loader, and compare with an earlier run.
-    Bench => bench,
+    Bench(Box<bench::Command>),
     /// Measure where the time of an inference or of a training step goes.
-    Profile => profile,
+    Profile(Box<profile::Command>),
     /// Verify a network's gradient by finite differences of its loss, in float64.
-    Gradcheck => gradcheck,
+    Gradcheck(Box<gradcheck::Command>),
     /// Show what a network keeps in memory, when and where, before it runs.
-    Plan => plan,
+    Plan(Box<plan::Command>),
     /// List the GPU kernels, or compile them for another machine.
-    Kernels => kernels,
+    Kernels(Box<kernels::Command>),
     /// Show what this machine has: driver, compiler, GPUs, caches.
-    Doctor => doctor,
+    Doctor(Box<doctor::Command>),
     /// Print under which terms the program, its weights and photographs and what it links may be used.
-    Licenses => licenses,
+    Licenses(Box<licenses::Command>),
     /// Print what completes this program's commands and flags in a shell.
-    Completions => completions,
+    Completions(Box<completions::Command>),
     /// Print the manual page, or write one for each command.
-    Man => man,
+    Man(Box<man::Command>),
+}
+
+impl Command {
+    pub fn run(self) -> Result<()> {
+        match self {
+            Self::Demo(c) => c.run(),
+            Self::Train(c) => c.run(),
+            Self::CrossValidate(c) => c.run(),
+            Self::Study(c) => c.run(),
+            Self::Pretrain(c) => c.run(),
+            Self::TrainFace(c) => c.run(),
+            Self::Predict(c) => c.run(),
+            Self::Features(c) => c.run(),
+            Self::Fit(c) => c.run(),
+            Self::Evaluate(c) => c.run(),
+            Self::Import(c) => c.run(),
+            Self::Merge(c) => c.run(),
+            Self::Weights(c) => c.run(),
+            Self::Conform(c) => c.run(),
+            Self::Compare(c) => c.run(),
+            Self::Bench(c) => c.run(),
+            Self::Profile(c) => c.run(),
+            Self::Gradcheck(c) => c.run(),
+            Self::Plan(c) => c.run(),
+            Self::Kernels(c) => c.run(),
+            Self::Doctor(c) => c.run(),
+            Self::Licenses(c) => c.run(),
+            Self::Completions(c) => c.run(),
+            Self::Man(c) => c.run(),
+        }
+    }
 }
 
 /// Where to compute.

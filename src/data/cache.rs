@@ -12,7 +12,7 @@ pub use super::pictures::Source;
 use super::decode::DecodeOptions;
 use super::pictures::{Outcome, fingerprints, records};
 use crate::atomic;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, option};
 use crate::files;
 use crate::hash;
 use crate::mapped::Mapped;
@@ -93,13 +93,13 @@ impl Loaded {
         let total = self.bad.len() + self.pictures.len();
         let e = Error::file(&first.path, &first.reason);
         if self.pictures.is_empty() {
-            return Err(Error::job(format!("none of {total} pictures can be used, the first because: {e}")));
+            return Err(Error::job(format!("none of {total} pictures can be used, the first because: {e:#}")));
         }
         if skip_bad {
             return Ok(self.pictures);
         }
-        Err(Error::job(format!("{} of {total} pictures cannot be used, the first is {e}", self.bad.len()))
-            .fix("repair or remove them, or give --skip-bad to go on without them"))
+        Err(Error::job(format!("{} of {total} pictures cannot be used, the first is {e:#}", self.bad.len()))
+            .fix(format!("repair or remove them, or give {} to go on without them", option("skip-bad"))))
     }
     /// How many squares there are.
     pub fn usable(&self) -> usize {

@@ -5,7 +5,7 @@ otherwise. The deal is a function of the rows and the seed. */
 use super::manifest::Manifest;
 use super::table::{Table, TableOptions, quoted};
 use crate::atomic;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, option};
 use crate::rng::{Rng, Stream};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
@@ -81,7 +81,7 @@ pub fn up_to(most: u32, groups: &[Option<String>], seed: u64) -> Result<Vec<u32>
     let k = most.min((named.len() + alone) as u32);
     if k < 2 {
         return Err(Error::usage("the pictures to train on are one group: nothing can be chosen by inner folds")
-            .fix("give more groups, or name widths in --head"));
+            .fix(format!("give more groups, or name widths in {}", option("head"))));
     }
     folds(groups, k, seed, grouped)
 }
@@ -196,9 +196,12 @@ pub fn of_column(path: &Path, manifest: &Manifest) -> Result<Option<Vec<u32>>> {
     }
     if given.len() < all {
         return Err(wrong(format!("{} of {all} rows have no fold", all - given.len()))
-            .fix("fill the column, or deal anew with --ignore-fold-column"));
+            .fix(format!("fill the column, or deal anew with {}", option("ignore-fold-column"))));
     }
-    let gap = |n: u32| wrong(format!("no row is in fold {n}")).fix("number folds from 1, or use --ignore-fold-column");
+    let gap = |n: u32| {
+        wrong(format!("no row is in fold {n}"))
+            .fix(format!("number folds from 1, or use {}", option("ignore-fold-column")))
+    };
     counted(&given).map(Some).map_err(gap)
 }
 

@@ -4,7 +4,7 @@ allocated during a step. */
 use super::layout::{CANARY, Layout, decode, encode, expect, loaded, settable, storage};
 use super::memory::Memory;
 use super::{Bytes, Checks, Data, DataMut, Demand, Device, Probe, Spec, Usage, finite};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, option};
 use crate::graph::{Graph, Kind, Value};
 use crate::host::ceiling::{self, Ceilings};
 use crate::launch::{Arch, Buf, Code, Launch, Operands, Routine, Simd, Slot};
@@ -36,7 +36,9 @@ impl Pool {
     fn new(threads: Option<usize>) -> Result<Self> {
         let Some(own) = threads.filter(|n| *n != rayon::current_num_threads()) else { return Ok(Self(None)) };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(own).build();
-        Ok(Self(Some(pool.map_err(|e| Error::job(format!("cannot start threads: {e}")).fix("lower --threads"))?)))
+        Ok(Self(Some(pool.map_err(|e| {
+            Error::job(format!("cannot start threads: {e}")).fix(format!("lower {}", option("threads")))
+        })?)))
     }
 
     fn threads(&self) -> usize {

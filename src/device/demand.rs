@@ -2,7 +2,7 @@
 //! afterwards the system answers by killing.
 
 use super::Device;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, option};
 use crate::graph::{Graph, Kind};
 use crate::plan::Plan;
 use crate::shape::Type;
@@ -88,7 +88,7 @@ fn check(d: &Demand, hints: MemoryHints, available: usize) -> Result<()> {
         mib(hints.reserved_bytes),
         available >> 20
     ))
-    .fix("lower --batch or --image, or raise --width; `deep-affect plan` shows what a choice needs"))
+    .fix(format!("lower {} or {}, or raise {}; `deep-affect plan` shows what a choice needs", option("batch"), option("image"), option("width"))))
 }
 
 #[cfg(test)]

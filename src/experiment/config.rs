@@ -543,8 +543,9 @@ impl Training {
         let mut losses = Losses { reduction: self.reduction, ..Losses::default() };
         for (i, w) in self.loss_weights.iter().enumerate() {
             if self.loss_weights[..i].iter().any(|other| other.goal == w.goal) {
-                return Err(Error::usage(format!("{} names {} twice", option("loss-weights"), w.name()))
-                    .fix("name each once"));
+                return Err(
+                    Error::usage(format!("{} names {} twice", option("loss-weights"), w.name())).fix("name each once")
+                );
             }
             match w.goal {
                 Goal::Ratings => losses.ratings = w.weight,
@@ -680,7 +681,8 @@ impl Model {
         for (tower, keep) in &self.tower_keep {
             let tower = of_option(&mut config.towers, tower, "tower-keep")?;
             if tower.dense.is_empty() {
-                let problem = format!("{} {}: its network has the dropout of its paper", option("tower-keep"), tower.name);
+                let problem =
+                    format!("{} {}: its network has the dropout of its paper", option("tower-keep"), tower.name);
                 return Err(Error::usage(problem).fix("leave it out: only VGGs have dense layers of their own"));
             }
             tower.keep = *keep;
@@ -773,7 +775,7 @@ fn tower_weights(tower: &str, file: &str) -> Result<TowerWeights> {
 fn of_option<'a>(towers: &'a mut [Tower], name: &str, said: &str) -> Result<&'a mut Tower> {
     let names: Vec<String> = towers.iter().map(|t| t.name.clone()).collect();
     towers.iter_mut().find(|t| t.name == name).ok_or_else(|| {
-        Error::usage(format!("{} {name}: there is no tower `{name}`", option(said)))
+        Error::usage(format!("{}: there is no tower `{name}`", option(said)))
             .fix(format!("choose from {}", names.join(", ")))
     })
 }

@@ -105,8 +105,9 @@ impl Faces {
         let settings = self.train.settings()?;
         if self.train.monitor != Monitor::Val {
             let problem = format!("{}: faces are monitored on a part of what would be trained on", option("monitor"));
-            return Err(Error::usage(problem)
-                .fix(format!("leave it out; {} 0 monitors the training loss", option("val"))));
+            return Err(
+                Error::usage(problem).fix(format!("leave it out; {} 0 monitors the training loss", option("val")))
+            );
         }
         if self.train.test != 0.0 {
             return Err(
@@ -336,9 +337,8 @@ pub fn html(folders: &[PathBuf]) -> Result<String> {
     for out in folders {
         let found = networks(out)?;
         if found.is_empty() {
-            return Err(
-                Error::file(out, "holds no results of `train-face`").fix("name its --out folder, when it is done")
-            );
+            return Err(Error::file(out, "holds no results of `train-face`")
+                .fix(format!("name its {} folder, when it is done", option("out"))));
         }
         all.extend(found);
     }

@@ -146,8 +146,11 @@ impl Job {
             Some(asked) => {
                 if !targets.is_empty() && config.architecture == Architecture::Split {
                     let split = format!("{} split: ratings and classes share one network", option("architecture"));
-                    return Err(Error::usage(split)
-                        .fix(format!("leave it out, or leave out {} or {}", option("targets"), option("label"))));
+                    return Err(Error::usage(split).fix(format!(
+                        "leave it out, or leave out {} or {}",
+                        option("targets"),
+                        option("label")
+                    )));
                 }
                 let (path, manifest) = (manifest, Manifest::read(manifest, &targets)?);
                 let labels = Labels::found(&manifest, path, asked)?;

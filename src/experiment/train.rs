@@ -1,11 +1,11 @@
 //! Training on a manifest, from the first step to the report.
 
+use super::Output;
 use super::config::Run;
+use super::cross_validate::{self, CrossValidated};
 use super::deal::Asked;
 use super::events::{Events, tell};
 use super::run::{Job, split};
-use super::Output;
-use super::cross_validate::{self, CrossValidated};
 use crate::data::Manifest;
 use crate::error::{Error, Result, option};
 use crate::preprocess::sides;

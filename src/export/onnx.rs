@@ -6,7 +6,7 @@ use super::Values;
 use super::proto::Message;
 use super::source::{ExportModel, Layout, Output, Stored, is};
 use crate::atomic;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, option};
 use crate::graph::{Node, Value};
 use crate::ops::activation::Relu;
 use crate::ops::layout::Concat;
@@ -175,7 +175,7 @@ fn translate(source: &ExportModel) -> Result<Translated<'_>> {
     for name in images.clone().chain(source.outputs.iter().map(output_name)).chain(weights) {
         if name.is_empty() || !t.taken.insert(name.into()) {
             return Err(Error::file(source.file.path(), format!("two values would be called `{name}`"))
-                .fix("train with other names of --targets"));
+                .fix(format!("train with other names of {}", option("targets"))));
         }
     }
     t.names.extend(source.images.iter().copied().zip(images.map(String::from)));

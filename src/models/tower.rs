@@ -2,7 +2,7 @@
 
 use super::vgg::{self, Blocks, VGG11, VGG13, VGG16, VGG19, hidden, vgg};
 use super::{Body, Network, Size, find};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, option};
 use crate::graph::{Graph, Value};
 use crate::nn::{Mode, Net};
 use crate::preprocess::{Crop, Preprocess, View};
@@ -371,8 +371,11 @@ impl Tower {
             return Ok(());
         }
         let takes = format!("takes images of {least} to {LARGEST_SIDE} pixels, not {side}");
-        Err(Error::usage(format!("the {} tower {takes}", self.name))
-            .fix("change --image, or its side in --tower-image"))
+        Err(Error::usage(format!("the {} tower {takes}", self.name)).fix(format!(
+            "change {}, or its side in {}",
+            option("image"),
+            option("tower-image")
+        )))
     }
 
     /// Refuses an output that its network does not have.

@@ -7,7 +7,7 @@ mod usage;
 
 pub use usage::{Life, Pass, parts};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, option};
 use crate::graph::{GpuCalls, Graph, Instance, Io, Kind, Node, Op, Value};
 use crate::launch::{Arch, Code, Launch, Operands, Products, Simd, gpu, half};
 use crate::ops::fuse::fuse;
@@ -187,7 +187,9 @@ impl Plan {
 }
 
 /// What to do about a size that is too large for kernels.
-const SMALLER: &str = "choose a smaller --batch or --image";
+fn smaller() -> String {
+    format!("choose a smaller {} or {}", option("batch"), option("image"))
+}
 
 /// Refuses a node whose kernels cannot count what it has.
 fn countable(n: &Node, io: &Io) -> Result<()> {
@@ -196,7 +198,7 @@ fn countable(n: &Node, io: &Io) -> Result<()> {
         return Ok(());
     }
     let problem = format!("{}: kernels would have to count to {counted}, and can to {}", n.title(), gpu::COUNTABLE);
-    Err(Error::job(problem).fix(SMALLER))
+    Err(Error::job(problem).fix(smaller()))
 }
 
 /// Refuses a launch of more blocks than a grid has.
@@ -207,7 +209,7 @@ fn launchable(n: &Node, launch: &Launch) -> Result<()> {
     }
     let ([x, y], [most_x, most_y]) = (call.grid, gpu::GRID);
     let problem = format!("{}: {x} x {y} blocks, and a launch has {most_x} x {most_y} at most", n.title());
-    Err(Error::job(problem).fix(SMALLER))
+    Err(Error::job(problem).fix(smaller()))
 }
 
 /// The host routines of an op, which know float32 only.

@@ -5,7 +5,7 @@ use super::tables::{Prediction, write_predictions};
 use super::{Epoch, Point, Report, extremes, html, placed, png};
 use crate::atomic;
 use crate::data::{Manifest, Pictures};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, option};
 use crate::files;
 use crate::train::folds::FoldMetrics;
 use crate::train::metrics::{DimensionMetrics, Measured, Metrics};
@@ -109,7 +109,7 @@ pub fn claim(dir: impl AsRef<Path>) -> Result<Claim> {
     let Ok(folder) = File::open(&dir) else { return Ok(Claim { _lock: None, made: None }) };
     match folder.try_lock() {
         Err(TryLockError::WouldBlock) => Err(Error::file(dir, "another process writes its results there")
-            .fix("wait for it, or name another folder in --out")),
+            .fix(format!("wait for it, or name another folder in {}", option("out")))),
         locked => Ok(Claim { _lock: locked.is_ok().then_some(folder), made: None }),
     }
 }
@@ -125,7 +125,8 @@ pub fn claim_file(path: impl AsRef<Path>) -> Result<Claim> {
     let file = files::to_lock(&made).map_err(|e| Error::io(&made, "open", e))?;
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => {
-            Err(Error::file(path, "another process writes it").fix("wait for it, or name another file in --out"))
+            Err(Error::file(path, "another process writes it")
+                .fix(format!("wait for it, or name another file in {}", option("out"))))
         }
         locked => Ok(Claim { _lock: locked.is_ok().then_some(file), made: Some(made) }),
     }

@@ -5,7 +5,7 @@ use super::classified::Classified;
 use super::fit::Epoch;
 use super::metrics::Metrics;
 use crate::atomic;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, option};
 use crate::files;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -107,8 +107,13 @@ impl Cell {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             read => read.map_err(|e| Error::io(&path, "read", e))?,
         };
-        let wrong =
-            |why: String| Error::file(&path, why).fix("choose another --out, or compute it again: `study run --anew`");
+        let wrong = |why: String| {
+            Error::file(&path, why).fix(format!(
+                "choose another {}, or compute it again: `study run {}`",
+                option("out"),
+                option("anew")
+            ))
+        };
         let cell: Self = serde_json::from_slice(&bytes).map_err(|e| wrong(format!("is not a cell of a study: {e}")))?;
         if cell.format != FORMAT {
             return Err(wrong(format!("has the format {}, not {FORMAT}", cell.format)));
@@ -155,7 +160,7 @@ mod tests {
         for text in ["{", &serde_json::to_string(&Cell { format: "x".into(), ..cell }).unwrap()] {
             std::fs::write(dir.path().join(FILE), text).unwrap();
             let e = Cell::read(dir.path()).unwrap_err().to_string();
-            assert!(e.contains("cell.json") && e.ends_with("`study run --anew`"), "{e}");
+            assert!(e.contains("cell.json") && e.ends_with("`study run anew`"), "{e}");
         }
     }
 }

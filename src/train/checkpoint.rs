@@ -9,7 +9,7 @@ use super::stored::{self, Source, Stored};
 use crate::bundled;
 use crate::data::Alpha;
 use crate::device::{Data, Session};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, option};
 use crate::graph::{Graph, Value};
 use crate::models::{Config, TOWER, Tower};
 use crate::weights::file::Ahead;
@@ -243,12 +243,15 @@ pub fn tower(file: Arc<WeightFile>, name: &str) -> Result<TowerWeights> {
     let file = complete(file)?;
     let refuse = |why: String, remedy: &str| Err(Error::file(file.path(), why).fix(remedy));
     if !card.state.finished {
-        return refuse("is of a run that has not ended".into(), "end it with --resume");
+        return refuse("is of a run that has not ended".into(), &format!("end it with {}", option("resume")));
     }
     let (tower, side) = match &card.task {
         Task::EndToEnd { config, .. } | Task::Head { config } => {
             if config.members().len() > 1 {
-                return refuse("has a network for each rating".into(), "take a model of --architecture shared");
+                return refuse(
+                    "has a network for each rating".into(),
+                    &format!("take a model of {} shared", option("architecture")),
+                );
             }
             let Some(tower) = config.towers.iter().find(|t| t.name == name) else {
                 let names: Vec<&str> = config.towers.iter().map(|t| t.name.as_str()).collect();

@@ -6,7 +6,7 @@ use super::schedule::{Decay, EarlyStop, Plateau, PlateauRule, Schedule, Verdict}
 use super::stored;
 use crate::data::Pictures;
 use crate::device::Data;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, option};
 use crate::models::Goal;
 use crate::ops::adamw::AdamW;
 use crate::ops::augment::Augment;
@@ -233,10 +233,11 @@ pub struct State {
 }
 
 impl Settings {
-    /// Refuses numbers that no run can go by, by the names of their flags.
+    /// Refuses numbers that no run can go by, by the names of their options.
     pub fn check(&self) -> Result<()> {
         let wrong = |flag: &str, x: f64, range: &str| {
-            Err(Error::usage(format!("--{flag} {x} is not a number {range}")).fix(format!("give another --{flag}")))
+            let flag = option(flag);
+            Err(Error::usage(format!("{flag} {x} is not a number {range}")).fix(format!("give another {flag}")))
         };
         // Kernels take it as float32.
         if !(self.lr > 0.0 && (self.lr as f32).is_finite()) {
@@ -569,7 +570,7 @@ fn step(net: &mut Network, data: &Samples, b: &Batch, typical: f64, s: &Settings
 
 fn diverged(loss: f64, place: &str) -> Error {
     Error::job(format!("the loss is {loss} {place}"))
-        .fix("lower --lr, or look at the ratings and weights; the last checkpoint is as it was")
+        .fix(format!("lower {}, or look at the ratings and weights; the last checkpoint is as it was", option("lr")))
 }
 
 /// Runs the training plan on a batch, whose rows count `share` times as much as others.

@@ -7,7 +7,7 @@ below it), and in practice of about 1 - alpha. */
 
 use super::metrics::SCALE;
 use crate::data::table::{Table, TableOptions};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, option};
 use crate::weights::{Dtype, WeightFile};
 use std::path::Path;
 
@@ -162,7 +162,7 @@ impl Held {
         let few = (0..targets).map(|t| self.residuals.iter().filter(|r| r[t].is_some()).count());
         match few.filter(|n| rank(*n, percent) > *n).min() {
             Some(n) => Err(Error::file(path, format!("{n} pictures give no interval of {percent} %"))
-                .fix("ask for less with --interval")),
+                .fix(format!("ask for less with {}", option("interval")))),
             None => Ok(()),
         }
     }

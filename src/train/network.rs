@@ -2,7 +2,7 @@
 where weights are penalised, the penalty. */
 
 use crate::device::{self, Device, MemoryHints, Session};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, option};
 use crate::graph::{Graph, Kind, Node, Value};
 use crate::launch::Products;
 use crate::models::{self, Architecture, Config, Goal, Size, Tower};
@@ -311,7 +311,7 @@ impl Task {
             }
             Task::Classifier { image, .. } => Ok(vec![Preprocess::preset(CLASSIFIER)?.view(*image)]),
             Task::Head { .. } => Err(Error::usage("a head alone is trained on features, which have no pixels")
-                .fix("train a tower, or leave out --augment and --resident yes")),
+                .fix(format!("train a tower, or leave out {} and {} yes", option("augment"), option("resident")))),
         }
     }
 
@@ -343,7 +343,7 @@ impl Task {
                 let table = models::find(network)?;
                 if *image < table.smallest || *width == 0 || *classes == 0 {
                     let sides = format!("{network} takes images of {} pixels and more, not {image}", table.smallest);
-                    return Err(Error::usage(sides).fix("raise --image"));
+                    return Err(Error::usage(sides).fix(format!("raise {}", option("image"))));
                 }
                 let x = net.normalize(x[0], &Preprocess::preset(CLASSIFIER)?);
                 vec![table.build(net, x, Size { width: *width, outputs: *classes })]
@@ -609,7 +609,7 @@ impl Network {
         let method = method.into();
         let b = Blueprint::new(task, batch, method)?;
         b.fits(&*device).map_err(|e| match Self::largest_batch(task, batch, method, &*device) {
-            Some(n) => e.fix(format!("--batch {n} fits; `deep-affect plan` shows what a choice needs")),
+            Some(n) => e.fix(format!("{} {n} fits; `deep-affect plan` shows what a choice needs", option("batch"))),
             None => e,
         })?;
         let (hints, options) = (b.memory_hints(), device.options(b.products));

@@ -4,7 +4,7 @@ use super::first_layer;
 use super::stored::{Source, Stored};
 use crate::data::Pictures;
 use crate::device::{Data, Session};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, option};
 use crate::graph::{Graph, Value};
 use crate::hash;
 use crate::models::{Config, Member, Tower};
@@ -135,8 +135,12 @@ impl Initial {
                 }
                 None if wanted.is_empty() || self.init_missing => {}
                 None => {
-                    return Err(Error::usage(format!("no weights for the {} tower", t.name))
-                        .fix(format!("give --weights {}=FILE, or --init-missing to draw them at random", t.name)));
+                    return Err(Error::usage(format!("no weights for the {} tower", t.name)).fix(format!(
+                        "give {} {}=FILE, or {} to draw them at random",
+                        option("weights"),
+                        t.name,
+                        option("init-missing")
+                    )));
                 }
             }
         }

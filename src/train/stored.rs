@@ -3,7 +3,7 @@ tensor's turn to be written comes, and forgotten then: a checkpoint of a large n
 CPU, and that of its largest tensor where values have to be fetched from a device. */
 
 use crate::device::Session;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, option};
 use crate::graph::Value;
 use crate::weights::init::{self, Rule};
 use crate::weights::write::{self, Entry};
@@ -103,5 +103,5 @@ pub fn finite<'a>(name: &str, values: Cow<'a, [f32]>) -> Result<Cow<'a, [f32]>> 
     }
     let n = values.par_iter().filter(|x| !x.is_finite()).count();
     Err(Error::job(format!("{n} of {} values of `{name}` are NaN or infinite", values.len()))
-        .fix("lower --lr, or look at the ratings and weights; the last checkpoint is as it was"))
+        .fix(format!("lower {}, or look at the ratings and weights; the last checkpoint is as it was", option("lr"))))
 }

@@ -6,7 +6,7 @@ use super::declared;
 use super::file::WeightFile;
 use super::header::shape as show;
 use super::names::{Lineage, Recognised, recognise};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, option};
 use crate::preprocess::Preprocess;
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -172,9 +172,9 @@ impl<'a> Matched<'a> {
         let missing = list("missing", missing).filter(|_| !allow.missing);
         let shapes = list("mis-shaped", shapes);
         let extra = list("extra", self.extra.clone()).filter(|_| !allow.extra);
-        let mut remedy = "give the file of the same network";
+        let mut remedy = "give the file of the same network".to_string();
         if missing.is_some() && self.drawn {
-            remedy = "give the file of the same network, or add --init-missing to draw what is missing";
+            remedy += &format!(", or add {} to draw what is missing", option("init-missing"));
         }
         let parts: Vec<String> = [missing, shapes, extra].into_iter().flatten().collect();
         if parts.is_empty() {
@@ -250,7 +250,7 @@ mod tests {
             "6 missing: fc1.weight [5,18], ",
             "1 mis-shaped: conv1_1.weight is [2,3,3,3] instead of [2,3,3,4]",
             "1 extra: conv1_2.bias",
-            "--init-missing",
+            "init-missing",
             "deep-affect vgg16, no classifier",
         ] {
             assert!(e.contains(part), "{part}: {e}");

@@ -1,14 +1,42 @@
 //! `weights`: what is in a weight file, and its way to other programs.
 
-group! {
+mod diff;
+mod export;
+mod import;
+mod inspect;
+mod merge;
+
+use crate::error::Result;
+use clap::{Args, Subcommand};
+
+#[derive(Args)]
+pub struct Command {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
     /// Convert another program's weights, once: they are mapped from then on.
-    Import => import,
+    Import(Box<import::Command>),
     /// Show what is inside a weight file or a checkpoint.
-    Inspect => inspect,
+    Inspect(Box<inspect::Command>),
     /// Show which tensors of two files differ, and by how much.
-    Diff => diff,
+    Diff(Box<diff::Command>),
     /// Write a trained model or a tower for another program.
-    Export => export,
+    Export(Box<export::Command>),
     /// Make one model of those of a cross-validation: their mean, with its intervals, at the cost of one.
-    Merge => merge,
+    Merge(Box<merge::Command>),
+}
+
+impl Command {
+    pub fn run(self) -> Result<()> {
+        match self.action {
+            Action::Import(c) => c.run(),
+            Action::Inspect(c) => c.run(),
+            Action::Diff(c) => c.run(),
+            Action::Export(c) => c.run(),
+            Action::Merge(c) => c.run(),
+        }
+    }
 }

@@ -8,7 +8,7 @@ use super::{Import, Scale, find};
 use crate::data::fields::{Dialect, delimiter_of, records};
 use crate::data::manifest::TARGETS;
 use crate::data::table::missing;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, option};
 use crate::files;
 use crate::weights::foreign::npy;
 use std::io::{BufRead, BufReader};
@@ -130,7 +130,7 @@ fn read(file: &Path, faces: &mut Faces) -> Result<()> {
     let column = |name: &str| {
         header.iter().position(|h| h.trim().eq_ignore_ascii_case(name)).ok_or_else(|| {
             Error::file(file, format!("no column `{name}`; it has: {}", header.join(", ")))
-                .fix("name another with --table")
+                .fix(format!("name another with {}", option("table")))
         })
     };
     let (path, label) = (column("subDirectory_filePath")?, column("expression")?);

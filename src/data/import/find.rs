@@ -1,6 +1,6 @@
 //! Where in an unpacked folder a set keeps its table and its pictures.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, option};
 use crate::files;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -37,14 +37,14 @@ pub fn file(root: &Path, names: &[&str]) -> Result<PathBuf> {
         [one] => Ok(one.clone()),
         [] => Err(missing(root, names)),
         [a, b, ..] => Err(Error::file(root, format!("holds several tables: {} and {}", a.display(), b.display()))
-            .fix("name one with --table, or the folder of one of them")),
+            .fix(format!("name one with {}, or the folder of one of them", option("table")))),
     }
 }
 
 /// That none of `names` is there.
 pub fn missing(root: &Path, names: &[&str]) -> Error {
     Error::file(root, format!("holds no {}, nor do the folders in it", names.join(" or ")))
-        .fix("name the folder that the set was unpacked into, or the table with --table")
+        .fix(format!("name the folder that the set was unpacked into, or the table with {}", option("table")))
 }
 
 /// The folder of the pictures: the first of `names` beside the table, or `root`.

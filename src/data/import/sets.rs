@@ -7,7 +7,7 @@ use super::records::Search;
 use super::sheet::{Group, Keep, Rated, Sheet};
 use super::{Import, Scale, Unpacked, affectnet, labels, lines, people, scale};
 use crate::data::table::{Table, TableOptions};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, option};
 use std::path::PathBuf;
 
 /// A published set.
@@ -337,8 +337,9 @@ impl Layout {
         let root = find::pictures(place.from.root, &file, self.pictures)?;
         let records = self.columns.read(&table, place.scales).map_err(|e| match e.kind() {
             // A column that is missing is no wrong request here: the user named none.
-            crate::error::Kind::Usage => Error::file(&file, format!("is no table of {}: {e}", place.dataset))
-                .fix("name another with --table, or read it with `import csv` and name its columns"),
+            crate::error::Kind::Usage => Error::file(&file, format!("is no table of {}: {e}", place.dataset)).fix(
+                format!("name another with {}, or read it with `import csv` and name its columns", option("table")),
+            ),
             _ => e,
         })?;
         records.find(place.search(&root))

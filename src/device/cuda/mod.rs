@@ -9,7 +9,7 @@ mod nvtx;
 pub use card::{Card, cards, driver};
 
 use super::gpu::{Driver, Measured, Step};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, option};
 use crate::launch::estimate::Limits;
 use crate::nvrtc::{self, Cache, Compiled, Target, Unit};
 use crate::progress;
@@ -209,7 +209,12 @@ impl Cuda {
             return Err(Error::job(format!(
                 "{needed} MiB of GPU memory are needed, and {free} of {total} MiB are free"
             ))
-            .fix("lower --batch or --image, or raise --width; `deep-affect plan` shows what a choice needs"));
+            .fix(format!(
+                "lower {} or {}, or raise {}; `deep-affect plan` shows what a choice needs",
+                option("batch"),
+                option("image"),
+                option("width")
+            )));
         }
         let doing = || format!("allocating {} MiB on the GPU", mib(bytes));
         // SAFETY: freed by `unload`; filled below before anything reads it. CUDA refuses to allocate nothing.

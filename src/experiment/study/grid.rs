@@ -68,7 +68,8 @@ pub struct Claim {
 impl Grid {
     /// Reads the manifest, and the folds or deals them. Folds that lie in `out` must be those; with `anew` they are replaced.
     pub fn open(plan: Plan, out: &Path, events: Arc<dyn Events>, anew: bool) -> Result<Self> {
-        let targets: Vec<&str> = plan.targets().iter().map(String::as_str).collect();
+        let targets = plan.targets();
+        let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
         let mut manifest = Manifest::read(&plan.manifest, &targets)?;
         let data = &plan.models[0].run.data;
         let mut classes = vec![];

@@ -276,6 +276,9 @@ fn merged<'a>(all: &DeTable<'a>, own: &DeTable<'a>) -> DeTable<'a> {
             _ => drop(settings.insert(key, value)),
         }
     }
+    // An empty list says nothing.
+    let said = |value: &DeValue| !matches!(value, DeValue::Array(list) if list.is_empty());
+    let mut settings: DeTable = settings.into_iter().filter(|(_, value)| said(value.get_ref())).collect();
     // What is said of towers that a model does not have may stand in [train] for those that do.
     // A model of one network has no other towers, whatever the others have.
     if own.contains_key("network") && !own.contains_key("features") {
