@@ -1,10 +1,12 @@
 //! What a paper says about several models at once: each trained on every fold, and tables of them all.
 
+mod compare;
 mod grid;
 mod plan;
 mod report;
 mod run;
 
+pub use compare::Comparison;
 pub use plan::{Model, Plan};
 pub use run::Found;
 
