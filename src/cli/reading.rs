@@ -2,7 +2,7 @@
 
 use super::terminal;
 use crate::data::{Alpha, Boxes, DecodeOptions, LoadOptions};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::experiment::trained;
 use crate::preprocess::View;
 use clap::Args;
@@ -28,31 +28,27 @@ pub struct Reading {
     boxes: Option<PathBuf>,
 }
 
+impl From<&Reading> for trained::Reading {
+    fn from(f: &Reading) -> Self {
+        let Reading { ignore_exif, allow_damaged, alpha, boxes } = f.clone();
+        Self { ignore_exif, allow_damaged, alpha, boxes }
+    }
+}
+
 impl Reading {
     /// For a network that does not say what was done with transparency.
     pub fn decode(&self) -> DecodeOptions {
-        DecodeOptions {
-            ignore_exif: self.ignore_exif,
-            alpha: self.alpha.unwrap_or_default(),
-            allow_damaged: self.allow_damaged,
-        }
+        trained::Reading::from(self).decode()
     }
 
     /// For the pictures of a model.
     pub fn load_options(&self, model: &Model, cache_dir: Option<PathBuf>) -> Result<LoadOptions> {
-        let mut options = model.options(self.decode(), cache_dir)?;
-        options.decode.alpha = self.alpha.unwrap_or(options.decode.alpha);
-        Ok(options)
+        trained::Reading::from(self).load_options(model, cache_dir)
     }
 
     /// The boxes that were named, if any, for a model with these views.
     pub fn boxes(&self, views: &[View]) -> Result<Option<Boxes>> {
-        let Some(file) = &self.boxes else { return Ok(None) };
-        if views.iter().all(|v| v.crop.is_none()) {
-            return Err(Error::usage("--boxes: no tower of this model looks at faces")
-                .fix("leave it out, or train one with --crop"));
-        }
-        Boxes::read(file).map(Some)
+        trained::Reading::from(self).boxes(views)
     }
 }
 

@@ -2,10 +2,11 @@
 
 use super::events::{Events, tell};
 use crate::bundled;
-use crate::data::{DecodeOptions, LoadOptions, walk};
+use crate::data::{Alpha, Boxes, DecodeOptions, LoadOptions, walk};
 use crate::device::Device;
 use crate::error::{Error, Result, line, option, path_text};
 use crate::models::Config;
+use crate::preprocess::View;
 use crate::train::checkpoint::{self, Card};
 use crate::train::gradcam::{Explainer, Target};
 use crate::train::interval::Held;
@@ -14,6 +15,47 @@ use crate::train::predictor::Predictor;
 use crate::weights::WeightFile;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// How pictures are read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Do not turn pictures upright by their EXIF orientation.
+    pub ignore_exif: bool,
+    /// Use a damaged JPEG as far as it goes.
+    pub allow_damaged: bool,
+    /// What to do with transparency; as in training.
+    pub alpha: Option<Alpha>,
+    /// Where faces are, for a tower that looks at them: a table. Other pictures are seen whole.
+    pub boxes: Option<PathBuf>,
+}
+
+impl Reading {
+    /// For a network that does not say what was done with transparency.
+    pub fn decode(&self) -> DecodeOptions {
+        DecodeOptions {
+            ignore_exif: self.ignore_exif,
+            alpha: self.alpha.unwrap_or_default(),
+            allow_damaged: self.allow_damaged,
+        }
+    }
+
+    /// For the pictures of a model.
+    pub fn load_options(&self, model: &Model, cache_dir: Option<PathBuf>) -> Result<LoadOptions> {
+        let mut options = model.options(self.decode(), cache_dir)?;
+        options.decode.alpha = self.alpha.unwrap_or(options.decode.alpha);
+        Ok(options)
+    }
+
+    /// The boxes that were named, if any, for a model with these views.
+    pub fn boxes(&self, views: &[View]) -> Result<Option<Boxes>> {
+        let Some(file) = &self.boxes else { return Ok(None) };
+        if views.iter().all(|v| v.crop.is_none()) {
+            return Err(Error::usage(format!("{}: no tower of this model looks at faces", option("boxes")))
+                .fix(format!("leave it out, or train one with {}", option("crop"))));
+        }
+        Boxes::read(file).map(Some)
+    }
+}
 
 /// The pictures of a folder, relative to it and sorted, with a remark about the files that were passed over. What ends
 /// like a format that is not read is among them: it is refused by what it is, and read if it is something else.

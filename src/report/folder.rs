@@ -124,10 +124,8 @@ pub fn claim_file(path: impl AsRef<Path>) -> Result<Claim> {
     let made = PathBuf::from(made);
     let file = files::to_lock(&made).map_err(|e| Error::io(&made, "open", e))?;
     match file.try_lock() {
-        Err(TryLockError::WouldBlock) => {
-            Err(Error::file(path, "another process writes it")
-                .fix(format!("wait for it, or name another file in {}", option("out"))))
-        }
+        Err(TryLockError::WouldBlock) => Err(Error::file(path, "another process writes it")
+            .fix(format!("wait for it, or name another file in {}", option("out")))),
         locked => Ok(Claim { _lock: locked.is_ok().then_some(file), made: Some(made) }),
     }
 }
