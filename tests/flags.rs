@@ -120,7 +120,7 @@ fn every_flag_that_a_message_names_is_there() {
     let (mut named, mut wrong) = (0, vec![]);
     let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli")];
     folders.extend(
-        ["weights", "data", "train", "models", "experiment", "device", "plan", "export", "report"]
+        ["weights", "data", "train", "models", "experiment", "device", "plan", "export"]
             .map(|f| Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(f)),
     );
     while let Some(folder) = folders.pop() {
