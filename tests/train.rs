@@ -659,9 +659,9 @@ fn bad_numbers_end_a_run_with_one_line() {
     data.weight[11..].fill(0.0);
     refused(&data, &settings(2), &["all pictures to monitor have weight 0"]);
     // In the second step, and in the first epoch's last one: then only the monitored pictures show it.
-    refused(&samples(&pictures), &Settings { lr: 1e30, ..settings(2) }, &["the loss is ", "in epoch 1", "--lr"]);
+    refused(&samples(&pictures), &Settings { lr: 1e30, ..settings(2) }, &["the loss is ", "in epoch 1", "lower lr"]);
     let once = Settings { lr: 1e30, batch: 11, ..settings(2) };
-    refused(&samples(&pictures), &once, &["the loss is ", "monitored pictures after epoch 1", "--lr"]);
+    refused(&samples(&pictures), &once, &["the loss is ", "monitored pictures after epoch 1", "lower lr"]);
 }
 
 #[test]
@@ -677,17 +677,17 @@ fn weights_that_are_no_numbers_are_never_kept() {
     checkpoint::save(&path, &card(&task, &s, &state), &net, &best, &[]).unwrap();
     let before = std::fs::read(&path).unwrap();
     let e = fit::fit(&mut net, &data, [&TRAINED, &[]], &s, &mut state, &mut best, &mut ()).unwrap_err().to_string();
-    assert!(e.contains("are NaN or infinite") && e.contains("lower --lr"), "{e}");
+    assert!(e.contains("are NaN or infinite") && e.contains("lower lr"), "{e}");
     let e = checkpoint::save(&path, &card(&task, &s, &state), &net, &vec![], &[]).unwrap_err().to_string();
     assert!(e.contains("are NaN or infinite") && e.contains("the last checkpoint is as it was"), "{e}");
     assert_eq!(std::fs::read(&path).unwrap(), before);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     for (bad, flag) in [
-        (Settings { lr: f64::INFINITY, ..settings(1) }, "--lr inf"),
-        (Settings { lr: 1e39, ..settings(1) }, "--lr 1"),
-        (Settings { momentum: f32::NAN, ..settings(1) }, "--momentum NaN"),
-        (Settings { momentum: 1.0, ..settings(1) }, "--momentum 1"),
-        (Settings { weight_decay: f32::INFINITY, ..settings(1) }, "--weight-decay inf"),
+        (Settings { lr: f64::INFINITY, ..settings(1) }, "lr inf"),
+        (Settings { lr: 1e39, ..settings(1) }, "lr 1"),
+        (Settings { momentum: f32::NAN, ..settings(1) }, "momentum NaN"),
+        (Settings { momentum: 1.0, ..settings(1) }, "momentum 1"),
+        (Settings { weight_decay: f32::INFINITY, ..settings(1) }, "weight-decay inf"),
     ] {
         let e = State::new(&bad, 1).unwrap_err();
         assert!(e.kind() == Kind::Usage && e.to_string().starts_with(flag), "{e}");

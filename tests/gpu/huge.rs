@@ -375,7 +375,7 @@ fn one_line(e: deep_affect::error::Error, op: &str) {
     let e = e.to_string();
     // Where operands grow together no process could hold them, whatever takes them.
     let anywhere = e.contains("larger than the address space of a process");
-    let refused = anywhere || e.starts_with(&format!("{op}: ")) && e.contains("--batch");
+    let refused = anywhere || e.starts_with(&format!("{op}: ")) && e.contains("a smaller batch");
     assert!(refused && e.lines().count() == 1, "{op}: {e}");
 }
 
