@@ -6,7 +6,7 @@ mod writer;
 
 use super::output::{self, Reader};
 use super::reading::{self, Reading, batch};
-use super::{Bar, Compute, stopped};
+use super::{Bar, Compute, stopped, terminal};
 use crate::atomic;
 use crate::data::boxes::seen_whole;
 use crate::data::decode::MAX_FILE;
@@ -104,7 +104,7 @@ impl Command {
         }
         // A batch is computed whole: one picture must not pay for eight.
         let batch = self.batch.min(inputs.len()).max(1);
-        let mut loaded = models.load(self.precision, batch, &self.compute)?;
+        let mut loaded = models.load(self.precision, batch, &self.compute.clone().into(), &*terminal())?;
         let mut sheet = self.explain.sheet(&models, batch, &self.compute)?;
         let writer = Writer::new(self.format(), &loaded);
         let shown = self.out.is_none() && stdout().is_terminal();
@@ -136,7 +136,7 @@ impl Command {
             None => Ok(()),
             Some((1, first)) => Err(first),
             Some((n, first)) => {
-                Err(Error::job(format!("{n} of {} pictures cannot be used, the first is {first}", inputs.len())))
+                Err(Error::job(format!("{n} of {} pictures cannot be used, the first is {first:#}", inputs.len())))
             }
         }
     }

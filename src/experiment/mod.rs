@@ -8,6 +8,7 @@ pub mod config;
 pub mod cross_validate;
 pub mod deal;
 pub mod demo;
+pub mod ensemble;
 pub mod evaluate;
 pub mod events;
 pub mod faces;
