@@ -113,7 +113,8 @@ impl Command {
         let (g, plans) = Plan::all(g, &want, Options { products: chosen.precision.products(), ..OPTIONS })?;
         let [multiprocessors, bandwidth] = [self.multiprocessors, self.bandwidth].map(|n| n as usize);
         let limits = Limits { multiprocessors, shared: nvrtc::shared_memory(self.arch), bandwidth };
-        let tiles = self.tiles.as_deref().map(TileTable::current).transpose()?.map_or_else(Tiles::default, TileTable::tiles);
+        let tiles =
+            self.tiles.as_deref().map(TileTable::current).transpose()?.map_or_else(Tiles::default, TileTable::tiles);
         let choices = Choices { limits, tiles };
         // What is wanted first: the step, or the inference.
         let scheduled = plans[0].lower(&g, Arch::Gpu(&choices))?;

@@ -120,13 +120,7 @@ impl Command {
     }
 
     /// Measures every launch with these tiles; the first turn, with the rule's, finds the products.
-    fn turn(
-        &self,
-        chosen: &Chosen,
-        limits: &Limits,
-        tiles: Tiles,
-        tried: &mut Vec<Tried>,
-    ) -> Result<()> {
+    fn turn(&self, chosen: &Chosen, limits: &Limits, tiles: Tiles, tried: &mut Vec<Tried>) -> Result<()> {
         let device = self.compute.open_tiled(Some(tiles))?;
         let (mut session, plan) = chosen.measured(self.pass, self.batch, device)?;
         let first = tried.is_empty();
