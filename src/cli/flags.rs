@@ -168,7 +168,7 @@ pub struct TrainFlags {
     pub val: f64,
     /// What chooses the best epoch, lowers the rate and stops: the loss of the part --val, of the training itself, or of the
     /// test pictures, as papers without a third part do. The last is a leak, which every report then names.
-    #[arg(long, value_enum, default_value_t, value_name = "PART")]
+    #[arg(long, value_enum, default_value_t, value_name = "WHICH")]
     pub monitor: Monitor,
     /// How numbers are stored between ops and multiplied: all but float32 on tensor cores, with weights and their updates in float32.
     #[arg(long, value_enum, default_value_t, value_name = "NUMBERS")]
