@@ -131,7 +131,7 @@ mod tests {
     fn a_slip_finds_its_word() {
         assert_eq!([distance("", "ab"), distance("kitten", "sitting"), distance("lr", "lr")], [2, 3, 0]);
         let names = fields::<Training>();
-        assert!(names.contains(&"weight-decay") && names.len() == 19, "{names:?}");
+        assert!(["lr", "weight-decay", "checkpoint-every"].iter().all(|n| names.contains(n)), "{names:?}");
         assert_eq!(nearest("epoch", names), Some("epochs"));
         assert_eq!(nearest("weigth_decay", names), Some("weight-decay"));
         assert_eq!(nearest("colour", names), None);

@@ -174,12 +174,12 @@ impl Plan {
                 let fix = "leave out `targets` or `label`; `train` and `cross-validate` take both";
                 return refuse(place, "predicts ratings and tells classes apart".into(), fix);
             }
-            if m.run.data.targets() != first.run.data.targets() {
-                return refuse(place, "predicts other targets than the first".into(), "set `targets` in [train]");
-            }
             let told = |f: &Run| (f.data.label.clone(), f.data.label_map.clone(), f.data.min_count);
             if told(&m.run) != told(&first.run) {
                 return refuse(place, "tells other classes apart than the first".into(), "set `label` in [train]");
+            }
+            if m.run.data.targets() != first.run.data.targets() {
+                return refuse(place, "predicts other targets than the first".into(), "set `targets` in [train]");
             }
             for (_, other) in &m.after {
                 if !self.models[..i].iter().any(|o| o.name == *other) {
