@@ -156,7 +156,7 @@ struct MaxWindow {
     Divisor c;
     Divisor x[2];
     Divisor y[2];
-    unsigned kernel[2];
+    unsigned size[2];
     Divisor stride[2];
     unsigned pad[2];
     unsigned dilation[2];
@@ -168,7 +168,7 @@ struct MeanWindow {
     Divisor x[2];
     Divisor y[2];
     unsigned adaptive;
-    unsigned kernel[2];
+    unsigned size[2];
     Divisor stride[2];
     unsigned pad[4];
     unsigned count_pad;

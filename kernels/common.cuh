@@ -5,7 +5,7 @@
 #include "half.cuh"
 
 #ifndef THREADS
-#error "-DTHREADS=: the block size, kernel::gpu::Kernel::threads"
+#error "-DTHREADS=: the block size, launch::gpu::Kernel::threads"
 #endif
 
 /// How memory holds activations, DType::code; float32 where a kernel has no choice.
@@ -47,7 +47,7 @@ struct Operands {
 /// The element of this thread, in kernels that give one to each.
 __device__ inline u32 element() { return blockIdx.x * THREADS + threadIdx.x; }
 
-/// Division and remainder for n < 2^31: kernel::gpu::Divisor.
+/// Division and remainder for n < 2^31: launch::gpu::Divisor.
 __device__ inline u32 operator/(u32 n, Divisor d) { return __umulhi(2 * n, d.factor) >> d.shift; }
 __device__ inline u32 operator%(u32 n, Divisor d) { return n - n / d * d.by; }
 

@@ -6,17 +6,17 @@
 
 /// The windows along one axis that reach over input i.
 __device__ inline Span above(const MaxWindow &a, int axis, u32 i) {
-    u32 at = i + a.pad[axis], reach = (a.kernel[axis] - 1) * a.dilation[axis] + 1;
+    u32 at = i + a.pad[axis], reach = (a.size[axis] - 1) * a.dilation[axis] + 1;
     return {at < reach ? 0 : (at - reach) / a.stride[axis] + 1, min(at / a.stride[axis] + 1, a.y[axis].by)};
 }
 
 /// Calls f(pixel) for every pixel of the image under window (p, q), in row-major order.
 template <class F>
 __device__ inline void taps(const MaxWindow &a, u32 p, u32 q, F f) {
-    for (u32 r = 0; r < a.kernel[0]; r++) {
+    for (u32 r = 0; r < a.size[0]; r++) {
         u32 row = p * a.stride[0].by + r * a.dilation[0] - a.pad[0];  // wraps around above the image
         if (row >= a.x[0].by) continue;
-        for (u32 s = 0; s < a.kernel[1]; s++) {
+        for (u32 s = 0; s < a.size[1]; s++) {
             u32 column = q * a.stride[1].by + s * a.dilation[1] - a.pad[1];
             if (column < a.x[1].by) f(row * a.x[1].by + column);
         }
@@ -83,7 +83,7 @@ __device__ inline Span under(const MeanWindow &a, int axis, u32 i, u32 &count) {
         s = {i * extent / outs, (i * extent + extent + outs.by - 1) / outs};
         count = s.to - s.from;
     } else {
-        u32 pad = a.pad[axis], from = i * a.stride[axis].by, to = min(from + a.kernel[axis], pad + extent + a.pad[axis + 2]);
+        u32 pad = a.pad[axis], from = i * a.stride[axis].by, to = min(from + a.size[axis], pad + extent + a.pad[axis + 2]);
         s = {from > pad ? from - pad : 0, min(to - pad, extent)};
         count = a.count_pad ? to - from : s.to - s.from;
     }
@@ -93,7 +93,7 @@ __device__ inline Span under(const MeanWindow &a, int axis, u32 i, u32 &count) {
 /// Along one axis, the outputs that input i is under.
 __device__ inline Span above(const MeanWindow &a, int axis, u32 i) {
     Divisor ins = a.x[axis];
-    u32 outs = a.y[axis].by, at = i + a.pad[axis], reach = a.kernel[axis];
+    u32 outs = a.y[axis].by, at = i + a.pad[axis], reach = a.size[axis];
     // The spans of adaptive pooling are their own inverse: i < ceil((o + 1) H / P) where o >= floor(i P / H), and
     // floor(o H / P) <= i where o < (i + 1) P / H.
     if (a.adaptive) return {i * outs / ins, (i * outs + outs + ins.by - 1) / ins};

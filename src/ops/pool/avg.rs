@@ -20,7 +20,7 @@ crate::cuda_struct! {
         y: [Divisor; 2],
         /// Spans are those of adaptive pooling: what follows means nothing.
         adaptive: u32,
-        kernel: [u32; 2],
+        size: [u32; 2],
         stride: [Divisor; 2],
         /// top, left, bottom, right
         pad: [u32; 4],
@@ -107,7 +107,7 @@ impl Over {
             x: [h, w].map(Divisor::new),
             y: [p, q].map(Divisor::new),
             adaptive: adaptive as u32,
-            kernel: window.size.map(|n| n as u32),
+            size: window.size.map(|n| n as u32),
             stride: window.stride.map(Divisor::new),
             pad: window.pad.map(|n| n as u32),
             count_pad: count_pad as u32,
