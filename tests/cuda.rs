@@ -11,7 +11,7 @@ use deep_affect::graph::Graph;
 use deep_affect::ops::arith::Add;
 use deep_affect::plan::Options;
 use deep_affect::shape::Type;
-use deep_affect::sim::{self, Access, Buffer, Grid, Program};
+use deep_affect::sim::{self, Buffer, Grid, Program, Rights};
 use deep_affect::train::network::Precision;
 use deep_affect::{nvrtc, progress};
 use std::collections::HashMap;
@@ -79,7 +79,7 @@ extern "C" fn execute(
     let program =
         PROGRAMS.lock().unwrap().entry(ptx.into()).or_insert_with(|| Arc::new(Program::parse(ptx).unwrap())).clone();
     let grid = Grid { grid: *grid, block: [threads, 1, 1], shared_bytes };
-    let arena = Buffer { name: "the arena", at: 0, data, blank: &mut [], access: Access::Update };
+    let arena = Buffer { name: "the arena", at: 0, data, blank: &mut [], access: Rights::Update };
     match sim::launch(&program, entry, grid, params, &mut [arena], sim::RunOptions::default()) {
         Ok(_) => 0,
         Err(fault) => {

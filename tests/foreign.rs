@@ -7,7 +7,7 @@ use deep_affect::nn::{Conv, Mode, Net};
 use deep_affect::ops::norm::Convention;
 use deep_affect::plan::Options;
 use deep_affect::shape::{Type, Window};
-use deep_affect::weights::diff::{Difference, diff};
+use deep_affect::weights::diff::{TensorDifference, diff};
 use deep_affect::weights::foreign::ArrayData;
 use deep_affect::weights::import::{Foreign, Norm, SOURCE_FORMAT, SOURCE_SHA256};
 use deep_affect::weights::inspect::inspect;
@@ -118,7 +118,7 @@ fn narrow_files_are_the_same_network_within_their_rounding() {
                 }
             }
             let row = rows.iter().find(|r| r.name == name).unwrap();
-            let Difference::Values { elements, largest: said, .. } = row.what else { panic!("{name}: {row:?}") };
+            let TensorDifference::Values { elements, largest: said, .. } = row.what else { panic!("{name}: {row:?}") };
             assert!(elements == x.len() && (said - largest).abs() <= 1e-7, "{name}: {said} {largest}");
             assert_eq!(largest > 0.0, narrow, "{name}");
         }

@@ -57,7 +57,7 @@ impl Step {
 }
 
 /// One launch as a driver measured it.
-pub struct Measured {
+pub struct StepTime {
     pub seconds: f64,
     /// What it did, where the driver can count.
     pub counted: Option<Counted>,
@@ -88,7 +88,7 @@ pub trait Driver: Send {
     /// Waits for everything that was asked for before.
     fn wait(&self) -> Result<()>;
     /// Runs one launch of a plan and waits for it.
-    fn step(&mut self, plan: usize, step: usize) -> Result<Measured>;
+    fn step(&mut self, plan: usize, step: usize) -> Result<StepTime>;
 }
 
 /// A graph on a driver.

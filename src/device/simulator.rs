@@ -3,7 +3,7 @@ of a launch gets an address range of its own, so that a kernel can touch nothing
 arena, so that addresses are aligned as on a GPU. What a kernel leaves unwritten of an output is an error. */
 
 use super::Counted;
-use super::gpu::{Driver, Measured, Span, Step};
+use super::gpu::{Driver, Span, Step, StepTime};
 use super::memory::Memory;
 use crate::error::{Error, Result};
 use crate::launch::estimate::Limits;
@@ -76,9 +76,9 @@ impl Simulator {
         let mut ranges = vec![];
         for (w, name) in windows.iter().zip(&names) {
             let access = match w.access {
-                Access::Read => sim::Access::Read,
-                Access::Write => sim::Access::Write,
-                Access::Update => sim::Access::Update,
+                Access::Read => sim::Rights::Read,
+                Access::Write => sim::Rights::Write,
+                Access::Update => sim::Rights::Update,
             };
             let [data, blank] = [&mut memory, &mut blank].map(|m| cut(m, w.at - at, w.bytes));
             ranges.push(sim::Buffer { name, at: w.at, data, blank, access });
@@ -194,12 +194,12 @@ impl Driver for Simulator {
         Ok(())
     }
 
-    fn step(&mut self, plan: usize, step: usize) -> Result<Measured> {
+    fn step(&mut self, plan: usize, step: usize) -> Result<StepTime> {
         let start = Instant::now();
         let counters = self.launch(plan, step, true)?;
         let seconds = start.elapsed().as_secs_f64();
         let (step, _) = &self.plans[plan][step];
         let blocks = step.grid().iter().map(|n| *n as u64).product();
-        Ok(Measured { seconds, counted: Some(Counted { kernel: step.call.kernel.entry, blocks, counters }) })
+        Ok(StepTime { seconds, counted: Some(Counted { kernel: step.call.kernel.entry, blocks, counters }) })
     }
 }

@@ -12,7 +12,7 @@ The weight gradient is a chain over pixels instead. Pixels are taken in fixed ti
 start at zero and are added to a running sum: more accurate than one chain of a hundred thousand terms. */
 
 use super::simd::{self, V16, Vectorized};
-use super::tile::{self, Begin, ROWS, Stretch, Tile, extent, tile};
+use super::tile::{self, Begin, HostTile, ROWS, Stretch, extent, tile};
 use super::winograd::{self, Winograd};
 use super::{LANES, Out, add_parts, cut, depthwise};
 use crate::launch::Simd;
@@ -422,7 +422,7 @@ fn gather(simd: Simd, g: &Gather, src: &[f32], packed: &[f32], bias: Option<&[f3
                         simd,
                         at.len(),
                         width / LANES,
-                        &Tile {
+                        &HostTile {
                             stretches: &stretches[..used],
                             a_step: 1,
                             b_step: width,
@@ -540,7 +540,7 @@ pub fn wgrad(simd: Simd, shape: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32
                             simd,
                             rows.min(kept - f),
                             width / LANES,
-                            &Tile {
+                            &HostTile {
                                 stretches: &stretches[..used],
                                 a_step: rows,
                                 b_step: if direct { s.window.stride[1] * s.c } else { width },

@@ -5,7 +5,7 @@ partial sums added up in one order. The two gradients are register tiles. With f
 the speed of memory, and every weight is touched once. */
 
 use super::simd::{self, V16, Vectorized};
-use super::tile::{self, Begin, ROWS, Stretch, Tile, extent, tile};
+use super::tile::{self, Begin, HostTile, ROWS, Stretch, extent, tile};
 use super::{LANES, Out, area};
 use crate::launch::Simd;
 use crate::par;
@@ -215,7 +215,7 @@ pub fn dgrad(simd: Simd, n: usize, inputs: usize, outputs: usize, dy: &[f32], w:
                             simd,
                             images,
                             width / LANES,
-                            &Tile {
+                            &HostTile {
                                 stretches: &[stretch],
                                 a_step: 1,
                                 b_step,
@@ -277,7 +277,7 @@ pub fn wgrad(simd: Simd, n: usize, inputs: usize, outputs: usize, x: &[f32], dy:
                             simd,
                             filters,
                             width / LANES,
-                            &Tile {
+                            &HostTile {
                                 stretches: &[stretch],
                                 a_step: outputs,
                                 b_step: width,

@@ -36,7 +36,7 @@ pub fn rows(first: *mut f32, step: usize) -> [*mut f32; ROWS] {
 }
 
 /// One tile's work.
-pub struct Tile<'a> {
+pub struct HostTile<'a> {
     pub stretches: &'a [Stretch],
     /// From one reduction index to the next in a, in elements.
     pub a_step: usize,
@@ -72,7 +72,7 @@ pub fn extent(simd: Simd) -> (usize, usize) {
 /// `begin`'s row and the first `rows` of `dst` must be valid for 16 * (vectors - 1) + last elements, and nothing else may
 /// access `dst` meanwhile.
 #[inline]
-pub unsafe fn tile(simd: Simd, rows: usize, vectors: usize, t: &Tile) {
+pub unsafe fn tile(simd: Simd, rows: usize, vectors: usize, t: &HostTile) {
     macro_rules! pick {
         ($($r:literal)*) => {
             match (rows, vectors) {
@@ -88,7 +88,7 @@ pub unsafe fn tile(simd: Simd, rows: usize, vectors: usize, t: &Tile) {
 }
 
 /// A tile whose extents the compiler knows.
-struct Fixed<'a, const R: usize, const V: usize>(&'a Tile<'a>);
+struct Fixed<'a, const R: usize, const V: usize>(&'a HostTile<'a>);
 
 impl<const R: usize, const N: usize> Vectorized for Fixed<'_, R, N> {
     #[inline(always)]

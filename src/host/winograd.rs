@@ -22,7 +22,7 @@ only the 3x3 window of the output. A NaN or infinity therefore reaches all four 
 which shapes come here ([`suits`]) does not depend on the batch. */
 
 use super::simd::{self, V16, Vectorized};
-use super::tile::{self, Begin, ROWS, Stretch, Tile, extent, tile};
+use super::tile::{self, Begin, HostTile, ROWS, Stretch, extent, tile};
 use super::{LANES, Out, cut};
 use crate::launch::Simd;
 use crate::par;
@@ -366,7 +366,7 @@ impl Task<'_> {
                         simd,
                         rows,
                         vectors,
-                        &Tile {
+                        &HostTile {
                             stretches: &[stretch],
                             a_step: 1,
                             b_step: width,

@@ -41,7 +41,7 @@ pub struct Price {
 
 /// What a launch's time is spent on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Bound {
+pub enum Bottleneck {
     /// Products on tensor cores.
     Tensor,
     /// Multiply-adds.
@@ -55,17 +55,17 @@ pub enum Bound {
     Launch,
 }
 
-impl Bound {
+impl Bottleneck {
     pub const ALL: [Self; 6] = [Self::Tensor, Self::Fma, Self::Shared, Self::Cache, Self::Memory, Self::Launch];
 
     pub fn name(self) -> &'static str {
         match self {
-            Bound::Tensor => "tensor cores",
-            Bound::Fma => "FMA",
-            Bound::Shared => "shared memory",
-            Bound::Cache => "L2 cache",
-            Bound::Memory => "memory",
-            Bound::Launch => "launch",
+            Bottleneck::Tensor => "tensor cores",
+            Bottleneck::Fma => "FMA",
+            Bottleneck::Shared => "shared memory",
+            Bottleneck::Cache => "L2 cache",
+            Bottleneck::Memory => "memory",
+            Bottleneck::Launch => "launch",
         }
     }
 }
@@ -74,7 +74,7 @@ impl Bound {
 #[derive(Clone, Copy, Debug)]
 pub struct Estimate {
     pub seconds: f64,
-    pub bound: Bound,
+    pub bound: Bottleneck,
 }
 
 /// Clocks a second of a multiprocessor under load; 1.98e9 at most (H100, H200).
@@ -99,7 +99,7 @@ const BEGIN: f64 = 1500.0;
 const LAUNCH: f64 = 2e-6;
 
 /// The largest of some times, and what it is the time of.
-fn longest<const N: usize>(times: [(Bound, f64); N]) -> (Bound, f64) {
+fn longest<const N: usize>(times: [(Bottleneck, f64); N]) -> (Bottleneck, f64) {
     times.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).expect("not empty")
 }
 
@@ -117,13 +117,14 @@ impl Limits {
     /// Clocks of a product of matrices, and what takes longest within the loop: whole waves of blocks, each bound by
     /// arithmetic, shared memory or cache; beginning and end of a block hide behind another one's loop where two are resident
     /// and the loop is long enough.
-    fn product(&self, product: &Product, price: &Price) -> (Bound, f64) {
+    fn product(&self, product: &Product, price: &Price) -> (Bottleneck, f64) {
         let ([m, n, depth], [rows, columns]) = (product.extents, price.tile);
         let blocks = (product.copies * m.div_ceil(rows) * n.div_ceil(columns)).max(1);
         let turns = blocks.div_ceil(self.multiprocessors) as f64;
         let cache = CACHE[1].min(CACHE[0] / blocks.min(self.multiprocessors) as f64);
-        let products = if product.given.iter().any(|g| g.0 == "TERMS") { Bound::Tensor } else { Bound::Fma };
-        let times = [(products, price.products), (Bound::Shared, price.shared), (Bound::Cache, price.bytes / cache)];
+        let products = if product.given.iter().any(|g| g.0 == "TERMS") { Bottleneck::Tensor } else { Bottleneck::Fma };
+        let times =
+            [(products, price.products), (Bottleneck::Shared, price.shared), (Bottleneck::Cache, price.bytes / cache)];
         let (bound, step) = longest(times);
         let outer = BEGIN + price.results / self.memory(self.multiprocessors);
         let (inner, resident) = (depth as f64 * step, price.resident as f64);
@@ -145,12 +146,12 @@ impl Limits {
         let busy = blocks.clamp(1, self.multiprocessors);
         let work = match product {
             Some((product, price)) => self.product(product, price),
-            None => (Bound::Fma, cost.flops / 2.0 / FMAS / busy as f64),
+            None => (Bottleneck::Fma, cost.flops / 2.0 / FMAS / busy as f64),
         };
-        let memory = (Bound::Memory, (cost.read + cost.write) / busy as f64 / self.memory(busy));
+        let memory = (Bottleneck::Memory, (cost.read + cost.write) / busy as f64 / self.memory(busy));
         let (bound, clocks) = longest([work, memory]);
         let seconds = clocks / CLOCK;
-        Estimate { seconds: seconds + LAUNCH, bound: if seconds < LAUNCH { Bound::Launch } else { bound } }
+        Estimate { seconds: seconds + LAUNCH, bound: if seconds < LAUNCH { Bottleneck::Launch } else { bound } }
     }
 }
 
@@ -163,7 +164,7 @@ mod tests {
     const TILE: Price =
         Price { tile: [128, 128], products: 16.0, shared: 10.0, bytes: 128.0, results: 0.0, resident: 1, last: 0.0 };
 
-    fn near(got: Estimate, seconds: f64, bound: Bound) {
+    fn near(got: Estimate, seconds: f64, bound: Bottleneck) {
         assert!((got.seconds - seconds).abs() <= 1e-6 * seconds && got.bound == bound, "{got:?}, not {seconds}");
     }
 
@@ -172,28 +173,32 @@ mod tests {
         let limits = Limits::default();
         let bytes = |n: f64| Cost { read: n / 2.0, write: n / 2.0, flops: 1e6 };
         // Nine tenths of 4800 GB/s, and what one multiprocessor alone can take.
-        near(limits.estimate(1000, bytes(4.32e9), None), 1e-3 + LAUNCH, Bound::Memory);
-        near(limits.estimate(1, bytes(1.088e6), None), 1e-5 + LAUNCH, Bound::Memory);
-        near(limits.estimate(1, Cost::default(), None), LAUNCH, Bound::Launch);
+        near(limits.estimate(1000, bytes(4.32e9), None), 1e-3 + LAUNCH, Bottleneck::Memory);
+        near(limits.estimate(1, bytes(1.088e6), None), 1e-5 + LAUNCH, Bottleneck::Memory);
+        near(limits.estimate(1, Cost::default(), None), LAUNCH, Bottleneck::Launch);
         near(
             limits.estimate(132, Cost { flops: 132.0 * 256.0 * 1.7e6, ..Cost::default() }, None),
             1e-3 + LAUNCH,
-            Bound::Fma,
+            Bottleneck::Fma,
         );
         let product = |m| Product { kernel: &KERNEL, given: vec![], extents: [m, 128, 100_000], copies: 1 };
         let wave = (1500.0 + 1.6e6) / 1.7e9;
         let of = |product, price| limits.estimate(1, Cost::default(), Some((&product, &price)));
-        near(of(product(132 * 128), TILE), wave + LAUNCH, Bound::Fma);
+        near(of(product(132 * 128), TILE), wave + LAUNCH, Bottleneck::Fma);
         // One block more is a whole turn more.
-        near(of(product(132 * 128 + 1), TILE), 2.0 * wave + LAUNCH, Bound::Fma);
+        near(of(product(132 * 128 + 1), TILE), 2.0 * wave + LAUNCH, Bottleneck::Fma);
         let tensor = Product { given: vec![("TERMS", 1)], ..product(128) };
-        near(of(tensor, TILE), wave + LAUNCH, Bound::Tensor);
-        near(of(product(128), Price { shared: 16.1, ..TILE }), (1500.0 + 1.61e6) / 1.7e9 + LAUNCH, Bound::Shared);
+        near(of(tensor, TILE), wave + LAUNCH, Bottleneck::Tensor);
+        near(of(product(128), Price { shared: 16.1, ..TILE }), (1500.0 + 1.61e6) / 1.7e9 + LAUNCH, Bottleneck::Shared);
         // The last block goes back for what the others wrote.
-        near(of(product(128), Price { last: 64e3, ..TILE }), (1500.0 + 1.6e6 + 2500.0) / 1.7e9 + LAUNCH, Bound::Fma);
+        near(
+            of(product(128), Price { last: 64e3, ..TILE }),
+            (1500.0 + 1.6e6 + 2500.0) / 1.7e9 + LAUNCH,
+            Bottleneck::Fma,
+        );
         // 64 bytes a clock for one block, 4200 for all.
-        near(of(product(128), Price { bytes: 2048.0, ..TILE }), (1500.0 + 3.2e6) / 1.7e9 + LAUNCH, Bound::Cache);
+        near(of(product(128), Price { bytes: 2048.0, ..TILE }), (1500.0 + 3.2e6) / 1.7e9 + LAUNCH, Bottleneck::Cache);
         let all = (1500.0 + 1e5 * 1024.0 * 132.0 / 4200.0) / 1.7e9;
-        near(of(product(132 * 128), Price { bytes: 1024.0, ..TILE }), all + LAUNCH, Bound::Cache);
+        near(of(product(132 * 128), Price { bytes: 1024.0, ..TILE }), all + LAUNCH, Bottleneck::Cache);
     }
 }

@@ -5,7 +5,7 @@ dense layer drops out of its own result ([`super::dense::Dropped`]) the mask is 
 use super::activation::{ReluGrad, positive};
 use super::arith::Scalar;
 use super::cast::Cast;
-use super::fuse::{Rule, Stage, Uses, is, join};
+use super::fuse::{FusionRule, Stage, Uses, is, join};
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
@@ -231,7 +231,7 @@ pub const FAMILY: Family = Family {
     name: "dropout",
     ops: &["dropout.mask", "dropout", "dropout.grad"],
     kernels: &[&MASK, &APPLY, &GRAD],
-    fuse: &[Rule::Node(Stage::Gradients, fuse_cast)],
+    fuse: &[FusionRule::Node(Stage::Gradients, fuse_cast)],
     cases,
 };
 

@@ -11,7 +11,7 @@ use crate::shape::Type;
 
 /// A rule that replaces ops by one that does the same.
 #[derive(Clone, Copy)]
-pub enum Rule {
+pub enum FusionRule {
     /// Looks at one node after another, which may be the last of what it fuses.
     Node(Stage, fn(&mut Graph, &Uses, usize)),
     /// Looks at all nodes at once.
@@ -41,7 +41,7 @@ impl Stage {
 pub fn fuse(g: &mut Graph, want: &[&[Value]]) {
     for now in Stage::ALL {
         for rule in ALL.iter().flat_map(|family| family.fuse) {
-            let (Rule::Node(stage, _) | Rule::Graph(stage, _)) = *rule;
+            let (FusionRule::Node(stage, _) | FusionRule::Graph(stage, _)) = *rule;
             if stage == now {
                 rule.run(g, &Uses::new(g, want));
             }
@@ -49,11 +49,11 @@ pub fn fuse(g: &mut Graph, want: &[&[Value]]) {
     }
 }
 
-impl Rule {
+impl FusionRule {
     fn run(self, g: &mut Graph, uses: &Uses) {
         match self {
-            Rule::Graph(_, fuse) => fuse(g, uses),
-            Rule::Node(_, fuse) => {
+            FusionRule::Graph(_, fuse) => fuse(g, uses),
+            FusionRule::Node(_, fuse) => {
                 for &at in &uses.needed {
                     if uses.know(&g.nodes()[at]) {
                         fuse(g, uses, at);

@@ -1,7 +1,7 @@
 /*! From bytes to what a tower was trained on. */
 
 use super::cast::Cast;
-use super::fuse::{Rule, Stage, Uses, is};
+use super::fuse::{FusionRule, Stage, Uses, is};
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
@@ -260,7 +260,7 @@ pub const FAMILY: Family = Family {
     name: "image",
     ops: &["image.gather", "image.normalize", "image.inputs"],
     kernels: &[&GATHER, &NORMALIZE],
-    fuse: &[Rule::Node(Stage::Ends, fuse_inputs)],
+    fuse: &[FusionRule::Node(Stage::Ends, fuse_inputs)],
     cases,
 };
 

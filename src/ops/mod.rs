@@ -97,7 +97,7 @@ pub struct Family {
     /// Its GPU kernels; tests compile every variant and demand that a case launches each.
     pub kernels: &'static [&'static Kernel],
     /// What its ops are fused from: see [`fuse`].
-    pub fuse: &'static [fuse::Rule],
+    pub fuse: &'static [fuse::FusionRule],
     pub cases: fn() -> Vec<Case>,
 }
 

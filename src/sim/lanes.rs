@@ -133,9 +133,9 @@ pub type Loop = unsafe fn(&mut Regs, &Args, u32);
 
 /// A lane loop that this machine has the features for.
 #[derive(Clone, Copy, Debug)]
-pub struct Body(Loop);
+pub struct LaneLoop(Loop);
 
-impl Body {
+impl LaneLoop {
     /// One that needs no features.
     pub fn plain(body: fn(&mut Regs, &Args, u32)) -> Self {
         Self(body)
@@ -236,14 +236,14 @@ pub fn select<T: Lane>(r: &mut Regs, s: &Args, mask: u32) {
     set::<T>(r, s.d, &out, mask);
 }
 
-/// A [`Body`] from an expression over registers, operands and mask, or from a closure over typed lanes. `plain`: what
+/// A [`LaneLoop`] from an expression over registers, operands and mask, or from a closure over typed lanes. `plain`: what
 /// would gain nothing from vector instructions is compiled once.
 macro_rules! lanes {
     (plain |$r:ident, $s:ident, $m:ident| $body:expr) => {{
         fn plain($r: &mut $crate::sim::lanes::Regs, $s: &$crate::sim::lanes::Args, $m: u32) {
             $body
         }
-        $crate::sim::lanes::Body::plain(plain)
+        $crate::sim::lanes::LaneLoop::plain(plain)
     }};
     (plain $d:ty = |$x:ident: $a:ty| $f:expr) => {
         lanes!(plain | r, s, m | $crate::sim::lanes::map1::<$d, $a>(r, s, m, |$x| $f))
@@ -263,7 +263,7 @@ macro_rules! lanes {
             $body
         }
         // SAFETY: that is what `wide` was compiled for.
-        unsafe { $crate::sim::lanes::Body::pick(plain, wide) }
+        unsafe { $crate::sim::lanes::LaneLoop::pick(plain, wide) }
     }};
     ($d:ty = |$x:ident: $a:ty| $f:expr) => {
         lanes!(|r, s, m| $crate::sim::lanes::map1::<$d, $a>(r, s, m, |$x| $f))

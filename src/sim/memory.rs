@@ -7,7 +7,7 @@ space in their top byte. */
 use super::lanes::{FULL, WARP, active};
 use super::program::{EntryPoint, Program, Space};
 use super::shadow::Other;
-use super::{Access, Buffer, FaultKind, Grid};
+use super::{Buffer, FaultKind, Grid, Rights};
 use crate::nvrtc;
 
 const WINDOW_SHIFT: u32 = 40;
@@ -74,7 +74,7 @@ const PENDING: u8 = 2;
 
 /// What holds the bytes of an address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Target {
+pub enum RegionTarget {
     Buffer(usize),
     Variable(usize),
     Shared(usize),
@@ -85,7 +85,7 @@ pub enum Target {
 /// Bytes of one warp access: lane by lane an offset into the target's data. Lanes that are not active have a valid
 /// offset too, so that a load need not look at the mask.
 pub struct Region {
-    pub target: Target,
+    pub target: RegionTarget,
     pub offsets: [usize; WARP],
 }
 
@@ -97,7 +97,7 @@ struct SharedRange {
     bytes: usize,
 }
 
-pub struct Memory<'m, 'w> {
+pub struct AddressSpace<'m, 'w> {
     windows: &'m mut [Buffer<'w>],
     variables: Vec<(&'m str, bool, Vec<u8>)>,
     params: &'m [u8],
@@ -113,7 +113,7 @@ pub struct Memory<'m, 'w> {
     pub first_thread: usize,
 }
 
-impl<'m, 'w> Memory<'m, 'w> {
+impl<'m, 'w> AddressSpace<'m, 'w> {
     pub fn new(
         program: &'m Program,
         kernel: &'m EntryPoint,
@@ -142,7 +142,7 @@ impl<'m, 'w> Memory<'m, 'w> {
         let threads = grid.block.iter().map(|&n| n as usize).product::<usize>();
         let local = kernel.local_bytes * threads;
         let state = |n: usize| vec![BLANK; if checks { n } else { 0 }];
-        Ok(Memory {
+        Ok(AddressSpace {
             windows,
             variables: program.variables.iter().map(|v| (v.name.as_str(), v.constant, v.init.clone())).collect(),
             params,
@@ -166,7 +166,7 @@ impl<'m, 'w> Memory<'m, 'w> {
     }
 
     /// The target of an address in `space`, the target's first address, and its bytes.
-    fn locate(&self, space: Space, address: u64) -> Option<(Target, u64, usize)> {
+    fn locate(&self, space: Space, address: u64) -> Option<(RegionTarget, u64, usize)> {
         let (space, base) = match space {
             Space::Generic => (space_of(address), generic_base(space_of(address))),
             space => (space, 0),
@@ -176,19 +176,19 @@ impl<'m, 'w> Memory<'m, 'w> {
             Space::Shared => {
                 let i = (inner >> SHARED_SHIFT) as usize;
                 let r = self.ranges.get(i)?;
-                (inner >= r.address).then_some((Target::Shared(i), base + r.address, r.bytes))
+                (inner >= r.address).then_some((RegionTarget::Shared(i), base + r.address, r.bytes))
             }
-            Space::Local => Some((Target::Local, base, self.local_bytes)),
-            Space::Param => Some((Target::Param, base, self.params.len())),
+            Space::Local => Some((RegionTarget::Local, base, self.local_bytes)),
+            Space::Param => Some((RegionTarget::Param, base, self.params.len())),
             _ => {
                 let range = inner >> WINDOW_SHIFT;
                 if range >= VARIABLES {
                     let i = (range - VARIABLES) as usize;
-                    Some((Target::Variable(i), variable_address(i), self.variables.get(i)?.2.len()))
+                    Some((RegionTarget::Variable(i), variable_address(i), self.variables.get(i)?.2.len()))
                 } else {
                     let i = (range as usize).checked_sub(1)?;
                     let window = self.windows.get(i)?;
-                    Some((Target::Buffer(i), super::address(i) + window.at as u64, window.data.len()))
+                    Some((RegionTarget::Buffer(i), super::address(i) + window.at as u64, window.data.len()))
                 }
             }
         }
@@ -223,7 +223,7 @@ impl<'m, 'w> Memory<'m, 'w> {
         if bits & (align as u64 - 1) != 0 {
             return Err(self.misaligned(space, addresses, mask, align));
         }
-        if target == Target::Local {
+        if target == RegionTarget::Local {
             for (l, o) in offsets.iter_mut().enumerate() {
                 // Lanes past the block's last thread are not active; any valid offset will do.
                 *o += (self.first_thread + l) * self.local_bytes;
@@ -280,36 +280,36 @@ impl<'m, 'w> Memory<'m, 'w> {
     }
 
     /// What people call a target.
-    pub fn describe(&self, target: Target) -> String {
+    pub fn describe(&self, target: RegionTarget) -> String {
         match target {
-            Target::Buffer(i) => format!("`{}`", self.windows[i].name),
-            Target::Variable(i) => format!("`{}`", self.variables[i].0),
-            Target::Shared(i) => format!("shared `{}`", self.ranges[i].name),
-            Target::Local => "local memory".into(),
-            Target::Param => "the parameters".into(),
+            RegionTarget::Buffer(i) => format!("`{}`", self.windows[i].name),
+            RegionTarget::Variable(i) => format!("`{}`", self.variables[i].0),
+            RegionTarget::Shared(i) => format!("shared `{}`", self.ranges[i].name),
+            RegionTarget::Local => "local memory".into(),
+            RegionTarget::Param => "the parameters".into(),
         }
     }
 
     /// The bytes of a target.
     #[inline]
-    pub fn data(&self, target: Target) -> &[u8] {
+    pub fn data(&self, target: RegionTarget) -> &[u8] {
         match target {
-            Target::Buffer(i) => self.windows[i].data,
-            Target::Variable(i) => &self.variables[i].2,
-            Target::Shared(i) => &self.shared[self.ranges[i].start..][..self.ranges[i].bytes],
-            Target::Local => &self.local,
-            Target::Param => self.params,
+            RegionTarget::Buffer(i) => self.windows[i].data,
+            RegionTarget::Variable(i) => &self.variables[i].2,
+            RegionTarget::Shared(i) => &self.shared[self.ranges[i].start..][..self.ranges[i].bytes],
+            RegionTarget::Local => &self.local,
+            RegionTarget::Param => self.params,
         }
     }
 
     /// The bytes of a target that may be written.
     #[inline]
-    pub fn data_mut(&mut self, target: Target) -> Result<&mut [u8], Problem> {
+    pub fn data_mut(&mut self, target: RegionTarget) -> Result<&mut [u8], Problem> {
         Ok(match target {
-            Target::Buffer(i) if self.windows[i].access != Access::Read => self.windows[i].data,
-            Target::Variable(i) if !self.variables[i].1 => &mut self.variables[i].2,
-            Target::Shared(i) => &mut self.shared[self.ranges[i].start..][..self.ranges[i].bytes],
-            Target::Local => &mut self.local,
+            RegionTarget::Buffer(i) if self.windows[i].access != Rights::Read => self.windows[i].data,
+            RegionTarget::Variable(i) if !self.variables[i].1 => &mut self.variables[i].2,
+            RegionTarget::Shared(i) => &mut self.shared[self.ranges[i].start..][..self.ranges[i].bytes],
+            RegionTarget::Local => &mut self.local,
             other => {
                 let text = format!("write to {}, which is only read", self.describe(other));
                 return Err(Problem::new(FaultKind::ReadOnly, 0, text));
@@ -318,11 +318,13 @@ impl<'m, 'w> Memory<'m, 'w> {
     }
 
     /// One byte of state per byte of a target, if it is tracked.
-    fn blank(&mut self, target: Target) -> Option<&mut [u8]> {
+    fn blank(&mut self, target: RegionTarget) -> Option<&mut [u8]> {
         let all = match target {
-            Target::Buffer(i) => &mut *self.windows[i].blank,
-            Target::Shared(i) if self.checks => &mut self.shared_blank[self.ranges[i].start..][..self.ranges[i].bytes],
-            Target::Local if self.checks => &mut self.local_blank[..],
+            RegionTarget::Buffer(i) => &mut *self.windows[i].blank,
+            RegionTarget::Shared(i) if self.checks => {
+                &mut self.shared_blank[self.ranges[i].start..][..self.ranges[i].bytes]
+            }
+            RegionTarget::Local if self.checks => &mut self.local_blank[..],
             _ => return None,
         };
         (!all.is_empty()).then_some(all)
@@ -339,10 +341,10 @@ impl<'m, 'w> Memory<'m, 'w> {
             if bytes == 4 && blank[at..at + 4] == [HELD; 4] {
                 continue;
             }
-            let shared = matches!(region.target, Target::Shared(_));
+            let shared = matches!(region.target, RegionTarget::Shared(_));
             if let Some(i) = blank[at..at + bytes].iter().position(|b| *b != HELD) {
                 let pending = shared && blank[at + i] == PENDING;
-                let offset = if region.target == Target::Local { (at + i) % self.local_bytes } else { at + i };
+                let offset = if region.target == RegionTarget::Local { (at + i) % self.local_bytes } else { at + i };
                 let place = format!("byte {offset} of {}", self.describe(region.target));
                 return Err(if pending {
                     let text = format!("read of {place}, where an asynchronous copy has not been waited for");
@@ -358,7 +360,7 @@ impl<'m, 'w> Memory<'m, 'w> {
     /// A write must not meet an asynchronous copy; what is written can be read.
     pub fn note_write(&mut self, region: &Region, mask: u32, bytes: usize) -> Result<(), Problem> {
         // Windows are tracked for the caller too, whether or not this launch checks.
-        let shared = matches!(region.target, Target::Shared(_));
+        let shared = matches!(region.target, RegionTarget::Shared(_));
         let Some(blank) = self.blank(region.target) else { return Ok(()) };
         for l in active(mask) {
             let state = &mut blank[region.offsets[l]..][..bytes];
@@ -373,7 +375,7 @@ impl<'m, 'w> Memory<'m, 'w> {
     }
 
     /// An asynchronous copy starts: what was there is gone, what comes is not there yet.
-    pub fn expect_copy(&mut self, target: Target, at: usize, bytes: usize) -> Result<(), Problem> {
+    pub fn expect_copy(&mut self, target: RegionTarget, at: usize, bytes: usize) -> Result<(), Problem> {
         self.data_mut(target)?[at..at + bytes].fill(0xCD);
         if let Some(blank) = self.blank(target) {
             blank[at..at + bytes].fill(PENDING);
@@ -382,7 +384,7 @@ impl<'m, 'w> Memory<'m, 'w> {
     }
 
     /// An asynchronous copy lands.
-    pub fn land_copy(&mut self, target: Target, at: usize, data: &[u8]) -> Result<(), Problem> {
+    pub fn land_copy(&mut self, target: RegionTarget, at: usize, data: &[u8]) -> Result<(), Problem> {
         self.data_mut(target)?[at..at + data.len()].copy_from_slice(data);
         if let Some(blank) = self.blank(target) {
             blank[at..at + data.len()].fill(HELD);

@@ -20,7 +20,7 @@ Divergent groups of a warp run lowest instruction first and merge when they meet
 independent thread scheduling allows and needs no control-flow graph.
 
 ```
-use deep_affect::sim::{self, Access, Grid, RunOptions, Program, Buffer};
+use deep_affect::sim::{self, Rights, Grid, RunOptions, Program, Buffer};
 
 let ptx = "
 .version 9.0
@@ -42,7 +42,7 @@ let ptx = "
 }";
 let program = Program::parse(ptx)?;
 let mut y = [1.5f32, 2.0, 3.0];
-let window = Buffer { name: "y", at: 0, data: bytemuck::cast_slice_mut(&mut y), blank: &mut [], access: Access::Update };
+let window = Buffer { name: "y", at: 0, data: bytemuck::cast_slice_mut(&mut y), blank: &mut [], access: Rights::Update };
 let grid = Grid { grid: [1, 1, 1], block: [3, 1, 1], shared_bytes: 0 };
 let params = sim::address(0).to_le_bytes();
 sim::launch(&program, "double", grid, &params, &mut [window], RunOptions::default())?;
@@ -77,7 +77,7 @@ use std::fmt;
 
 /// What a kernel may do with an operand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Access {
+pub enum Rights {
     /// Writing is a fault.
     Read,
     /// What the kernel has written it may read.
@@ -95,7 +95,7 @@ pub struct Buffer<'a> {
     pub data: &'a mut [u8],
     /// One byte per byte of `data`, not zero where it holds nothing; empty if everything holds something. Kept up to date.
     pub blank: &'a mut [u8],
-    pub access: Access,
+    pub access: Rights,
 }
 
 /// Shape of a launch.
@@ -109,7 +109,7 @@ pub struct Grid {
 
 /// The order of blocks, and of the warps of a block between barriers. No correct kernel depends on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Order {
+pub enum BlockOrder {
     #[default]
     Forward,
     Reverse,
@@ -122,7 +122,7 @@ pub struct RunOptions {
     pub checks: bool,
     /// Counts sectors and bank conflicts ([`Counters`]), which costs time.
     pub count: bool,
-    pub order: Order,
+    pub order: BlockOrder,
     /// Instructions of one warp after which it is taken to run for ever; by default a minute's worth.
     pub patience: u64,
     /// Only these blocks run, counted x first, then y and z, where the launch has them: of one that would take hours.
@@ -131,7 +131,7 @@ pub struct RunOptions {
 
 impl Default for RunOptions {
     fn default() -> RunOptions {
-        RunOptions { checks: false, count: false, order: Order::Forward, patience: 1 << 30, only: None }
+        RunOptions { checks: false, count: false, order: BlockOrder::Forward, patience: 1 << 30, only: None }
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 /// An operand as written.
 #[derive(Clone, Debug)]
-pub enum Operand<'a> {
+pub enum PtxOperand<'a> {
     /// A register, variable, label or number.
     Name(&'a str),
     /// `!%p`
@@ -19,7 +19,7 @@ pub enum Operand<'a> {
     /// `d|p`
     Pair(&'a str, &'a str),
     /// `{a, b}`
-    List(Vec<Operand<'a>>),
+    List(Vec<PtxOperand<'a>>),
     /// `[base+offset]`
     Address(&'a str, i64),
 }
@@ -661,14 +661,14 @@ impl<'a> Parser<'a> {
         isa::decode(f, opcode, operands).map_err(|e| e.at(format!("PTX line {}: {opcode}", f.line)))
     }
 
-    fn operand(&mut self) -> Result<Operand<'a>> {
+    fn operand(&mut self) -> Result<PtxOperand<'a>> {
         if self.eat("{") {
             let mut list = vec![];
             while !self.eat("}") {
                 list.push(self.operand()?);
                 self.eat(",");
             }
-            return Ok(Operand::List(list));
+            return Ok(PtxOperand::List(list));
         }
         if self.eat("[") {
             let base = self.word()?;
@@ -682,22 +682,22 @@ impl<'a> Parser<'a> {
                 let n = self.number()? as i64;
                 offset = offset.wrapping_add(if minus { n.wrapping_neg() } else { n });
             }
-            return Ok(Operand::Address(base, offset));
+            return Ok(PtxOperand::Address(base, offset));
         }
         if self.eat("!") {
-            return Ok(Operand::Not(self.word()?));
+            return Ok(PtxOperand::Not(self.word()?));
         }
         if self.eat("-") {
-            return Ok(Operand::Minus(self.word()?));
+            return Ok(PtxOperand::Minus(self.word()?));
         }
         let word = self.word()?;
         if self.eat("|") {
-            return Ok(Operand::Pair(word, self.word()?));
+            return Ok(PtxOperand::Pair(word, self.word()?));
         }
         if self.eat("+") {
-            return Ok(Operand::Address(word, self.number()? as i64));
+            return Ok(PtxOperand::Address(word, self.number()? as i64));
         }
-        Ok(Operand::Name(word))
+        Ok(PtxOperand::Name(word))
     }
 }
 

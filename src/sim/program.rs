@@ -5,7 +5,7 @@ use super::isa::copy::{self, Copy};
 use super::isa::memory::{Atomic, MemoryAccess};
 use super::isa::warp::{Shuffle, Vote};
 use super::isa::{matrix, mbarrier};
-use super::lanes::{Args, Body};
+use super::lanes::{Args, LaneLoop};
 use crate::nvrtc::Target;
 use std::collections::BTreeSet;
 
@@ -95,7 +95,7 @@ pub struct Guard {
 #[derive(Clone, Debug)]
 pub enum Exec {
     /// Registers only, lane by lane.
-    Lanes(Body),
+    Lanes(LaneLoop),
     /// To an instruction.
     Branch(usize),
     /// To the instruction that the index in slot a picks.
@@ -120,10 +120,10 @@ pub enum Exec {
     Barrier(Barrier),
     WarpBarrier,
     Copy(Box<Copy>),
-    CopyGroup(copy::Group),
+    CopyGroup(copy::CopyGroup),
     Mbarrier(Box<mbarrier::Operation>),
     Matrix(Box<matrix::Multiply>),
-    MatrixMove(Box<matrix::Move>),
+    MatrixMove(Box<matrix::MatrixMove>),
     Trap,
 }
 

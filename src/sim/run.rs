@@ -1,15 +1,15 @@
 //! Running a launch: blocks one after another, warps until they wait, lanes in lockstep.
 
 use super::counters::{Counters, sectors, wavefronts};
-use super::isa::barrier::{Barrier, Does};
-use super::isa::copy::{Copies, Group};
+use super::isa::barrier::{Barrier, BarrierOp};
+use super::isa::copy::{Copies, CopyGroup};
 use super::isa::mbarrier::{self, Barriers};
 use super::isa::{matrix, memory as access, warp as voting};
 use super::lanes::{FULL, Lanes, Regs, WARP, active};
-use super::memory::{Memory, Problem, space_of};
+use super::memory::{AddressSpace, Problem, space_of};
 use super::program::{EntryPoint, Exec, Inst, Program, Space, Special};
 use super::shadow::{Clock, Shadow};
-use super::{Buffer, Fault, FaultKind, Grid, Order, RunOptions};
+use super::{BlockOrder, Buffer, Fault, FaultKind, Grid, RunOptions};
 use std::cmp::Ordering;
 
 /// Instructions that a look at an incomplete barrier in memory counts as: nobody polls for long.
@@ -23,7 +23,7 @@ const GRID: [u32; 3] = [i32::MAX as u32, 65535, 65535];
 
 /// What instructions act on besides registers.
 pub struct Context<'m, 'w> {
-    pub memory: Memory<'m, 'w>,
+    pub memory: AddressSpace<'m, 'w>,
     pub counters: Counters,
     pub options: RunOptions,
     /// Present when races are looked for.
@@ -184,7 +184,7 @@ pub fn launch(
             return Err(refuse(format!("block {:?} does not fit the kernel's bounds {most:?}", grid.block)));
         }
     }
-    let memory = Memory::new(program, kernel, &grid, params, windows, options.checks).map_err(refuse)?;
+    let memory = AddressSpace::new(program, kernel, &grid, params, windows, options.checks).map_err(refuse)?;
     let mut warps = make_warps(kernel, &grid);
     let shadow = options.checks.then(|| Shadow::new(warps.len()));
     let mut cx = Context { memory, counters: Counters::default(), options, shadow };
@@ -215,11 +215,11 @@ pub fn launch(
 }
 
 /// The i-th of `n` in an order; `salt` makes one shuffle differ from another.
-pub fn place(order: Order, i: u64, n: u64, salt: u64) -> u64 {
+pub fn place(order: BlockOrder, i: u64, n: u64, salt: u64) -> u64 {
     match order {
-        Order::Forward => i,
-        Order::Reverse => n - 1 - i,
-        Order::Shuffled(seed) => {
+        BlockOrder::Forward => i,
+        BlockOrder::Reverse => n - 1 - i,
+        BlockOrder::Shuffled(seed) => {
             // A walk of i steps around n places, a step being prime to n.
             let mut x = seed.wrapping_add(salt).wrapping_mul(0x9E37_79B9_7F4A_7C15);
             x = (x ^ x >> 29).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -379,10 +379,10 @@ impl Block<'_, '_, '_> {
         let (yes, all) = self.votes[barrier];
         let d = inst.args.d as usize;
         let holds = match b.does {
-            Does::Count => return w.regs.words[d].blend(&[yes; WARP], w.at.mask),
-            Does::And => yes == all,
-            Does::Or => yes != 0,
-            Does::Sync | Does::Arrive => return,
+            BarrierOp::Count => return w.regs.words[d].blend(&[yes; WARP], w.at.mask),
+            BarrierOp::And => yes == all,
+            BarrierOp::Or => yes != 0,
+            BarrierOp::Sync | BarrierOp::Arrive => return,
         };
         let p = &mut w.regs.preds[d];
         *p = if holds { *p | w.at.mask } else { *p & !w.at.mask };
@@ -569,8 +569,8 @@ impl Block<'_, '_, '_> {
             Exec::Copy(c) => w.copies.start(c, args, &w.regs, mask, self.cx)?,
             Exec::CopyGroup(g) => w.copies.group(*g, mask, self.cx)?,
             Exec::Mbarrier(op) => {
-                if let mbarrier::Does::Copies { .. } = op.does {
-                    w.copies.group(Group::WaitAll, mask, self.cx)?;
+                if let mbarrier::MbarrierOp::Copies { .. } = op.does {
+                    w.copies.group(CopyGroup::WaitAll, mask, self.cx)?;
                 }
                 if self.mbarriers.run(op, args, &mut w.regs, mask, w.index, self.cx)? {
                     return Ok(Next::Yield);
@@ -624,13 +624,13 @@ impl Block<'_, '_, '_> {
         if let Some(shadow) = &mut self.cx.shadow {
             shadow.release(w.index, &mut self.clocks[barrier]);
         }
-        if matches!(b.does, Does::Count | Does::And | Does::Or) {
+        if matches!(b.does, BarrierOp::Count | BarrierOp::And | BarrierOp::Or) {
             let p = w.regs.preds[inst.args.c as usize] ^ if b.negated { FULL } else { 0 };
             let (yes, all) = &mut self.votes[barrier];
             *yes += (p & mask).count_ones();
             *all += mask.count_ones();
         }
-        if b.does == Does::Arrive {
+        if b.does == BarrierOp::Arrive {
             self.arrived[barrier] += mask.count_ones();
             return Ok(Next::Step);
         }

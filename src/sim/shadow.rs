@@ -14,7 +14,7 @@ readers, and never invents one. Storing the value that is there already is no ra
 Sharpness: four bytes, and single bytes where a kernel accesses less than four. */
 
 use super::lanes::{WARP, active};
-use super::memory::{Region, Target};
+use super::memory::{Region, RegionTarget};
 use std::collections::HashMap;
 
 /// Cells per page; pages are made when something touches them.
@@ -114,7 +114,7 @@ pub struct Shadow {
     /// For each warp of the block: its accesses before this time are fenced for the whole device. Empty: no fence yet.
     fenced: Clock,
     /// What atomics on an address have published, and what this block has taken over: times by warp number plus one.
-    published: HashMap<(Target, usize), HashMap<u32, u32>>,
+    published: HashMap<(RegionTarget, usize), HashMap<u32, u32>>,
     acquired: HashMap<u32, u32>,
     /// The warp that runs, within its block, and its instruction.
     pub warp: usize,
@@ -169,7 +169,7 @@ impl Shadow {
     }
 
     /// An atomic of the running warp: publishes what is fenced, takes over what others have published there.
-    pub fn meet(&mut self, target: Target, at: usize) {
+    pub fn meet(&mut self, target: RegionTarget, at: usize) {
         if let Some(there) = self.published.get(&(target, at)) {
             for (&warp, &time) in there {
                 let known = self.acquired.entry(warp).or_default();
@@ -196,11 +196,11 @@ impl Shadow {
     pub fn touch(&mut self, region: &Region, mask: u32, bytes: usize, touch: Touch) -> Result<(), (usize, Other)> {
         let Shadow { tracks, time, warps, first, seen, synced, acquired, warp: me, pc, .. } = self;
         let (kind, i) = match region.target {
-            Target::Buffer(i) => (0, i),
-            Target::Variable(i) => (1, i),
-            Target::Shared(i) => (2, i),
+            RegionTarget::Buffer(i) => (0, i),
+            RegionTarget::Variable(i) => (1, i),
+            RegionTarget::Shared(i) => (2, i),
             // Nobody else can reach a thread's own memory, and nobody writes to parameters.
-            Target::Local | Target::Param => return Ok(()),
+            RegionTarget::Local | RegionTarget::Param => return Ok(()),
         };
         if i >= tracks[kind].len() {
             tracks[kind].resize_with(i + 1, || Track { shift: 2, pages: vec![] });

@@ -23,12 +23,12 @@ struct Run {
     n: u32,
     block: u32,
     grid: u32,
-    order: Order,
+    order: BlockOrder,
 }
 
 impl Default for Run {
     fn default() -> Run {
-        Run { a: vec![0; 64], b: vec![0; 64], y: vec![0; 64], n: 0, block: 32, grid: 1, order: Order::Forward }
+        Run { a: vec![0; 64], b: vec![0; 64], y: vec![0; 64], n: 0, block: 32, grid: 1, order: BlockOrder::Forward }
     }
 }
 
@@ -44,21 +44,21 @@ impl Run {
                 at: 0,
                 data: bytemuck::cast_slice_mut(&mut self.a),
                 blank: &mut [],
-                access: Access::Read,
+                access: Rights::Read,
             },
             Buffer {
                 name: "b",
                 at: 0,
                 data: bytemuck::cast_slice_mut(&mut self.b),
                 blank: &mut [],
-                access: Access::Update,
+                access: Rights::Update,
             },
             Buffer {
                 name: "y",
                 at: 0,
                 data: bytemuck::cast_slice_mut(&mut self.y),
                 blank: &mut blank,
-                access: Access::Write,
+                access: Rights::Write,
             },
         ];
         let grid = Grid { grid: [self.grid, 1, 1], block: [self.block, 1, 1], shared_bytes: 0 };
@@ -340,7 +340,7 @@ ld.global.u32 %r5, [%d2+4]; ld.global.u32 %r5, [%d2+8];"
     ];
     let outer = ".shared .align 8 .b8 s[256]; .shared .align 8 .b8 t[256];";
     for (label, body, want) in cases {
-        for order in [Order::Forward, Order::Reverse, Order::Shuffled(3)] {
+        for order in [BlockOrder::Forward, BlockOrder::Reverse, BlockOrder::Shuffled(3)] {
             let mut run = Run { block: 64, grid: 2, order, ..Run::default() };
             let found = run.launch(&module(outer, &body)).err();
             let kind = found.as_ref().map(|f| f.kind);
@@ -438,7 +438,7 @@ sub.u32 %r4, %r2, 32; mul.wide.u32 %d9, %r4, 4; add.s64 %d9, %d7, %d9; ld.shared
 
 #[test]
 fn every_order_visits_everything_once() {
-    for order in [Order::Forward, Order::Reverse, Order::Shuffled(1), Order::Shuffled(u64::MAX)] {
+    for order in [BlockOrder::Forward, BlockOrder::Reverse, BlockOrder::Shuffled(1), BlockOrder::Shuffled(u64::MAX)] {
         for n in [1, 2, 6, 97] {
             let mut seen: Vec<u64> = (0..n).map(|i| run::place(order, i, n, 5)).collect();
             seen.sort();
@@ -504,7 +504,7 @@ fn operands_begin_where_the_arena_has_them() {
         let (program, mut y) = (Program::parse(&module("", body)).unwrap(), [0u8; 64]);
         let params: Vec<u8> =
             [address(0) + at as u64, 0, 0].into_iter().flat_map(u64::to_le_bytes).chain([0; 4]).collect();
-        let window = Buffer { name: "y", at, data: &mut y, blank: &mut [], access: Access::Update };
+        let window = Buffer { name: "y", at, data: &mut y, blank: &mut [], access: Rights::Update };
         let grid = Grid { grid: [1; 3], block: [1; 3], shared_bytes: 0 };
         launch(&program, "k", grid, &params, &mut [window], RunOptions::default()).map_err(|f| f.to_string())
     };

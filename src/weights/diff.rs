@@ -14,11 +14,11 @@ use std::path::Path;
 pub struct TensorDiff {
     /// Under our name where it has one.
     pub name: String,
-    pub what: Difference,
+    pub what: TensorDifference,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Difference {
+pub enum TensorDifference {
     OnlyFirst,
     OnlySecond,
     Shapes(Vec<usize>, Vec<usize>),
@@ -35,9 +35,9 @@ pub enum Difference {
     },
 }
 
-impl Difference {
+impl TensorDifference {
     pub fn equal(&self) -> bool {
-        matches!(self, Difference::Values { unequal: 0, .. })
+        matches!(self, TensorDifference::Values { unequal: 0, .. })
     }
 }
 
@@ -49,12 +49,12 @@ pub fn diff(a: impl AsRef<Path>, b: impl AsRef<Path>) -> Result<Vec<TensorDiff>>
     for (name, x) in &mine {
         let what = match theirs.get(name) {
             Some(y) => compare((&a, *x), (&b, *y))?,
-            None => Difference::OnlyFirst,
+            None => TensorDifference::OnlyFirst,
         };
         rows.push(TensorDiff { name: name.to_string(), what });
     }
     let second = theirs.keys().filter(|n| !mine.contains_key(*n));
-    rows.extend(second.map(|n| TensorDiff { name: n.to_string(), what: Difference::OnlySecond }));
+    rows.extend(second.map(|n| TensorDiff { name: n.to_string(), what: TensorDifference::OnlySecond }));
     rows.sort_by(|x, y| x.name.cmp(&y.name));
     Ok(rows)
 }
@@ -69,12 +69,12 @@ fn by_name(f: &Foreign) -> BTreeMap<&str, Named<'_>> {
 /// Values held at a time of each file.
 const ROWS: usize = 1 << 20;
 
-fn compare((a, (x, sx)): (&Foreign, Named), (b, (y, sy)): (&Foreign, Named)) -> Result<Difference> {
+fn compare((a, (x, sx)): (&Foreign, Named), (b, (y, sy)): (&Foreign, Named)) -> Result<TensorDifference> {
     if sx.shape != sy.shape {
-        return Ok(Difference::Shapes(sx.shape.clone(), sy.shape.clone()));
+        return Ok(TensorDifference::Shapes(sx.shape.clone(), sy.shape.clone()));
     }
     if !is_float(a, x) || !is_float(b, y) {
-        return Ok(Difference::NoNumbers);
+        return Ok(TensorDifference::NoNumbers);
     }
     a.view(x, &sx.axes, |x| b.view(y, &sy.axes, |y| values(&x, &y)))?
 }
@@ -85,7 +85,7 @@ fn is_float(file: &Foreign, array: &Array) -> bool {
 }
 
 /// Both have the same shape.
-fn values(x: &Strided, y: &Strided) -> Difference {
+fn values(x: &Strided, y: &Strided) -> TensorDifference {
     let (mut unequal, mut largest, mut square, mut scale) = (0, 0.0f64, 0.0, 0.0);
     let row = x.numel().checked_div(x.shape().first().copied().unwrap_or(1)).unwrap_or(0);
     let step = (ROWS / row.max(1)).max(1);
@@ -112,5 +112,5 @@ fn values(x: &Strided, y: &Strided) -> Difference {
         }
     }
     let relative = if unequal == 0 { 0.0 } else { (square / scale).sqrt() };
-    Difference::Values { elements: x.numel(), unequal, largest, relative }
+    TensorDifference::Values { elements: x.numel(), unequal, largest, relative }
 }

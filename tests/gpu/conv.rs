@@ -57,7 +57,7 @@ impl<O: Op> Op for Direct<O> {
     }
     fn gpu(&self, gpu: GpuCalls, _: &Io) -> Vec<Launch> {
         let launches = if self.describe().name == "conv.fprop" { gpu::fprop } else { gpu::dgrad };
-        launches(gpu, gpu::Form::Direct, &self.1, gpu::Epilogue::default())
+        launches(gpu, gpu::Algorithm::Direct, &self.1, gpu::Epilogue::default())
     }
 }
 

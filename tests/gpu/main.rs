@@ -20,7 +20,7 @@ use deep_affect::models::{Architecture, Config};
 use deep_affect::ops::{self, Bound};
 use deep_affect::plan::{Options, Plan, Scheduled};
 use deep_affect::shape::DType;
-use deep_affect::sim::{self, Order};
+use deep_affect::sim::{self, BlockOrder};
 use deep_affect::train::network::Precision;
 use std::collections::{BTreeSet, HashMap};
 
@@ -56,7 +56,7 @@ impl Way {
     }
 
     /// On the simulator, blocks one after another in some order.
-    fn in_order(self, order: Order) -> Box<dyn Device> {
+    fn in_order(self, order: BlockOrder) -> Box<dyn Device> {
         let options = sim::RunOptions { checks: true, order, ..sim::RunOptions::default() };
         let sim = Simulator::new(Simulator::TARGET, options).unwrap();
         Box::new(Gpu::new(sim, Checks::Poison, Tiles::default()))
@@ -169,7 +169,7 @@ fn same_bits_twice_and_in_any_order_of_blocks() {
         let once = |on| run(case, on, device.options(), &x).map(|y| bits(&y)).map_err(|e| e.to_string());
         let first = once(device.open());
         let others = match device.device {
-            "sim" => [Order::Reverse, Order::Shuffled(7)].map(|order| once(device.in_order(order))).into(),
+            "sim" => [BlockOrder::Reverse, BlockOrder::Shuffled(7)].map(|order| once(device.in_order(order))).into(),
             _ => vec![once(device.open())],
         };
         let differs = others.iter().any(|o| *o != first);

@@ -11,7 +11,7 @@ use crate::device::tuning::TileTable;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::launch::choices::Tiles;
-use crate::launch::estimate::{Bound, Limits};
+use crate::launch::estimate::{Bottleneck, Limits};
 use crate::launch::gpu::{Call, CallOperand, Location};
 use crate::launch::{Arch, Choices, Code, Cost};
 use crate::nvrtc::{self, Cache, Compiled, Target, Unit};
@@ -199,12 +199,12 @@ fn with_scratch(mut cost: Cost, call: &Call) -> Cost {
 }
 
 fn shares(launches: &[Row]) -> Vec<Share> {
-    let of = |bound: Bound| {
+    let of = |bound: Bottleneck| {
         let bound = bound.name();
         let those: Vec<f64> = launches.iter().filter(|r| r.bound == bound).map(|r| r.ms).collect();
         Share { bound, launches: those.len(), ms: those.iter().sum() }
     };
-    Bound::ALL.map(of).into_iter().filter(|s| s.launches > 0).collect()
+    Bottleneck::ALL.map(of).into_iter().filter(|s| s.launches > 0).collect()
 }
 
 fn call(s: &Scheduled) -> Result<&Call> {

@@ -3,7 +3,7 @@
 use crate::cli::output::{self, clean};
 use crate::error::Result;
 use crate::table::text_table;
-use crate::weights::diff::{Difference, TensorDiff, diff};
+use crate::weights::diff::{TensorDiff, TensorDifference, diff};
 use crate::weights::header::shape;
 use clap::Args;
 use serde_json::{Value, json};
@@ -46,11 +46,11 @@ impl Command {
 fn cells(row: &TensorDiff) -> Vec<String> {
     let mut cells = vec![clean(&row.name)];
     let (numbers, remark) = match &row.what {
-        Difference::OnlyFirst => (None, "only in the first".into()),
-        Difference::OnlySecond => (None, "only in the second".into()),
-        Difference::Shapes(a, b) => (None, format!("{} and {}", shape(a), shape(b))),
-        Difference::NoNumbers => (None, "not compared: no floating-point numbers".into()),
-        Difference::Values { elements, unequal, largest, relative } => (
+        TensorDifference::OnlyFirst => (None, "only in the first".into()),
+        TensorDifference::OnlySecond => (None, "only in the second".into()),
+        TensorDifference::Shapes(a, b) => (None, format!("{} and {}", shape(a), shape(b))),
+        TensorDifference::NoNumbers => (None, "not compared: no floating-point numbers".into()),
+        TensorDifference::Values { elements, unequal, largest, relative } => (
             Some([elements.to_string(), unequal.to_string(), format!("{largest:.3e}"), format!("{relative:.3e}")]),
             String::new(),
         ),
@@ -62,11 +62,11 @@ fn cells(row: &TensorDiff) -> Vec<String> {
 
 fn as_json(row: &TensorDiff) -> Value {
     let mut value = match &row.what {
-        Difference::OnlyFirst => json!({ "status": "only-first" }),
-        Difference::OnlySecond => json!({ "status": "only-second" }),
-        Difference::Shapes(a, b) => json!({ "status": "shapes", "first_shape": a, "second_shape": b }),
-        Difference::NoNumbers => json!({ "status": "not-compared" }),
-        Difference::Values { elements, unequal, largest, relative } => json!({
+        TensorDifference::OnlyFirst => json!({ "status": "only-first" }),
+        TensorDifference::OnlySecond => json!({ "status": "only-second" }),
+        TensorDifference::Shapes(a, b) => json!({ "status": "shapes", "first_shape": a, "second_shape": b }),
+        TensorDifference::NoNumbers => json!({ "status": "not-compared" }),
+        TensorDifference::Values { elements, unequal, largest, relative } => json!({
             "status": if *unequal == 0 { "equal" } else { "differs" },
             "values": elements,
             "unequal": unequal,

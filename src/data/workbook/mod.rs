@@ -11,7 +11,7 @@ mod xml;
 
 use super::decode::quiet;
 use crate::error::{Error, Result};
-use crate::weights::foreign::zip::{self, Entry};
+use crate::weights::foreign::zip::{self, ZipEntry};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -97,12 +97,12 @@ fn open(bytes: &[u8], sheet: Option<&str>) -> Result<Rows, Fault> {
 /// The parts of a zipped workbook.
 struct Parts<'a> {
     bytes: &'a [u8],
-    entries: Vec<Entry>,
+    entries: Vec<ZipEntry>,
 }
 
 impl<'a> Parts<'a> {
     /// Some writers use other letters and backslashes.
-    fn find(&self, path: &str) -> Option<&Entry> {
+    fn find(&self, path: &str) -> Option<&ZipEntry> {
         self.entries.iter().find(|e| e.name.replace('\\', "/").eq_ignore_ascii_case(path))
     }
 

@@ -8,7 +8,7 @@ mod nvtx;
 
 pub use card::{Card, cards, driver};
 
-use super::gpu::{Driver, Measured, Step};
+use super::gpu::{Driver, Step, StepTime};
 use crate::error::{Error, Result, option};
 use crate::launch::estimate::Limits;
 use crate::nvrtc::{self, Cache, Compiled, Target, Unit};
@@ -410,7 +410,7 @@ impl Driver for Cuda {
         self.settle("the work on the GPU")
     }
 
-    fn step(&mut self, plan: usize, step: usize) -> Result<Measured> {
+    fn step(&mut self, plan: usize, step: usize) -> Result<StepTime> {
         self.bind()?;
         let launch = &self.plans[plan].launches[step];
         let [start, end] = self.events;
@@ -424,7 +424,7 @@ impl Driver for Cuda {
             event::synchronize(end).map_err(named)?;
             card::elapsed(start, end).map_err(named)?
         };
-        Ok(Measured { seconds: milliseconds as f64 / 1e3, counted: None })
+        Ok(StepTime { seconds: milliseconds as f64 / 1e3, counted: None })
     }
 }
 

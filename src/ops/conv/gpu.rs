@@ -102,7 +102,7 @@ pub(super) const KERNELS: &[&Kernel] = &[
 
 /// How a convolution is computed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Form {
+pub enum Algorithm {
     /// One thread per result. Everything can be computed so, with the same bits as by tiles (but for wgrad, whose sums
     /// are cut elsewhere).
     Direct,
@@ -114,13 +114,13 @@ pub enum Form {
     Mma(Factors),
 }
 
-impl Form {
+impl Algorithm {
     /// The form for a shape and the operands' type, the same for all passes.
-    pub fn of(s: &ConvShape, storage: DType, products: Products) -> Form {
+    pub fn of(s: &ConvShape, storage: DType, products: Products) -> Algorithm {
         match (s.group_c(), s.group_k()) {
-            _ if Self::is_tiled(s, storage) => Factors::of(storage, products).map_or(Form::Tiled, Form::Mma),
-            (1, 1) => Form::Depthwise,
-            _ => Form::Direct,
+            _ if Self::is_tiled(s, storage) => Factors::of(storage, products).map_or(Algorithm::Tiled, Algorithm::Mma),
+            (1, 1) => Algorithm::Depthwise,
+            _ => Algorithm::Direct,
         }
     }
 
@@ -203,18 +203,18 @@ fn gcd(a: usize, b: usize) -> usize {
 }
 
 /// y = x * w and what comes after; inputs x, w and, with a bias, b.
-pub fn fprop(mut gpu: GpuCalls, form: Form, s: &ConvShape, end: Epilogue) -> Vec<Launch> {
+pub fn fprop(mut gpu: GpuCalls, form: Algorithm, s: &ConvShape, end: Epilogue) -> Vec<Launch> {
     let operands = [In(0), In(1), bias_or_mask_operand(end.bias), Out(0), if end.index { Out(1) } else { In(0) }];
     let (args, pixels, vec) = (args(s, end, 0), s.n * s.p * s.q, vector(&[s.c]));
     let extents = [pixels, s.group_k(), width(s)];
     match form {
-        Form::Direct => gpu.call(&DIRECT_FPROP, &[], [(pixels * s.k).div_ceil(256), 1], &operands[..4], args),
-        Form::Depthwise => {
+        Algorithm::Direct => gpu.call(&DIRECT_FPROP, &[], [(pixels * s.k).div_ceil(256), 1], &operands[..4], args),
+        Algorithm::Depthwise => {
             gpu.call(&DEPTHWISE_FPROP, &[vec as i64], [(pixels * s.c / vec).div_ceil(256), 1], &operands[..4], args)
         }
-        Form::Tiled | Form::Mma(_) => {
+        Algorithm::Tiled | Algorithm::Mma(_) => {
             let (kernel, tile) = match form {
-                Form::Mma(factors) => {
+                Algorithm::Mma(factors) => {
                     let product = mma::product(&FPROP_MMA, factors, &aligned(s), extents, s.groups);
                     (&FPROP_MMA, mma::tile(&mut gpu, product))
                 }
@@ -228,16 +228,16 @@ pub fn fprop(mut gpu: GpuCalls, form: Form, s: &ConvShape, end: Epilogue) -> Vec
 }
 
 /// dx = the transpose of the convolution applied to dy, and what comes after; inputs dy, w and, with a bias or a mask, b or x.
-pub fn dgrad(mut gpu: GpuCalls, form: Form, s: &ConvShape, end: Epilogue) -> Vec<Launch> {
+pub fn dgrad(mut gpu: GpuCalls, form: Algorithm, s: &ConvShape, end: Epilogue) -> Vec<Launch> {
     let third = bias_or_mask_operand(end.bias || end.mask);
     let operands = [In(0), In(1), third, Out(0)];
     let (args, pixels, vec) = (args(s, end, 0), s.n * s.h * s.w, vector(&[s.c]));
     match form {
-        Form::Direct => gpu.call(&DIRECT_DGRAD, &[], [(pixels * s.c).div_ceil(256), 1], &operands, args),
-        Form::Depthwise => {
+        Algorithm::Direct => gpu.call(&DIRECT_DGRAD, &[], [(pixels * s.c).div_ceil(256), 1], &operands, args),
+        Algorithm::Depthwise => {
             gpu.call(&DEPTHWISE_DGRAD, &[vec as i64], [(pixels * s.c / vec).div_ceil(256), 1], &operands, args)
         }
-        Form::Tiled | Form::Mma(_) => {
+        Algorithm::Tiled | Algorithm::Mma(_) => {
             let [down, right] = s.window.stride;
             // Pixels that are equal modulo the stride have the same taps, and blocks of their own.
             let (phases, phase) = (down * right, s.n * s.h.div_ceil(down) * s.w.div_ceil(right));
@@ -246,7 +246,7 @@ pub fn dgrad(mut gpu: GpuCalls, form: Form, s: &ConvShape, end: Epilogue) -> Vec
             let (extents, copies) =
                 ([phase, s.group_c(), s.group_k() * (s.taps()[0] * s.taps()[1]).div_ceil(phases)], phases * s.groups);
             let (kernel, tile) = match form {
-                Form::Mma(factors) => {
+                Algorithm::Mma(factors) => {
                     let product = mma::product(&DGRAD_MMA, factors, &aligned(s), extents, copies);
                     (&DGRAD_MMA, mma::tile(&mut gpu, product))
                 }
@@ -259,33 +259,33 @@ pub fn dgrad(mut gpu: GpuCalls, form: Form, s: &ConvShape, end: Epilogue) -> Vec
 }
 
 /// dw = correlation of x with dy and, with `bias`, db = the column sums of dy; operands x, dy.
-pub fn wgrad(mut gpu: GpuCalls, form: Form, s: &ConvShape, bias: bool) -> Vec<Launch> {
+pub fn wgrad(mut gpu: GpuCalls, form: Algorithm, s: &ConvShape, bias: bool) -> Vec<Launch> {
     let (size, pixels, vec) = (s.k * width(s), s.n * s.p * s.q, vector(&[s.c]));
     let [direct, depthwise] = [size.div_ceil(256), s.c.div_ceil(32) * s.taps()[0] * s.taps()[1]];
     let (aligned, whole) = (aligned(s), [s.group_k(), width(s), pixels]);
     let product = |extents, copies| match form {
-        Form::Mma(factors) => mma::product(&WGRAD_MMA, factors, &aligned, extents, copies),
+        Algorithm::Mma(factors) => mma::product(&WGRAD_MMA, factors, &aligned, extents, copies),
         _ => tile::product(&WGRAD, &aligned, extents, copies),
     };
     // Tiles share one cut, and therefore change no bit.
     let (parts, part) = match form {
-        Form::Direct => parts(direct, pixels, 1),
-        Form::Depthwise => parts(depthwise, pixels, 1),
-        Form::Tiled => tile::cut(&product(whole, s.groups), tile::STEP, tile::price),
-        Form::Mma(_) => tile::cut(&product(whole, s.groups), mma::STEP, mma::price),
+        Algorithm::Direct => parts(direct, pixels, 1),
+        Algorithm::Depthwise => parts(depthwise, pixels, 1),
+        Algorithm::Tiled => tile::cut(&product(whole, s.groups), tile::STEP, tile::price),
+        Algorithm::Mma(_) => tile::cut(&product(whole, s.groups), mma::STEP, mma::price),
     };
     let (extents, copies) = ([s.group_k(), width(s), part], parts * s.groups);
     let of = |kernel, t: Tile| (kernel, t.consts, s.groups * s.group_k().div_ceil(t.m) * width(s).div_ceil(t.n));
     let (kernel, consts, blocks) = match form {
-        Form::Direct => (&DIRECT_WGRAD, &[][..], direct),
-        Form::Depthwise => (&DEPTHWISE_WGRAD, &[vec as i64][..], depthwise),
-        Form::Tiled => of(&WGRAD, Tile::choose(&mut gpu, &WGRAD, &aligned, extents, copies)),
-        Form::Mma(_) => of(&WGRAD_MMA, mma::tile(&mut gpu, product(extents, copies))),
+        Algorithm::Direct => (&DIRECT_WGRAD, &[][..], direct),
+        Algorithm::Depthwise => (&DEPTHWISE_WGRAD, &[vec as i64][..], depthwise),
+        Algorithm::Tiled => of(&WGRAD, Tile::choose(&mut gpu, &WGRAD, &aligned, extents, copies)),
+        Algorithm::Mma(_) => of(&WGRAD_MMA, mma::tile(&mut gpu, product(extents, copies))),
     };
     let (args, grid) = (args(s, Epilogue { bias, ..Epilogue::default() }, part), [blocks, parts]);
     let (dw, db) = ((Out(0), size), if bias { (Out(1), s.k) } else { NO_SUM });
     match form {
-        Form::Tiled | Form::Mma(_) => {
+        Algorithm::Tiled | Algorithm::Mma(_) => {
             summed(gpu, parts, [dw, db], |gpu, [dw, db]| gpu.call(kernel, consts, grid, &[In(0), In(1), dw, db], args))
         }
         _ => {

@@ -12,14 +12,14 @@ use super::Family;
 use super::activation::{ReluGrad, positive};
 use super::dense::{BiasGrad, column_sums};
 use super::dropout;
-use super::fuse::{Rule, Stage, Uses, is, join};
+use super::fuse::{FusionRule, Stage, Uses, is, join};
 use super::pool::unpool;
 use crate::error::{Error, Result};
 use crate::graph::{Description, GpuCalls, Graph, Instance, Io, Node, Op, Role, Value, host_launches, traffic};
 use crate::host;
 use crate::launch::{Cost, Launch, Simd};
 use crate::shape::{ConvShape, Type, Window, storage};
-use gpu::{Epilogue, Form};
+use gpu::{Algorithm, Epilogue};
 use std::ops::Range;
 
 /// Multiply-adds of a convolution: images, output pixels, taps, filters and channels of their groups.
@@ -195,7 +195,7 @@ impl Op for Fprop {
     fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let s = self.shape(&io.ins[0]).expect("checked by infer");
         let end = Epilogue { bias: self.bias, relu: self.relu, ..Epilogue::default() };
-        let form = Form::of(&s, io.ins[0].dtype, gpu.products());
+        let form = Algorithm::of(&s, io.ins[0].dtype, gpu.products());
         gpu::fprop(gpu, form, &s, end)
     }
     fn counted(&self, io: &Io) -> usize {
@@ -235,7 +235,7 @@ impl Op for Dgrad {
         expect_w(&ins[1], s)?;
         let dx = Type::new(storage(&ins[0], &ins[1])?, &[s.n, s.h, s.w, s.c]);
         // In tiles, a thread has four channels of a group.
-        let by_fours = Form::is_tiled(s, dx.dtype) && s.group_c().is_multiple_of(4);
+        let by_fours = Algorithm::is_tiled(s, dx.dtype) && s.group_c().is_multiple_of(4);
         match (self.fused, &ins[2..]) {
             (FusedBackward::Nothing, []) => Ok(vec![dx]),
             (FusedBackward::Relu, [x]) if *x == dx => Ok(vec![dx]),
@@ -297,7 +297,7 @@ impl Op for Dgrad {
     fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let (mask, pool) = (self.fused != FusedBackward::Nothing, self.fused == FusedBackward::Pool);
         let end = Epilogue { mask, pool, ..Epilogue::default() };
-        let form = Form::of(&self.shape, io.ins[0].dtype, gpu.products());
+        let form = Algorithm::of(&self.shape, io.ins[0].dtype, gpu.products());
         gpu::dgrad(gpu, form, &self.shape, end)
     }
     fn counted(&self, _: &Io) -> usize {
@@ -376,7 +376,7 @@ impl Op for Wgrad {
         })
     }
     fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
-        let form = Form::of(&self.shape, io.ins[0].dtype, gpu.products());
+        let form = Algorithm::of(&self.shape, io.ins[0].dtype, gpu.products());
         gpu::wgrad(gpu, form, &self.shape, self.bias)
     }
     fn counted(&self, _: &Io) -> usize {
@@ -466,7 +466,7 @@ impl Op for Transposed {
     fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let s = self.shape(&io.ins[0]).expect("checked by infer");
         let end = Epilogue { bias: self.bias, relu: self.relu, ..Epilogue::default() };
-        let form = Form::of(&s, io.ins[0].dtype, gpu.products());
+        let form = Algorithm::of(&s, io.ins[0].dtype, gpu.products());
         gpu::dgrad(gpu, form, &s, end)
     }
     fn counted(&self, io: &Io) -> usize {
@@ -477,10 +477,10 @@ impl Op for Transposed {
     }
 }
 
-const FUSE: &[Rule] = &[
-    Rule::Node(Stage::Layers, pooled::fuse),
-    Rule::Node(Stage::Gradients, fuse_mask),
-    Rule::Node(Stage::Gradients, fuse_unpool),
+const FUSE: &[FusionRule] = &[
+    FusionRule::Node(Stage::Layers, pooled::fuse),
+    FusionRule::Node(Stage::Gradients, fuse_mask),
+    FusionRule::Node(Stage::Gradients, fuse_unpool),
 ];
 
 pub const FAMILY: Family = Family {

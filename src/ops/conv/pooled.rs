@@ -1,7 +1,7 @@
 //! A convolution whose result is pooled before it is written.
 
 use super::Fprop;
-use super::gpu::{self, Epilogue, Form};
+use super::gpu::{self, Algorithm, Epilogue};
 use crate::error::{Error, Result};
 use crate::graph::{Description, GpuCalls, Graph, Instance, Io, Op, Role, host_launches, traffic};
 use crate::host;
@@ -49,7 +49,7 @@ impl Op for Pooled {
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let (s, y) = (self.conv.shape(&ins[0])?, self.conv.infer(ins)?[0]);
         let fits = [s.p, s.q].iter().all(|n| n.is_multiple_of(2)) && s.group_k().is_multiple_of(4);
-        if !fits || !self.conv.relu || y.dtype != self.storage || !Form::is_tiled(&s, y.dtype) {
+        if !fits || !self.conv.relu || y.dtype != self.storage || !Algorithm::is_tiled(&s, y.dtype) {
             return Err(Error::job("pooled at once are a ReLU's even extents of multiples of four channels"));
         }
         let pooled = Type::new(y.dtype, &[s.n, s.p / 2, s.q / 2, s.k]);
@@ -99,7 +99,7 @@ impl Op for Pooled {
     fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let end = Epilogue { bias: self.conv.bias, relu: true, pool: true, index: self.index, ..Epilogue::default() };
         let s = self.shape(io);
-        let form = Form::of(&s, self.storage, gpu.products());
+        let form = Algorithm::of(&s, self.storage, gpu.products());
         gpu::fprop(gpu, form, &s, end)
     }
     fn counted(&self, io: &Io) -> usize {

@@ -12,7 +12,7 @@ pub use update::Update;
 
 use super::activation::{ReluGrad, positive};
 use super::dropout::{self, Layer, Mask, state_type};
-use super::fuse::{Rule, Stage, Uses, join};
+use super::fuse::{FusionRule, Stage, Uses, join};
 use super::mma::{After, Factors};
 use super::optim::{Form, Sgd, hyper_type};
 use super::tile;
@@ -289,12 +289,12 @@ impl Op for BiasGrad {
     }
 }
 
-const FUSE: &[Rule] = &[
-    Rule::Node(Stage::Layers, dropped::fuse),
-    Rule::Node(Stage::Gradients, fuse_mask),
-    Rule::Node(Stage::Storage, mixed::fuse_cast_before),
-    Rule::Node(Stage::Storage, mixed::fuse_cast_after),
-    Rule::Node(Stage::Updates, update::fuse),
+const FUSE: &[FusionRule] = &[
+    FusionRule::Node(Stage::Layers, dropped::fuse),
+    FusionRule::Node(Stage::Gradients, fuse_mask),
+    FusionRule::Node(Stage::Storage, mixed::fuse_cast_before),
+    FusionRule::Node(Stage::Storage, mixed::fuse_cast_after),
+    FusionRule::Node(Stage::Updates, update::fuse),
 ];
 
 pub const FAMILY: Family = Family {

@@ -9,7 +9,7 @@ pub use cross_entropy::{CrossEntropy, CrossEntropyGrad, Of};
 pub use l2::{L2, L2Grad, L2Sum};
 pub use mse::{Mse, MseBoth, MseGrad};
 
-use super::fuse::{Rule, Stage};
+use super::fuse::{FusionRule, Stage};
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::shape::Type;
@@ -67,7 +67,7 @@ pub const FAMILY: Family = Family {
         &l2::L2_SUM,
         &l2::L2_GRAD,
     ],
-    fuse: &[Rule::Node(Stage::Ends, mse::fuse), Rule::Graph(Stage::Updates, l2::fuse)],
+    fuse: &[FusionRule::Node(Stage::Ends, mse::fuse), FusionRule::Graph(Stage::Updates, l2::fuse)],
     cases,
 };
 

@@ -6,7 +6,7 @@ mod updates;
 pub(super) use updates::One;
 pub use updates::{Own, Updates};
 
-use super::fuse::{Rule, Stage};
+use super::fuse::{FusionRule, Stage};
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{self, In, Out};
@@ -318,7 +318,7 @@ pub const FAMILY: Family = Family {
     name: "optim",
     ops: &["sgd", "sgd.update", "sgd.updates", "unscale"],
     kernels: &[&SGD, &BEGIN_UNSCALE, &UNSCALE],
-    fuse: &[Rule::Graph(Stage::Updates, updates::fuse)],
+    fuse: &[FusionRule::Graph(Stage::Updates, updates::fuse)],
     cases,
 };
 

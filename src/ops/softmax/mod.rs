@@ -4,7 +4,7 @@ mod concat;
 
 pub use concat::{SoftmaxConcat, SoftmaxConcatGrad};
 
-use super::fuse::{Rule, Stage};
+use super::fuse::{FusionRule, Stage};
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
@@ -226,7 +226,7 @@ pub const FAMILY: Family = Family {
     name: "softmax",
     ops: &["softmax", "softmax.grad", "softmax.concat", "softmax.concat.grad", "log_softmax", "log_softmax.grad"],
     kernels: &[&SOFTMAX, &SOFTMAX_GRAD, &concat::CONCAT, &concat::CONCAT_GRAD, &LOG_SOFTMAX, &LOG_SOFTMAX_GRAD],
-    fuse: &[Rule::Node(Stage::Ends, concat::fuse)],
+    fuse: &[FusionRule::Node(Stage::Ends, concat::fuse)],
     cases,
 };
 

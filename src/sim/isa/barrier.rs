@@ -8,7 +8,7 @@ use crate::sim::program::{Exec, PtxType};
 /// What a warp does at a block barrier. Arguments: a (number), b (threads), d and c (result and predicate).
 #[derive(Clone, Copy, Debug)]
 pub struct Barrier {
-    pub does: Does,
+    pub does: BarrierOp,
     /// Whether b holds the number of threads; otherwise the whole block takes part.
     pub counted: bool,
     /// Whether the predicate in slot c is negated.
@@ -16,7 +16,7 @@ pub struct Barrier {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Does {
+pub enum BarrierOp {
     /// Arrives and waits.
     Sync,
     /// Arrives only.
@@ -43,9 +43,9 @@ pub fn decode(l: &mut Line) -> Result<bool> {
     if l.take("cluster") {
         l.take("aligned");
         l.take_ordering();
-        let does = if l.take("wait") { Does::Sync } else { Does::Arrive };
+        let does = if l.take("wait") { BarrierOp::Sync } else { BarrierOp::Arrive };
         l.take("arrive");
-        if does == Does::Arrive {
+        if does == BarrierOp::Arrive {
             return l.push(Exec::Nothing, Args::default());
         }
         let a = l.frame.constant(16, PtxType::U32);
@@ -55,15 +55,15 @@ pub fn decode(l: &mut Line) -> Result<bool> {
     l.take("aligned");
     let mut args = Args::default();
     let (does, first) = if l.take("red") {
-        let Some(does) = l.one_of(&[("popc", Does::Count), ("and", Does::And), ("or", Does::Or)]) else {
+        let Some(does) = l.one_of(&[("popc", BarrierOp::Count), ("and", BarrierOp::And), ("or", BarrierOp::Or)]) else {
             return Ok(false);
         };
-        args.d = l.dst(0, if does == Does::Count { PtxType::U32 } else { PtxType::Pred })?;
+        args.d = l.dst(0, if does == BarrierOp::Count { PtxType::U32 } else { PtxType::Pred })?;
         (does, 1)
     } else if l.take("arrive") {
-        (Does::Arrive, 0)
+        (BarrierOp::Arrive, 0)
     } else if l.take("sync") {
-        (Does::Sync, 0)
+        (BarrierOp::Sync, 0)
     } else {
         return Ok(false);
     };

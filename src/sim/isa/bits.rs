@@ -113,13 +113,18 @@ fn predicate(l: &mut Line) -> Result<bool> {
     l.push(Exec::Lanes(body), args)
 }
 
-fn shift(l: &mut Line, ty: PtxType, body: crate::sim::lanes::Body) -> Result<bool> {
+fn shift(l: &mut Line, ty: PtxType, body: crate::sim::lanes::LaneLoop) -> Result<bool> {
     l.expect(3)?;
     let args = Args { d: l.dst(0, ty)?, a: l.src(1, ty)?, b: l.src(2, PtxType::U32)?, ..Args::default() };
     l.push(Exec::Lanes(body), args)
 }
 
-fn count(l: &mut Line, ty: PtxType, word: crate::sim::lanes::Body, long: crate::sim::lanes::Body) -> Result<bool> {
+fn count(
+    l: &mut Line,
+    ty: PtxType,
+    word: crate::sim::lanes::LaneLoop,
+    long: crate::sim::lanes::LaneLoop,
+) -> Result<bool> {
     l.map(if ty.is_long() { long } else { word }, PtxType::U32, ty, 1, 0, 0)
 }
 

@@ -2,7 +2,7 @@
 
 use super::Line;
 use crate::error::Result;
-use crate::sim::lanes::{Args, Bank, Body, Lane, Regs, WARP, lanes};
+use crate::sim::lanes::{Args, Bank, Lane, LaneLoop, Regs, WARP, lanes};
 use crate::sim::program::{Exec, PtxType};
 
 /// Mode: what is computed, and whether the carry is read and written.
@@ -25,7 +25,7 @@ pub fn decode(l: &mut Line) -> Result<bool> {
         return Ok(false);
     }
     let ty = l.ty();
-    let body: Body = match ty {
+    let body: LaneLoop = match ty {
         PtxType::U32 | PtxType::S32 | PtxType::B32 if !(hi && ty == PtxType::S32) => {
             lanes!(plain | r, s, m | extended::<u32>(r, s, m, |a| a as u128, |v| v as u32))
         }

@@ -3,7 +3,7 @@
 use super::integer::{for_bits, for_int};
 use super::{Inst, Line};
 use crate::error::{Error, Result};
-use crate::sim::lanes::{Args, Body, lanes, select, test};
+use crate::sim::lanes::{Args, LaneLoop, lanes, select, test};
 use crate::sim::program::{Exec, PtxType};
 use crate::sim::round::flush;
 use ::half::{bf16, f16};
@@ -91,7 +91,7 @@ impl Flushed {
 
 // A negated comparison is the unordered one: true for NaN.
 #[allow(clippy::neg_cmp_op_on_partial_ord)]
-fn float_body(op: &str, ty: PtxType, ftz: bool) -> Result<Option<Body>> {
+fn float_body(op: &str, ty: PtxType, ftz: bool) -> Result<Option<LaneLoop>> {
     Ok(Some(match ty {
         PtxType::F32 if ftz => float_compare!(Flushed, op),
         PtxType::F32 => float_compare!(f32, op),
@@ -102,7 +102,7 @@ fn float_body(op: &str, ty: PtxType, ftz: bool) -> Result<Option<Body>> {
     }))
 }
 
-fn int_body(op: &str, ty: PtxType) -> Result<Option<Body>> {
+fn int_body(op: &str, ty: PtxType) -> Result<Option<LaneLoop>> {
     Ok(Some(match op {
         "eq" => for_bits!(ty, T => compare!(T, |a, b| a == b)),
         "ne" => for_bits!(ty, T => compare!(T, |a, b| a != b)),
@@ -135,8 +135,8 @@ fn compare(l: &mut Line) -> Result<bool> {
     let set = l.base == "set";
     let (d, e) = match *l.arg(0)? {
         _ if set => (l.frame.slot(PtxType::Pred), l.frame.slot(PtxType::Pred)),
-        super::Operand::Pair(d, e) => {
-            let (d, e) = (super::Operand::Name(d), super::Operand::Name(e));
+        super::PtxOperand::Pair(d, e) => {
+            let (d, e) = (super::PtxOperand::Name(d), super::PtxOperand::Name(e));
             (l.to(&d, PtxType::Pred)?, l.to(&e, PtxType::Pred)?)
         }
         _ => (l.dst(0, PtxType::Pred)?, l.frame.slot(PtxType::Pred)),

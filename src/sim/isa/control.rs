@@ -1,6 +1,6 @@
 //! Branches and what the simulator need not do (PTX ISA 9.7.12, 9.7.16).
 
-use super::{Line, Operand};
+use super::{Line, PtxOperand};
 use crate::error::{Error, Result};
 use crate::sim::lanes::Args;
 use crate::sim::parse::RETURN;
@@ -12,13 +12,13 @@ pub fn decode(l: &mut Line) -> Result<bool> {
     match l.base {
         "bra" => {
             l.expect(1)?;
-            let Operand::Name(label) = *l.arg(0)? else { return Err(Error::usage("expected a label")) };
+            let PtxOperand::Name(label) = *l.arg(0)? else { return Err(Error::usage("expected a label")) };
             l.frame.jump(label);
             l.push(Exec::Branch(usize::MAX), Args::default())
         }
         "brx" if indexed => {
             l.expect(2)?;
-            let Operand::Name(table) = *l.arg(1)? else { return Err(Error::usage("expected a table of labels")) };
+            let PtxOperand::Name(table) = *l.arg(1)? else { return Err(Error::usage("expected a table of labels")) };
             let a = l.src(0, PtxType::U32)?;
             l.frame.jump(table);
             l.push(Exec::Switch([].into()), Args { a, ..Args::default() })

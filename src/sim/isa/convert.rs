@@ -2,16 +2,16 @@
 
 use super::float::{input, modifiers, output};
 use super::integer::for_int;
-use super::{Inst, Line, Operand};
+use super::{Inst, Line, PtxOperand};
 use crate::error::{Error, Result};
-use crate::sim::lanes::{Args, Body, lanes, map4};
+use crate::sim::lanes::{Args, LaneLoop, lanes, map4};
 use crate::sim::memory;
 use crate::sim::program::{Exec, PtxType, Space};
 use crate::sim::round::{self, Round};
 use ::half::{bf16, f16};
 
 /// The low half of a 64-bit register.
-pub fn narrow() -> Body {
+pub fn narrow() -> LaneLoop {
     lanes!(u32 = |a: u64| a as u32)
 }
 
@@ -26,19 +26,19 @@ pub fn decode(l: &mut Line) -> Result<bool> {
 fn mov(l: &mut Line) -> Result<bool> {
     l.expect(2)?;
     let ty = l.ty();
-    if let Operand::List(parts) = l.arg(1)?.clone() {
+    if let PtxOperand::List(parts) = l.arg(1)?.clone() {
         return pack(l, ty, &parts);
     }
-    if let Operand::List(parts) = l.arg(0)?.clone() {
+    if let PtxOperand::List(parts) = l.arg(0)?.clone() {
         return unpack(l, ty, &parts);
     }
     let d = l.dst(0, ty)?;
-    if let Operand::Name("%clock" | "%clock64" | "%globaltimer" | "%globaltimer_lo") = *l.arg(1)? {
+    if let PtxOperand::Name("%clock" | "%clock64" | "%globaltimer" | "%globaltimer_lo") = *l.arg(1)? {
         return l.push(Exec::Clock { long: ty.is_long() }, Args { d, ..Args::default() });
     }
     if ty == PtxType::Pred {
         // A predicate constant is written as a number.
-        if let Operand::Name(word @ ("0" | "1")) = *l.arg(1)? {
+        if let PtxOperand::Name(word @ ("0" | "1")) = *l.arg(1)? {
             let body = lanes!(|r, s, m| {
                 let p = &mut r.preds[s.d as usize];
                 *p = if s.mode != 0 { *p | m } else { *p & !m };
@@ -57,7 +57,7 @@ fn mov(l: &mut Line) -> Result<bool> {
     l.push(Exec::Lanes(body), Args { d, a, ..Args::default() })
 }
 
-fn pack<'a>(l: &mut Line<'_, 'a>, ty: PtxType, parts: &[Operand<'a>]) -> Result<bool> {
+fn pack<'a>(l: &mut Line<'_, 'a>, ty: PtxType, parts: &[PtxOperand<'a>]) -> Result<bool> {
     let part = match (ty.bytes(), parts.len()) {
         (4, 2) | (8, 4) => PtxType::B16,
         (8, 2) => PtxType::B32,
@@ -87,7 +87,7 @@ fn pack<'a>(l: &mut Line<'_, 'a>, ty: PtxType, parts: &[Operand<'a>]) -> Result<
     l.push(Exec::Lanes(body), args)
 }
 
-fn unpack<'a>(l: &mut Line<'_, 'a>, ty: PtxType, parts: &[Operand<'a>]) -> Result<bool> {
+fn unpack<'a>(l: &mut Line<'_, 'a>, ty: PtxType, parts: &[PtxOperand<'a>]) -> Result<bool> {
     let bits = 8 * ty.bytes() as u32 / parts.len() as u32;
     let part = match bits {
         8 => PtxType::B8,
@@ -97,7 +97,7 @@ fn unpack<'a>(l: &mut Line<'_, 'a>, ty: PtxType, parts: &[Operand<'a>]) -> Resul
     };
     let a = l.src(1, ty)?;
     for (i, p) in parts.iter().enumerate() {
-        if matches!(p, Operand::Name("_")) {
+        if matches!(p, PtxOperand::Name("_")) {
             continue;
         }
         let body = if ty.is_long() {
@@ -244,7 +244,7 @@ fn cvt(l: &mut Line) -> Result<bool> {
     l.push(Exec::Lanes(body), Args { d, a: d, ..Args::default() })
 }
 
-fn truncated(to: PtxType, from: PtxType) -> Result<Option<Body>> {
+fn truncated(to: PtxType, from: PtxType) -> Result<Option<LaneLoop>> {
     // What is dropped does not depend on the result's sign, and 64 bits are not extended.
     let from = if from.is_long() { PtxType::U64 } else { from };
     Ok(Some(for_any_int!(from, S => match to.bytes() {
@@ -255,14 +255,14 @@ fn truncated(to: PtxType, from: PtxType) -> Result<Option<Body>> {
     })))
 }
 
-fn saturated(to: PtxType, from: PtxType) -> Result<Option<Body>> {
+fn saturated(to: PtxType, from: PtxType) -> Result<Option<LaneLoop>> {
     Ok(Some(for_any_int!(from, S => for_any_int!(to, D => {
         lanes!(plain D = |a: S| (a as i128).clamp(D::MIN as i128, D::MAX as i128) as D)
     }))))
 }
 
 /// Float to integer: clamped to the range; NaN is zero, or the top bit where either side has 64 bits.
-fn to_int(to: PtxType, from: PtxType) -> Result<Option<Body>> {
+fn to_int(to: PtxType, from: PtxType) -> Result<Option<LaneLoop>> {
     Ok(Some(for_float!(from, S => for_any_int!(to, D => lanes!(|r, s, m| {
         let mode = s.mode;
         crate::sim::lanes::map1::<D, S>(r, s, m, |a| {
@@ -275,7 +275,7 @@ fn to_int(to: PtxType, from: PtxType) -> Result<Option<Body>> {
     })))))
 }
 
-fn from_int(to: PtxType, from: PtxType, mode: u32) -> Result<Option<Body>> {
+fn from_int(to: PtxType, from: PtxType, mode: u32) -> Result<Option<LaneLoop>> {
     Ok(Some(for_any_int!(from, S => match to {
         PtxType::F32 if mode == 0 => lanes!(f32 = |a: S| a as f32),
         PtxType::F32 => lanes!(|r, s, m| {
@@ -303,7 +303,7 @@ fn to_half<H>(v: f64, mode: u32, near: impl Fn(f64) -> H, zero: impl Fn(f64) -> 
     if mode & 3 == Round::Zero as u32 { zero(v) } else { near(v) }
 }
 
-fn between(to: PtxType, from: PtxType) -> Result<Option<Body>> {
+fn between(to: PtxType, from: PtxType) -> Result<Option<LaneLoop>> {
     Ok(Some(match (to, from) {
         (PtxType::F32, PtxType::Bf16) => lanes!(f32 = |a: bf16| a.to_f32()),
         (PtxType::F32, PtxType::F16) => lanes!(f32 = |a: f16| a.to_f32()),

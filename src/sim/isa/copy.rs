@@ -8,7 +8,7 @@ use super::memory::{Address, regions, touch};
 use crate::error::{Error, Result};
 use crate::sim::FaultKind;
 use crate::sim::lanes::{Args, Regs, WARP, active};
-use crate::sim::memory::{Memory, Problem, Region, Target};
+use crate::sim::memory::{AddressSpace, Problem, Region, RegionTarget};
 use crate::sim::program::{Exec, PtxType, Space};
 use crate::sim::run::Context;
 use crate::sim::shadow::{Shadow, Touch};
@@ -26,7 +26,7 @@ pub struct Copy {
 
 /// Waiting: all but the newest `n` groups, or everything.
 #[derive(Clone, Copy, Debug)]
-pub enum Group {
+pub enum CopyGroup {
     Commit,
     Wait(u32),
     WaitAll,
@@ -37,14 +37,14 @@ pub fn decode(l: &mut Line) -> Result<bool> {
         return Ok(false);
     }
     if l.take("commit_group") {
-        return l.push(Exec::CopyGroup(Group::Commit), Args::default());
+        return l.push(Exec::CopyGroup(CopyGroup::Commit), Args::default());
     }
     if l.take("wait_all") {
-        return l.push(Exec::CopyGroup(Group::WaitAll), Args::default());
+        return l.push(Exec::CopyGroup(CopyGroup::WaitAll), Args::default());
     }
     if l.take("wait_group") {
         let n = l.literal(0)? as u32;
-        return l.push(Exec::CopyGroup(Group::Wait(n)), Args::default());
+        return l.push(Exec::CopyGroup(CopyGroup::Wait(n)), Args::default());
     }
     if l.take("mbarrier") {
         return super::mbarrier::decode_copies(l);
@@ -74,7 +74,7 @@ struct Pending {
     lane: usize,
     /// The lane's groups committed before this one's.
     group: u32,
-    target: Target,
+    target: RegionTarget,
     at: usize,
     bytes: usize,
     data: [u8; 16],
@@ -110,7 +110,7 @@ impl Copies {
         cx.count_access(Space::Global, &from, full, c.bytes, false);
         cx.count_access(Space::Shared, &to, mask, c.bytes, true);
         let Context { memory, shadow, .. } = cx;
-        let mut fetch = |memory: &mut Memory, region: &Region, mask: u32, bytes: usize| {
+        let mut fetch = |memory: &mut AddressSpace, region: &Region, mask: u32, bytes: usize| {
             memory.check_read(region, mask, bytes)?;
             touch(shadow, memory, region, mask, bytes, Touch::Read)?;
             for l in active(mask) {
@@ -141,12 +141,12 @@ impl Copies {
         })
     }
 
-    pub fn group(&mut self, g: Group, mask: u32, cx: &mut Context) -> Result<(), Problem> {
+    pub fn group(&mut self, g: CopyGroup, mask: u32, cx: &mut Context) -> Result<(), Problem> {
         for l in active(mask) {
             match g {
-                Group::Commit => self.committed[l] += 1,
-                Group::WaitAll => self.land(l, u32::MAX, &mut cx.memory, &mut cx.shadow)?,
-                Group::Wait(n) => {
+                CopyGroup::Commit => self.committed[l] += 1,
+                CopyGroup::WaitAll => self.land(l, u32::MAX, &mut cx.memory, &mut cx.shadow)?,
+                CopyGroup::Wait(n) => {
                     let before = self.committed[l].saturating_sub(n);
                     self.land(l, before, &mut cx.memory, &mut cx.shadow)?;
                 }
@@ -160,7 +160,7 @@ impl Copies {
         &mut self,
         lane: usize,
         group: u32,
-        memory: &mut Memory,
+        memory: &mut AddressSpace,
         shadow: &mut Option<Shadow>,
     ) -> Result<(), Problem> {
         let done = |p: &Pending| p.lane == lane && p.group < group;

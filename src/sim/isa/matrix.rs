@@ -15,7 +15,7 @@ use ::half::{bf16, f16};
 
 /// ldmatrix and stmatrix: one to four 8x8 matrices of 16 bits; lanes 8i to 8i+7 hold the addresses of matrix i's rows.
 #[derive(Clone, Debug)]
-pub struct Move {
+pub struct MatrixMove {
     pub space: Space,
     pub address: Address,
     pub regs: Vec<u32>,
@@ -59,7 +59,7 @@ pub fn decode(l: &mut Line) -> Result<bool> {
         l.expect(2)?;
         let regs = slots(l, store as usize, n, !store)?;
         let address = l.place(!store as usize)?;
-        let body = Move { space, address, regs, transposed, store };
+        let body = MatrixMove { space, address, regs, transposed, store };
         return l.push(Exec::MatrixMove(Box::new(body)), Args::default());
     }
     let Some(k) = l.one_of(&[("m16n8k4", 4), ("m16n8k8", 8), ("m16n8k16", 16), ("m16n8k32", 32)]) else {
@@ -95,7 +95,7 @@ pub fn decode(l: &mut Line) -> Result<bool> {
 }
 
 /// Moves 8x8 matrices between shared memory and fragments.
-pub fn transfer(m: &Move, regs: &mut Regs, cx: &mut Context) -> Result<(), Problem> {
+pub fn transfer(m: &MatrixMove, regs: &mut Regs, cx: &mut Context) -> Result<(), Problem> {
     let lanes = m.address.lanes(regs);
     for (i, &slot) in m.regs.iter().enumerate() {
         // Lane l holds, of row l / 4, the two columns from 2 (l mod 4).

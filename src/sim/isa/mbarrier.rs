@@ -8,14 +8,14 @@ use super::memory::Address;
 use crate::error::{Error, Result};
 use crate::sim::FaultKind;
 use crate::sim::lanes::{Args, Regs, active};
-use crate::sim::memory::{Problem, Target};
+use crate::sim::memory::{Problem, RegionTarget};
 use crate::sim::program::{Exec, PtxType, Space};
 use crate::sim::run::Context;
 use crate::sim::shadow::Clock;
 use std::collections::HashMap;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Does {
+pub enum MbarrierOp {
     Init,
     Invalidate,
     /// Slot b: how many, if `counted`; `drop` lowers later phases' count as well.
@@ -38,7 +38,7 @@ pub enum Does {
 
 #[derive(Clone, Debug)]
 pub struct Operation {
-    pub does: Does,
+    pub does: MbarrierOp,
     pub address: Address,
     pub space: Space,
     pub counted: bool,
@@ -61,16 +61,16 @@ pub fn decode(l: &mut Line) -> Result<bool> {
     let (init, inval) = (l.take("init"), l.take("inval"));
     let space = if l.take("shared::cluster") { Space::Shared } else { l.space() };
     let does = match () {
-        _ if init => Does::Init,
-        _ if inval => Does::Invalidate,
-        _ if waits => Does::Test { parity },
-        _ if expects => Does::Expect { arrive },
-        _ if arrive => Does::Arrive { drop },
+        _ if init => MbarrierOp::Init,
+        _ if inval => MbarrierOp::Invalidate,
+        _ if waits => MbarrierOp::Test { parity },
+        _ if expects => MbarrierOp::Expect { arrive },
+        _ if arrive => MbarrierOp::Arrive { drop },
         _ => return Ok(false),
     };
     let mut args = Args::default();
     let first = match *l.arg(0)? {
-        super::Operand::Address(..) => 0,
+        super::PtxOperand::Address(..) => 0,
         _ => 1,
     };
     if first == 1 {
@@ -95,7 +95,7 @@ pub fn decode_copies(l: &mut Line) -> Result<bool> {
         return Ok(false);
     }
     let (space, address) = (l.space(), l.place(0)?);
-    let does = Does::Copies { noinc };
+    let does = MbarrierOp::Copies { noinc };
     let operation = Operation { does, address, space, counted: false, returns: false };
     l.push(Exec::Mbarrier(Box::new(operation)), Args::default())
 }
@@ -141,13 +141,13 @@ impl Barriers {
         let mut waiting = false;
         for l in active(mask) {
             let Some(region) = cx.memory.resolve(op.space, &addresses, 1 << l, 8, 8)? else { continue };
-            let Target::Shared(variable) = region.target else {
+            let RegionTarget::Shared(variable) = region.target else {
                 return Err(Problem::new(FaultKind::Async, l, "an mbarrier outside shared memory"));
             };
             let key = (variable, region.offsets[l]);
             let name = || format!("the mbarrier at offset {} of {}", key.1, cx.memory.describe(region.target));
             let word = regs.words[args.b as usize].0[l];
-            if op.does == Does::Init {
+            if op.does == MbarrierOp::Init {
                 if word == 0 || word >= 1 << 20 {
                     return Err(Problem::new(FaultKind::Async, l, format!("{} is for {word} arrivals", name())));
                 }
@@ -163,20 +163,20 @@ impl Barriers {
             };
             let token = state.phase;
             match op.does {
-                Does::Init => {}
-                Does::Invalidate => drop(self.0.remove(&key)),
-                Does::Arrive { .. } | Does::Expect { .. } | Does::Copies { .. } => {
-                    if let Does::Expect { .. } = op.does {
+                MbarrierOp::Init => {}
+                MbarrierOp::Invalidate => drop(self.0.remove(&key)),
+                MbarrierOp::Arrive { .. } | MbarrierOp::Expect { .. } | MbarrierOp::Copies { .. } => {
+                    if let MbarrierOp::Expect { .. } = op.does {
                         state.bytes += word as i64;
                     }
                     let n = match op.does {
-                        Does::Expect { arrive } => arrive as i64,
+                        MbarrierOp::Expect { arrive } => arrive as i64,
                         // Without .noinc the phase expects one arrival more, which this is.
-                        Does::Copies { noinc } => noinc as i64,
+                        MbarrierOp::Copies { noinc } => noinc as i64,
                         _ if op.counted => word as i64,
                         _ => 1,
                     };
-                    if op.does == (Does::Arrive { drop: true }) {
+                    if op.does == (MbarrierOp::Arrive { drop: true }) {
                         state.expected -= 1;
                     }
                     if n > state.arrivals {
@@ -192,7 +192,7 @@ impl Barriers {
                         regs.longs[args.d as usize].0[l] = token;
                     }
                 }
-                Does::Test { parity } => {
+                MbarrierOp::Test { parity } => {
                     // A parity names the phase that has just completed or the current one.
                     let done = match parity {
                         true => state.phase & 1 != word as u64 & 1,

@@ -4,7 +4,7 @@ use super::Line;
 use crate::error::{Error, Result};
 use crate::sim::FaultKind;
 use crate::sim::lanes::{Args, Regs, WARP, active};
-use crate::sim::memory::{Memory, Problem, Region, Target};
+use crate::sim::memory::{AddressSpace, Problem, Region, RegionTarget};
 use crate::sim::program::{Exec, PtxType, Space};
 use crate::sim::run::Context;
 use crate::sim::shadow::{Shadow, Touch};
@@ -81,7 +81,7 @@ pub fn decode(l: &mut Line) -> Result<bool> {
             let address = l.place(!store as usize)?;
             let space = match *l.arg(!store as usize)? {
                 // An argument of a call, not of the kernel.
-                super::Operand::Address(name, _) if space == Space::Param => {
+                super::PtxOperand::Address(name, _) if space == Space::Param => {
                     l.frame.variable(name).map_or(space, |(of, _)| of)
                 }
                 _ => space,
@@ -89,7 +89,7 @@ pub fn decode(l: &mut Line) -> Result<bool> {
             let mut regs = vec![];
             for operand in l.list(store as usize)? {
                 let have = match operand {
-                    super::Operand::Name(name) => l.frame.register(name).map(|(have, _)| have),
+                    super::PtxOperand::Name(name) => l.frame.register(name).map(|(have, _)| have),
                     _ => None,
                 };
                 // A register may be wider than what is moved.
@@ -176,12 +176,12 @@ fn atomic(l: &mut Line) -> Result<bool> {
 /// Runs `f` for all lanes if their addresses lie in one region, which is nearly always so, and else lane by lane.
 #[inline(always)]
 pub fn regions(
-    memory: &mut Memory,
+    memory: &mut AddressSpace,
     space: Space,
     addresses: &[u64; WARP],
     mask: u32,
     bytes: usize,
-    mut f: impl FnMut(&mut Memory, &Region, u32) -> Result<(), Problem>,
+    mut f: impl FnMut(&mut AddressSpace, &Region, u32) -> Result<(), Problem>,
 ) -> Result<(), Problem> {
     let (mut part, mut rest) = (mask, mask);
     while rest != 0 {
@@ -198,7 +198,7 @@ pub fn regions(
 #[inline]
 pub fn touch(
     shadow: &mut Option<Shadow>,
-    memory: &Memory,
+    memory: &AddressSpace,
     region: &Region,
     mask: u32,
     bytes: usize,
@@ -340,7 +340,7 @@ pub fn atomic_run(a: &Atomic, args: &Args, regs: &mut Regs, mask: u32, cx: &mut 
     regions(memory, a.space, &addresses, mask, bytes, |memory, region, mask| {
         memory.check_read(region, mask, bytes)?;
         touch(shadow, memory, region, mask, bytes, Touch::Atomic)?;
-        if let (Some(shadow), Target::Buffer(_) | Target::Variable(_)) = (shadow.as_mut(), region.target) {
+        if let (Some(shadow), RegionTarget::Buffer(_) | RegionTarget::Variable(_)) = (shadow.as_mut(), region.target) {
             if a.releases {
                 shadow.fence(shadow.warp);
             }

@@ -20,8 +20,8 @@ pub mod memory;
 mod special;
 pub mod warp;
 
-use super::lanes::{Args, Body};
-use super::parse::{Frame, Operand, literal};
+use super::lanes::{Args, LaneLoop};
+use super::parse::{Frame, PtxOperand, literal};
 use super::program::{Exec, Inst, PtxType, Space};
 use crate::error::{Error, Result};
 
@@ -49,7 +49,7 @@ const FAMILIES: &[(&[&str], Family)] = &[
 ];
 
 /// Appends the instructions of one statement.
-pub fn decode<'a>(frame: &mut Frame<'a>, opcode: &'a str, args: Vec<Operand<'a>>) -> Result<()> {
+pub fn decode<'a>(frame: &mut Frame<'a>, opcode: &'a str, args: Vec<PtxOperand<'a>>) -> Result<()> {
     let mut parts = opcode.split('.');
     let base = parts.next().unwrap_or_default();
     let (types, mods): (Vec<&str>, Vec<&str>) = parts.partition(|m| PtxType::parse(m).is_some());
@@ -72,7 +72,7 @@ pub struct Line<'f, 'a> {
     /// Suffixes that are not types and nobody has taken yet.
     pub mods: Vec<&'a str>,
     pub types: Vec<PtxType>,
-    pub args: Vec<Operand<'a>>,
+    pub args: Vec<PtxOperand<'a>>,
 }
 
 impl<'a> Line<'_, 'a> {
@@ -90,7 +90,7 @@ impl<'a> Line<'_, 'a> {
         self.types.last().copied().unwrap_or(PtxType::B32)
     }
     /// Operand `i` must be there.
-    pub fn arg(&self, i: usize) -> Result<&Operand<'a>> {
+    pub fn arg(&self, i: usize) -> Result<&PtxOperand<'a>> {
         self.args.get(i).ok_or_else(|| Error::usage(format!("operand {} is missing", i + 1)))
     }
     /// Slot of a destination of type `ty`; `_` is a register nobody reads.
@@ -98,10 +98,10 @@ impl<'a> Line<'_, 'a> {
         let operand = self.arg(i)?.clone();
         self.to(&operand, ty)
     }
-    pub fn to(&mut self, operand: &Operand<'a>, ty: PtxType) -> Result<u32> {
+    pub fn to(&mut self, operand: &PtxOperand<'a>, ty: PtxType) -> Result<u32> {
         match *operand {
-            Operand::Name("_") => Ok(self.frame.slot(ty)),
-            Operand::Name(name) => match self.frame.register(name) {
+            PtxOperand::Name("_") => Ok(self.frame.slot(ty)),
+            PtxOperand::Name(name) => match self.frame.register(name) {
                 Some((have, slot)) if same_bank(have, ty) => Ok(slot),
                 Some((have, _)) => Err(Error::usage(format!("{name} is a {have:?} register, not one for {ty:?}"))),
                 None => Err(Error::usage(format!("{name} is not a register"))),
@@ -114,10 +114,10 @@ impl<'a> Line<'_, 'a> {
         let operand = self.arg(i)?.clone();
         self.from(&operand, ty)
     }
-    pub fn from(&mut self, operand: &Operand<'a>, ty: PtxType) -> Result<u32> {
+    pub fn from(&mut self, operand: &PtxOperand<'a>, ty: PtxType) -> Result<u32> {
         let wrong = |what: &str| Error::usage(format!("`{what}` is not a value of type {ty:?}"));
         match *operand {
-            Operand::Name(name) => {
+            PtxOperand::Name(name) => {
                 if let Some((have, slot)) = self.frame.register(name) {
                     if same_bank(have, ty) {
                         return Ok(slot);
@@ -143,11 +143,11 @@ impl<'a> Line<'_, 'a> {
                 }
                 Err(wrong(name))
             }
-            Operand::Minus(word) => {
+            PtxOperand::Minus(word) => {
                 let value = literal(word, true, ty).ok_or_else(|| wrong(word))?;
                 Ok(self.frame.constant(value, ty))
             }
-            Operand::Address(name, offset) if self.frame.variable(name).is_some() => {
+            PtxOperand::Address(name, offset) if self.frame.variable(name).is_some() => {
                 let address = self.frame.variable(name).map_or(0, |v| v.1);
                 Ok(self.frame.constant(address.wrapping_add(offset as u64), ty))
             }
@@ -157,15 +157,15 @@ impl<'a> Line<'_, 'a> {
     /// Bytes of the register that operand `i` names.
     pub fn register_bytes(&self, i: usize) -> usize {
         match self.args.get(i) {
-            Some(Operand::Name(name)) => self.frame.register(name).map_or(0, |(ty, _)| ty.bytes()),
+            Some(PtxOperand::Name(name)) => self.frame.register(name).map_or(0, |(ty, _)| ty.bytes()),
             _ => 0,
         }
     }
     /// Slot of a predicate, and whether it is negated.
     pub fn pred(&mut self, i: usize) -> Result<(u32, bool)> {
         let (name, negated) = match *self.arg(i)? {
-            Operand::Name(name) => (name, false),
-            Operand::Not(name) => (name, true),
+            PtxOperand::Name(name) => (name, false),
+            PtxOperand::Not(name) => (name, true),
             _ => return Err(Error::usage("expected a predicate")),
         };
         match self.frame.register(name) {
@@ -176,21 +176,21 @@ impl<'a> Line<'_, 'a> {
     /// An integer that must be written in the text.
     pub fn literal(&self, i: usize) -> Result<u64> {
         match *self.arg(i)? {
-            Operand::Name(w) => super::lex::integer(w),
+            PtxOperand::Name(w) => super::lex::integer(w),
             _ => None,
         }
         .ok_or_else(|| Error::usage(format!("operand {} must be a number", i + 1)))
     }
     /// Registers of a list, or of one operand.
-    pub fn list(&self, i: usize) -> Result<Vec<Operand<'a>>> {
+    pub fn list(&self, i: usize) -> Result<Vec<PtxOperand<'a>>> {
         Ok(match self.arg(i)? {
-            Operand::List(list) => list.clone(),
+            PtxOperand::List(list) => list.clone(),
             one => vec![one.clone()],
         })
     }
     /// Slot, bank (true: 64-bit) and offset of an address operand. A variable's address is folded into a constant.
     pub fn address(&mut self, i: usize) -> Result<(u32, bool, i64)> {
-        let Operand::Address(base, offset) = *self.arg(i)? else { return Err(Error::usage("expected an address")) };
+        let PtxOperand::Address(base, offset) = *self.arg(i)? else { return Err(Error::usage("expected an address")) };
         if let Some((ty, slot)) = self.frame.register(base) {
             return Ok((slot, ty.is_long(), offset));
         }
@@ -218,7 +218,7 @@ impl<'a> Line<'_, 'a> {
         Ok(true)
     }
     /// Appends a lane loop over `n` sources of type `from` to a destination of type `to`, operands in order.
-    pub fn map(&mut self, body: Body, to: PtxType, from: PtxType, n: usize, mode: u32, flops: u32) -> Result<bool> {
+    pub fn map(&mut self, body: LaneLoop, to: PtxType, from: PtxType, n: usize, mode: u32, flops: u32) -> Result<bool> {
         self.expect(n + 1)?;
         let mut args = Args { d: self.dst(0, to)?, mode, ..Args::default() };
         for (i, slot) in [&mut args.a, &mut args.b, &mut args.c, &mut args.e].into_iter().enumerate().take(n) {
@@ -244,7 +244,7 @@ impl Inst {
     pub fn new(exec: Exec) -> Inst {
         Inst { exec, args: Args::default(), guard: None, flops: 0, place: 0 }
     }
-    pub fn lanes(body: Body, args: Args) -> Inst {
+    pub fn lanes(body: LaneLoop, args: Args) -> Inst {
         Inst { args, ..Inst::new(Exec::Lanes(body)) }
     }
 }

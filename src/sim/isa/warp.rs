@@ -1,12 +1,12 @@
 //! Instructions of a whole warp (PTX ISA 9.7.9.6, 9.7.14): shuffles, votes, matches, reductions.
 
-use super::{Line, Operand};
+use super::{Line, PtxOperand};
 use crate::error::Result;
 use crate::sim::lanes::{Args, Regs, WARP, active};
 use crate::sim::program::{Exec, PtxType};
 
 #[derive(Clone, Copy, Debug)]
-pub enum Move {
+pub enum WarpMove {
     Up,
     Down,
     Butterfly,
@@ -16,7 +16,7 @@ pub enum Move {
 /// shfl.sync. Arguments: d, a, b (lane or distance), c (clamp and segment mask), e (members).
 #[derive(Clone, Copy, Debug)]
 pub struct Shuffle {
-    pub by: Move,
+    pub by: WarpMove,
     /// Receives whether the source lane was in range.
     pub valid: Option<u32>,
 }
@@ -63,7 +63,9 @@ pub struct Vote {
 /// The destination and the predicate beside it, if any.
 fn outputs(l: &mut Line, ty: PtxType) -> Result<(u32, Option<u32>)> {
     match *l.arg(0)? {
-        Operand::Pair(d, p) => Ok((l.to(&Operand::Name(d), ty)?, Some(l.to(&Operand::Name(p), PtxType::Pred)?))),
+        PtxOperand::Pair(d, p) => {
+            Ok((l.to(&PtxOperand::Name(d), ty)?, Some(l.to(&PtxOperand::Name(p), PtxType::Pred)?)))
+        }
         _ => Ok((l.dst(0, ty)?, None)),
     }
 }
@@ -79,7 +81,12 @@ pub fn decode(l: &mut Line) -> Result<bool> {
     let t = PtxType::B32;
     match l.base {
         "shfl" => {
-            let by = [("up", Move::Up), ("down", Move::Down), ("bfly", Move::Butterfly), ("idx", Move::Index)];
+            let by = [
+                ("up", WarpMove::Up),
+                ("down", WarpMove::Down),
+                ("bfly", WarpMove::Butterfly),
+                ("idx", WarpMove::Index),
+            ];
             let Some(by) = l.one_of(&by) else { return Ok(false) };
             l.expect(5)?;
             let (d, valid) = outputs(l, t)?;
@@ -142,14 +149,14 @@ fn set(regs: &mut Regs, slot: u32, value: u32, mask: u32) {
 }
 
 /// The lane each lane reads, and whether it is in range (PTX ISA 9.7.9.6).
-fn source(by: Move, lane: u32, b: u32, c: u32) -> (u32, bool) {
+fn source(by: WarpMove, lane: u32, b: u32, c: u32) -> (u32, bool) {
     let (b, clamp, segment) = (b & 31, c & 31, c >> 8 & 31);
     let (lowest, highest) = (lane & segment, lane & segment | clamp & !segment);
     let (j, valid) = match by {
-        Move::Up => (lane.wrapping_sub(b), lane as i32 - b as i32 >= highest as i32),
-        Move::Down => (lane + b, lane + b <= highest),
-        Move::Butterfly => (lane ^ b, lane ^ b <= highest),
-        Move::Index => (lowest | b & !segment, lowest | b & !segment <= highest),
+        WarpMove::Up => (lane.wrapping_sub(b), lane as i32 - b as i32 >= highest as i32),
+        WarpMove::Down => (lane + b, lane + b <= highest),
+        WarpMove::Butterfly => (lane ^ b, lane ^ b <= highest),
+        WarpMove::Index => (lowest | b & !segment, lowest | b & !segment <= highest),
     };
     (if valid { j } else { lane }, valid)
 }

@@ -35,15 +35,15 @@ const MAX_MESSAGES: usize = 1 << 16;
 const OVERHEAD: usize = 96;
 
 #[derive(Debug, Default)]
-pub struct Group {
+pub struct HdfGroup {
     /// Attributes that are a string or strings. Others are of no use here.
     pub attributes: BTreeMap<String, Vec<String>>,
-    pub members: BTreeMap<String, Node>,
+    pub members: BTreeMap<String, HdfNode>,
 }
 
 #[derive(Debug)]
-pub enum Node {
-    Group(Group),
+pub enum HdfNode {
+    HdfGroup(HdfGroup),
     Dataset(Dataset),
 }
 
@@ -63,22 +63,22 @@ pub fn is_hdf5(bytes: &[u8]) -> bool {
     bytes.starts_with(SIGNATURE)
 }
 
-impl Group {
+impl HdfGroup {
     /// The object at a path of names with `/` between them; no two paths lead to the same one.
-    pub fn find(&self, path: &str) -> Option<&Node> {
+    pub fn find(&self, path: &str) -> Option<&HdfNode> {
         let mut names = path.split('/');
         let mut node = self.members.get(names.next()?)?;
         for name in names {
-            let Node::Group(group) = node else { return None };
+            let HdfNode::HdfGroup(group) = node else { return None };
             node = group.members.get(name)?;
         }
         Some(node)
     }
 
-    pub fn group(&self, path: &str) -> Option<&Group> {
+    pub fn group(&self, path: &str) -> Option<&HdfGroup> {
         match self.find(path)? {
-            Node::Group(group) => Some(group),
-            Node::Dataset(_) => None,
+            HdfNode::HdfGroup(group) => Some(group),
+            HdfNode::Dataset(_) => None,
         }
     }
 }
@@ -103,15 +103,15 @@ struct Message {
 
 impl<'a> Reader<'a> {
     /// The tree of the HDF5 file that is `bytes[within]`. Places and ranges are those of `bytes`.
-    pub fn open(bytes: &'a [u8], within: Range<usize>) -> Result<(Self, Group), Fault> {
+    pub fn open(bytes: &'a [u8], within: Range<usize>) -> Result<(Self, HdfGroup), Fault> {
         let base = within.start;
         let bytes = bytes.get(within).ok_or_else(|| Fault::at(base, "the HDF5 file is cut off"))?;
         let (seen, heaps) = (HashSet::new(), HashMap::new());
         let mut reader = Self { bytes, base, spent: 0, packed: (0, 0), seen, heaps };
         let root = reader.superblock()?;
         match reader.object(root, 0)? {
-            Node::Group(group) => Ok((reader, group)),
-            Node::Dataset(_) => Err(Fault::at(base + root, "the root of the HDF5 file is not a group")),
+            HdfNode::HdfGroup(group) => Ok((reader, group)),
+            HdfNode::Dataset(_) => Err(Fault::at(base + root, "the root of the HDF5 file is not a group")),
         }
     }
 
@@ -183,7 +183,7 @@ impl<'a> Reader<'a> {
     }
 
     /// What the header at `at` describes, with everything below it.
-    fn object(&mut self, at: usize, depth: usize) -> Result<Node, Fault> {
+    fn object(&mut self, at: usize, depth: usize) -> Result<HdfNode, Fault> {
         let place = self.base.saturating_add(at);
         let refuse = |problem: &str| Err(Fault::at(place, problem));
         if depth > MAX_DEPTH {
@@ -194,7 +194,7 @@ impl<'a> Reader<'a> {
             return refuse("an object with a second link to it, or a circle of groups");
         }
         self.spend(at, OVERHEAD)?;
-        let (mut group, mut dataset, mut links) = (Group::default(), Dataset::default(), Vec::new());
+        let (mut group, mut dataset, mut links) = (HdfGroup::default(), Dataset::default(), Vec::new());
         let messages = self.messages(at)?;
         let is_group = messages.iter().any(|m| matches!(m.kind, 0x02 | 0x06 | 0x11));
         for Message { kind, data } in messages {
@@ -214,7 +214,7 @@ impl<'a> Reader<'a> {
         }
         match (is_group, dataset.layout.is_some()) {
             (true, false) => {}
-            (false, true) => return Ok(Node::Dataset(dataset)),
+            (false, true) => return Ok(HdfNode::Dataset(dataset)),
             _ => return refuse("an object that is neither a group nor a dataset"),
         }
         for (name, target) in links {
@@ -223,7 +223,7 @@ impl<'a> Reader<'a> {
                 return refuse("a group with two members of one name");
             }
         }
-        Ok(Node::Group(group))
+        Ok(HdfNode::HdfGroup(group))
     }
 
     /// IV.A.1: the messages of an object header, continuation blocks included.

@@ -15,7 +15,7 @@ The first three list their layers in the attribute `layer_names` and each layer'
 are followed from `layers` (keras/src/saving/saving_lib.py). Kernels of Theano, [O,I,H,W] and turned by half a circle, are
 refused. */
 
-use super::hdf5::{self, Group, Node, Reader};
+use super::hdf5::{self, HdfGroup, HdfNode, Reader};
 use super::{Archive, Array, BLOCKS, Fault, Format, zip};
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
@@ -114,7 +114,7 @@ fn inner(bytes: &[u8], notes: &mut BTreeMap<String, String>) -> Result<Range<usi
 
 /// An attribute of strings, also one that Keras cut into `NAME0`, `NAME1` and so on to fit a header; empty if it is not
 /// there.
-fn strings(group: &Group, name: &str) -> Vec<String> {
+fn strings(group: &HdfGroup, name: &str) -> Vec<String> {
     if let Some(all) = group.attributes.get(name) {
         return all.clone();
     }
@@ -124,7 +124,7 @@ fn strings(group: &Group, name: &str) -> Vec<String> {
 /// The arrays that a layer of a Keras 1 or 2 file lists.
 fn legacy(
     reader: &mut Reader,
-    all: &Group,
+    all: &HdfGroup,
     layer: &str,
     seen: &mut HashSet<String>,
     arrays: &mut Vec<Array>,
@@ -134,7 +134,7 @@ fn legacy(
     };
     for weight in strings(group, "weight_names") {
         let path = format!("{layer}/{weight}");
-        let Some(Node::Dataset(dataset)) = group.find(&weight) else {
+        let Some(HdfNode::Dataset(dataset)) = group.find(&weight) else {
             return Err(Fault::of(format!("dataset `{path}`"), "is listed and is not there"));
         };
         arrays.push(reader.array(dataset, &path, legacy_name(layer, &weight))?);
@@ -166,13 +166,13 @@ fn legacy_name(layer: &str, weight: &str) -> String {
 }
 
 /// The arrays below a group of a Keras 3 weights file: those in `vars`, then those of the layers inside.
-fn modern(reader: &mut Reader, group: &Group, path: &str, arrays: &mut Vec<Array>) -> Result<(), Fault> {
+fn modern(reader: &mut Reader, group: &HdfGroup, path: &str, arrays: &mut Vec<Array>) -> Result<(), Fault> {
     if let Some(vars) = group.group("vars") {
         let own = path.rsplit('/').next().unwrap_or(path);
         let layer = strings(vars, "name").into_iter().next().unwrap_or(own.to_string());
         let first = arrays.len();
         for (name, node) in in_order(vars) {
-            let Node::Dataset(dataset) = node else { continue };
+            let HdfNode::Dataset(dataset) = node else { continue };
             arrays.push(reader.array(dataset, &format!("{path}/vars/{name}"), format!("{layer}/{name}"))?);
         }
         let own = arrays.get_mut(first..).unwrap_or(&mut []);
@@ -187,7 +187,7 @@ fn modern(reader: &mut Reader, group: &Group, path: &str, arrays: &mut Vec<Array
     }
     for (name, node) in in_order(group) {
         // The state of a random generator is no weight.
-        if let (Node::Group(below), false) = (node, ["vars", "seed_generator"].contains(&name)) {
+        if let (HdfNode::HdfGroup(below), false) = (node, ["vars", "seed_generator"].contains(&name)) {
             modern(reader, below, &format!("{path}/{name}"), arrays)?;
         }
     }
@@ -195,7 +195,7 @@ fn modern(reader: &mut Reader, group: &Group, path: &str, arrays: &mut Vec<Array
 }
 
 /// Members with `conv2d_2` before `conv2d_10`, as they were made.
-fn in_order(group: &Group) -> Vec<(&str, &Node)> {
+fn in_order(group: &HdfGroup) -> Vec<(&str, &HdfNode)> {
     let mut all: Vec<_> = group.members.iter().map(|(name, node)| (name.as_str(), node)).collect();
     all.sort_by_key(|(name, _)| {
         let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());

@@ -6,7 +6,7 @@ Numbers and truth values, little endian, in both orders; the transpose of a matr
 (objects, which are pickles, texts, structures, big endian) is refused by its name. The names are those in the archive
 without `.npy`. Checksums are checked where an entry is deflated. */
 
-use super::zip::{self, Entry};
+use super::zip::{self, ZipEntry};
 use super::{Archive, Array, ArrayData, Fault, Format, row_major};
 use safetensors::Dtype;
 use std::collections::BTreeMap;
@@ -21,13 +21,13 @@ const MAX_HEADER: usize = 10_000;
 
 /// An archive of arrays. Peak memory is one header; an array that is deflated is unpacked when it is asked for.
 pub fn read(bytes: &[u8]) -> Result<Archive, Fault> {
-    let array = |e: &Entry| array(e, bytes).map_err(|problem| Fault::of(zip::place(&e.name), problem));
+    let array = |e: &ZipEntry| array(e, bytes).map_err(|problem| Fault::of(zip::place(&e.name), problem));
     let arrays = zip::entries(bytes)?.iter().map(array).collect::<Result<Vec<_>, _>>()?;
     Archive { format: Format::Npz, arrays, notes: BTreeMap::new(), beside: Vec::new() }.check(bytes.len())
 }
 
 /// One `.npy`.
-fn array(entry: &Entry, bytes: &[u8]) -> Result<Array, String> {
+fn array(entry: &ZipEntry, bytes: &[u8]) -> Result<Array, String> {
     let name = entry.name.strip_suffix(".npy").ok_or("is no .npy, so the archive is no .npz")?;
     let head = entry.head(bytes, MAX_HEADER + 12);
     let (text, skip) = head_text(&head)?;

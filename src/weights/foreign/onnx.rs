@@ -2,7 +2,7 @@
 given none, which layers they belong to. Constants that a layer multiplies by or adds are initialisers too. Values are raw
 bytes or packed floats and lie in the file either way, or in files beside it (external data: PyTorch's exporter keeps them
 in `NAME.onnx.data`). Shapes are the writer's: filters [O,I,H,W]; of dense layers [out, in] where the product
-transposes them ([`Layer::transposed`]) and [in, out] where it does not. */
+transposes them ([`OnnxLayer::transposed`]) and [in, out] where it does not. */
 
 use super::proto::{self, Value, fields};
 use super::{Archive, Array, ArrayData, BLOCKS, Fault, Format, row_major};
@@ -42,7 +42,7 @@ pub fn read(bytes: &[u8]) -> Result<Archive, Fault> {
                 "turns the axes between the layers; import the file that it was converted from",
             ));
         }
-        let mut name = |layer: &'_ Layer, parts: &[&str], stem: String| {
+        let mut name = |layer: &'_ OnnxLayer, parts: &[&str], stem: String| {
             let of_parts = layer.inputs.iter().zip(parts).map(|(own, part)| (own.clone(), format!("{stem}.{part}")));
             names.extend(of_parts);
         };
@@ -189,7 +189,7 @@ fn array(bytes: &[u8], tensor: Range<usize>, beside: &mut Vec<String>) -> Result
 
 /// An operation with initialisers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Layer {
+pub struct OnnxLayer {
     /// `Conv`, `Gemm`, `MatMul` or `BatchNormalization`.
     pub op: String,
     /// Its initialisers in the operation's order: weight and bias; of the last scale, bias, mean and variance. What is
@@ -201,13 +201,13 @@ pub struct Layer {
 
 /// The layers along the graph, whose nodes are listed in an order in which they can run. Only operations that multiply by
 /// an initialiser count.
-pub fn layers(bytes: &[u8]) -> Result<Vec<Layer>, Fault> {
+pub fn layers(bytes: &[u8]) -> Result<Vec<OnnxLayer>, Fault> {
     layers_of(bytes, &initialisers(bytes)?.0)
 }
 
-fn layers_of(bytes: &[u8], archive: &Archive) -> Result<Vec<Layer>, Fault> {
+fn layers_of(bytes: &[u8], archive: &Archive) -> Result<Vec<OnnxLayer>, Fault> {
     let names: HashSet<String> = archive.arrays.iter().map(|a| a.name.clone()).collect();
-    let (mut layers, mut products) = (Vec::<Layer>::new(), HashMap::new());
+    let (mut layers, mut products) = (Vec::<OnnxLayer>::new(), HashMap::new());
     for field in fields(bytes, 0..bytes.len()) {
         let (7, Value::Bytes(graph)) = field? else { continue };
         for field in fields(bytes, graph) {
@@ -220,9 +220,9 @@ fn layers_of(bytes: &[u8], archive: &Archive) -> Result<Vec<Layer>, Fault> {
                     if node.op == "MatMul" {
                         products.extend(node.outputs.into_iter().map(|o| (o, layers.len())));
                     }
-                    layers.push(Layer { op: node.op, inputs, transposed: node.transposed });
+                    layers.push(OnnxLayer { op: node.op, inputs, transposed: node.transposed });
                 }
-                "Transpose" => layers.push(Layer { op: node.op, inputs, transposed: false }),
+                "Transpose" => layers.push(OnnxLayer { op: node.op, inputs, transposed: false }),
                 "Add" => {
                     let product = node.inputs.iter().find_map(|i| products.get(i)).and_then(|i| layers.get_mut(*i));
                     if let Some(layer) = product.filter(|l| l.inputs.len() == 1) {
@@ -311,7 +311,7 @@ mod tests {
             assert!(is_onnx(&fixture(name)), "{name}");
             let layers = layers(&fixture(name)).unwrap();
             let say = |i: usize| {
-                let l: &Layer = &layers[i];
+                let l: &OnnxLayer = &layers[i];
                 format!("{} {} {}", l.op, l.inputs.join(" "), l.transposed)
             };
             let last = layers.len() - 1;

@@ -21,7 +21,7 @@ pub const MAX_NAME: usize = 256;
 
 /// One value: itself, or its number in a table of the [`Heap`].
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Value<'a> {
+pub enum Pickled<'a> {
     None,
     Bool(bool),
     Int(i64),
@@ -50,14 +50,14 @@ pub enum Global {
     Tensor(usize, usize),
     Parameter,
     Storage(Dtype),
-    /// Whatever is called or made of it is [`Value::Other`].
+    /// Whatever is called or made of it is [`Pickled::Other`].
     Other,
 }
 
 /// Values of many values.
 #[derive(Default)]
 pub struct Heap<'a> {
-    rows: Vec<Vec<Value<'a>>>,
+    rows: Vec<Vec<Pickled<'a>>>,
     dicts: Vec<Dict<'a>>,
     pub storages: Vec<Storage<'a>>,
     pub tensors: Vec<Tensor>,
@@ -65,7 +65,7 @@ pub struct Heap<'a> {
 
 #[derive(Default)]
 struct Dict<'a> {
-    items: Vec<(Value<'a>, Value<'a>)>,
+    items: Vec<(Pickled<'a>, Pickled<'a>)>,
     /// Such a one may have attributes (`_metadata`), which are not kept.
     ordered: bool,
     /// Whether any value is a tensor.
@@ -73,9 +73,9 @@ struct Dict<'a> {
 }
 
 impl<'a> Dict<'a> {
-    fn extend(&mut self, items: impl IntoIterator<Item = (Value<'a>, Value<'a>)>) {
+    fn extend(&mut self, items: impl IntoIterator<Item = (Pickled<'a>, Pickled<'a>)>) {
         let tensors = &mut self.tensors;
-        self.items.extend(items.into_iter().inspect(|(_, v)| *tensors |= matches!(v, Value::Tensor(_))));
+        self.items.extend(items.into_iter().inspect(|(_, v)| *tensors |= matches!(v, Pickled::Tensor(_))));
     }
 }
 
@@ -103,38 +103,38 @@ pub struct Tensor {
 
 impl<'a> Heap<'a> {
     /// The values of a tuple or list.
-    pub fn row(&self, v: Value) -> Option<&[Value<'a>]> {
-        let (Value::Tuple(i) | Value::List(i)) = v else { return None };
+    pub fn row(&self, v: Pickled) -> Option<&[Pickled<'a>]> {
+        let (Pickled::Tuple(i) | Pickled::List(i)) = v else { return None };
         self.rows.get(i).map(|r| r.as_slice())
     }
 
     /// Keys and values of a dictionary, in the writer's order.
-    pub fn dict(&self, v: Value) -> Option<&[(Value<'a>, Value<'a>)]> {
-        let Value::Dict(i) = v else { return None };
+    pub fn dict(&self, v: Pickled) -> Option<&[(Pickled<'a>, Pickled<'a>)]> {
+        let Pickled::Dict(i) = v else { return None };
         self.dicts.get(i).map(|d| d.items.as_slice())
     }
 
     /// The same, if any of the values is a tensor. Not searched for: a file may ask this of one dictionary many times.
-    pub fn weights(&self, v: Value) -> Option<&[(Value<'a>, Value<'a>)]> {
-        let Value::Dict(i) = v else { return None };
+    pub fn weights(&self, v: Pickled) -> Option<&[(Pickled<'a>, Pickled<'a>)]> {
+        let Pickled::Dict(i) = v else { return None };
         self.dicts.get(i).filter(|d| d.tensors).map(|d| d.items.as_slice())
     }
 
-    fn add_row(&mut self, row: Vec<Value<'a>>) -> usize {
+    fn add_row(&mut self, row: Vec<Pickled<'a>>) -> usize {
         self.rows.push(row);
         self.rows.len() - 1
     }
 
-    fn add_dict(&mut self, items: Vec<(Value<'a>, Value<'a>)>, ordered: bool) -> Value<'a> {
+    fn add_dict(&mut self, items: Vec<(Pickled<'a>, Pickled<'a>)>, ordered: bool) -> Pickled<'a> {
         let mut dict = Dict { ordered, ..Dict::default() };
         dict.extend(items);
         self.dicts.push(dict);
-        Value::Dict(self.dicts.len() - 1)
+        Pickled::Dict(self.dicts.len() - 1)
     }
 }
 
 /// One pickle that begins at `*at`, which is then behind it. Places of errors are bytes of `bytes`.
-pub fn load<'a>(bytes: &'a [u8], at: &mut usize) -> Result<(Value<'a>, Heap<'a>), Fault> {
+pub fn load<'a>(bytes: &'a [u8], at: &mut usize) -> Result<(Pickled<'a>, Heap<'a>), Fault> {
     let mut m = Machine {
         bytes,
         at: *at,
@@ -156,10 +156,10 @@ pub fn load<'a>(bytes: &'a [u8], at: &mut usize) -> Result<(Value<'a>, Heap<'a>)
 struct Machine<'a> {
     bytes: &'a [u8],
     at: usize,
-    stack: Vec<Value<'a>>,
+    stack: Vec<Pickled<'a>>,
     /// Heights of the stack at the marks.
     marks: Vec<usize>,
-    memo: HashMap<usize, Value<'a>>,
+    memo: HashMap<usize, Pickled<'a>>,
     heap: Heap<'a>,
     /// How much was made so far.
     values: usize,
@@ -169,7 +169,7 @@ type Step<T> = Result<T, String>;
 
 impl<'a> Machine<'a> {
     /// One instruction; the result when it is the last.
-    fn step(&mut self) -> Step<Option<Value<'a>>> {
+    fn step(&mut self) -> Step<Option<Pickled<'a>>> {
         let op = self.number(1)? as u8;
         let v = match op {
             0x80 => {
@@ -193,59 +193,59 @@ impl<'a> Machine<'a> {
                 self.marks.push(self.stack.len());
                 return Ok(None);
             }
-            b'N' => Value::None,
-            0x88 => Value::Bool(true),
-            0x89 => Value::Bool(false),
-            b'K' => Value::Int(self.number(1)? as i64),
-            b'M' => Value::Int(self.number(2)? as i64),
-            b'J' => Value::Int(self.number(4)? as i32 as i64),
+            b'N' => Pickled::None,
+            0x88 => Pickled::Bool(true),
+            0x89 => Pickled::Bool(false),
+            b'K' => Pickled::Int(self.number(1)? as i64),
+            b'M' => Pickled::Int(self.number(2)? as i64),
+            b'J' => Pickled::Int(self.number(4)? as i32 as i64),
             0x8a => self.long()?,
             b'G' => {
                 self.take(8)?;
-                Value::Float
+                Pickled::Float
             }
             b'X' | b'T' => self.text(4)?,
             // Bytes, and integers too long for one byte of length: none of them is of a tensor.
             b'B' | 0x8b => {
                 let n = self.number(4)?;
                 self.take(n)?;
-                Value::Other
+                Pickled::Other
             }
             b'C' => {
                 let n = self.number(1)?;
                 self.take(n)?;
-                Value::Other
+                Pickled::Other
             }
             0x8e | 0x96 => {
                 let n = self.number(8)?;
                 self.take(n)?;
-                Value::Other
+                Pickled::Other
             }
             // Sets: an empty one, one that cannot change of what is above the mark.
-            0x8f => Value::Other,
+            0x8f => Pickled::Other,
             0x91 => {
                 self.marked()?;
-                Value::Other
+                Pickled::Other
             }
             // New objects, from a class and its arguments.
             0x81 | 0x92 => {
                 let n = if op == 0x81 { 2 } else { 3 };
                 match self.pops(n)?[0] {
-                    Value::Global(Global::Other) => Value::Other,
+                    Pickled::Global(Global::Other) => Pickled::Other,
                     v => return Err(format!("a new object of {}", what(v))),
                 }
             }
             b'U' | 0x8c => self.text(1)?,
-            b')' => Value::Tuple(self.heap.add_row(Vec::new())),
-            b']' => Value::List(self.heap.add_row(Vec::new())),
+            b')' => Pickled::Tuple(self.heap.add_row(Vec::new())),
+            b']' => Pickled::List(self.heap.add_row(Vec::new())),
             b'}' => self.heap.add_dict(Vec::new(), false),
             b't' => {
                 let row = self.marked()?;
-                Value::Tuple(self.heap.add_row(row))
+                Pickled::Tuple(self.heap.add_row(row))
             }
             0x85..=0x87 => {
                 let row = self.pops(op as usize - 0x84)?;
-                Value::Tuple(self.heap.add_row(row))
+                Pickled::Tuple(self.heap.add_row(row))
             }
             b'h' | b'j' => {
                 let i = self.number(if op == b'h' { 1 } else { 4 })?;
@@ -266,7 +266,7 @@ impl<'a> Machine<'a> {
                 global(module, name)?
             }
             0x93 => match self.pops(2)?[..] {
-                [Value::Text(module), Value::Text(name)] => global(module, name)?,
+                [Pickled::Text(module), Pickled::Text(name)] => global(module, name)?,
                 _ => return Err("a global without a name".into()),
             },
             b'Q' => {
@@ -280,8 +280,8 @@ impl<'a> Machine<'a> {
             b'b' => {
                 let (state, v) = (self.pop()?, self.pop()?);
                 match (state, v) {
-                    (Value::Dict(_), Value::Dict(i)) if self.heap.dicts[i].ordered => v,
-                    (_, Value::Other) => v,
+                    (Pickled::Dict(_), Pickled::Dict(i)) if self.heap.dicts[i].ordered => v,
+                    (_, Pickled::Other) => v,
                     _ => return Err(format!("attributes for {}", what(v))),
                 }
             }
@@ -290,8 +290,8 @@ impl<'a> Machine<'a> {
                 let (pairs, []) = items.as_chunks::<2>() else { return Err("a key without a value".into()) };
                 let v = self.pop()?;
                 match v {
-                    Value::Dict(i) => self.heap.dicts[i].extend(pairs.iter().map(|p| (p[0], p[1]))),
-                    Value::Other => {}
+                    Pickled::Dict(i) => self.heap.dicts[i].extend(pairs.iter().map(|p| (p[0], p[1]))),
+                    Pickled::Other => {}
                     _ => return Err(format!("items for {}", what(v))),
                 }
                 v
@@ -300,8 +300,8 @@ impl<'a> Machine<'a> {
                 let items = if op == b'a' { self.pops(1)? } else { self.marked()? };
                 let v = self.pop()?;
                 match v {
-                    Value::List(i) if op != 0x90 => self.heap.rows[i].extend(items),
-                    Value::Other => {}
+                    Pickled::List(i) if op != 0x90 => self.heap.rows[i].extend(items),
+                    Pickled::Other => {}
                     _ => return Err(format!("elements for {}", what(v))),
                 }
                 v
@@ -338,22 +338,22 @@ impl<'a> Machine<'a> {
     }
 
     /// Its length in one byte, then the number.
-    fn long(&mut self) -> Step<Value<'a>> {
+    fn long(&mut self) -> Step<Pickled<'a>> {
         let n = self.number(1)?;
         let bytes = self.take(n)?;
         if n > 8 {
-            return Ok(Value::Long(bytes));
+            return Ok(Pickled::Long(bytes));
         }
         // The last byte carries the sign.
         let mut wide = [if bytes.last().is_some_and(|b| *b > 127) { 255 } else { 0 }; 8];
         wide[..n].copy_from_slice(bytes);
-        Ok(Value::Int(i64::from_le_bytes(wide)))
+        Ok(Pickled::Int(i64::from_le_bytes(wide)))
     }
 
     /// Its length in `n` bytes, then the text.
-    fn text(&mut self, n: usize) -> Step<Value<'a>> {
+    fn text(&mut self, n: usize) -> Step<Pickled<'a>> {
         let n = self.number(n)?;
-        std::str::from_utf8(self.take(n)?).map(Value::Text).map_err(|_| "a text that is not UTF-8".into())
+        std::str::from_utf8(self.take(n)?).map(Pickled::Text).map_err(|_| "a text that is not UTF-8".into())
     }
 
     fn line(&mut self) -> Step<&'a str> {
@@ -364,13 +364,13 @@ impl<'a> Machine<'a> {
     }
 
     /// The last `n` values in their order, none of them below a mark.
-    fn pops(&mut self, n: usize) -> Step<Vec<Value<'a>>> {
+    fn pops(&mut self, n: usize) -> Step<Vec<Pickled<'a>>> {
         let floor = self.marks.last().copied().unwrap_or(0);
         let from = self.stack.len().checked_sub(n).filter(|from| *from >= floor).ok_or("a value is missing")?;
         Ok(self.stack.split_off(from))
     }
 
-    fn pop(&mut self) -> Step<Value<'a>> {
+    fn pop(&mut self) -> Step<Pickled<'a>> {
         let floor = self.marks.last().copied().unwrap_or(0);
         if self.stack.len() <= floor {
             return Err("a value is missing".into());
@@ -379,47 +379,56 @@ impl<'a> Machine<'a> {
     }
 
     /// Everything above the last mark, which is removed.
-    fn marked(&mut self) -> Step<Vec<Value<'a>>> {
+    fn marked(&mut self) -> Step<Vec<Pickled<'a>>> {
         let mark = self.marks.pop().ok_or("a mark is missing")?;
         Ok(self.stack.split_off(mark))
     }
 
     /// `('storage', class, key, location, elements)`, in old files with a view: None or (key, first, elements).
-    fn storage(&mut self, id: Value<'a>) -> Step<Value<'a>> {
+    fn storage(&mut self, id: Pickled<'a>) -> Step<Pickled<'a>> {
         let (dtype, key, elements, view) = match *self.heap.row(id).unwrap_or(&[]) {
-            [Value::Text("module"), ..] => return Err(format!("a whole module, and no state dict; {SAVE_LESS}")),
-            [Value::Text("storage"), Value::Global(Global::Storage(d)), Value::Text(key), Value::Text(_), n] => {
-                (d, key, n, Value::None)
-            }
-            [Value::Text("storage"), Value::Global(Global::Storage(d)), Value::Text(key), Value::Text(_), n, view] => {
-                (d, key, n, view)
-            }
+            [Pickled::Text("module"), ..] => return Err(format!("a whole module, and no state dict; {SAVE_LESS}")),
+            [
+                Pickled::Text("storage"),
+                Pickled::Global(Global::Storage(d)),
+                Pickled::Text(key),
+                Pickled::Text(_),
+                n,
+            ] => (d, key, n, Pickled::None),
+            [
+                Pickled::Text("storage"),
+                Pickled::Global(Global::Storage(d)),
+                Pickled::Text(key),
+                Pickled::Text(_),
+                n,
+                view,
+            ] => (d, key, n, view),
             _ => return Err("not the description of a storage".into()),
         };
         if key.len() > MAX_NAME {
             return Err(format!("a storage's key of {} bytes", key.len()));
         }
         let view = match (view, self.heap.row(view)) {
-            (Value::None, _) => None,
-            (_, Some([Value::Text(_), first, n])) => Some((count(*first)?, count(*n)?)),
+            (Pickled::None, _) => None,
+            (_, Some([Pickled::Text(_), first, n])) => Some((count(*first)?, count(*n)?)),
             _ => return Err("not the description of a view".into()),
         };
         self.heap.storages.push(Storage { dtype, key, elements: count(elements)?, view });
-        Ok(Value::Storage(self.heap.storages.len() - 1))
+        Ok(Pickled::Storage(self.heap.storages.len() - 1))
     }
 
     /// What `call(*args)` comes to.
-    fn reduce(&mut self, call: Value<'a>, args: Value<'a>) -> Step<Value<'a>> {
-        let (Value::Global(call), Value::Tuple(args)) = (call, args) else {
+    fn reduce(&mut self, call: Pickled<'a>, args: Pickled<'a>) -> Step<Pickled<'a>> {
+        let (Pickled::Global(call), Pickled::Tuple(args)) = (call, args) else {
             return Err(format!("a call of {}", what(call)));
         };
         let args = self.heap.rows[args].as_slice();
         match (call, args) {
-            (Global::Other, _) => Ok(Value::Other),
+            (Global::Other, _) => Ok(Pickled::Other),
             (Global::OrderedDict, []) => Ok(self.heap.add_dict(Vec::new(), true)),
             // Python 2: a list of pairs, copied here, which therefore counts.
-            (Global::OrderedDict, [pairs @ Value::List(_)]) => {
-                let pair = |v: &Value<'a>| match self.heap.row(*v) {
+            (Global::OrderedDict, [pairs @ Pickled::List(_)]) => {
+                let pair = |v: &Pickled<'a>| match self.heap.row(*v) {
                     Some([key, value]) => Ok((*key, *value)),
                     _ => Err("an OrderedDict of something else than pairs".to_string()),
                 };
@@ -432,15 +441,15 @@ impl<'a> Machine<'a> {
                 self.spend(n)?;
                 Ok(self.heap.add_dict(items, true))
             }
-            (Global::Counter, [counts @ Value::Dict(_)]) => Ok(*counts),
-            (Global::Size, [extents @ Value::Tuple(_)]) => Ok(*extents),
-            (Global::Parameter, [tensor @ Value::Tensor(_), Value::Bool(_), Value::Dict(_)]) => Ok(*tensor),
-            (Global::Tensor(least, most), [Value::Storage(storage), offset, shape, strides, ..])
+            (Global::Counter, [counts @ Pickled::Dict(_)]) => Ok(*counts),
+            (Global::Size, [extents @ Pickled::Tuple(_)]) => Ok(*extents),
+            (Global::Parameter, [tensor @ Pickled::Tensor(_), Pickled::Bool(_), Pickled::Dict(_)]) => Ok(*tensor),
+            (Global::Tensor(least, most), [Pickled::Storage(storage), offset, shape, strides, ..])
                 if (least..=most).contains(&args.len()) =>
             {
-                let counts = |v: &Value<'a>| match (v, self.heap.row(*v)) {
-                    (Value::Tuple(_), Some(row)) if row.len() <= MAX_RANK => row.iter().map(|n| count(*n)).collect(),
-                    (Value::Tuple(_), _) => Err(format!("a tensor of more than {MAX_RANK} extents")),
+                let counts = |v: &Pickled<'a>| match (v, self.heap.row(*v)) {
+                    (Pickled::Tuple(_), Some(row)) if row.len() <= MAX_RANK => row.iter().map(|n| count(*n)).collect(),
+                    (Pickled::Tuple(_), _) => Err(format!("a tensor of more than {MAX_RANK} extents")),
                     _ => Err(format!("a tensor with {} for extents", what(*v))),
                 };
                 let (shape, strides): (Vec<_>, Vec<_>) = (counts(shape)?, counts(strides)?);
@@ -452,7 +461,7 @@ impl<'a> Machine<'a> {
                     (Tensor { storage: *storage, offset: count(*offset)?, shape, strides }, 2 * args.len());
                 self.spend(n)?;
                 self.heap.tensors.push(tensor);
-                Ok(Value::Tensor(self.heap.tensors.len() - 1))
+                Ok(Pickled::Tensor(self.heap.tensors.len() - 1))
             }
             _ => {
                 let args: Vec<_> = args.iter().take(8).map(|v| what(*v)).collect();
@@ -467,8 +476,8 @@ pub const SAVE_LESS: &str =
     "load it where it was written and save only the weights: torch.save(model.state_dict(), file)";
 
 /// The globals of weight files.
-fn global<'a>(module: &str, name: &str) -> Step<Value<'a>> {
-    Ok(Value::Global(match (module, name) {
+fn global<'a>(module: &str, name: &str) -> Step<Pickled<'a>> {
+    Ok(Pickled::Global(match (module, name) {
         ("collections", "OrderedDict") => Global::OrderedDict,
         ("collections", "Counter") => Global::Counter,
         ("torch", "Size") => Global::Size,
@@ -548,26 +557,26 @@ fn beside(module: &str, name: &str) -> bool {
 }
 
 /// A number of elements.
-fn count(v: Value) -> Step<usize> {
+fn count(v: Pickled) -> Step<usize> {
     match v {
-        Value::Int(n) => usize::try_from(n).map_err(|_| format!("{n} elements")),
+        Pickled::Int(n) => usize::try_from(n).map_err(|_| format!("{n} elements")),
         _ => Err(format!("{} instead of a number of elements", what(v))),
     }
 }
 
 /// A value in words.
-pub fn what(v: Value) -> &'static str {
+pub fn what(v: Pickled) -> &'static str {
     match v {
-        Value::None => "None",
-        Value::Bool(_) => "a truth value",
-        Value::Int(_) | Value::Long(_) | Value::Float => "a number",
-        Value::Text(_) => "a text",
-        Value::Tuple(_) => "a tuple",
-        Value::List(_) => "a list",
-        Value::Dict(_) => "a dictionary",
-        Value::Global(_) => "a class or function",
-        Value::Storage(_) => "a storage",
-        Value::Tensor(_) => "a tensor",
-        Value::Other => "an object",
+        Pickled::None => "None",
+        Pickled::Bool(_) => "a truth value",
+        Pickled::Int(_) | Pickled::Long(_) | Pickled::Float => "a number",
+        Pickled::Text(_) => "a text",
+        Pickled::Tuple(_) => "a tuple",
+        Pickled::List(_) => "a list",
+        Pickled::Dict(_) => "a dictionary",
+        Pickled::Global(_) => "a class or function",
+        Pickled::Storage(_) => "a storage",
+        Pickled::Tensor(_) => "a tensor",
+        Pickled::Other => "an object",
     }
 }

@@ -12,8 +12,8 @@ Checked: the directory of the zip and the checksum of its pickle; that each stor
 need, no fewer and no more; that each element of each tensor lies in its storage. Not checked: the checksums of stored
 storages (see [`super::zip`]). */
 
-use super::pickle::{self, Heap, MAX_NAME, SAVE_LESS, Storage, Tensor, Value, what};
-use super::zip::{self, Entry};
+use super::pickle::{self, Heap, MAX_NAME, Pickled, SAVE_LESS, Storage, Tensor, what};
+use super::zip::{self, ZipEntry};
 use super::{Archive, Array, ArrayData, Fault, Format};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -49,7 +49,8 @@ fn archive(bytes: &[u8]) -> Result<Archive, Fault> {
         (None, _) => return Err(Fault::of("zip archive", "has no `data.pkl`, so it is no file of PyTorch")),
         (_, Some(p)) => return Err(Fault::of(zip::place(&p.name), "is the second pickle; which one is meant?")),
     };
-    let named: HashMap<&str, &Entry> = entries.iter().filter_map(|e| Some((e.name.strip_prefix(prefix)?, e))).collect();
+    let named: HashMap<&str, &ZipEntry> =
+        entries.iter().filter_map(|e| Some((e.name.strip_prefix(prefix)?, e))).collect();
     if named.contains_key("constants.pkl") {
         return Err(Fault::of("zip archive", format!("holds a TorchScript program, and no state dict; {SAVE_LESS}")));
     }
@@ -78,17 +79,17 @@ fn archive(bytes: &[u8]) -> Result<Archive, Fault> {
 fn stream(bytes: &[u8]) -> Result<Archive, Fault> {
     let at = &mut 0;
     // Whatever the file is, the pickle machine would only say at which opcode it gave up.
-    if pickle::load(bytes, at).ok().map(|p| p.0) != Some(Value::Long(&MAGIC)) {
+    if pickle::load(bytes, at).ok().map(|p| p.0) != Some(Pickled::Long(&MAGIC)) {
         return Err(Fault::at(0, "the magic number of PyTorch is not there"));
     }
     let start = *at;
-    if pickle::load(bytes, at)?.0 != Value::Int(PROTOCOL) {
+    if pickle::load(bytes, at)?.0 != Pickled::Int(PROTOCOL) {
         return Err(Fault::at(start, format!("another protocol than {PROTOCOL}")));
     }
     let start = *at;
     let (system, heap) = pickle::load(bytes, at)?;
-    let little = heap.dict(system).unwrap_or(&[]).iter().find(|p| p.0 == Value::Text("little_endian"));
-    if little.map(|p| p.1) != Some(Value::Bool(true)) {
+    let little = heap.dict(system).unwrap_or(&[]).iter().find(|p| p.0 == Pickled::Text("little_endian"));
+    if little.map(|p| p.1) != Some(Pickled::Bool(true)) {
         return Err(Fault::at(start, "not written by a little endian machine; only such files are supported"));
     }
     let (top, heap) = pickle::load(bytes, at)?;
@@ -97,7 +98,9 @@ fn stream(bytes: &[u8]) -> Result<Archive, Fault> {
     let (keys, list) = pickle::load(bytes, at)?;
     let mut places: HashMap<&str, Range<usize>> = HashMap::new();
     for key in list.row(keys).unwrap_or(&[]) {
-        let Value::Text(key) = *key else { return Err(Fault::at(start, format!("{} as a storage's key", what(*key)))) };
+        let Pickled::Text(key) = *key else {
+            return Err(Fault::at(start, format!("{} as a storage's key", what(*key))));
+        };
         let Some(storage) = described.get(key) else {
             return Err(Fault::at(start, format!("storage `{key}` belongs to no tensor")));
         };
@@ -143,13 +146,13 @@ fn fits(storage: &Storage, bytes: usize) -> Result<(), String> {
 fn arrays(
     format: Format,
     file: usize,
-    top: Value,
+    top: Pickled,
     heap: &Heap,
     find: impl Fn(&Storage, usize) -> Result<ArrayData, String>,
 ) -> Result<Archive, Fault> {
     let mut notes = BTreeMap::from([("layout".to_string(), "OIHW".to_string())]);
     let (state, tensors) = state_dict(top, heap, &mut notes)?;
-    let passed = state.iter().filter(|p| !matches!(p.1, Value::Tensor(_))).count();
+    let passed = state.iter().filter(|p| !matches!(p.1, Pickled::Tensor(_))).count();
     if passed > 0 {
         notes.insert("no tensors".into(), format!("{passed} values beside the tensors passed over"));
     }
@@ -190,13 +193,13 @@ fn locate(
     })
 }
 
-type Items<'h, 'a> = &'h [(Value<'a>, Value<'a>)];
+type Items<'h, 'a> = &'h [(Pickled<'a>, Pickled<'a>)];
 type Named<'h, 'a> = Vec<(&'a str, &'h Tensor)>;
 
 /// The dictionary whose values are the weights: one that checkpoints are known to keep them in, or the object itself,
 /// or the only dictionary of tensors in it.
 fn state_dict<'h, 'a>(
-    top: Value<'a>,
+    top: Pickled<'a>,
     heap: &'h Heap<'a>,
     notes: &mut BTreeMap<String, String>,
 ) -> Result<(Items<'h, 'a>, Named<'h, 'a>), Fault> {
@@ -205,7 +208,7 @@ fn state_dict<'h, 'a>(
         return refuse(format!("holds {}, and no dictionary of tensors; {SAVE_LESS}", what(top)));
     };
     let inner: Vec<_> = items.iter().filter_map(|(key, v)| Some((*key, heap.weights(*v)?))).collect();
-    let known = WRAPPERS.iter().find_map(|w| inner.iter().find(|(key, _)| *key == Value::Text(w)));
+    let known = WRAPPERS.iter().find_map(|w| inner.iter().find(|(key, _)| *key == Pickled::Text(w)));
     let (state, key) = match (known, heap.weights(top), &inner[..]) {
         (Some((key, d)), ..) => (*d, Some(*key)),
         (None, Some(d), _) => (d, None),
@@ -225,8 +228,8 @@ fn state_dict<'h, 'a>(
     }
     let mut tensors = Vec::new();
     for (key, v) in state {
-        let Value::Tensor(i) = *v else { continue };
-        let Value::Text(name) = *key else { return refuse(format!("a tensor whose name is {}", what(*key))) };
+        let Pickled::Tensor(i) = *v else { continue };
+        let Pickled::Text(name) = *key else { return refuse(format!("a tensor whose name is {}", what(*key))) };
         if name.len() > MAX_NAME || tensors.len() == MAX_TENSORS {
             return refuse(format!("a tensor with a name of {} bytes, or more than {MAX_TENSORS}", name.len()));
         }
@@ -236,10 +239,10 @@ fn state_dict<'h, 'a>(
 }
 
 /// A dictionary's key in an error or a note.
-fn key_text(key: Value) -> Option<String> {
+fn key_text(key: Pickled) -> Option<String> {
     match key {
-        Value::Text(s) => Some(format!("`{}`", s.chars().take(64).collect::<String>())),
-        Value::Int(n) => Some(n.to_string()),
+        Pickled::Text(s) => Some(format!("`{}`", s.chars().take(64).collect::<String>())),
+        Pickled::Int(n) => Some(n.to_string()),
         _ => None,
     }
 }

@@ -4,7 +4,7 @@ sizes). Entries are stored, and then a range of the file's bytes, or deflated, a
 
 Refused: encryption, other compressions, archives in parts or with anything before or behind them, names that come
 twice, entries that overlap each other or the directory, local headers that name another entry than the directory does.
-Checksums are checked by [`Entry::read`] and whenever an entry is unpacked, and all of them by [`verify`], once for an
+Checksums are checked by [`ZipEntry::read`] and whenever an entry is unpacked, and all of them by [`verify`], once for an
 import: a stored array's bytes are otherwise used where they lie. */
 
 use super::{ArrayData, Fault};
@@ -26,7 +26,7 @@ const RATIO: usize = 8;
 
 /// One file of the archive.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct ZipEntry {
     pub name: String,
     /// Its bytes as they stand in the archive.
     pub packed: Range<usize>,
@@ -37,12 +37,12 @@ pub struct Entry {
 }
 
 /// All entries, in the order of the directory. Errors name the entry, or the byte.
-pub fn entries(bytes: &[u8]) -> Result<Vec<Entry>, Fault> {
+pub fn entries(bytes: &[u8]) -> Result<Vec<ZipEntry>, Fault> {
     entries_within(bytes, RATIO)
 }
 
 /// [`entries`] that may unpack to `ratio` times their size: text shrinks more than weights.
-pub fn entries_within(bytes: &[u8], ratio: usize) -> Result<Vec<Entry>, Fault> {
+pub fn entries_within(bytes: &[u8], ratio: usize) -> Result<Vec<ZipEntry>, Fault> {
     let end = End::find(bytes)?;
     if end.entries > MAX_ENTRIES {
         return Err(Fault::at(end.at, format!("{} entries, at most {MAX_ENTRIES} are supported", end.entries)));
@@ -96,7 +96,7 @@ fn entry(
     record: &[u8],
     [name, extra, ratio]: [usize; 3],
     taken: &mut Vec<Range<usize>>,
-) -> Result<Entry, Fault> {
+) -> Result<ZipEntry, Fault> {
     let raw = record.get(46..46 + name).unwrap_or(&[]);
     let Ok(name) = std::str::from_utf8(raw) else {
         return Err(Fault::at(at, "the name of an entry is not UTF-8"));
@@ -136,10 +136,10 @@ fn entry(
         return Err(refuse(&format!("{packed} bytes would unpack to {size}, more than {ratio} times as many")));
     }
     taken.push(start..end);
-    Ok(Entry { name: name.into(), packed: data..end, size, deflated, crc })
+    Ok(ZipEntry { name: name.into(), packed: data..end, size, deflated, crc })
 }
 
-impl Entry {
+impl ZipEntry {
     /// Its bytes, the checksum checked; borrowed if they are stored. For entries that are small or needed whole.
     pub fn read<'a>(&self, file: &'a [u8]) -> Result<Cow<'a, [u8]>, Fault> {
         let Some(packed) = file.get(self.packed.clone()) else {

@@ -4,10 +4,10 @@ use std::time::Instant;
 
 /// Reads everything there is.
 fn read(bytes: &[u8]) -> Result<usize, Fault> {
-    fn all(reader: &mut Reader, group: &Group, file: &[u8]) -> Result<usize, Fault> {
+    fn all(reader: &mut Reader, group: &HdfGroup, file: &[u8]) -> Result<usize, Fault> {
         group.members.iter().try_fold(0, |n, (name, node)| match node {
-            Node::Group(below) => Ok(n + all(reader, below, file)?),
-            Node::Dataset(dataset) => match reader.array(dataset, name, name.clone())?.place {
+            HdfNode::HdfGroup(below) => Ok(n + all(reader, below, file)?),
+            HdfNode::Dataset(dataset) => match reader.array(dataset, name, name.clone())?.place {
                 ArrayData::Mapped(r) => Ok(n + r.len()),
                 ArrayData::Packed(_, unpack) => Ok(n + unpack(file)?.len()),
                 ArrayData::Beside(..) => unreachable!("HDF5 has no files beside it"),
@@ -134,7 +134,7 @@ fn a_file_may_lie_inside_another() {
     let within = 13..13 + inner.len();
     let first = |bytes: &[u8], within: Range<usize>| {
         let (mut reader, root) = Reader::open(bytes, within).unwrap();
-        let Some(Node::Dataset(d)) = root.find("block1_conv1/block1_conv1_b_1:0") else { panic!("it is there") };
+        let Some(HdfNode::Dataset(d)) = root.find("block1_conv1/block1_conv1_b_1:0") else { panic!("it is there") };
         match reader.array(d, "", String::new()).unwrap().place {
             ArrayData::Mapped(r) => r,
             p => panic!("{p:?}"),
