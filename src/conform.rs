@@ -10,6 +10,7 @@ mod fused;
 mod fusion;
 mod golden;
 mod keras;
+mod lowlevel;
 mod measures;
 mod network;
 mod noise;

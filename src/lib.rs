@@ -4,7 +4,7 @@
 |---|---|---|
 | 0 | [`error`] [`files`] [`shape`] [`rng`] [`hash`] [`par`] [`preprocess`] [`atomic`] [`memory`] [`mapped`] [`progress`] [`table`] | vocabulary |
 | 1 | [`launch`] [`nvrtc`] [`host`] [`sim`] | what a launch is; the compiler of kernels; CPU vector routines; a GPU in software |
-| 2 | [`graph`] [`weights`] [`data`] [`bundled`] | static graph; mapped weight files; ratings and pictures |
+| 2 | [`graph`] [`weights`] [`data`] [`descriptors`] [`bundled`] | static graph; mapped weight files; ratings and pictures; colours, textures and areas of pictures |
 | 3 | [`ops`] | definition, adjoint and lowering of every op |
 | 4 | [`plan`] | order, grouping, one arena, what lives when |
 | 5 | [`device`] | reference (float64), cpu (float32), session |
@@ -123,6 +123,7 @@ without dashes in the library, and a program adds its own.
 
 // What a library is used by: ten modules at most.
 pub mod data;
+pub mod descriptors;
 pub mod device;
 pub mod error;
 pub mod experiment;

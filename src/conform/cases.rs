@@ -129,6 +129,7 @@ impl Context<'_> {
             "imagedatagenerator" => self.imagedatagenerator(),
             "resize_opencv" => self.resize_opencv(),
             "fusion" => self.fusion(),
+            "lowlevel" => self.lowlevel(),
             other => Err(Stop::Unsupported(other.into())),
         }
     }

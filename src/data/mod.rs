@@ -34,3 +34,4 @@ pub use cache::{Bad, LoadOptions, Loaded, Pictures, Source};
 pub use decode::{Alpha, DecodeOptions, Picture};
 pub use labels::{LabelMap, Labels};
 pub use manifest::{Manifest, Row};
+pub use pictures::each;

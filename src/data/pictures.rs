@@ -166,6 +166,31 @@ pub fn records(
     Ok(outcome)
 }
 
+/// What `f` makes of each decoded picture and of its file's bytes, on all threads; the pictures in the order of the sources, each
+/// with what was made of it or why not.
+pub fn each<T: Send>(
+    sources: &[Source],
+    opts: &DecodeOptions,
+    progress: &dyn Progress,
+    f: impl Fn(usize, &Picture, &[u8]) -> Result<T> + Sync,
+) -> Result<Vec<Result<T, String>>> {
+    let gate = Gate::default();
+    let one = |(i, source): (usize, &Source)| -> Result<T, String> {
+        if progress.stopped() {
+            return Err(String::new());
+        }
+        let _counted = Inc(progress);
+        let (bytes, mut pass) = (source.bytes()?, None);
+        let picture = decode_within(&bytes, opts, &mut |n| pass = Some(gate.enter(n))).map_err(|e| e.to_string())?;
+        f(i, &picture, &bytes).map_err(|e| e.to_string())
+    };
+    progress.start("describing pictures", sources.len() as u64);
+    let made = sources.par_iter().enumerate().with_max_len(1).map(one).collect();
+    progress.done();
+    stop_if_asked(progress)?;
+    Ok(made)
+}
+
 /// Counts a picture when it is dealt with, well or not.
 struct Inc<'a>(&'a dyn Progress);
 

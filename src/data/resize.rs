@@ -22,6 +22,22 @@ fn luma([r, g, b]: [u8; 3]) -> u8 {
     ((19_595 * r as u32 + 38_470 * g as u32 + 7_471 * b as u32 + 0x8000) >> 16) as u8
 }
 
+/// [`luma`] of every pixel: `[h, w, 3]` to `[h, w]`.
+pub fn grey(rgb: &[u8]) -> Vec<u8> {
+    rgb.as_chunks().0.iter().map(|pixel| luma(*pixel)).collect()
+}
+
+/// A grey picture `[h, w]` squashed to `[size, size]`, antialiased bilinear.
+pub fn squash_grey(grey: &[u8], w: u32, h: u32, size: u32) -> Result<Vec<u8>> {
+    let mut out = vec![0; size as usize * size as usize];
+    let say = |e: &dyn std::fmt::Display| Error::job(format!("cannot resize {w} x {h} to {size} x {size}: {e}"));
+    let from = ImageRef::new(w, h, grey, PixelType::U8).map_err(|e| say(&e))?;
+    let mut to = Image::from_slice_u8(size, size, &mut out, PixelType::U8).map_err(|e| say(&e))?;
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).use_alpha(false);
+    Resizer::new().resize(&from, &mut to, &options).map_err(|e| say(&e))?;
+    Ok(out)
+}
+
 /// `rgb` is `[h, w, 3]`, `out` is `[size, size, 3]`.
 fn resize(rgb: &[u8], w: u32, h: u32, rule: Resize, size: u32, out: &mut [u8]) -> Result<()> {
     let square = size as usize * size as usize * 3;
