@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Whatever the choice of a random stream is, it is one.
-const SEEDS: [&str; 1] = ["seed"];
+const SEEDS: [&str; 2] = ["seed", "random"];
 /// Numbers of types of their own: widths or a name, and a percentage.
 const OWN: [&str; 2] = ["head", "fail-if-slower"];
 /// How flags call a number that they take.

@@ -1,4 +1,7 @@
-//! `features`: what one tower sees in pictures: its likeliest classes for people, all its outputs for programs.
+//! `features`: what one tower sees in pictures, its likeliest classes for people and all its outputs for programs; and tables of
+//! a manifest's pictures, of a tower's outputs or of what needs no network.
+
+mod described;
 
 use super::output::{self, clean};
 use super::ranges::{MANY, whole};
@@ -14,27 +17,39 @@ use crate::train::params::Initial;
 use crate::train::predictor::largest;
 use crate::weights::TowerWeights;
 use clap::Args;
+use described::Described;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
 #[derive(Args)]
 pub struct Command {
-    /// A tower: a file of `weights import` or of `pretrain`.
-    tower: PathBuf,
+    /// A tower: a file of `weights import` or of `pretrain`. With --kind, --areas or --tower a manifest of pictures (see
+    /// `import`), for --table.
+    #[arg(value_name = "TOWER_OR_MANIFEST")]
+    subject: PathBuf,
     /// Pictures and folders (searched through, in sorted order).
     #[arg(value_name = "FILES")]
     inputs: Vec<PathBuf>,
-    /// The pictures of a manifest (see `import`) instead, for --table.
+    /// The pictures of a manifest instead, for --table.
     #[arg(long, value_name = "CSV")]
     manifest: Option<PathBuf>,
-    /// Where the outputs go as a table of features, a row a picture, which `fit` takes: safetensors, or a CSV file by its
-    /// ending.
-    #[arg(long, value_name = "FILE")]
+    /// The tower, where a manifest comes first.
+    #[arg(long, value_name = "FILE", conflicts_with = "manifest")]
+    tower: Option<PathBuf>,
+    /// Where the outputs go as a table of features, a row a picture, which `fit` and `train` take: safetensors, or a CSV file
+    /// by its ending.
+    #[arg(long, visible_alias = "out", value_name = "FILE")]
     table: Option<PathBuf>,
+    #[command(flatten)]
+    described: Described,
     /// What comes out: softmax (class probabilities), pooled (the last convolution averaged over the picture), block1 to
     /// block5 (the same of a block), or several side by side, as in block4+block5.
     #[arg(long, default_value_t = TowerOutput::Softmax, value_name = "OUTPUT")]
     output: TowerOutput,
+    /// Weights drawn at random by this seed (Glorot uniform) instead of those of the file: what such a network sees that has
+    /// learned nothing.
+    #[arg(long, value_name = "SEED")]
+    random: Option<u64>,
     /// How many classes to show.
     #[arg(long, value_parser = whole::<usize>(0..=MANY), default_value_t = 5, value_name = "N")]
     top: usize,
@@ -54,7 +69,13 @@ pub struct Command {
 }
 
 impl Command {
-    pub fn run(self) -> Result<()> {
+    pub fn run(mut self) -> Result<()> {
+        if self.described.asked() {
+            return self.describe();
+        }
+        if let Some(tower) = self.tower.take() {
+            self.manifest = Some(std::mem::replace(&mut self.subject, tower));
+        }
         match (&self.manifest, &self.table, self.inputs.is_empty()) {
             (None, None, false) | (Some(_), Some(_), true) => {}
             (None, None, true) => return Err(Error::usage("no pictures are named").fix("name files or folders")),
@@ -64,14 +85,14 @@ impl Command {
             }
         }
         self.compute.bind_threads();
-        let weights = TowerWeights::open(&self.tower)?;
+        let weights = TowerWeights::open(&self.subject)?;
         let Some(mut tower) = Tower::described(&weights)? else {
-            return Err(Error::file(&self.tower, "does not say what tower it is")
+            return Err(Error::file(&self.subject, "does not say what tower it is")
                 .fix("make it with `deep-affect weights import` or `deep-affect pretrain`"));
         };
         let classes = weights.file.info(&format!("{}.weight", tower.top()));
         if self.output == TowerOutput::Softmax && classes.is_none() {
-            return Err(Error::file(&self.tower, "has no dense layers, and so no classes")
+            return Err(Error::file(&self.subject, "has no dense layers, and so no classes")
                 .fix("add --output pooled, or import a file with its classifier"));
         }
         let names = weights.class_names();
@@ -97,8 +118,10 @@ impl Command {
         let loaded = Pictures::load(&sources, &options, &bar)?;
         let bad: Vec<Error> = loaded.bad.iter().map(|b| Error::file(&b.path, &b.reason)).collect();
         let pictures = loaded.accept(true)?;
-        let mut initial = Initial::new(0, false);
-        initial.tower(&name, weights);
+        let mut initial = Initial::new(self.random.unwrap_or(0), self.random.is_some());
+        if self.random.is_none() {
+            initial.tower(&name, weights);
+        }
         for remark in initial.remarks(&config, &pictures)? {
             remark!("warning: {remark}");
         }
@@ -116,8 +139,7 @@ impl Command {
                 contents: rows.iter().map(|&r| content(&files[r]).unwrap_or_default()).collect(),
                 values: values.clone(),
             };
-            made.write(table)?;
-            remark!("wrote {} features of {} pictures to {}", width, rows.len(), table.display());
+            self.write(&made, table)?;
         }
         for (row, values) in pictures.rows().iter().zip(values.chunks_exact(*width)).filter(|_| manifest.is_none()) {
             output::print(&self.answer(&files[*row], values, names.as_deref()))?;
@@ -131,6 +153,33 @@ impl Command {
                 files.len()
             ))),
         }
+    }
+
+    /// A table without a network.
+    fn describe(&self) -> Result<()> {
+        let (manifest, Some(table), true, None) =
+            (self.manifest.as_ref().unwrap_or(&self.subject), &self.table, self.inputs.is_empty(), &self.tower)
+        else {
+            return Err(Error::usage(
+                "--kind and --areas make a table of the pictures of a manifest, and of nothing else",
+            )
+            .fix("give one manifest and --out FILE, and join tables of towers by naming both to `fit`"));
+        };
+        self.compute.bind_threads();
+        let manifest = Manifest::read(manifest, &[])?;
+        let made = self.described.table(&manifest, &self.reading.decode(), table, &Bar::new())?;
+        self.write(&made, table)
+    }
+
+    fn write(&self, made: &FeatureTable, table: &Path) -> Result<()> {
+        made.write(table)?;
+        let beside = table.with_extension("csv");
+        if self.described.csv() && beside != table {
+            made.write(&beside)?;
+        }
+        let (columns, pictures) = (made.columns.len(), made.paths.len());
+        remark!("wrote {columns} features of {pictures} pictures to {}", table.display());
+        Ok(())
     }
 
     fn answer(&self, path: &Path, values: &[f32], names: Option<&[String]>) -> String {
