@@ -15,6 +15,8 @@ pub enum Stream {
     Folds,
     /// Values for tests and gradient checks.
     Test(u32),
+    /// Which groups a resample has.
+    Bootstrap,
     /// What happens to the training images; the position is the row of the data set, the step is the update.
     Augment,
 }
@@ -29,6 +31,7 @@ impl Stream {
             Stream::Folds => (4, 0),
             Stream::Test(n) => (5, n),
             Stream::Augment => (6, 0),
+            Stream::Bootstrap => (9, 0),
         };
         (purpose << 28) | (n & 0x0fff_ffff)
     }

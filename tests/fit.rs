@@ -177,3 +177,93 @@ fn ratings_by_ridge_and_svr_and_what_is_refused() {
     bad(p, own, 1, ": its model would not know the class");
     bad(p, "features object.safetensors --manifest m.csv", 2, "--table");
 }
+
+/// Tables without a network: a second or two.
+#[test]
+fn pictures_described_without_a_network() {
+    let dir = prepared();
+    let p = dir.path();
+    let manifest = Manifest::read(p.join("m.csv"), &[]).unwrap();
+    let n = manifest.rows.len();
+    let features = "features m.csv --kind lbp,names,colour,gist --gist-side 32 --alpha white";
+    good(p, &format!("{features} --out low.safetensors --csv"));
+    good(p, &format!("{features} --out one.safetensors --threads 1"));
+    let read = |f: &str| fs::read(p.join(f)).unwrap();
+    assert!(read("low.safetensors") == read("one.safetensors"), "threads change bits");
+    let low = FeatureTable::read(p.join("low.safetensors")).unwrap();
+    assert_eq!((low.paths.len(), low.columns.len(), &*low.columns[10]), (n, 11 + 512 + 59, "colour.dominance"));
+    let csv = FeatureTable::read(p.join("low.csv")).unwrap();
+    assert_eq!((&csv.values, &csv.contents), (&low.values, &low.contents));
+    // The paper's signs differ from the original's in arousal and dominance alone.
+    good(p, "features m.csv --kind colour --pad-signs paper --alpha white --out paper.csv");
+    let paper = FeatureTable::read(p.join("paper.csv")).unwrap();
+    let differ = |c: usize| (0..n).any(|i| paper.values[i * 11 + c] != low.values[i * low.columns.len() + c]);
+    assert_eq!((0..11).filter(|c| differ(*c)).collect::<Vec<_>>(), [9, 10]);
+    bad(p, "features m.csv --kind names --out x.csv", 2, "--colour-names FILE");
+    bad(p, "features m.csv --kind gist --gist-side 50 --out x.csv", 2, "a multiple of 16");
+    bad(p, "features m.csv --kind colour", 2, "--out FILE");
+
+    // Label maps: the left half of a picture is class 1.
+    for size in ["maps", "small", "none"] {
+        fs::create_dir(p.join(size)).unwrap();
+    }
+    for row in &manifest.rows {
+        let file = Path::new(&row.path).with_extension("png");
+        let (w, h) = image::image_dimensions(p.join(&row.path)).unwrap();
+        let map = image::GrayImage::from_fn(w, h, |x, _| image::Luma([u8::from(x < w / 2)]));
+        map.save(p.join("maps").join(file.file_name().unwrap())).unwrap();
+        image::GrayImage::new(w, h - 1).save(p.join("small").join(file.file_name().unwrap())).unwrap();
+    }
+    good(p, "features m.csv --areas maps --classes 3 --out areas.csv");
+    let areas = FeatureTable::read(p.join("areas.csv")).unwrap();
+    assert_eq!(
+        (&areas.columns[..], &areas.values[..3]),
+        (&["area.0", "area.1", "area.2"].map(String::from)[..], &[0.5, 0.5, 0.0][..])
+    );
+    bad(p, "features m.csv --areas maps --classes 1 --out x.csv", 1, "class 1, and there are 0 to 0");
+    bad(p, "features m.csv --areas small --out x.csv", 1, "make it of the picture at its own size");
+    bad(p, "features m.csv --areas none --out x.csv", 1, "no label map of");
+}
+
+/// A table whose second layer knows the rating, and whose first and whose twin know nothing of it.
+#[test]
+fn layers_are_measured_one_by_one() {
+    let dir = prepared();
+    let p = dir.path();
+    let manifest = Manifest::read(p.join("m.csv"), &["valence"]).unwrap();
+    for (name, knows) in [("trained", true), ("random", false)] {
+        let mut text = String::from("path,block1.1,block1.2,block2.1\n");
+        for (i, row) in manifest.rows.iter().enumerate() {
+            let noise = (i * 7 % 11) as f32 / 20.0;
+            let second = if knows { row.targets[0] + noise } else { noise };
+            text += &format!("{},{},{},{second}\n", row.path, i * 13 % 17, i * 5 % 23);
+        }
+        fs::write(p.join(format!("{name}.csv")), text).unwrap();
+    }
+    let line = "fit m.csv --table trained=trained.csv --table random=random.csv --solver ridge --alpha 1 --targets valence \
+                --folds 3 --layers --out d";
+    let text = good(p, line);
+    assert!(text.contains("trained block1") && text.contains("random block2"), "{text}");
+    let facts: serde_json::Value = serde_json::from_slice(&fs::read(p.join("d/metrics.json")).unwrap()).unwrap();
+    let r = |series: usize, layer: usize, what: &str| {
+        facts["series"][series]["layers"][layer]["targets"][0][1][what].as_f64().unwrap()
+    };
+    assert!(r(0, 1, "value") > 0.9 && r(0, 1, "low") > 0.9, "{text}");
+    assert!(r(0, 0, "value").abs() < 0.4 && r(1, 1, "value").abs() < 0.4, "{text}");
+    assert_eq!(facts["series"][0]["layers"][0]["columns"], 2);
+    assert!(fs::read_to_string(p.join("d/layers-valence.svg")).unwrap().contains("trained block2: r 0.9"));
+    bad(p, &line.replace("--alpha 1", "--alpha 1,2"), 2, "--layers is of one setting");
+    bad(
+        p,
+        &line.replace("--solver ridge --alpha 1 --targets valence", "--solver svc --label category"),
+        2,
+        "--layers is for ratings",
+    );
+    // Random weights: the same table by the same seed, another by another.
+    let features = "features m.csv --tower object.safetensors --output block4+block5 --alpha white --table";
+    for (seed, out) in [("--random 1", "a.csv"), ("--random 1", "b.csv"), ("--random 2", "c.csv"), ("", "d.csv")] {
+        good(p, &format!("{features} {out} {seed}"));
+    }
+    let read = |f: &str| fs::read(p.join(f)).unwrap();
+    assert!(read("a.csv") == read("b.csv") && read("a.csv") != read("c.csv") && read("a.csv") != read("d.csv"));
+}

@@ -1,5 +1,7 @@
 //! `fit`: linear models and support vector machines on tables of features, judged over folds and then solved for all pictures.
 
+mod layers;
+
 use super::deal::{Dealt, FoldFlags};
 use super::ranges::number;
 use super::{Bar, Compute, command_line, output, reading};
@@ -10,6 +12,7 @@ use crate::data::table::quoted;
 use crate::data::{Manifest, folds};
 use crate::error::{Error, Result};
 use crate::hash;
+use crate::report;
 use crate::report::accuracy::by_cost;
 use crate::report::confusion;
 use crate::report::folder::prepare;
@@ -21,7 +24,7 @@ use crate::train::solved::{OverFolds, Setting, Validated, check_classes, cross_v
 use clap::Args;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 #[derive(Args)]
 pub struct Command {
@@ -48,6 +51,11 @@ pub struct Command {
     /// Errors of a rating up to this cost nothing, in svr.
     #[arg(long, value_parser = number::<f64>(0.0, 8.0), default_value_t = svm::EPSILON, value_name = "X")]
     epsilon: f64,
+    /// Each layer of a network alone: columns that share what stands before their last dot, as block3.17 does with block3.1.
+    /// How much each knows of a rating goes into layers.csv and layers-RATING.svg; tables of several networks, named trained=
+    /// and random=, beside each other.
+    #[arg(long)]
+    layers: bool,
     /// Columns of ratings to predict.
     #[arg(long, value_delimiter = ',', default_values_t = TARGETS.map(String::from), value_name = "COLUMNS")]
     targets: Vec<String>,
@@ -66,7 +74,7 @@ pub struct Command {
 
 /// Which method of [`crate::solve`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Solver {
+pub enum Solver {
     Linear,
     Ridge,
     Svr,
@@ -82,7 +90,7 @@ impl Command {
             _ => self.targets.iter().map(String::as_str).collect(),
         };
         let manifest = Manifest::read(&self.manifest, &targets)?;
-        let tables = self.tables.iter().map(|t| read(t)).collect::<Result<Vec<_>>>()?;
+        let tables = self.tables.iter().map(|t| FeatureTable::named(t)).collect::<Result<Vec<_>>>()?;
         let Joined { columns, values: x } = joined(&tables, &manifest)?;
         let Dealt { fold, k, kept, warning } =
             self.deal.asked(self.seed).deal(&self.manifest, &manifest, &*super::terminal())?;
@@ -115,6 +123,9 @@ impl Command {
         let groups = manifest.groups();
         let task =
             Task { columns: &columns, x: &x, answers: &answers, weight: &weight, groups: &groups, seed: self.seed };
+        if self.layers {
+            return self.by_layer(&method, &task, &fold, k, &kept);
+        }
         let validated = cross_validate(&method, &task, &fold, k, &Bar::new())?;
         let all: Vec<usize> = (0..rows.len()).collect();
         let models = solve(&method, &task, &all)?;
@@ -149,6 +160,31 @@ impl Command {
         output::print(&sheet.text())?;
         let models = if models.len() > 1 { "models" } else { "the model" };
         remark!("wrote {models}, folds.csv, predictions.csv, metrics.json and results.csv to {}", self.out.display());
+        Ok(())
+    }
+
+    fn by_layer(&self, method: &Method, task: &Task, fold: &[u32], k: u32, kept: &str) -> Result<()> {
+        let all = layers::measure(method, task, fold, k)?;
+        let Answers::Ratings { targets, .. } = task.answers else { return Ok(()) };
+        let sheet = layers::sheet(&all, targets, &format!("What each layer knows: {k}-fold cross-validation, {kept}"));
+        atomic::write(self.out.join("layers.csv"), |w| w.write_all(&sheet.csv()))?;
+        for (t, target) in targets.iter().enumerate() {
+            let svg = report::layers::svg(&all, t, target);
+            svg.map_or(Ok(()), |svg| self.write(&format!("layers-{target}.svg"), &svg))?;
+        }
+        let facts = json!({
+            "format": "deep-affect-layers-1",
+            "program": format!("deep-affect {}", crate::VERSION),
+            "command": command_line(),
+            "method": method,
+            "folds": k,
+            "groups": kept,
+            "targets": targets,
+            "series": all,
+        });
+        self.write("metrics.json", &format!("{facts:#}\n"))?;
+        output::print(&sheet.text())?;
+        remark!("wrote layers.csv, layers-RATING.svg and metrics.json to {}", self.out.display());
         Ok(())
     }
 
@@ -264,15 +300,6 @@ impl Command {
         }
         by_cost(&points, v.majority_percent).map_or(Ok(()), |svg| self.write("accuracy-by-c.svg", &svg))
     }
-}
-
-/// `NAME=FILE`, or a file alone. What has a `=` and is a file is a file.
-fn read(text: &str) -> Result<(String, FeatureTable)> {
-    let (name, file) = match text.split_once('=') {
-        Some((name, file)) if !name.is_empty() && !Path::new(text).exists() => (name, file),
-        _ => ("", text),
-    };
-    Ok((name.into(), FeatureTable::read(file)?))
 }
 
 fn table_facts((name, table): &(String, FeatureTable)) -> Result<Value> {

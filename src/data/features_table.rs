@@ -58,6 +58,15 @@ pub fn content(picture: &Path) -> Option<String> {
 }
 
 impl FeatureTable {
+    /// [`FeatureTable::read`] of `NAME=FILE`, or of a file alone, whose name is empty. What has a `=` and is a file is a file.
+    pub fn named(text: &str) -> Result<(String, Self)> {
+        let (name, file) = match text.split_once('=') {
+            Some((name, file)) if !name.is_empty() && !Path::new(text).exists() => (name, file),
+            _ => ("", text),
+        };
+        Ok((name.into(), Self::read(file)?))
+    }
+
     /// Reads a table of any of the three kinds.
     ///
     /// # Errors
