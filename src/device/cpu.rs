@@ -3,7 +3,7 @@ allocated during a step. */
 
 use super::layout::{CANARY, Layout, decode, encode, expect, loaded, settable, storage};
 use super::memory::Memory;
-use super::{Bytes, Checks, Data, DataMut, Demand, Device, Probe, Spec, Usage, finite};
+use super::{Bytes, Checks, Data, DataMut, Demand, Device, Probe, Spec, Usage, available, finite};
 use crate::error::{Error, Result, option};
 use crate::graph::{Graph, Kind, Value};
 use crate::host::ceiling::{self, Ceilings};
@@ -341,7 +341,14 @@ impl Device for Cpu {
     fn ceilings(&mut self) -> Result<Option<Ceilings>> {
         /// Far larger than any cache.
         const BYTES: usize = 192 << 20;
-        let mut buffer = Memory::zeroed(BYTES)?;
+        /// Below this a cache may hold it.
+        const LEAST: usize = 48 << 20;
+        // A measurement is no reason to be killed for memory: half of what is left, in whole pages.
+        let bytes = available().map_or(BYTES, |left| BYTES.min((left / 2) & !0xfff));
+        if bytes < LEAST {
+            return Ok(None);
+        }
+        let mut buffer = Memory::zeroed(bytes)?;
         Ok(Some(self.pool.install(|| ceiling::measure(self.simd, bytemuck::cast_slice_mut(buffer.bytes_mut())))))
     }
 }
