@@ -42,7 +42,7 @@ fn draw(name: &str, dims: &[usize], seed: u64) -> Vec<f32> {
     let part = name.rsplit('.').next();
     let (centre, half) = match *dims {
         _ if name == IMAGE => (0.0, 2.0),
-        [_] if name.ends_with(".bn3.weight") => (0.25, 0.0625),
+        [_] if name.ends_with(".bn3.weight") || name.ends_with("_3_bn.weight") => (0.25, 0.0625),
         [_] if part == Some("weight") || part == Some("running_var") => (1.0, 0.25),
         [_] => (0.0, 0.125),
         [_, ref unit @ ..] => {

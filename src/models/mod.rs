@@ -24,6 +24,7 @@ pub use vgg::{Blocks, VGG11, VGG13, VGG16, VGG19, vgg};
 use crate::error::{Error, Result};
 use crate::graph::Value;
 use crate::nn::Net;
+use crate::ops::norm::Convention;
 
 /// A published network.
 pub struct Network {
@@ -230,6 +231,19 @@ pub const ALL: &[Network] = &[
         top: "fc",
     },
     Network {
+        name: "resnet101-keras",
+        about: "He, Zhang, Ren & Sun 2015, as keras.applications has it: stride at the first 1x1 convolutions, with biases, eps \
+                1.001e-5",
+        image: 224,
+        smallest: 1,
+        outputs: 1000,
+        parameters: 44_601_832,
+        statistics: 105_344,
+        preprocess: "keras",
+        body: |net, x, size| resnet::keras(net, x, [3, 4, 23, 3], size),
+        top: "predictions",
+    },
+    Network {
         name: "densenet121",
         about: HUANG,
         image: 224,
@@ -238,7 +252,7 @@ pub const ALL: &[Network] = &[
         parameters: 7_978_856,
         statistics: 83_648,
         preprocess: "torch",
-        body: |net, x, size| densenet::body(net, x, [6, 12, 24, 16], size),
+        body: |net, x, size| densenet::body(net, x, [6, 12, 24, 16], Convention::TORCH, size),
         top: "classifier",
     },
     Network {
@@ -250,7 +264,19 @@ pub const ALL: &[Network] = &[
         parameters: 20_013_928,
         statistics: 229_056,
         preprocess: "torch",
-        body: |net, x, size| densenet::body(net, x, [6, 12, 48, 32], size),
+        body: |net, x, size| densenet::body(net, x, [6, 12, 48, 32], Convention::TORCH, size),
+        top: "classifier",
+    },
+    Network {
+        name: "densenet201-keras",
+        about: "Huang, Liu, van der Maaten & Weinberger 2017, as keras.applications has it: eps 1.001e-5",
+        image: 224,
+        smallest: 29,
+        outputs: 1000,
+        parameters: 20_013_928,
+        statistics: 229_056,
+        preprocess: "torch",
+        body: |net, x, size| densenet::body(net, x, [6, 12, 48, 32], resnet::APPLICATIONS, size),
         top: "classifier",
     },
     Network {

@@ -1,6 +1,6 @@
-/*! He, Zhang, Ren & Sun 2015, "Deep residual learning for image recognition", Table 1, as torchvision builds them: the
-stride of a bottleneck is at its 3x3 convolution (the paper has it at the first 1x1), and a shortcut that changes shape
-is a 1x1 convolution (the paper's option B). */
+/*! He, Zhang, Ren & Sun 2015, "Deep residual learning for image recognition", Table 1. A shortcut that changes shape is a
+1x1 convolution (the paper's option B). torchvision has the stride of a bottleneck at its 3x3 convolution ([`body`]);
+keras.applications at the first 1x1, as the paper does, and its convolutions have biases ([`keras`]). */
 
 use super::{Body, Size};
 use crate::graph::Value;
@@ -28,6 +28,34 @@ pub(super) fn body(net: &mut Net, x: Value, block: Block, repeats: [usize; 4], s
         }
     }
     Body { map: x, last: net.global_avgpool("avgpool", x) }
+}
+
+/// Norms of keras.applications: the eps of its ResNets and DenseNets.
+pub(super) const APPLICATIONS: Convention = Convention { eps: 1.001e-5, ..Convention::KERAS };
+
+/// Bottlenecks as keras.applications builds and names them: stages 2 to 5, blocks from 1.
+pub(super) fn keras(net: &mut Net, x: Value, repeats: [usize; 4], size: Size) -> Body {
+    let conv = |net: &mut Net, name: &str, x, filters, window, relu| {
+        let conv = Conv { filters, window, groups: 1, bias: true, relu };
+        net.conv_bn(&format!("{name}_conv"), &format!("{name}_bn"), x, conv, APPLICATIONS)
+    };
+    let x = conv(net, "conv1", x, size.channels(64), Window::square(7, 2, 3), true);
+    // Keras pads with zeros, which are no larger than what a ReLU gives.
+    let mut x = net.maxpool("pool1_pool", x, Window::square(3, 2, 1));
+    for (stage, (channels, repeats)) in (2..).zip(STAGES.into_iter().zip(repeats)) {
+        let channels = size.channels(channels);
+        for block in 1..=repeats {
+            let name = format!("conv{stage}_block{block}");
+            let first = Window::square(1, if stage > 2 && block == 1 { 2 } else { 1 }, 0);
+            let y = conv(net, &format!("{name}_1"), x, channels, first, true);
+            let y = conv(net, &format!("{name}_2"), y, channels, Window::square(3, 1, 1), true);
+            let y = conv(net, &format!("{name}_3"), y, 4 * channels, Window::square(1, 1, 0), false);
+            let shortcut = if block == 1 { conv(net, &format!("{name}_0"), x, 4 * channels, first, false) } else { x };
+            let sum = net.add(&format!("{name}_add"), y, shortcut);
+            x = net.relu(sum);
+        }
+    }
+    Body { map: x, last: net.global_avgpool("avg_pool", x) }
 }
 
 fn residual(net: &mut Net, x: Value, block: Block, channels: usize, stride: usize) -> Value {

@@ -17,6 +17,7 @@ Files of ours, as a list of invariants:
 * Filters and dense weights are float32, or narrower by the rules of [`store`]; all else is float32.
 * Files are replaced by rename ([`crate::atomic`]), never overwritten in place: someone may have them mapped. */
 
+mod applications;
 pub mod declared;
 pub mod diff;
 pub mod file;

@@ -7,15 +7,16 @@
 | torchvision | `features.N`, `classifier.N` in their order, or `classifier` alone | [K,C,R,S] | [out, in], C,H,W | torchvision/models/vgg.py |
 | timm | `features.N`, `pre_logits.fc1`, `.fc2`, `head.fc` | [K,C,R,S] | as convolutions | timm/models/vgg.py, `_filter_fn` |
 | torch | any `LAYER.weight` | [K,C,R,S] | [out, in] | other networks' state dicts |
-| Keras | `block1_conv1/kernel`, `fc1/bias`, `predictions/..` | [R,S,C,K] | [in, out], H,W,C | keras.applications |
+| Keras | `block1_conv1/kernel`, `fc1/bias`, `predictions/..`, and those of [`super::applications`] | [R,S,C,K] | [in, out], H,W,C | keras.applications |
 | Caffe | `conv1_1/0`, `fc6/1`, `fc8../..` | [K,C,R,S] | [out, in], C,H,W | VGG_ILSVRC, Places365 |
 | TensorFlow | `conv1_1_W`, `fc6_b` | [R,S,C,K] | [in, out], H,W,C | `vgg16_weights.npz` |
 
 Ours are [out, H, W, C] throughout, so every foreign layout comes to one split and one order of axes ([`Axes`]). */
 
 use super::LAYOUT;
+use super::applications::Application;
 use super::strided::Axes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Who wrote the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,8 +118,15 @@ pub fn recognise(tensors: &[(&str, &[usize])], metadata: &BTreeMap<String, Strin
         Lineage::Torchvision | Lineage::Timm => Layers { convs: features(tensors), dense: classifier(tensors) },
         _ => Layers::default(),
     };
+    let application = Application::of(tensors);
+    // Layers of two filters and one bias.
+    let separable: BTreeSet<&str> = tensors.iter().filter_map(|t| t.0.strip_suffix("/pointwise_kernel")).collect();
+    let our_name = |theirs: &str| match kind.lineage {
+        Lineage::Keras => keras(theirs, &application, &separable),
+        lineage => our_name(lineage, theirs, &layers),
+    };
     let named = |(theirs, shape): &(&str, &[usize])| NamedTensor {
-        ours: our_name(kind.lineage, theirs, &layers).unwrap_or_else(|| theirs.to_string()),
+        ours: our_name(theirs).unwrap_or_else(|| theirs.to_string()),
         theirs: theirs.to_string(),
         shape: shape.to_vec(),
         axes: Axes::default(),
@@ -126,10 +134,16 @@ pub fn recognise(tensors: &[(&str, &[usize])], metadata: &BTreeMap<String, Strin
     let mut sources: Vec<NamedTensor> = tensors.iter().map(named).collect();
     reorder(&mut sources, kind.lineage.layout());
     kind.network = network(&sources);
-    let dense = sources.iter().filter(|s| s.ours.starts_with("fc") && s.ours.ends_with(".weight"));
+    let last = |s: &&NamedTensor| {
+        s.ours.strip_suffix(".weight").is_some_and(|l| l.starts_with("fc") || TOPS.contains(&l)) && s.shape.len() == 2
+    };
+    let dense = sources.iter().filter(last);
     kind.classes = dense.max_by(|a, b| a.ours.cmp(&b.ours)).and_then(|s| s.shape.first().copied());
     (kind, sources)
 }
+
+/// Last dense layers that are not called `fc` and a number.
+const TOPS: [&str; 3] = ["predictions", "classifier", "dense"];
 
 /// What wrappers put into every name, at its beginning or further in, that belongs to no layer: DataParallel and
 /// DistributedDataParallel, torch.compile, FullyShardedDataParallel.
@@ -197,7 +211,7 @@ fn lineage(tensors: &[(&str, &[usize])], metadata: &BTreeMap<String, String>) ->
         Ok(Lineage::Timm)
     } else if has("features.0.weight") {
         Ok(Lineage::Torchvision)
-    } else if any(&|n| keras(n).is_some()) {
+    } else if any(&is_keras) {
         Ok(Lineage::Keras)
     } else if any(&|n| caffe(n).is_some()) {
         Ok(Lineage::Caffe)
@@ -228,7 +242,6 @@ fn our_name(lineage: Lineage, theirs: &str, layers: &Layers) -> Option<String> {
             let (stem, end) = theirs.rsplit_once('.')?;
             Some(format!("{}.{end}", counted_on(stem)?))
         }
-        Lineage::Keras => keras(theirs),
         Lineage::Caffe => caffe(theirs),
         Lineage::Tensorflow => tensorflow(theirs),
         _ => None,
@@ -309,23 +322,30 @@ fn torch_layer<'a>(stem: &str, layers: &'a Layers) -> Option<&'a str> {
     })
 }
 
-/// `block1_conv1/kernel`, `fc1/bias`, `predictions/kernel`.
-fn keras(name: &str) -> Option<String> {
-    let (layer, end) = name.rsplit_once('/')?;
-    let end = match end {
-        "kernel" | "depthwise_kernel" | "gamma" => "weight",
+/// What Keras calls the values of a layer, and how we do.
+fn keras_part(end: &str) -> Option<&'static str> {
+    Some(match end {
+        "kernel" | "depthwise_kernel" | "pointwise_kernel" | "gamma" => "weight",
         "bias" | "beta" => "bias",
         "moving_mean" => "running_mean",
         "moving_variance" => "running_var",
         _ => return None,
-    };
-    let conv = layer.strip_prefix("block").and_then(|l| l.split_once("_conv")).filter(|(b, i)| number(b) && number(i));
-    let layer = match (conv, layer) {
-        (Some((b, i)), _) => format!("conv{b}_{i}"),
-        (None, "predictions") => "fc3".into(),
-        (None, other) => other.into(),
-    };
-    Some(format!("{layer}.{end}"))
+    })
+}
+
+fn is_keras(name: &str) -> bool {
+    name.rsplit_once('/').is_some_and(|(_, end)| keras_part(end).is_some())
+}
+
+/// `block1_conv1/kernel`, `fc1/bias`, `predictions/kernel`, `block2_sepconv1/pointwise_kernel`.
+fn keras(name: &str, application: &Application, separable: &BTreeSet<&str>) -> Option<String> {
+    let (theirs, end) = name.rsplit_once('/')?;
+    let (part, layer) = (keras_part(end)?, application.layer(theirs)?);
+    Some(match end {
+        "depthwise_kernel" if separable.contains(theirs) => format!("{layer}.depthwise.{part}"),
+        "pointwise_kernel" | "bias" if separable.contains(theirs) => format!("{layer}.pointwise.{part}"),
+        _ => format!("{layer}.{part}"),
+    })
 }
 
 /// Caffe counts its dense layers on from the five blocks: `fc6`, `fc7`, `fc8` (`fc8a` for Places365).

@@ -3,7 +3,7 @@
     pip install torch torchvision safetensors numpy
     python make_networks.py torch                    # rewrites networks/{full,small}/ of that framework
     pip install tensorflow-cpu safetensors numpy
-    python make_networks.py keras
+    python make_networks.py keras                    # or keras and jax, with KERAS_BACKEND=jax JAX_ENABLE_X64=1
 
 Weights are not stored: both sides draw them by one formula (`draw` below; src/conform/network.rs), so a file holds a
 few thousand numbers. `--weights FILE` stores everything instead, for one network, also with weights of your own:
@@ -63,7 +63,7 @@ def draw(seed, name, shape, chw=None):
     if len(shape) == 1:
         # The norm that closes a bottleneck adds little, or 33 of them would double the variance 33 times.
         centre, half = {"weight": (1, 0.25), "running_var": (1, 0.25)}.get(name.rsplit(".", 1)[1], (0, 0.125))
-        centre, half = (0.25, 0.0625) if name.endswith(".bn3.weight") else (centre, half)
+        centre, half = (0.25, 0.0625) if name.endswith((".bn3.weight", "_3_bn.weight")) else (centre, half)
         return np.float32(centre) + np.float32(half) * uniform(seed, name, shape)
     # He uniform keeps the magnitude of ReLU networks; no ReLU comes between a depthwise and a pointwise convolution.
     limit = np.float32(math.sqrt((3 if shape[1] == 1 else 6) / math.prod(shape[1:])))
@@ -191,7 +191,13 @@ class Torch:
 class Keras:
     """A Keras model under our names. The last activation is off: class scores, not probabilities."""
 
-    NETWORKS = {"inception-v3-keras": (299, 75), "xception": (299, 71), "emosepar": (150, 73)}
+    NETWORKS = {
+        "inception-v3-keras": (299, 75),
+        "xception": (299, 71),
+        "emosepar": (150, 73),
+        "resnet101-keras": (224, 33),
+        "densenet201-keras": (224, 33),
+    }
 
     def __init__(self, name, side):
         import keras
@@ -202,7 +208,8 @@ class Keras:
         if name == "emosepar":
             self.net = self.emosepar(keras, side)
         else:
-            make = keras.applications.Xception if name == "xception" else keras.applications.InceptionV3
+            made = {"xception": "Xception", "inception-v3-keras": "InceptionV3", "resnet101-keras": "ResNet101"}
+            make = getattr(keras.applications, made.get(name, "DenseNet201"))
             # With another image than the published one Keras wants the top left out: the pooled features get its dense.
             base = make(weights=None, include_top=False, pooling="avg", input_shape=(side, side, 3))
             top = keras.layers.Dense(1000, name="predictions")(base.output)
@@ -239,6 +246,18 @@ class Keras:
             names += [f"Mixed_{module}.branch{branch}" for branch in kinds[kind]]
         return names
 
+    @staticmethod
+    def densenet(layer):
+        """torchvision's name of a layer."""
+        stem, end = layer.rsplit("_", 1) if "_" in layer else (layer, "")
+        kind = {"bn": "norm", "conv": "conv"}.get(end)
+        if within := re.match(r"conv(\d)_block(\d+)_(\d)$", stem):
+            block, number, i = (int(g) for g in within.groups())
+            return f"features.denseblock{block - 1}.denselayer{number}.{kind}{i + (kind == 'norm')}"
+        if pool := re.match(r"pool(\d)$", stem):
+            return f"features.transition{int(pool[1]) - 1}.{kind}"
+        return {"conv1_conv": "features.conv0", "conv1_bn": "features.norm0", "bn": "features.norm5", "predictions": "classifier"}[layer]
+
     def layers(self):
         """(our layer, Keras layer) of every layer with weights."""
         counter = lambda layer: int((re.search(r"_(\d+)$", layer.name) or [0, 0])[1])
@@ -249,6 +268,8 @@ class Keras:
                 made = sorted(of(kind), key=counter)
                 automatic |= {l.name: f"{n}.{part}" for l, n in zip(made, self.inception_names(), strict=True)}
             automatic["predictions"] = "fc"
+        elif self.name == "densenet201-keras":
+            automatic = {l.name: self.densenet(l.name) for l in self.net.layers if l.weights}
         elif self.name == "xception":
             for kind, part in (("Conv2D", ""), ("BatchNormalization", "_bn")):
                 made = sorted((l for l in of(kind) if not l.name.startswith("block")), key=counter)

@@ -179,6 +179,8 @@ fn modern(reader: &mut Reader, group: &HdfGroup, path: &str, arrays: &mut Vec<Ar
         let ranks: Vec<usize> = own.iter().map(|a| a.shape.len()).collect();
         let names: &[&str] = match ranks[..] {
             [2..=5, 1] | [2..=5] => &["kernel", "bias"],
+            // A separable convolution.
+            [4, 4] | [4, 4, 1] => &["depthwise_kernel", "pointwise_kernel", "bias"],
             [1, 1, 1, 1] => &["gamma", "beta", "moving_mean", "moving_variance"],
             // Of another layer, or of one without some of them: they keep their numbers.
             _ => &[],
