@@ -337,3 +337,110 @@ fn nogueras_study_makes_its_tables() {
     };
     assert_eq!(pictures("train") + pictures("test") + pictures("monitored"), COLOURS.len() * OF_EACH);
 }
+
+/// What does not go together is one line, before anything is trained or written over.
+#[test]
+fn bad_input_is_one_line_and_nothing_is_lost() {
+    let dir = set();
+    let p = dir.path();
+    good(p, &format!("train set.csv --network resnet18 {TINY} --epochs 1 --val 0 --out run"));
+    let kept = fs::read(p.join("run/metrics.json")).unwrap();
+    // A class of one picture, and one whose pictures are all tested together.
+    let mut rare = String::from("path,colour,fold\n");
+    for (i, (name, ..)) in COLOURS.iter().enumerate() {
+        (0..if i == 2 { 1 } else { 4 }).for_each(|k| rare += &format!("{name}{k}.png,{name},{}\n", 1 + k % 2));
+    }
+    fs::write(p.join("rare.csv"), &rare).unwrap();
+    fs::write(p.join("parted.csv"), rare.replace("red0.png,red,1\n", "red0.png,red,1\nred1.png,red,1\n")).unwrap();
+    fs::write(p.join("cycle.csv"), "from,to\nblue,green\ngreen,blue\n").unwrap();
+    let rows = |row: &dyn Fn(usize) -> String| (0..OF_EACH).map(row).collect::<String>();
+    let table = |value: &dyn Fn(usize) -> usize| {
+        let of = |name: &str| rows(&|i| format!("{name}{i}.png,{}\n", value(i)));
+        format!("path,x\n{}", COLOURS.map(|c| of(c.0)).concat())
+    };
+    fs::write(p.join("flat.csv"), table(&|_| 3)).unwrap();
+    fs::write(p.join("table.csv"), table(&|i| i)).unwrap();
+    let label = format!("--label colour --network resnet18 {TINY} --epochs 1 --val 0 --out run");
+    let network = |name: &str, more: &str| format!("train set.csv --network {name} {TINY} --out run {more}");
+    let joined = format!("train set.csv --features resnet18,vgg16 {TINY} --out run");
+    for (args, problem) in [
+        (format!("cross-validate rare.csv {label} --min-count 1"), "class `red` has 1 picture"),
+        (format!("cross-validate parted.csv {label}"), "all 2 pictures of class `red` are in fold 1"),
+        (format!("train set.csv {label} --label-map cycle.csv"), "which is mapped on itself"),
+        (network("resnet50", "--weights resnet50=run/checkpoint.safetensors"), "has no tower `resnet50`"),
+        (network("resnet18", "--tower-keep resnet18=0.5"), "its network has the dropout of its paper"),
+        (network("resnet18", "--monitor test"), "nothing is set apart to be tested"),
+        (format!("{joined} --tower-output resnet18=block3"), "is no VGG and has no `block3`"),
+        (format!("{joined} --scale resnet50=0.5"), "there is no tower `resnet50`"),
+        ("fit set.csv --table table.csv --solver svr --c 0 --out run".into(), "C is 0, and must be above 0"),
+        ("fit set.csv --table flat.csv --solver svr --out run".into(), "features of all"),
+        (format!("cross-validate set.csv --network resnet18 {TINY} --stratify --out run"), "names fewer than two sets"),
+    ] {
+        bad(p, &args, problem);
+    }
+    assert_eq!(fs::read(p.join("run/metrics.json")).unwrap(), kept);
+}
+
+/// The pictures that are tested choose the epoch: allowed, and said wherever the numbers are.
+#[test]
+fn what_is_monitored_can_be_chosen() {
+    let dir = set();
+    let p = dir.path();
+    let train = |monitor: &str| {
+        format!("train set.csv --network resnet18 {TINY} --epochs 2 --test 0.3 --monitor {monitor} --out {monitor}")
+    };
+    let (_, told) = good(p, &train("test"));
+    assert!(told.contains("warning: The best epoch was chosen by the test pictures"), "{told}");
+    let m = json(p, "test/metrics.json");
+    assert_eq!(m["n_monitored"], m["n_pictures"], "{m}");
+    assert!(m["notes"][0].as_str().unwrap().contains("chosen by the test pictures"), "{m}");
+    assert!(fs::read_to_string(p.join("test/report.html")).unwrap().contains("chosen by the test pictures"));
+    let (_, told) = good(p, &train("train"));
+    assert!(told.contains(", 0 to monitor,") && !told.contains("chosen by"), "{told}");
+    // Features between 0 and 1, over the pictures that are trained on.
+    good(
+        p,
+        &format!(
+            "train set.csv --network resnet18 {TINY} --epochs 1 --val 0 --freeze all --standardize minmax --out scaled"
+        ),
+    );
+    let file = deep_affect::weights::WeightFile::open(p.join("scaled/checkpoint.safetensors")).unwrap();
+    let inverse = file.tensor("head.features.inverse").unwrap().to_f32().unwrap().into_owned();
+    assert!(inverse.iter().any(|x| *x != 1.0), "{inverse:?}");
+}
+
+/// Models of `fit` answer from tables, and say what they need where a picture is given.
+#[test]
+fn models_of_tables_are_predicted_with_and_evaluated() {
+    let dir = set();
+    let p = dir.path();
+    let mut table = String::from("path,block4.1,block4.2\n");
+    for (c, (name, ..)) in COLOURS.iter().enumerate() {
+        (0..OF_EACH).for_each(|i| table += &format!("{name}{i}.png,{},{}\n", c * 3 + i % 2, i));
+    }
+    fs::write(p.join("seen.csv"), table).unwrap();
+    good(p, "fit set.csv --table seen.csv --solver ridge --alpha 0.1 --out line");
+    let (rated, _) = good(p, "predict --model line/model.safetensors --table seen.csv --format csv");
+    let lines: Vec<&str> = rated.lines().collect();
+    assert_eq!((lines.len(), lines[0]), (1 + 3 * OF_EACH, "path,valence_1to9,arousal_1to9,model"));
+    let valence = |line: &str| line.split(',').nth(1).unwrap().parse::<f64>().unwrap();
+    assert!(valence(lines[1]) < valence(lines[30]) && lines[1].starts_with("blue0.png,"), "{rated}");
+    good(p, "evaluate set.csv --model line/model.safetensors --table seen.csv --out judged");
+    let m = json(p, "judged/metrics.json");
+    let valence = &m["metrics"]["dimensions"][0];
+    assert!(valence["model"]["mse"].as_f64().unwrap() < 0.2 * valence["baseline"]["mse"].as_f64().unwrap(), "{m}");
+    good(p, "fit set.csv --table seen.csv --solver svc --c 10 --label colour --out machine");
+    let (told, _) = good(p, "predict --model machine/model.safetensors --table seen.csv --format jsonl");
+    assert!(told.lines().last().unwrap().contains("\"class\":\"red\""), "{told}");
+    let (told, _) =
+        good(p, "evaluate set.csv --model machine/model.safetensors --table seen.csv --label colour --json");
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((&told["n_pictures"], &told["accuracy_percent"]), (&29.into(), &100.0.into()));
+    for args in ["predict red1.png --model line/model.safetensors", "evaluate set.csv --model line/model.safetensors"] {
+        bad(p, args, "from the 2 columns `block4.1` to `block4.2` of a table, not from pictures; make the table with");
+        bad(p, args, "features TOWER --output block4 --manifest CSV");
+    }
+    bad(p, "evaluate set.csv --model machine/model.safetensors --table seen.csv", "the model tells classes apart");
+    fs::write(p.join("other.csv"), "path,x\nblue0.png,1\n").unwrap();
+    bad(p, "predict --model line/model.safetensors --table other.csv", "the table has column 1 is `x`");
+}

@@ -221,7 +221,10 @@ fn no_pipe_and_no_device_makes_a_command_wait() {
                     let values = a.get_num_args().map_or(1, |n| n.min_values().max(1));
                     // Pictures, or a manifest of them and a table to write.
                     let of_manifest = arg.get_id() == "manifest";
-                    let either = words == ["features"] && a.get_id() == if of_manifest { "table" } else { "inputs" };
+                    let features = words == ["features"] && a.get_id() == if of_manifest { "table" } else { "inputs" };
+                    // Pictures, or tables of a model of `fit`.
+                    let predict = words == ["predict"] && a.get_id() == "inputs" && arg.get_id() != "tables";
+                    let either = features || predict;
                     for i in 0..if this || either || a.is_required_set() { values } else { 0 } {
                         let other = something(a, dir.path(), work.len());
                         line.extend(given(a, if this && i == 0 { special } else { &other }));

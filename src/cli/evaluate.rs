@@ -1,11 +1,14 @@
 //! `evaluate`: a trained model against the ratings, or the classes, of a manifest.
 
+mod solved;
+
 use super::ranges::{MANY, whole};
 use super::reading::{Reading, batch};
 use super::{Compute, output, terminal};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::experiment::evaluate::{Evaluated, Evaluation};
 use crate::report::classes;
+use crate::solve;
 use crate::train::network::Precision;
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -14,7 +17,7 @@ use std::path::{Path, PathBuf};
 pub struct Command {
     /// Manifest of pictures and ratings (see `import`).
     manifest: PathBuf,
-    /// Checkpoint of `train`.
+    /// Checkpoint of `train`, or a model of `fit`.
     #[arg(long, value_name = "FILE")]
     model: PathBuf,
     /// Columns to measure; by default everything the model predicts.
@@ -28,6 +31,9 @@ pub struct Command {
     /// are counted and left out.
     #[arg(long, value_name = "FILE")]
     label_map: Option<PathBuf>,
+    /// Of a model of `fit`: features of the manifest's pictures, as `fit` was given them; repeatable.
+    #[arg(long = "table", value_name = "FILE")]
+    tables: Vec<String>,
     /// Only the rows whose `fold` column is N.
     #[arg(long, value_parser = whole::<u32>(0..=MANY), value_name = "N")]
     fold: Option<u32>,
@@ -57,6 +63,12 @@ pub struct Command {
 
 impl Command {
     pub fn run(self) -> Result<()> {
+        if let Some(model) = solve::model::of_file(&self.model)? {
+            return self.solved(&model);
+        }
+        if !self.tables.is_empty() {
+            return Err(Error::usage("--table: the model looks at pictures").fix("leave it out"));
+        }
         let command = self.command();
         let evaluation = Evaluation {
             manifest: self.manifest,

@@ -2,7 +2,10 @@
 
 mod explain;
 mod models;
+mod solved;
 mod writer;
+
+pub use solved::wants_tables;
 
 use super::output::{self, Reader};
 use super::reading::{self, Reading, batch};
@@ -27,8 +30,12 @@ use writer::{Answer, Format, Writer};
 #[derive(Args)]
 pub struct Command {
     /// Pictures, folders (searched through, in sorted order), or - for one picture on stdin.
-    #[arg(required = true, value_name = "FILES")]
+    #[arg(required_unless_present = "tables", value_name = "FILES")]
     inputs: Vec<PathBuf>,
+    /// Of a model of `fit`: tables of features (see `features --table`) as `fit` was given them, instead of pictures;
+    /// repeatable.
+    #[arg(long = "table", value_name = "FILE", conflicts_with = "inputs")]
+    tables: Vec<String>,
     #[command(flatten)]
     models: models::ModelsFlags,
     /// Form of the answer. By default that of the ending of --out; a table on a terminal and jsonl elsewhere.
@@ -94,6 +101,12 @@ impl Command {
 
     pub fn run(self) -> Result<()> {
         self.compute.bind_threads();
+        if let Some((path, model)) = self.models.solved()? {
+            return solved::run(path, &model, &self.tables, self.format(), self.out.as_deref());
+        }
+        if !self.tables.is_empty() {
+            return Err(Error::usage("--table is for one model of `fit`").fix("name it with --model, or name pictures"));
+        }
         let models = self.models.open()?;
         let options = self.reading.load_options(&models.all[0], None)?;
         let boxes = self.reading.boxes(&options.views)?.unwrap_or_default();

@@ -143,6 +143,8 @@ pub struct Model {
     pub names: Vec<String>,
     /// Whether it says classes, by votes of their pairs.
     pub classifies: bool,
+    /// Mean of each rating that it learned from: the baseline of every evaluation. None of classes, nor in older files.
+    pub train_mean: Vec<f64>,
     pub scaler: Scaler,
     function: Function,
 }
@@ -154,6 +156,8 @@ struct Described {
     setting: String,
     names: Vec<String>,
     classifies: bool,
+    #[serde(default)]
+    train_mean: Vec<f64>,
     /// Of a support vector machine; none of a linear model.
     gamma: Option<f64>,
 }
@@ -205,11 +209,21 @@ pub fn solve(method: &Method, task: &Task, rows: &[usize]) -> Result<Vec<Model>>
         }
         _ => return Err(Error::usage("classes are for the solver svc, ratings for the others")),
     };
+    let total: f64 = rows.iter().map(|&i| task.weight[i]).sum();
+    let train_mean: Vec<f64> = match task.answers {
+        Answers::Ratings { targets, values } => {
+            let n = targets.len();
+            let sum = |t: usize| rows.iter().map(|&i| task.weight[i] * values[i * n + t]).sum::<f64>();
+            (0..n).map(|t| sum(t) / total).collect()
+        }
+        Answers::Classes { .. } => vec![],
+    };
     let model = |(setting, function)| Model {
         columns: task.columns.to_vec(),
         setting,
         names: names.clone(),
         classifies: matches!(method, Method::Svc { .. }),
+        train_mean: train_mean.clone(),
         scaler: scaler.clone(),
         function,
     };
@@ -273,7 +287,8 @@ impl Model {
             }
         };
         let (columns, setting, names) = (self.columns.clone(), self.setting.clone(), self.names.clone());
-        let described = Described { columns, setting, names, classifies: self.classifies, gamma };
+        let (classifies, train_mean) = (self.classifies, self.train_mean.clone());
+        let described = Described { columns, setting, names, classifies, train_mean, gamma };
         let described = serde_json::to_string(&described).expect("plain data");
         let metadata = BTreeMap::from([(LAYOUT.to_string(), "KRSC".to_string()), (MODEL.to_string(), described)]);
         write::write(path, &metadata, &tensors)
@@ -313,9 +328,16 @@ impl Model {
                 Function::Machine(Machine { kernel, width, support: Arc::new(support), coef, bias })
             }
         };
-        let Described { columns, setting, names, classifies, .. } = d;
-        Ok(Self { columns, setting, names, classifies, scaler, function })
+        let Described { columns, setting, names, classifies, train_mean, .. } = d;
+        Ok(Self { columns, setting, names, classifies, train_mean, scaler, function })
     }
+}
+
+/// The model of a file of [`Model::write`]; None of a file of another kind.
+pub fn of_file(path: &Path) -> Result<Option<Model>> {
+    let file = WeightFile::open(path)?;
+    let ours = file.metadata().get(MODEL).is_some_and(|t| serde_json::from_str::<Described>(t).is_ok());
+    if ours { Model::read(path).map(Some) } else { Ok(None) }
 }
 
 fn doubles<'a>(name: &str, shape: &[usize], values: &'a [f64]) -> Entry<'a> {

@@ -3,15 +3,16 @@
 use crate::cli::terminal;
 use crate::error::Result;
 use crate::experiment::ensemble::Asked;
+use crate::solve::model as solve;
 use clap::{Args, value_parser};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use crate::experiment::ensemble::{Cell, Loaded, Models, Seen};
 
 #[derive(Args)]
 pub struct ModelsFlags {
-    /// Checkpoint of `train`, or a folder with those of `cross-validate --keep-models`; repeatable, and several models
-    /// answer with their mean. Without it the bundled model answers.
+    /// Checkpoint of `train`, a model of `fit`, or a folder with checkpoints of `cross-validate --keep-models`; repeatable, and
+    /// several checkpoints answer with their mean. Without it the bundled model answers.
     #[arg(long, value_name = "FILE|DIR")]
     model: Vec<PathBuf>,
     /// Level in percent of the interval that errors on held-out pictures give (CV+): of the bundled model, of one that
@@ -24,6 +25,14 @@ pub struct ModelsFlags {
 }
 
 impl ModelsFlags {
+    /// The only model, if `fit` wrote it.
+    pub fn solved(&self) -> Result<Option<(&Path, solve::Model)>> {
+        match &self.model[..] {
+            [one] if one.is_file() => Ok(solve::of_file(one)?.map(|model| (one.as_path(), model))),
+            _ => Ok(None),
+        }
+    }
+
     pub fn open(&self) -> Result<Models> {
         let (models, top) = (self.model.clone(), self.top.map(|n| n as usize));
         Asked { models, interval: self.interval, top }.open(&*terminal())
