@@ -178,7 +178,7 @@ fn ratings_by_ridge_and_svr_and_what_is_refused() {
     bad(p, "features object.safetensors --manifest m.csv", 2, "--table");
 }
 
-/// Tables without a network: a second or two.
+/// Tables without a network, and models that read them: a second or two.
 #[test]
 fn pictures_described_without_a_network() {
     let dir = prepared();
@@ -223,6 +223,41 @@ fn pictures_described_without_a_network() {
     bad(p, "features m.csv --areas maps --classes 1 --out x.csv", 1, "class 1, and there are 0 to 0");
     bad(p, "features m.csv --areas small --out x.csv", 1, "make it of the picture at its own size");
     bad(p, "features m.csv --areas none --out x.csv", 1, "no label map of");
+
+    // One network a rating on two tables, standardised by the pictures that are trained on.
+    let train = "cross-validate m.csv --targets valence,intensity --folds 2 --table low.safetensors --table where=areas.csv --architecture split";
+    let rest = "--head 8 --keep 1 --batch 1000 --val 0 --epochs 5 --threads 1 --keep-models --out cv";
+    let text = good(p, &format!("{train} {rest} --lr 0.01"));
+    assert!(text.contains("valence"), "{text}");
+    let model = "--model cv/fold-1.safetensors";
+    bad(p, &format!("predict {model} emoji"), 1, "reads 585 features from tables");
+    // The sum of a batch's errors by a rate is their mean by a rate that many times larger.
+    let learned = |rest: &str, out: &str| {
+        let line = format!("{train} {rest} --out {out}").replace("--keep-models", "");
+        good(p, &line.replace("--out cv", "").replace("--folds 2", "--fold-file cv/folds.csv"));
+        fs::read_to_string(p.join(out).join("predictions.csv")).unwrap()
+    };
+    assert_eq!(n % 2, 0);
+    let (rate, sum) = (0.01, 0.01 / (n / 2) as f64);
+    let [mean, added] = [
+        learned(&format!("{rest} --lr {rate}"), "mean"),
+        learned(&format!("{rest} --lr {sum} --reduction sum"), "sum"),
+    ];
+    let numbers = |text: &str| -> Vec<f64> {
+        text.lines()
+            .skip(1)
+            .flat_map(|l| l.split(',').rev().take(6).filter_map(|c| c.parse().ok()).collect::<Vec<f64>>())
+            .collect()
+    };
+    let (mean, added) = (numbers(&mean), numbers(&added));
+    assert!(mean.len() == added.len() && mean.len() > n);
+    let far = mean.iter().zip(&added).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(far <= 1e-3, "{far}");
+    bad(p, &format!("{train} {rest} --features object --init-missing"), 2, "--freeze all");
+    bad(p, "train m.csv --targets valence --features none --out t", 2, "with a --table");
+    let lines: Vec<String> = fs::read_to_string(p.join("areas.csv")).unwrap().lines().map(String::from).collect();
+    fs::write(p.join("areas.csv"), lines[..n].join("\n")).unwrap();
+    bad(p, &format!("{train} {rest}"), 1, "no row for 1 of the");
 }
 
 /// A table whose second layer knows the rating, and whose first and whose twin know nothing of it.

@@ -46,6 +46,7 @@ fn config(architecture: Architecture, tower_output: TowerOutput) -> Config {
     Config {
         architecture,
         towers: vec![tower("object", Base::VGG16, 32, 7), tower("face", Base::VGG19, 64, 5)],
+        tables: vec![],
         tower_output,
         heads: 1,
         standardize: Standardize::No,

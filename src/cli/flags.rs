@@ -39,9 +39,14 @@ pub struct ModelFlags {
     #[arg(long, value_enum, default_value_t = Architecture::Shared)]
     pub architecture: Architecture,
     /// Towers to use: object, scene and face of the paper, or networks by name, as in resnet101 or, under a name of its own,
-    /// objects:resnet101.
+    /// objects:resnet101; `none` leaves the features of --table.
     #[arg(long, value_delimiter = ',', default_value = "object,scene,face", value_name = "NAMES")]
     pub features: Vec<String>,
+    /// Features that were computed before (see `features`), laid beside those of frozen towers, or alone where no tower is
+    /// named: safetensors, a CSV with a column path, or .npy with a row for each of the manifest's. NAME= before a file
+    /// begins the names of its columns; repeatable.
+    #[arg(long, value_name = "[NAME=]FILE")]
+    pub table: Vec<String>,
     /// This network alone, with a last layer for the ratings in place of its own: `--features NAME --tower-output penultimate
     /// --head none --standardize no`, on the square that it was published with.
     #[arg(long, value_name = "NAME", conflicts_with = "features")]
@@ -268,6 +273,7 @@ impl TryFrom<ModelFlags> for Model {
         Ok(Self {
             architecture: f.architecture,
             features: f.features,
+            table: f.table,
             network: f.network,
             face_classes: f.face_classes,
             tower_output: f.tower_output,

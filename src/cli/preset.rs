@@ -3,7 +3,7 @@
 use super::flags::RunFlags;
 use super::output::dashed;
 use crate::error::Error;
-use crate::experiment::config::Run;
+use crate::experiment::config::{NONE, Run};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
@@ -44,8 +44,12 @@ impl FromArgMatches for Preselected {
     fn from_arg_matches_mut(matches: &mut ArgMatches) -> std::result::Result<Self, clap::Error> {
         let said = |id: &&clap::Id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine);
         let said: Vec<String> = matches.ids().filter(said).map(|id| id.to_string()).collect();
-        let flags = RunFlags::from_arg_matches_mut(matches)?;
-        let towers = TOWERS.iter().any(|t| said.iter().any(|s| s == t));
+        let mut flags = RunFlags::from_arg_matches_mut(matches)?;
+        let mut towers = TOWERS.iter().any(|t| said.iter().any(|s| s == t));
+        if !flags.model.table.is_empty() && !towers && flags.preset.is_none() {
+            // A table alone is a model.
+            (flags.model.features, towers) = (vec![NONE.into()], true);
+        }
         let preset = flags.preset.unwrap_or(if towers { Preset::DeepAffect } else { Preset::Bundled });
         let refused = |e: Error| clap::Error::raw(ErrorKind::ValueValidation, dashed(&e));
         let mut run = Run::try_from(flags).map_err(refused)?;

@@ -256,6 +256,7 @@ impl Context<'_> {
         let config = Config {
             architecture: Architecture::Shared,
             towers: towers.ok_or_else(|| unsupported("towers"))?,
+            tables: vec![],
             standardize: Standardize::No,
             tower_output: TowerOutput::Softmax,
             heads: 1,

@@ -2,12 +2,14 @@
 `study.toml` both become this, by the same names; [`Default`] is what happens where nothing is said. */
 
 use super::events::{Events, tell};
+use crate::data::features_table::FeatureTable;
 use crate::data::manifest::TARGETS;
 use crate::data::{Alpha, DecodeOptions};
 use crate::device::{self, Checks, Device};
 use crate::error::{Error, Result, option};
+use crate::hash;
 use crate::launch::choices::Tiles;
-use crate::models::{Architecture, Base, Config, Goal, OutAct, Standardize, Tower, TowerOutput};
+use crate::models::{Architecture, Base, Config, Described, Goal, OutAct, Standardize, Tower, TowerOutput};
 use crate::ops::loss::Reduction;
 use crate::preprocess::{Crop, Preprocess};
 use crate::train::checkpoint;
@@ -28,6 +30,9 @@ pub const MANY: u64 = 1_000_000;
 
 /// Hidden layers of the paper's head.
 pub const PAPER: [usize; 3] = [3000, 1000, 500];
+
+/// What `features` calls no tower at all.
+pub const NONE: &str = "none";
 
 /// What the weights of a tower are called that are inside the program.
 pub const BUNDLED: &str = "bundled-tower";
@@ -52,6 +57,9 @@ pub struct Model {
     /// Towers: object, scene and face of the paper, or networks: `resnet101` or, under a name of its own, `mine:resnet101`.
     #[serde(deserialize_with = "separated")]
     pub features: Vec<String>,
+    /// Tables of features beside those of frozen towers, `FILE` or `NAME=FILE`. Where no tower is wanted `features` is [`NONE`].
+    #[serde(deserialize_with = "list")]
+    pub table: Vec<String>,
     /// Instead of `features`: this network alone, with a last layer for the ratings in place of its own.
     pub network: Option<Base>,
     /// Expression classes of the face tower: 5 or 9.
@@ -102,6 +110,7 @@ impl Default for Model {
         Self {
             architecture: Architecture::Shared,
             features: ["object", "scene", "face"].map(String::from).to_vec(),
+            table: vec![],
             network: None,
             face_classes: 5,
             tower_output: vec![],
@@ -624,13 +633,23 @@ impl Model {
     pub fn build(&self, targets: &[String], seed: u64) -> Result<Built> {
         self.check()?;
         let width = self.width.unwrap_or(1);
-        let mut config = Config::published(self.architecture, &self.features(), self.face_classes)?;
+        let none = self.network.is_none() && self.features.iter().any(|f| f == NONE);
+        if none && (self.features.len() > 1 || self.table.is_empty()) {
+            let (features, table) = (option("features"), option("table"));
+            return Err(Error::usage(format!("{features} none stands alone, with a {table}"))
+                .fix(format!("name towers, or add {table} FILE")));
+        }
+        let shown = if none { vec!["object".into()] } else { self.features() };
+        let mut config = Config::published(self.architecture, &shown, self.face_classes)?;
+        if none {
+            config.towers.clear();
+        }
         config.tower_output = if self.network.is_some() { TowerOutput::Penultimate } else { TowerOutput::Softmax };
         config.keep_features = self.keep_features;
         let (head, widths) = self.head()?;
         config.head = widths;
         config.keep = vec![self.keep; config.head.len()];
-        let side = self.image.or(config.towers[0].image).unwrap_or(224);
+        let side = self.image.or(config.towers.first().and_then(|t| t.image)).unwrap_or(224);
         (config.out_act, config.image, config.targets) = (self.out_act, side, targets.to_vec());
         for t in &mut config.towers {
             t.image = t.image.filter(|_| self.image.is_none());
@@ -690,9 +709,20 @@ impl Model {
         config.separate_views();
         config.check_sides()?;
         config.check_outputs()?;
+        for spec in &self.table {
+            let (name, table) = FeatureTable::named(spec)?;
+            let (_, sha256) = hash::of_file(&table.file)?;
+            config.tables.push(Described { name: name.clone(), columns: table.columns.len(), sha256 });
+            initial.tables.push((name, table));
+        }
         let frozen = self.frozen()?;
         let trained = !config.towers.iter().all(|t| frozen.contains(&t.name));
-        let probabilities = config.towers.iter().all(|t| config.output(t) == TowerOutput::Softmax);
+        if trained && !config.tables.is_empty() {
+            return Err(Error::usage(format!("{} goes beside towers that do not change", option("table")))
+                .fix(format!("add {} all", option("freeze"))));
+        }
+        let probabilities =
+            config.tables.is_empty() && config.towers.iter().all(|t| config.output(t) == TowerOutput::Softmax);
         config.standardize = match self.standardize {
             Choice::Auto if probabilities || self.network.is_some() && trained => Standardize::No,
             Choice::Auto | Choice::Yes => Standardize::Yes,
@@ -709,7 +739,8 @@ impl Model {
 
     /// Names of the towers.
     pub fn towers(&self) -> Vec<String> {
-        self.features().iter().map(|f| f.split(':').next().unwrap_or_default().to_string()).collect()
+        let named = self.features().into_iter().filter(|f| f != NONE);
+        named.map(|f| f.split(':').next().unwrap_or_default().to_string()).collect()
     }
 
     /// The program's own convolutions for every tower.

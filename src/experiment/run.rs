@@ -6,11 +6,13 @@ use super::events::{Events, tell};
 use super::{Output, heads};
 use crate::atomic;
 use crate::data::boxes::seen_whole;
+use crate::data::features_table::joined;
 use crate::data::labels::Asked;
 use crate::data::{Alpha, LabelMap, Labels, LoadOptions, Manifest, Pictures, folds};
 use crate::device::{Data, Device};
 use crate::error::{Error, Kind, Result, line, option};
 use crate::models::{Architecture, Config, STATISTICS, Standardize, TowerOutput};
+use crate::preprocess::{Resize, View};
 use crate::report::folder::{Claim, claim, prepare};
 use crate::train::checkpoint::{self, Card};
 use crate::train::classified;
@@ -162,7 +164,7 @@ impl Job {
         };
         prepare(out)?;
         let cache = data.cache.clone().unwrap_or_else(|| out.join("cache"));
-        let options = LoadOptions { views: config.views(), decode: data.decode(), cache_dir: Some(cache.clone()) };
+        let options = LoadOptions { views: seen(&config), decode: data.decode(), cache_dir: Some(cache.clone()) };
         let listed = manifest.rows.len();
         let (manifest, pictures) = load_pictures(&manifest, &options, data.skip_bad, output)?;
         for remark in initial.remarks(&config, &pictures)? {
@@ -201,6 +203,10 @@ impl Job {
         };
         if features {
             job.extract(&cache)?;
+        }
+        if let (Some(extracted), false) = (&mut job.extracted, job.initial.tables.is_empty()) {
+            let beside = joined(&job.initial.tables, &job.manifest)?;
+            extracted.members.iter_mut().for_each(|rows| features::beside(rows, &beside));
         }
         Ok(job)
     }
@@ -573,6 +579,15 @@ impl Job {
 /// For people, in the header of a checkpoint.
 pub fn made_by(device: &str) -> String {
     format!("deep-affect {} on {device}", env!("CARGO_PKG_VERSION"))
+}
+
+/// What of a picture is loaded: what the towers see, or else enough for a report.
+fn seen(config: &Config) -> Vec<View> {
+    /// Side in pixels of the pictures in a report.
+    const SHOWN: usize = 64;
+    let views = config.views();
+    let shown = || View { side: SHOWN, resize: Resize::SquashBilinear, grey: false, crop: None };
+    if views.is_empty() { vec![shown()] } else { views }
 }
 
 /// Decodes what a manifest lists; bad pictures are written to `bad-pictures.csv` and, if allowed, left out.

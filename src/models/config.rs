@@ -86,6 +86,9 @@ pub enum Goal {
 pub struct Config {
     pub architecture: Architecture,
     pub towers: Vec<Tower>,
+    /// Features from tables, behind those of the towers: of pictures that somebody has described before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<Described>,
     pub tower_output: TowerOutput,
     /// Whether features come to one scale before the head. Probabilities are used as they are (the paper's "normalised to
     /// [0,1]"); averaged activations need it.
@@ -110,6 +113,17 @@ pub struct Config {
     /// have a layer of their own on the same trunk.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub classes: Vec<String>,
+}
+
+/// A table of features ([`crate::data::features_table`]) as a part of a model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Described {
+    /// What the beginning of its columns' names is; empty where the table has no name.
+    pub name: String,
+    pub columns: usize,
+    /// Of its file.
+    pub sha256: String,
 }
 
 /// No dropout.
@@ -154,6 +168,7 @@ impl Config {
         Ok(Self {
             architecture,
             towers,
+            tables: vec![],
             tower_output: TowerOutput::Softmax,
             standardize: Standardize::No,
             heads: 1,
@@ -214,7 +229,20 @@ impl Config {
 
     /// Width of the concatenated features of one member.
     pub fn features(&self) -> usize {
-        self.towers.iter().map(|t| t.features(self.output(t))).sum()
+        let towers = self.towers.iter().map(|t| t.features(self.output(t)));
+        towers.chain(self.tables.iter().map(|t| t.columns)).sum()
+    }
+
+    /// Refuses pictures for a model that was trained on tables.
+    pub fn check_seen(&self) -> Result<()> {
+        match &self.tables[..] {
+            [] => Ok(()),
+            tables => {
+                let columns: usize = tables.iter().map(|t| t.columns).sum();
+                Err(Error::job(format!("reads {columns} features from tables, which no picture has in it"))
+                    .fix("judge it where it was trained, with the same table: cross-validate, or train with a part that is tested"))
+            }
+        }
     }
 
     /// The independently trained parts.

@@ -16,7 +16,7 @@ mod tower;
 mod vgg;
 mod xception;
 
-pub use config::{Architecture, Config, Goal, HEAD, Member, OutAct, STATISTICS, Standardize};
+pub use config::{Architecture, Config, Described, Goal, HEAD, Member, OutAct, STATISTICS, Standardize};
 pub use expressions::{FIVE, NINE, expression, expressions};
 pub use tower::{Base, Stages, TOWER, Tower, TowerOutput};
 pub use vgg::{Blocks, VGG11, VGG13, VGG16, VGG19, vgg};

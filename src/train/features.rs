@@ -2,6 +2,7 @@
 
 use super::params::Initial;
 use crate::data::Pictures;
+use crate::data::features_table::Joined;
 use crate::device::{Data, Device, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
@@ -188,6 +189,14 @@ fn read(path: &Path, key: &str) -> Option<Rows> {
     file.intact(FEATURES).ok()?;
     let t = file.tensor(FEATURES).ok()?;
     Some((*t.shape.get(1)?, t.to_f32().ok()?.into_owned()))
+}
+
+/// Lays the columns of tables behind the features of a member, for the same rows.
+pub fn beside((width, x): &mut Rows, table: &Joined) {
+    let more = table.columns.len();
+    let own = *width - more;
+    let rows = table.values.chunks_exact(more).enumerate();
+    *x = rows.flat_map(|(i, row)| x[i * own..(i + 1) * own].iter().chain(row)).copied().collect();
 }
 
 /// What is taken from each feature, and by what it is multiplied then, over some rows: mean and 1 / standard deviation, or

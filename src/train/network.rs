@@ -302,6 +302,7 @@ impl Task {
     pub fn views(&self) -> Result<Vec<View>> {
         match self {
             Task::EndToEnd { config, .. } => {
+                config.check_seen()?;
                 config.check_sides()?;
                 Ok(config.views())
             }
@@ -363,9 +364,11 @@ impl Task {
             Task::EndToEnd { config, .. } | Task::Head { config } => {
                 // One trunk cannot be split.
                 let both = config.goals().len() > 1 && config.architecture == Architecture::Split;
-                let some = !config.towers.is_empty() && !config.goals().is_empty() && !both;
+                let empty = config.towers.is_empty() && config.tables.is_empty();
+                let some = !empty && !config.goals().is_empty() && !both;
                 some && config.check_sides().is_ok()
                     && config.towers.iter().all(tower)
+                    && config.tables.iter().all(|t| widths(&[t.columns]))
                     && widths(&config.head)
                     && (1..=MOST_HEADS).contains(&config.heads)
             }

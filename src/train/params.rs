@@ -3,6 +3,7 @@
 use super::first_layer;
 use super::stored::{Source, Stored};
 use crate::data::Pictures;
+use crate::data::features_table::FeatureTable;
 use crate::device::{Data, Session};
 use crate::error::{Error, Result, option};
 use crate::graph::{Graph, Value};
@@ -20,6 +21,8 @@ use std::sync::{Arc, OnceLock};
 pub struct Initial {
     /// By tower name.
     towers: BTreeMap<String, Given>,
+    /// Those of [`Config::tables`], with their names.
+    pub tables: Vec<(String, FeatureTable)>,
     /// Draw what no file gives; otherwise that is an error.
     pub init_missing: bool,
     /// Take no dense layers from a file: they are drawn, whatever classes the file knows.
@@ -48,7 +51,14 @@ impl Given {
 
 impl Initial {
     pub fn new(seed: u64, init_missing: bool) -> Self {
-        Self { towers: BTreeMap::new(), init_missing, without_dense: false, rule: Rule::default(), seed }
+        Self {
+            towers: BTreeMap::new(),
+            tables: vec![],
+            init_missing,
+            without_dense: false,
+            rule: Rule::default(),
+            seed,
+        }
     }
 
     /// Takes a tower's weights from a file.

@@ -225,6 +225,13 @@ impl Model {
         let known: Vec<&str> =
             [fields::<config::Model>(), fields::<config::Training>(), fields::<config::Data>()].concat();
         file.known(&settings, &known)?;
+        // A table alone is a model.
+        if settings.contains_key("table") && !["features", "network"].iter().any(|k| settings.contains_key(*k)) {
+            settings.insert(
+                Spanned::new(0..0, "features".into()),
+                Spanned::new(0..0, DeValue::String(config::NONE.into())),
+            );
+        }
         let span = |settings: &DeTable, key: &str| settings.get(key).map(Spanned::span);
         for [one, other] in EITHER {
             if let (Some(at), true) = (span(&settings, one), settings.contains_key(other)) {
@@ -256,6 +263,11 @@ impl Model {
             }
         }
         run.model.weights.retain(|tower, _| !after.iter().any(|(of, _)| of == tower));
+        for table in &mut run.model.table {
+            let (name, file) = table.split_once('=').map_or(("", &**table), |(name, file)| (name, file));
+            let file = beside(Path::new(file)).display().to_string();
+            *table = if name.is_empty() { file } else { format!("{name}={file}") };
+        }
         for path in [&mut run.data.label_map, &mut run.data.cache].into_iter().flatten() {
             *path = beside(path);
         }
