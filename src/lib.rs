@@ -10,7 +10,7 @@
 | 5 | [`device`] | reference (float64), cpu (float32), session |
 | 6 | [`nn`] | layers over the graph |
 | 7 | [`models`] | networks as tables |
-| 8 | [`solve`] [`train`] [`conform`] [`export`] | linear models and support vector machines on tables of features; the loop, checkpoints, metrics, the predictor; golden files of another framework; models for other programs |
+| 8 | [`solve`] [`evolve`] [`train`] [`conform`] [`export`] | linear models and support vector machines on tables of features; pictures that a model is made to see; the loop, checkpoints, metrics, the predictor; golden files of another framework; models for other programs |
 | 9 | [`report`] | pages and tables for people |
 | 10 | [`experiment`] | typed configuration; runs, cross-validations and studies |
 | 11 | [`cli`] | commands |
@@ -123,6 +123,7 @@ without dashes in the library, and a program adds its own.
 
 // What a library is used by: ten modules at most.
 pub mod data;
+#[doc(hidden)]
 pub mod descriptors;
 pub mod device;
 pub mod error;
@@ -170,6 +171,7 @@ pub mod solve;
 #[doc(hidden)]
 pub mod weights;
 
+mod evolve;
 mod files;
 mod memory;
 mod par;

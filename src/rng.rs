@@ -19,6 +19,8 @@ pub enum Stream {
     Bootstrap,
     /// What happens to the training images; the position is the row of the data set, the step is the update.
     Augment,
+    /// One candidate of a generation; the step is the generation.
+    Evolve(u32),
 }
 
 impl Stream {
@@ -32,6 +34,7 @@ impl Stream {
             Stream::Test(n) => (5, n),
             Stream::Augment => (6, 0),
             Stream::Bootstrap => (9, 0),
+            Stream::Evolve(n) => (7, n),
         };
         (purpose << 28) | (n & 0x0fff_ffff)
     }

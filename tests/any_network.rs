@@ -444,3 +444,60 @@ fn models_of_tables_are_predicted_with_and_evaluated() {
     fs::write(p.join("other.csv"), "path,x\nblue0.png,1\n").unwrap();
     bad(p, "predict --model line/model.safetensors --table other.csv", "the table has column 1 is `x`");
 }
+
+#[test]
+fn pictures_are_evolved_for_a_model() {
+    let dir = set();
+    let p = dir.path();
+    let tiny = format!("{TINY} --epochs 4 --val 0 --features object --freeze all --tower-output pooled --head none");
+    good(p, &format!("train set.csv {tiny} --out rated"));
+    good(p, &format!("train set.csv {tiny} --seed 2 --out other"));
+    let small = "--initial 20 --children 12 --side 32 --batch 5 --threads 1 --device cpu";
+    let one = format!("evolve --model rated/checkpoint.safetensors {small}");
+    let (said, _) = good(p, &format!("{one} --generations 2 --out whole --judge other/checkpoint.safetensors"));
+    assert!(said.contains("of 256 cells filled by 44 candidates") && said.contains("points away"), "{said}");
+    let read = |file: &str| fs::read_to_string(p.join(file)).unwrap();
+    let archive = read("whole/archive.csv");
+    let head = "cell,cell_valence_low_1to9,cell_valence_high_1to9,cell_arousal_low_1to9,cell_arousal_high_1to9,\
+                fitness_minus_distance_points,valence_1to9,arousal_1to9,checkpoint.safetensors_valence_1to9,\
+                checkpoint.safetensors_arousal_1to9,hidden_nodes,edges";
+    assert_eq!(archive.lines().next().unwrap(), head);
+    let (cells, curve) = (archive.lines().count() - 1, read("whole/curves.csv"));
+    assert_eq!(curve.lines().count(), 4);
+    assert!(cells > 0 && curve.lines().last().unwrap().starts_with(&format!("2,44,{cells},")), "{curve}");
+    // 16 pictures of 32 pixels and the gaps beside them.
+    let atlas = image::open(p.join("whole/atlas.png")).unwrap();
+    assert_eq!((atlas.width(), atlas.height()), (16 * 34 + 2, 16 * 34 + 2));
+    assert!(read("whole/report.html").contains(&format!("{cells} of 256 cells filled")));
+    // What was stopped after a generation ends as what was not.
+    good(p, &format!("{one} --generations 1 --out parts"));
+    let judge = "--judge other/checkpoint.safetensors";
+    bad(p, &format!("{one} --generations 2 --out parts --seed 3 --resume"), "with other settings");
+    good(p, &format!("{one} --generations 2 --out parts --resume {judge}"));
+    for file in ["archive.csv", "curves.csv", "genomes.json", "atlas.png", "evolution.json"] {
+        assert_eq!(
+            fs::read(p.join("parts").join(file)).unwrap(),
+            fs::read(p.join("whole").join(file)).unwrap(),
+            "{file}"
+        );
+    }
+    // Two models that disagree, one rating.
+    let two = "--model rated/checkpoint.safetensors --model other/checkpoint.safetensors --fitness agreement";
+    good(p, &format!("evolve {two} --grid valence:4 {small} --generations 0 --out two"));
+    assert!(read("two/archive.csv").contains("fitness_minus_sd_points,valence_1to9,hidden_nodes"));
+    // Classes: each has its picture.
+    good(p, &format!("train set.csv {tiny} --label colour --min-count 1 --out named"));
+    let named = "evolve --model named/checkpoint.safetensors";
+    let (said, _) = good(p, &format!("{named} {small} --generations 1 --out classes --colour rgb"));
+    assert!(said.contains("3 of 3 cells filled by 32 candidates"), "{said}");
+    for (line, problem) in [
+        (format!("{one} --grid dominance:4 --out no"), "the model predicts valence, arousal"),
+        (format!("{one} --grid valence --out no"), "not a rating and a number of parts"),
+        (format!("{one} --fitness agreement --out no"), "for several models"),
+        (format!("{named} --grid valence:3 {small} --out no"), "tells classes apart"),
+        (format!("{one} --judge named/checkpoint.safetensors --out no"), "does not predict valence and arousal"),
+        (format!("{one} --resume --out none"), "evolution.json"),
+    ] {
+        bad(p, &line, problem);
+    }
+}

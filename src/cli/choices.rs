@@ -1,6 +1,8 @@
 //! The library's lists of names as a command line knows them: each name, and what help says of it.
 
 use crate::data::Alpha;
+use crate::evolve::Fitness;
+use crate::evolve::cppn::{Colour, Coordinates};
 use crate::experiment::config::{Choice, Monitor, Resident};
 use crate::experiment::subject::Run;
 use crate::export::Format;
@@ -35,6 +37,18 @@ macro_rules! choices {
 choices! {
     Architecture { Shared = "shared", Split = "split" }
     OutAct { Linear = "linear", Relu = "relu" }
+    Fitness {
+        Centre = "centre": "By its distance from the middle of the cell",
+        Agreement = "agreement": "By how well several models agree"
+    }
+    Colour {
+        Hls = "hls": "Hue, lightness and saturation",
+        Rgb = "rgb": "Red, green and blue"
+    }
+    Coordinates {
+        Unit = "unit": "From -1 to 1",
+        Pixels = "pixels": "Indices of pixels, as in the program of Nguyen, Yosinski & Clune 2015"
+    }
     Choice { Auto = "auto", Yes = "yes", MinMax = "minmax", No = "no" }
     Monitor {
         Val = "val": "A part of those that would be trained on",

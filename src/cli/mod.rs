@@ -16,6 +16,7 @@ mod deal;
 mod demo;
 mod doctor;
 mod evaluate;
+mod evolve;
 mod features;
 mod fit;
 mod flags;
@@ -96,6 +97,8 @@ pub enum Command {
     Features(Box<features::Command>),
     /// Solve for a linear model or a support vector machine on tables of features, over folds.
     Fit(Box<fit::Command>),
+    /// Evolve pictures that a model is made to see: one for each cell of the plane of ratings, or for each class.
+    Evolve(Box<evolve::Command>),
     /// Measure a trained model on a manifest.
     Evaluate(Box<evaluate::Command>),
     /// Make a manifest of a published set, or of any table and a folder of pictures.
@@ -140,6 +143,7 @@ impl Command {
             Self::Predict(c) => c.run(),
             Self::Features(c) => c.run(),
             Self::Fit(c) => c.run(),
+            Self::Evolve(c) => c.run(),
             Self::Evaluate(c) => c.run(),
             Self::Import(c) => c.run(),
             Self::Merge(c) => c.run(),

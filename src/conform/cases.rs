@@ -130,6 +130,8 @@ impl Context<'_> {
             "resize_opencv" => self.resize_opencv(),
             "fusion" => self.fusion(),
             "lowlevel" => self.lowlevel(),
+            "cppn" => self.cppn(),
+            "mapelites" => self.mapelites(),
             other => Err(Stop::Unsupported(other.into())),
         }
     }

@@ -1,5 +1,5 @@
 /*! Floor 10: experiments. What is trained, how and on what is a typed configuration ([`config`]); [`run`] trains one model,
-[`cross_validate`] one for each fold, [`study`] several models over the same folds. They tell of their progress through
+[`cross_validate`] one for each fold, [`study`] several models over the same folds, [`evolve`] pictures that a model is made to see. They tell of their progress through
 [`events`], return what they found and leave a folder of results. Nothing here knows of a command line. */
 
 pub mod checkpointed;
@@ -11,6 +11,7 @@ pub mod demo;
 pub mod ensemble;
 pub mod evaluate;
 pub mod events;
+pub mod evolve;
 pub mod faces;
 mod heads;
 pub mod run;

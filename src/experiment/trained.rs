@@ -138,6 +138,14 @@ impl Model {
         self.card.alpha == other.card.alpha
     }
 
+    /// Loads the weights for squares of another side than in training, if one is given.
+    pub fn sized(&self, side: Option<usize>, batch: usize, device: Box<dyn Device>) -> Result<Predictor> {
+        match side {
+            Some(side) => Predictor::sized(side, &self.file, batch, device),
+            None => self.predictor(Precision::Float32, batch, device, false),
+        }
+    }
+
     /// Loads the weights; `seeing`, to hear of classes too.
     pub fn predictor(
         &self,

@@ -212,6 +212,27 @@ impl Config {
         }
     }
 
+    /// Whether its parameters fit squares of any side: no tower goes on to layers that read a whole map.
+    pub fn any_side(&self) -> bool {
+        self.towers.iter().all(|t| !matches!(self.output(t), TowerOutput::Softmax | TowerOutput::Penultimate))
+    }
+
+    /// The same model for squares of another side.
+    ///
+    /// # Errors
+    /// A side that a tower cannot take, or a model that takes only its own.
+    pub fn sized(&self, side: usize) -> Result<Self> {
+        let mut other = self.clone();
+        other.image = side;
+        other.towers.iter_mut().for_each(|t| t.image = None);
+        other.check_sides()?;
+        if other.views() != self.views() && !self.any_side() {
+            return Err(Error::usage(format!("the model takes pictures of {} pixels, not {side}", self.image))
+                .fix("leave the side to the model"));
+        }
+        Ok(other)
+    }
+
     /// Refuses sides that a tower cannot take.
     pub fn check_sides(&self) -> Result<()> {
         self.towers.iter().try_for_each(|t| t.check_side(self.view(t).side))

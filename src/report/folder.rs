@@ -230,7 +230,7 @@ pub fn thumbnail(square: &[u8], size: u32) -> Result<Vec<u8>> {
     let full = RgbImage::from_raw(size, size, square.to_vec())
         .ok_or_else(|| Error::job("cannot make a thumbnail: not a square"))?;
     let small = if size > THUMBNAIL { imageops::thumbnail(&full, THUMBNAIL, THUMBNAIL) } else { full };
-    png(small.into_raw(), size.min(THUMBNAIL) as usize)
+    png(small.into_raw(), [size.min(THUMBNAIL) as usize; 2])
 }
 
 /// A square as a JPEG file of a few kilobytes.

@@ -84,7 +84,7 @@ pub fn pictures(
             for &sign in signs {
                 let (side, values) = (views[tower.view].side, map.rectified(sign));
                 overlays.push(Overlay {
-                    png: png(over(&square(tower.view), side, &values, map.size), side)?,
+                    png: png(over(&square(tower.view), side, &values, map.size), [side; 2])?,
                     tower: tower.name.clone(),
                     layer: tower.layer.clone(),
                     target: explainer.targets[map.target].clone(),
@@ -97,7 +97,7 @@ pub fn pictures(
         }
         all.push(Picture {
             name: name.clone(),
-            photo: png(square(0).to_vec(), views[0].side)?,
+            photo: png(square(0).to_vec(), [views[0].side; 2])?,
             rated: explainer.config.targets.iter().enumerate().map(rated).collect(),
             overlays,
             maps: explained.maps,

@@ -1,13 +1,14 @@
 /*! Floor 9: what a run leaves for people. [`html`] makes one page that needs nothing but itself: charts are inline SVG,
 thumbnails are data URIs, there is no script, and the page's own policy forbids loading anything. [`tables`] writes the
 predictions for other programs, [`folder`] all of it, [`classes`] the same of a run that tells classes apart; [`gradcam`] shows where towers look, [`confusion`] a matrix of counts;
-[`accuracy`] lays out accuracies over folds; [`layers`] shows what each layer of a network knows; [`memory`] draws a plan, [`roofline`] rates under ceilings, [`study`] makes the tables of a
+[`evolved`] shows pictures that were evolved, [`accuracy`] lays out accuracies over folds; [`layers`] shows what each layer of a network knows; [`memory`] draws a plan, [`roofline`] rates under ceilings, [`study`] makes the tables of a
 paper. */
 
 pub mod accuracy;
 mod charts;
 pub mod classes;
 pub mod confusion;
+pub mod evolved;
 pub mod folder;
 pub mod gradcam;
 pub mod layers;
@@ -151,9 +152,9 @@ fn data_uri(file: &[u8]) -> Result<String> {
 }
 
 /// An image as a PNG file.
-fn png(rgb: Vec<u8>, side: usize) -> Result<Vec<u8>> {
+fn png(rgb: Vec<u8>, [width, height]: [usize; 2]) -> Result<Vec<u8>> {
     let failed = |why: String| Error::job(format!("cannot make a PNG: {why}"));
-    let picture = RgbImage::from_raw(side as u32, side as u32, rgb).ok_or_else(|| failed("not a square".into()))?;
+    let picture = RgbImage::from_raw(width as u32, height as u32, rgb).ok_or_else(|| failed("another size".into()))?;
     let mut file = Cursor::new(vec![]);
     picture.write_to(&mut file, ImageFormat::Png).map_err(|e| failed(e.to_string()))?;
     Ok(file.into_inner())

@@ -84,12 +84,17 @@ impl Predictor {
 
     /// The same with numbers of another precision.
     pub fn within(precision: Precision, file: &Arc<WeightFile>, batch: usize, device: Box<dyn Device>) -> Result<Self> {
-        Self::build(precision, file, batch, device, false)
+        Self::build(precision, file, batch, device, false, None)
     }
 
     /// The same for [`Predictor::see`]. Where towers hand on averaged activations there are no classes to see.
     pub fn seeing(precision: Precision, file: &Arc<WeightFile>, batch: usize, device: Box<dyn Device>) -> Result<Self> {
-        Self::build(precision, file, batch, device, true)
+        Self::build(precision, file, batch, device, true, None)
+    }
+
+    /// The same on squares of another side than the model was trained on.
+    pub fn sized(side: usize, file: &Arc<WeightFile>, batch: usize, device: Box<dyn Device>) -> Result<Self> {
+        Self::build(Precision::Float32, file, batch, device, false, Some(side))
     }
 
     fn build(
@@ -98,9 +103,11 @@ impl Predictor {
         batch: usize,
         device: Box<dyn Device>,
         seeing: bool,
+        side: Option<usize>,
     ) -> Result<Self> {
         let card = checkpoint::card(file)?;
-        let config = card.config().map_err(|e| Error::file(file.path(), e.to_string()))?.clone();
+        let config = card.config().map_err(|e| Error::file(file.path(), e.to_string()))?;
+        let config = side.map_or_else(|| Ok(config.clone()), |s| config.sized(s))?;
         let members = config.members();
         let (mut g, images, mut want) =
             Task::EndToEnd { config: config.clone(), frozen: vec![] }.evaluation(batch, precision)?;
