@@ -83,14 +83,15 @@ impl Command {
         };
         let found = evolve.run(&to(&self.out))?;
         let last = found.evolution.curve.last().expect("a start");
-        output::say(&[&format!(
-            "{} of {} cells filled by {} candidates; QD score {:.2}",
+        let mut text = format!(
+            "{} of {} cells filled by {} candidates; QD score {:.2}\n",
             last.filled_cells,
             found.evolution.archive.len(),
             last.candidates,
             last.qd_score
-        )]);
-        output::say(&found.apart.iter().map(String::as_str).collect::<Vec<_>>());
+        );
+        found.apart.iter().for_each(|line| text += &format!("{line}\n"));
+        output::print(&text)?;
         remark!("wrote atlas.png, archive.csv, curves.csv, genomes.json and report.html to {}", self.out.display());
         Ok(())
     }
