@@ -231,6 +231,45 @@ fn pictures_described_without_a_network() {
     assert!(text.contains("valence"), "{text}");
     let model = "--model cv/fold-1.safetensors";
     bad(p, &format!("predict {model} emoji"), 1, "reads 585 features from tables");
+    // The same in a study, beside what is solved for, and ratings beside those of words (Kim et al. 2018).
+    let categories: std::collections::BTreeSet<String> =
+        manifest.labels("category").unwrap().into_iter().flatten().collect();
+    let norms: String = categories.iter().enumerate().map(|(i, c)| format!("{c},{},5\n", 1 + i % 8)).collect();
+    fs::write(p.join("norms.csv"), format!("Word,valence,intensity\n{norms}")).unwrap();
+    let study = "manifest = 'm.csv'\nfolds = 2\n[norms]\nfile = 'norms.csv'\ntag = 'category'\n\
+                 [train]\ntargets = ['valence', 'intensity']\narchitecture = 'split'\nbatch = 1000\nepochs = 3\nval = 0\n\
+                 table = ['low.safetensors', 'where=areas.csv']\n\
+                 [[model]]\nname = 'dense'\nhead = [8]\nlr = 0.01\n\
+                 [[model]]\nname = 'ridge'\nsolver = 'ridge'\nalpha = 1000\n\
+                 [[model]]\nname = 'svr'\nsolver = 'svr'\n\
+                 [[table]]\nmodels = ['dense', 'ridge', 'svr']\nby = 'folds'\n[[table]]\npairs = [['dense', 'ridge']]\n";
+    fs::write(p.join("study.toml"), study).unwrap();
+    let text = good(p, "study run study.toml --out study --threads 1");
+    assert!(text.contains("Valence training dense") && text.contains("Intensity test svr"), "{text}");
+    let table = fs::read_to_string(p.join("study/tables/table-1.csv")).unwrap();
+    assert_eq!(table.lines().filter(|l| l.contains("ridge")).count(), 4, "{table}");
+    // The solver is fit's: the same errors over the same folds.
+    fs::copy(p.join("study/folds.csv"), p.join("dealt.csv")).unwrap();
+    let fit =
+        "fit m.csv --table low.safetensors --table where=areas.csv --targets valence,intensity --fold-file dealt.csv";
+    good(p, &format!("{fit} --solver ridge --alpha 1000 --out solved"));
+    let column = |file: &str, name: &str| -> Vec<(String, f64)> {
+        let table = deep_affect::data::table::Table::read(p.join(file), &Default::default()).unwrap();
+        let find = |name: &str| table.header.iter().position(|h| h.starts_with(name)).unwrap();
+        let [path, value] = ["path", name].map(find);
+        let mut rows: Vec<_> = table.rows.iter().map(|(_, r)| (r[path].clone(), r[value].parse().unwrap())).collect();
+        rows.sort_by(|a, b| a.0.cmp(&b.0));
+        rows
+    };
+    let [ours, fits] = [
+        column("study/ridge/predictions.csv", "valence_predicted"),
+        column("solved/predictions.csv", "valence_predicted"),
+    ];
+    assert!(ours.len() == n && ours.iter().zip(&fits).all(|(a, b)| a.0 == b.0 && (a.1 - b.1).abs() < 1e-4));
+    assert!(p.join("study/tables/norms-valence.svg").exists() && p.join("study/tables/norms.csv").exists());
+    fs::write(p.join("study.toml"), study.replace("alpha = 1000", "alpha = 10")).unwrap();
+    bad(p, "study run study.toml --out study", 1, "solver");
+
     // The sum of a batch's errors by a rate is their mean by a rate that many times larger.
     let learned = |rest: &str, out: &str| {
         let line = format!("{train} {rest} --out {out}").replace("--keep-models", "");

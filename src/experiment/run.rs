@@ -14,6 +14,7 @@ use crate::error::{Error, Kind, Result, line, option};
 use crate::models::{Architecture, Config, STATISTICS, Standardize, TowerOutput};
 use crate::preprocess::{Resize, View};
 use crate::report::folder::{Claim, claim, prepare};
+use crate::solve::model as solve;
 use crate::train::checkpoint::{self, Card};
 use crate::train::classified;
 use crate::train::features::{self, Extracted};
@@ -286,6 +287,42 @@ impl Job {
             false => vec![],
         };
         Ok(Predicted { ratings, probabilities })
+    }
+
+    /// A model that is solved for on the features of some rows.
+    pub fn solved(&self, method: &solve::Method, rows: &[usize]) -> Result<solve::Model> {
+        let Some((width, x)) = self.extracted.as_ref().and_then(|e| e.members.first()) else {
+            return Err(Error::usage("a solver is for features that do not change").fix(format!(
+                "add {} all, or a {}",
+                option("freeze"),
+                option("table")
+            )));
+        };
+        let columns: Vec<String> = (1..=*width).map(|i| format!("feature {i}")).collect();
+        let manifest = &self.manifest;
+        let answers = if self.tells_classes() {
+            solve::Answers::Classes { classes: self.config.classes.clone(), class: self.y.clone() }
+        } else {
+            let values = manifest.rows.iter().flat_map(|r| &r.targets).map(|t| f64::from(*t)).collect();
+            solve::Answers::Ratings { targets: self.config.targets.clone(), values }
+        };
+        let weight: Vec<f64> = manifest.rows.iter().map(|r| r.weight.into()).collect();
+        let (groups, seed) = (manifest.groups(), self.settings.seed);
+        let task = solve::Task { columns: &columns, x, answers: &answers, weight: &weight, groups: &groups, seed };
+        Ok(solve::solve(method, &task, rows)?.remove(0))
+    }
+
+    /// What a solved model says of some rows: ratings, or 1 for the class and 0 for the others.
+    pub fn predict_solved(&self, model: &solve::Model, rows: &[usize]) -> Predicted {
+        let x = self.extracted.as_ref().and_then(|e| e.members.first()).map_or(&[][..], |m| &m.1);
+        if !self.tells_classes() {
+            let ratings = model.ratings(x, rows).into_iter().map(|y| y as f32).collect();
+            return Predicted { ratings, probabilities: vec![] };
+        }
+        let classes = self.config.classes.len();
+        let told = model.classes(x, rows).into_iter();
+        let probabilities = told.flat_map(|c| (0..classes).map(move |k| f32::from(u8::from(k == c)))).collect();
+        Predicted { ratings: vec![], probabilities }
     }
 
     /// Splits rows into those that are trained on and those that are monitored: none where there is nothing to monitor.

@@ -3,7 +3,7 @@
 use crate::atomic;
 use crate::cli::output;
 use crate::error::{Error, Result};
-use crate::experiment::study::{NOGUERA, PARRY, RAPOLU, SMALL};
+use crate::experiment::study::{KIM, NOGUERA, PARRY, RAPOLU, SMALL};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -27,6 +27,9 @@ enum Paper {
     Parry,
     /// Noguera 2018, Emosepar beside VGG16, Inception v3 and Xception from random weights, one split.
     Noguera,
+    /// Kim et al. 2018, Building Emotional Machines: dense networks on tables of features, beside AlexNet, VGG19, least squares
+    /// and support vector regression, over five folds.
+    Kim,
     /// Rapolu et al.: ResNet101 and DenseNet201 on eight emotions, alone and joined, and on sets never trained on.
     Rapolu,
 }
@@ -40,6 +43,7 @@ impl Command {
             (true, _) => SMALL,
             (false, Paper::Parry) => PARRY,
             (false, Paper::Noguera) => NOGUERA,
+            (false, Paper::Kim) => KIM,
             (false, Paper::Rapolu) => RAPOLU,
         };
         atomic::write(&self.file, |w| w.write_all(text.as_bytes()))?;

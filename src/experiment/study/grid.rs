@@ -190,6 +190,9 @@ impl Grid {
             let names = self.manifest.labels(label)?;
             basis.insert("classes".into(), json(json!([self.classes, names, f.data.balance])));
         }
+        if let Some(method) = &model.method {
+            basis.insert("solver".into(), json(json!(method)));
+        }
         for w in self.sources(model)? {
             basis.insert(weights_of(&w.tower), format!("sha256 {}", w.sha256));
         }

@@ -2,6 +2,7 @@
 
 mod compare;
 mod grid;
+mod norms;
 mod plan;
 mod report;
 mod run;
@@ -23,6 +24,9 @@ pub const PARRY: &str = include_str!("example.toml");
 
 /// The study of Noguera 2018.
 pub const NOGUERA: &str = include_str!("noguera.toml");
+
+/// The study of Kim et al. 2018.
+pub const KIM: &str = include_str!("kim.toml");
 
 /// The study of Rapolu et al.
 pub const RAPOLU: &str = include_str!("rapolu.toml");

@@ -1,11 +1,14 @@
 /*! `study.toml`: which models are trained on which folds, and which tables are made of them. A model is a configuration of
 [`crate::experiment::config`], by its own settings over those of all. */
 
+use super::norms::Norms;
 use crate::error::{Error, Result, line};
 use crate::experiment::config::{self, BUNDLED, Run};
 use crate::experiment::written::{Written, fields};
 use crate::files;
 use crate::report::study::{By, Layout};
+use crate::solve::model::Method;
+use crate::solve::svm;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue, ValueDeserializer};
@@ -32,6 +35,7 @@ struct File {
     maps: u8,
     #[serde(default)]
     faces: Vec<PathBuf>,
+    norms: Option<Norms>,
     #[serde(default)]
     table: Vec<Layout>,
 }
@@ -48,6 +52,57 @@ fn yes() -> bool {
 struct Names {
     name: String,
     title: Option<String>,
+}
+
+/// Settings of a solver, as of `fit`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Solving {
+    solver: Option<Solver>,
+    c: Option<f64>,
+    alpha: Option<f64>,
+    epsilon: Option<f64>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Solver {
+    Linear,
+    Ridge,
+    Svr,
+    Svc,
+}
+
+impl Solving {
+    /// None where a head is trained.
+    ///
+    /// # Errors
+    /// Settings that no model has, or that its solver does not take.
+    fn method(&self) -> Result<Option<Method>> {
+        let takes: &[&str] = match self.solver {
+            None | Some(Solver::Linear) => &[],
+            Some(Solver::Ridge) => &["alpha"],
+            Some(Solver::Svr) => &["c", "epsilon"],
+            Some(Solver::Svc) => &["c"],
+        };
+        let given = [("c", self.c), ("alpha", self.alpha), ("epsilon", self.epsilon)];
+        if let Some((name, _)) = given.iter().find(|(name, v)| v.is_some() && !takes.contains(name)) {
+            return Err(Error::usage(format!("`{name}` is of another solver")).fix("leave it out"));
+        }
+        let epsilon = self.epsilon.unwrap_or(svm::EPSILON);
+        if !(0.0..=8.0).contains(&epsilon) {
+            return Err(Error::usage(format!("epsilon {epsilon} is not a number from 0 to 8")));
+        }
+        let c = vec![self.c.unwrap_or(1.0)];
+        let method = self.solver.map(|solver| match solver {
+            Solver::Linear => Method::Linear,
+            Solver::Ridge => Method::Ridge { alpha: self.alpha.into_iter().collect() },
+            Solver::Svr => Method::Svr { c, epsilon },
+            Solver::Svc => Method::Svc { c },
+        });
+        method.as_ref().map_or(Ok(()), Method::check)?;
+        Ok(method)
+    }
 }
 
 /// What is to be done. Paths are relative to the working folder, no longer to the file.
@@ -72,6 +127,8 @@ pub struct Plan {
     pub maps: u8,
     /// Output folders of `train-face`: their accuracies and confusion matrices go into the report.
     pub faces: Vec<PathBuf>,
+    /// Ratings of words to hold the pictures' against.
+    pub norms: Option<Norms>,
     pub models: Vec<Model>,
     pub tables: Vec<Layout>,
 }
@@ -85,6 +142,8 @@ pub struct Model {
     /// Its settings as they were written, for people.
     pub settings: String,
     pub run: Run,
+    /// What is solved for on features that do not change, in place of a head that is trained.
+    pub method: Option<Method>,
     /// Towers that begin with those of another model of the study, trained without the same fold: tower, model. In the file
     /// `weights.TOWER = "model:NAME"`.
     pub after: Vec<(String, String)>,
@@ -126,6 +185,7 @@ impl Plan {
             keep_models: file.keep_models,
             maps: file.maps,
             faces: file.faces.iter().map(|f| beside(f)).collect(),
+            norms: file.norms.map(|n| Norms { file: beside(&n.file), ..n }),
             models,
             tables: file.table,
             path: path.into(),
@@ -190,6 +250,18 @@ impl Plan {
                     return refuse(place, "begins with a model that is not kept".into(), "leave out `keep-models`");
                 }
             }
+            if let Some(method) = &m.method {
+                if matches!(method, Method::Svc { .. }) != m.run.data.label.is_some() {
+                    let what = "has a solver of the other kind: svc tells classes apart, the others rate";
+                    return refuse(place, what.into(), "choose another `solver`");
+                }
+                let model = &m.run.model;
+                let tables = !model.table.is_empty() && model.features == [config::NONE];
+                if !(tables || model.freeze == ["all"]) || !m.after.is_empty() {
+                    let what = "has a solver for features that change";
+                    return refuse(place, what.into(), "give it a `table`, or towers and `freeze = \"all\"`");
+                }
+            }
             if m.run.train.test > 0.0 {
                 return refuse(place, "sets a test part apart".into(), "leave out `test`: the folds do that");
             }
@@ -223,7 +295,8 @@ impl Model {
         let file = Written { within: Some(format!("model `{}`", line(&name))), ..*file };
         let mut settings = merged(all, &own);
         let known: Vec<&str> =
-            [fields::<config::Model>(), fields::<config::Training>(), fields::<config::Data>()].concat();
+            [fields::<config::Model>(), fields::<config::Training>(), fields::<config::Data>(), fields::<Solving>()]
+                .concat();
         file.known(&settings, &known)?;
         // A table alone is a model.
         if settings.contains_key("table") && !["features", "network"].iter().any(|k| settings.contains_key(*k)) {
@@ -241,6 +314,7 @@ impl Model {
             }
         }
         let written = settings.clone();
+        let method = file.part::<Solving>(&mut settings)?.method().map_err(|e| file.wrong(None, e.to_string()))?;
         let mut run = Run {
             model: file.part(&mut settings)?,
             train: file.part(&mut settings)?,
@@ -271,7 +345,14 @@ impl Model {
         for path in [&mut run.data.label_map, &mut run.data.cache].into_iter().flatten() {
             *path = beside(path);
         }
-        Ok(Self { title: title.unwrap_or_else(|| name.clone()), name, settings: line(&in_words(written)?), run, after })
+        Ok(Self {
+            title: title.unwrap_or_else(|| name.clone()),
+            name,
+            settings: line(&in_words(written)?),
+            run,
+            method,
+            after,
+        })
     }
 }
 
@@ -349,7 +430,7 @@ fn scalar(value: &Value) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::Standardize;
+    use crate::models::{Architecture, Standardize};
 
     fn read(text: &str) -> Result<Plan> {
         let dir = tempfile::tempdir().unwrap();
@@ -408,6 +489,25 @@ mod tests {
     }
 
     #[test]
+    fn kims_example_is_the_paper() {
+        let plan = read(super::super::KIM).unwrap();
+        assert_eq!((plan.models.len(), plan.folds, plan.tables.len()), (14, Some(5), 4));
+        let model = |name: &str| plan.models.iter().find(|m| m.name == name).unwrap();
+        let find = |name: &str| &model(name).run;
+        let all = find("all-vgg16");
+        assert_eq!((all.model.table.len(), all.model.architecture), (3, Architecture::Split));
+        assert_eq!((&all.model.features[..], all.train.batch, all.train.lr), (&["none".into()][..], 1000, 1e-4));
+        assert_eq!(all.model.head().unwrap().1, [3000, 1000, 500]);
+        assert!(all.model.table[0].starts_with("low=") && all.model.table[0].ends_with("low.safetensors"));
+        assert_eq!(find("low").model.head().unwrap().1, [900, 300, 150]);
+        let (frozen, trained) = (find("alexnet-frozen"), find("alexnet-trained"));
+        assert!(frozen.model.table.is_empty() && !frozen.model.freeze.is_empty() && trained.model.freeze.is_empty());
+        assert_eq!((frozen.train.lr, frozen.train.batch), (5e-5, 50));
+        assert!(matches!(model("svr").method, Some(Method::Svr { epsilon: 0.1, .. })));
+        assert_eq!((&model("linear").method, &model("low").method), (&Some(Method::Linear), &None));
+    }
+
+    #[test]
     fn paths_are_relative_to_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("study.toml");
@@ -455,6 +555,13 @@ mod tests {
                 "line 4, model `a`: invalid type: string \"x\", expected u32",
             ),
             (format!("{head}[[model]]\nname = 'a'\ntest = 0.5\n"), "sets a test part apart"),
+            (format!("{head}[[model]]\nname = 'a'\nsolver = 'svr'\n"), "has a solver for features that change"),
+            (format!("{head}[[model]]\nname = 'a'\ntable = 't'\nsolver = 'svc'\n"), "svc tells classes apart"),
+            (format!("{head}[[model]]\nname = 'a'\ntable = 't'\nsolver = 'svr'\nc = 0\n"), "must be above 0"),
+            (
+                format!("{head}[[model]]\nname = 'a'\ntable = 't'\nsolver = 'linear'\nc = 1\n"),
+                "`c` is of another solver",
+            ),
             (
                 format!("{head}[train]\nlr = -1\n[[model]]\nname = 'a'\n"),
                 "line 3, model `a`: lr -1 is not a number above 0",

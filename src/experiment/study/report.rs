@@ -24,9 +24,16 @@ use std::path::PathBuf;
 /// Writes every table and the page; returns the tables that were asked for, to be read in a terminal.
 pub fn write(grid: &Grid, compute: &Compute, command: &str) -> Result<String> {
     let s = grid.study()?;
-    let sheets = tables::all(&s);
+    let mut sheets = tables::all(&s);
     let folder = grid.out.join("tables");
     std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, "create the folder", e))?;
+    if let Some(norms) = &grid.plan.norms {
+        let (sheet, drawn) = norms.compare(&s.manifest, grid.plan.models[0].run.train.seed)?;
+        sheets.push(sheet);
+        for (name, svg) in drawn {
+            atomic::write(folder.join(name), |w| w.write_all(svg.as_bytes()))?;
+        }
+    }
     let text = |name: &str, text: &str| atomic::write(grid.out.join(name), |w| w.write_all(text.as_bytes()));
     let markdown: Vec<String> = sheets.iter().map(Sheet::markdown).collect();
     let verdict = tables::verdict(&s);
@@ -46,6 +53,10 @@ pub fn write(grid: &Grid, compute: &Compute, command: &str) -> Result<String> {
     for m in s.models.iter().filter(|m| s.classes.is_empty() && m.cells.iter().all(Option::is_some)) {
         predictions(grid, m, TEST)?;
         s.test_sets.iter().try_for_each(|set| predictions(grid, m, set))?;
+        // A family is of models that answer for pictures.
+        if grid.plan.models.iter().any(|p| p.name == m.name && p.method.is_some()) {
+            continue;
+        }
         let kept: Vec<PathBuf> = (0..grid.k).map(|f| grid.checkpoint(&m.name, f)).filter(|p| p.exists()).collect();
         Family::write(&grid.out.join(&m.name), &kept)?;
     }
@@ -218,6 +229,11 @@ fn maps(grid: &Grid, s: &Study, compute: &Compute) -> Result<Option<Figure>> {
     let rows = page::pictured(s, usize::from(grid.plan.maps));
     let mut figures = BTreeMap::new();
     let Some(m) = page::best(s) else { return Ok(None) };
+    // What reads tables looks at no picture, and what was solved for has no towers.
+    let looks = |p: &super::plan::Model| p.run.model.table.is_empty() && p.method.is_none();
+    if grid.plan.models.iter().any(|p| p.name == m.name && !looks(p)) {
+        return Ok(None);
+    }
     for fold in 0..grid.k {
         let mine: Vec<usize> = rows.iter().copied().filter(|&i| s.folds[i] == Some(fold)).collect();
         let path = grid.checkpoint(&m.name, fold);

@@ -13,8 +13,11 @@ use crate::experiment::run::Job;
 use crate::hash;
 use crate::report::classes;
 use crate::report::tables::{Prediction, write_predictions};
+use crate::solve::model::Model as Solved;
 use crate::train::cell::{self, Cell, Judged, Set};
 use crate::train::classified::Classified;
+use crate::train::fit::State;
+use crate::train::network::Network;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -184,14 +187,30 @@ impl Work<'_> {
         let start = Instant::now();
         let m = &grid.plan.models[claim.model];
         let folder = grid.folder(m, claim.fold);
-        let [test, train, val] = l.parts(claim.fold)?;
+        let [test, mut train, mut val] = l.parts(claim.fold)?;
+        if m.method.is_some() {
+            // There is nothing to monitor.
+            let dealt = (0..l.folds.len()).filter(|&i| l.folds[i].is_some_and(|f| f != claim.fold));
+            (train, val) = (dealt.collect(), vec![]);
+        }
         let checkpoint = grid.checkpoint(&m.name, claim.fold);
         let label = format!("{} {}/{}", m.name, claim.fold + 1, grid.k);
         let resume = checkpoint.exists();
-        let (mut net, state, updates) = l.job.run([&train, &val], &label, Some(&checkpoint), resume).map_err(|e| {
-            let anew = format!("remove {} to compute the cell anew", checkpoint.display());
-            if resume && e.kind() == Kind::Job { e.fix(anew) } else { e }
-        })?;
+        let mut made = match &m.method {
+            Some(method) => {
+                let model = l.job.solved(method, &train)?;
+                model.write(&checkpoint)?;
+                Made::Solved(Box::new(model))
+            }
+            None => {
+                let run = l.job.run([&train, &val], &label, Some(&checkpoint), resume);
+                let (net, state, updates) = run.map_err(|e| {
+                    let anew = format!("remove {} to compute the cell anew", checkpoint.display());
+                    if resume && e.kind() == Kind::Job { e.fix(anew) } else { e }
+                })?;
+                Made::Trained(Box::new(net), Box::new(state), updates)
+            }
+        };
         let n = l.job.config.targets.len();
         let names: Vec<&str> = l.job.config.targets.iter().map(String::as_str).collect();
         let (mut sets, mut lines, mut told_apart, mut probabilities) = (vec![], vec![], vec![], vec![]);
@@ -200,7 +219,10 @@ impl Work<'_> {
         let kept = [(cell::TRAIN, train.clone()), (cell::TEST, test), (cell::MONITORED, monitored)];
         let kept = kept.map(|(name, rows)| (name.to_string(), rows));
         for (name, rows) in kept.into_iter().chain(l.further.iter().cloned()).filter(|s| !s.1.is_empty()) {
-            let y = l.job.predict(&mut net, &rows)?;
+            let y = match &mut made {
+                Made::Trained(net, ..) => l.job.predict(net, &rows)?,
+                Made::Solved(model) => l.job.predict_solved(model, &rows),
+            };
             let told = name != cell::TRAIN && name != cell::MONITORED;
             let judged = if l.job.tells_classes() {
                 let truth: Vec<usize> = rows.iter().map(|&i| l.job.y[i]).collect();
@@ -233,7 +255,11 @@ impl Work<'_> {
             }
             Judged::Classes(c) => format!("test: {}", c.line()),
         };
-        let said = format!("{}, fold {number}: {} epochs, {tested}", m.name, state.epoch);
+        let (epochs, history, updates) = match &mut made {
+            Made::Trained(_, state, updates) => (state.epoch, std::mem::take(&mut state.history), *updates),
+            Made::Solved(_) => (0, vec![], 0),
+        };
+        let said = format!("{}, fold {number}: {epochs} epochs, {tested}", m.name);
         let cell = Cell {
             format: Cell::format(),
             model: m.name.clone(),
@@ -247,7 +273,7 @@ impl Work<'_> {
             seconds: start.elapsed().as_secs_f64(),
             updates,
             weights: grid.sources(m)?,
-            history: state.history,
+            history,
             sets,
         };
         cell.write(&folder)?;
@@ -255,9 +281,18 @@ impl Work<'_> {
         if !grid.plan.keep_models {
             std::fs::remove_file(&checkpoint).map_err(|e| Error::io(&checkpoint, "remove", e))?;
         }
-        l.job.recycle(net);
+        if let Made::Trained(net, ..) = made {
+            l.job.recycle(*net);
+        }
         Ok(said)
     }
+}
+
+/// The model of a cell.
+enum Made {
+    /// With the state of its run, and the updates that were made here.
+    Trained(Box<Network>, Box<State>, u32),
+    Solved(Box<Solved>),
 }
 
 impl Loaded {

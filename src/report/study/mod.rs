@@ -37,6 +37,9 @@ pub enum By {
     Sets,
     /// The targets, on the test part; models beside each other (Table 5).
     Models,
+    /// The models, on the training and the test part for each target; folds beside each other, and their mean (Kim et al. 2018,
+    /// Table II).
+    Folds,
     /// The models; RMSE, correlation and sign agreement over all ratings, on the training, the monitored and the test part
     /// beside each other (Noguera 2018, Tables 8.1 and 8.2).
     Splits,

@@ -20,6 +20,7 @@ pub fn all(s: &Study) -> Vec<Sheet> {
         (false, _) => tests(s, i, layout),
         (true, By::Sets) => by_sets(s, i, layout),
         (true, By::Models) => by_models(s, i, layout),
+        (true, By::Folds) => by_folds(s, i, layout),
         (true, By::Splits) => by_splits(s, i, layout, false),
         (true, By::SplitTargets) => by_splits(s, i, layout, true),
     });
@@ -203,6 +204,28 @@ fn by_splits(s: &Study, i: usize, layout: &Layout, each: bool) -> Sheet {
          frequent side agrees with.{all}{}",
         missing(models.iter().copied())
     );
+    sheet
+}
+
+/// Kim et al. 2018, Table II.
+fn by_folds(s: &Study, i: usize, layout: &Layout) -> Sheet {
+    let models = models(s, layout);
+    let mut sheet = Sheet::new(&format!("table-{}", i + 1), &title(layout, "Errors fold by fold"));
+    let groups = (1..=s.k()).map(|g| format!("g{g}"));
+    let header: Vec<String> = std::iter::once(String::new()).chain(groups).chain(["Avg".into()]).collect();
+    sheet.header = vec![Sheet::plain(header.iter().map(String::as_str))];
+    for (t, target) in s.targets.iter().enumerate() {
+        for (set, part) in [(TRAIN, "training"), (TEST, "test")] {
+            for m in &models {
+                let errors = errors(m, set, t);
+                let all = errors.iter().copied().chain([spread(&errors).mean]).map(|e| number(e, 2));
+                sheet
+                    .rows
+                    .push(std::iter::once(format!("{} {part} {}", capital(target), m.title)).chain(all).collect());
+            }
+        }
+    }
+    sheet.note = format!("Mean squared error.{}", missing(models.iter().copied()));
     sheet
 }
 
