@@ -153,6 +153,7 @@ const SMALL: &[(&str, &str)] = &[
     ("bench conv", "--width 64 --image 32 --batch 1 --rounds 1"),
     ("bench step", "--width 64 --image 32 --batch 1 --rounds 1"),
     ("bench load", "--image 32 --rounds 1"),
+    ("evolve", "--generations 0 --initial 8 --children 8"),
     ("profile", "--width 64 --image 32 --batch 1"),
 ];
 
