@@ -112,7 +112,9 @@ fn archive(e: &Evolved) -> Result<Vec<u8>> {
         (_, Fitness::Agreement) => "fitness_minus_sd_points".into(),
     });
     head.extend(outputs.iter().cloned());
-    head.extend(e.opinions.iter().flat_map(|(name, _)| outputs.iter().map(move |o| format!("{name}_{o}"))));
+    head.extend(
+        e.opinions.iter().flat_map(|(name, _)| outputs.iter().map(move |o| format!("{}_{o}", name.replace(' ', "_")))),
+    );
     head.extend(["hidden_nodes", "edges"].map(String::from));
     let mut table = csv::Writer::from_writer(vec![]);
     let broken = |e: csv::Error| Error::job(format!("cannot write the archive's table: {e}"));
