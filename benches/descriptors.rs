@@ -3,27 +3,17 @@
 `cargo bench --bench descriptors -- [PHOTOGRAPH.jpg] [--rounds N]`; without a photograph a picture of smooth colours and noise.
 Seconds are of CPU time where the system tells it, which a busy machine disturbs least; the best and the median of the rounds. */
 
+mod common;
+
 use deep_affect::data::{DecodeOptions, Picture, decode, resize};
 use deep_affect::descriptors::{Descriptors, Kind, gist, lbp};
 
 const SIZE: [u32; 2] = [320, 256];
 
-#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
-fn cpu_seconds() -> f64 {
-    unsafe extern "C" {
-        fn clock_gettime(clock: i32, at: *mut [i64; 2]) -> i32;
-    }
-    const CLOCK_PROCESS_CPUTIME_ID: i32 = 2;
-    let mut at = [0; 2];
-    // SAFETY: a timespec is two 64-bit numbers on these targets.
-    unsafe { clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &mut at) };
-    at[0] as f64 + at[1] as f64 * 1e-9
-}
-
-#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
-fn cpu_seconds() -> f64 {
+/// By the clock where the system does not tell CPU time.
+fn seconds() -> f64 {
     static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
-    START.get_or_init(std::time::Instant::now).elapsed().as_secs_f64()
+    common::cpu_seconds().unwrap_or_else(|| START.get_or_init(std::time::Instant::now).elapsed().as_secs_f64())
 }
 
 /// Waves of every colour, and noise of a few levels.
@@ -52,9 +42,9 @@ fn main() {
         f();
         let mut all: Vec<f64> = (0..rounds)
             .map(|_| {
-                let start = cpu_seconds();
+                let start = seconds();
                 f();
-                cpu_seconds() - start
+                seconds() - start
             })
             .collect();
         all.sort_by(f64::total_cmp);

@@ -6,6 +6,9 @@ Other work on the machine makes single timings worthless: every row is the best 
 cases in turn, and the ceiling (a loop of multiply-adds that touches no memory) is measured in every round, too. On Linux
 rates are per second of CPU time and thread, which a busy machine disturbs least; elsewhere of wall time. */
 
+mod common;
+
+use common::cpu_seconds;
 use deep_affect::host::{ceiling, conv, dense};
 use deep_affect::launch::Simd;
 use deep_affect::shape::{ConvShape, Window};
@@ -14,7 +17,7 @@ use std::time::Instant;
 
 /// A moment in wall time and in CPU time of all threads.
 #[derive(Clone, Copy)]
-struct Stamp(Instant, f64);
+struct Stamp(Instant, Option<f64>);
 
 impl Stamp {
     fn now() -> Self {
@@ -23,26 +26,9 @@ impl Stamp {
     /// (wall, CPU per thread)
     fn elapsed(self, threads: usize) -> (f64, f64) {
         let wall = self.0.elapsed().as_secs_f64();
-        let cpu = cpu_seconds() - self.1;
+        let cpu = cpu_seconds().zip(self.1).map_or(0.0, |(now, then)| now - then);
         (wall, if cpu > 0.0 { cpu / threads as f64 } else { wall })
     }
-}
-
-#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
-fn cpu_seconds() -> f64 {
-    unsafe extern "C" {
-        fn clock_gettime(clock: i32, at: *mut [i64; 2]) -> i32;
-    }
-    const CLOCK_PROCESS_CPUTIME_ID: i32 = 2;
-    let mut at = [0; 2];
-    // SAFETY: a timespec is two 64-bit numbers on these targets.
-    unsafe { clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &mut at) };
-    at[0] as f64 + at[1] as f64 * 1e-9
-}
-
-#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
-fn cpu_seconds() -> f64 {
-    0.0
 }
 
 struct Case {
