@@ -13,7 +13,8 @@
 | 8 | [`solve`] [`evolve`] [`train`] [`conform`] [`export`] | linear models and support vector machines on tables of features; pictures that a model is made to see; the loop, checkpoints, metrics, the predictor; golden files of another framework; models for other programs |
 | 9 | [`report`] | pages and tables for people |
 | 10 | [`experiment`] | typed configuration; runs, cross-validations and studies |
-| 11 | [`cli`] | commands |
+| 11 | [`measure`] | speed, memory, agreement and gradients of models |
+| 12 | [`cli`] | commands |
 
 A module imports only from lower floors and from its own; `tests/floors.rs` enforces it. Modules without a page here serve the
 program, its tests and its benchmarks, and may change in any version.
@@ -154,6 +155,8 @@ pub mod host;
 pub mod launch;
 #[doc(hidden)]
 pub mod mapped;
+#[doc(hidden)]
+pub mod measure;
 #[doc(hidden)]
 pub mod nvrtc;
 #[doc(hidden)]

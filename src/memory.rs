@@ -8,6 +8,12 @@ pub fn available() -> Option<usize> {
     available_at(Path::new("/proc"), Path::new("/sys/fs/cgroup"))
 }
 
+/// Largest resident set of this process so far, MiB; None where the system does not tell.
+pub fn peak_mib() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    Some(field(&status, "VmHWM:")? as f64 / 1024.0)
+}
+
 /// What a limit on addresses (`ulimit -v`) leaves; None without one.
 fn addresses(proc: &Path) -> Option<usize> {
     let read = |name: &str| std::fs::read_to_string(proc.join("self").join(name)).ok();

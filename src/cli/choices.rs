@@ -4,8 +4,8 @@ use crate::data::Alpha;
 use crate::evolve::Fitness;
 use crate::evolve::cppn::{Colour, Coordinates};
 use crate::experiment::config::{Choice, Monitor, Resident};
-use crate::experiment::subject::Run;
 use crate::export::Format;
+use crate::measure::Purpose;
 use crate::models::{Architecture, OutAct};
 use crate::ops::loss::Reduction;
 use crate::train::fit::{SgdForm, Updates};
@@ -80,7 +80,7 @@ choices! {
         Drop = "drop": "Whatever colour stands under it shows: Pillow's `convert(\"RGB\")`, and what photographs want",
         White = "white": "Blended with white: drawings and emoji, whose transparent part hides black"
     }
-    Run {
+    Purpose {
         Infer = "infer": "Pictures to outputs",
         Train = "train": "Forward, adjoint and update of everything that is trained"
     }

@@ -1,4 +1,4 @@
-/*! Floor 11: the commands. One file each: its flags, what it asks of the library, what it prints. Results go to stdout,
+/*! Floor 12: the commands. One file each: its flags, what it asks of the library, what it prints. Results go to stdout,
 everything else (progress, remarks, errors) to stderr. */
 
 /// A line on stderr, as `remark!` would write it: [`output::remark`].
@@ -26,6 +26,7 @@ mod kernels;
 mod licenses;
 mod man;
 mod merge;
+mod model;
 mod output;
 mod plan;
 mod predict;
@@ -37,7 +38,6 @@ mod ranges;
 mod reading;
 mod signals;
 mod study;
-mod subject;
 mod tower;
 mod train;
 mod train_face;
@@ -50,7 +50,6 @@ pub use signals::{exit_code, stopped, watch as watch_signals};
 use crate::device::Device;
 use crate::error::Result;
 use crate::experiment::{Events, Output, config};
-use crate::launch::choices::Tiles;
 use clap::{Args, Parser, Subcommand};
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
@@ -185,12 +184,7 @@ impl Compute {
     }
 
     pub fn open(&self) -> Result<Box<dyn Device>> {
-        self.open_tiled(None)
-    }
-
-    /// With other tiles than those that were measured on its kind.
-    pub fn open_tiled(&self, tiles: Option<Tiles>) -> Result<Box<dyn Device>> {
-        config::Compute::from(self.clone()).open_tiled(tiles, &*terminal())
+        config::Compute::from(self.clone()).open(&*terminal())
     }
 }
 

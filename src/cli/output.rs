@@ -4,6 +4,7 @@
 
 use crate::error::{self, Error, Message, Result, shown};
 use clap::Args;
+use serde::Serialize;
 use std::borrow::Cow;
 use std::fmt::Arguments;
 use std::io::{ErrorKind, IsTerminal, Write, stderr, stdout};
@@ -67,6 +68,12 @@ pub fn write(text: &str) -> Result<Reader> {
 /// [`write`] for a command's last words.
 pub fn print(text: &str) -> Result<()> {
     write(text).map(drop)
+}
+
+/// A result, as one JSON object or as the text for people.
+pub fn print_result<T: Serialize>(result: &T, json: bool, text: impl FnOnce(&T) -> String) -> Result<()> {
+    let json = json.then(|| serde_json::to_string_pretty(result).expect("plain data") + "\n");
+    print(&json.unwrap_or_else(|| text(result)))
 }
 
 /// `--wide`, of commands whose lines may be longer than a terminal's.

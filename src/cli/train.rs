@@ -10,8 +10,6 @@ use crate::report::classes;
 use clap::Args;
 use std::path::{Path, PathBuf};
 
-pub use crate::experiment::train::peak_memory;
-
 #[derive(Args)]
 pub struct Command {
     /// Manifest of pictures and ratings (see `import`).

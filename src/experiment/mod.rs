@@ -16,7 +16,6 @@ pub mod faces;
 mod heads;
 pub mod run;
 pub mod study;
-pub mod subject;
 pub mod train;
 pub mod trained;
 mod written;

@@ -8,6 +8,7 @@ use super::events::{Events, tell};
 use super::run::{Job, split};
 use crate::data::Manifest;
 use crate::error::{Error, Result, option};
+use crate::memory::peak_mib;
 use crate::preprocess::sides;
 use crate::report::classes::{self, ClassOutcome};
 use crate::report::folder::{About, Outcome, write_folder};
@@ -159,7 +160,7 @@ pub fn train(
     let facts = [
         ("Pictures", format!("{} trained on, side {} pixels", train.len(), sides(job.pictures.views()))),
         ("Seed", job.settings.seed.to_string()),
-        ("Peak memory", peak_memory().map_or("unknown".into(), |m| format!("{m:.0} MiB"))),
+        ("Peak memory", peak_mib().map_or("unknown".into(), |m| format!("{m:.0} MiB"))),
     ];
     let head = job.said.clone().map(|said| ("Head", said));
     let facts = head.into_iter().chain(loop_facts.into_iter().filter(|_| state.epoch > 0)).chain(facts);
@@ -204,11 +205,4 @@ pub fn train(
         tell!(events, "warning: {remark}");
     }
     Ok(Trained { ratings: Some(metrics), classes })
-}
-
-/// Largest resident set of this process so far, MiB; None where the system does not tell.
-pub fn peak_memory() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let kib = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?.trim().strip_suffix("kB")?.trim().parse::<f64>();
-    Some(kib.ok()? / 1024.0)
 }

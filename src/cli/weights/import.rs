@@ -2,11 +2,11 @@
 
 use crate::bundled;
 use crate::cli::output::{self, clean};
-use crate::cli::train::peak_memory;
 use crate::cli::{Bar, command_line};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::graph::{Graph, Value};
+use crate::memory::peak_mib;
 use crate::models::{self, Base, TOWER, Tower};
 use crate::nn::{Mode, Net};
 use crate::preprocess::{PRESETS, Preprocess};
@@ -273,7 +273,7 @@ impl Command {
                 (SOURCE_SHA256): digest,
                 "source_bytes": foreign.len(),
                 "seconds": seconds,
-                "peak_memory_mib": peak_memory(),
+                "peak_memory_mib": peak_mib(),
             });
             return output::print(&format!("{value:#}\n"));
         }

@@ -1,10 +1,11 @@
 //! Layers alone: every distinct op of a family in a training step, on numbers of its own.
 
-use super::record::{Difference, Record, Row, Work};
-use super::{milliseconds, time};
-use crate::cli::subject::Chosen;
+use super::record::{BenchRecord, BenchRow, LayerError, LayerWork};
+use super::{NetworkBench, milliseconds, time};
 use crate::device::{Data, Device, Session};
 use crate::error::Result;
+use crate::experiment::Events;
+use crate::experiment::events::tell;
 use crate::graph::{Graph, Io, Op, Role};
 use crate::host::ceiling::Ceilings;
 use crate::launch::Products;
@@ -61,39 +62,40 @@ impl Layer {
     }
 }
 
-/// Measures each alone, between two measurements of the ceilings: another program's turn must not pass for one.
-pub fn measure(
-    mut record: Record,
-    chosen: &Chosen,
-    role: Role,
-    mut device: Box<dyn Device>,
-    rounds: usize,
-) -> Result<(Record, Vec<Point>)> {
-    let products = chosen.precision.products();
-    let blueprint = chosen.blueprint(record.batch.unwrap_or(1))?;
-    let nodes = blueprint.graph.needed(&blueprint.want[TRAIN]);
-    let layers = Layer::all(&blueprint.graph, &nodes, role);
-    let before = chosen.ceilings(&mut *device)?;
-    for (i, layer) in layers.iter().enumerate() {
-        remark!("{} of {}: {}", i + 1, layers.len(), layer.name);
-        let row;
-        (row, device) = one(layer, products, device, rounds)?;
-        record.rows.push(row);
+impl NetworkBench<'_> {
+    /// Measures each alone, between two measurements of the ceilings: another program's turn must not pass for one.
+    pub(super) fn layers(
+        &self,
+        mut record: BenchRecord,
+        role: Role,
+        mut device: Box<dyn Device>,
+    ) -> Result<(BenchRecord, Vec<Point>)> {
+        let products = self.model.precision.products();
+        let blueprint = self.model.blueprint(self.batch)?;
+        let nodes = blueprint.graph.needed(&blueprint.want[TRAIN]);
+        let layers = Layer::all(&blueprint.graph, &nodes, role);
+        let before = self.model.ceilings(&mut *device)?;
+        for (i, layer) in layers.iter().enumerate() {
+            tell!(self.events, "{} of {}: {}", i + 1, layers.len(), layer.name);
+            let row;
+            (row, device) = one(layer, products, device, self.rounds, self.events)?;
+            record.rows.push(row);
+        }
+        let roof = before.zip(self.model.ceilings(&mut *device)?).map(|(a, b)| a.max(b));
+        record.ceilings = roof.map(Into::into);
+        let works = record.rows.iter_mut().filter_map(|r| r.work.as_mut());
+        works.for_each(|w| w.judge(roof));
+        let point = |r: &BenchRow| {
+            let w = r.work.as_ref()?;
+            let (layer, pass) = r.name.rsplit_once(' ')?;
+            Some(Point::new(layer, pass, w.storage, [w.gflop, w.least_gb], r.time.time_median_s))
+        };
+        let points = record.rows.iter().filter_map(point).collect();
+        Ok((record, points))
     }
-    let roof = before.zip(chosen.ceilings(&mut *device)?).map(|(a, b)| a.max(b));
-    record.ceilings = roof.map(Into::into);
-    let works = record.rows.iter_mut().filter_map(|r| r.work.as_mut());
-    works.for_each(|w| w.judge(roof));
-    let point = |r: &Row| {
-        let w = r.work.as_ref()?;
-        let (layer, pass) = r.name.rsplit_once(' ')?;
-        Some(Point::new(layer, pass, w.storage, [w.gflop, w.least_gb], r.time.time_median_s))
-    };
-    let points = record.rows.iter().filter_map(point).collect();
-    Ok((record, points))
 }
 
-impl Work {
+impl LayerWork {
     /// Fills in how near it came to the ceilings.
     fn judge(&mut self, roof: Option<Ceilings>) {
         self.compute_percent = roof.map(|r| 100.0 * self.gflop_per_s / r.arithmetic(self.storage));
@@ -101,7 +103,13 @@ impl Work {
     }
 }
 
-fn one(layer: &Layer, products: Products, device: Box<dyn Device>, rounds: usize) -> Result<(Row, Box<dyn Device>)> {
+fn one(
+    layer: &Layer,
+    products: Products,
+    device: Box<dyn Device>,
+    rounds: usize,
+    events: &dyn Events,
+) -> Result<(BenchRow, Box<dyn Device>)> {
     let mut g = Graph::default();
     let ins: Vec<_> = layer.ins.iter().enumerate().map(|(i, t)| g.state(&format!("operand {i}"), *t)).collect();
     let outs = g.push_arc(layer.op.clone(), &ins);
@@ -111,12 +119,12 @@ fn one(layer: &Layer, products: Products, device: Box<dyn Device>, rounds: usize
     for (v, x) in ins.iter().zip(&numbers) {
         session.write(*v, Data::F32(x))?;
     }
-    let time = time(&mut session, 0, rounds)?;
+    let time = time(&mut session, 0, rounds, events)?;
     let io = Io { ins: &layer.ins, outs: &layer.outs };
     let cost = layer.op.cost(&io);
     let operands: Vec<_> = layer.ins.iter().map(|t| format!("{:?}", t.shape)).collect();
     let (gflop, least_gb) = (cost.flops / 1e9, (cost.read + cost.write) / 1e9);
-    let work = Work {
+    let work = LayerWork {
         operands: operands.join(" "),
         uses: layer.uses,
         gflop,
@@ -128,7 +136,7 @@ fn one(layer: &Layer, products: Products, device: Box<dyn Device>, rounds: usize
         memory_percent: None,
     };
     let error = difference(layer, &io, &numbers, &session.read(outs[0])?);
-    let row = Row { name: layer.name.clone(), time, work: Some(work), error, ..Row::default() };
+    let row = BenchRow { name: layer.name.clone(), time, work: Some(work), error, ..BenchRow::default() };
     Ok((row, session.into_device()))
 }
 
@@ -150,7 +158,7 @@ fn drawn(operand: usize, t: &Type) -> Vec<f32> {
 const TERMS: f64 = 3e7;
 
 /// How far the first output is from the definition, at elements far apart where all of them would take too long.
-fn difference(layer: &Layer, io: &Io, ins: &[Vec<f32>], got: &[f32]) -> Option<Difference> {
+fn difference(layer: &Layer, io: &Io, ins: &[Vec<f32>], got: &[f32]) -> Option<LayerError> {
     let terms = layer.op.cost(io).flops / 2.0;
     let some = ((TERMS / (terms / got.len() as f64)) as usize).clamp(4, got.len());
     let at: Vec<usize> = (0..some).map(|i| i * got.len() / some + i % (got.len() / some)).collect();
@@ -161,13 +169,13 @@ fn difference(layer: &Layer, io: &Io, ins: &[Vec<f32>], got: &[f32]) -> Option<D
     let errors = at.iter().zip(&want).map(|(i, w)| (got[*i] as f64 - w).abs() / largest);
     let worst = errors.fold(0.0, |m: f64, e| if m.is_nan() || e <= m { m } else { e });
     let error_largest = Some(worst).filter(|w| w.is_finite());
-    Some(Difference { error_largest, error_elements: some, output_elements: got.len() })
+    Some(LayerError { error_largest, error_elements: some, output_elements: got.len() })
 }
 
 /// The table for people.
-pub fn table(record: &Record) -> String {
+pub fn table(record: &BenchRecord) -> String {
     let header = ["layer", "uses", "ms (fastest – slowest)", "n", "GFLOP/s", "%", "GB/s", "%", "error", "of"];
-    let row = |r: &Row| {
+    let row = |r: &BenchRow| {
         let mut cells = vec![r.name.clone()];
         let work = r.work.as_ref();
         cells.push(work.map_or("-".into(), |w| w.uses.to_string()));

@@ -6,13 +6,14 @@ use crate::host::ceiling::Ceilings;
 use crate::launch::Cost;
 use crate::ops::mma;
 use crate::plan::{Pass, parts};
+use crate::report::roofline::Point;
 use crate::shape::DType;
 use crate::table::text_table;
 use serde::{Deserialize, Serialize};
 
 /// What was measured of a launch, or of several together.
 #[derive(Serialize, Clone, Default)]
-pub struct Figures {
+pub struct TimedFigures {
     pub median_ms: f64,
     share_percent: f64,
     pub gflop: f64,
@@ -24,7 +25,7 @@ pub struct Figures {
     pub ceiling_percent: Option<f64>,
 }
 
-impl Figures {
+impl TimedFigures {
     fn new(ms: f64, total_ms: f64, cost: &Cost, least_ms: Option<f64>) -> Self {
         let (gflop, gb) = (cost.flops / 1e9, (cost.read + cost.write) / 1e9);
         Self {
@@ -54,7 +55,7 @@ const FIGURES: [&str; 6] = ["ms", "share %", "GFLOP", "GFLOP/s", "GB/s", "% of c
 
 /// One launch, over all runs.
 #[derive(Serialize)]
-pub struct Row {
+pub struct TimedLaunch {
     pub layer: String,
     pub op: &'static str,
     pub pass: &'static str,
@@ -67,16 +68,16 @@ pub struct Row {
     /// Which ceiling is nearer: `compute` or `memory`.
     bound: Option<&'static str>,
     #[serde(flatten)]
-    pub figures: Figures,
+    pub figures: TimedFigures,
 }
 
 /// Several launches together.
 #[derive(Serialize)]
-pub struct Sum {
+pub struct TimedSum {
     name: String,
     launches: usize,
     #[serde(flatten)]
-    pub figures: Figures,
+    pub figures: TimedFigures,
 }
 
 /// The machine's ceilings in this very run.
@@ -179,7 +180,7 @@ impl Timed {
         let least = |node: usize, c: &Cost| roof.map(|r| 1e3 * r.seconds(storage(node), c.flops, c.read + c.write));
         let mut launches = vec![];
         for (((node, op, definition, cost), t), part) in self.seen.iter().zip(&mut self.times).zip(parts) {
-            launches.push(Row {
+            launches.push(TimedLaunch {
                 layer: g.nodes()[*node].label.clone(),
                 op,
                 pass: Pass::of(g, *node).name(),
@@ -187,10 +188,10 @@ impl Timed {
                 definition: *definition,
                 storage: storage(*node),
                 bound: roof.map(|r| r.bound(storage(*node), cost.flops, cost.read + cost.write)),
-                figures: Figures::new(median(t) * 1e3, total * 1e3, cost, least(*node, cost)),
+                figures: TimedFigures::new(median(t) * 1e3, total * 1e3, cost, least(*node, cost)),
             });
         }
-        let sum = |name: String, of: &dyn Fn(&Row) -> bool| {
+        let sum = |name: String, of: &dyn Fn(&TimedLaunch) -> bool| {
             let (mut cost, mut ms, mut least_ms, mut n) = (Cost::default(), 0.0, roof.map(|_| 0.0), 0);
             for (row, seen) in launches.iter().zip(&self.seen).filter(|(r, _)| of(r)) {
                 cost += seen.3;
@@ -198,7 +199,7 @@ impl Timed {
                 least_ms = least_ms.zip(least(seen.0, &seen.3)).map(|(a, b)| a + b);
                 n += 1;
             }
-            Sum { name, launches: n, figures: Figures::new(ms, total * 1e3, &cost, least_ms) }
+            TimedSum { name, launches: n, figures: TimedFigures::new(ms, total * 1e3, &cost, least_ms) }
         };
         let by_pass = Pass::ALL.iter().map(|p| sum(p.name().into(), &|r| r.pass == p.name()));
         let mut names: Vec<&String> = vec![];
@@ -223,16 +224,25 @@ const PARTS: usize = 24;
 #[derive(Serialize)]
 pub struct Breakdown {
     #[serde(skip)]
-    pub all: Figures,
-    by_pass: Vec<Sum>,
-    by_part: Vec<Sum>,
-    pub launches: Vec<Row>,
+    pub all: TimedFigures,
+    by_pass: Vec<TimedSum>,
+    by_part: Vec<TimedSum>,
+    pub launches: Vec<TimedLaunch>,
 }
 
 impl Breakdown {
+    /// The launches that compute something, for the picture of the roofline.
+    pub fn points(&self) -> Vec<Point> {
+        let worked = self.launches.iter().filter(|l| l.figures.gflop > 0.0);
+        let point = |l: &TimedLaunch| {
+            Point::new(&l.layer, l.pass, l.storage, [l.figures.gflop, l.figures.gb], l.figures.median_ms / 1e3)
+        };
+        worked.map(point).collect()
+    }
+
     /// Launch by launch.
     pub fn table(&self) -> String {
-        let row = |l: &Row| {
+        let row = |l: &TimedLaunch| {
             let mut cells = vec![l.layer.clone(), l.op.to_string()];
             cells.extend(l.figures.cells());
             cells.push(l.bound.unwrap_or("").into());
@@ -246,7 +256,7 @@ impl Breakdown {
     pub fn sums(&self) -> String {
         let mut text = String::new();
         for (name, sums) in [("pass", &self.by_pass), ("part", &self.by_part)] {
-            let row = |s: &Sum| [vec![s.name.clone(), s.launches.to_string()], s.figures.cells()].concat();
+            let row = |s: &TimedSum| [vec![s.name.clone(), s.launches.to_string()], s.figures.cells()].concat();
             text.push('\n');
             text += &text_table(&header(&[name, "launches"], &[]), &sums.iter().map(row).collect::<Vec<_>>());
         }

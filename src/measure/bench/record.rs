@@ -1,19 +1,19 @@
-//! What a benchmark leaves: one JSON object, which `--compare` and `bench table` read again. Names carry their units.
+//! What a benchmark leaves: one JSON object, which later runs are held against. Names carry their units.
 
-use super::super::profile::timed::{Breakdown, Roof};
 use crate::error::{Error, Result};
 use crate::files;
+use crate::measure::profile::{Breakdown, Roof};
 use crate::shape::DType;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Changes whenever a name changes its meaning.
-pub const FORMAT: &str = "deep-affect bench 1";
+const FORMAT: &str = "deep-affect bench 1";
 
 /// One call of `bench`, or one case of a peer.
 #[derive(Serialize, Deserialize)]
-pub struct Record {
+pub struct BenchRecord {
     pub format: String,
     /// conv, dense, step, infer or load.
     pub bench: String,
@@ -41,7 +41,7 @@ pub struct Record {
     /// The most device memory that was ever held; of a CPU, the most memory of the process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_memory_bytes: Option<usize>,
-    pub rows: Vec<Row>,
+    pub rows: Vec<BenchRow>,
     /// The launches of one run, each measured alone.
     #[serde(flatten, default, skip_deserializing)]
     pub breakdown: Option<Breakdown>,
@@ -49,35 +49,35 @@ pub struct Record {
 
 /// One thing that was measured `n` times.
 #[derive(Serialize, Deserialize, Default)]
-pub struct Row {
+pub struct BenchRow {
     /// Unique among the rows of a record with the same variant.
     pub name: String,
     /// How a peer was set up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
     #[serde(flatten)]
-    pub time: Time,
+    pub time: WallTime,
     #[serde(flatten, default)]
-    pub work: Option<Work>,
+    pub work: Option<LayerWork>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pictures_per_s: Option<f64>,
     /// Megabytes of encoded files, or of squares.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mb_per_s: Option<f64>,
     #[serde(flatten, default)]
-    pub error: Option<Difference>,
+    pub error: Option<LayerError>,
 }
 
 /// Seconds of `n` samples.
 #[derive(Serialize, Deserialize, Clone, Copy, Default)]
-pub struct Time {
+pub struct WallTime {
     pub n: usize,
     pub time_median_s: f64,
     pub time_fastest_s: f64,
     pub time_slowest_s: f64,
 }
 
-impl Time {
+impl WallTime {
     pub fn of(mut samples: Vec<f64>) -> Self {
         samples.sort_by(f64::total_cmp);
         Self {
@@ -91,7 +91,7 @@ impl Time {
 
 /// Arithmetic and traffic of the definition, and how near they came to the ceilings.
 #[derive(Serialize, Deserialize, Clone)]
-pub struct Work {
+pub struct LayerWork {
     /// Types of the operands: `[1, 224, 224, 64] [64, 3, 3, 64] [64]`.
     pub operands: String,
     /// How often the network has it.
@@ -111,21 +111,44 @@ pub struct Work {
 
 /// How far from the float64 definition.
 #[derive(Serialize, Deserialize, Clone)]
-pub struct Difference {
+pub struct LayerError {
     /// The largest, relative to the largest magnitude among the elements that were looked at; null where it is no number.
     pub error_largest: Option<f64>,
     pub error_elements: usize,
     pub output_elements: usize,
 }
 
-impl Record {
+impl BenchRecord {
+    /// A record without results, made now by `command`.
+    pub fn empty(bench: &str, device: String, command: &str) -> Self {
+        Self {
+            format: FORMAT.into(),
+            bench: bench.into(),
+            program: concat!("deep-affect ", env!("CARGO_PKG_VERSION")).into(),
+            commit: std::env::var("DEEP_AFFECT_COMMIT").ok().filter(|c| !c.is_empty()),
+            date: now(),
+            command: command.into(),
+            device,
+            precision: "float32".into(),
+            model: None,
+            batch: None,
+            ceilings: None,
+            start_to_first_step_s: None,
+            persistent_bytes: None,
+            arena_bytes: None,
+            peak_memory_bytes: None,
+            rows: vec![],
+            breakdown: None,
+        }
+    }
+
     /// Reads one record, or a list of them.
-    pub fn read(path: &Path) -> Result<Vec<Record>> {
+    pub fn read(path: &Path) -> Result<Vec<BenchRecord>> {
         #[derive(Deserialize)]
         #[serde(untagged)]
         enum File {
-            One(Box<Record>),
-            Many(Vec<Record>),
+            One(Box<BenchRecord>),
+            Many(Vec<BenchRecord>),
         }
         let text = files::text(path, files::PAGE).map_err(|e| Error::io(path, "read", e))?;
         let json: serde_json::Value = serde_json::from_str(&text)
@@ -135,8 +158,9 @@ impl Record {
             Ok(File::Many(all)) => all,
             Err(_) => vec![],
         };
-        let sane = |t: &Time| t.n > 0 && [t.time_median_s, t.time_fastest_s, t.time_slowest_s].iter().all(|s| *s > 0.0);
-        let known = |r: &Record| r.format == FORMAT && r.rows.iter().all(|row| sane(&row.time));
+        let sane =
+            |t: &WallTime| t.n > 0 && [t.time_median_s, t.time_fastest_s, t.time_slowest_s].iter().all(|s| *s > 0.0);
+        let known = |r: &BenchRecord| r.format == FORMAT && r.rows.iter().all(|row| sane(&row.time));
         if records.is_empty() || !records.iter().all(known) {
             return Err(Error::file(path, "is no record of a benchmark").fix("name a file that `bench --json` wrote"));
         }
@@ -150,7 +174,7 @@ impl Record {
 }
 
 /// This moment, `2026-11-22T08:26:04Z`.
-pub fn now() -> String {
+fn now() -> String {
     date(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()))
 }
 

@@ -1,16 +1,16 @@
 //! The loader: files to squares by thread count, the cache they are kept in, and batches out of it.
 
-use super::record::{Record, Row, Time};
-use super::{Load, empty, milliseconds};
+use super::record::{BenchRecord, BenchRow, WallTime};
+use super::{Earlier, go_on, milliseconds};
 use crate::bundled;
-use crate::cli::reading;
 use crate::data::{DecodeOptions, LoadOptions, Manifest, Pictures, Source};
 use crate::error::{Error, Result};
+use crate::experiment::{Events, trained};
 use crate::preprocess::{Resize, View};
 use crate::rng::{Rng, Stream};
 use crate::table::{number, text_table};
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// A folder that goes when this goes.
@@ -37,15 +37,44 @@ impl Drop for Temporary {
     }
 }
 
-impl Load {
-    pub fn run(&self) -> Result<()> {
-        let old = self.common.check(None)?;
+/// The benchmark of the loader.
+pub struct LoaderBench<'a> {
+    /// A manifest, or a folder of pictures; the bundled photographs without one.
+    pub pictures: Option<&'a Path>,
+    /// Side of the squares, in pixels.
+    pub side: usize,
+    pub batch: usize,
+    /// Most threads that decode; all cores without a number.
+    pub threads: Option<usize>,
+    /// Samples of each time after one that does not count.
+    pub rounds: usize,
+    /// An earlier run, which is refused before anything is measured if it is of something else.
+    pub earlier: Option<&'a Earlier>,
+    pub command: String,
+    pub events: &'a dyn Events,
+}
+
+/// What was measured of the loader.
+pub struct LoaderTimes {
+    pub record: BenchRecord,
+    pictures: usize,
+    side: usize,
+    cores: usize,
+    encoded_bytes: f64,
+    square_bytes: f64,
+}
+
+impl LoaderBench<'_> {
+    /// # Errors
+    /// No pictures, a temporary folder that cannot be written, an earlier run of something else, or a stop.
+    pub fn run(&self) -> Result<LoaderTimes> {
         let sources = self.sources()?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = self.threads.unwrap_or(cores);
-        let mut record = Record { batch: Some(self.batch), ..empty("load", format!("{cores} CPU threads")) };
-        self.common.alike(&old, &record)?;
-        let view = View { side: self.image as usize, resize: Resize::SquashBilinear, grey: false, crop: None };
+        let device = format!("{cores} CPU threads");
+        let mut record = BenchRecord { batch: Some(self.batch), ..BenchRecord::empty("load", device, &self.command) };
+        self.earlier.map_or(Ok(()), |earlier| earlier.alike(&record))?;
+        let view = View { side: self.side, resize: Resize::SquashBilinear, grey: false, crop: None };
         let options = |cache_dir| LoadOptions { views: vec![view], decode: DecodeOptions::default(), cache_dir };
         let load = |options: &LoadOptions| Pictures::load(&sources, options, &())?.accept(true);
         let encoded = sources.iter().map(bytes).sum::<u64>() as f64;
@@ -85,30 +114,17 @@ impl Load {
         let time = self.samples(gather)?;
         let copied = batches * self.batch;
         record.rows.push(row("batches out of the mapping, one thread", time, copied, (copied * view.bytes()) as f64));
-        let header = ["", "pictures/s", "MB/s", "ms (fastest – slowest)", "n"].map(String::from);
-        let cells = |r: &Row| {
-            let rates = [number(r.pictures_per_s, 0), number(r.mb_per_s, 1)];
-            let time = [milliseconds(&r.time), r.time.n.to_string()];
-            [vec![r.name.clone()], rates.to_vec(), time.to_vec()].concat()
-        };
-        let text = format!(
-            "{}\n{} pictures, {:.1} MB encoded, to squares of {} pixels ({:.1} MB); {cores} cores\n",
-            text_table(&header, &record.rows.iter().map(cells).collect::<Vec<_>>()),
-            sources.len(),
-            encoded / 1e6,
-            self.image,
-            squares / 1e6
-        );
-        self.common.finish(&record, &text, old)
+        let (pictures, side) = (sources.len(), self.side);
+        Ok(LoaderTimes { record, pictures, side, cores, encoded_bytes: encoded, square_bytes: squares })
     }
 
     fn sources(&self) -> Result<Vec<Source<'static>>> {
-        let Some(path) = &self.pictures else {
+        let Some(path) = self.pictures else {
             let memory = |p: &bundled::Photograph| Source::Memory { name: p.path.into(), bytes: p.jpeg };
             return Ok(bundled::photographs()?.iter().map(memory).collect());
         };
         let sources: Vec<_> = match path.is_dir() {
-            true => reading::folder(path)?.into_iter().map(|f| Source::File(path.join(f))).collect(),
+            true => trained::folder(path, self.events)?.into_iter().map(|f| Source::File(path.join(f))).collect(),
             false => Manifest::read(path, &[])?.sources(),
         };
         match sources.is_empty() {
@@ -118,17 +134,36 @@ impl Load {
     }
 
     /// One that does not count, then as many as asked for.
-    fn samples(&self, mut work: impl FnMut() -> Result<()>) -> Result<Time> {
+    fn samples(&self, mut work: impl FnMut() -> Result<()>) -> Result<WallTime> {
         let mut sample = || {
-            if crate::cli::stopped() {
-                return Err(Error::interrupted("stopped while measuring"));
-            }
+            go_on(self.events)?;
             let start = Instant::now();
             work()?;
             Ok(start.elapsed().as_secs_f64())
         };
         sample()?;
-        Ok(Time::of((0..self.common.rounds).map(|_| sample()).collect::<Result<_>>()?))
+        Ok(WallTime::of((0..self.rounds).map(|_| sample()).collect::<Result<_>>()?))
+    }
+}
+
+impl LoaderTimes {
+    /// The table for people.
+    pub fn text(&self) -> String {
+        let header = ["", "pictures/s", "MB/s", "ms (fastest – slowest)", "n"].map(String::from);
+        let cells = |r: &BenchRow| {
+            let rates = [number(r.pictures_per_s, 0), number(r.mb_per_s, 1)];
+            let time = [milliseconds(&r.time), r.time.n.to_string()];
+            [vec![r.name.clone()], rates.to_vec(), time.to_vec()].concat()
+        };
+        format!(
+            "{}\n{} pictures, {:.1} MB encoded, to squares of {} pixels ({:.1} MB); {} cores\n",
+            text_table(&header, &self.record.rows.iter().map(cells).collect::<Vec<_>>()),
+            self.pictures,
+            self.encoded_bytes / 1e6,
+            self.side,
+            self.square_bytes / 1e6,
+            self.cores
+        )
     }
 }
 
@@ -140,13 +175,13 @@ fn bytes(source: &Source) -> u64 {
     }
 }
 
-fn row(name: &str, time: Time, pictures: usize, bytes: f64) -> Row {
+fn row(name: &str, time: WallTime, pictures: usize, bytes: f64) -> BenchRow {
     let rate = |work: f64| Some(work / time.time_median_s);
-    Row {
+    BenchRow {
         name: name.into(),
         time,
         pictures_per_s: rate(pictures as f64),
         mb_per_s: rate(bytes / 1e6),
-        ..Row::default()
+        ..BenchRow::default()
     }
 }

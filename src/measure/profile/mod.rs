@@ -1,49 +1,64 @@
-//! `profile`: where the time of an inference or of a training step goes, launch by launch; on the simulator, what each
-//! launch did.
+//! Where the time of an inference or of a training step goes, launch by launch; on the simulator, what each launch did.
 
 mod counted;
-pub mod timed;
+mod timed;
 
-use super::subject::{Run, Scale, Subject};
-use super::train::peak_memory;
-use super::{Compute, output};
-use crate::cli::ranges::{MANY, whole};
+pub use counted::CountedProfile;
+pub use timed::{Breakdown, Roof, Timed, median};
+
+use super::Purpose;
+use super::model::ResolvedModel;
 use crate::device::Probe;
 use crate::error::{Error, Result};
-use clap::Args;
-use counted::Counted;
+use crate::experiment::Events;
+use crate::experiment::config::Compute;
+use crate::experiment::events::tell;
+use crate::memory::peak_mib;
 use serde::Serialize;
-use std::io::{BufRead, Read};
 use std::time::Instant;
-use timed::{Breakdown, Roof, Timed, median};
 
-#[derive(Args)]
-pub struct Command {
-    #[arg(long, value_enum, default_value_t = Run::Infer)]
-    pass: Run,
-    #[arg(long, value_parser = whole::<usize>(1..=100_000_000), default_value_t = 1, value_name = "N")]
-    batch: usize,
-    /// Measured runs after one that is not; the median counts.
-    #[arg(long, value_parser = whole::<usize>(1..=MANY), default_value_t = 5, value_name = "N")]
-    repeat: usize,
-    /// One JSON object instead of a table.
-    #[arg(long)]
-    json: bool,
-    /// Wait for a line on standard input before each measured run, and print its seconds at once as {"seconds":…}: to
-    /// take turns with another program. The end of the input ends the measurement.
-    #[arg(long)]
-    paced: bool,
-    #[command(flatten)]
-    model: Subject,
-    #[command(flatten)]
-    compute: Compute,
+/// A network that is to be profiled.
+pub struct Profiling<'a> {
+    pub model: &'a ResolvedModel,
+    pub purpose: Purpose,
+    pub batch: usize,
+    pub compute: &'a Compute,
+    pub events: &'a dyn Events,
 }
 
+/// When the runs that count are made, after one that does not.
+pub trait Pace {
+    /// Whether run `run` is made, from 1.
+    fn another(&mut self, run: usize) -> bool;
+    /// A run, the one that does not count too, took so many seconds.
+    fn took(&mut self, _seconds: f64) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// So many runs, one after the other.
+pub struct Repeat(pub usize);
+
+impl Pace for Repeat {
+    fn another(&mut self, run: usize) -> bool {
+        run <= self.0
+    }
+}
+
+/// What a device tells of its launches.
 #[derive(Serialize)]
-struct Profile {
+#[serde(untagged)]
+pub enum Profile {
+    Timed(Box<TimedProfile>),
+    Counted(CountedProfile),
+}
+
+/// Where the time went.
+#[derive(Serialize)]
+pub struct TimedProfile {
     model: String,
     device: String,
-    pass: Run,
+    pass: Purpose,
     batch: usize,
     runs: usize,
     median_s: f64,
@@ -61,64 +76,59 @@ struct Profile {
     breakdown: Breakdown,
 }
 
-impl Command {
-    pub fn run(self) -> Result<()> {
-        if self.batch == 0 || self.repeat == 0 {
-            return Err(Error::usage("--batch and --repeat must be at least 1"));
-        }
-        self.compute.bind_threads();
-        let chosen = self.model.choose(1, Scale::Full)?;
-        let mut device = self.compute.open()?;
+impl Profiling<'_> {
+    /// None where the pace ended before the first run that counts.
+    ///
+    /// # Errors
+    /// A model that does not fit into memory, or a stop.
+    pub fn run(&self, pace: &mut dyn Pace) -> Result<Option<Profile>> {
+        let mut device = self.compute.open(self.events)?;
         // Before and after, because another program's turn must not pass for the machine's ceiling; and both times while
         // the network's memory is not there or has been looked at, because this takes memory, too.
-        let before = chosen.ceilings(&mut *device)?;
-        let (mut session, plan) = chosen.measured(self.pass, self.batch, device)?;
+        let before = self.model.ceilings(&mut *device)?;
+        let (mut session, plan) = self.model.measured(self.purpose, self.batch, device)?;
         let device = session.device().name();
-        remark!("device: {device}");
-        let mut timed = Timed::default();
-        let mut totals = vec![];
-        let mut counted = Counted::default();
+        tell!(self.events, "device: {device}");
+        let (mut timed, mut counted, mut totals) = (Timed::default(), vec![], vec![]);
         for run in 0.. {
-            if run > 0 && if self.paced { !turn() } else { run > self.repeat } {
+            if run > 0 && !pace.another(run) {
                 break;
             }
             timed.begin();
             let start = Instant::now();
             session.profile(plan, &mut |p: Probe| {
-                counted.add(&p);
+                counted.extend(counted::launch(&p));
                 timed.add(&p);
             })?;
             if !counted.is_empty() {
-                let show = if self.json { Counted::json } else { Counted::table };
-                return output::print(&show(&counted, &chosen.name, &device, self.batch));
+                let profile = CountedProfile::new(self.model.name.clone(), device, self.batch, counted);
+                return Ok(Some(Profile::Counted(profile)));
             }
             let seconds = start.elapsed().as_secs_f64();
             if run > 0 {
                 totals.push(seconds);
             }
-            if self.paced {
-                output::print(&format!("{{\"seconds\":{seconds}}}\n"))?;
-            }
-            if super::stopped() {
+            pace.took(seconds)?;
+            if self.events.stopped() {
                 return Err(Error::interrupted("stopped while measuring"));
             }
         }
         if totals.is_empty() {
-            return Err(Error::usage("--paced: the input ended before the first run").fix("send a line for each run"));
+            return Ok(None);
         }
-        let peak_memory_mib = peak_memory();
+        let peak_memory_mib = peak_mib();
         let memory = session.device().memory();
         let [persistent, arena] = [memory.persistent, memory.arena].map(|b| b as f64 / (1 << 20) as f64);
         let g = session.graph().clone();
-        let after = chosen.ceilings(&mut *session.into_device())?;
+        let after = self.model.ceilings(&mut *session.into_device())?;
         let roof = before.zip(after).map(|(a, b)| a.max(b));
         let total = median(&mut totals);
         let breakdown = timed.breakdown(&g, total, roof);
         let all = &breakdown.all;
-        let profile = Profile {
-            model: chosen.name.clone(),
+        let profile = TimedProfile {
+            model: self.model.name.clone(),
             device,
-            pass: self.pass,
+            pass: self.purpose,
             batch: self.batch,
             runs: totals.len(),
             median_s: total,
@@ -133,20 +143,23 @@ impl Command {
             ceilings: roof.map(Roof::from),
             breakdown,
         };
-        let json = || serde_json::to_string_pretty(&profile).expect("plain data") + "\n";
-        output::print(&if self.json { json() } else { profile.table() })
+        Ok(Some(Profile::Timed(Box::new(profile))))
     }
 }
 
-/// Waits for a line on standard input, of whose length a piece is enough; false at its end.
-fn turn() -> bool {
-    const PIECE: u64 = 1 << 16;
-    let mut line = vec![];
-    std::io::stdin().lock().take(PIECE).read_until(b'\n', &mut line).is_ok_and(|n| n > 0)
+impl Profile {
+    /// The tables for people.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Timed(p) => p.text(),
+            Self::Counted(p) => p.text(),
+        }
+    }
 }
 
-impl Profile {
-    fn table(&self) -> String {
+impl TimedProfile {
+    /// The tables for people.
+    pub fn text(&self) -> String {
         let mut text = self.breakdown.table() + &self.breakdown.sums();
         if let Some(r) = &self.ceilings {
             text += &format!("\n{}", r.text());

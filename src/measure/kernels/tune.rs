@@ -1,39 +1,29 @@
-//! `kernels tune`: measures every tile of every product of a network on a GPU, in the place where it runs, and keeps the
-//! fastest for that GPU.
+//! Measures every tile of every product of a network on a GPU, in the place where it runs, and keeps the fastest for that GPU.
 
-use crate::cli::profile::timed::median;
-use crate::cli::ranges::{MANY, whole};
-use crate::cli::reading::batch;
-use crate::cli::subject::{Chosen, Run, Scale, Subject};
-use crate::cli::{Bar, Compute, output, stopped};
 use crate::device::GpuSpec;
 use crate::device::tuning::{MeasuredTile, TileTable};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, option};
+use crate::experiment::Events;
+use crate::experiment::config::Compute;
 use crate::launch::Code;
 use crate::launch::choices::{Product, Tiles};
 use crate::launch::estimate::Limits;
-use crate::progress::Progress;
+use crate::measure::Purpose;
+use crate::measure::model::ResolvedModel;
+use crate::measure::profile::median;
 use crate::table::text_table;
-use clap::Args;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-#[derive(Args)]
-pub struct Command {
-    #[arg(long, value_enum, default_value_t = Run::Train)]
-    pass: Run,
-    #[arg(long, default_value = "25", value_parser = batch, value_name = "N")]
-    batch: usize,
+/// A network whose products are to be tuned.
+pub struct Tuning<'a> {
+    pub model: &'a ResolvedModel,
+    pub purpose: Purpose,
+    pub batch: usize,
     /// Measured runs of each tile after one that is not; the median counts.
-    #[arg(long, default_value_t = 5, value_name = "N", value_parser = whole::<u32>(1..=MANY))]
-    repeat: u32,
-    /// One JSON object instead of a table.
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    model: Subject,
-    #[command(flatten)]
-    compute: Compute,
+    pub repeat: u32,
+    pub compute: &'a Compute,
+    pub events: &'a dyn Events,
 }
 
 /// What another tile must save to be taken instead of the rule's: less is noise.
@@ -51,7 +41,7 @@ struct Tried {
 }
 
 #[derive(Serialize)]
-struct Row {
+pub struct TunedProduct {
     product: String,
     /// Of one run.
     launches: usize,
@@ -60,69 +50,70 @@ struct Row {
     rule: BTreeMap<String, i64>,
 }
 
+/// Which tiles were kept.
 #[derive(Serialize)]
-struct Report {
+pub struct Tuned {
     device: String,
     model: String,
     precision: &'static str,
-    pass: Run,
+    pass: Purpose,
     batch: usize,
     file: String,
     /// Of all products of a run, with the rule's tiles and with those that are kept.
     rule_us: f64,
     kept_us: f64,
-    products: Vec<Row>,
+    products: Vec<TunedProduct>,
 }
 
-impl Command {
-    pub fn run(self) -> Result<()> {
-        let chosen = self.model.choose(1, Scale::Full)?;
-        let spec = self.compute.open()?.spec();
+impl Tuning<'_> {
+    /// # Errors
+    /// A device without a clock of its own, a model that does not fit into memory, or a stop.
+    pub fn run(&self) -> Result<Tuned> {
+        let spec = self.compute.open(self.events)?.spec();
         let Some(GpuSpec { model, limits, .. }) = spec.gpu.filter(|gpu| gpu.has_clock) else {
+            let cuda = option("device");
             return Err(Error::usage(format!("tiles are measured on a GPU, and {} is none", spec.name))
-                .fix("use `--device cuda`; `deep-affect kernels launches` shows what the rule takes"));
+                .fix(format!("use `{cuda} cuda`; `deep-affect kernels launches` shows what the rule takes")));
         };
         // What was measured of other products stays.
         let mut table = TileTable::of(&model)?.unwrap_or_else(|| TileTable::new(model.clone()));
         let mut tried: Vec<Tried> = vec![];
-        let (bar, mut turn, mut turns) = (Bar::new(), 0, 1);
+        let (mut turn, mut turns) = (0, 1);
         while turn < turns {
             let tiles = tried.iter().map(|t| (t.product.to_string(), t.product.named(t.at(turn)))).collect();
-            self.turn(&chosen, &limits, tiles, &mut tried)?;
+            self.turn(&limits, tiles, &mut tried)?;
             if turn == 0 {
                 turns = tried.iter().map(|t| t.tiles.len()).max().unwrap_or(0);
-                bar.start("tiles", turns as u64);
+                self.events.start("tiles", turns as u64);
             }
-            bar.inc();
+            self.events.inc();
             turn += 1;
-            if stopped() {
+            if self.events.stopped() {
                 return Err(Error::interrupted("stopped while measuring; nothing was kept"));
             }
         }
-        bar.done();
-        let products: Vec<Row> = tried.iter_mut().map(Tried::row).collect();
+        self.events.done();
+        let products: Vec<TunedProduct> = tried.iter_mut().map(Tried::row).collect();
         table.products.extend(products.iter().map(|r| (r.product.clone(), r.measured.clone())));
         let file = table.write()?.display().to_string();
-        let sum = |us: fn(&Row) -> f64| products.iter().map(|r| r.launches as f64 * us(r)).sum();
-        let report = Report {
+        let sum = |us: fn(&TunedProduct) -> f64| products.iter().map(|r| r.launches as f64 * us(r)).sum();
+        Ok(Tuned {
             device: model,
-            model: chosen.name.clone(),
-            precision: chosen.precision.name(),
-            pass: self.pass,
+            model: self.model.name.clone(),
+            precision: self.model.precision.name(),
+            pass: self.purpose,
             batch: self.batch,
             file,
             rule_us: sum(|r| r.measured.rule_us),
             kept_us: sum(|r| r.measured.median_us),
             products,
-        };
-        let json = || serde_json::to_string_pretty(&report).expect("plain data") + "\n";
-        output::print(&if self.json { json() } else { report.text() })
+        })
     }
 
     /// Measures every launch with these tiles; the first turn, with the rule's, finds the products.
-    fn turn(&self, chosen: &Chosen, limits: &Limits, tiles: Tiles, tried: &mut Vec<Tried>) -> Result<()> {
-        let device = self.compute.open_tiled(Some(tiles))?;
-        let (mut session, plan) = chosen.measured(self.pass, self.batch, device)?;
+    fn turn(&self, limits: &Limits, tiles: Tiles, tried: &mut Vec<Tried>) -> Result<()> {
+        let device = self.compute.open_tiled(Some(tiles), self.events)?;
+        let (mut session, plan) = self.model.measured(self.purpose, self.batch, device)?;
         let first = tried.is_empty();
         // By launch: the product and the tile of it.
         let mut places = vec![];
@@ -160,12 +151,12 @@ impl Tried {
         self.tiles[(self.rule + turn) % self.tiles.len()].0
     }
 
-    fn row(&mut self) -> Row {
+    fn row(&mut self) -> TunedProduct {
         let us: Vec<f64> = self.tiles.iter_mut().map(|t| 1e6 * median(&mut t.1)).collect();
         let best = (0..us.len()).min_by(|a, b| us[*a].total_cmp(&us[*b])).expect("the rule's at least");
         let kept = if us[best] < (1.0 - WORTH) * us[self.rule] { best } else { self.rule };
         let n = [kept, self.rule].map(|i| self.tiles[i].1.len());
-        Row {
+        TunedProduct {
             product: self.product.to_string(),
             launches: self.launches,
             measured: MeasuredTile {
@@ -179,11 +170,12 @@ impl Tried {
     }
 }
 
-impl Report {
-    fn text(&self) -> String {
+impl Tuned {
+    /// The table for people.
+    pub fn text(&self) -> String {
         let header = ["product", "launches", "by the rule", "us", "kept", "us", "n"];
         let size = |tile: &BTreeMap<String, i64>| ["BM", "BN", "BK"].map(|c| tile[c].to_string()).join("x");
-        let row = |r: &Row| {
+        let row = |r: &TunedProduct| {
             let m = &r.measured;
             vec![
                 r.product.clone(),

@@ -1,9 +1,10 @@
 //! A model to be looked at, measured or verified: the fused one, a network by its name, or that of a file.
 
-use super::config::{Built, Layer, Model, PAPER};
+use super::Purpose;
 use crate::data::manifest::TARGETS;
 use crate::device::{Data, Device, Session};
 use crate::error::{Error, Result};
+use crate::experiment::config::{Built, Layer, Model, PAPER};
 use crate::graph::{Graph, Value};
 use crate::host::ceiling::Ceilings;
 use crate::launch::Products;
@@ -16,38 +17,18 @@ use crate::train::fit::LossScale;
 use crate::train::network::{Blueprint, Method, Network, Precision, TRAIN, Task};
 use crate::train::params::Initial;
 use crate::weights::WeightFile;
-use serde::Serialize;
 use std::path::Path;
 use std::sync::Arc;
 
-/// What a network is run for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Run {
-    /// Pictures to outputs.
-    Infer,
-    /// Forward, adjoint and update of everything that is trained.
-    Train,
-}
-
-impl Run {
-    /// In a sentence.
-    pub fn text(self) -> &'static str {
-        match self {
-            Run::Infer => "an inference",
-            Run::Train => "a training step",
-        }
-    }
-}
-
 /// The plain update that `train` uses by default.
-pub const SGD: Sgd = Sgd { form: Form::Keras, nesterov: false, dampening: 0.0 };
+const SGD: Sgd = Sgd { form: Form::Keras, nesterov: false, dampening: 0.0 };
 
 /// A model and where its weights come from.
-pub struct Chosen {
+#[derive(Clone)]
+pub struct ResolvedModel {
     pub name: String,
     pub task: Task,
-    initial: Initial,
+    initial: Arc<Initial>,
     file: Option<Arc<WeightFile>>,
     pub precision: Precision,
 }
@@ -64,12 +45,12 @@ pub enum Scale {
 }
 
 /// What the fused model is called.
-pub const FUSED: &str = "deep-affect";
+const FUSED: &str = "deep-affect";
 
-impl Chosen {
+impl ResolvedModel {
     /// [`FUSED`], shaped by a configuration; another network by its name, of that image and width; or a model file.
     pub fn new(name: &str, model: &Model, precision: Precision, seed: u64, scale: Scale) -> Result<Self> {
-        let initial = Initial::new(seed, true);
+        let initial = Arc::new(Initial::new(seed, true));
         if name == FUSED {
             return Self::fused(model.clone(), precision, seed, scale);
         }
@@ -120,7 +101,13 @@ impl Chosen {
             }
         }
         initial.init_missing = true;
-        Ok(Self { name: FUSED.into(), task: Task::EndToEnd { config, frozen }, initial, file: None, precision })
+        Ok(Self {
+            name: FUSED.into(),
+            task: Task::EndToEnd { config, frozen },
+            initial: initial.into(),
+            file: None,
+            precision,
+        })
     }
 }
 
@@ -131,10 +118,15 @@ const TINY: usize = 16;
 /// numbers to norm by, and in the deepest the loss bends within any difference that float64 can tell.
 const TINY_IMAGE: usize = 32;
 
-impl Chosen {
+impl ResolvedModel {
     /// Whether the weights are those of a file, and not drawn.
     pub fn trained(&self) -> bool {
         self.file.is_some()
+    }
+
+    /// The same with other numbers.
+    pub fn in_precision(&self, precision: Precision) -> Self {
+        Self { precision, ..self.clone() }
     }
 
     fn method(&self) -> Method {
@@ -155,13 +147,13 @@ impl Chosen {
     }
 
     /// Graph and wanted values of the evaluation, or of the training step and all that goes with it.
-    pub fn graph(&self, run: Run, batch: usize) -> Result<(Graph, Vec<Vec<Value>>, usize)> {
-        match run {
-            Run::Infer => {
+    pub fn graph(&self, purpose: Purpose, batch: usize) -> Result<(Graph, Vec<Vec<Value>>, usize)> {
+        match purpose {
+            Purpose::Infer => {
                 let (g, _, outputs) = self.task.whole().evaluation(batch, self.precision)?;
                 Ok((g, vec![outputs], 0))
             }
-            Run::Train => {
+            Purpose::Train => {
                 let b = self.blueprint(batch)?;
                 let best = b.best_bytes();
                 Ok((b.graph, b.want, best))
@@ -204,12 +196,12 @@ impl Chosen {
         Ok(net)
     }
 
-    /// [`Chosen::evaluation`] or [`Chosen::training`], to be measured, and the plan to run.
-    pub fn measured(&self, run: Run, batch: usize, device: Box<dyn Device>) -> Result<(Session, usize)> {
-        Ok(match run {
-            Run::Infer => (self.evaluation(batch, device)?.0, 0),
+    /// [`ResolvedModel::evaluation`] or [`ResolvedModel::training`], to be measured, and the plan to run.
+    pub fn measured(&self, purpose: Purpose, batch: usize, device: Box<dyn Device>) -> Result<(Session, usize)> {
+        Ok(match purpose {
+            Purpose::Infer => (self.evaluation(batch, device)?.0, 0),
             // A rate of zero: the arithmetic and the traffic of an update, and the same numbers every run.
-            Run::Train => (self.training(batch, device, [0.0, 0.9, 0.0, 0.0])?.session, TRAIN),
+            Purpose::Train => (self.training(batch, device, [0.0, 0.9, 0.0, 0.0])?.session, TRAIN),
         })
     }
 

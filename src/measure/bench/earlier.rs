@@ -1,17 +1,15 @@
 //! Records beside each other: before and now, ours and a peer's.
 
 use super::milliseconds;
-use super::record::{Record, Row, Time};
-use crate::cli::output;
+use super::record::{BenchRecord, BenchRow, WallTime};
 use crate::error::{Error, Result};
 use crate::table::text_table;
-use clap::Args;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// A part of a hundred, zero or more: `5%`.
 #[derive(Clone, Copy, Debug)]
-pub struct Percent(f64);
+pub struct Percent(pub f64);
 
 impl FromStr for Percent {
     type Err = String;
@@ -25,84 +23,93 @@ impl FromStr for Percent {
 }
 
 /// What was measured, for people.
-fn subject(r: &Record) -> String {
+fn subject(r: &BenchRecord) -> String {
     let of = r.model.as_ref().map_or(String::new(), |m| format!(" of {m}"));
     let batch = r.batch.map_or(String::new(), |b| format!(" at batch {b}"));
     format!("{}{of}{batch} in {} on {}", r.bench, r.precision, r.device)
 }
 
-/// Refuses to compare what was not measured alike.
-pub fn alike(path: &Path, old: &Record, new: &Record) -> Result<()> {
-    let [old, new] = [old, new].map(subject);
-    if old == new {
-        return Ok(());
-    }
-    Err(Error::file(path, format!("is {old}, and this is {new}")).fix("compare what was measured alike"))
+/// The record of an earlier run.
+pub struct Earlier {
+    path: PathBuf,
+    record: BenchRecord,
 }
 
-/// Prints the rows of both records; fails with exit code 3 if one is slower by more than `limit`.
-pub fn print(path: &Path, old: &Record, new: &Record, limit: Option<Percent>) -> Result<()> {
-    let before = |r: &Row| old.rows.iter().find(|o| o.name == r.name && o.variant == r.variant);
-    let mut slower = vec![];
-    let mut rows = vec![];
-    for r in &new.rows {
-        let Some(o) = before(r) else {
-            rows.push(vec![r.name.clone(), "-".into(), milliseconds(&r.time), "-".into(), "only now".into()]);
-            continue;
-        };
-        let ratio = r.time.time_median_s / o.time.time_median_s;
-        // Samples that overlap say nothing about which is faster.
-        let verdict = match (apart(&o.time, &r.time), apart(&r.time, &o.time)) {
-            (true, _) => "slower",
-            (_, true) => "faster",
-            _ => "within the spread",
-        };
-        if verdict == "slower" && limit.is_some_and(|p| ratio > 1.0 + p.0 / 100.0) {
-            slower.push(format!("{} takes {:.1} % longer", r.name, 100.0 * (ratio - 1.0)));
+/// An earlier run and this one beside each other.
+pub struct Compared {
+    /// The rows of both, for people.
+    pub text: String,
+    /// What is slower by more than it may be, and by how much.
+    pub slower: Vec<String>,
+}
+
+impl Earlier {
+    /// # Errors
+    /// A file that is no record, or holds several.
+    pub fn read(path: &Path) -> Result<Self> {
+        let mut records = BenchRecord::read(path)?;
+        match (records.pop(), records.len()) {
+            (Some(record), 0) => Ok(Self { path: path.into(), record }),
+            (_, n) => {
+                Err(Error::file(path, format!("holds {} records", n + 1)).fix("compare with the file of one benchmark"))
+            }
         }
-        let times = [&o.time, &r.time].map(milliseconds);
-        rows.push([vec![r.name.clone()], times.to_vec(), vec![format!("{ratio:.3}"), verdict.into()]].concat());
     }
-    let gone = old.rows.iter().filter(|o| !new.rows.iter().any(|r| r.name == o.name && r.variant == o.variant));
-    rows.extend(
-        gone.map(|o| vec![o.name.clone(), milliseconds(&o.time), "-".into(), "-".into(), "only before".into()]),
-    );
-    let header = ["", "before, ms", "now, ms", "now / before", ""].map(String::from);
-    output::print(&format!("\n{}before: {}, {}\n", text_table(&header, &rows), old.date, path.display()))?;
-    match slower.first() {
-        None => Ok(()),
-        Some(first) => {
-            let more = if slower.len() > 1 { format!(", and {} more", slower.len() - 1) } else { String::new() };
-            Err(Error::slower(format!("slower than before: {first}{more}")))
+
+    /// Refuses to be compared with what was not measured alike.
+    pub fn alike(&self, new: &BenchRecord) -> Result<()> {
+        let [old, new] = [&self.record, new].map(subject);
+        if old == new {
+            return Ok(());
         }
+        Err(Error::file(&self.path, format!("is {old}, and this is {new}")).fix("compare what was measured alike"))
+    }
+
+    /// Row by row: slower or faster where no samples overlap, and too slow beyond `limit`.
+    pub fn compare(&self, new: &BenchRecord, limit: Option<Percent>) -> Compared {
+        let old = &self.record;
+        let before = |r: &BenchRow| old.rows.iter().find(|o| o.name == r.name && o.variant == r.variant);
+        let mut slower = vec![];
+        let mut rows = vec![];
+        for r in &new.rows {
+            let Some(o) = before(r) else {
+                rows.push(vec![r.name.clone(), "-".into(), milliseconds(&r.time), "-".into(), "only now".into()]);
+                continue;
+            };
+            let ratio = r.time.time_median_s / o.time.time_median_s;
+            // Samples that overlap say nothing about which is faster.
+            let verdict = match (apart(&o.time, &r.time), apart(&r.time, &o.time)) {
+                (true, _) => "slower",
+                (_, true) => "faster",
+                _ => "within the spread",
+            };
+            if verdict == "slower" && limit.is_some_and(|p| ratio > 1.0 + p.0 / 100.0) {
+                slower.push(format!("{} takes {:.1} % longer", r.name, 100.0 * (ratio - 1.0)));
+            }
+            let times = [&o.time, &r.time].map(milliseconds);
+            rows.push([vec![r.name.clone()], times.to_vec(), vec![format!("{ratio:.3}"), verdict.into()]].concat());
+        }
+        let gone = old.rows.iter().filter(|o| !new.rows.iter().any(|r| r.name == o.name && r.variant == o.variant));
+        rows.extend(
+            gone.map(|o| vec![o.name.clone(), milliseconds(&o.time), "-".into(), "-".into(), "only before".into()]),
+        );
+        let header = ["", "before, ms", "now, ms", "now / before", ""].map(String::from);
+        let text = format!("\n{}before: {}, {}\n", text_table(&header, &rows), old.date, self.path.display());
+        Compared { text, slower }
     }
 }
 
 /// Whether every sample of `b` is slower than every one of `a`.
-fn apart(a: &Time, b: &Time) -> bool {
+fn apart(a: &WallTime, b: &WallTime) -> bool {
     b.time_fastest_s > a.time_slowest_s
 }
 
-#[derive(Args)]
-pub struct Table {
-    /// Files of `bench --json`, and of peers in the same form.
-    #[arg(required = true, value_name = "FILE")]
-    files: Vec<PathBuf>,
-}
-
 /// A column of the table: a record and its row.
-type Cell<'a> = (&'a Record, &'a Row);
+type Cell<'a> = (&'a BenchRecord, &'a BenchRow);
 
-impl Table {
-    pub fn run(&self) -> Result<()> {
-        let records: Vec<Record> =
-            self.files.iter().map(|f| Record::read(f)).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
-        output::print(&markdown(&records))
-    }
-}
-
-fn markdown(records: &[Record]) -> String {
-    let (ours, peers): (Vec<&Record>, Vec<&Record>) =
+/// One Markdown table of records: ours, and those of peers beside them.
+pub fn markdown(records: &[BenchRecord]) -> String {
+    let (ours, peers): (Vec<&BenchRecord>, Vec<&BenchRecord>) =
         records.iter().partition(|r| r.program.starts_with("deep-affect"));
     let mut names: Vec<String> = records.iter().map(|r| format!("{} on {}", r.program, r.device)).collect();
     names.sort();
@@ -151,7 +158,7 @@ fn markdown(records: &[Record]) -> String {
     text
 }
 
-fn cells<'a>(records: &[&'a Record]) -> Vec<Cell<'a>> {
+fn cells<'a>(records: &[&'a BenchRecord]) -> Vec<Cell<'a>> {
     records.iter().flat_map(|r| r.rows.iter().map(|row| (*r, row))).collect()
 }
 

@@ -1,59 +1,41 @@
-//! `kernels launches`: what a GPU would be sent, launch by launch, how well it would fill one, and how long it might take.
+//! What a GPU would be sent, launch by launch, how well it would fill one, and how long it might take.
 //! Counted and estimated, not timed.
 
 use super::used;
-use crate::cli::output;
-use crate::cli::ranges::{MANY, whole};
-use crate::cli::reading::batch;
-use crate::cli::subject::{Run, Scale, Subject};
 use crate::device::gpu::OPTIONS;
-use crate::device::tuning::TileTable;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::launch::choices::Tiles;
 use crate::launch::estimate::{Bottleneck, Limits};
 use crate::launch::gpu::{Call, CallOperand, Location};
 use crate::launch::{Arch, Choices, Code, Cost};
+use crate::measure::Purpose;
+use crate::measure::model::ResolvedModel;
 use crate::nvrtc::{self, Cache, Compiled, Target, Unit};
 use crate::plan::{Options, Pass, Plan, Scheduled};
 use crate::table::{number, text_table};
-use clap::Args;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 
-#[derive(Args)]
-pub struct Command {
-    #[arg(long, value_enum, default_value_t = Run::Infer)]
-    pass: Run,
-    #[arg(long, default_value = "1", value_parser = batch, value_name = "N")]
-    batch: usize,
+/// What is to be listed.
+pub struct Launches<'a> {
+    pub model: &'a ResolvedModel,
+    pub purpose: Purpose,
+    pub batch: usize,
     /// The architecture whose occupancy counts, where NVRTC can tell it.
-    #[arg(long, default_value = "sm_90a", value_name = "SM")]
-    arch: Target,
-    /// Tiles that `kernels tune` measured, from its file, before the rule's.
-    #[arg(long, value_name = "FILE")]
-    tiles: Option<PathBuf>,
-    /// Multiprocessors of the GPU that is to be filled: 132 are an H100's and an H200's.
-    #[arg(long, default_value_t = 132, value_name = "N", value_parser = whole::<u32>(1..=100_000))]
-    multiprocessors: u32,
-    /// Gigabytes a second of its memory, for the estimate: 4800 an H200's, 3350 an H100's.
-    #[arg(long, default_value_t = Limits::default().bandwidth as u32, value_name = "GB/S", value_parser = whole::<u32>(1..=MANY))]
-    bandwidth: u32,
-    /// Every column of the table.
-    #[arg(long)]
-    wide: bool,
-    /// One JSON object instead of a table.
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    model: Subject,
+    pub target: Target,
+    /// Tiles that were measured, before the rule's.
+    pub tiles: Tiles,
+    /// Multiprocessors of the GPU that is to be filled.
+    pub multiprocessors: u32,
+    /// Gigabytes a second of its memory, for the estimate.
+    pub bandwidth: u32,
 }
 
 /// One launch.
 #[derive(Serialize)]
-struct Row {
+pub struct LaunchRow {
     layer: String,
     op: &'static str,
     pass: &'static str,
@@ -82,17 +64,18 @@ struct Row {
 
 /// Launches that spend their time on the same.
 #[derive(Serialize)]
-struct Share {
+pub struct TimeShare {
     bound: &'static str,
     launches: usize,
     ms: f64,
 }
 
+/// Every launch of a network.
 #[derive(Serialize)]
-struct Report {
+pub struct LaunchList {
     model: String,
     precision: &'static str,
-    pass: Run,
+    pass: Purpose,
     batch: usize,
     target: String,
     multiprocessors: u32,
@@ -101,33 +84,33 @@ struct Report {
     gflop: f64,
     /// Estimated, one launch after another.
     ms: f64,
-    by_bound: Vec<Share>,
-    launches: Vec<Row>,
+    by_bound: Vec<TimeShare>,
+    launches: Vec<LaunchRow>,
 }
 
-impl Command {
-    pub fn run(self) -> Result<()> {
-        let chosen = self.model.choose(1, Scale::Full)?;
-        let (g, want, _) = chosen.graph(self.pass, self.batch)?;
+impl Launches<'_> {
+    /// # Errors
+    /// A network with an op that has no kernel, and kernels that do not compile.
+    pub fn list(&self) -> Result<LaunchList> {
+        let (g, want, _) = self.model.graph(self.purpose, self.batch)?;
         let want: Vec<&[Value]> = want.iter().map(Vec::as_slice).collect();
-        let (g, plans) = Plan::all(g, &want, Options { products: chosen.precision.products(), ..OPTIONS })?;
+        let products = self.model.precision.products();
+        let (g, plans) = Plan::all(g, &want, Options { products, ..OPTIONS })?;
         let [multiprocessors, bandwidth] = [self.multiprocessors, self.bandwidth].map(|n| n as usize);
-        let limits = Limits { multiprocessors, shared: nvrtc::shared_memory(self.arch), bandwidth };
-        let tiles =
-            self.tiles.as_deref().map(TileTable::current).transpose()?.map_or_else(Tiles::default, TileTable::tiles);
-        let choices = Choices { limits, tiles };
+        let limits = Limits { multiprocessors, shared: nvrtc::shared_memory(self.target), bandwidth };
+        let choices = Choices { limits, tiles: self.tiles.clone() };
         // What is wanted first: the step, or the inference.
         let scheduled = plans[0].lower(&g, Arch::Gpu(&choices))?;
         let calls = scheduled.iter().map(call).collect::<Result<Vec<_>>>()?;
-        let compiled = compiled(&calls, self.arch)?;
+        let compiled = compiled(&calls, self.target)?;
         let rows = scheduled.iter().zip(&calls).map(|(s, call)| self.row(&g, s, call, &compiled, &choices));
-        let launches: Vec<Row> = rows.collect();
-        let report = Report {
-            model: chosen.name.clone(),
-            precision: chosen.precision.name(),
-            pass: self.pass,
+        let launches: Vec<LaunchRow> = rows.collect();
+        Ok(LaunchList {
+            model: self.model.name.clone(),
+            precision: self.model.precision.name(),
+            pass: self.purpose,
             batch: self.batch,
-            target: self.arch.to_string(),
+            target: self.target.to_string(),
             multiprocessors: self.multiprocessors,
             bandwidth_gb_s: self.bandwidth,
             least_mb: launches.iter().map(|r| r.least_mb).sum(),
@@ -135,9 +118,7 @@ impl Command {
             ms: launches.iter().map(|r| r.ms).sum(),
             by_bound: shares(&launches),
             launches,
-        };
-        let json = || serde_json::to_string_pretty(&report).expect("plain data") + "\n";
-        output::print(&if self.json { json() } else { report.text(self.wide) })
+        })
     }
 
     fn row(
@@ -147,11 +128,11 @@ impl Command {
         call: &Call,
         compiled: &BTreeMap<Unit, Arc<Compiled>>,
         choices: &Choices,
-    ) -> Row {
+    ) -> LaunchRow {
         let unit = Unit::of(call.kernel, call.consts);
         let found = compiled.get(&unit).and_then(|c| c.resources.iter().find(|r| r.entry == call.kernel.entry));
         let found = found.map(|r| used(&unit, r));
-        let blocks_resident = found.as_ref().and_then(|r| nvrtc::resident(self.arch, call.kernel.threads, r));
+        let blocks_resident = found.as_ref().and_then(|r| nvrtc::resident(self.target, call.kernel.threads, r));
         let instances = call.operands.len();
         let blocks = call.grid.iter().map(|n| *n as u64).product::<u64>() * instances as u64;
         let cost = with_scratch(s.launch.cost, call);
@@ -159,7 +140,7 @@ impl Command {
         let bytes = cost.read + cost.write;
         // Shared memory has a field of its own.
         let constants = call.kernel.consts.iter().copied().zip(call.consts.iter().copied());
-        Row {
+        LaunchRow {
             layer: g.nodes()[s.node].label.clone(),
             op: s.launch.name,
             pass: Pass::of(g, s.node).name(),
@@ -198,11 +179,11 @@ fn with_scratch(mut cost: Cost, call: &Call) -> Cost {
     cost
 }
 
-fn shares(launches: &[Row]) -> Vec<Share> {
+fn shares(launches: &[LaunchRow]) -> Vec<TimeShare> {
     let of = |bound: Bottleneck| {
         let bound = bound.name();
         let those: Vec<f64> = launches.iter().filter(|r| r.bound == bound).map(|r| r.ms).collect();
-        Share { bound, launches: those.len(), ms: those.iter().sum() }
+        TimeShare { bound, launches: those.len(), ms: those.iter().sum() }
     };
     Bottleneck::ALL.map(of).into_iter().filter(|s| s.launches > 0).collect()
 }
@@ -225,13 +206,14 @@ fn compiled(calls: &[&Call], target: Target) -> Result<BTreeMap<Unit, Arc<Compil
     }
 }
 
-impl Report {
-    fn text(&self, wide: bool) -> String {
+impl LaunchList {
+    /// The table for people, of all its columns if it may be wide.
+    pub fn text(&self, wide: bool) -> String {
         // Those of the second list only where there is room.
         let header = ["layer", "kernel", "tile", "ops", "blocks", "fills", "MB", "GFLOP", "ms", "bound by"];
         let more = ["op", "constants", "by", "a SM", "shared, B", "FLOP/B"];
         let more = if wide { &more[..] } else { &[] };
-        let row = |r: &Row| {
+        let row = |r: &LaunchRow| {
             let mut cells = vec![r.layer.clone(), r.kernel.into(), r.tile(), r.instances.to_string()];
             cells.extend([r.blocks.to_string(), number(r.fills, 2), number(Some(r.least_mb), 2)]);
             cells.extend([number(Some(r.gflop), 2), number(Some(r.ms), 4), r.bound.into()]);
@@ -279,7 +261,7 @@ impl Report {
     }
 }
 
-impl Row {
+impl LaunchRow {
     /// `128x256x64`, or the values that a kernel without tiles has.
     fn tile(&self) -> String {
         let of = |name: &str| self.constants.get(name).map(i64::to_string);

@@ -5,10 +5,10 @@ use crate::error::Result;
 use crate::train::network::Precision;
 use clap::Args;
 
-pub use crate::experiment::subject::{Chosen, Run, Scale, pixels};
+pub use crate::measure::model::{ResolvedModel, Scale};
 
 #[derive(Args, Clone, Debug)]
-pub struct Subject {
+pub struct ModelArg {
     /// `deep-affect`, shaped by the flags below; another network by name (`--image` and `--width` apply); or a file: a model
     /// of `train`, or a network of `weights import` or of `pretrain`.
     #[arg(default_value = "deep-affect", value_name = "MODEL")]
@@ -20,13 +20,13 @@ pub struct Subject {
     precision: Precision,
 }
 
-impl Subject {
+impl ModelArg {
     /// As the user gave it.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    pub fn choose(&self, seed: u64, scale: Scale) -> Result<Chosen> {
-        Chosen::new(&self.name, &self.flags.clone().try_into()?, self.precision, seed, scale)
+    pub fn resolve(&self, seed: u64, scale: Scale) -> Result<ResolvedModel> {
+        ResolvedModel::new(&self.name, &self.flags.clone().try_into()?, self.precision, seed, scale)
     }
 }
