@@ -41,6 +41,11 @@ pub fn shown(c: char) -> char {
     }
 }
 
+/// All of a text that is not ours, such as the name of a file: it neither breaks a line nor steers a terminal.
+pub fn clean(text: &str) -> String {
+    text.chars().map(shown).collect()
+}
+
 /// A text as one line of a terminal: [`shown`], and of a very long one its beginning and its end, where what is ours stands.
 pub fn line(text: &str) -> String {
     shortened(text).chars().map(shown).collect()

@@ -4,7 +4,7 @@ mod emoji;
 
 use deep_affect::data::Manifest;
 use deep_affect::data::features_table::{FeatureTable, joined};
-use deep_affect::solve::model::Model;
+use deep_affect::solve::model::SolvedModel;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -91,7 +91,7 @@ fn categories_from_pictures_to_accuracy() {
     let read = |f: &str| fs::read(p.join(f)).unwrap();
     assert!(read("again/model.safetensors") == read("svc/model-C-1.5.safetensors"), "the model's bytes");
     // The model knows what it was made of.
-    let model = Model::read(p.join("again/model.safetensors")).unwrap();
+    let model = SolvedModel::read(p.join("again/model.safetensors")).unwrap();
     let joined = joined(&[("low".into(), one)], &manifest).unwrap();
     model.fits(&joined.columns).unwrap();
     let seen = model.classes(&joined.values, &labelled);

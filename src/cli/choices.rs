@@ -4,6 +4,7 @@ use crate::data::Alpha;
 use crate::evolve::Fitness;
 use crate::evolve::cppn::{Colour, Coordinates};
 use crate::experiment::config::{Choice, Monitor, Resident};
+use crate::experiment::prediction::AnswerFormat;
 use crate::export::Format;
 use crate::measure::Purpose;
 use crate::models::{Architecture, OutAct};
@@ -79,6 +80,12 @@ choices! {
     Alpha {
         Drop = "drop": "Whatever colour stands under it shows: Pillow's `convert(\"RGB\")`, and what photographs want",
         White = "white": "Blended with white: drawings and emoji, whose transparent part hides black"
+    }
+    AnswerFormat {
+        Table = "table": "For people",
+        Csv = "csv": "One row a picture, under a header",
+        Jsonl = "jsonl": "One JSON object a line, written as each picture is done",
+        Json = "json": "One JSON array of the same objects, complete when the last picture is done"
     }
     Purpose {
         Infer = "infer": "Pictures to outputs",

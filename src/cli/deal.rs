@@ -1,11 +1,9 @@
 //! Which pictures are tested together, as a command line says it.
 
 use super::ranges::{MANY, whole};
-use crate::experiment::deal::Asked;
+use crate::experiment::deal::FoldPlan;
 use clap::Args;
 use std::path::PathBuf;
-
-pub use crate::experiment::deal::Dealt;
 
 /// What a command line says of folds.
 #[derive(Args, Clone, Debug)]
@@ -28,9 +26,9 @@ pub struct FoldFlags {
 }
 
 impl FoldFlags {
-    pub fn asked(&self, seed: u64) -> Asked {
+    pub fn asked(&self, seed: u64) -> FoldPlan {
         let (file, k) = (self.fold_file.clone(), self.folds);
         let (ungrouped, stratify) = (self.ungrouped, self.stratify);
-        Asked { file, k, ungrouped, stratify, ignore_column: self.ignore_fold_column, seed }
+        FoldPlan { file, k, ungrouped, stratify, ignore_column: self.ignore_fold_column, seed }
     }
 }

@@ -1,7 +1,5 @@
 //! `evaluate`: a trained model against the ratings, or the classes, of a manifest.
 
-mod solved;
-
 use super::ranges::{MANY, whole};
 use super::reading::{Reading, batch};
 use super::{Compute, output, terminal};
@@ -63,10 +61,8 @@ pub struct Command {
 
 impl Command {
     pub fn run(self) -> Result<()> {
-        if let Some(model) = solve::model::of_file(&self.model)? {
-            return self.solved(&model);
-        }
-        if !self.tables.is_empty() {
+        let solved = solve::model::of_file(&self.model)?;
+        if solved.is_none() && !self.tables.is_empty() {
             return Err(Error::usage("--table: the model looks at pictures").fix("leave it out"));
         }
         let command = self.command();
@@ -87,6 +83,10 @@ impl Command {
             command,
             events: terminal(),
         };
+        if let Some(model) = solved {
+            let found = evaluation.of_tables(&model, &self.tables)?;
+            return output::print(if self.json { &found.json } else { &found.text });
+        }
         let Evaluated { ratings, classes: told } = evaluation.run()?;
         if let (Some(_), Some(out)) = (&told, &evaluation.out) {
             let dir = classes::folder(out, ratings.is_some());

@@ -2,12 +2,15 @@
 //! A remark that cannot be written is dropped: the job goes on. What a terminal gets does not steer it, wherever the text came
 //! from; a file or a program gets results as they are.
 
+pub use crate::error::clean;
+
 use crate::error::{self, Error, Message, Result, shown};
 use clap::Args;
 use serde::Serialize;
 use std::borrow::Cow;
 use std::fmt::Arguments;
 use std::io::{ErrorKind, IsTerminal, Write, stderr, stdout};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -46,21 +49,14 @@ pub fn dashed(e: &Error) -> String {
     Message::new(format!("{e:#}")).dashed()
 }
 
-/// What became of a write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reader {
-    Listens,
-    /// Nobody reads any more: stop, successfully.
-    Gone,
-}
-
 /// Writes to stdout and flushes, so that a reader sees each result when it is there.
-pub fn write(text: &str) -> Result<Reader> {
+/// Breaks where nobody reads any more, which is no error.
+pub fn write(text: &str) -> Result<ControlFlow<()>> {
     let mut out = stdout().lock();
     let text = if out.is_terminal() { steadied(text) } else { text.into() };
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => Ok(Reader::Listens),
-        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        Ok(()) => Ok(ControlFlow::Continue(())),
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
         Err(e) => Err(Error::io("standard output", "write", e)),
     }
 }
@@ -110,11 +106,6 @@ fn fit(text: &str, columns: usize) -> (String, usize) {
         out.push('\n');
     }
     (out, cut)
-}
-
-/// Names of files are not ours: they must not break the line or steer the terminal.
-pub fn clean(text: &str) -> String {
-    text.chars().map(shown).collect()
 }
 
 /// Lines and columns for a terminal, and nothing that steers it.

@@ -2,7 +2,7 @@
 
 use super::Output;
 use super::config::Run;
-use super::deal::{Asked, Dealt};
+use super::deal::{Dealt, FoldPlan};
 use super::events::tell;
 use super::run::Job;
 use crate::atomic;
@@ -30,7 +30,7 @@ pub struct CrossValidated {
 pub(super) fn cross_validate(
     manifest: &Path,
     run: &Run,
-    asked: &Asked,
+    asked: &FoldPlan,
     keep_models: bool,
     output: &Output,
 ) -> Result<CrossValidated> {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// How folds are to be dealt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Asked {
+pub struct FoldPlan {
     /// A file of folds, which goes before everything else.
     pub file: Option<PathBuf>,
     /// Number of folds, where somebody named one.
@@ -37,7 +37,7 @@ pub struct Dealt {
     pub warning: Option<String>,
 }
 
-impl Asked {
+impl FoldPlan {
     /// Refuses a file of folds that cannot be read, before pictures are decoded.
     pub fn check(&self) -> Result<()> {
         let open = |path: &PathBuf| files::open(path).map(drop).map_err(|e| Error::io(path, "read", e));
@@ -151,8 +151,8 @@ mod tests {
         Manifest::new("", &[], rows.iter().enumerate().map(row).collect(), vec![])
     }
 
-    fn asked(k: Option<u32>) -> Asked {
-        Asked { k, seed: 1, ..Asked::default() }
+    fn asked(k: Option<u32>) -> FoldPlan {
+        FoldPlan { k, seed: 1, ..FoldPlan::default() }
     }
 
     #[test]
@@ -163,11 +163,11 @@ mod tests {
         assert_eq!((d.fold, d.k, &*d.kept), (vec![0, 0, 1, 2, 1], 3, "1 of 2 groups are parted"));
         assert!(d.warning.unwrap().starts_with("1 of 2 groups have pictures in more than one fold"));
         // Dealt without that column they stay together, and a group of one picture is none.
-        let d = Asked { ignore_column: true, k: Some(3), ..asked(None) }.deal(Path::new("m.csv"), &m, &()).unwrap();
+        let d = FoldPlan { ignore_column: true, k: Some(3), ..asked(None) }.deal(Path::new("m.csv"), &m, &()).unwrap();
         assert_eq!((&*d.kept, d.warning), ("groups kept together", None));
         let alone = manifest(&[(a, None), (b, None), (None, None)]);
         assert_eq!(asked(Some(2)).deal(Path::new("m.csv"), &alone, &()).unwrap().kept, "no groups in the manifest");
-        let d = Asked { ungrouped: true, ..asked(Some(2)) };
+        let d = FoldPlan { ungrouped: true, ..asked(Some(2)) };
         let pairs: Vec<_> = ["p", "q", "r", "s"].iter().flat_map(|g| [(Some(*g), None); 2]).collect();
         let d = d.deal(Path::new("m.csv"), &manifest(&pairs), &()).unwrap();
         let parted = (0..4).filter(|g| d.fold[2 * g] != d.fold[2 * g + 1]).count();
@@ -184,7 +184,7 @@ mod tests {
         };
         let m = Manifest::new("", &[], (0..12).map(row).collect(), vec![]);
         let path = Path::new("m.csv");
-        let deal = |seed| Asked { stratify: true, seed, ..asked(Some(3)) }.deal(path, &m, &()).map(|d| d.fold);
+        let deal = |seed| FoldPlan { stratify: true, seed, ..asked(Some(3)) }.deal(path, &m, &()).map(|d| d.fold);
         for seed in 1..6 {
             let fold = deal(seed).unwrap();
             for f in 0..3 {
@@ -193,7 +193,7 @@ mod tests {
             }
         }
         let one = manifest(&[(None, None); 4]);
-        let e = Asked { stratify: true, ..asked(Some(2)) }.deal(path, &one, &()).map(|_| ()).unwrap_err();
+        let e = FoldPlan { stratify: true, ..asked(Some(2)) }.deal(path, &one, &()).map(|_| ()).unwrap_err();
         assert!(e.to_string().contains("names fewer than two sets"), "{e}");
     }
 
@@ -203,7 +203,7 @@ mod tests {
         let d = asked(None).deal(Path::new("m.csv"), &m, &()).unwrap();
         assert_eq!(d.fold, [0, 1, 1]);
         let complaint =
-            |a: Asked, m: &Manifest| a.deal(Path::new("m.csv"), m, &()).map(|_| ()).unwrap_err().to_string();
+            |a: FoldPlan, m: &Manifest| a.deal(Path::new("m.csv"), m, &()).map(|_| ()).unwrap_err().to_string();
         assert!(complaint(asked(Some(3)), &m).contains("has 2 folds, not 3; leave out"));
         let some = manifest(&[(None, Some(1)), (None, None), (None, Some(2))]);
         assert!(complaint(asked(None), &some).contains("m.csv: column fold: 1 of 3 rows"));

@@ -39,7 +39,7 @@ enum Spread {
 
 /// Which models are asked, and for what.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct ModelChoice {
     /// Files, or folders of them; none is the bundled model.
     pub models: Vec<PathBuf>,
     /// Level in percent of the interval that errors on held-out pictures give, where a model knows them.
@@ -48,7 +48,7 @@ pub struct Asked {
     pub top: Option<usize>,
 }
 
-impl Asked {
+impl ModelChoice {
     /// Reads the headers.
     ///
     /// # Errors
@@ -150,17 +150,17 @@ fn fold(path: &Path) -> Option<u32> {
 }
 
 /// What the models say of one picture.
-pub struct Seen {
+pub struct PictureAnswer {
     pub ratings: Vec<f32>,
     /// One for each of [`Models::fields`].
-    pub cells: Vec<Cell>,
+    pub cells: Vec<AnswerCell>,
     /// The same for people, a line each.
     pub lines: Vec<String>,
 }
 
 /// A value of a further field.
 #[derive(Clone)]
-pub enum Cell {
+pub enum AnswerCell {
     /// As float32: through float64 it would show digits that it does not have.
     Number(f32),
     Index(usize),
@@ -185,9 +185,9 @@ impl Models {
         batch: usize,
         compute: &Compute,
         events: &dyn Events,
-    ) -> Result<Loaded<'_>> {
+    ) -> Result<LoadedModels<'_>> {
         let load = |m: &Model| m.predictor(precision, batch, compute.open(events)?, self.top.is_some());
-        let loaded = Loaded { models: self, predictors: self.all.iter().map(load).collect::<Result<_>>()? };
+        let loaded = LoadedModels { models: self, predictors: self.all.iter().map(load).collect::<Result<_>>()? };
         if self.top.is_some() && loaded.classes().is_empty() {
             let top = option("top");
             return Err(Error::usage(format!(
@@ -200,12 +200,12 @@ impl Models {
 }
 
 /// Models that answer.
-pub struct Loaded<'a> {
+pub struct LoadedModels<'a> {
     pub models: &'a Models,
     predictors: Vec<Predictor>,
 }
 
-impl Loaded<'_> {
+impl LoadedModels<'_> {
     fn classes(&self) -> &[Classes] {
         &self.predictors[0].classes
     }
@@ -245,13 +245,13 @@ impl Loaded<'_> {
     }
 
     /// Answers about pictures, given as [`Predictor::predict`] takes them.
-    pub fn answer(&mut self, squares: &[u8]) -> Result<Vec<Seen>> {
+    pub fn answer(&mut self, squares: &[u8]) -> Result<Vec<PictureAnswer>> {
         let said = self.predictors.iter_mut().map(|p| p.see(squares)).collect::<Result<Vec<_>>>()?;
         let (models, targets) = (said.len(), self.models.targets.len());
         let mean =
             |x: &dyn Fn(usize) -> f32| ((0..models).map(|m| f64::from(x(m))).sum::<f64>() / models as f64) as f32;
         let one = |picture: usize| {
-            let mut seen = Seen { ratings: vec![], cells: vec![], lines: vec![] };
+            let mut seen = PictureAnswer { ratings: vec![], cells: vec![], lines: vec![] };
             for t in 0..targets {
                 let at = picture * targets + t;
                 let rated: Vec<f32> = said.iter().map(|s| s.ratings[at]).collect();
@@ -273,7 +273,7 @@ impl Loaded<'_> {
         Ok((0..said[0].pictures).map(one).collect())
     }
 
-    fn spread(&self, target: usize, each: &[f32], seen: &mut Seen) {
+    fn spread(&self, target: usize, each: &[f32], seen: &mut PictureAnswer) {
         let (name, points) = (&self.models.targets[target], |v: f32| number(Some(v.into()), 2));
         match &self.models.spread {
             Spread::None => {}
@@ -283,29 +283,33 @@ impl Loaded<'_> {
                 let squares = each.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>();
                 let sd = (squares / (n - 1.0)).sqrt() as f32;
                 let (min, max) = each.iter().fold((f32::MAX, f32::MIN), |(a, b), x| (a.min(*x), b.max(*x)));
-                seen.cells.extend([sd, min, max].map(Cell::Number));
+                seen.cells.extend([sd, min, max].map(AnswerCell::Number));
                 let (sd, min, max) = (points(sd), points(min), points(max));
                 seen.lines.push(format!("{name}: the models say {min} to {max}, SD {sd}, which is not their error"));
             }
             Spread::Held(held, percent) => {
                 let ends = held.interval(target, each, *percent).map(|end| end as f32);
-                seen.cells.extend(ends.map(Cell::Number));
+                seen.cells.extend(ends.map(AnswerCell::Number));
                 let [low, high] = ends.map(points);
                 seen.lines.push(format!("{name}: {low} to {high} by CV+ at {percent} %"));
             }
         }
     }
 
-    fn likeliest(&self, c: &Classes, p: &[f32], seen: &mut Seen) {
+    fn likeliest(&self, c: &Classes, p: &[f32], seen: &mut PictureAnswer) {
         let best = largest(p, self.shown(c));
         if c.tower == CLASS {
-            seen.cells.push(Cell::Text(best.first().map(|i| class(c, *i))));
+            seen.cells.push(AnswerCell::Text(best.first().map(|i| class(c, *i))));
         }
         if c.count <= FEW {
-            seen.cells.extend(p.iter().map(|p| Cell::Number(*p)));
+            seen.cells.extend(p.iter().map(|p| AnswerCell::Number(*p)));
         } else {
             for &i in &best {
-                seen.cells.extend([Cell::Index(i), Cell::Text(c.names.get(i).cloned()), Cell::Number(p[i])]);
+                seen.cells.extend([
+                    AnswerCell::Index(i),
+                    AnswerCell::Text(c.names.get(i).cloned()),
+                    AnswerCell::Number(p[i]),
+                ]);
             }
         }
         let one = |i: &usize| format!("{} {}", class(c, *i), number(Some(p[*i].into()), 3));

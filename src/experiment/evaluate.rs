@@ -1,5 +1,9 @@
 //! A trained model against the ratings, or the classes, of a manifest.
 
+mod solved;
+
+pub use solved::EvaluatedTables;
+
 use super::config::Compute;
 use super::events::{Events, tell};
 use super::trained::{Model, Reading};
@@ -68,11 +72,7 @@ impl Evaluation {
         let events = &*self.events;
         self.compute.bind_threads(events);
         let label = option("label");
-        let map = self.label_map.as_deref().map(LabelMap::read).transpose()?;
-        if map.is_some() && self.label.is_none() {
-            return Err(Error::usage(format!("{} is for the names of {label}", option("label-map")))
-                .fix(format!("name their column with {label}")));
-        }
+        let map = self.map()?;
         let model = Model::open(Some(&self.model))?;
         let config = model.config()?;
         let (classes, all) = (&config.classes, &config.targets);
@@ -102,21 +102,7 @@ impl Evaluation {
         // The class of each row that is left.
         let mut listed: Vec<usize> = vec![];
         if let Some(column) = &self.label {
-            let map = map.unwrap_or_default();
-            let labels = Labels::among(&manifest, &Asked { column, map: &map, least: 1 }, classes.to_vec())?;
-            labels.remarks().iter().for_each(|r| tell!(events, "{}", line(r)));
-            if labels.rows().is_empty() {
-                return Err(Error::file(&self.manifest, "names none of the model's classes")
-                    .at(format!("column {column}"))
-                    .fix(format!(
-                        "map its names with {}; the classes are {}",
-                        option("label-map"),
-                        line(&classes.join(", "))
-                    ))
-                    .as_usage());
-            }
-            listed = labels.of.iter().flatten().copied().collect();
-            manifest = manifest.select(&labels.rows());
+            (manifest, listed) = self.labelled(&manifest, column, &map, classes)?;
         }
         let _claim = self.claim()?;
         let (manifest, pictures, left_out) = self.pictures(&model, manifest)?;
@@ -156,6 +142,40 @@ impl Evaluation {
             found.ratings = Some((metrics_json(&outcome, &measured), measured));
         }
         Ok(found)
+    }
+
+    /// What names of the labels are called by the model.
+    fn map(&self) -> Result<LabelMap> {
+        let map = self.label_map.as_deref().map(LabelMap::read).transpose()?;
+        if map.is_some() && self.label.is_none() {
+            let label = option("label");
+            return Err(Error::usage(format!("{} is for the names of {label}", option("label-map")))
+                .fix(format!("name their column with {label}")));
+        }
+        Ok(map.unwrap_or_default())
+    }
+
+    /// The rows whose label is one of the model's classes, and their classes.
+    fn labelled(
+        &self,
+        manifest: &Manifest,
+        column: &str,
+        map: &LabelMap,
+        classes: &[String],
+    ) -> Result<(Manifest, Vec<usize>)> {
+        let labels = Labels::among(manifest, &Asked { column, map, least: 1 }, classes.to_vec())?;
+        labels.remarks().iter().for_each(|r| tell!(self.events, "{}", line(r)));
+        if labels.rows().is_empty() {
+            return Err(Error::file(&self.manifest, "names none of the model's classes")
+                .at(format!("column {column}"))
+                .fix(format!(
+                    "map its names with {}; the classes are {}",
+                    option("label-map"),
+                    line(&classes.join(", "))
+                ))
+                .as_usage());
+        }
+        Ok((manifest.select(&labels.rows()), labels.of.iter().flatten().copied().collect()))
     }
 
     /// What is told of an evaluation, whatever was measured.

@@ -290,7 +290,7 @@ impl Job {
     }
 
     /// A model that is solved for on the features of some rows.
-    pub fn solved(&self, method: &solve::Method, rows: &[usize]) -> Result<solve::Model> {
+    pub fn solved(&self, method: &solve::Method, rows: &[usize]) -> Result<solve::SolvedModel> {
         let Some((width, x)) = self.extracted.as_ref().and_then(|e| e.members.first()) else {
             return Err(Error::usage("a solver is for features that do not change").fix(format!(
                 "add {} all, or a {}",
@@ -313,7 +313,7 @@ impl Job {
     }
 
     /// What a solved model says of some rows: ratings, or 1 for the class and 0 for the others.
-    pub fn predict_solved(&self, model: &solve::Model, rows: &[usize]) -> Predicted {
+    pub fn predict_solved(&self, model: &solve::SolvedModel, rows: &[usize]) -> Predicted {
         let x = self.extracted.as_ref().and_then(|e| e.members.first()).map_or(&[][..], |m| &m.1);
         if !self.tells_classes() {
             let ratings = model.ratings(x, rows).into_iter().map(|y| y as f32).collect();

@@ -3,7 +3,7 @@
 use super::Output;
 use super::config::Run;
 use super::cross_validate::{self, CrossValidated};
-use super::deal::Asked;
+use super::deal::FoldPlan;
 use super::events::{Events, tell};
 use super::run::{Job, split};
 use crate::data::Manifest;
@@ -93,7 +93,7 @@ impl Trainer {
     ///
     /// # Errors
     /// As [`Trainer::train`], and folds that do not fit the pictures.
-    pub fn cross_validate(&self, folds: &Asked, keep_models: bool) -> Result<CrossValidated> {
+    pub fn cross_validate(&self, folds: &FoldPlan, keep_models: bool) -> Result<CrossValidated> {
         cross_validate::cross_validate(&self.manifest, &self.run, folds, keep_models, &self.output)
     }
 

@@ -135,7 +135,7 @@ impl Function {
 
 /// A solved model.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Model {
+pub struct SolvedModel {
     pub columns: Vec<String>,
     /// In short, as [`Method::settings`] has it.
     pub setting: String,
@@ -169,7 +169,7 @@ const MODEL: &str = "model";
 ///
 /// # Errors
 /// What the method refuses, features that are all equal, ratings for a classifier or classes for the others.
-pub fn solve(method: &Method, task: &Task, rows: &[usize]) -> Result<Vec<Model>> {
+pub fn solve(method: &Method, task: &Task, rows: &[usize]) -> Result<Vec<SolvedModel>> {
     method.check()?;
     let width = task.columns.len();
     let scaler = Scaler::of(task.x, width, rows)?;
@@ -218,7 +218,7 @@ pub fn solve(method: &Method, task: &Task, rows: &[usize]) -> Result<Vec<Model>>
         }
         Answers::Classes { .. } => vec![],
     };
-    let model = |(setting, function)| Model {
+    let model = |(setting, function)| SolvedModel {
         columns: task.columns.to_vec(),
         setting,
         names: names.clone(),
@@ -230,7 +230,7 @@ pub fn solve(method: &Method, task: &Task, rows: &[usize]) -> Result<Vec<Model>>
     Ok(method.settings().into_iter().zip(functions).map(model).collect())
 }
 
-impl Model {
+impl SolvedModel {
     fn values(&self, x: &[f32], rows: &[usize]) -> Vec<f64> {
         let x = self.scaler.apply(x, rows);
         match &self.function {
@@ -294,7 +294,7 @@ impl Model {
         write::write(path, &metadata, &tensors)
     }
 
-    /// Reads a file of [`Model::write`].
+    /// Reads a file of [`SolvedModel::write`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let file = WeightFile::open(path)?;
@@ -333,11 +333,11 @@ impl Model {
     }
 }
 
-/// The model of a file of [`Model::write`]; None of a file of another kind.
-pub fn of_file(path: &Path) -> Result<Option<Model>> {
+/// The model of a file of [`SolvedModel::write`]; None of a file of another kind.
+pub fn of_file(path: &Path) -> Result<Option<SolvedModel>> {
     let file = WeightFile::open(path)?;
     let ours = file.metadata().get(MODEL).is_some_and(|t| serde_json::from_str::<Described>(t).is_ok());
-    if ours { Model::read(path).map(Some) } else { Ok(None) }
+    if ours { SolvedModel::read(path).map(Some) } else { Ok(None) }
 }
 
 fn doubles<'a>(name: &str, shape: &[usize], values: &'a [f64]) -> Entry<'a> {
@@ -384,8 +384,8 @@ mod tests {
             for (i, model) in all.iter().enumerate() {
                 let path = dir.path().join("m.safetensors");
                 model.write(&path).unwrap();
-                let compact = Model { function: model.function.compact(), ..model.clone() };
-                assert_eq!(Model::read(&path).unwrap(), compact, "{method:?}");
+                let compact = SolvedModel { function: model.function.compact(), ..model.clone() };
+                assert_eq!(SolvedModel::read(&path).unwrap(), compact, "{method:?}");
                 model.fits(&columns).unwrap();
                 // The setting that adapts most knows what it has not seen.
                 let adapts =
@@ -443,6 +443,6 @@ mod tests {
         assert!(model.fits(&columns[..3]).unwrap_err().to_string().contains("3 columns, not 4"));
         let path = dir.path().join("w.safetensors");
         write::write(&path, &BTreeMap::new(), &[Entry::f32("w", &[1], &[1.0])]).unwrap();
-        assert!(Model::read(&path).unwrap_err().to_string().contains("is no model of a table"));
+        assert!(SolvedModel::read(&path).unwrap_err().to_string().contains("is no model of a table"));
     }
 }

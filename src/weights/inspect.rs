@@ -6,7 +6,7 @@ use super::header::shape;
 use super::import::Foreign;
 use super::strided::Axes;
 use super::{ABOUT, LAYOUT};
-use crate::error::{Result, shown};
+use crate::error::{Result, clean};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -62,11 +62,6 @@ fn thousands(n: usize) -> String {
         s.push(d);
     }
     s
-}
-
-/// Names come from the file: they must not break the table or steer the terminal.
-fn clean(s: &str) -> String {
-    s.chars().map(shown).collect()
 }
 
 /// Characters of a text that are shown to people, and to programs. A header may hold ninety megabytes of them.

@@ -10,7 +10,7 @@ use crate::data::{LabelMap, Labels, Manifest, folds, labels};
 use crate::error::{Error, Result, option};
 use crate::experiment::checkpointed::weights_of;
 use crate::experiment::config::{BUNDLED, Built, Monitor, Training};
-use crate::experiment::deal::Asked;
+use crate::experiment::deal::FoldPlan;
 use crate::experiment::events::{Events, tell};
 use crate::files;
 use crate::hash;
@@ -95,7 +95,7 @@ impl Grid {
         }
         let dealt = manifest.select(&rows);
         let kept = out.join("folds.csv");
-        let asked = Asked {
+        let asked = FoldPlan {
             file: plan.fold_file.clone(),
             k: plan.folds,
             ungrouped: plan.ungrouped,

@@ -13,7 +13,7 @@ use crate::experiment::run::Job;
 use crate::hash;
 use crate::report::classes;
 use crate::report::tables::{Prediction, write_predictions};
-use crate::solve::model::Model as Solved;
+use crate::solve::model::SolvedModel as Solved;
 use crate::train::cell::{self, Cell, Judged, Set};
 use crate::train::classified::Classified;
 use crate::train::fit::State;

@@ -1,8 +1,8 @@
-//! `fit --layers`: how much of a rating each layer of a network knows, from the columns that each has in a table.
+//! How much of a rating each layer of a network knows, from the columns that each has in a table.
 
 use super::{Answers, Method, Task, cross_validate};
-use crate::cli::Bar;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, option};
+use crate::experiment::Events;
 use crate::report::layers::{Layer, Series};
 use crate::report::study::Sheet;
 use crate::table::number;
@@ -22,16 +22,23 @@ fn groups(columns: &[String]) -> Vec<(&str, Vec<usize>)> {
     all
 }
 
-/// A model for each layer alone, over the folds: a series for each name of a table.
+/// A model for each layer alone, over the folds: the ratings, and a series for each name of a table.
 ///
 /// # Errors
 /// Classes, several settings, and what [`cross_validate`] refuses.
-pub fn measure(method: &Method, task: &Task, fold: &[u32], k: u32) -> Result<Vec<Series>> {
+pub fn measure<'a>(
+    method: &Method,
+    task: &Task<'a>,
+    fold: &[u32],
+    k: u32,
+    events: &dyn Events,
+) -> Result<(&'a [String], Vec<Series>)> {
+    let layers = option("layers");
     let Answers::Ratings { targets, values } = task.answers else {
-        return Err(Error::usage("--layers is for ratings").fix("choose ridge, linear or svr"));
+        return Err(Error::usage(format!("{layers} is for ratings")).fix("choose ridge, linear or svr"));
     };
     if method.settings().len() != 1 {
-        return Err(Error::usage("--layers is of one setting").fix("give one C, or one penalty or none"));
+        return Err(Error::usage(format!("{layers} is of one setting")).fix("give one C, or one penalty or none"));
     }
     let (width, n) = (task.columns.len(), fold.len());
     let mut all: Vec<Series> = vec![];
@@ -40,7 +47,7 @@ pub fn measure(method: &Method, task: &Task, fold: &[u32], k: u32) -> Result<Vec
         let x: Vec<f32> = (0..n).flat_map(|i| picked.iter().map(move |&c| task.x[i * width + c])).collect();
         let alone = Task { columns: &columns, x: &x, ..*task };
         let place = |e: Error| e.at(format!("layer {name}"));
-        let validated = cross_validate(method, &alone, fold, k, &Bar::new()).map_err(place)?;
+        let validated = cross_validate(method, &alone, fold, k, events).map_err(place)?;
         let Some(OverFolds::Ratings { predicted, .. }) = validated.settings.into_iter().next().map(|s| s.judged) else {
             return Err(Error::job("a layer has no ratings"));
         };
@@ -56,7 +63,7 @@ pub fn measure(method: &Method, task: &Task, fold: &[u32], k: u32) -> Result<Vec
             None => all.push(Series { name: series.into(), layers: vec![layer] }),
         }
     }
-    Ok(all)
+    Ok((targets, all))
 }
 
 /// The table: a row a layer.

@@ -1,73 +1,51 @@
-//! `predict --explain`: a folder of Grad-CAM overlays, one page that shows them, a table that lists them.
+//! A folder of Grad-CAM overlays beside an answer: one page that shows them, a table that lists them.
 
 use super::Decoded;
-use super::models::Models;
 use crate::atomic;
-use crate::cli::Compute;
 use crate::data::Manifest;
-use crate::error::Result;
+use crate::device::Device;
+use crate::error::{Result, option};
+use crate::experiment::Events;
+use crate::experiment::ensemble::Models;
+use crate::experiment::events::tell;
 use crate::report::folder::prepare;
 use crate::report::gradcam::{self, Picture};
 use crate::train::gradcam::{Explainer, Sign, Target};
-use clap::{Args, ValueEnum};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-#[derive(Args)]
-pub struct ExplainFlags {
-    /// Folder for Grad-CAM: of each picture and tower what the tower looked at, in colour over the photograph, with
-    /// index.html that shows all of them, explain.csv that lists them, and the maps themselves as .npy.
-    #[arg(long, value_name = "DIR")]
-    explain: Option<PathBuf>,
-    /// What is explained: a rating, or `class` (the likeliest of each tower), `class:3`, `class:NAME`; repeatable. By
-    /// default the class, or all ratings where towers give none.
-    #[arg(long, value_name = "TARGET", requires = "explain")]
-    target: Vec<Target>,
+/// What is explained of every picture, and where that goes.
+pub struct Explanation {
+    pub folder: PathBuf,
+    /// Ratings and classes; without any the class, or all ratings where towers give none.
+    pub targets: Vec<Target>,
     /// What raises the target, what lowers it, or both.
-    #[arg(long, value_enum, default_value = "+", requires = "explain")]
-    sign: Signs,
-    /// The convolution to look into, as in `conv5_3` or Keras's `block5_conv3`; by default the last of each tower.
-    #[arg(long, value_name = "NAME", requires = "explain")]
-    layer: Option<String>,
+    pub signs: Vec<Sign>,
+    /// The convolution to look into; the last of each tower without a name.
+    pub layer: Option<String>,
     /// Manifest with the ratings of some of the pictures, for the captions.
-    #[arg(long, value_name = "FILE", requires = "explain")]
-    truth: Option<PathBuf>,
+    pub truth: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Signs {
-    #[value(name = "+")]
-    Plus,
-    #[value(name = "-")]
-    Minus,
-    Both,
-}
-
-impl ExplainFlags {
-    /// Loads the model once more, with its gradients, and makes the folder, if that was asked for.
-    pub fn sheet(&self, models: &Models, batch: usize, compute: &Compute) -> Result<Option<Sheet>> {
-        let Some(dir) = &self.explain else { return Ok(None) };
-        let model = models.one("--explain")?;
-        prepare(dir)?;
+impl Explanation {
+    /// Loads the model once more, with its gradients, and makes the folder.
+    pub(super) fn folder(&self, models: &Models, batch: usize, device: Box<dyn Device>) -> Result<ExplainedFolder> {
+        let model = models.one(&option("explain"))?;
+        prepare(&self.folder)?;
         let config = model.config()?;
-        let targets = if self.target.is_empty() { Target::usual(config) } else { self.target.clone() };
+        let targets = if self.targets.is_empty() { Target::usual(config) } else { self.targets.clone() };
         let truth = match &self.truth {
             Some(path) => {
                 ratings(&Manifest::read(path, &config.targets.iter().map(String::as_str).collect::<Vec<_>>())?)
             }
             None => HashMap::new(),
         };
-        let signs = match self.sign {
-            Signs::Plus => vec![Sign::Plus],
-            Signs::Minus => vec![Sign::Minus],
-            Signs::Both => vec![Sign::Plus, Sign::Minus],
-        };
-        let explainer = model.explainer(&targets, self.layer.as_deref(), batch, compute.open()?)?;
+        let explainer = model.explainer(&targets, self.layer.as_deref(), batch, device)?;
         let listed = csv::Writer::from_writer(vec![]);
-        let (dir, model) = (dir.clone(), model.name.clone());
-        let mut sheet = Sheet { dir, model, explainer, signs, truth, seen: 0, figures: vec![], listed };
-        sheet.list(&COLUMNS.map(String::from));
-        Ok(Some(sheet))
+        let (dir, model, signs) = (self.folder.clone(), model.name.clone(), self.signs.clone());
+        let mut folder = ExplainedFolder { dir, model, explainer, signs, truth, seen: 0, figures: vec![], listed };
+        folder.list(&COLUMNS.map(String::from));
+        Ok(folder)
     }
 }
 
@@ -95,7 +73,7 @@ const COLUMNS: [&str; 12] = [
 ];
 
 /// The folder while it is written.
-pub struct Sheet {
+pub(super) struct ExplainedFolder {
     dir: PathBuf,
     model: String,
     explainer: Explainer,
@@ -107,7 +85,7 @@ pub struct Sheet {
     listed: csv::Writer<Vec<u8>>,
 }
 
-impl Sheet {
+impl ExplainedFolder {
     /// Explains the pictures of a piece, and writes their files.
     pub fn add(&mut self, piece: &Decoded) -> Result<()> {
         let first = self.seen + 1;
@@ -171,7 +149,7 @@ impl Sheet {
     }
 
     /// Writes the table and the page that shows all overlays.
-    pub fn finish(self) -> Result<()> {
+    pub fn finish(self, events: &dyn Events) -> Result<()> {
         let table = self.listed.into_inner().expect("memory does not fail");
         let towers = self.explainer.towers.iter().map(|t| format!("{} at {}", t.name, t.layer));
         let facts = [format!("{}: {}", self.model, towers.collect::<Vec<_>>().join(", "))];
@@ -179,7 +157,8 @@ impl Sheet {
         for (name, bytes) in [("explain.csv", table), ("index.html", page.into_bytes())] {
             atomic::write(self.dir.join(name), |w| w.write_all(&bytes))?;
         }
-        remark!("wrote the overlays of {} pictures to {}", self.figures.len(), self.dir.join("index.html").display());
+        let page = self.dir.join("index.html");
+        tell!(events, "wrote the overlays of {} pictures to {}", self.figures.len(), page.display());
         Ok(())
     }
 }

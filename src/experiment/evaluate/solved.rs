@@ -1,32 +1,39 @@
-//! `evaluate` of a model that `fit` wrote, on tables of the manifest's features.
+//! A model that was solved for on tables of features, against the ratings or the classes of a manifest.
 
-use super::Command;
+use super::Evaluation;
 use crate::atomic;
-use crate::cli::output::{self, clean};
-use crate::cli::predict;
+use crate::data::Manifest;
 use crate::data::features_table::{FeatureTable, Joined, joined};
 use crate::data::table::quoted;
-use crate::data::{LabelMap, Labels, Manifest, labels};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, option};
+use crate::experiment::events::tell;
+use crate::experiment::prediction::from_tables::wants_tables;
 use crate::report::folder::prepare;
-use crate::solve::model::Model;
+use crate::solve::model::SolvedModel;
 use crate::train::confusion::Confusion;
 use crate::train::metrics::{Measured, Metrics};
 use serde_json::json;
 
-impl Command {
-    /// Measures on the pictures of the manifest; with --out also writes predictions.csv and metrics.json, and of classes
-    /// confusion.csv.
-    pub(super) fn solved(&self, model: &Model) -> Result<()> {
-        let map = self.label_map.as_deref().map(LabelMap::read).transpose()?;
-        if map.is_some() && self.label.is_none() {
-            return Err(Error::usage("--label-map is for the names of --label").fix("name their column with --label"));
+/// What was measured on tables.
+pub struct EvaluatedTables {
+    /// The contents of metrics.json.
+    pub json: String,
+    /// The same for people.
+    pub text: String,
+}
+
+impl Evaluation {
+    /// Measures `model`, of the evaluation's file, on tables of the manifest's features. Where there is a folder it gets
+    /// predictions.csv and metrics.json, and of classes confusion.csv.
+    ///
+    /// # Errors
+    /// Tables and columns that do not fit the model or the manifest.
+    pub fn of_tables(&self, model: &SolvedModel, tables: &[String]) -> Result<EvaluatedTables> {
+        let (label, map) = (option("label"), self.map()?);
+        if tables.is_empty() {
+            return Err(wants_tables(&self.model, model).as_usage());
         }
-        let map = map.unwrap_or_default();
-        if self.tables.is_empty() {
-            return Err(predict::wants_tables(&self.model, model).as_usage());
-        }
-        let tables = self.tables.iter().map(|t| FeatureTable::named(t)).collect::<Result<Vec<_>>>()?;
+        let tables = tables.iter().map(|t| FeatureTable::named(t)).collect::<Result<Vec<_>>>()?;
         let features = |manifest: &Manifest| {
             let Joined { columns, values } = joined(&tables, manifest)?;
             model.fits(&columns)?;
@@ -36,58 +43,24 @@ impl Command {
             prepare(out)?;
         }
         match (&self.label, model.classifies) {
-            (Some(_), false) => Err(Error::usage("--label: the model predicts ratings").fix("leave out --label")),
-            (None, true) => {
-                Err(Error::usage("the model tells classes apart").fix("name the column of class names with --label"))
+            (Some(_), false) => {
+                Err(Error::usage(format!("{label}: the model predicts ratings")).fix(format!("leave out {label}")))
             }
+            (None, true) => Err(Error::usage("the model tells classes apart")
+                .fix(format!("name the column of class names with {label}"))),
             (None, false) => self.solved_ratings(model, &features),
             (Some(column), true) => {
-                let manifest = self.rows(&[])?;
-                let asked = labels::Asked { column, map: &map, least: 1 };
-                let labels = Labels::among(&manifest, &asked, model.names.clone())?;
-                labels.remarks().iter().for_each(|r| remark!("{}", clean(r)));
-                if labels.rows().is_empty() {
-                    return Err(Error::file(&self.manifest, "names none of the model's classes")
-                        .at(format!("column {column}"))
-                        .fix(format!(
-                            "map its names with --label-map; the classes are {}",
-                            clean(&model.names.join(", "))
-                        ))
-                        .as_usage());
-                }
-                let truth: Vec<usize> = labels.of.iter().flatten().copied().collect();
-                self.solved_classes(model, &manifest.select(&labels.rows()), &truth, &features)
+                let (manifest, truth) = self.labelled(&self.rows(&[])?, column, &map, &model.names)?;
+                self.solved_classes(model, &manifest, &truth, &features)
             }
         }
     }
 
-    /// The rows to be measured.
-    fn rows(&self, targets: &[&str]) -> Result<Manifest> {
-        let manifest = Manifest::read(&self.manifest, targets)?;
-        let Some(fold) = self.fold else { return Ok(manifest) };
-        let rows: Vec<usize> = (0..manifest.rows.len()).filter(|&i| manifest.rows[i].fold == Some(fold)).collect();
-        match rows.is_empty() {
-            false => Ok(manifest.select(&rows)),
-            true => Err(Error::file(&self.manifest, format!("no row is in fold {fold}"))
-                .at("column fold")
-                .fix("name a fold that occurs there")
-                .as_usage()),
-        }
-    }
-
-    /// Indices of the measured ratings among the model's.
-    fn which(&self, all: &[String]) -> Result<Vec<usize>> {
-        let find = |t: &String| {
-            all.iter().position(|a| a == t).ok_or_else(|| {
-                Error::file(&self.model, format!("does not predict `{t}`"))
-                    .fix(format!("choose from {}", all.join(", ")))
-                    .as_usage()
-            })
-        };
-        if self.targets.is_empty() { Ok((0..all.len()).collect()) } else { self.targets.iter().map(find).collect() }
-    }
-
-    fn solved_ratings(&self, model: &Model, features: &dyn Fn(&Manifest) -> Result<Vec<f32>>) -> Result<()> {
+    fn solved_ratings(
+        &self,
+        model: &SolvedModel,
+        features: &dyn Fn(&Manifest) -> Result<Vec<f32>>,
+    ) -> Result<EvaluatedTables> {
         let which = self.which(&model.names)?;
         let names: Vec<&str> = which.iter().map(|&t| model.names[t].as_str()).collect();
         let manifest = self.rows(&names)?;
@@ -109,7 +82,7 @@ impl Command {
             weight: &weight,
         })?;
         if let Some(remark) = metrics.beyond() {
-            remark!("warning: {remark}");
+            tell!(self.events, "warning: {remark}");
         }
         let head = names.iter().flat_map(|n| [format!("{n}_true"), format!("{n}_predicted")]);
         let row = |i: usize| {
@@ -119,16 +92,16 @@ impl Command {
         };
         self.keep(&manifest, head.collect(), &row)?;
         let json = format!("{:#}\n", json!({ "scale": "1 to 9", "n_pictures": metrics.n, "metrics": metrics }));
-        self.told(if self.json { json.clone() } else { metrics.table() }, &json)
+        self.told(metrics.table(), json)
     }
 
     fn solved_classes(
         &self,
-        model: &Model,
+        model: &SolvedModel,
         manifest: &Manifest,
         truth: &[usize],
         features: &dyn Fn(&Manifest) -> Result<Vec<f32>>,
-    ) -> Result<()> {
+    ) -> Result<EvaluatedTables> {
         let x = features(manifest)?;
         let taken = model.classes(&x, &(0..truth.len()).collect::<Vec<usize>>());
         let confusion = Confusion::of(&model.names, truth.iter().copied().zip(taken.iter().copied()));
@@ -147,8 +120,7 @@ impl Command {
             "confusion": confusion.rows().collect::<Vec<_>>(),
         });
         let json = format!("{json:#}\n");
-        let line = format!("{accuracy:.1} % of {} right, {over_classes:.1} % over classes\n", truth.len());
-        self.told(if self.json { json.clone() } else { line }, &json)
+        self.told(format!("{accuracy:.1} % of {} right, {over_classes:.1} % over classes\n", truth.len()), json)
     }
 
     /// Writes predictions.csv, if there is a folder for it.
@@ -163,12 +135,12 @@ impl Command {
         atomic::write(out.join("predictions.csv"), |w| w.write_all(text.as_bytes()))
     }
 
-    /// Prints what was measured, and writes metrics.json last: where it is, the rest is too.
-    fn told(&self, text: String, json: &str) -> Result<()> {
+    /// Writes metrics.json last: where it is, the rest is too.
+    fn told(&self, text: String, json: String) -> Result<EvaluatedTables> {
         if let Some(out) = &self.out {
             atomic::write(out.join("metrics.json"), |w| w.write_all(json.as_bytes()))?;
-            remark!("wrote predictions.csv and metrics.json to {}", out.display());
+            tell!(self.events, "wrote predictions.csv and metrics.json to {}", out.display());
         }
-        output::print(&text)
+        Ok(EvaluatedTables { json, text })
     }
 }

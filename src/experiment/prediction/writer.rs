@@ -1,12 +1,12 @@
 //! Turns answers into text.
 
-use super::models::{Cell, Loaded, Models, Seen};
-use crate::cli::output::clean;
+use crate::error::clean;
+use crate::experiment::ensemble::{AnswerCell, LoadedModels, Models, PictureAnswer};
 use crate::table::number;
-use clap::ValueEnum;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+/// The form of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerFormat {
     /// For people.
     Table,
     /// One row a picture, under a header.
@@ -21,14 +21,14 @@ pub enum Format {
 pub struct Answer {
     pub path: String,
     /// What is seen, or why nothing is.
-    pub seen: Result<Seen, String>,
+    pub seen: Result<PictureAnswer, String>,
     pub note: Option<String>,
 }
 
 /// Fields of csv, jsonl and json, in this order and in every row: `path`, one `<target>_1to9` a target, what was asked for
-/// beside ratings ([`Loaded::fields`]), `error`, `note`, `model`; what is missing is empty in csv and null in jsonl.
-pub struct Writer<'a> {
-    format: Format,
+/// beside ratings ([`LoadedModels::fields`]), `error`, `note`, `model`; what is missing is empty in csv and null in jsonl.
+pub struct AnswerWriter<'a> {
+    format: AnswerFormat,
     models: &'a Models,
     further: Vec<String>,
 }
@@ -36,8 +36,8 @@ pub struct Writer<'a> {
 /// Columns of the table before the path.
 const WIDTH: usize = 9;
 
-impl<'a> Writer<'a> {
-    pub fn new(format: Format, loaded: &Loaded<'a>) -> Self {
+impl<'a> AnswerWriter<'a> {
+    pub fn new(format: AnswerFormat, loaded: &LoadedModels<'a>) -> Self {
         Self { format, models: loaded.models, further: loaded.fields() }
     }
 
@@ -49,10 +49,10 @@ impl<'a> Writer<'a> {
 
     pub fn header(&self) -> String {
         match self.format {
-            Format::Jsonl => String::new(),
-            Format::Json => "[\n".into(),
-            Format::Csv => line(&self.fields()),
-            Format::Table => {
+            AnswerFormat::Jsonl => String::new(),
+            AnswerFormat::Json => "[\n".into(),
+            AnswerFormat::Csv => line(&self.fields()),
+            AnswerFormat::Table => {
                 let cell = |t: &String| format!("{t:>w$}  ", w = WIDTH.max(t.chars().count()));
                 let targets: String = self.models.targets.iter().map(cell).collect();
                 format!("{targets}picture  (scale 1 to 9; {})\n", clean(&self.models.name))
@@ -62,7 +62,7 @@ impl<'a> Writer<'a> {
 
     /// What comes after the last row.
     pub fn footer(&self) -> &'static str {
-        if self.format == Format::Json { "\n]\n" } else { "" }
+        if self.format == AnswerFormat::Json { "\n]\n" } else { "" }
     }
 
     pub fn row(&self, a: &Answer, first: bool) -> String {
@@ -72,39 +72,39 @@ impl<'a> Writer<'a> {
         let (targets, more) = (0..self.models.targets.len(), 0..self.further.len());
         let name = &self.models.name;
         match self.format {
-            Format::Csv => {
+            AnswerFormat::Csv => {
                 let mut cells = vec![a.path.clone()];
                 cells.extend(targets.map(|t| rating(t).map_or(String::new(), |v| v.to_string())));
                 cells.extend(more.map(|i| match further(i) {
-                    Some(Cell::Number(x)) => x.to_string(),
-                    Some(Cell::Index(i)) => i.to_string(),
-                    Some(Cell::Text(text)) => text.clone().unwrap_or_default(),
+                    Some(AnswerCell::Number(x)) => x.to_string(),
+                    Some(AnswerCell::Index(i)) => i.to_string(),
+                    Some(AnswerCell::Text(text)) => text.clone().unwrap_or_default(),
                     None => String::new(),
                 }));
                 cells.push(a.seen.as_ref().err().cloned().unwrap_or_default());
                 cells.extend([a.note.clone().unwrap_or_default(), name.clone()]);
                 line(&cells)
             }
-            Format::Jsonl | Format::Json => {
+            AnswerFormat::Jsonl | AnswerFormat::Json => {
                 let mut values = vec![json(&a.path)];
                 // As float32: through float64 they would show digits that they do not have.
                 values.extend(targets.map(|t| json(&rating(t))));
                 values.extend(more.map(|i| match further(i) {
-                    Some(Cell::Number(x)) => json(x),
-                    Some(Cell::Index(i)) => json(i),
-                    Some(Cell::Text(text)) => json(text),
+                    Some(AnswerCell::Number(x)) => json(x),
+                    Some(AnswerCell::Index(i)) => json(i),
+                    Some(AnswerCell::Text(text)) => json(text),
                     None => json(&()),
                 }));
                 values.extend([json(&a.seen.as_ref().err()), json(&a.note), json(name)]);
                 let pairs = self.fields().into_iter().zip(values).map(|(k, v)| format!("{}:{v}", json(&k)));
                 let object = format!("{{{}}}", pairs.collect::<Vec<_>>().join(","));
                 match (self.format, first) {
-                    (Format::Json, true) => object,
-                    (Format::Json, false) => format!(",\n{object}"),
+                    (AnswerFormat::Json, true) => object,
+                    (AnswerFormat::Json, false) => format!(",\n{object}"),
                     _ => format!("{object}\n"),
                 }
             }
-            Format::Table => {
+            AnswerFormat::Table => {
                 let cell = |t: usize| {
                     let w = WIDTH.max(self.models.targets[t].chars().count());
                     format!("{:>w$}  ", number(rating(t).map(f64::from), 2))
