@@ -1,12 +1,12 @@
 //! `bench`: how fast layers, steps, inferences and the loader are on this machine now, for people, for scripts, and against
 //! an earlier run.
 
-use super::model::{ModelArg, Scale};
+use super::model::{ModelArg, ModelScale};
 use super::ranges::{MANY, whole};
 use super::{Compute, command_line, output, terminal};
 use crate::atomic;
 use crate::error::{Error, Result};
-use crate::measure::bench::{BenchRecord, Earlier, LoaderBench, NetworkBench, Part, Percent, markdown};
+use crate::measure::bench::{BenchPart, BenchRecord, Earlier, LoaderBench, NetworkBench, Percent, markdown};
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
 
@@ -87,10 +87,10 @@ struct Common {
 impl Command {
     pub fn run(self) -> Result<()> {
         match self.what {
-            What::Conv(n) => n.run(Part::Convolutions),
-            What::Dense(n) => n.run(Part::Dense),
-            What::Step(n) => n.run(Part::Step),
-            What::Infer(n) => n.run(Part::Inference),
+            What::Conv(n) => n.run(BenchPart::Convolutions),
+            What::Dense(n) => n.run(BenchPart::Dense),
+            What::Step(n) => n.run(BenchPart::Step),
+            What::Infer(n) => n.run(BenchPart::Inference),
             What::Load(l) => l.run(),
             What::Table { files } => {
                 let records = files.iter().map(|f| BenchRecord::read(f)).collect::<Result<Vec<_>>>()?;
@@ -127,11 +127,11 @@ impl Common {
 }
 
 impl Network {
-    fn run(self, part: Part) -> Result<()> {
+    fn run(self, part: BenchPart) -> Result<()> {
         let earlier = self.common.check(self.svg.as_deref())?;
         let bench = NetworkBench {
             part,
-            model: &self.model.resolve(1, Scale::Full)?,
+            model: &self.model.resolve(1, ModelScale::Full)?,
             batch: self.batch,
             rounds: self.common.rounds,
             compute: &self.compute.into(),

@@ -1,11 +1,11 @@
 //! `compare`: one network on two devices, or on one device in two ways, output by output.
 
-use super::model::{ModelArg, Scale};
+use super::model::{ModelArg, ModelScale};
 use super::ranges::{number, whole};
 use super::{Compute, output, terminal};
 use crate::error::{Error, Result};
 use crate::measure::Purpose;
-use crate::measure::agreement::{Against, Agreement, Comparison};
+use crate::measure::agreement::{Against, Agreement, AgreementCheck};
 use clap::Args;
 
 #[derive(Args)]
@@ -43,8 +43,8 @@ pub struct Command {
 impl Command {
     pub fn run(self) -> Result<()> {
         self.compute.bind_threads();
-        let comparison = Comparison {
-            model: &self.model.resolve(1, Scale::Full)?,
+        let comparison = AgreementCheck {
+            model: &self.model.resolve(1, ModelScale::Full)?,
             purpose: self.pass,
             batch: self.batch,
             against: match self.pieces {

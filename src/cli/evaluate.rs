@@ -1,7 +1,7 @@
 //! `evaluate`: a trained model against the ratings, or the classes, of a manifest.
 
 use super::ranges::{MANY, whole};
-use super::reading::{Reading, batch};
+use super::reading::{ReadingFlags, batch};
 use super::{Compute, output, terminal};
 use crate::error::{Error, Result};
 use crate::experiment::evaluate::{Evaluated, Evaluation};
@@ -54,7 +54,7 @@ pub struct Command {
     #[arg(long, value_enum, default_value_t, value_name = "NUMBERS")]
     precision: Precision,
     #[command(flatten)]
-    reading: Reading,
+    reading: ReadingFlags,
     #[command(flatten)]
     compute: Compute,
 }

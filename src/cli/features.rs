@@ -1,24 +1,16 @@
 //! `features`: what one tower sees in pictures, its likeliest classes for people and all its outputs for programs; and tables of
 //! a manifest's pictures, of a tower's outputs or of what needs no network.
 
-mod described;
-
-use super::output::{self, clean};
 use super::ranges::{MANY, whole};
-use super::reading::{self, Reading, batch};
-use super::{Bar, Compute};
-use crate::data::boxes::seen_whole;
-use crate::data::features_table::{FeatureTable, content};
-use crate::data::{LoadOptions, Manifest, Pictures, Source};
-use crate::error::{Error, Result, path_text};
-use crate::models::{Architecture, Config, Tower, TowerOutput};
-use crate::train::features::extract;
-use crate::train::params::Initial;
-use crate::train::predictor::largest;
-use crate::weights::TowerWeights;
+use super::reading::{ReadingFlags, batch};
+use super::{Compute, output, terminal};
+use crate::data::Manifest;
+use crate::data::features_table::FeatureTable;
+use crate::descriptors::{Kind, colour, gist, lbp};
+use crate::error::{Error, Result};
+use crate::experiment::features::{Features, PictureDescription};
+use crate::models::TowerOutput;
 use clap::Args;
-use described::Described;
-use serde_json::json;
 use std::path::{Path, PathBuf};
 
 #[derive(Args)]
@@ -63,14 +55,55 @@ pub struct Command {
     #[arg(long, default_value = "8", value_parser = batch, value_name = "N")]
     batch: usize,
     #[command(flatten)]
-    reading: Reading,
+    reading: ReadingFlags,
     #[command(flatten)]
     compute: Compute,
 }
 
+/// Most classes of a label map.
+const MOST: u64 = 1 << 16;
+
+#[derive(Args, Debug)]
+struct Described {
+    /// What is measured of each picture of a manifest, in float64 at its own size: colour (means of RGB and HSV, the
+    /// commonest of 512 colours, pleasure, arousal and dominance), names (eleven colour names), gist (512 numbers), lbp (59
+    /// local binary patterns).
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "KINDS")]
+    kind: Vec<Kind>,
+    /// Probabilities of colour names, for names: w2c.mat or w2c.txt of van de Weijer et al., featureColorName.cpp of OpenCV, or
+    /// a .npy [32768, 11].
+    #[arg(long, value_name = "FILE")]
+    colour_names: Option<PathBuf>,
+    /// Signs of brightness in arousal and dominance: Valdez & Mehrabian's minus, or the paper's plus.
+    #[arg(long, value_enum, default_value = "original", value_name = "SIGNS")]
+    pad_signs: colour::Signs,
+    /// Brightness and saturation of pleasure, arousal and dominance.
+    #[arg(long, value_enum, default_value = "ihsl", value_name = "SPACE")]
+    pad_space: colour::Space,
+    /// Side in pixels of the square that GIST is made of, a multiple of 16.
+    #[arg(long, value_parser = whole::<usize>(32..=1024), default_value_t = gist::SIDE, value_name = "PIXELS")]
+    gist_side: usize,
+    /// Neighbours of a pixel in its pattern: on the circle of radius 1, or the eight around it.
+    #[arg(long, value_enum, default_value = "circle", value_name = "FORM")]
+    lbp: lbp::Form,
+    /// A folder of label maps of the pictures (PNG of class numbers, or .npy) by the same names: the part of each picture that
+    /// is of each class.
+    #[arg(long, value_name = "DIR")]
+    areas: Option<PathBuf>,
+    /// Classes of the label maps, from 0.
+    #[arg(long, value_parser = whole::<usize>(1..=MOST), default_value_t = 150, value_name = "N")]
+    classes: usize,
+    /// Whether a class is there at all, 0 or 1, instead of its part.
+    #[arg(long)]
+    presence: bool,
+    /// The table as CSV too, beside it.
+    #[arg(long)]
+    csv: bool,
+}
+
 impl Command {
     pub fn run(mut self) -> Result<()> {
-        if self.described.asked() {
+        if !self.described.kind.is_empty() || self.described.areas.is_some() {
             return self.describe();
         }
         if let Some(tower) = self.tower.take() {
@@ -85,78 +118,28 @@ impl Command {
             }
         }
         self.compute.bind_threads();
-        let weights = TowerWeights::open(&self.subject)?;
-        let Some(mut tower) = Tower::described(&weights)? else {
-            return Err(Error::file(&self.subject, "does not say what tower it is")
-                .fix("make it with `deep-affect weights import` or `deep-affect pretrain`"));
+        let features = Features {
+            tower: &self.subject,
+            output: self.output,
+            random: self.random,
+            side: self.image,
+            batch: self.batch,
+            reading: &(&self.reading).into(),
+            compute: &self.compute.clone().into(),
+            events: &*terminal(),
         };
-        let classes = weights.file.info(&format!("{}.weight", tower.top()));
-        if self.output == TowerOutput::Softmax && classes.is_none() {
-            return Err(Error::file(&self.subject, "has no dense layers, and so no classes")
-                .fix("add --output pooled, or import a file with its classifier"));
-        }
-        let names = weights.class_names();
-        let name = tower.name.clone();
-        let side = self.image.or(weights.image()?).or(tower.image).unwrap_or(tower.base.network().image);
-        tower.image = None;
-        let mut config = Config::published(Architecture::Shared, &["object".to_string()], 5)?;
-        (config.towers, config.tower_output, config.image) = (vec![tower], self.output, side);
-        config.check_sides()?;
-        config.check_outputs()?;
-        let manifest = self.manifest.as_ref().map(|m| Manifest::read(m, &[])).transpose()?;
-        let files = match &manifest {
-            Some(m) => (0..m.rows.len()).map(|i| m.file(i)).collect(),
-            None => list(&self.inputs)?,
-        };
-        let options = LoadOptions { views: config.views(), decode: self.reading.decode(), cache_dir: None };
-        let boxes = self.reading.boxes(&options.views)?.unwrap_or_default();
-        let sources: Vec<Source> = files.iter().map(|f| boxes.source(f.clone())).collect();
-        if let Some(remark) = seen_whole(&sources, &options.views) {
-            remark!("{remark}");
-        }
-        let bar = Bar::new();
-        let loaded = Pictures::load(&sources, &options, &bar)?;
-        let bad: Vec<Error> = loaded.bad.iter().map(|b| Error::file(&b.path, &b.reason)).collect();
-        let pictures = loaded.accept(true)?;
-        let mut initial = Initial::new(self.random.unwrap_or(0), self.random.is_some());
-        if self.random.is_none() {
-            initial.tower(&name, weights);
-        }
-        for remark in initial.remarks(&config, &pictures)? {
-            remark!("warning: {remark}");
-        }
-        let all: Vec<usize> = (0..pictures.len()).collect();
-        let batch = self.batch.min(all.len()).max(1);
-        let (members, _) = extract(&config, &initial, &pictures, &all, batch, self.compute.open()?, &bar)?;
-        let (width, values) = &members[0];
-        if let (Some(manifest), Some(table)) = (&manifest, &self.table) {
-            let columns = columns(&config.towers[0], self.output, names.as_deref());
-            let rows = pictures.rows();
-            let made = FeatureTable {
-                file: table.clone(),
-                columns,
-                paths: rows.iter().map(|&r| manifest.rows[r].path.clone()).collect(),
-                contents: rows.iter().map(|&r| content(&files[r]).unwrap_or_default()).collect(),
-                values: values.clone(),
-            };
+        if let (Some(manifest), Some(table)) = (&self.manifest, &self.table) {
+            let (made, view) = features.of_manifest(manifest, table)?;
             self.write(&made, table)?;
+            return view.complete();
         }
-        for (row, values) in pictures.rows().iter().zip(values.chunks_exact(*width)).filter(|_| manifest.is_none()) {
-            output::print(&self.answer(&files[*row], values, names.as_deref()))?;
-        }
-        match &bad[..] {
-            [] => Ok(()),
-            [one] => Err(one.clone()),
-            [first, ..] => Err(Error::job(format!(
-                "{} of {} pictures cannot be used, the first is {first}",
-                bad.len(),
-                files.len()
-            ))),
-        }
+        let view = features.of_pictures(&self.inputs)?;
+        (0..view.pictures()).try_for_each(|i| output::print(&view.answer(i, self.top, self.json)))?;
+        view.complete()
     }
 
     /// A table without a network.
-    fn describe(&self) -> Result<()> {
+    fn describe(self) -> Result<()> {
         let (manifest, Some(table), true, None) =
             (self.manifest.as_ref().unwrap_or(&self.subject), &self.table, self.inputs.is_empty(), &self.tower)
         else {
@@ -167,69 +150,35 @@ impl Command {
         };
         self.compute.bind_threads();
         let manifest = Manifest::read(manifest, &[])?;
-        let made = self.described.table(&manifest, &self.reading.decode(), table, &Bar::new())?;
+        let description = PictureDescription::from(&self.described);
+        let made = description.table(&manifest, &self.reading.decode(), table, &*terminal())?;
         self.write(&made, table)
     }
 
     fn write(&self, made: &FeatureTable, table: &Path) -> Result<()> {
         made.write(table)?;
         let beside = table.with_extension("csv");
-        if self.described.csv() && beside != table {
+        if self.described.csv && beside != table {
             made.write(&beside)?;
         }
         let (columns, pictures) = (made.columns.len(), made.paths.len());
         remark!("wrote {columns} features of {pictures} pictures to {}", table.display());
         Ok(())
     }
-
-    fn answer(&self, path: &Path, values: &[f32], names: Option<&[String]>) -> String {
-        let name = |i: usize| names.and_then(|n| n.get(i).cloned());
-        let best = largest(values, self.top);
-        if self.json {
-            let top = best.iter().map(|&i| json!({ "index": i, "class": name(i), "value": values[i] }));
-            let line = json!({
-                "path": path_text(path),
-                "output": self.output,
-                "top": top.collect::<Vec<_>>(),
-                "values": values,
-            });
-            return format!("{line}\n");
-        }
-        let mut text = format!("{}\n", clean(&path_text(path)));
-        for i in best {
-            let class = name(i).unwrap_or_else(|| format!("output {i}"));
-            text += &format!("  {:>8.4}  {}\n", values[i], clean(&class));
-        }
-        text
-    }
 }
 
-/// Names of a tower's outputs: `block4.17`, counted from 1, or a class with its number.
-fn columns(tower: &Tower, output: TowerOutput, classes: Option<&[String]>) -> Vec<String> {
-    let part = |name: &str| -> Vec<String> {
-        let width = name.parse().map_or(0, |part| tower.features(part));
-        let one = |i: usize| match classes.filter(|_| output == TowerOutput::Softmax).and_then(|c| c.get(i)) {
-            Some(class) => format!("{}.{class}", i + 1),
-            None => format!("{name}.{}", i + 1),
-        };
-        (0..width).map(one).collect()
-    };
-    output.to_string().split('+').flat_map(part).collect()
-}
-
-/// The pictures, in the order they were named and sorted inside folders.
-fn list(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let mut files = vec![];
-    for path in paths {
-        if !path.is_dir() {
-            files.push(path.clone());
-            continue;
+impl From<&Described> for PictureDescription {
+    fn from(d: &Described) -> Self {
+        Self {
+            kinds: d.kind.clone(),
+            colour_names: d.colour_names.clone(),
+            pad_signs: d.pad_signs,
+            pad_space: d.pad_space,
+            gist_side: d.gist_side,
+            lbp: d.lbp,
+            areas: d.areas.clone(),
+            classes: d.classes,
+            presence: d.presence,
         }
-        let found = reading::folder(path)?;
-        if found.is_empty() {
-            return Err(Error::file(path, "no pictures in this folder").fix("name another"));
-        }
-        files.extend(found.into_iter().map(|f| path.join(f)));
     }
-    Ok(files)
 }

@@ -1,6 +1,6 @@
 //! `gradcheck`: is the gradient of a training step the derivative of its loss? In float64, by the definition of every op.
 
-use super::model::{ModelArg, Scale};
+use super::model::{ModelArg, ModelScale};
 use super::ranges::{MANY, whole};
 use super::reading::{batch, threads};
 use super::{output, terminal};
@@ -39,8 +39,8 @@ pub struct Command {
 impl Command {
     pub fn run(self) -> Result<()> {
         let (scale, extent, batch) = match self.full {
-            true => (Scale::SmallImage, Extent::Directions(self.directions), 1),
-            false => (Scale::Tiny, Extent::Elements(self.elements), 4),
+            true => (ModelScale::SmallImage, Extent::Directions(self.directions), 1),
+            false => (ModelScale::Tiny, Extent::Elements(self.elements), 4),
         };
         let (model, batch) = (self.model.resolve(self.seed, scale)?, self.batch.unwrap_or(batch));
         let found = check(&model, extent, batch, self.seed, self.threads, &*terminal())?;

@@ -1,7 +1,7 @@
 //! `kernels`: what every GPU kernel takes of each architecture, what a network launches, and compiled kernels for a machine
 //! without NVRTC.
 
-use super::model::{ModelArg, Scale};
+use super::model::{ModelArg, ModelScale};
 use super::ranges::{MANY, whole};
 use super::reading::batch;
 use super::{Compute, output, terminal};
@@ -134,7 +134,7 @@ impl Command {
 
 impl LaunchFlags {
     fn run(self) -> Result<()> {
-        let model = self.model.resolve(1, Scale::Full)?;
+        let model = self.model.resolve(1, ModelScale::Full)?;
         let tiles = self.tiles.as_deref().map(TileTable::current).transpose()?;
         let launches = Launches {
             model: &model,
@@ -152,7 +152,7 @@ impl LaunchFlags {
 impl TuneFlags {
     fn run(self) -> Result<()> {
         let tuning = Tuning {
-            model: &self.model.resolve(1, Scale::Full)?,
+            model: &self.model.resolve(1, ModelScale::Full)?,
             purpose: self.pass,
             batch: self.batch,
             repeat: self.repeat,

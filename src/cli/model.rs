@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::train::network::Precision;
 use clap::Args;
 
-pub use crate::measure::model::{ResolvedModel, Scale};
+pub use crate::measure::model::{ModelScale, ResolvedModel};
 
 #[derive(Args, Clone, Debug)]
 pub struct ModelArg {
@@ -26,7 +26,7 @@ impl ModelArg {
         &self.name
     }
 
-    pub fn resolve(&self, seed: u64, scale: Scale) -> Result<ResolvedModel> {
+    pub fn resolve(&self, seed: u64, scale: ModelScale) -> Result<ResolvedModel> {
         ResolvedModel::new(&self.name, &self.flags.clone().try_into()?, self.precision, seed, scale)
     }
 }

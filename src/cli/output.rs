@@ -2,8 +2,6 @@
 //! A remark that cannot be written is dropped: the job goes on. What a terminal gets does not steer it, wherever the text came
 //! from; a file or a program gets results as they are.
 
-pub use crate::error::clean;
-
 use crate::error::{self, Error, Message, Result, shown};
 use clap::Args;
 use serde::Serialize;

@@ -1,6 +1,6 @@
 //! `plan`: what a network keeps in memory, when and where. Nothing is allocated for it.
 
-use super::model::{ModelArg, Scale};
+use super::model::{ModelArg, ModelScale};
 use super::reading::batch;
 use super::{Compute, output};
 use crate::atomic;
@@ -30,7 +30,7 @@ pub struct Command {
 
 impl Command {
     pub fn run(self) -> Result<()> {
-        let model = self.model.resolve(1, Scale::Full)?;
+        let model = self.model.resolve(1, ModelScale::Full)?;
         let planned = plan(&model, self.pass, self.batch, &*self.compute.open()?)?;
         if let Some(out) = &self.out {
             let path = file(out, &planned.memory)?;

@@ -1,11 +1,11 @@
 //! `predict`: ratings of pictures, as a table for people or as lines for programs.
 
-use super::reading::{Reading, batch};
+use super::reading::{ReadingFlags, batch};
 use super::{Bar, Compute, output, terminal};
 use crate::atomic;
 use crate::error::{Error, Result};
 use crate::experiment::ensemble::ModelChoice;
-use crate::experiment::prediction::{AnswerFormat, Destination, Explanation, Prediction, from_tables};
+use crate::experiment::prediction::{AnswerFormat, Destination, Explanation, Predicting, from_tables};
 use crate::progress::Progress;
 use crate::solve::model as solve;
 use crate::train::gradcam::{Sign, Target};
@@ -40,7 +40,7 @@ pub struct Command {
     #[command(flatten)]
     explain: ExplainFlags,
     #[command(flatten)]
-    reading: Reading,
+    reading: ReadingFlags,
     #[command(flatten)]
     compute: Compute,
 }
@@ -120,7 +120,7 @@ impl Command {
         if !self.tables.is_empty() {
             return Err(Error::usage("--table is for one model of `fit`").fix("name it with --model, or name pictures"));
         }
-        let prediction = Prediction {
+        let prediction = Predicting {
             inputs: self.inputs,
             models: self.models.into(),
             batch: self.batch,

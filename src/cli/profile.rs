@@ -1,7 +1,7 @@
 //! `profile`: where the time of an inference or of a training step goes, launch by launch; on the simulator, what each
 //! launch did.
 
-use super::model::{ModelArg, Scale};
+use super::model::{ModelArg, ModelScale};
 use super::ranges::{MANY, whole};
 use super::{Compute, output, terminal};
 use crate::error::{Error, Result};
@@ -36,7 +36,7 @@ impl Command {
     pub fn run(self) -> Result<()> {
         self.compute.bind_threads();
         let profiling = Profiling {
-            model: &self.model.resolve(1, Scale::Full)?,
+            model: &self.model.resolve(1, ModelScale::Full)?,
             purpose: self.pass,
             batch: self.batch,
             compute: &self.compute.into(),

@@ -1,18 +1,13 @@
 //! How the commands that use a trained model read pictures.
 
-use super::terminal;
-use crate::data::{Alpha, Boxes, DecodeOptions, LoadOptions};
-use crate::error::Result;
+use crate::data::{Alpha, DecodeOptions};
 use crate::experiment::trained;
-use crate::preprocess::View;
 use clap::Args;
-use std::path::{Path, PathBuf};
-
-pub use crate::experiment::trained::Model;
+use std::path::PathBuf;
 
 /// How pictures are read.
 #[derive(Args, Clone, Debug)]
-pub struct Reading {
+pub struct ReadingFlags {
     /// Do not turn pictures upright by their EXIF orientation.
     #[arg(long)]
     ignore_exif: bool,
@@ -28,33 +23,18 @@ pub struct Reading {
     boxes: Option<PathBuf>,
 }
 
-impl From<&Reading> for trained::Reading {
-    fn from(f: &Reading) -> Self {
-        let Reading { ignore_exif, allow_damaged, alpha, boxes } = f.clone();
+impl From<&ReadingFlags> for trained::Reading {
+    fn from(f: &ReadingFlags) -> Self {
+        let ReadingFlags { ignore_exif, allow_damaged, alpha, boxes } = f.clone();
         Self { ignore_exif, allow_damaged, alpha, boxes }
     }
 }
 
-impl Reading {
+impl ReadingFlags {
     /// For a network that does not say what was done with transparency.
     pub fn decode(&self) -> DecodeOptions {
         trained::Reading::from(self).decode()
     }
-
-    /// For the pictures of a model.
-    pub fn load_options(&self, model: &Model, cache_dir: Option<PathBuf>) -> Result<LoadOptions> {
-        trained::Reading::from(self).load_options(model, cache_dir)
-    }
-
-    /// The boxes that were named, if any, for a model with these views.
-    pub fn boxes(&self, views: &[View]) -> Result<Option<Boxes>> {
-        trained::Reading::from(self).boxes(views)
-    }
-}
-
-/// The pictures of a folder ([`trained::folder`]).
-pub fn folder(dir: &Path) -> Result<Vec<PathBuf>> {
-    trained::folder(dir, &*terminal())
 }
 
 /// Threads for each that the machine has, at most: more only wait, and a system dies of very many.

@@ -114,7 +114,7 @@ pub struct Classifier {
 }
 
 /// Where a [`Classifier`] comes from.
-pub struct Origin<'a> {
+pub struct LabelledPictures<'a> {
     pub manifest: &'a Manifest,
     /// The class of each row.
     pub y: &'a [usize],
@@ -131,8 +131,8 @@ pub struct Origin<'a> {
 
 impl Classifier {
     /// Decodes the pictures and opens the device.
-    pub fn load(from: Origin, flags: &TowerSettings, compute: &Compute) -> Result<Self> {
-        let Origin { manifest, y, classes, tower, mut initial, settings, output, cache, every } = from;
+    pub fn load(from: LabelledPictures, flags: &TowerSettings, compute: &Compute) -> Result<Self> {
+        let LabelledPictures { manifest, y, classes, tower, mut initial, settings, output, cache, every } = from;
         initial.rule = flags.init;
         let decode = DecodeOptions { ignore_exif: flags.ignore_exif, alpha: flags.alpha, ..DecodeOptions::default() };
         let options = LoadOptions { views: vec![tower.view(flags.side(&tower))], decode, cache_dir: cache };
@@ -341,7 +341,7 @@ impl Pretraining {
         }
         let mut initial = Initial::new(self.settings.seed, true);
         file.into_iter().for_each(|f| initial.tower(&self.tower, f));
-        let origin = Origin {
+        let origin = LabelledPictures {
             manifest: &manifest.select(&usable),
             y: &y,
             classes: classes.iter().map(|c| c.to_string()).collect(),

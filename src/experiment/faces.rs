@@ -2,7 +2,7 @@
 
 use super::Output;
 use super::checkpointed::continued;
-use super::classifier::{Classifier, Origin, TowerSettings, fits, weights};
+use super::classifier::{Classifier, LabelledPictures, TowerSettings, fits, weights};
 use super::config::{Compute, Monitor, Training};
 use super::events::{Events, tell};
 use super::run::split;
@@ -133,7 +133,7 @@ impl Faces {
             initial.without_dense = true;
             initial.tower("face", file);
         }
-        let origin = Origin {
+        let origin = LabelledPictures {
             manifest: &manifest,
             y: &y,
             classes: classes.iter().map(|c| c.to_string()).collect(),

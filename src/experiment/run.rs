@@ -41,7 +41,7 @@ pub fn split(manifest: &Manifest, rows: &[usize], part: f64, seed: u64) -> Resul
 }
 
 /// What a network says of some rows.
-pub struct Predicted {
+pub struct RowPredictions {
     /// [rows, targets]
     pub ratings: Vec<f32>,
     /// [rows, classes]
@@ -280,13 +280,13 @@ impl Job {
     }
 
     /// What the network says of some rows.
-    pub fn predict(&self, net: &mut Network, rows: &[usize]) -> Result<Predicted> {
+    pub fn predict(&self, net: &mut Network, rows: &[usize]) -> Result<RowPredictions> {
         let Said { ratings, scores } = fit::said(net, &self.samples(), rows)?;
         let probabilities = match self.tells_classes() {
             true => classified::softmax(&scores, self.config.classes.len()),
             false => vec![],
         };
-        Ok(Predicted { ratings, probabilities })
+        Ok(RowPredictions { ratings, probabilities })
     }
 
     /// A model that is solved for on the features of some rows.
@@ -313,16 +313,16 @@ impl Job {
     }
 
     /// What a solved model says of some rows: ratings, or 1 for the class and 0 for the others.
-    pub fn predict_solved(&self, model: &solve::SolvedModel, rows: &[usize]) -> Predicted {
+    pub fn predict_solved(&self, model: &solve::SolvedModel, rows: &[usize]) -> RowPredictions {
         let x = self.extracted.as_ref().and_then(|e| e.members.first()).map_or(&[][..], |m| &m.1);
         if !self.tells_classes() {
             let ratings = model.ratings(x, rows).into_iter().map(|y| y as f32).collect();
-            return Predicted { ratings, probabilities: vec![] };
+            return RowPredictions { ratings, probabilities: vec![] };
         }
         let classes = self.config.classes.len();
         let told = model.classes(x, rows).into_iter();
         let probabilities = told.flat_map(|c| (0..classes).map(move |k| f32::from(u8::from(k == c)))).collect();
-        Predicted { ratings: vec![], probabilities }
+        RowPredictions { ratings: vec![], probabilities }
     }
 
     /// Splits rows into those that are trained on and those that are monitored: none where there is nothing to monitor.

@@ -56,7 +56,7 @@ pub enum Against<'a> {
 }
 
 /// A network that is to be computed twice.
-pub struct Comparison<'a> {
+pub struct AgreementCheck<'a> {
     pub model: &'a ResolvedModel,
     pub purpose: Purpose,
     pub batch: usize,
@@ -65,7 +65,7 @@ pub struct Comparison<'a> {
     pub events: &'a dyn Events,
 }
 
-impl Comparison<'_> {
+impl AgreementCheck<'_> {
     /// # Errors
     /// What a device refuses: that it disagrees is a result.
     pub fn run(&self) -> Result<Agreement> {

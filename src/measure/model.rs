@@ -35,7 +35,7 @@ pub struct ResolvedModel {
 
 /// How small a model is made where the flags do not say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scale {
+pub enum ModelScale {
     /// As published.
     Full,
     /// Full width on the smallest image.
@@ -49,7 +49,7 @@ const FUSED: &str = "deep-affect";
 
 impl ResolvedModel {
     /// [`FUSED`], shaped by a configuration; another network by its name, of that image and width; or a model file.
-    pub fn new(name: &str, model: &Model, precision: Precision, seed: u64, scale: Scale) -> Result<Self> {
+    pub fn new(name: &str, model: &Model, precision: Precision, seed: u64, scale: ModelScale) -> Result<Self> {
         let initial = Arc::new(Initial::new(seed, true));
         if name == FUSED {
             return Self::fused(model.clone(), precision, seed, scale);
@@ -57,14 +57,14 @@ impl ResolvedModel {
         let path = Path::new(name);
         if let (false, Ok(n)) = (path.exists(), models::find(name)) {
             let (image, width) = match scale {
-                Scale::Full => (n.image, 1),
-                Scale::SmallImage => (n.smallest, 1),
-                Scale::Tiny => (n.smallest.max(TINY_IMAGE), TINY),
+                ModelScale::Full => (n.image, 1),
+                ModelScale::SmallImage => (n.smallest, 1),
+                ModelScale::Tiny => (n.smallest.max(TINY_IMAGE), TINY),
             };
             let task = Task::Classifier {
                 network: name.into(),
                 width: model.width.unwrap_or(width),
-                classes: if scale == Scale::Tiny { n.outputs.min(5) } else { n.outputs },
+                classes: if scale == ModelScale::Tiny { n.outputs.min(5) } else { n.outputs },
                 image: model.image.unwrap_or(image),
             };
             return Ok(Self { name: name.into(), task, initial, file: None, precision });
@@ -82,17 +82,17 @@ impl ResolvedModel {
         Ok(Self { name, task, initial, file: Some(file), precision })
     }
 
-    fn fused(mut model: Model, precision: Precision, seed: u64, scale: Scale) -> Result<Self> {
-        if scale != Scale::Full {
+    fn fused(mut model: Model, precision: Precision, seed: u64, scale: ModelScale) -> Result<Self> {
+        if scale != ModelScale::Full {
             model.image.get_or_insert(TINY_IMAGE);
         }
-        if scale == Scale::Tiny {
+        if scale == ModelScale::Tiny {
             model.width.get_or_insert(4 * TINY);
             let small = |l: &Layer| if let Layer::Width(w) = l { Layer::Width((w / 200).max(4)) } else { *l };
             model.head = Some(model.head.unwrap_or(PAPER.map(Layer::Width).to_vec()).iter().map(small).collect());
         }
         let Built { mut config, mut initial, frozen, .. } = model.build(&TARGETS.map(String::from), seed)?;
-        if scale == Scale::Tiny {
+        if scale == ModelScale::Tiny {
             for t in &mut config.towers {
                 t.dense.iter_mut().for_each(|d| *d = 8);
                 t.classes = 7;

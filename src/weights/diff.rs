@@ -2,10 +2,12 @@
 and layouts are ours first, so that a torchvision file and what was imported from it are equal. */
 
 use super::foreign::Array;
+use super::header::shape;
 use super::import::Foreign;
 use super::names::NamedTensor;
 use super::strided::Strided;
-use crate::error::Result;
+use crate::error::{Result, clean};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -15,6 +17,45 @@ pub struct TensorDiff {
     /// Under our name where it has one.
     pub name: String,
     pub what: TensorDifference,
+}
+
+impl TensorDiff {
+    /// A row of a table: name, values, those that differ, the largest difference, the relative one, a remark.
+    pub fn cells(&self) -> Vec<String> {
+        let mut cells = vec![clean(&self.name)];
+        let (numbers, remark) = match &self.what {
+            TensorDifference::OnlyFirst => (None, "only in the first".into()),
+            TensorDifference::OnlySecond => (None, "only in the second".into()),
+            TensorDifference::Shapes(a, b) => (None, format!("{} and {}", shape(a), shape(b))),
+            TensorDifference::NoNumbers => (None, "not compared: no floating-point numbers".into()),
+            TensorDifference::Values { elements, unequal, largest, relative } => (
+                Some([elements.to_string(), unequal.to_string(), format!("{largest:.3e}"), format!("{relative:.3e}")]),
+                String::new(),
+            ),
+        };
+        cells.extend(numbers.unwrap_or_else(|| ["-"; 4].map(String::from)));
+        cells.push(remark);
+        cells
+    }
+
+    /// The same for programs.
+    pub fn json(&self) -> Value {
+        let mut value = match &self.what {
+            TensorDifference::OnlyFirst => json!({ "status": "only-first" }),
+            TensorDifference::OnlySecond => json!({ "status": "only-second" }),
+            TensorDifference::Shapes(a, b) => json!({ "status": "shapes", "first_shape": a, "second_shape": b }),
+            TensorDifference::NoNumbers => json!({ "status": "not-compared" }),
+            TensorDifference::Values { elements, unequal, largest, relative } => json!({
+                "status": if *unequal == 0 { "equal" } else { "differs" },
+                "values": elements,
+                "unequal": unequal,
+                "largest_difference": largest,
+                "relative_rms": relative,
+            }),
+        };
+        value["name"] = json!(self.name);
+        value
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -1,26 +1,11 @@
 //! `weights import`: converts another program's weight file to ours.
 
-use crate::bundled;
-use crate::cli::output::{self, clean};
-use crate::cli::{Bar, command_line};
-use crate::error::{Error, Result};
-use crate::files;
-use crate::graph::{Graph, Value};
-use crate::memory::peak_mib;
-use crate::models::{self, Base, TOWER, Tower};
-use crate::nn::{Mode, Net};
-use crate::preprocess::{PRESETS, Preprocess};
-use crate::shape::{DType, Type};
-use crate::train::first_layer::{self, ACTIVATIONS, LAYER, Statistics};
-use crate::weights::import::{Foreign, Norm, SOURCE_SHA256};
-use crate::weights::names::Lineage;
+use crate::cli::{command_line, output, terminal};
+use crate::error::Result;
+use crate::experiment::foreign::{ImportedWeights, WeightImport};
 use crate::weights::store::Store;
-use crate::weights::{CLASSES, PREPROCESS};
 use clap::Args;
-use serde_json::json;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Instant;
 
 #[derive(Args)]
 pub struct Command {
@@ -56,286 +41,28 @@ pub struct Command {
     json: bool,
 }
 
-/// Networks that people hold under a name of their own.
-struct Known {
-    name: &'static str,
-    base: Base,
-    /// Probability to keep a unit of the hidden dense layers in training.
-    keep: f32,
-    /// L2 penalty on the convolutions.
-    l2: f32,
-    /// Side of its pictures in pixels where it is not 224.
-    image: Option<usize>,
-    /// Prepared so, whoever wrote the file.
-    preset: Option<&'static str>,
-    /// The published file has batch norm that the tower does without.
-    fold: bool,
-    /// Names of its classes, by the set's.
-    classes: &'static str,
-}
-
-const KNOWN: [Known; 7] = [
-    known("vgg16", Base::VGG16, "imagenet"),
-    known("vgg19", Base::VGG19, "imagenet"),
-    known("vgg16-bn", Base::VGG16_BN, "imagenet"),
-    known("vgg19-bn", Base::VGG19_BN, "imagenet"),
-    // Its Keras model trains with L2 0.0002 on the convolutions and dropout.
-    Known { keep: 0.5, l2: 2e-4, ..known("vgg16-places365", Base::VGG16, "places365") },
-    Known { keep: 0.5, l2: 2e-4, ..known("vgg16-hybrid1365", Base::VGG16, "hybrid1365") },
-    // WuJie1010/Facial-Expression-Recognition.Pytorch: 48x48 grey faces, a crop of 44, no mean and no deviation.
-    Known { image: Some(44), preset: Some("fer2013"), fold: true, ..known("vgg19-fer2013", Base::VGG19, "fer2013") },
-];
-
-const fn known(name: &'static str, base: Base, classes: &'static str) -> Known {
-    Known { name, base, keep: 1.0, l2: 0.0, image: None, preset: None, fold: false, classes }
-}
-
-/// Terms of the published weights that a file of this kind most likely is; nobody can tell from the numbers.
-fn licence(lineage: Lineage, network: &str) -> &'static str {
-    match (lineage, network) {
-        (Lineage::Torchvision | Lineage::Timm, "vgg16" | "vgg19" | "vgg16-bn" | "vgg19-bn") => {
-            "BSD-3-Clause if these are torchvision's published weights"
-        }
-        (Lineage::Keras | Lineage::Caffe | Lineage::Tensorflow, "vgg16" | "vgg19") => {
-            "CC BY 4.0 if these are Oxford's published weights"
-        }
-        (Lineage::Caffe, "vgg16-places365" | "vgg16-hybrid1365") => {
-            "CC BY if these are the published weights of Places365"
-        }
-        (Lineage::Keras, "vgg16-places365" | "vgg16-hybrid1365") => {
-            "GPL-3.0 if this is the published Keras port of Places365"
-        }
-        _ => "unknown: ask whoever published the file",
-    }
-}
-
 impl Command {
     pub fn run(self) -> Result<()> {
-        let start = Instant::now();
-        let foreign = Foreign::open(&self.file)?;
-        let lineage = foreign.kind().lineage;
-        if lineage == Lineage::Ours {
-            return Err(Error::file(&self.file, "is a file of this program already").fix("use it as it is"));
-        }
-        let known = KNOWN.iter().find(|k| k.name == self.network);
-        let fold = self.fold_batch_norm || known.is_some_and(|k| k.fold);
-        let norm =
-            if fold { Norm::Fold { eps: if lineage == Lineage::Keras { 1e-3 } else { 1e-5 } } } else { Norm::Keep };
-        let preprocess = self.preprocess(&foreign, known)?;
-        let mut metadata = BTreeMap::from([
-            (PREPROCESS.to_string(), json(&preprocess)),
-            ("network".to_string(), self.network.clone()),
-            ("made_by".to_string(), command_line()),
-            ("licence".to_string(), self.licence(&foreign)),
-        ]);
-        let wanted = match known {
-            Some(known) => {
-                let mut tower = tower(&foreign, known, preprocess.clone());
-                tower.image = self.image.map(usize::from).or(tower.image);
-                metadata.insert(TOWER.into(), json(&tower));
-                wanted_of_tower(&tower)
-            }
-            None => {
-                let mut tower = Tower::of(self.network.parse::<Base>().map_err(|_| unknown(&self.network))?);
-                let last = foreign.shape(&format!("{}.weight", tower.top()));
-                tower.classes = last.and_then(|s| s.first().copied()).unwrap_or(tower.classes);
-                tower.preprocess = preprocess.clone();
-                tower.image = self.image.map(usize::from).or(tower.image);
-                metadata.insert(TOWER.into(), json(&tower));
-                wanted_of_tower(&tower)
-            }
+        let import = WeightImport {
+            file: self.file,
+            network: self.network,
+            out: self.out,
+            preprocess: self.preprocess,
+            image: self.image.map(usize::from),
+            store: self.store,
+            fold_batch_norm: self.fold_batch_norm,
+            classes: self.classes,
+            licence: self.licence,
+            command: command_line(),
         };
-        self.suggest_folding(&foreign, norm)?;
-        foreign.check(&wanted, norm)?;
-        if let Some(names) = self.class_names(&foreign, known)? {
-            metadata.insert(CLASSES.into(), json(&names));
-        }
-        if let Some(expected) = self.expected(&foreign, known, norm, &preprocess)? {
-            metadata.insert(ACTIVATIONS.into(), json(&expected));
-        }
-        let digest = foreign.write(&self.out, &wanted, norm, self.store, &metadata, &Bar::new())?;
-        self.report(&foreign, &wanted, &metadata, &digest, start.elapsed().as_secs_f64())?;
-        let base = known.map_or(&*self.network, |k| k.base.name());
-        let (out, last) = (self.out.display(), if foreign.kind().classes.is_some() { "" } else { " --output pooled" });
+        let found = import.run(&*terminal())?;
+        output::print_result(&found, self.json, ImportedWeights::text)?;
+        let (base, out) = (&found.base, import.out.display());
+        let last = if found.classifies { "" } else { " --output pooled" };
         remark!(
             "next: deep-affect train MANIFEST --network {base} --weights {base}={out} --out DIR, or deep-affect features \
              {out} PICTURES{last}"
         );
         Ok(())
     }
-
-    /// The flag, else what the file says, else what its kind implies.
-    fn licence(&self, foreign: &Foreign) -> String {
-        let stated =
-            self.licence.as_ref().or_else(|| ["licence", "license"].iter().find_map(|k| foreign.notes().get(*k)));
-        stated.cloned().unwrap_or_else(|| licence(foreign.kind().lineage, &self.network).into())
-    }
-
-    /// The flag, else what the file or its origin says; never a guess.
-    fn preprocess(&self, foreign: &Foreign, known: Option<&Known>) -> Result<Preprocess> {
-        if let Some(name) = &self.preprocess {
-            return Preprocess::preset(name);
-        }
-        if let Some(preset) = known.and_then(|k| k.preset) {
-            return Preprocess::preset(preset);
-        }
-        let places = self.network.starts_with("vgg16-places") || self.network.starts_with("vgg16-hybrid");
-        if places && foreign.kind().lineage == Lineage::Caffe {
-            return Preprocess::preset("caffe-places");
-        }
-        let stated = if places { None } else { foreign.preprocess()? };
-        stated.ok_or_else(|| {
-            let names = PRESETS.map(|p| p.0).join(", ");
-            let why = if places { ": published ports of Places365 contradict each other" } else { "" };
-            Error::file(&self.file, format!("does not say how its pictures were prepared{why}"))
-                .fix(format!("add --preprocess with one of {names}"))
-        })
-    }
-
-    /// What the first layer gives for photographs that are prepared as the origin of the weights prescribes. Warns if
-    /// that is far from what it gives for photographs prepared as `--preprocess` asks.
-    fn expected(
-        &self,
-        foreign: &Foreign,
-        known: Option<&Known>,
-        norm: Norm,
-        p: &Preprocess,
-    ) -> Result<Option<Statistics>> {
-        let [weight, bias] = ["weight", "bias"].map(|part| format!("{LAYER}.{part}"));
-        if foreign.shape(&weight).is_none() {
-            return Ok(None);
-        }
-        let (weight, bias) = (foreign.parameter(&weight, norm)?, foreign.parameter(&bias, norm)?);
-        let pictures = first_layer::reference_pictures();
-        let of = |p: &Preprocess| Statistics::of(&weight, &bias, p, pictures.iter().map(|x| &x[..]), first_layer::SIDE);
-        let origin = match known.and_then(|k| k.preset) {
-            Some(preset) => Some(Preprocess::preset(preset)?),
-            None => foreign.preprocess()?,
-        };
-        let expected = of(origin.as_ref().unwrap_or(p));
-        if let (Some(expected), Some(seen)) = (expected, of(p))
-            && let Some(complaint) = expected.complaint(&seen)
-        {
-            remark!("warning: --preprocess {}: {complaint}", p.name());
-        }
-        Ok(expected)
-    }
-
-    /// Batch norm that a plain network has no place for.
-    fn suggest_folding(&self, foreign: &Foreign, norm: Norm) -> Result<()> {
-        let has = foreign.arrays().any(|(_, s)| s.ours.starts_with("norm"));
-        if has && norm == Norm::Keep && KNOWN.iter().any(|k| k.name == self.network && !k.base.norm()) {
-            return Err(Error::file(&self.file, format!("has batch norm, which {} has not", self.network))
-                .fix(format!("import it --as {}-bn, or add --fold-batch-norm", self.network)));
-        }
-        Ok(())
-    }
-
-    /// As many names as outputs: the user's, else the published ones where the count is theirs.
-    fn class_names(&self, foreign: &Foreign, known: Option<&Known>) -> Result<Option<Vec<String>>> {
-        let count = foreign.kind().classes;
-        let Some(path) = &self.classes else {
-            // What has no name of its own here was published for ImageNet, if it has that many classes.
-            let names = bundled::classes(known.map_or("imagenet", |k| k.classes)).filter(|n| Some(n.len()) == count);
-            return Ok(names.map(|n| n.into_iter().map(String::from).collect()));
-        };
-        let text = files::text(path, files::PAGE).map_err(|e| Error::io(path, "read the class names", e))?;
-        let names: Vec<String> = text.lines().map(|l| l.trim().to_string()).filter(|l| !l.is_empty()).collect();
-        if Some(names.len()) != count {
-            let problem = format!("{} names for {} classes", names.len(), count.unwrap_or(0));
-            return Err(Error::file(path, problem).fix("write one name a line, in the order of the network's outputs"));
-        }
-        Ok(Some(names))
-    }
-
-    fn report(
-        &self,
-        foreign: &Foreign,
-        wanted: &[(String, Vec<usize>)],
-        metadata: &BTreeMap<String, String>,
-        digest: &str,
-        seconds: f64,
-    ) -> Result<()> {
-        let written: Vec<_> = wanted.iter().filter(|w| foreign.shape(&w.0).is_some()).collect();
-        let parameters: usize = written.iter().map(|w| w.1.iter().product::<usize>()).sum();
-        let preset = serde_json::from_str::<Preprocess>(&metadata[PREPROCESS]).map_or("custom", |p| p.name());
-        if self.json {
-            let value = json!({
-                "file": self.file.display().to_string(),
-                "out": self.out.display().to_string(),
-                "format": foreign.format().name(),
-                "kind": foreign.kind().describe(),
-                "network": self.network,
-                "tensors": written.len(),
-                "parameters": parameters,
-                "preprocess": preset,
-                "licence": metadata["licence"],
-                (SOURCE_SHA256): digest,
-                "source_bytes": foreign.len(),
-                "seconds": seconds,
-                "peak_memory_mib": peak_mib(),
-            });
-            return output::print(&format!("{value:#}\n"));
-        }
-        let rate = foreign.len() as f64 / 1e6 / seconds;
-        output::print(&format!(
-            "{}: {}, {} ({} tensors, {parameters} parameters)\npreprocessing: {preset}\nlicence: {}\nsha256: {digest}\n\
-             wrote {} in {seconds:.2} s ({rate:.0} MB/s)\n",
-            clean(&self.file.display().to_string()),
-            foreign.format().name(),
-            foreign.kind().describe(),
-            written.len(),
-            clean(&metadata["licence"]),
-            clean(&self.out.display().to_string()),
-        ))
-    }
-}
-
-fn json(x: &impl serde::Serialize) -> String {
-    serde_json::to_string(x).expect("plain data")
-}
-
-/// The tower that the file's dense layers make of a base.
-fn tower(foreign: &Foreign, known: &Known, preprocess: Preprocess) -> Tower {
-    let rows = |i: usize| foreign.shape(&format!("fc{i}.weight")).and_then(|s| s.first().copied());
-    let mut dense: Vec<usize> = (1..).map_while(rows).collect();
-    // Without a classifier the published one is described: its layers will be drawn, or are not used.
-    let classes = dense.pop().unwrap_or_else(|| {
-        dense = vec![4096, 4096];
-        1000
-    });
-    Tower {
-        name: known.name.into(),
-        dense,
-        classes,
-        keep: known.keep,
-        l2: known.l2,
-        preprocess,
-        image: known.image,
-        ..Tower::of(known.base)
-    }
-}
-
-/// Names and shapes of a tower's parameters.
-fn wanted_of_tower(tower: &Tower) -> Vec<(String, Vec<usize>)> {
-    let side = tower.image.unwrap_or(224);
-    let scope = format!("{}.", tower.name);
-    let wanted = wanted(side, |net, x| tower.logits(net, x));
-    wanted.into_iter().filter_map(|(n, s)| Some((n.strip_prefix(&scope)?.to_string(), s))).collect()
-}
-
-fn unknown(name: &str) -> Error {
-    let known: Vec<_> = KNOWN.iter().map(|k| k.name).collect();
-    Error::usage(format!("unknown network `{name}`")).fix(format!(
-        "choose one of {}, {}",
-        known.join(", "),
-        models::names()
-    ))
-}
-
-fn wanted(side: usize, build: impl FnOnce(&mut Net, Value) -> Value) -> Vec<(String, Vec<usize>)> {
-    let mut g = Graph::default();
-    let x = g.input("image", Type::new(DType::F32, &[1, side, side, 3]));
-    build(&mut Net::new(&mut g, Mode::Eval), x);
-    g.stored().map(|v| (g.name(v).to_string(), g.dims(v).to_vec())).collect()
 }

@@ -30,7 +30,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use writer::{Answer, AnswerWriter};
 
 /// What is to be rated, by what and how.
-pub struct Prediction {
+pub struct Predicting {
     /// Pictures, folders (searched through, in sorted order), or `-` for one picture on standard input.
     pub inputs: Vec<PathBuf>,
     pub models: ModelChoice,
@@ -82,7 +82,7 @@ impl Input {
 /// Pictures that cannot be used: how many, and the first.
 type Failures = Option<(usize, Error)>;
 
-impl Prediction {
+impl Predicting {
     /// Answers about every picture. `progress` hears of answers that take more than one piece.
     ///
     /// # Errors

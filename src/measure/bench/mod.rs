@@ -24,7 +24,7 @@ use std::time::Instant;
 
 /// What of a network is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum BenchPart {
     /// Every distinct convolution of a training step, each pass alone.
     Convolutions,
     /// The same of the dense layers.
@@ -35,21 +35,21 @@ pub enum Part {
     Inference,
 }
 
-impl Part {
+impl BenchPart {
     /// The benchmark's name in records.
     fn name(self) -> &'static str {
         match self {
-            Part::Convolutions => "conv",
-            Part::Dense => "dense",
-            Part::Step => "step",
-            Part::Inference => "infer",
+            BenchPart::Convolutions => "conv",
+            BenchPart::Dense => "dense",
+            BenchPart::Step => "step",
+            BenchPart::Inference => "infer",
         }
     }
 }
 
 /// The benchmark of a network.
 pub struct NetworkBench<'a> {
-    pub part: Part,
+    pub part: BenchPart,
     pub model: &'a ResolvedModel,
     pub batch: usize,
     /// Samples of each time after what warms up; the median counts.
@@ -65,7 +65,7 @@ pub struct NetworkBench<'a> {
 pub struct NetworkTimes {
     pub record: BenchRecord,
     points: Vec<roofline::Point>,
-    part: Part,
+    part: BenchPart,
 }
 
 impl NetworkBench<'_> {
@@ -81,10 +81,10 @@ impl NetworkBench<'_> {
         };
         self.earlier.map_or(Ok(()), |earlier| earlier.alike(&record))?;
         let (record, points) = match self.part {
-            Part::Convolutions => self.layers(record, Role::Convolution, device),
-            Part::Dense => self.layers(record, Role::Dense, device),
-            Part::Step => self.whole(record, Purpose::Train, device),
-            Part::Inference => self.whole(record, Purpose::Infer, device),
+            BenchPart::Convolutions => self.layers(record, Role::Convolution, device),
+            BenchPart::Dense => self.layers(record, Role::Dense, device),
+            BenchPart::Step => self.whole(record, Purpose::Train, device),
+            BenchPart::Inference => self.whole(record, Purpose::Infer, device),
         }?;
         Ok(NetworkTimes { record, points, part: self.part })
     }
@@ -106,8 +106,8 @@ impl NetworkTimes {
     /// The tables for people.
     pub fn text(&self) -> String {
         match self.part {
-            Part::Convolutions | Part::Dense => layers::table(&self.record),
-            Part::Step | Part::Inference => whole::table(&self.record),
+            BenchPart::Convolutions | BenchPart::Dense => layers::table(&self.record),
+            BenchPart::Step | BenchPart::Inference => whole::table(&self.record),
         }
     }
 
