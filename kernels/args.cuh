@@ -174,6 +174,12 @@ struct MeanWindow {
     unsigned count_pad;
 };
 
+struct Mixing {
+    unsigned pixels;
+    float by[9];
+    float add[3];
+};
+
 struct Moments {
     unsigned n;
     float beta1;
@@ -192,6 +198,11 @@ struct Normalization {
     unsigned blocks;
     unsigned relu;
     unsigned through;
+};
+
+struct Pairs {
+    unsigned pairs;
+    Divisor d;
 };
 
 struct Parts {

@@ -3,7 +3,9 @@ files. */
 
 use crate::graph::{Graph, Value};
 use crate::ops::norm::{self, Convention};
-use crate::ops::{activation, arith, cast, conv, dense, dropout, image, layout, loss, lrn, pool, softmax, upsample};
+use crate::ops::{
+    activation, arith, cast, colours, conv, dense, dropout, image, layout, loss, lrn, pool, softmax, upsample,
+};
 use crate::preprocess::Preprocess;
 use crate::rng::name_hash;
 use crate::shape::{DType, Type, Window};
@@ -132,6 +134,20 @@ impl<'g> Net<'g> {
         self.g.push1(image::Normalize::from(p), &[x])
     }
 
+    /// RGB pictures [N,H,W,3] in [-1, 1], which a network made, -> what another was trained on, enlarged or reduced bilinearly to
+    /// its side. Unlike [`Net::normalize`] it can be differentiated.
+    pub fn seen(&mut self, x: Value, side: usize, p: &Preprocess) -> Value {
+        self.layer("image");
+        let resized = match *self.g.dims(x) {
+            [_, h, w, _] if [h, w] == [side; 2] => x,
+            _ => {
+                let grid = upsample::Grid { out: [side; 2], align_corners: false };
+                self.g.push1(upsample::Bilinear { grid }, &[x])
+            }
+        };
+        self.g.push1(colours::Colours::seen_by(p), &[resized])
+    }
+
     /// x [N,H,W,C] -> [N,P,Q,K].
     pub fn conv(&mut self, name: &str, x: Value, conv: Conv) -> Value {
         let layer = self.layer(name);
@@ -163,6 +179,38 @@ impl<'g> Net<'g> {
             let x = net.conv("depthwise", x, depthwise);
             net.conv("pointwise", x, Conv { window: Window::square(1, 1, 0), groups: 1, ..conv })
         })
+    }
+
+    /// The transpose of a convolution without groups: x [N,P,Q,K] -> [N,H,W,channels], H = (P - 1) stride + size less the padding.
+    pub fn transposed(
+        &mut self,
+        name: &str,
+        x: Value,
+        channels: usize,
+        window: Window,
+        bias: bool,
+        relu: bool,
+    ) -> Value {
+        let layer = self.layer(name);
+        let k = *self.g.dims(x).last().unwrap_or(&0);
+        let [r, s] = window.size;
+        let mut ins = vec![self.wide(x), self.g.param(&format!("{layer}.weight"), Type::f32(&[k, r, s, channels]))];
+        if bias {
+            ins.push(self.g.param(&format!("{layer}.bias"), Type::f32(&[channels])));
+        }
+        self.g.push1(conv::Transposed { channels, window, output_pad: [0; 2], groups: 1, bias, relu }, &ins)
+    }
+
+    /// Rows [N, C H W] as images [N,H,W,C], in PyTorch's order.
+    pub fn unflatten(&mut self, x: Value, [h, w, c]: [usize; 3]) -> Value {
+        let to = Type::f32(&[*self.g.dims(x).first().unwrap_or(&0), h, w, c]);
+        self.g.push1(layout::Unflatten { chw: true, x: to }, &[x])
+    }
+
+    /// Numbers [N,C] as images [N,H,W,C] of one value for each channel: one pixel, enlarged.
+    pub fn planes(&mut self, x: Value, out: [usize; 2]) -> Value {
+        let pixel = self.unflatten(x, [1, 1, self.g.ty(x).row()]);
+        self.g.push1(upsample::Bilinear { grid: upsample::Grid { out, align_corners: true } }, &[pixel])
     }
 
     /// Bilinear resampling [N,H,W,C] -> [N,P,Q,C].

@@ -6,7 +6,7 @@ use super::{Body, Size, Tower, TowerOutput};
 use crate::error::{Error, Result};
 use crate::graph::Value;
 use crate::nn::Net;
-use crate::preprocess::View;
+use crate::preprocess::{Preprocess, View};
 use serde::{Deserialize, Serialize};
 
 /// One network for all targets, or one complete network for each.
@@ -363,6 +363,23 @@ impl Config {
             x = net.dropout(&format!("drop{i}"), x, keep);
         }
         x
+    }
+
+    /// Pictures [N,H,W,3] that a network made, RGB in [-1, 1], to all ratings [N, targets]. Every tower sees a whole picture,
+    /// bilinearly on its side, and all of it can be differentiated; in [`crate::nn::Mode::Eval`] what is learned stays.
+    pub fn rate_made(&self, net: &mut Net, pictures: Value) -> Value {
+        let mut each = vec![];
+        for m in self.members() {
+            let mut features = vec![];
+            for t in &self.towers {
+                let view = self.view(t);
+                let seen = net.seen(pictures, view.side, &Preprocess { grey: view.grey, ..t.preprocess.clone() });
+                features.push(self.tower(net, &m, t, seen));
+            }
+            let features = Self::within(net, &m, |net| net.concat("features", &features));
+            each.push(self.predict(net, &m, features)[0]);
+        }
+        net.concat("ratings", &each)
     }
 
     /// Images, one for each of [`Config::views`], to what one member is asked for.

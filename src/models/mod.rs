@@ -10,6 +10,7 @@ mod config;
 mod densenet;
 mod emosepar;
 mod expressions;
+mod generator;
 mod inception;
 mod resnet;
 mod tower;
@@ -18,6 +19,7 @@ mod xception;
 
 pub use config::{Architecture, Config, Described, Goal, HEAD, Member, OutAct, STATISTICS, Standardize};
 pub use expressions::{FIVE, NINE, expression, expressions};
+pub use generator::{Discriminator, Generator};
 pub use tower::{Base, Stages, TOWER, Tower, TowerOutput};
 pub use vgg::{Blocks, VGG11, VGG13, VGG16, VGG19, vgg};
 

@@ -228,6 +228,9 @@ impl Op for Unflatten {
             outs[0][at / f * f + source(self.chw, self.x.dims(), at % f)] = *x;
         }
     }
+    fn grad(&self, g: &mut Graph, _: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        Ok(vec![dy[0].map(|dy| g.push1(Flatten { chw: self.chw }, &[dy]))])
+    }
     fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let (chw, t) = (self.chw, self.x);
         host_launches(self, io, group, 0, move |h| {
@@ -264,7 +267,7 @@ fn cases() -> Vec<Case> {
     for chw in [false, true] {
         let label = if chw { "CHW" } else { "HWC" };
         cases.push(Case::new(label, Flatten { chw }, &[x], &[0], Bound::Exact));
-        cases.push(Case::new(label, Unflatten { chw, x }, &[Type::f32(&[2, 24])], &[], Bound::Exact));
+        cases.push(Case::new(label, Unflatten { chw, x }, &[Type::f32(&[2, 24])], &[0], Bound::Exact));
     }
     cases
 }

@@ -9,6 +9,7 @@ pub mod augment;
 mod backward;
 pub mod cast;
 pub mod ceiling;
+pub mod colours;
 pub mod conv;
 pub mod dense;
 pub mod dropout;
@@ -109,6 +110,7 @@ pub const ALL: &[Family] = &[
     augment::FAMILY,
     cast::FAMILY,
     ceiling::FAMILY,
+    colours::FAMILY,
     conv::FAMILY,
     dense::FAMILY,
     dropout::FAMILY,

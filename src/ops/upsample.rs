@@ -260,6 +260,7 @@ fn cases() -> Vec<Case> {
         ([1, 9, 8, 5], [4, 3]),
         ([2, 1, 6, 4], [3, 1]),
         ([1, 3, 3, 33], [1, 5]),
+        ([3, 1, 1, 2], [4, 5]),
     ] {
         for align_corners in [false, true] {
             let (grid, t) = (Grid { out, align_corners }, Type::f32(&x));

@@ -1,10 +1,12 @@
 /*! Scalar losses. Rows carry weights, so a last batch that is not full is padded with rows of weight 0 and the mean is
 still the mean over the real ones. */
 
+mod apart;
 mod cross_entropy;
 mod l2;
 mod mse;
 
+pub use apart::{Apart, ApartGrad};
 pub use cross_entropy::{CrossEntropy, CrossEntropyGrad, Of};
 pub use l2::{L2, L2Grad, L2Sum};
 pub use mse::{Mse, MseBoth, MseGrad};
@@ -55,7 +57,18 @@ fn scalar(dy: &Type) -> Result<()> {
 
 pub const FAMILY: Family = Family {
     name: "loss",
-    ops: &["mse", "mse.grad", "mse.both", "cross_entropy", "cross_entropy.grad", "l2", "l2.sum", "l2.grad"],
+    ops: &[
+        "mse",
+        "mse.grad",
+        "mse.both",
+        "cross_entropy",
+        "cross_entropy.grad",
+        "l2",
+        "l2.sum",
+        "l2.grad",
+        "apart",
+        "apart.grad",
+    ],
     kernels: &[
         &mse::MSE,
         &mse::MSE_GRAD,
@@ -66,6 +79,9 @@ pub const FAMILY: Family = Family {
         &l2::L2_PARTS,
         &l2::L2_SUM,
         &l2::L2_GRAD,
+        &apart::ROWS,
+        &apart::SUM,
+        &apart::GRAD,
     ],
     fuse: &[FusionRule::Node(Stage::Ends, mse::fuse), FusionRule::Graph(Stage::Updates, l2::fuse)],
     cases,
@@ -88,6 +104,7 @@ fn cases() -> Vec<Case> {
         }
     }
     cases.extend(cross_entropy::cases());
+    cases.extend(apart::cases());
     // The second is summed in several parts.
     for dims in [&[3, 3, 2, 5][..], &[7, 5001]] {
         let (w, label) = (Type::f32(dims), format!("{dims:?}"));
