@@ -6,6 +6,7 @@ unit in the last place where the file or an op's attribute holds a number as flo
 its arithmetic: see [`cases`] for single ops and [`noise`] for a whole network. */
 
 mod cases;
+mod cgan;
 mod evolve;
 mod fused;
 mod fusion;

@@ -132,6 +132,7 @@ impl Context<'_> {
             "lowlevel" => self.lowlevel(),
             "cppn" => self.cppn(),
             "mapelites" => self.mapelites(),
+            "cgan" => self.cgan(),
             other => Err(Stop::Unsupported(other.into())),
         }
     }

@@ -120,7 +120,7 @@ impl Context<'_> {
 
     /// Against a tensor of the file; errors are relative to its largest number. What is nothing but rounding beside another
     /// tensor is held against that one.
-    fn within(&self, tensor: &str, got: &[f64], beside: Option<&str>) -> Result<Checked> {
+    pub(super) fn within(&self, tensor: &str, got: &[f64], beside: Option<&str>) -> Result<Checked> {
         let want = self.get(tensor)?.ours();
         let own = largest(&want.data);
         let beside = beside.map_or(Ok(0.0), |b| self.get(b).map(|t| largest(&t.data)))?;
