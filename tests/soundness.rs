@@ -15,7 +15,7 @@ use deep_affect::launch::{Arch, Choices, Launch, Simd};
 use deep_affect::nn::{Mode, Net};
 use deep_affect::ops::optim::{Form, Sgd, hyper_type};
 use deep_affect::ops::{self, Case, arith, conv};
-use deep_affect::plan::{Options, Plan};
+use deep_affect::plan::{Options, Place, Plan};
 use deep_affect::shape::{ConvShape, DType, MOST, Type, Window};
 use deep_affect::weights::header;
 use proptest::prelude::*;
@@ -107,36 +107,53 @@ fn elements_there_are() {
 
 #[test]
 fn values_of_another_graph_are_an_error() {
-    let mut large = Graph::default();
-    let foreign = *(0..9).map(|i| large.state(&i.to_string(), Type::f32(&[2]))).collect::<Vec<_>>().last().unwrap();
     let small = || {
         let mut g = Graph::default();
         let x = g.input("x", Type::f32(&[2]));
         let y = g.push1(arith::Scale { by: 2.0 }, &[x]);
         (g, x, y)
     };
+    let mut large = Graph::default();
+    let all: Vec<Value> = (0..9).map(|i| large.state(&i.to_string(), Type::f32(&[2]))).collect();
     let other = "is of another graph";
-    let (mut g, x, _) = small();
-    g.push1(arith::Add, &[x, foreign]);
-    assert!(line(g.check()).contains(other));
-    let (mut g, x, _) = small();
-    g.prepare(foreign, x);
-    assert!(line(g.check()).contains(other));
-    let (mut g, x, y) = small();
-    assert!(line(g.backward(foreign, &[x])).contains(other) && line(g.backward(y, &[foreign])).contains(other));
-    assert!(line(Plan::new(&g, &[foreign], Options::default())).contains(other));
-    assert!(line(Plan::all(g, &[&[foreign]], Options { fuse: true, ..Options::default() })).contains(other));
-    for device in devices() {
-        let (g, x, y) = small();
-        let mut s = Session::new(g, &[&[y]], Options::default(), device).unwrap();
-        s.write(x, Data::F32(&[1.0, 2.0])).unwrap();
-        s.run(0).unwrap();
-        assert!(line(s.write(foreign, Data::F32(&[0.0; 2]))).contains(other));
-        assert!(line(s.bind(foreign, shared(vec![0; 8]), 0..8)).contains(other));
-        assert!(line(s.read64(foreign)).contains(other) && line(s.read(foreign)).contains(other));
-        assert!(line(s.values(foreign)).contains(other) && line(s.run(1)).contains("not loaded"));
-        assert_eq!(s.read(y).unwrap(), [2.0, 4.0]);
+    // The numbers of the first and second are those of `x` and `y`; the last one's is of nothing there.
+    for foreign in [all[0], all[1], all[8]] {
+        let (mut g, x, _) = small();
+        g.push1(arith::Add, &[x, foreign]);
+        assert!(line(g.check()).contains(other));
+        for [state, out] in [[foreign, x], [x, foreign]] {
+            let (mut g, ..) = small();
+            g.prepare(state, out);
+            assert!(line(g.check()).contains(other));
+        }
+        let (mut g, x, y) = small();
+        assert!(line(g.backward(foreign, &[x])).contains(other) && line(g.backward(y, &[foreign])).contains(other));
+        assert!(line(Plan::new(&g, &[foreign], Options::default())).contains(other));
+        assert!(g.needed(&[foreign]).is_empty());
+        let plan = Plan::new(&g, &[y], Options::default()).unwrap();
+        assert!(plan.live(y).is_some() && plan.live(foreign).is_none());
+        assert!(plan.place(y) != Place::Nowhere && plan.place(foreign) == Place::Nowhere);
+        assert!(line(Plan::all(g, &[&[foreign]], Options { fuse: true, ..Options::default() })).contains(other));
+        for device in devices() {
+            let (g, x, y) = small();
+            let mut s = Session::new(g, &[&[y]], Options::default(), device).unwrap();
+            s.write(x, Data::F32(&[1.0, 2.0])).unwrap();
+            s.run(0).unwrap();
+            assert!(line(s.write(foreign, Data::F32(&[0.0; 2]))).contains(other));
+            assert!(line(s.bind(foreign, shared(vec![0; 8]), 0..8)).contains(other));
+            assert!(line(s.read64(foreign)).contains(other) && line(s.read(foreign)).contains(other));
+            assert!(line(s.values(foreign)).contains(other) && line(s.run(1)).contains("not loaded"));
+            assert_eq!(s.read(y).unwrap(), [2.0, 4.0]);
+        }
     }
+    // A graph that was built alike is another one, and so are its plans; a clone has the values of its original.
+    let ((g, x, y), (alike, ..)) = (small(), small());
+    let plan = Plan::new(&alike, &[], Options::default()).unwrap();
+    assert!(line(cpu().load(&g, &[plan])).contains("the plan is of another graph"));
+    let mut s = Session::new(g.clone(), &[&[y]], Options::default(), cpu()).unwrap();
+    s.write(x, Data::F32(&[1.0, 2.0])).unwrap();
+    s.run(0).unwrap();
+    assert_eq!(s.read(y).unwrap(), [2.0, 4.0]);
 }
 
 #[test]

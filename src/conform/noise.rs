@@ -95,7 +95,7 @@ impl Device for Noisy {
     }
     fn load(&mut self, g: &Graph, plans: &[Plan]) -> Result<()> {
         let size = |v| if g.kind(v) == Kind::Temp { 0 } else { g.ty(v).numel() };
-        self.values = (0..g.len() as u32).map(|i| vec![0.0; size(Value(i))]).collect();
+        self.values = g.values().map(|v| vec![0.0; size(v)]).collect();
         (self.graph, self.plans) = (g.clone(), plans.to_vec());
         Ok(())
     }

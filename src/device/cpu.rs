@@ -132,7 +132,7 @@ impl Cpu {
         let [arena, persistent] = [&mut self.arena, &mut self.persistent].map(Memory::slot);
         let Ready { plan: p, launches, .. } = &self.plans[plan];
         let call = |s: &Scheduled| {
-            let slot = |b: &Buf| self.slot(p, arena, persistent, Value(b.0));
+            let slot = |b: &Buf| self.slot(p, arena, persistent, self.graph.of_buf(*b));
             let ins = s.launch.ins.iter().map(slot).collect::<Option<_>>()?;
             let outs = s.launch.outs.iter().map(slot).collect::<Option<_>>()?;
             let scratch = arena.part(p.arena_bytes(), s.launch.scratch)?;
@@ -169,8 +169,9 @@ impl Cpu {
         let s = &self.plans[plan].launches[i];
         let aliased: Vec<usize> = self.graph.nodes()[s.node].op.in_place().iter().map(|a| a.0).collect();
         for (o, b) in s.launch.outs.clone().iter().enumerate() {
-            if let (false, Place::Arena(at)) = (aliased.contains(&o), self.plans[plan].plan.place(Value(b.0))) {
-                let n = self.graph.ty(Value(b.0)).bytes();
+            let v = self.graph.of_buf(*b);
+            if let (false, Place::Arena(at)) = (aliased.contains(&o), self.plans[plan].plan.place(v)) {
+                let n = self.graph.ty(v).bytes();
                 // NaN in every floating-point format.
                 self.arena.bytes_mut()[at..at + n].fill(0xFF);
             }
@@ -213,9 +214,9 @@ impl Device for Cpu {
         if self.layout.guard > 0 {
             self.arena.bytes_mut().fill(CANARY);
             self.persistent.bytes_mut().fill(CANARY);
-            for v in (0..g.len()).filter(|&v| self.layout.offset[v] != usize::MAX) {
-                let n = g.ty(Value(v as u32)).bytes();
-                self.persistent.bytes_mut()[self.layout.offset[v]..][..n].fill(0);
+            for v in g.values().filter(|v| self.layout.offset[v.i()] != usize::MAX) {
+                let n = g.ty(v).bytes();
+                self.persistent.bytes_mut()[self.layout.offset[v.i()]..][..n].fill(0);
             }
         }
         (self.graph, self.plans) = (g.clone(), ready);

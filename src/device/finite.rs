@@ -26,7 +26,7 @@ pub fn first(dtype: DType, bytes: &[u8]) -> Option<(usize, f64)> {
 pub fn check(g: &Graph, node: usize, outs: &[Buf], bad: impl Fn(Value) -> Option<(usize, f64)>) -> Result<()> {
     let n = &g.nodes()[node];
     let float = |v: &Value| g.ty(*v).dtype.is_float();
-    let outs = outs.iter().map(|b| Value(b.0)).filter(float);
+    let outs = outs.iter().map(|b| g.of_buf(*b)).filter(float);
     let Some((v, (i, x))) = outs.filter_map(|v| Some((v, bad(v)?))).next() else { return Ok(()) };
     // Temporaries were looked at when they were made: what came from outside was not.
     let outside = n.ins.iter().filter(|v| g.kind(**v) != Kind::Temp && float(v) && !n.outs.contains(v));

@@ -9,7 +9,7 @@ use crate::host::ceiling::Ceilings;
 use crate::launch::choices::Tiles;
 use crate::launch::estimate::Limits;
 use crate::launch::gpu::{self, Access, Call};
-use crate::launch::{Arch, Buf, Choices, Code, Products};
+use crate::launch::{Arch, Choices, Code, Products};
 use crate::nvrtc::Target;
 use crate::plan::{Options, Place, Plan, Scheduled};
 use crate::shape::{DType, Type};
@@ -162,7 +162,7 @@ impl<D: Driver> Gpu<D> {
             };
             let window = |o: &gpu::CallOperand| {
                 let at = match o.place {
-                    gpu::Location::Value(Buf(v)) => self.place(ready.plan.place(Value(v))),
+                    gpu::Location::Value(b) => self.place(ready.plan.place(g.of_buf(b))),
                     gpu::Location::Scratch(at) => scratch + at,
                     gpu::Location::Counts(at) => self.counts + at,
                 };
@@ -205,7 +205,9 @@ impl<D: Driver> Gpu<D> {
         let writes = call.operands.iter().flatten().filter(|o| o.access == Access::Write);
         let outs: Vec<(usize, usize)> = writes
             .filter_map(|o| match o.place {
-                gpu::Location::Value(Buf(v)) => Some((self.place(self.plans[plan].plan.place(Value(v))), o.bytes)),
+                gpu::Location::Value(b) => {
+                    Some((self.place(self.plans[plan].plan.place(self.graph.of_buf(b))), o.bytes))
+                }
                 gpu::Location::Scratch(_) | gpu::Location::Counts(_) => None,
             })
             .collect();

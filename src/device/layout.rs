@@ -26,24 +26,24 @@ impl Layout {
     pub fn new(g: &Graph, plans: &[Plan]) -> Self {
         let guard = plans.iter().map(|p| p.options().guard).max().unwrap_or(0);
         let (mut bytes, mut offset) = (0, vec![usize::MAX; g.len()]);
-        for v in (0..g.len()).filter(|&v| g.kind(Value(v as u32)) != Kind::Temp) {
-            offset[v] = bytes + guard;
-            bytes += (g.ty(Value(v as u32)).bytes() + 2 * guard).next_multiple_of(256);
+        for v in g.values().filter(|v| g.kind(*v) != Kind::Temp) {
+            offset[v.i()] = bytes + guard;
+            bytes += (g.ty(v).bytes() + 2 * guard).next_multiple_of(256);
         }
         Self { offset, bytes, guard }
     }
 
     /// Every value that a plan surrounds with guard bands: its place and size.
     pub fn guarded<'a>(&'a self, g: &'a Graph, plan: &'a Plan) -> impl Iterator<Item = (Value, Place, usize)> + 'a {
-        let own = |i: usize| {
-            let (v, bytes) = (Value(i as u32), g.ty(Value(i as u32)).bytes());
+        let own = |v: Value| {
+            let bytes = g.ty(v).bytes();
             match plan.place(v) {
                 at @ Place::Arena(_) if g.kind(v) == Kind::Temp => Some((v, at, bytes)),
                 at @ Place::Persistent(root) if root == v => Some((v, at, bytes)),
                 _ => None,
             }
         };
-        (0..g.len()).filter_map(own)
+        g.values().filter_map(own)
     }
 }
 
@@ -61,7 +61,7 @@ pub fn expect(g: &Graph, v: Value, got: usize) -> Result<()> {
 pub fn settable(g: &Graph, v: Value) -> Result<()> {
     g.own(&[v])?;
     match g.kind(v) {
-        Kind::Temp => Err(Error::job(format!("value {} is computed, and cannot be set", v.0))),
+        Kind::Temp => Err(Error::job(format!("value {} is computed, and cannot be set", v.i()))),
         _ => Ok(()),
     }
 }

@@ -48,7 +48,7 @@ impl Device for Reference {
         plans.iter().try_for_each(|p| p.check(g))?;
         let is_temp = |v: Value| g.kind(v) == crate::graph::Kind::Temp;
         let size = |v: Value| if is_temp(v) { 0 } else { g.ty(v).numel() };
-        self.persistent = (0..g.len()).map(|i| vec![0.0; size(Value(i as u32))]).collect();
+        self.persistent = g.values().map(|v| vec![0.0; size(v)]).collect();
         self.grain = Demand::grain(g);
         self.arena = vec![f64::NAN; plans.iter().map(|p| p.arena_bytes()).max().unwrap_or(0) / self.grain];
         (self.graph, self.plans) = (g.clone(), plans.to_vec());

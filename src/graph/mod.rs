@@ -12,17 +12,41 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A typed node of data. Also the name of its storage: `Buf(v.0)`.
+/// A typed node of data. Graphs alone make values, and know their own ([`Graph::own`]).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub struct Value(pub u32);
+pub struct Value {
+    number: u32,
+    graph: GraphId,
+}
 
 impl Value {
+    /// The name of its storage: its number in its graph.
     pub fn buf(self) -> Buf {
-        Buf(self.0)
+        Buf(self.number)
     }
     pub(crate) fn i(self) -> usize {
-        self.0 as usize
+        self.number as usize
+    }
+}
+
+/// Tells graphs apart, not clones of one graph.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub(crate) struct GraphId(u32);
+
+impl GraphId {
+    /// Whether a value is of this graph.
+    pub(crate) fn made(self, v: Value) -> bool {
+        v.graph == self
+    }
+}
+
+impl Default for GraphId {
+    /// One that no other graph of this process has.
+    fn default() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 }
 
@@ -204,9 +228,11 @@ impl Node {
     }
 }
 
-/// Values and nodes in the order they were built, which is a valid order of evaluation.
+/// Values and nodes in the order they were built, which is a valid order of evaluation. A clone has the values of its original,
+/// by the same names; what is built on the two afterwards must not be mixed.
 #[derive(Default, Clone)]
 pub struct Graph {
+    id: GraphId,
     types: Vec<Type>,
     kinds: Vec<Kind>,
     names: Vec<String>,
@@ -246,7 +272,21 @@ impl Graph {
         self.types.push(t);
         self.kinds.push(kind);
         self.names.push(name.into());
-        Value(self.types.len() as u32 - 1)
+        self.at(self.types.len() - 1)
+    }
+
+    /// The value with a number.
+    fn at(&self, i: usize) -> Value {
+        Value { number: i as u32, graph: self.id }
+    }
+
+    pub(crate) fn id(&self) -> GraphId {
+        self.id
+    }
+
+    /// Where a value of this graph is listed; None for one of another.
+    fn index(&self, v: Value) -> Option<usize> {
+        Some(v.i()).filter(|&i| self.id.made(v) && i < self.len())
     }
 
     fn named(&mut self, kind: Kind, name: &str, t: Type) -> Value {
@@ -281,23 +321,28 @@ impl Graph {
     }
     /// The type of a value. One that is not of this graph has that of a number: what is built on it fails ([`Graph::check`]).
     pub fn ty(&self, v: Value) -> Type {
-        *self.types.get(v.i()).unwrap_or(&NOTHING)
+        self.index(v).map_or(NOTHING, |i| self.types[i])
     }
     pub fn dims(&self, v: Value) -> &[usize] {
-        self.types.get(v.i()).unwrap_or(&NOTHING).dims()
+        self.index(v).map_or(&NOTHING, |i| &self.types[i]).dims()
     }
     pub fn kind(&self, v: Value) -> Kind {
-        self.kinds.get(v.i()).copied().unwrap_or(Kind::Temp)
+        self.index(v).map_or(Kind::Temp, |i| self.kinds[i])
     }
     pub fn name(&self, v: Value) -> &str {
-        self.names.get(v.i()).map_or("", String::as_str)
+        self.index(v).map_or("", |i| &self.names[i])
     }
-    /// Refuses values that this graph does not have: they are of another one.
+    /// Refuses values that neither this graph nor one that it is a clone of has made.
     pub fn own(&self, values: &[Value]) -> Result<()> {
-        match values.iter().find(|v| v.i() >= self.len()) {
+        match values.iter().find(|v| self.index(**v).is_none()) {
             None => Ok(()),
-            Some(v) => Err(Error::job(format!("value {} is of another graph: this one has {}", v.0, self.len()))),
+            Some(v) => Err(Error::job(format!("value {} is of another graph", v.number))
+                .fix("use the values that this graph returned, or those of the graph that it is a clone of")),
         }
+    }
+    /// The value that has this storage.
+    pub(crate) fn of_buf(&self, buf: Buf) -> Value {
+        self.at(buf.0 as usize)
     }
     /// A named value, if there is one.
     pub fn find(&self, name: &str) -> Option<Value> {
@@ -313,14 +358,17 @@ impl Graph {
     pub fn is_empty(&self) -> bool {
         self.types.is_empty()
     }
+    /// All values, in the order they were made.
+    pub fn values(&self) -> impl Iterator<Item = Value> + '_ {
+        (0..self.len()).map(|i| self.at(i))
+    }
     /// All values of one kind, in the order they were made.
     pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = Value> + '_ {
-        (0..self.len()).filter(move |&i| self.kinds[i] == kind).map(|i| Value(i as u32))
+        self.values().filter(move |v| self.kinds[v.i()] == kind)
     }
     /// What a weight file holds, weights and statistics, in the order they were made.
     pub fn stored(&self) -> impl Iterator<Item = Value> + '_ {
-        let kept = |v: &Value| matches!(self.kind(*v), Kind::Param | Kind::Statistic);
-        (0..self.len()).map(|i| Value(i as u32)).filter(kept)
+        self.values().filter(|v| matches!(self.kinds[v.i()], Kind::Param | Kind::Statistic))
     }
     /// Declares that `out`, an op's output, fills `state` in place from weights alone: folded or packed filters. A session
     /// computes it before it runs a plan that reads `state`, and again when a weight has changed since. An op that builds on
@@ -373,7 +421,7 @@ impl Graph {
     /// A value's name, or its number where it has none.
     fn titled(&self, v: Value) -> String {
         let name = self.name(v);
-        if name.is_empty() { format!("value {}", v.0) } else { name.into() }
+        if name.is_empty() { format!("value {}", v.number) } else { name.into() }
     }
 
     /// Appends one use of `op` and returns its outputs.
@@ -431,10 +479,10 @@ impl Graph {
         self.nodes[at].outs = types.into_iter().map(|t| self.value(Kind::Temp, "", t)).collect();
     }
 
-    /// Nodes that lead to one of `want`, values of this graph, in the order they were built.
+    /// Nodes that lead to one of `want`, in the order they were built; none leads to a value of another graph.
     pub fn needed(&self, want: &[Value]) -> Vec<usize> {
         let mut live = vec![false; self.len()];
-        want.iter().for_each(|v| live[v.i()] = true);
+        want.iter().filter_map(|v| self.index(*v)).for_each(|i| live[i] = true);
         let mut nodes = vec![];
         for (i, n) in self.nodes.iter().enumerate().rev() {
             if n.outs.iter().any(|o| live[o.i()]) {

@@ -2,6 +2,7 @@
 
 use super::{Options, Place, Plan};
 use crate::graph::{Graph, Kind, Value};
+use crate::launch::Buf;
 
 /// Alignment of every value: a cache line is enough for vectors, 256 bytes for a GPU's widest transactions.
 pub const ALIGN: usize = 256;
@@ -30,8 +31,9 @@ pub(super) fn place(g: &Graph, want: &[Value], options: Options, steps: Vec<Vec<
         live.iter_mut().flatten().for_each(|l| *l = [0, steps.len()]);
     }
 
-    let size = |v: usize| (g.ty(Value(v as u32)).bytes() + 2 * options.guard).next_multiple_of(ALIGN);
-    let temporary = |v: usize| g.kind(Value(v as u32)) == Kind::Temp && root[v] == v;
+    let value = |v: usize| g.of_buf(Buf(v as u32));
+    let size = |v: usize| (g.ty(value(v)).bytes() + 2 * options.guard).next_multiple_of(ALIGN);
+    let temporary = |v: usize| g.kind(value(v)) == Kind::Temp && root[v] == v;
     let mut temps: Vec<(usize, [usize; 2])> =
         (0..g.len()).filter(|&v| temporary(v)).filter_map(|v| Some((v, live[v]?))).collect();
     temps.sort_by_key(|&(v, l)| (std::cmp::Reverse(size(v)), l[0], v));
@@ -57,13 +59,13 @@ pub(super) fn place(g: &Graph, want: &[Value], options: Options, steps: Vec<Vec<
     }
 
     let places = (0..g.len())
-        .map(|v| match (g.kind(Value(root[v] as u32)), live[root[v]]) {
+        .map(|v| match (g.kind(value(root[v])), live[root[v]]) {
             (_, None) => Place::Nowhere,
             (Kind::Temp, Some(_)) => Place::Arena(offset[root[v]] + options.guard),
-            _ => Place::Persistent(Value(root[v] as u32)),
+            _ => Place::Persistent(value(root[v])),
         })
         .collect();
     let live = (0..g.len()).map(|v| live[root[v]]).collect();
-    let types = (0..g.len()).map(|v| g.ty(Value(v as u32))).collect();
-    Plan { options, steps, places, live, arena_bytes, naive_bytes, types, nodes: g.nodes().len() }
+    let types = g.values().map(|v| g.ty(v)).collect();
+    Plan { options, steps, places, live, arena_bytes, naive_bytes, graph: g.id(), types, nodes: g.nodes().len() }
 }

@@ -8,7 +8,7 @@ mod usage;
 pub use usage::{Life, Pass, parts};
 
 use crate::error::{Error, Result, option};
-use crate::graph::{GpuCalls, Graph, Instance, Io, Kind, Node, Op, Value};
+use crate::graph::{GpuCalls, Graph, GraphId, Instance, Io, Kind, Node, Op, Value};
 use crate::launch::{Arch, Code, Launch, Operands, Products, Simd, gpu, half};
 use crate::ops::fuse::fuse;
 use crate::shape::{DType, Type};
@@ -58,7 +58,8 @@ pub struct Plan {
     live: Vec<Option<[usize; 2]>>,
     arena_bytes: usize,
     naive_bytes: usize,
-    /// Of the graph's values, and how many nodes it has: what it takes to be the plan of a graph.
+    /// The graph, the types of its values, and how many nodes it has: what it takes to be the plan of a graph.
+    graph: GraphId,
     types: Vec<Type>,
     nodes: usize,
 }
@@ -94,11 +95,15 @@ impl Plan {
     }
     /// Where a value of its graph lives.
     pub fn place(&self, v: Value) -> Place {
-        self.places.get(v.i()).copied().unwrap_or(Place::Nowhere)
+        self.index(v).map_or(Place::Nowhere, |i| self.places[i])
     }
     /// First and last step that touches the storage of a value; None when the plan does not use it.
     pub fn live(&self, v: Value) -> Option<[usize; 2]> {
-        self.live.get(v.i()).copied().flatten()
+        self.index(v).and_then(|i| self.live[i])
+    }
+    /// Where a value of its graph is listed.
+    fn index(&self, v: Value) -> Option<usize> {
+        Some(v.i()).filter(|&i| self.graph.made(v) && i < self.places.len())
     }
     /// Size of the arena of temporaries.
     pub fn arena_bytes(&self) -> usize {
@@ -111,8 +116,8 @@ impl Plan {
 
     /// Fails where this is not a plan of `g`.
     pub fn check(&self, g: &Graph) -> Result<()> {
-        let types = (0..g.len()).map(|i| g.ty(Value(i as u32)));
-        if self.nodes == g.nodes().len() && self.types.iter().copied().eq(types) {
+        let types = g.values().map(|v| g.ty(v));
+        if self.graph == g.id() && self.nodes == g.nodes().len() && self.types.iter().copied().eq(types) {
             return Ok(());
         }
         Err(Error::job("the plan is of another graph").fix("plan the graph as it is loaded"))
@@ -181,7 +186,7 @@ impl Plan {
 
     /// Every value of one kind that this plan reads or writes.
     pub fn uses(&self, g: &Graph, kind: Kind) -> Vec<Value> {
-        let used = |v: &Value| self.live[v.i()].is_some();
+        let used = |v: &Value| self.live(*v).is_some();
         g.of_kind(kind).filter(used).collect()
     }
 }

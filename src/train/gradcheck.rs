@@ -212,7 +212,7 @@ impl Subject {
                 let mut which: Vec<usize> = (0..x.len()).collect();
                 if x.len() > amount.elements {
                     // Half of them where the gradient is largest, the others anywhere: zeros may be wrong, too.
-                    Rng::new(amount.seed, Stream::Test(w.0), 2).shuffle(&mut which);
+                    Rng::new(amount.seed, Stream::Test(w.buf().0), 2).shuffle(&mut which);
                     let (_, rest) = which.split_at_mut(amount.elements / 2);
                     rest.sort_by(|&i, &j| d[j].abs().total_cmp(&d[i].abs()));
                 }
@@ -249,7 +249,7 @@ impl Subject {
             // A weight moves in proportion to the size of its tensor.
             let direction = |w: Value, which: usize, x: &[f64]| {
                 let size = (x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64).sqrt();
-                let mut rng = Rng::new(seed, Stream::Test(w.0), 3 + which as u32);
+                let mut rng = Rng::new(seed, Stream::Test(w.buf().0), 3 + which as u32);
                 (0..x.len()).map(move |_| size * (2.0 * rng.uniform() as f64 - 1.0)).collect::<Vec<f64>>()
             };
             let mut slopes = vec![0.0; directions];
@@ -304,7 +304,7 @@ impl Subject {
 /// Weights of a size that keeps signals alive, and biases that keep ReLUs off their kink.
 fn draw(s: &mut Session, seed: u64) -> Result<()> {
     for v in s.graph().stored().collect::<Vec<_>>() {
-        let (t, mut rng) = (s.graph().ty(v), Rng::new(seed, Stream::Test(v.0), 0));
+        let (t, mut rng) = (s.graph().ty(v), Rng::new(seed, Stream::Test(v.buf().0), 0));
         let size = (6.0 / t.row() as f32).sqrt();
         let bias = s.graph().name(v).ends_with("bias") || s.graph().name(v).ends_with("mean");
         let one = |_| match t.dims().len() {
