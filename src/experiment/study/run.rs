@@ -259,7 +259,8 @@ impl Work<'_> {
             Made::Trained(_, state, updates) => (state.epoch, std::mem::take(&mut state.history), *updates),
             Made::Solved(_) => (0, vec![], 0),
         };
-        let said = format!("{}, fold {number}: {epochs} epochs, {tested}", m.name);
+        let trained = if matches!(made, Made::Trained(..)) { format!("{epochs} epochs, ") } else { String::new() };
+        let said = format!("{}, fold {number}: {trained}{tested}", m.name);
         let cell = Cell {
             format: Cell::format(),
             model: m.name.clone(),

@@ -3,6 +3,9 @@
 use crate::report::svg::escape;
 use std::fmt::Write;
 
+/// Characters in a line that most terminals show.
+const TERMINAL: usize = 100;
+
 /// A table with a header of several lines, of which a cell may span columns.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sheet {
@@ -42,8 +45,28 @@ impl Sheet {
         columns
     }
 
-    /// For a terminal: the first column to the left, all others to the right, titles above the columns they span.
+    /// For a terminal: the first column to the left, all others to the right, titles above the columns they span. What is
+    /// wider than [`TERMINAL`] and has fewer rows than columns is [turned](Self::turned).
     pub fn text(&self) -> String {
+        let laid_out = self.laid_out();
+        let width = laid_out.lines().skip(1).take(self.header.len() + 1).map(|l| l.chars().count()).max();
+        if width <= Some(TERMINAL) || self.rows.len() >= self.columns("").len() {
+            return laid_out;
+        }
+        self.turned().laid_out()
+    }
+
+    /// A row for each column but the first, which makes the header.
+    fn turned(&self) -> Self {
+        let names = self.columns(", ").into_iter().enumerate().skip(1);
+        let row = |(c, name)| {
+            std::iter::once(name).chain(self.rows.iter().map(move |r| r.get(c).cloned().unwrap_or_default())).collect()
+        };
+        let header = std::iter::once(String::new()).chain(self.rows.iter().map(|r| r[0].clone()));
+        Self { header: vec![Self::plain(header)], rows: names.map(row).collect(), ..self.clone() }
+    }
+
+    fn laid_out(&self) -> String {
         let columns = self.header.iter().map(Vec::len).chain(self.rows.iter().map(Vec::len)).max().unwrap_or(0);
         let length = |t: &str| t.chars().count();
         let cell = |r: &[String], c: usize| r.get(c).map_or(0, |t| length(t));
@@ -259,6 +282,15 @@ mod tests {
             "Errors of A & B\n         A & B      C|D\n          M   SD   M    SD\n-----  ----  ---  --  ----\n\
              Train  1.72  .17  <1  50 %\nn_1\n"
         );
+        let many = (0..40).map(|i| format!("Model {i}"));
+        let wide = Sheet {
+            header: vec![Sheet::plain(std::iter::once(String::new()).chain(many))],
+            rows: vec![(0..41).map(|i| if i == 0 { "Valence".into() } else { i.to_string() }).collect()],
+            ..Sheet::new("k", "Turned")
+        };
+        let text = wide.text();
+        assert!(text.starts_with("Turned\n          Valence\n--------  -------\nModel 0         1\n"), "{text}");
+        assert_eq!(text.lines().count(), 43);
         let name = "[me](javascript:x) <b> `c` *d* _e_ f_g a|b \\ #1\nend";
         let s = Sheet {
             header: vec![Sheet::plain([name, "x"])],
