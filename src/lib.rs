@@ -12,7 +12,7 @@
 | 7 | [`models`] | networks as tables |
 | 8 | [`solve`] [`evolve`] [`train`] [`conform`] [`export`] | linear models and support vector machines on tables of features; pictures that a model is made to see; the loop, checkpoints, metrics, the predictor; golden files of another framework; models for other programs |
 | 9 | [`report`] | pages and tables for people |
-| 10 | [`experiment`] | typed configuration; runs, cross-validations and studies |
+| 10 | [`experiment`] | typed configuration; runs, cross-validations and studies; predictions, features and solved models |
 | 11 | [`measure`] | speed, memory, agreement and gradients of models |
 | 12 | [`cli`] | commands |
 

@@ -44,6 +44,16 @@ fn prepared() -> tempfile::TempDir {
     dir
 }
 
+/// A model says of three pictures what it says of their rows in a table.
+fn sees(dir: &Path, model: &str, table: &str, rest: &str) {
+    let predict = |what: &str| good(dir, &format!("predict --model {model} --format csv {what}"));
+    let rows = predict(&format!("--table {table}"));
+    let some: Vec<&str> = rows.lines().skip(1).step_by(50).take(3).collect();
+    let paths: Vec<&str> = some.iter().map(|l| l.split(',').next().unwrap()).collect();
+    let seen = predict(&format!("{} {rest}", paths.join(" ")));
+    assert_eq!((seen.lines().skip(1).collect::<Vec<_>>(), some.len()), (some, 3));
+}
+
 #[test]
 fn categories_from_pictures_to_accuracy() {
     let dir = prepared();
@@ -88,10 +98,16 @@ fn categories_from_pictures_to_accuracy() {
     good(p, &format!("{} --threads 1 --fold-file svc/folds.csv", again.replace("m.csv", "labelled.csv")));
     let facts: serde_json::Value = serde_json::from_slice(&fs::read(p.join("again/metrics.json")).unwrap()).unwrap();
     assert_eq!(facts["settings"][0]["confusion"], of["confusion"]);
-    let read = |f: &str| fs::read(p.join(f)).unwrap();
-    assert!(read("again/model.safetensors") == read("svc/model-C-1.5.safetensors"), "the model's bytes");
+    let [model, mut of_tower] =
+        ["again/model", "svc/model-C-1.5"].map(|f| SolvedModel::read(p.join(format!("{f}.safetensors"))).unwrap());
+    assert_eq!(of_tower.recipes.len(), 1);
+    of_tower.recipes.clear();
+    assert!(model == of_tower, "the model's numbers");
+    sees(p, "svc/model-C-1.5.safetensors", "low=low.safetensors", "--tower object.safetensors");
+    bad(p, "predict --model svc/model-C-1.5.safetensors emoji", 2, "of the tower object.safetensors (SHA-256 ");
+    // CSV does not say how its columns are made.
+    bad(p, "predict --model again/model.safetensors emoji --tower object.safetensors", 2, "not from pictures");
     // The model knows what it was made of.
-    let model = SolvedModel::read(p.join("again/model.safetensors")).unwrap();
     let joined = joined(&[("low".into(), one)], &manifest).unwrap();
     model.fits(&joined.columns).unwrap();
     let seen = model.classes(&joined.values, &labelled);
@@ -253,6 +269,8 @@ fn pictures_described_without_a_network() {
     let fit =
         "fit m.csv --table low.safetensors --table where=areas.csv --targets valence,intensity --fold-file dealt.csv";
     good(p, &format!("{fit} --solver ridge --alpha 1000 --out solved"));
+    good(p, "fit m.csv --table low.safetensors --targets valence --solver ridge --alpha 1 --out described");
+    sees(p, "described/model.safetensors", "low.safetensors", "");
     let column = |file: &str, name: &str| -> Vec<(String, f64)> {
         let table = deep_affect::data::table::Table::read(p.join(file), &Default::default()).unwrap();
         let find = |name: &str| table.header.iter().position(|h| h.starts_with(name)).unwrap();

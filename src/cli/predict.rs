@@ -5,6 +5,7 @@ use super::{Bar, Compute, output, terminal};
 use crate::atomic;
 use crate::error::{Error, Result};
 use crate::experiment::ensemble::ModelChoice;
+use crate::experiment::features::Looking;
 use crate::experiment::prediction::{AnswerFormat, Destination, Explanation, Predicting, from_tables};
 use crate::progress::Progress;
 use crate::solve::model as solve;
@@ -23,6 +24,9 @@ pub struct Command {
     /// repeatable.
     #[arg(long = "table", value_name = "FILE", conflicts_with = "inputs")]
     tables: Vec<String>,
+    /// Of a model of `fit`: the tower that its tables were made with, so that it looks at pictures itself; repeatable.
+    #[arg(long = "tower", value_name = "FILE", conflicts_with = "tables")]
+    towers: Vec<PathBuf>,
     #[command(flatten)]
     models: ModelsFlags,
     /// Form of the answer. By default that of the ending of --out; a table on a terminal and jsonl elsewhere.
@@ -111,14 +115,25 @@ impl Command {
             && one.is_file()
             && let Some(model) = solve::of_file(one)?
         {
-            let text = from_tables::answer(one, &model, &self.tables)?.text(format);
+            let answers = match self.inputs.is_empty() {
+                true => from_tables::answer(one, &model, &self.tables)?,
+                false => {
+                    let (compute, events) = (&self.compute.into(), &*terminal());
+                    let (pictures, towers, batch) = (&self.inputs[..], &self.towers[..], self.batch);
+                    from_tables::look(one, &model, &Looking { pictures, towers, batch, compute, events })?
+                }
+            };
+            let text = answers.text(format);
             return match &self.out {
                 Some(file) => atomic::write(file, |w| w.write_all(text.as_bytes())),
                 None => output::print(&text),
             };
         }
-        if !self.tables.is_empty() {
-            return Err(Error::usage("--table is for one model of `fit`").fix("name it with --model, or name pictures"));
+        if !self.tables.is_empty() || !self.towers.is_empty() {
+            let flag = if self.tables.is_empty() { "--tower" } else { "--table" };
+            return Err(
+                Error::usage(format!("{flag} is for one model of `fit`")).fix("name it with --model, or name pictures")
+            );
         }
         let prediction = Predicting {
             inputs: self.inputs,

@@ -37,7 +37,8 @@ pub enum Alpha {
 }
 
 /// How to read pictures.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct DecodeOptions {
     /// Leave the picture as stored, as most published pipelines do.
     pub ignore_exif: bool,

@@ -5,7 +5,7 @@ Three kinds of files are read:
 
 * safetensors of ours: a tensor `features` [pictures, columns], float32, and in the metadata the JSON lists `columns`,
   `paths` and `contents` (the hash of each picture's bytes, by which a picture is known under another path, and a changed one
-  under its old path);
+  under its old path), and perhaps a `recipe` (how the columns are made of a picture);
 * CSV: a column `path` as in the manifest, perhaps a column `content`, every other column a number;
 * `.npy` [rows, columns], one row for each of the manifest's, in its order. Columns are called `c1`, `c2` …. */
 
@@ -19,6 +19,7 @@ use crate::weights::write::{self, Entry};
 use crate::weights::{LAYOUT, WeightFile};
 use crate::{atomic, files, hash};
 use rayon::prelude::*;
+use serde_json::Value;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
@@ -26,6 +27,8 @@ use std::path::{Path, PathBuf};
 const FEATURES: &str = "features";
 /// The column of content hashes.
 const CONTENT: &str = "content";
+/// How the columns are made.
+const RECIPE: &str = "recipe";
 /// Rows that a message names.
 const NAMED: usize = 3;
 
@@ -41,6 +44,8 @@ pub struct FeatureTable {
     pub contents: Vec<String>,
     /// [pictures, columns], finite.
     pub values: Vec<f32>,
+    /// How the columns are made of a picture, in the words of whoever made the table; CSV and .npy do not say.
+    pub recipe: Option<Value>,
 }
 
 /// Tables side by side, for the rows of a manifest.
@@ -100,7 +105,9 @@ impl FeatureTable {
                 format!("{:?} values for {} pictures and {} columns", values.shape, paths.len(), columns.len());
             return Err(Error::file(file, problem).fix("make it anew"));
         }
-        Ok(Self { file: file.into(), columns, paths, contents, values: values.to_f32()?.into_owned() })
+        let recipe = weights.metadata().get(RECIPE).and_then(|t| serde_json::from_str(t).ok());
+        let values = values.to_f32()?.into_owned();
+        Ok(Self { file: file.into(), columns, paths, contents, values, recipe })
     }
 
     fn of_npy(file: &Path) -> Result<Self> {
@@ -115,7 +122,7 @@ impl FeatureTable {
         let mut all = vec![0.0; values.numel()];
         values.read(&mut all);
         let columns = (1..=columns).map(|i| format!("c{i}")).collect();
-        Ok(Self { file: file.into(), columns, paths: vec![], contents: vec![], values: all })
+        Ok(Self { file: file.into(), columns, paths: vec![], contents: vec![], values: all, recipe: None })
     }
 
     fn of_csv(file: &Path) -> Result<Self> {
@@ -124,7 +131,8 @@ impl FeatureTable {
         let content = table.header.iter().position(|h| h == CONTENT);
         let numbers: Vec<usize> = (0..table.header.len()).filter(|&i| i != path && Some(i) != content).collect();
         let columns = numbers.iter().map(|&i| table.header[i].clone()).collect();
-        let mut made = Self { file: file.into(), columns, paths: vec![], contents: vec![], values: vec![] };
+        let (paths, contents, values) = (vec![], vec![], vec![]);
+        let mut made = Self { file: file.into(), columns, paths, contents, values, recipe: None };
         for (line, fields) in &table.rows {
             made.paths.push(fields[path].clone());
             made.contents.extend(content.map(|c| fields[c].trim().to_string()));
@@ -179,12 +187,13 @@ impl FeatureTable {
             return atomic::write(file, |w| w.write_all(text.as_bytes()));
         }
         let list = |l: &[String]| serde_json::to_string(l).expect("strings");
-        let metadata = BTreeMap::from([
+        let mut metadata = BTreeMap::from([
             (LAYOUT.to_string(), "KRSC".to_string()),
             ("columns".into(), list(&self.columns)),
             ("paths".into(), list(&self.paths)),
             ("contents".into(), list(&self.contents)),
         ]);
+        metadata.extend(self.recipe.as_ref().map(|r| (RECIPE.into(), r.to_string())));
         let shape = [self.paths.len(), self.columns.len()];
         write::write(file, &metadata, &[Entry::f32(FEATURES, &shape, &self.values)])
     }
@@ -287,7 +296,7 @@ mod tests {
         let file = dir.path().join("t.safetensors");
         let columns = vec!["x".into(), "y, \"z\"".into()];
         let values = vec![1.0, 0.1, 2.0, 1.0 / 3.0, -3.0, 1e-30];
-        (dir, FeatureTable { file, columns, paths, contents, values })
+        (dir, FeatureTable { file, columns, paths, contents, values, recipe: Some("by hand".into()) })
     }
 
     #[test]
@@ -295,6 +304,8 @@ mod tests {
         let (dir, mut table) = made();
         for name in ["t.safetensors", "t.csv"] {
             table.file = dir.path().join(name);
+            // CSV does not say how it was made.
+            table.recipe = table.recipe.filter(|_| name != "t.csv");
             table.write(&table.file).unwrap();
             assert_eq!(FeatureTable::read(&table.file).unwrap(), table);
         }

@@ -4,6 +4,8 @@
 HSV is the hexcone: v = max / 255, s = (max - min) / max, h in [0, 1) from red over green and blue. A grey pixel has no hue; it
 counts as hue 0, that of red, and a grey picture's mean hue is 0. Black has saturation 0. */
 
+use serde::{Deserialize, Serialize};
+
 /// Names of the columns, in order.
 pub const COLUMNS: [&str; 11] = [
     "red",
@@ -22,7 +24,8 @@ pub const COLUMNS: [&str; 11] = [
 const BINS: usize = 8;
 
 /// Signs of brightness in arousal and dominance.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Signs {
     /// Valdez & Mehrabian's: darker colours arouse more and dominate more.
     #[default]
@@ -32,7 +35,8 @@ pub enum Signs {
 }
 
 /// What brightness and saturation are in the three formulas.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Space {
     /// Luminance .2126 R + .7152 G + .0722 B and max - min, as Machajdik & Hanbury 2010 use the formulas.
     #[default]

@@ -5,6 +5,8 @@ of scikit-image's `nri_uniform`: 0 no neighbour, 1 + 8 (n - 1) + rotation of n n
 On the circle of radius 1 a diagonal neighbour lies between four pixels. Whether it reaches its centre in a flat place is a
 matter of rounding, so the interpolation is scikit-image's, operation by operation. */
 
+use serde::{Deserialize, Serialize};
+
 /// Numbers of a picture.
 pub const WIDTH: usize = 59;
 const NEIGHBOURS: usize = 8;
@@ -14,7 +16,8 @@ const AROUND: [(i32, i32); NEIGHBOURS] = [(0, 1), (-1, 1), (-1, 0), (-1, -1), (0
 const DIAGONAL: f64 = 70_711.0 / 100_000.0;
 
 /// Which neighbours are looked at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Form {
     /// Eight points on the circle of radius 1, between pixels; what lies outside the picture is black. All pixels count.
     #[default]

@@ -13,9 +13,11 @@ use crate::data::{Picture, resize};
 use crate::error::{Error, Result, option};
 use gist::Gist;
 use names::ColourNames;
+use serde::{Deserialize, Serialize};
 
 /// What is described, in the order of the columns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// 11 numbers: means of RGB and HSV, the commonest of 512 colours, pleasure, arousal, dominance.
     Colour,

@@ -2,8 +2,10 @@
 //! tower's outputs or of what needs no network.
 
 mod described;
+mod recipe;
 
 pub use described::PictureDescription;
+pub use recipe::{Looking, tables};
 
 use super::config::Compute;
 use super::events::{Events, tell};
@@ -17,6 +19,7 @@ use crate::train::features::extract;
 use crate::train::params::Initial;
 use crate::train::predictor::largest;
 use crate::weights::TowerWeights;
+use recipe::Recipe;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -47,6 +50,8 @@ pub struct TowerView {
     classes: Option<Vec<String>>,
     /// [rows, columns]
     values: Vec<f32>,
+    /// Side in pixels of the squares.
+    side: usize,
 }
 
 impl Features<'_> {
@@ -70,11 +75,10 @@ impl Features<'_> {
             Ok((0..manifest.rows.len()).map(|i| manifest.file(i)).collect())
         })?;
         let table = FeatureTable {
-            file: file.into(),
-            columns: view.columns.clone(),
             paths: view.rows.iter().map(|&r| paths[r].clone()).collect(),
             contents: view.rows.iter().map(|&r| content(&view.files[r]).unwrap_or_default()).collect(),
-            values: view.values.clone(),
+            recipe: Recipe::tower(self, view.side)?.map(|r| r.json()),
+            ..view.table(file)
         };
         Ok((table, view))
     }
@@ -123,7 +127,7 @@ impl Features<'_> {
         let (mut members, _) = extract(&config, &initial, &pictures, &all, batch, self.compute.open(events)?, events)?;
         let columns = columns(&config.towers[0], self.output, classes.as_deref());
         let (rows, values) = (pictures.rows().to_vec(), members.remove(0).1);
-        Ok(TowerView { files, rows, bad, output: self.output, columns, classes, values })
+        Ok(TowerView { files, rows, bad, output: self.output, columns, classes, values, side })
     }
 }
 
@@ -131,6 +135,18 @@ impl TowerView {
     /// How many pictures could be looked at.
     pub fn pictures(&self) -> usize {
         self.rows.len()
+    }
+
+    /// The same as a table, which will be `file`.
+    fn table(&self, file: &Path) -> FeatureTable {
+        FeatureTable {
+            file: file.into(),
+            columns: self.columns.clone(),
+            paths: self.rows.iter().map(|&r| path_text(&self.files[r])).collect(),
+            contents: vec![],
+            values: self.values.clone(),
+            recipe: None,
+        }
     }
 
     /// What is seen in picture `i` of them: the largest outputs for people, or all as a line of JSON.

@@ -93,7 +93,11 @@ impl Fit {
         }
         let validated = cross_validate(method, &task, &fold, k, events)?;
         let all: Vec<usize> = (0..rows.len()).collect();
-        let models = solve(method, &task, &all)?;
+        let mut models = solve(method, &task, &all)?;
+        let recipes = tables.iter().map(|(name, table)| Some((name.clone(), table.recipe.clone()?)));
+        if let Some(recipes) = recipes.collect::<Option<Vec<_>>>() {
+            models.iter_mut().for_each(|model| model.recipes = recipes.clone());
+        }
         for model in &models {
             model.write(out.join(self.file("model", &model.setting, "safetensors")))?;
         }

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::weights::write::{self, Entry};
 use crate::weights::{Dtype, LAYOUT, WeightFile};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -146,6 +147,8 @@ pub struct SolvedModel {
     /// Mean of each rating that it learned from: the baseline of every evaluation. None of classes, nor in older files.
     pub train_mean: Vec<f64>,
     pub scaler: Scaler,
+    /// How its columns are made of a picture: of each table the name and the recipe. None where a table did not say.
+    pub recipes: Vec<(String, Value)>,
     function: Function,
 }
 
@@ -158,6 +161,8 @@ struct Described {
     classifies: bool,
     #[serde(default)]
     train_mean: Vec<f64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    recipes: Vec<(String, Value)>,
     /// Of a support vector machine; none of a linear model.
     gamma: Option<f64>,
 }
@@ -225,6 +230,7 @@ pub fn solve(method: &Method, task: &Task, rows: &[usize]) -> Result<Vec<SolvedM
         classifies: matches!(method, Method::Svc { .. }),
         train_mean: train_mean.clone(),
         scaler: scaler.clone(),
+        recipes: vec![],
         function,
     };
     Ok(method.settings().into_iter().zip(functions).map(model).collect())
@@ -287,8 +293,8 @@ impl SolvedModel {
             }
         };
         let (columns, setting, names) = (self.columns.clone(), self.setting.clone(), self.names.clone());
-        let (classifies, train_mean) = (self.classifies, self.train_mean.clone());
-        let described = Described { columns, setting, names, classifies, train_mean, gamma };
+        let (classifies, train_mean, recipes) = (self.classifies, self.train_mean.clone(), self.recipes.clone());
+        let described = Described { columns, setting, names, classifies, train_mean, recipes, gamma };
         let described = serde_json::to_string(&described).expect("plain data");
         let metadata = BTreeMap::from([(LAYOUT.to_string(), "KRSC".to_string()), (MODEL.to_string(), described)]);
         write::write(path, &metadata, &tensors)
@@ -328,8 +334,8 @@ impl SolvedModel {
                 Function::Machine(Machine { kernel, width, support: Arc::new(support), coef, bias })
             }
         };
-        let Described { columns, setting, names, classifies, train_mean, .. } = d;
-        Ok(Self { columns, setting, names, classifies, train_mean, scaler, function })
+        let Described { columns, setting, names, classifies, train_mean, recipes, .. } = d;
+        Ok(Self { columns, setting, names, classifies, train_mean, scaler, recipes, function })
     }
 }
 

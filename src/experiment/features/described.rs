@@ -1,5 +1,6 @@
 //! Tables of what pictures look like: colours, names, GIST, patterns, areas of label maps.
 
+use super::recipe::Recipe;
 use crate::data::features_table::FeatureTable;
 use crate::data::{DecodeOptions, Manifest, Source, each};
 use crate::descriptors::{Descriptors, Kind, areas, colour, lbp, names::ColourNames};
@@ -7,9 +8,12 @@ use crate::error::{Error, Result, option};
 use crate::experiment::Events;
 use crate::experiment::events::tell;
 use crate::hash;
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// What is measured of each picture of a manifest, in float64 at its own size.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct PictureDescription {
     pub kinds: Vec<Kind>,
     /// Probabilities of colour names, for names.
@@ -80,6 +84,7 @@ impl PictureDescription {
         }
         let (contents, rows): (Vec<String>, Vec<Vec<f64>>) = made.into_iter().flatten().unzip();
         let values = rows.iter().flatten().map(|x| *x as f32).collect();
-        Ok(FeatureTable { file: table.into(), columns, paths, contents, values })
+        let recipe = Recipe::described(PictureDescription { kinds, ..self.clone() }, decode).map(|r| r.json());
+        Ok(FeatureTable { file: table.into(), columns, paths, contents, values, recipe })
     }
 }

@@ -1,10 +1,12 @@
-//! A model that was solved for answers from tables of features, a line for each of their pictures.
+//! A model that was solved for answers from tables of features, a line for each of their pictures, or makes these tables of
+//! pictures itself.
 
 use super::AnswerFormat;
 use crate::data::features_table::{FeatureTable, Joined, joined};
 use crate::data::table::quoted;
 use crate::data::{Manifest, Row};
 use crate::error::{Error, Result, clean, option};
+use crate::experiment::features::{self, Looking};
 use crate::solve::model::SolvedModel;
 use crate::table::text_table;
 use serde_json::{Map, Value, json};
@@ -53,7 +55,21 @@ pub fn answer(path: &Path, model: &SolvedModel, tables: &[String]) -> Result<Tab
     if tables.is_empty() {
         return Err(wants_tables(path, model).as_usage());
     }
-    let tables = tables.iter().map(|t| FeatureTable::named(t)).collect::<Result<Vec<_>>>()?;
+    of(path, model, &tables.iter().map(|t| FeatureTable::named(t)).collect::<Result<Vec<_>>>()?)
+}
+
+/// What a model says of pictures, whose features it makes itself.
+///
+/// # Errors
+/// A model whose tables did not say how they were made, pictures that cannot be used, and a tower that is not given.
+pub fn look(path: &Path, model: &SolvedModel, looking: &Looking) -> Result<TableAnswers> {
+    if model.recipes.is_empty() {
+        return Err(wants_tables(path, model).as_usage());
+    }
+    of(path, model, &features::tables(&model.recipes, path, looking)?)
+}
+
+fn of(path: &Path, model: &SolvedModel, tables: &[(String, FeatureTable)]) -> Result<TableAnswers> {
     let first = &tables[0].1;
     let paths: Vec<String> = match first.paths.is_empty() {
         true => (1..=first.values.len() / first.columns.len()).map(|i| i.to_string()).collect(),
@@ -61,7 +77,7 @@ pub fn answer(path: &Path, model: &SolvedModel, tables: &[String]) -> Result<Tab
     };
     let row = |path: &String| Row { path: path.clone(), ..Row::default() };
     let manifest = Manifest::new("", &[], paths.iter().map(row).collect(), vec![]);
-    let Joined { columns, values } = joined(&tables, &manifest)?;
+    let Joined { columns, values } = joined(tables, &manifest)?;
     model.fits(&columns)?;
     let all: Vec<usize> = (0..paths.len()).collect();
     let answers = match model.classifies {
