@@ -138,7 +138,7 @@ fn correlate(
 
 /// The taps whose pixel, `at` under the first and `step` further under each next, is inside `extent`.
 #[inline(always)]
-fn inside(at: isize, step: isize, taps: usize, extent: usize) -> Range<usize> {
+pub(super) fn inside(at: isize, step: isize, taps: usize, extent: usize) -> Range<usize> {
     let from = ((-at).max(0) + step - 1) / step;
     let to = ((extent as isize - at).max(0) + step - 1) / step;
     let to = (to as usize).min(taps);

@@ -19,6 +19,7 @@ pub mod dense;
 mod depthwise;
 pub mod norm;
 pub mod pointwise;
+pub mod pool;
 mod simd;
 #[cfg(test)]
 mod tests;

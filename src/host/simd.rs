@@ -20,8 +20,14 @@ pub trait V16: Copy {
     fn fma(self, b: Self, c: Self) -> Self;
     fn add(self, b: Self) -> Self;
     fn sub(self, b: Self) -> Self;
-    /// The greater of the two; `b` if either is NaN.
+    /// The greater of the two; `b` if either is NaN, or both are zeros.
     fn max(self, b: Self) -> Self;
+    /// Self where it is a NaN, `b` elsewhere.
+    fn nan_or(self, b: Self) -> Self;
+    /// (self, a) where self is greater than `best`, or a NaN and `best` is none; (best, b) elsewhere.
+    fn winner(self, a: Self, best: Self, b: Self) -> (Self, Self);
+    /// Self where a = b, 0 elsewhere.
+    fn where_equal(self, a: Self, b: Self) -> Self;
 
     /// The first `n` lanes from memory, zeros behind.
     /// # Safety
@@ -186,6 +192,20 @@ impl V16 for Portable {
     fn max(self, b: Self) -> Self {
         Self(std::array::from_fn(|i| if self.0[i] > b.0[i] { self.0[i] } else { b.0[i] }))
     }
+    #[inline(always)]
+    fn nan_or(self, b: Self) -> Self {
+        Self(std::array::from_fn(|i| if self.0[i].is_nan() { self.0[i] } else { b.0[i] }))
+    }
+    #[inline(always)]
+    fn winner(self, a: Self, best: Self, b: Self) -> (Self, Self) {
+        let wins = |i: usize| (self.0[i] > best.0[i]) | (self.0[i].is_nan() & !best.0[i].is_nan());
+        let pick = |x: Self, y: Self| Self(std::array::from_fn(|i| if wins(i) { x.0[i] } else { y.0[i] }));
+        (pick(self, best), pick(a, b))
+    }
+    #[inline(always)]
+    fn where_equal(self, a: Self, b: Self) -> Self {
+        Self(std::array::from_fn(|i| if a.0[i] == b.0[i] { self.0[i] } else { 0.0 }))
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -242,6 +262,26 @@ mod x86 {
         fn max(self, b: Self) -> Self {
             // SAFETY: see above.
             Self(unsafe { _mm512_max_ps(self.0, b.0) })
+        }
+        #[inline(always)]
+        fn nan_or(self, b: Self) -> Self {
+            // SAFETY: see above.
+            Self(unsafe { _mm512_mask_mov_ps(b.0, _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0), self.0) })
+        }
+        #[inline(always)]
+        fn winner(self, a: Self, best: Self, b: Self) -> (Self, Self) {
+            // SAFETY: see above.
+            unsafe {
+                // "Not less or equal" holds for NaNs on either side.
+                let known = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(best.0, best.0);
+                let wins = _mm512_mask_cmp_ps_mask::<_CMP_NLE_UQ>(known, self.0, best.0);
+                (Self(_mm512_mask_mov_ps(best.0, wins, self.0)), Self(_mm512_mask_mov_ps(b.0, wins, a.0)))
+            }
+        }
+        #[inline(always)]
+        fn where_equal(self, a: Self, b: Self) -> Self {
+            // SAFETY: see above.
+            Self(unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a.0, b.0), self.0) })
         }
         #[inline(always)]
         unsafe fn load_part(p: *const f32, n: usize) -> Self {
@@ -374,6 +414,30 @@ mod x86 {
         fn max(self, b: Self) -> Self {
             // SAFETY: see above.
             unsafe { Self(_mm256_max_ps(self.0, b.0), _mm256_max_ps(self.1, b.1)) }
+        }
+        #[inline(always)]
+        fn nan_or(self, b: Self) -> Self {
+            // SAFETY: see above.
+            let half = |x, b| unsafe { _mm256_blendv_ps(b, x, _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x)) };
+            Self(half(self.0, b.0), half(self.1, b.1))
+        }
+        #[inline(always)]
+        fn winner(self, a: Self, best: Self, b: Self) -> (Self, Self) {
+            // SAFETY: see above.
+            let half = |x, a, best, b| unsafe {
+                // "Not less or equal" holds for NaNs on either side.
+                let known = _mm256_cmp_ps::<_CMP_ORD_Q>(best, best);
+                let wins = _mm256_and_ps(known, _mm256_cmp_ps::<_CMP_NLE_UQ>(x, best));
+                (_mm256_blendv_ps(best, x, wins), _mm256_blendv_ps(b, a, wins))
+            };
+            let (low, high) = (half(self.0, a.0, best.0, b.0), half(self.1, a.1, best.1, b.1));
+            (Self(low.0, high.0), Self(low.1, high.1))
+        }
+        #[inline(always)]
+        fn where_equal(self, a: Self, b: Self) -> Self {
+            // SAFETY: see above.
+            let half = |x, a, b| unsafe { _mm256_and_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(a, b), x) };
+            Self(half(self.0, a.0, b.0), half(self.1, a.1, b.1))
         }
         #[inline(always)]
         unsafe fn stream(self, p: *mut f32) {

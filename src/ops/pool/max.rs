@@ -5,11 +5,10 @@ use super::{counted, nhwc, pooled};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
 use crate::graph::{Description, GpuCalls, Graph, Instance, Io, Node, Op, Value, host_launches, traffic};
+use crate::host::pool::Windows;
 use crate::launch::gpu::{CudaStruct, Divisor, Kernel, VECTOR_STORED, count, vector};
 use crate::launch::{Cost, Launch, Simd};
-use crate::par;
 use crate::shape::{DType, Type, Window};
-use std::ops::Range;
 
 crate::cuda_struct! {
     /// Pooling of images of `x` pixels to images of `y`, in units of the channels of a thread.
@@ -92,27 +91,9 @@ impl Op for MaxPool {
     fn grad(&self, g: &mut Graph, n: &Node, dy: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         Ok(vec![dy[0].map(|dy| g.push1(MaxPoolGrad { window: self.window }, &[n.ins[0], dy]))])
     }
-    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
-        let (win, [n, h, w, c], [_, p, q, _]) = (self.window, nhwc(&io.ins[0]).unwrap(), nhwc(&io.outs[0]).unwrap());
-        host_launches(self, io, group, 0, move |call| {
-            let x = call.input::<f32>(0);
-            par::rows_mut(call.output::<f32>(0), q * c, n * p, |row, y| {
-                let (img, i) = (row / p, row % p);
-                for (j, y) in y.chunks_exact_mut(c).enumerate() {
-                    y.fill(f32::NEG_INFINITY);
-                    for r in 0..win.size[0] {
-                        for s in 0..win.size[1] {
-                            let (Some(a), Some(b)) = (win.input(0, i, r, h), win.input(1, j, s, w)) else { continue };
-                            let x = &x[((img * h + a) * w + b) * c..][..c];
-                            for (y, &x) in y.iter_mut().zip(x) {
-                                // A NaN replaces the maximum, and stays: nothing compares greater than it.
-                                *y = if x > *y || x.is_nan() { x } else { *y };
-                            }
-                        }
-                    }
-                }
-            })
-        })
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
+        let windows = windows(self.window, &io.ins[0], &io.outs[0]);
+        host_launches(self, io, group, 0, move |call| windows.max(simd, call.input(0), call.output(0)))
     }
     fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         let (x, y, v) = (&io.ins[0], &io.outs[0], vector(&[io.ins[0].channels()]));
@@ -133,11 +114,6 @@ impl Op for MaxPool {
 pub struct MaxPoolGrad {
     pub window: Window,
 }
-
-/// Channels handled at once by the host routine: winners are kept in registers.
-const LANES: usize = 16;
-/// Input rows of one task.
-const BAND: usize = 16;
 
 impl Op for MaxPoolGrad {
     fn describe(&self) -> Description {
@@ -161,24 +137,10 @@ impl Op for MaxPoolGrad {
             }
         }
     }
-    fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
-        let g = Geometry { win: self.window, x: nhwc(&io.ins[0]).unwrap(), y: nhwc(&io.ins[1]).unwrap() };
-        let ([_, h, w, c], row) = (g.x, g.x[2] * g.x[3]);
-        let (stride, span) = (self.window.stride[0], self.window.dilation[0] * (self.window.size[0] - 1) + 1);
-        // A task owns a band of input rows, finds the winners of every window that reaches into it and keeps those in
-        // its rows: no two tasks write the same element, and the order of additions is fixed. A window reaches into
-        // two bands at most, and into one where windows tile the image.
-        let band = BAND.max(span).next_multiple_of(stride);
+    fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
+        let windows = windows(self.window, &io.ins[0], &io.ins[1]);
         host_launches(self, io, group, 0, move |call| {
-            let (x, dy) = (call.input::<f32>(0), call.input::<f32>(1));
-            par::bands_mut(call.output::<f32>(0), h * w * c, band * row, |img, at, dx| {
-                dx.fill(0.0);
-                let own = at / row..(at + dx.len()) / row;
-                let first = (own.start + g.win.pad[0] + 1).saturating_sub(span).div_ceil(stride);
-                for p in first..(own.end + g.win.pad[0]).div_ceil(stride).min(g.y[1]) {
-                    g.row(x, dy, [img, p], own.clone(), dx);
-                }
-            })
+            windows.max_grad(simd, call.input(0), call.input(1), call.output(0))
         })
     }
     fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
@@ -196,73 +158,10 @@ impl Op for MaxPoolGrad {
     }
 }
 
-/// What the routine of [`MaxPoolGrad`] knows of its operands.
-#[derive(Clone, Copy)]
-struct Geometry {
-    win: Window,
-    /// N, H, W, C
-    x: [usize; 4],
-    /// N, P, Q, C
-    y: [usize; 4],
-}
-
-impl Geometry {
-    /// Adds dy of one row of windows to the pixels that won, where they are in input rows `own`, which `dx` holds.
-    fn row(&self, x: &[f32], dy: &[f32], [img, p]: [usize; 2], own: Range<usize>, dx: &mut [f32]) {
-        let [_, _, q, c] = self.y;
-        for j in 0..q {
-            let dy = &dy[((img * self.y[1] + p) * q + j) * c..][..c];
-            let mut c0 = 0;
-            while c0 < c {
-                // Fixed widths, so that the loops over channels become vector instructions.
-                c0 += match c - c0 {
-                    LANES.. => self.scatter::<LANES>(x, &dy[c0..], [img, p, j, c0], own.clone(), dx),
-                    8.. => self.scatter::<8>(x, &dy[c0..], [img, p, j, c0], own.clone(), dx),
-                    _ => self.scatter::<1>(x, &dy[c0..], [img, p, j, c0], own.clone(), dx),
-                };
-            }
-        }
-    }
-
-    /// One window, `L` channels from `c0` on; returns `L`.
-    #[inline(always)]
-    fn scatter<const L: usize>(
-        &self,
-        x: &[f32],
-        dy: &[f32],
-        [img, p, q, c0]: [usize; 4],
-        own: Range<usize>,
-        dx: &mut [f32],
-    ) -> usize {
-        let (win, [_, h, w, c]) = (&self.win, self.x);
-        let (mut best, mut at) = ([f32::NEG_INFINITY; L], [u32::MAX; L]);
-        for r in 0..win.size[0] {
-            for s in 0..win.size[1] {
-                let (Some(a), Some(b)) = (win.input(0, p, r, h), win.input(1, q, s, w)) else { continue };
-                let tap = (r * win.size[1] + s) as u32;
-                let x: &[f32; L] = x[((img * h + a) * w + b) * c + c0..][..L].try_into().expect("L channels");
-                for l in 0..L {
-                    // The first value wins even if it is -infinity; a NaN wins over everything but an earlier one.
-                    let wins = (x[l] > best[l]) | (at[l] == u32::MAX) | (x[l].is_nan() & !best[l].is_nan());
-                    best[l] = if wins { x[l] } else { best[l] };
-                    at[l] = if wins { tap } else { at[l] };
-                }
-            }
-        }
-        let dy: &[f32; L] = dy[..L].try_into().expect("L channels");
-        for r in 0..win.size[0] {
-            let Some(a) = win.input(0, p, r, h).filter(|a| own.contains(a)) else { continue };
-            for s in 0..win.size[1] {
-                let Some(b) = win.input(1, q, s, w) else { continue };
-                let tap = (r * win.size[1] + s) as u32;
-                let dx: &mut [f32] = &mut dx[((a - own.start) * w + b) * c + c0..][..L];
-                for l in 0..L {
-                    dx[l] += if at[l] == tap { dy[l] } else { 0.0 };
-                }
-            }
-        }
-        L
-    }
+/// What the routines of the CPU know of x and y.
+fn windows(window: Window, x: &Type, y: &Type) -> Windows {
+    let [x, y] = [x, y].map(|t| nhwc(t).expect("checked by infer"));
+    Windows { window, x, y }
 }
 
 pub(super) fn cases() -> Vec<Case> {
