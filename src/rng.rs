@@ -21,6 +21,8 @@ pub enum Stream {
     Augment,
     /// One candidate of a generation; the step is the generation.
     Evolve(u32),
+    /// Noise, conditions and photographs of a step of a generator; the step is the update.
+    Generate,
 }
 
 impl Stream {
@@ -35,6 +37,7 @@ impl Stream {
             Stream::Augment => (6, 0),
             Stream::Bootstrap => (9, 0),
             Stream::Evolve(n) => (7, n),
+            Stream::Generate => (8, 0),
         };
         (purpose << 28) | (n & 0x0fff_ffff)
     }

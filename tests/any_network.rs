@@ -501,3 +501,60 @@ fn pictures_are_evolved_for_a_model() {
         bad(p, &line, problem);
     }
 }
+
+/// A generator learns what a model says of its pictures, and ends with the same bits however often it was stopped. Three seconds
+/// alone.
+#[test]
+fn a_generator_makes_pictures_for_ratings() {
+    let dir = set();
+    let p = dir.path();
+    let tiny = format!("{TINY} --epochs 4 --val 0 --features object --freeze all --tower-output pooled --head none");
+    good(p, &format!("train set.csv {tiny} --out rated"));
+    good(p, &format!("train set.csv {tiny} --seed 2 --out other"));
+    good(
+        p,
+        "evolve --model rated/checkpoint.safetensors --initial 20 --generations 0 --side 32 --device cpu --out evolved",
+    );
+    let small = "--side 32 --channels 8 --noise 2 --batch 8 --samples 2 --threads 1 --device cpu";
+    let one = format!("generate --model rated/checkpoint.safetensors {small}");
+    let beside = "--judge other/checkpoint.safetensors --elites evolved";
+    let (said, _) = good(p, &format!("{one} --steps 400 --lr 5e-3 --cells 4 {beside} --out learned"));
+    assert!(said.starts_with("judge checkpoint.safetensors, which had no say, rates the pictures "), "{said}");
+    let m = json(p, "learned/measures.json");
+    let (error, constant) =
+        (m["squared_error_points2"][0][1].as_f64().unwrap(), m["constant_picture_points2"].as_f64().unwrap());
+    // The middles of four parts of 1 to 9 are 2, 4, 6 and 8.
+    assert_eq!(constant, 5.0);
+    assert!(error < constant, "{error}: no better than one picture for all cells");
+    let cells = fs::read_to_string(p.join("learned/cells.csv")).unwrap();
+    assert_eq!(cells.lines().count(), 1 + 16);
+    assert!(
+        cells.starts_with("wanted_valence_1to9,wanted_arousal_1to9,checkpoint.safetensors_valence_1to9,"),
+        "{cells}"
+    );
+    let page = fs::read_to_string(p.join("learned/report.html")).unwrap();
+    assert!(page.contains("What evolution found for the same cells"));
+    // With a discriminator and pairs: what was stopped ends as what was not.
+    let whole = format!("{one} --data set.csv --diversity 0.1 --cells 3");
+    good(p, &format!("{whole} --steps 4 --out whole"));
+    good(p, &format!("{whole} --steps 2 --out parts"));
+    bad(p, &format!("{whole} --steps 4 --seed 3 --out parts --resume"), "with other settings, or another model");
+    good(p, &format!("{whole} --steps 4 --out parts --resume"));
+    for file in ["generator.safetensors", "cells.csv", "curves.csv", "grid.png", "measures.json"] {
+        let [whole, parts] = ["whole", "parts"].map(|d| fs::read(p.join(d).join(file)).unwrap());
+        assert!(whole == parts, "{file}");
+    }
+    let curves = fs::read_to_string(p.join("whole/curves.csv")).unwrap();
+    assert_eq!(curves.lines().next(), Some("step,guide_points2,apart,generator_nats,discriminator_nats"));
+    good(p, &format!("train set.csv {tiny} --label colour --min-count 1 --out named"));
+    for (line, problem) in [
+        ("generate --model rated/checkpoint.safetensors --side 24 --out no".into(), "is not a power of two"),
+        ("generate --model rated/checkpoint.safetensors --batch 3 --diversity 1 --out no".into(), "compares pairs"),
+        (format!("{one} --range 8,2 --out no"), "no range within 1 to 9"),
+        (format!("{one} --resume --out no"), "leave out --resume to begin anew"),
+        (format!("{one} --elites rated --steps 1 --out no"), "name the folder of an `evolve` with --elites"),
+        (format!("generate --model named/checkpoint.safetensors {small} --out no"), "tells classes apart"),
+    ] {
+        bad(p, &line, problem);
+    }
+}

@@ -154,6 +154,7 @@ const SMALL: &[(&str, &str)] = &[
     ("bench step", "--width 64 --image 32 --batch 1 --rounds 1"),
     ("bench load", "--image 32 --rounds 1"),
     ("evolve", "--generations 0 --initial 8 --children 8"),
+    ("generate", "--steps 1 --cells 1 --samples 1 --batch 2 --side 32 --channels 4"),
     ("profile", "--width 64 --image 32 --batch 1"),
 ];
 

@@ -20,6 +20,7 @@ mod evolve;
 mod features;
 mod fit;
 mod flags;
+mod generate;
 mod gradcheck;
 mod import;
 mod kernels;
@@ -98,6 +99,8 @@ pub enum Command {
     Fit(Box<fit::Command>),
     /// Evolve pictures that a model is made to see: one for each cell of the plane of ratings, or for each class.
     Evolve(Box<evolve::Command>),
+    /// Train a generator of pictures that a model rates as asked.
+    Generate(Box<generate::Command>),
     /// Measure a trained model on a manifest.
     Evaluate(Box<evaluate::Command>),
     /// Make a manifest of a published set, or of any table and a folder of pictures.
@@ -143,6 +146,7 @@ impl Command {
             Self::Features(c) => c.run(),
             Self::Fit(c) => c.run(),
             Self::Evolve(c) => c.run(),
+            Self::Generate(c) => c.run(),
             Self::Evaluate(c) => c.run(),
             Self::Import(c) => c.run(),
             Self::Merge(c) => c.run(),

@@ -19,7 +19,7 @@ use crate::train::predictor::{CLASS, Predictor};
 use std::path::PathBuf;
 
 /// What goes on where a run was stopped.
-const STATE: &str = "evolution.json";
+pub(super) const STATE: &str = "evolution.json";
 
 /// What is evolved, for whom.
 #[derive(Clone, Debug)]
@@ -55,12 +55,12 @@ pub struct Ended {
 }
 
 /// A model that judges pictures.
-struct Judge {
-    name: String,
-    predictor: Predictor,
-    views: Vec<View>,
+pub(super) struct Judge {
+    pub name: String,
+    pub predictor: Predictor,
+    pub views: Vec<View>,
     /// Of its ratings those of the grid, in the grid's order; None for classes.
-    ratings: Option<Vec<usize>>,
+    pub ratings: Option<Vec<usize>>,
 }
 
 impl Evolve {
@@ -242,7 +242,8 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
 }
 
 impl Judge {
-    fn judge(&mut self, pictures: &[Vec<u8>], side: usize) -> Result<Judged> {
+    /// What it says of u8 RGB pictures [side, side, 3].
+    pub fn judge(&mut self, pictures: &[Vec<u8>], side: usize) -> Result<Judged> {
         let record: usize = self.views.iter().map(View::bytes).sum();
         let mut squares = vec![0; record * pictures.len()];
         for (picture, mut room) in pictures.iter().zip(squares.chunks_exact_mut(record)) {

@@ -3,8 +3,9 @@
 use super::events::{Events, tell};
 use crate::bundled;
 use crate::data::{Alpha, Boxes, DecodeOptions, LoadOptions, walk};
-use crate::device::Device;
+use crate::device::{Device, Session};
 use crate::error::{Error, Result, line, option, path_text};
+use crate::graph::Value;
 use crate::models::Config;
 use crate::preprocess::View;
 use crate::train::checkpoint::{self, Card};
@@ -120,6 +121,11 @@ impl Model {
         device: Box<dyn Device>,
     ) -> Result<Explainer> {
         Explainer::new(&self.file, targets, layer, batch, device)
+    }
+
+    /// Writes those weights of it that a session's graph has.
+    pub fn bind(&self, session: &mut Session, values: &[Value]) -> Result<()> {
+        checkpoint::bind_some(&self.file, session, values)
     }
 
     /// Names of the outputs.

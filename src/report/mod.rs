@@ -1,7 +1,7 @@
 /*! Floor 9: what a run leaves for people. [`html`] makes one page that needs nothing but itself: charts are inline SVG,
 thumbnails are data URIs, there is no script, and the page's own policy forbids loading anything. [`tables`] writes the
 predictions for other programs, [`folder`] all of it, [`classes`] the same of a run that tells classes apart; [`gradcam`] shows where towers look, [`confusion`] a matrix of counts;
-[`evolved`] shows pictures that were evolved, [`card`] says what a checkpoint is, [`accuracy`] lays out accuracies over folds; [`layers`] shows what each layer of a network knows, [`norms`] ratings beside those of words; [`memory`] draws a plan, [`roofline`] rates under ceilings, [`study`] makes the tables of a
+[`evolved`] shows pictures that were evolved, [`generated`] those of a generator, [`card`] says what a checkpoint is, [`accuracy`] lays out accuracies over folds; [`layers`] shows what each layer of a network knows, [`norms`] ratings beside those of words; [`memory`] draws a plan, [`roofline`] rates under ceilings, [`study`] makes the tables of a
 paper. */
 
 pub mod accuracy;
@@ -11,6 +11,7 @@ pub mod classes;
 pub mod confusion;
 pub mod evolved;
 pub mod folder;
+pub mod generated;
 pub mod gradcam;
 pub mod layers;
 pub mod memory;

@@ -301,7 +301,13 @@ pub fn of_tower(file: Arc<WeightFile>) -> Result<(Arc<WeightFile>, Task)> {
 /// Puts the weights into a session that only evaluates, without a copy where the device can do that. An unfinished run is
 /// judged by its best epoch so far.
 pub fn bind(file: &Arc<WeightFile>, session: &mut Session) -> Result<()> {
-    for v in session.graph().stored().collect::<Vec<_>>() {
+    let all: Vec<Value> = session.graph().stored().collect();
+    bind_some(file, session, &all)
+}
+
+/// [`bind`] for some of a session's weights, where others are not the file's.
+pub fn bind_some(file: &Arc<WeightFile>, session: &mut Session, values: &[Value]) -> Result<()> {
+    for &v in values {
         let (name, shape) = (name_of(file, session.graph().name(v)), session.graph().dims(v).to_vec());
         let t = file.tensor(&name)?;
         if t.shape != shape {

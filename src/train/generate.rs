@@ -18,6 +18,7 @@ use crate::ops::loss::{Apart, CrossEntropy, Mse, Reduction};
 use crate::ops::optim::hyper_type;
 use crate::plan::Options;
 use crate::shape::Type;
+use serde::{Deserialize, Serialize};
 
 /// Scopes of what is trained.
 pub const GENERATOR: &str = "generator";
@@ -237,11 +238,17 @@ pub struct Batch<'a> {
 }
 
 /// The losses of a step, each before it is weighted.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Losses {
+    /// Points².
     pub guide: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub apart: Option<f64>,
+    /// Nats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adversarial: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discriminator: Option<f64>,
 }
 
