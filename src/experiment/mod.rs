@@ -1,10 +1,9 @@
 /*! Floor 10: experiments, and all else that a command asks for. What is trained, how and on what is a typed configuration
 ([`config`]); [`run`] trains one model, [`cross_validate`] one for each fold, [`study`] several models over the same folds,
-[`evolve`] and [`generate`] pictures that a model is made to see. [`prediction`] rates pictures and [`evaluate`] measures a model
-on a manifest;
-[`features`] makes tables of what towers see, which [`fit`] solves on; [`foreign`] converts another program's weights, [`merge`]
-joins manifests. They tell of their progress through [`events`], return what they found and leave a folder or file of results.
-Nothing here knows of a command line. */
+[`evolve`] and [`generate`] make pictures that a model is made to see. [`prediction`] rates pictures and [`evaluate`] measures a
+model on a manifest; [`features`] makes tables of what towers see, which [`fit`] solves on; [`foreign`] converts another program's
+weights, [`merge`] joins manifests. They tell of their progress through [`events`], return what they found and leave a folder or
+file of results. Nothing here knows of a command line. */
 
 pub mod checkpointed;
 pub mod classifier;

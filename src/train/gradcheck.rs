@@ -105,7 +105,8 @@ fn compare(gradient: f64, centre: f64, loss: impl Fn(f64) -> f64) -> Point {
         if !gradient.is_finite() {
             return Point::Compared { gradient, numeric, error: f64::NAN, signal: true };
         }
-        let differs = |noise: f64| (gradient - numeric).abs() / gradient.abs().max(numeric.abs()).max(noise / TOLERANCE);
+        let differs =
+            |noise: f64| (gradient - numeric).abs() / gradient.abs().max(numeric.abs()).max(noise / TOLERANCE);
         // A point that fails is worth measuring how the loss rounds there.
         if i == 0 && !(differs(rounding / h) <= TOLERANCE) {
             let bend = |k| (loss(TINY * k) + loss(-TINY * k) - 2.0 * centre).abs();
