@@ -12,7 +12,8 @@
 # - address: 2026-11-30 on 6b3d4dc, 26 s of processor time; the planted error found, 15 tests without an error.
 # - miri: 2026-11-30 on 6b3d4dc, the planted error found and 8 tests of the package without an error, 28 s; 2026-11-29 on
 #   9f096f1, tests/soundness.rs without an error in 7 minutes.
-# - address-all: not run to its end.
+# - address-all: 2026-11-30 on f444ffd, 20 minutes of processor time; the planted error found, 36 tests, 2,538 cases of ops on reals
+#   and 1,752 on integers without an error.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 nightly=${NIGHTLY:-nightly}
