@@ -424,7 +424,7 @@ mod tests {
         assert_eq!(verdict(0.0, |h| 1.0 + (h - 3e-6).max(0.0)), "right");
         assert_eq!(verdict(0.5, |h| 1.0 + (h - 3e-6).max(0.0)), "wrong");
         // Nothing but rounding, more than of one loss: what is added before a batch norm.
-        let rounded = |slope: f64| move |h: f64| 25.0 + slope * h + 2e-12 * (1e16 * h).sin();
+        let rounded = |slope: f64| move |h: f64| 25.0 + slope * h + 2e-12 * (1e16 * h + 1.0).sin();
         assert_eq!([verdict(1e-18, rounded(0.0)), verdict(1e-18, rounded(0.01))], ["right", "wrong"]);
         // A third derivative, which slopes on both sides agree about; a kink nearer than 1e-7, where the gradient is large.
         let bent = |h: f64| 1.0 + h + 1e9 * h.powi(3);
