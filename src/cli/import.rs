@@ -93,6 +93,9 @@ struct Csv {
     /// Column of the mean arousal.
     #[arg(long, value_name = "COLUMN")]
     arousal_col: Option<String>,
+    /// Column of the mean dominance; `train --targets valence,arousal,dominance` then predicts all three.
+    #[arg(long, value_name = "COLUMN")]
+    dominance_col: Option<String>,
     /// Columns of the raters' standard deviations and of their numbers.
     #[arg(long, value_name = "COLUMN", requires = "valence_col")]
     valence_sd_col: Option<String>,
@@ -102,6 +105,10 @@ struct Csv {
     arousal_sd_col: Option<String>,
     #[arg(long, value_name = "COLUMN", requires = "arousal_col")]
     arousal_n_col: Option<String>,
+    #[arg(long, value_name = "COLUMN", requires = "dominance_col")]
+    dominance_sd_col: Option<String>,
+    #[arg(long, value_name = "COLUMN", requires = "dominance_col")]
+    dominance_n_col: Option<String>,
     /// Ends of the scale the ratings were given on; they become 1 and 9.
     #[arg(long, value_name = "LOW:HIGH")]
     scale: Option<String>,
@@ -111,6 +118,9 @@ struct Csv {
     /// The same for arousal alone.
     #[arg(long, value_name = "LOW:HIGH")]
     arousal_scale: Option<String>,
+    /// The same for dominance alone.
+    #[arg(long, value_name = "LOW:HIGH")]
+    dominance_scale: Option<String>,
     /// The sheet of a workbook: its name, or #1, #2, ...; the first by default.
     #[arg(long, value_name = "NAME")]
     sheet: Option<String>,
@@ -153,9 +163,10 @@ impl Command {
 
 impl Csv {
     fn run(self) -> Result<()> {
-        if self.valence_col.is_none() && self.arousal_col.is_none() && self.keep.is_empty() {
+        let means = [&self.valence_col, &self.arousal_col, &self.dominance_col];
+        if means.iter().all(|c| c.is_none()) && self.keep.is_empty() {
             return Err(Error::usage("neither a rating nor a label is asked for")
-                .fix("name a column with --valence-col, --arousal-col or --keep label=COLUMN"));
+                .fix("name a column with --valence-col, --arousal-col, --dominance-col or --keep label=COLUMN"));
         }
         let scale = |name: &str, column: &Option<String>, own: &Option<String>| -> Result<Scale> {
             match (column, own.as_ref().or(self.scale.as_ref())) {
@@ -169,9 +180,16 @@ impl Csv {
         let scales = [
             scale("valence", &self.valence_col, &self.valence_scale)?,
             scale("arousal", &self.arousal_col, &self.arousal_scale)?,
+            scale("dominance", &self.dominance_col, &self.dominance_scale)?,
         ];
-        let names = [&self.valence_col, &self.valence_sd_col, &self.valence_n_col].map(|c| c.as_deref());
-        let others = [&self.arousal_col, &self.arousal_sd_col, &self.arousal_n_col].map(|c| c.as_deref());
+        let names = [
+            [&self.valence_col, &self.valence_sd_col, &self.valence_n_col],
+            [&self.arousal_col, &self.arousal_sd_col, &self.arousal_n_col],
+            [&self.dominance_col, &self.dominance_sd_col, &self.dominance_n_col],
+        ]
+        .map(|of| of.map(|c| c.as_deref()));
+        let [valence, arousal, dominance] =
+            names.each_ref().map(|[mean, sd, n]| Rated { mean: mean.as_slice(), sd: sd.as_slice(), n: n.as_slice() });
         let keep: Vec<(&str, [&str; 1])> = self
             .keep
             .iter()
@@ -180,8 +198,9 @@ impl Csv {
         let keep: Vec<Keep> = keep.iter().map(|(name, column)| Keep::new(name, column)).collect();
         let key = [self.path_col.as_str()];
         let columns = Sheet {
-            valence: Rated { mean: names[0].as_slice(), sd: names[1].as_slice(), n: names[2].as_slice() },
-            arousal: Rated { mean: others[0].as_slice(), sd: others[1].as_slice(), n: others[2].as_slice() },
+            valence,
+            arousal,
+            dominance,
             group: self.group_col.as_deref().map_or(Group::None, Group::Column),
             keep: &keep,
             ..Sheet::key(&key)

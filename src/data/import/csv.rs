@@ -17,8 +17,8 @@ pub struct CsvOptions<'a> {
     pub root: Option<&'a Path>,
     /// The columns, by name or as `#n`.
     pub columns: Sheet<'a>,
-    /// The ends of the scales that valence and arousal were rated on.
-    pub scales: [Scale; 2],
+    /// The ends of the scales that valence, arousal and dominance were rated on.
+    pub scales: [Scale; 3],
     pub dataset: Option<&'a str>,
     /// Lines above the header.
     pub skip_rows: usize,
@@ -41,8 +41,7 @@ pub fn csv(opts: &CsvOptions) -> Result<Import> {
         },
     )?;
     let (columns, root) = (&opts.columns, folder(opts.table, opts.root));
-    let rated = [columns.valence, columns.arousal];
-    for names in rated.iter().flat_map(|r| [r.sd, r.n]).chain(columns.keep.iter().map(|k| k.from)) {
+    for names in columns.rated().iter().flat_map(|(_, r)| [r.sd, r.n]).chain(columns.keep.iter().map(|k| k.from)) {
         if !names.is_empty() {
             table.any(names)?;
         }

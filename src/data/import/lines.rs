@@ -70,7 +70,7 @@ pub fn gaped(place: &SetImport) -> Result<Import> {
     all.find(place.search(root))
 }
 
-fn gaped_file(file: &Path, folder: &str, scales: [Scale; 2]) -> Result<Records> {
+fn gaped_file(file: &Path, folder: &str, scales: [Scale; 3]) -> Result<Records> {
     let extras = ["category", "valence_sd", "arousal_sd"];
     let mut out = Records {
         file: file.into(),

@@ -24,6 +24,7 @@ pub struct Set {
 }
 
 /// How it is read.
+#[expect(clippy::large_enum_variant, reason = "the sets are one static table that is never moved")]
 enum How {
     /// One table of one row a picture.
     Table(Layout),
@@ -44,7 +45,7 @@ struct Layout {
 pub struct SetImport<'a> {
     pub from: Unpacked<'a>,
     pub dataset: &'static str,
-    pub scales: [Scale; 2],
+    pub scales: [Scale; 3],
 }
 
 impl<'a> SetImport<'a> {
@@ -305,16 +306,16 @@ pub fn set(name: &str) -> Option<&'static Set> {
 }
 
 impl Set {
-    /// The scales of valence and arousal; none for a set of labels alone.
-    pub fn scales(&self) -> Option<[Scale; 2]> {
+    /// The scales of valence, arousal and dominance, that of valence where no other is named; none for a set of labels alone.
+    pub fn scales(&self) -> Option<[Scale; 3]> {
         let mut ends = self.scale.split(", ").filter_map(|text| scale(text).ok());
         let valence = ends.next()?;
-        Some([valence, ends.next().unwrap_or(valence)])
+        Some([valence, ends.next().unwrap_or(valence), ends.next().unwrap_or(valence)])
     }
 
     /// Reads the set. Errors name the file that is missing, or the line that is wrong.
     pub fn import(&'static self, from: Unpacked) -> Result<Import> {
-        let place = SetImport { from, dataset: self.name, scales: self.scales().unwrap_or([(1.0, 9.0); 2]) };
+        let place = SetImport { from, dataset: self.name, scales: self.scales().unwrap_or([(1.0, 9.0); 3]) };
         match &self.how {
             How::Code(read) => read(&place),
             How::Table(layout) => layout.read(&place),
@@ -359,7 +360,7 @@ mod tests {
                 assert!(!layout.columns.needs().is_empty(), "{}", set.name);
             }
         }
-        assert_eq!(set("findingemo").unwrap().scales(), Some([(-3.0, 3.0), (0.0, 6.0)]));
-        assert_eq!(set("gaped").unwrap().scales(), Some([(0.0, 100.0); 2]));
+        assert_eq!(set("findingemo").unwrap().scales(), Some([(-3.0, 3.0), (0.0, 6.0), (-3.0, 3.0)]));
+        assert_eq!(set("gaped").unwrap().scales(), Some([(0.0, 100.0); 3]));
     }
 }

@@ -55,6 +55,7 @@ pub struct Sheet<'a> {
     /// No names: not rated.
     pub valence: Rated<'a>,
     pub arousal: Rated<'a>,
+    pub dominance: Rated<'a>,
     pub group: Group<'a>,
     pub keep: &'a [Keep<'a>],
 }
@@ -63,25 +64,31 @@ impl<'a> Sheet<'a> {
     /// A key, and nothing else.
     pub const fn key(key: Names<'a>) -> Self {
         const NONE: Rated<'static> = Rated { mean: &[], sd: &[], n: &[] };
-        Sheet { key, valence: NONE, arousal: NONE, group: Group::None, keep: &[] }
+        Sheet { key, valence: NONE, arousal: NONE, dominance: NONE, group: Group::None, keep: &[] }
     }
 
     /// What a header must have.
     pub fn needs(&self) -> Vec<Names<'a>> {
-        let mut all = vec![self.key, self.valence.mean, self.arousal.mean];
+        let mut all = vec![self.key, self.valence.mean, self.arousal.mean, self.dominance.mean];
         all.extend(self.keep.iter().filter(|k| k.needed).map(|k| k.from));
         // A position says nothing of a header.
         all.retain(|names| !names.is_empty() && !names.iter().any(|n| n.starts_with('#')));
         all
     }
 
-    /// The rows that have what they need. `scales` are those of valence and arousal. Ratings are read before pictures are
+    /// What is rated, by the name that the manifest has for it.
+    pub fn rated(&self) -> [(&'static str, Rated<'a>); 3] {
+        let [valence, arousal] = TARGETS;
+        [(valence, self.valence), (arousal, self.arousal), ("dominance", self.dominance)]
+    }
+
+    /// The rows that have what they need. `scales` are those of [`Sheet::rated`]. Ratings are read before pictures are
     /// looked for: a wrong scale must stop the import wherever it shows, with or without the pictures.
-    pub fn read(&self, table: &Table, scales: [Scale; 2]) -> Result<Records> {
+    pub fn read(&self, table: &Table, scales: [Scale; 3]) -> Result<Records> {
         let key = table.any(self.key)?;
         let mut out = Records { file: table.path.clone(), ..Records::default() };
         let (mut means, mut spreads, mut texts) = (Vec::new(), Vec::new(), Vec::new());
-        for ((name, rated), scale) in TARGETS.into_iter().zip([self.valence, self.arousal]).zip(scales) {
+        for ((name, rated), scale) in self.rated().into_iter().zip(scales) {
             if rated.mean.is_empty() {
                 continue;
             }

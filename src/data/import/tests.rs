@@ -34,7 +34,7 @@ fn options(table: &Path) -> CsvOptions<'_> {
         sheet: None,
         root: None,
         columns: COLUMNS,
-        scales: [(1.0, 7.0); 2],
+        scales: [(1.0, 7.0); 3],
         dataset: None,
         skip_rows: 0,
         more_header: 0,
@@ -82,6 +82,21 @@ fn scales_are_mapped_by_their_ends() {
     for text in ["7", "7:1", "1:1", "a:b", "1:inf", ""] {
         assert!(scale(text).is_err(), "{text}");
     }
+}
+
+#[test]
+fn dominance_is_a_third_rating_on_its_own_scale() {
+    let dir = folder(&["a.jpg", "b.jpg"]);
+    let file = table(&dir, b"id,valence,arousal,control,control_sd\na,1,7,50,25\nb,4,4,,\n");
+    let dominance = Rated { mean: &["control"], sd: &["control_sd"], n: &[] };
+    let mut opts = CsvOptions { columns: Sheet { dominance, ..COLUMNS }, ..options(&file) };
+    opts.scales[2] = (0.0, 100.0);
+    let found = csv(&opts).unwrap();
+    assert_eq!((rows(&found), &*found.manifest.targets[2]), (vec![("a.jpg", &[1.0, 9.0, 5.0][..])], "dominance"));
+    assert_eq!(column(&found, "dominance_sd"), ["2"]);
+    assert_eq!(reasons(&found), ["line 3 `b`: no rating in column control"]);
+    opts.scales[2] = (1.0, 9.0);
+    assert!(csv(&opts).unwrap_err().to_string().contains("line 2, column control: `50` is outside the scale 1:9"));
 }
 
 #[test]
@@ -521,7 +536,7 @@ fn workbooks_as_they_are_handed_on() {
         ..Sheet::key(&["ID"])
     };
     let file = dir.path().join(name);
-    let opts = CsvOptions { columns, skip_rows: 1, more_header: 1, scales: [(1.0, 9.0); 2], ..options(&file) };
+    let opts = CsvOptions { columns, skip_rows: 1, more_header: 1, scales: [(1.0, 9.0); 3], ..options(&file) };
     assert_eq!(rows(&csv(&opts).unwrap()), rows(&found));
     let e = csv(&CsvOptions { sheet: Some("All"), ..opts }).unwrap_err().to_string();
     assert!(e.ends_with("has no sheet `All`; choose one of: ratings"), "{e}");
@@ -547,7 +562,7 @@ fn damaged_workbooks_are_refused_in_one_line() {
     let dir = folder(&["EM0083.jpg"]);
     let file = dir.path().join("t.csv");
     let columns = Sheet { valence: Rated { mean: &["#2"], sd: &[], n: &[] }, ..Sheet::key(&["#1"]) };
-    let opts = CsvOptions { columns, scales: [(-1e9, 1e9); 2], ..options(&file) };
+    let opts = CsvOptions { columns, scales: [(-1e9, 1e9); 3], ..options(&file) };
     table(&dir, &fixture("locked.xlsx"));
     let e = csv(&opts).unwrap_err().to_string();
     assert!(e.ends_with("t.csv: is locked by a password; open it, save it without one, and name that file"), "{e}");
