@@ -149,6 +149,7 @@ fn values_of_another_graph_are_an_error() {
     // A graph that was built alike is another one, and so are its plans; a clone has the values of its original.
     let ((g, x, y), (alike, ..)) = (small(), small());
     let plan = Plan::new(&alike, &[], Options::default()).unwrap();
+    assert!(Plan::new(&g, &[y], Options::default()).unwrap().updates(&Graph::default()).is_empty());
     assert!(line(cpu().load(&g, &[plan])).contains("the plan is of another graph"));
     let mut s = Session::new(g.clone(), &[&[y]], Options::default(), cpu()).unwrap();
     s.write(x, Data::F32(&[1.0, 2.0])).unwrap();

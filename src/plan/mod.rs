@@ -8,7 +8,7 @@ mod usage;
 pub use usage::{Life, Pass, parts};
 
 use crate::error::{Error, Result, option};
-use crate::graph::{GpuCalls, Graph, GraphId, Instance, Io, Kind, Node, Op, Value};
+use crate::graph::{GpuCalls, Graph, GraphId, Instance, Io, Node, Op, Value};
 use crate::launch::{Arch, Code, Launch, Operands, Products, Simd, gpu, half};
 use crate::ops::fuse::fuse;
 use crate::shape::{DType, Type};
@@ -178,16 +178,11 @@ impl Plan {
         g.nodes()[node].op.in_place().iter().map(|a| a.1).collect()
     }
 
-    /// Persistent values that this plan writes: they cannot be read-only mappings.
+    /// Persistent values that this plan writes: they cannot be read-only mappings. None of a graph that it is not of.
     pub fn updates(&self, g: &Graph) -> Vec<Value> {
-        let nodes = self.steps.iter().flatten().map(|&i| &g.nodes()[i]);
+        let steps = self.check(g).into_iter().flat_map(|()| self.steps.iter().flatten());
+        let nodes = steps.map(|&i| &g.nodes()[i]);
         nodes.flat_map(|n| n.op.in_place().iter().map(|&(_, i)| n.ins[i])).collect()
-    }
-
-    /// Every value of one kind that this plan reads or writes.
-    pub fn uses(&self, g: &Graph, kind: Kind) -> Vec<Value> {
-        let used = |v: &Value| self.live(*v).is_some();
-        g.of_kind(kind).filter(used).collect()
     }
 }
 
