@@ -434,7 +434,10 @@ fn import_lists_what_does_not_match() {
     assert_eq!(list.lines().count(), 11, "{list}");
     assert!(list.contains("row,line 5 `none`,no such file\n") && list.contains("row,line 6 `2`,"), "{list}");
     good(p, &["evaluate", "--model", "m.safetensors", "set.csv"]);
-    let third = [&base[..6], &["--skip-rows", "1", "--dominance-col", "a", "--out", "third.csv", "--dominance-scale"]];
+    let third = [
+        &base[..7],
+        &["--skip-rows", "1", "--delim", "tab", "--dominance-col", "a", "--out", "third.csv", "--dominance-scale"],
+    ];
     good(p, &[&third.concat()[..], &["1:13"]].concat());
     let manifest = fs::read_to_string(p.join("third.csv")).unwrap();
     assert!(manifest.starts_with("path,dominance,") && manifest.contains("pictures/0.png,5,"), "{manifest}");
