@@ -136,6 +136,8 @@ impl Generate {
         let model = Model::open(self.model.as_deref())?;
         let config = model.config()?;
         self.check(&model)?;
+        // What cannot be read is said before the work; it is read again when it is needed.
+        self.evolution(&config.targets)?;
         let judge = self.judge.as_deref().map(|path| Model::open(Some(path))).transpose()?;
         prepare(out)?;
         let _claim = claim(out)?;
@@ -506,9 +508,9 @@ impl Generate {
         notes
     }
 
-    /// Of an evolution's elites, for each cell, the one whose ratings are nearest to its middle, among those within it.
-    fn evolved(&self, cells: &[Cell], targets: &[String]) -> Result<Vec<(usize, Elite)>> {
-        let Some(dir) = &self.elites else { return Ok(vec![]) };
+    /// The evolution whose elites stand beside what is made, and which of its ratings the targets are.
+    fn evolution(&self, targets: &[String]) -> Result<Option<(Evolution, Vec<usize>)>> {
+        let Some(dir) = &self.elites else { return Ok(None) };
         let path = dir.join(EVOLVED);
         let fix = || format!("name the folder of an `evolve` with {}", option("elites"));
         let bytes = files::read(&path, files::TENSORS).map_err(|e| Error::io(&path, "read", e).fix(fix()))?;
@@ -523,6 +525,12 @@ impl Generate {
         let Some(places) = places else {
             return Err(Error::file(&path, format!("has no elites for {}", plane.join(" and "))).fix(fix()).as_usage());
         };
+        Ok(Some((e, places)))
+    }
+
+    /// Of an evolution's elites, for each cell, the one whose ratings are nearest to its middle, among those within it.
+    fn evolved(&self, cells: &[Cell], targets: &[String]) -> Result<Vec<(usize, Elite)>> {
+        let Some((e, places)) = self.evolution(targets)? else { return Ok(vec![]) };
         let half = (self.range[1] - self.range[0]) / self.cells as f64 / 2.0;
         let mut found = vec![];
         for (i, cell) in cells.iter().enumerate() {
