@@ -38,6 +38,19 @@ fn outside<'a>(values: impl Iterator<Item = &'a f32>) -> String {
     }
 }
 
+/// What a run came to, from zero on both axes, called `names` and ending at `ends`; the last point, of at least one, is written out.
+pub fn progress(names: [&str; 2], ends: [f64; 2], line: &[(f64, f64)], described: &str) -> Chart {
+    let last = line[line.len() - 1];
+    let draw = |class: &str, width: f64, height: f64| {
+        let x = Axis::from_zero(names[0], ends[0], (width / 110.0) as usize);
+        let mut p = Plot::new(width, height, x, Axis::from_zero(names[1], ends[1], 4));
+        p.line("train", line);
+        p.disc("best", last, 4.0, &short(last.1, 2));
+        p.finish(class, described)
+    };
+    Chart { svg: draw("wide", 860.0, 240.0), narrow: draw("narrow", 380.0, 220.0), note: String::new() }
+}
+
 /// The loss curves; None without a finite loss.
 pub fn loss(history: &[Epoch]) -> Option<Chart> {
     let pick = |f: &dyn Fn(&Epoch) -> Option<f64>| -> Vec<(f64, f64)> {

@@ -1,7 +1,7 @@
 /*! What an evolution leaves: `atlas.png` with every elite in its cell, `archive.csv`, `curves.csv`, `genomes.json` and
 `report.html`. */
 
-use super::charts::Chart;
+use super::charts::{self, Chart};
 use super::svg::{Axis, Plot, short};
 use super::{STYLE, Serde, chart, data_uri, png, render};
 use crate::atomic;
@@ -172,10 +172,7 @@ fn said(e: &Evolved, row: usize, elite: &Elite<Genome>) -> Vec<String> {
 /// The elites on the plane of the first two ratings, or along one.
 fn plane(e: &Evolved, axes: &[Rated]) -> Result<Chart> {
     let draw = |class: &str, width: f64| -> Result<String> {
-        let axis = |a: &Rated| {
-            let scale = (a.low, a.high) == (1.0, 9.0);
-            if scale { Axis::scale(&a.rating) } else { Axis::whole(&a.rating, a.low, a.high, 8) }
-        };
+        let axis = |a: &Rated| Axis::ratings(&a.rating, a.low, a.high);
         let single = Axis::whole("", 0.0, 1.0, 1);
         let rows = axes.get(1).map_or(1, |a| a.bins) as f64;
         let side = (width - 53.0) / axes[0].bins as f64;
@@ -199,14 +196,7 @@ fn curve(points: &[Point], label: &str, f: impl Fn(&Point) -> f64) -> Chart {
     let (first, last) = (line[0], line[line.len() - 1]);
     let described =
         format!("{label}: {} after {} candidates, {} after {}.", short(first.1, 1), first.0, short(last.1, 1), last.0);
-    let draw = |class: &str, width: f64, height: f64| {
-        let x = Axis::from_zero("candidates", last.0.max(1.0), (width / 110.0) as usize);
-        let mut p = Plot::new(width, height, x, Axis::from_zero(label, last.1.max(1e-6), 4));
-        p.line("train", &line);
-        p.disc("best", last, 4.0, &short(last.1, 2));
-        p.finish(class, &described)
-    };
-    Chart { svg: draw("wide", 860.0, 240.0), narrow: draw("narrow", 380.0, 220.0), note: String::new() }
+    charts::progress(["candidates", label], [last.0.max(1.0), last.1.max(1e-6)], &line, &described)
 }
 
 fn html(e: &Evolved) -> Result<String> {

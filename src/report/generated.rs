@@ -1,7 +1,7 @@
 /*! What a generator leaves: `grid.png` with a picture for each cell and its ratings below, `cells.csv` with the error of each
 cell, `curves.csv`, `measures.json` and `report.html`. */
 
-use super::charts::Chart;
+use super::charts::{self, Chart};
 use super::svg::{Axis, Plot, short};
 use super::{STYLE, Serde, chart, data_uri, png, render};
 use crate::atomic;
@@ -253,14 +253,7 @@ fn curve(points: &[Losses], label: &str, f: impl Fn(&Losses) -> Option<f64>) -> 
     let (first, last, top) = (line[0], line[line.len() - 1], line.iter().map(|p| p.1).fold(1e-6, f64::max));
     let described =
         format!("{label}: {} at step {}, {} at step {}.", short(first.1, 2), first.0, short(last.1, 2), last.0);
-    let draw = |class: &str, width: f64, height: f64| {
-        let x = Axis::from_zero("step", points.len() as f64, (width / 110.0) as usize);
-        let mut p = Plot::new(width, height, x, Axis::from_zero(label, top, 4));
-        p.line("train", &line);
-        p.disc("best", last, 4.0, &short(last.1, 2));
-        p.finish(class, &described)
-    };
-    Some(Chart { svg: draw("wide", 860.0, 240.0), narrow: draw("narrow", 380.0, 220.0), note: String::new() })
+    Some(charts::progress(["step", label], [points.len() as f64, top], &line, &described))
 }
 
 /// What models say of a picture.
@@ -276,11 +269,8 @@ fn said(g: &Generated, rated: &mut dyn Iterator<Item = &[f32]>) -> Vec<String> {
 type Shown<'a> = (usize, &'a [u8], usize, Vec<&'a [f32]>);
 
 fn plane(g: &Generated, pictures: &[Shown], described: &str) -> Result<Chart> {
-    let axis = |t: Option<&String>| match (t, g.range) {
-        (Some(t), [low, high]) if [low, high] == [1.0, 9.0] => Axis::scale(t),
-        (Some(t), [low, high]) => Axis::whole(t, low, high, 8),
-        (None, _) => Axis::whole("", 0.0, 1.0, 1),
-    };
+    let [low, high] = g.range;
+    let axis = |t: Option<&String>| t.map_or_else(|| Axis::whole("", 0.0, 1.0, 1), |t| Axis::ratings(t, low, high));
     let side = (860.0 - 53.0) / g.parts[0] as f64;
     let height = side * g.parts[1] as f64 + 58.0;
     let mut p = Plot::new(860.0, height, axis(g.targets.first()), axis(g.targets.get(1)));

@@ -386,13 +386,15 @@ fn training(history: &[Epoch]) -> Option<minijinja::Value> {
 /// How every page looks.
 const STYLE: &str = include_str!("style.css");
 
-/// Fills in a page; it begins with `head.html`, and may import `parts.html` and include `training.html`.
+/// Fills in a page; it begins with `head.html`, may import `parts.html` and include `training.html`, and where it is one file ends
+/// with `foot.html`.
 fn render(template: &str, page: minijinja::Value) -> Result<String> {
     let fault = |e: minijinja::Error| Error::job(format!("the report's template failed: {e:#}"));
     // The name's ending turns escaping on.
     let mut env = Environment::new();
     env.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
     env.add_template("head.html", include_str!("head.html")).map_err(fault)?;
+    env.add_template("foot.html", include_str!("foot.html")).map_err(fault)?;
     env.add_template("parts.html", include_str!("parts.html")).map_err(fault)?;
     env.add_template("training.html", include_str!("training.html")).map_err(fault)?;
     env.add_template("page.html", template).map_err(fault)?;

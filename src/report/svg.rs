@@ -53,6 +53,11 @@ impl Axis {
         Self { lo: 1.0, hi: 9.0, log: false, ticks, label: escape(label) }
     }
 
+    /// Of ratings from `lo` to `hi`: the whole scale, or a part of it.
+    pub fn ratings(label: &str, lo: f64, hi: f64) -> Self {
+        if (lo, hi) == (1.0, 9.0) { Self::scale(label) } else { Self::whole(label, lo, hi, 8) }
+    }
+
     /// Whole numbers from `lo` to `hi`, about `n` labelled ones.
     pub fn whole(label: &str, lo: f64, hi: f64, n: usize) -> Self {
         let step = nice((hi - lo) / n as f64).max(1.0);
