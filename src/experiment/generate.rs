@@ -17,7 +17,6 @@ use crate::hash;
 use crate::models::{Discriminator, Generator};
 use crate::nn::{Mode, Net};
 use crate::ops::adamw::AdamW;
-use crate::plan::Options;
 use crate::preprocess::{Resize, View};
 use crate::report::folder::{claim, prepare};
 use crate::report::generated::{ALIKE, Cell, Elite, Generated, Measures, write};
@@ -136,8 +135,7 @@ impl Generate {
         let model = Model::open(self.model.as_deref())?;
         let config = model.config()?;
         self.check(&model)?;
-        // What cannot be read is said before the work; it is read again when it is needed.
-        self.evolution(&config.targets)?;
+        let evolution = self.evolution(&config.targets)?;
         let judge = self.judge.as_deref().map(|path| Model::open(Some(path))).transpose()?;
         prepare(out)?;
         let _claim = claim(out)?;
@@ -172,8 +170,7 @@ impl Generate {
             Ok(shown.rate_made(&mut Net::new(g, Mode::Eval).unfolded(), pictures))
         })?;
         let device = self.compute.open(events)?;
-        let options = Options { ..device.spec().options };
-        let mut session = blueprint.session(options, device)?;
+        let mut session = blueprint.session(device.spec().options, device)?;
         model.bind(&mut session, &blueprint.frozen())?;
         let mut state = State { settings, curve: vec![] };
         self.begin(&mut session, &blueprint, &mut state, out)?;
@@ -184,7 +181,8 @@ impl Generate {
         trained?;
         let cells = self.made(&mut session, &blueprint, &config.targets)?;
         drop(session);
-        self.leave(&model, judge.as_ref(), seen, cells, &state, output)
+        let elites = evolution.map_or_else(Vec::new, |(e, places)| self.evolved(&e, &places, &cells));
+        self.leave(&model, judge.as_ref(), cells, elites, &state, output)
     }
 
     /// Refuses what cannot be made.
@@ -409,14 +407,13 @@ impl Generate {
         &self,
         model: &Model,
         judge: Option<&Model>,
-        seen: Option<usize>,
         mut cells: Vec<Cell>,
+        mut elites: Vec<(usize, Elite)>,
         state: &State,
         output: &Output,
     ) -> Result<Ended> {
-        let config = model.config()?;
+        let (config, seen) = (model.config()?, state.settings.seen);
         let targets = &config.targets[..];
-        let mut elites = self.evolved(&cells, targets)?;
         let mut models = vec![];
         let mut rate = |mut judge: Judge| -> Result<()> {
             for c in &mut cells {
@@ -529,8 +526,7 @@ impl Generate {
     }
 
     /// Of an evolution's elites, for each cell, the one whose ratings are nearest to its middle, among those within it.
-    fn evolved(&self, cells: &[Cell], targets: &[String]) -> Result<Vec<(usize, Elite)>> {
-        let Some((e, places)) = self.evolution(targets)? else { return Ok(vec![]) };
+    fn evolved(&self, e: &Evolution, places: &[usize], cells: &[Cell]) -> Vec<(usize, Elite)> {
         let half = (self.range[1] - self.range[0]) / self.cells as f64 / 2.0;
         let mut found = vec![];
         for (i, cell) in cells.iter().enumerate() {
@@ -543,7 +539,7 @@ impl Generate {
                 found.push((i, Elite { picture, side: s.side, rated: vec![] }));
             }
         }
-        Ok(found)
+        found
     }
 }
 
