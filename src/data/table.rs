@@ -283,6 +283,11 @@ pub fn quoted(field: &str) -> Cow<'_, str> {
     if plain { Cow::Borrowed(field) } else { Cow::Owned(format!("\"{}\"", field.replace('"', "\"\""))) }
 }
 
+/// A line of CSV.
+pub fn csv_line<T: AsRef<str>>(cells: impl IntoIterator<Item = T>) -> String {
+    cells.into_iter().map(|c| quoted(c.as_ref()).into_owned()).collect::<Vec<_>>().join(",") + "\n"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

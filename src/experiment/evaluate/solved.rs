@@ -4,7 +4,7 @@ use super::Evaluation;
 use crate::atomic;
 use crate::data::Manifest;
 use crate::data::features_table::{FeatureTable, Joined, joined};
-use crate::data::table::quoted;
+use crate::data::table::csv_line;
 use crate::error::{Error, Result, option};
 use crate::experiment::events::tell;
 use crate::experiment::prediction::from_tables::wants_tables;
@@ -126,11 +126,9 @@ impl Evaluation {
     /// Writes predictions.csv, if there is a folder for it.
     fn keep(&self, manifest: &Manifest, head: Vec<String>, row: &dyn Fn(usize) -> Vec<String>) -> Result<()> {
         let Some(out) = &self.out else { return Ok(()) };
-        let line =
-            |cells: Vec<String>| cells.iter().map(|c| quoted(c).into_owned()).collect::<Vec<_>>().join(",") + "\n";
-        let mut text = line([vec!["path".to_string()], head].concat());
+        let mut text = csv_line([vec!["path".to_string()], head].concat());
         for (i, r) in manifest.rows.iter().enumerate() {
-            text += &line([vec![r.path.clone()], row(i)].concat());
+            text += &csv_line([vec![r.path.clone()], row(i)].concat());
         }
         atomic::write(out.join("predictions.csv"), |w| w.write_all(text.as_bytes()))
     }

@@ -84,6 +84,7 @@ impl Recipe {
                 for tower in towers {
                     if same(&tower)? {
                         found = Some(tower);
+                        break;
                     }
                 }
                 let tower = found.ok_or_else(|| {

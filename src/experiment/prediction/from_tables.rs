@@ -3,7 +3,7 @@
 
 use super::AnswerFormat;
 use crate::data::features_table::{FeatureTable, Joined, joined};
-use crate::data::table::quoted;
+use crate::data::table::csv_line;
 use crate::data::{Manifest, Row};
 use crate::error::{Error, Result, clean, option};
 use crate::experiment::features::{self, Looking};
@@ -110,13 +110,9 @@ impl TableAnswers {
         match format {
             AnswerFormat::Csv => {
                 let head = ["path"].into_iter().chain(fields.iter().map(String::as_str)).chain(["model"]);
-                let line = |cells: Vec<String>| {
-                    cells.iter().map(|c| quoted(c).into_owned()).collect::<Vec<_>>().join(",") + "\n"
-                };
-                let body = rows().map(|(p, a)| {
-                    line([p.clone()].into_iter().chain(a.iter().map(plain)).chain([model.clone()]).collect())
-                });
-                [line(head.map(String::from).collect())].into_iter().chain(body).collect()
+                let body = rows()
+                    .map(|(p, a)| csv_line([p.clone()].into_iter().chain(a.iter().map(plain)).chain([model.clone()])));
+                [csv_line(head)].into_iter().chain(body).collect()
             }
             AnswerFormat::Jsonl => rows().map(|(p, a)| format!("{}\n", object(p, a))).collect(),
             AnswerFormat::Json => format!("{:#}\n", Value::Array(rows().map(|(p, a)| object(p, a)).collect())),
