@@ -12,6 +12,8 @@ use std::ops::Range;
 
 /// Input rows of one task of the gradient.
 const BAND: usize = 16;
+/// Vectors of channels that a window takes at a time, where it has as many.
+const WIDE: usize = 4;
 
 /// Windows over an image.
 #[derive(Clone, Copy)]
@@ -227,6 +229,3 @@ impl GradBand<'_> {
         N * LANES
     }
 }
-
-/// Vectors of channels that a window takes at a time, where it has as many.
-const WIDE: usize = 4;

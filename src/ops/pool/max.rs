@@ -175,6 +175,8 @@ pub(super) fn cases() -> Vec<Case> {
         ([1, 6, 6, 33], Window::square(3, 1, 1)),
         // More rows than one task of the gradient owns.
         ([1, 37, 5, 3], Window::square(3, 2, 0)),
+        // More channels than the routines of the CPU take at a time, and a rest.
+        ([1, 5, 6, 70], Window::square(3, 2, 1)),
         ([1, 8, 8, 3], ceil),
         ([2, 7, 9, 5], odd),
     ] {
