@@ -85,9 +85,6 @@ impl Op for Colours {
         let args = Mixing { pixels: count(io.ins[0].pixels()), by, add: self.add };
         gpu.each(&COLOURS, &[], args.pixels as usize, &[In(0), Out(0)], args).done()
     }
-    fn counted(&self, io: &Io) -> usize {
-        io.ins[0].pixels()
-    }
     fn cost(&self, io: &Io) -> Cost {
         Cost { flops: 6.0 * io.outs[0].numel() as f64, ..traffic(io) }
     }
