@@ -1,9 +1,10 @@
 /*! Batch normalisation: sums over all pixels of a channel, and what is done to every pixel with them.
 
 The pixels are cut into pieces that fit a cache. Within a piece a sum is chains of [`CHAIN`] float32 additions, added up
-in float64; pieces are joined in float64, in order. Loops over channels are plain: no operation is contracted, so every
-vector level gives the same bits. */
+in float64; pieces are joined in float64, in order. No product is contracted with a sum, so every vector level gives the
+same bits. */
 
+use super::LANES;
 use super::simd::{self, V16, Vectorized};
 use crate::launch::Simd;
 use crate::par;
@@ -14,6 +15,9 @@ pub const CHAIN: usize = 32;
 
 /// Elements of a piece: a quarter of a megabyte, which a core's second cache holds.
 const PIECE: usize = 64 * 1024;
+
+/// Vectors of channels that a chain takes at a time, where there are as many.
+const WIDE: usize = 4;
 
 /// What of a tensor matters here: [N,..,C] with N images of `hw` pixels.
 #[derive(Clone, Copy, Debug)]
@@ -63,30 +67,41 @@ pub fn counted(e: Extents, rows: &[f32]) -> usize {
     rows.iter().filter(|w| **w > 0.0).count() * e.hw
 }
 
-/// Runs of pixels in `from..to` whose images all count or all do not: `f(first, end, count)`.
-#[inline(always)]
-fn runs(e: Extents, rows: &[f32], [from, to]: [usize; 2], mut f: impl FnMut(usize, usize, bool)) {
-    let mut at = from;
-    while at < to {
-        let counts = rows[at / e.hw] > 0.0;
-        let mut end = ((at / e.hw + 1) * e.hw).min(to);
-        while end < to && (rows[end / e.hw] > 0.0) == counts {
-            end = (end + e.hw).min(to);
+/// Runs of pixels whose images all count or all do not: (first, end, count).
+fn runs(e: Extents, rows: &[f32], [mut at, to]: [usize; 2]) -> impl Iterator<Item = (usize, usize, bool)> {
+    std::iter::from_fn(move || {
+        if at >= to {
+            return None;
         }
-        f(at, end, counts);
-        at = end;
-    }
+        let (from, counts) = (at, rows[at / e.hw] > 0.0);
+        at = ((from / e.hw + 1) * e.hw).min(to);
+        while at < to && (rows[at / e.hw] > 0.0) == counts {
+            at = (at + e.hw).min(to);
+        }
+        Some((from, at, counts))
+    })
+}
+
+/// `n` elements from `at` on. A closure would do, but nothing makes the compiler inline one, and outside of the function
+/// that carries the target features vectors are slow.
+///
+/// # Safety
+/// There must be so many.
+#[inline(always)]
+unsafe fn part<V: V16>(x: &[f32], at: usize, n: usize) -> V {
+    // SAFETY: the caller's promise.
+    unsafe { V::load_part(x.as_ptr().add(at), n) }
 }
 
 /// What is added up at a pixel.
 trait Terms<const K: usize> {
-    /// The terms of K sums for the `L` channels from `c0` on; they begin at element `at` of the tensor.
-    fn at<const L: usize>(&self, at: usize, c0: usize) -> [[f32; L]; K];
-}
-
-#[inline(always)]
-fn lanes<const L: usize>(x: &[f32], at: usize) -> &[f32; L] {
-    x[at..][..L].try_into().expect("L elements")
+    /// What the terms of a channel know of it.
+    fn constant(&self, channel: usize) -> f32;
+    /// The terms of K sums for `n` channels that begin at element `at` of the tensor.
+    ///
+    /// # Safety
+    /// The tensor must have them.
+    unsafe fn at<V: V16>(&self, at: usize, n: usize, constant: V) -> [V; K];
 }
 
 /// x
@@ -98,66 +113,108 @@ struct Products<'a>(&'a [f32], &'a [f32], &'a [f32]);
 
 impl Terms<1> for Plain<'_> {
     #[inline(always)]
-    fn at<const L: usize>(&self, at: usize, _: usize) -> [[f32; L]; 1] {
-        [*lanes(self.0, at)]
+    fn constant(&self, _: usize) -> f32 {
+        0.0
+    }
+    #[inline(always)]
+    unsafe fn at<V: V16>(&self, at: usize, n: usize, _: V) -> [V; 1] {
+        // SAFETY: the caller's promise.
+        [unsafe { part(self.0, at, n) }]
     }
 }
 impl Terms<2> for Shifted<'_> {
     #[inline(always)]
-    fn at<const L: usize>(&self, at: usize, c0: usize) -> [[f32; L]; 2] {
-        let (mut x, k) = (*lanes::<L>(self.0, at), &self.1[c0..][..L]);
-        (0..L).for_each(|l| x[l] -= k[l] as f32);
-        [x, x.map(|x| x * x)]
+    fn constant(&self, channel: usize) -> f32 {
+        self.1[channel] as f32
+    }
+    #[inline(always)]
+    unsafe fn at<V: V16>(&self, at: usize, n: usize, k: V) -> [V; 2] {
+        // SAFETY: the caller's promise.
+        let x = unsafe { part::<V>(self.0, at, n) }.sub(k);
+        [x, x.mul(x)]
     }
 }
 impl Terms<2> for Products<'_> {
     #[inline(always)]
-    fn at<const L: usize>(&self, at: usize, c0: usize) -> [[f32; L]; 2] {
-        let (mut x, dy, mean) = (*lanes::<L>(self.0, at), *lanes::<L>(self.1, at), lanes::<L>(self.2, c0));
-        (0..L).for_each(|l| x[l] = (x[l] - mean[l]) * dy[l]);
-        [dy, x]
+    fn constant(&self, channel: usize) -> f32 {
+        self.2[channel]
+    }
+    #[inline(always)]
+    unsafe fn at<V: V16>(&self, at: usize, n: usize, mean: V) -> [V; 2] {
+        // SAFETY: the caller's promise.
+        let (x, dy) = unsafe { (part::<V>(self.0, at, n), part::<V>(self.1, at, n)) };
+        [dy, x.sub(mean).mul(dy)]
     }
 }
 
 /// Adds the sums over pixels `from..to` to `sums` [K,C].
+///
+/// # Safety
+/// The tensors of `terms` must have these pixels, of C channels.
 #[inline(always)]
-fn add_sums<const K: usize>([from, to]: [usize; 2], c: usize, terms: impl Terms<K>, sums: &mut [f64]) {
+unsafe fn add_sums<V: V16, const K: usize>([from, to]: [usize; 2], c: usize, terms: impl Terms<K>, sums: &mut [f64]) {
     for first in (from..to).step_by(CHAIN) {
         let chain = [first, (first + CHAIN).min(to)];
         let mut c0 = 0;
         while c0 < c {
-            // Fixed widths, so that the loops over channels become vector instructions.
-            c0 += match c - c0 {
-                32.. => add_chain::<K, 32>(chain, c, c0, &terms, sums),
-                8.. => add_chain::<K, 8>(chain, c, c0, &terms, sums),
-                _ => add_chain::<K, 1>(chain, c, c0, &terms, sums),
+            // SAFETY: so many channels exist.
+            c0 += unsafe {
+                if c - c0 >= WIDE * LANES {
+                    add_chain::<V, K, WIDE>(chain, c, c0, &terms, sums)
+                } else {
+                    add_chain::<V, K, 1>(chain, c, c0, &terms, sums)
+                }
             };
         }
     }
 }
 
-/// One chain, `L` channels from `c0` on; returns `L`.
+/// One chain, `N` vectors of channels from `c0` on, or what is left of one; returns how many channels N vectors hold.
+///
+/// # Safety
+/// As above, and so many channels must exist.
 #[inline(always)]
-fn add_chain<const K: usize, const L: usize>(
+unsafe fn add_chain<V: V16, const K: usize, const N: usize>(
     [from, to]: [usize; 2],
     c: usize,
     c0: usize,
     terms: &impl Terms<K>,
     sums: &mut [f64],
 ) -> usize {
-    let mut acc = [[0f32; L]; K];
-    for pixel in from..to {
-        let t = terms.at::<L>(pixel * c + c0, c0);
-        for k in 0..K {
-            for l in 0..L {
-                acc[k][l] += t[k][l];
+    let n = LANES.min(c - c0);
+    let mut lanes = [[0f32; LANES]; N];
+    for v in 0..N {
+        for l in 0..n {
+            lanes[v][l] = terms.constant(c0 + v * LANES + l);
+        }
+    }
+    let mut constants = [V::splat(0.0); N];
+    let mut acc = [[V::splat(0.0); N]; K];
+    // SAFETY: vectors have LANES lanes; the rest is the caller's promise.
+    unsafe {
+        for v in 0..N {
+            constants[v] = V::load(lanes[v].as_ptr());
+        }
+        for pixel in from..to {
+            for v in 0..N {
+                let t = terms.at(pixel * c + c0 + v * LANES, n, constants[v]);
+                for k in 0..K {
+                    acc[k][v] = acc[k][v].add(t[k]);
+                }
             }
         }
     }
     for k in 0..K {
-        sums[k * c + c0..][..L].iter_mut().zip(acc[k]).for_each(|(s, a)| *s += a as f64);
+        for v in 0..N {
+            // SAFETY: as above.
+            unsafe { acc[k][v].store(lanes[v].as_mut_ptr()) };
+            let sums = &mut sums[k * c + c0 + v * LANES..][..n];
+            for l in 0..n {
+                sums[l] += lanes[v][l] as f64;
+            }
+        }
     }
-    L
+    N * LANES
 }
 
 /// One piece of [`moments`]: the sums of x - k and of its square, k being about the mean of the piece, and k.
@@ -176,23 +233,25 @@ impl Vectorized for Moments<'_> {
         self.part.fill(0.0);
         let (sums, rest) = self.part.split_at_mut(2 * e.c);
         let (k, n) = rest.split_at_mut(e.c);
-        let mut pixels = 0;
-        runs(e, self.rows, self.range, |from, to, counts| pixels += if counts { to - from } else { 0 });
-        if pixels == 0 {
+        for (from, to, counts) in runs(e, self.rows, self.range) {
+            if counts {
+                n[0] += (to - from) as f64;
+                // SAFETY: these pixels are in x.
+                unsafe { add_sums::<V, 1>([from, to], e.c, Plain(x), k) };
+            }
+        }
+        if n[0] == 0.0 {
             return;
         }
-        n[0] = pixels as f64;
-        runs(e, self.rows, self.range, |from, to, counts| {
+        for k in &mut *k {
+            *k = (*k / n[0]) as f32 as f64;
+        }
+        for (from, to, counts) in runs(e, self.rows, self.range) {
             if counts {
-                add_sums([from, to], e.c, Plain(x), k);
+                // SAFETY: as above.
+                unsafe { add_sums::<V, 2>([from, to], e.c, Shifted(x, k), sums) };
             }
-        });
-        k.iter_mut().for_each(|k| *k = (*k / n[0]) as f32 as f64);
-        runs(e, self.rows, self.range, |from, to, counts| {
-            if counts {
-                add_sums([from, to], e.c, Shifted(x, k), sums);
-            }
-        });
+        }
     }
 }
 
@@ -207,6 +266,7 @@ pub fn moments(
     var: &mut [f32],
     scratch: &mut [f64],
 ) {
+    assert_eq!((x.len(), rows.len()), (e.pixels() * e.c, e.n));
     let (parts, _) = e.split(scratch);
     par::pieces_mut(parts, e.part(), |p, part| simd::run(simd, Moments { e, rows, range: e.range(p), x, part }));
     let n = counted(e, rows) as f64;
@@ -296,7 +356,9 @@ impl Vectorized for GradSums<'_> {
     #[inline(always)]
     fn run<V: V16>(self) {
         self.part.fill(0.0);
-        add_sums(self.range, self.mean.len(), Products(self.x, self.dy, self.mean), self.part);
+        let terms = Products(self.x, self.dy, self.mean);
+        // SAFETY: the pixels of a piece are in x and dy.
+        unsafe { add_sums::<V, 2>(self.range, self.mean.len(), terms, self.part) };
     }
 }
 
@@ -314,21 +376,43 @@ struct GradApply<'a> {
 
 impl Vectorized for GradApply<'_> {
     #[inline(always)]
-    fn run<V: V16>(self) {
-        let ([a, b, d], mean, c, dx) = (self.coefficients, self.mean, self.e.c, self.dx);
-        let (a, b, d, mean) = (&a[..c], &b[..c], &d[..c], &mean[..c]);
-        let mut run = |from: usize, to: usize, counts: bool| {
-            let (x, dy) = (&self.x[from * c..to * c], &self.dy[from * c..to * c]);
-            let dx = &mut dx[(from - self.range[0]) * c..][..dy.len()];
-            for ((x, dy), dx) in x.chunks_exact(c).zip(dy.chunks_exact(c)).zip(dx.chunks_exact_mut(c)) {
-                for i in 0..c {
-                    dx[i] = a[i] * dy[i] + if counts { b[i] * (x[i] - mean[i]) + d[i] } else { 0.0 };
+    fn run<V: V16>(mut self) {
+        match self.rows {
+            Some(rows) => {
+                for (from, to, counts) in runs(self.e, rows, self.range) {
+                    // SAFETY: the pixels of a piece are in x and dy, and are those of dx.
+                    unsafe { self.pixels::<V>(from, to, counts) };
                 }
             }
-        };
-        match self.rows {
-            Some(rows) => runs(self.e, rows, self.range, run),
-            None => run(self.range[0], self.range[1], false),
+            // SAFETY: as above.
+            None => unsafe { self.pixels::<V>(self.range[0], self.range[1], false) },
+        }
+    }
+}
+
+impl GradApply<'_> {
+    /// Pixels `from..to`.
+    ///
+    /// # Safety
+    /// x and dy must have them, and they must be in the piece.
+    #[inline(always)]
+    unsafe fn pixels<V: V16>(&mut self, from: usize, to: usize, counts: bool) {
+        let ([a, b, d], c) = (self.coefficients, self.e.c);
+        for pixel in from..to {
+            for i in (0..c).step_by(LANES) {
+                let (n, at) = (LANES.min(c - i), pixel * c + i);
+                // SAFETY: the caller's promise; coefficients have an element for each channel.
+                unsafe {
+                    let through = if counts {
+                        let z = part::<V>(self.x, at, n).sub(part(self.mean, i, n));
+                        part::<V>(b, i, n).mul(z).add(part(d, i, n))
+                    } else {
+                        V::splat(0.0)
+                    };
+                    let dx = self.dx.as_mut_ptr().add((pixel - self.range[0]) * c + i);
+                    part::<V>(a, i, n).mul(part(self.dy, at, n)).add(through).store_part(dx, n);
+                }
+            }
         }
     }
 }
@@ -347,6 +431,8 @@ pub fn grad(
     [dx, dgamma, dbeta]: [&mut [f32]; 3],
     scratch: &mut [f64],
 ) {
+    assert_eq!((x.len(), dy.len(), ch.mean.len()), (dx.len(), e.pixels() * e.c, e.c));
+    assert_eq!(dx.len(), dy.len());
     let (parts, [a, b, d]) = e.split(scratch);
     par::pieces_mut(parts, e.part(), |p, part| {
         simd::run(simd, GradSums { range: e.range(p), x, dy, mean: ch.mean, part });

@@ -20,6 +20,7 @@ pub trait V16: Copy {
     fn fma(self, b: Self, c: Self) -> Self;
     fn add(self, b: Self) -> Self;
     fn sub(self, b: Self) -> Self;
+    fn mul(self, b: Self) -> Self;
     /// The greater of the two; `b` if either is NaN, or both are zeros.
     fn max(self, b: Self) -> Self;
     /// Self where it is a NaN, `b` elsewhere.
@@ -189,6 +190,10 @@ impl V16 for Portable {
         Self(std::array::from_fn(|i| self.0[i] - b.0[i]))
     }
     #[inline(always)]
+    fn mul(self, b: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] * b.0[i]))
+    }
+    #[inline(always)]
     fn max(self, b: Self) -> Self {
         Self(std::array::from_fn(|i| if self.0[i] > b.0[i] { self.0[i] } else { b.0[i] }))
     }
@@ -257,6 +262,11 @@ mod x86 {
         fn sub(self, b: Self) -> Self {
             // SAFETY: see above.
             Self(unsafe { _mm512_sub_ps(self.0, b.0) })
+        }
+        #[inline(always)]
+        fn mul(self, b: Self) -> Self {
+            // SAFETY: see above.
+            Self(unsafe { _mm512_mul_ps(self.0, b.0) })
         }
         #[inline(always)]
         fn max(self, b: Self) -> Self {
@@ -409,6 +419,11 @@ mod x86 {
         fn sub(self, b: Self) -> Self {
             // SAFETY: see above.
             unsafe { Self(_mm256_sub_ps(self.0, b.0), _mm256_sub_ps(self.1, b.1)) }
+        }
+        #[inline(always)]
+        fn mul(self, b: Self) -> Self {
+            // SAFETY: see above.
+            unsafe { Self(_mm256_mul_ps(self.0, b.0), _mm256_mul_ps(self.1, b.1)) }
         }
         #[inline(always)]
         fn max(self, b: Self) -> Self {
