@@ -451,6 +451,8 @@ const PIXELS: usize = 160;
 const FILTERS: usize = 96;
 const COLUMNS: usize = 576;
 const WIDTH: usize = 4 * LANES;
+/// Columns of a task whose tiles of one vector pay for interleaving dY.
+const OFTEN: usize = 16 * LANES;
 /// Pixels of a row that pay for starting a stretch of a chain.
 const WIDE: usize = 8;
 
@@ -490,6 +492,8 @@ pub fn wgrad(simd: Simd, shape: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32
     // Whole panels of one tap on wide images are read where they lie, row by row, the padding left out; everything else
     // is gathered first. The choice must not depend on the level: leaving out and adding zero differ for infinities.
     let direct = g.src_c.is_multiple_of(WIDTH) && s.q >= WIDE;
+    // dY is read where it lies, but for narrow tiles that come by so often that it pays to lay their filters side by side.
+    let interleaved = vectors == 1 && columns.1 >= OFTEN;
     let (sum, rest, size) = (Out::new(dw), Out::new(scratch), dw.len());
     par::tasks(parts.0 * s.groups * filters.0 * columns.0, |i| {
         let (i, column) = (i / columns.0, i % columns.0 * columns.1);
@@ -511,6 +515,7 @@ pub fn wgrad(simd: Simd, shape: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32
             let count = PIXELS.min(end - first);
             let from = &dy[first * s.k + group * s.group_k() + filter..];
             match rows {
+                _ if !interleaved => {}
                 ROWS => interleave::<ROWS>(from, s.k, count, kept, &mut dys),
                 2 => interleave::<2>(from, s.k, count, kept, &mut dys),
                 _ => unreachable!("{rows} rows"),
@@ -528,13 +533,14 @@ pub fn wgrad(simd: Simd, shape: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32
                 };
                 for f in (0..kept).step_by(rows) {
                     let k = group * s.group_k() + filter + f;
-                    let a = dys[f * PIXELS..].as_ptr();
+                    let (a, a_step) =
+                        if interleaved { (dys[f * PIXELS..].as_ptr(), rows) } else { (from[f..].as_ptr(), s.k) };
                     for (stretch, run) in stretches.iter_mut().zip(&runs[..used]) {
-                        let a = std::array::from_fn(|i| a.wrapping_add(run.first * rows + i));
+                        let a = std::array::from_fn(|i| a.wrapping_add(run.first * a_step + i));
                         *stretch = Stretch { a, b: run.x, len: run.len };
                     }
-                    // SAFETY: dY lies in this task's buffer, x there or in pixels that exist; the task owns these
-                    // filters' columns of its part.
+                    // SAFETY: dY and x lie in this task's buffers or in pixels that exist; the task owns these filters'
+                    // columns of its part.
                     unsafe {
                         tile(
                             simd,
@@ -542,7 +548,7 @@ pub fn wgrad(simd: Simd, shape: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32
                             width / LANES,
                             &HostTile {
                                 stretches: &stretches[..used],
-                                a_step: rows,
+                                a_step,
                                 b_step: if direct { s.window.stride[1] * s.c } else { width },
                                 begin: Begin::Zero,
                                 dst: tile::rows(sum.at(at + k * depth + column), depth),
@@ -607,7 +613,7 @@ impl Gather {
     }
 }
 
-/// dY of a tile, as [filters / R][pixel][R].
+/// dY of some pixels, as [filters / R][pixel][R].
 fn interleave<const R: usize>(dy: &[f32], step: usize, count: usize, kept: usize, out: &mut [f32]) {
     for t in 0..count {
         let from = &dy[t * step..][..kept];
