@@ -90,9 +90,12 @@ pub fn writable(path: &Path) -> Result<()> {
     }
 }
 
-/// Makes a file in a folder and removes it: whether others can be written there.
+/// Makes a file in a folder and removes it: whether others can be written there. What a process left that was killed between
+/// the two goes, too.
 pub fn probe(folder: &Path) -> io::Result<()> {
-    create(folder, ".probe.", 0o600).and_then(|(_, path)| fs::remove_file(path))
+    const NAME: &str = ".probe.";
+    remove_stale(folder, NAME);
+    create(folder, NAME, 0o600).and_then(|(_, path)| fs::remove_file(path))
 }
 
 /// Removes what [`write_keeping`] kept, where a job is done and no more than its result is wanted.
@@ -381,6 +384,9 @@ mod tests {
         let living = File::create(dir.path().join(".a.bin.77-1.tmp")).unwrap();
         living.lock().unwrap();
         write(&p, |w| w.write_all(b"new")).unwrap();
+        assert_eq!(names(dir.path()), [".a.bin.77-1.tmp", ".a.bin.mine.tmp", ".b.bin.123-0.tmp", "a.bin"]);
+        fs::write(dir.path().join(".probe.123-0.tmp"), b"").unwrap();
+        writable(&p).unwrap();
         assert_eq!(names(dir.path()), [".a.bin.77-1.tmp", ".a.bin.mine.tmp", ".b.bin.123-0.tmp", "a.bin"]);
     }
 
