@@ -468,6 +468,10 @@ fn a_ridge_head_is_a_head_like_any_other() {
     same(p, &first);
     head(p, &["--head", "ridge", "--resume"]);
     same(p, &first);
+    fs::remove_file(p.join(CHECKPOINT)).unwrap();
+    let said = head(p, &["--head", "by-size"]);
+    assert!(said.contains("head: ridge, because there are 24 pictures (ridge below 250; --head decides"), "{said}");
+    same(p, &first);
     let row = text(&first[1]).lines().nth(1).unwrap();
     let said: serde_json::Value =
         serde_json::from_str(&good(p, &["predict", "--model", CHECKPOINT, row.split(',').next().unwrap()])).unwrap();
@@ -481,6 +485,23 @@ fn a_ridge_head_is_a_head_like_any_other() {
     let changing: Vec<&str> = FROZEN.into_iter().filter(|f| !["--freeze", "all"].contains(f)).collect();
     let out = program(p, &[&TRAIN[..], &changing, &["--head", "ridge"]].concat()).output().unwrap();
     assert!(complaint(&out).contains("--freeze all"), "{}", complaint(&out));
+}
+
+#[test]
+fn from_250_pictures_on_the_head_by_size_has_a_hidden_layer() {
+    let dir = folder();
+    let p = dir.path();
+    let mut table = "path,valence,arousal\n".to_string();
+    for i in 0..250u32 {
+        let pixel = [i as u8, 255 - i as u8, (i * 7 % 256) as u8];
+        fs::write(p.join(format!("{i}.ppm")), [&b"P6 32 32 255\n"[..], &pixel.repeat(32 * 32)].concat()).unwrap();
+        table += &format!("{i}.ppm,{:.2},{:.2}\n", 1.0 + f64::from(i % 80) / 10.0, 9.0 - f64::from(i % 70) / 10.0);
+    }
+    fs::write(p.join("set.csv"), table).unwrap();
+    let said = head(p, &["--head", "by-size"]);
+    assert!(said.contains("head: one hidden layer, because there are 250 pictures"), "{said}");
+    let file = WeightFile::open(p.join(CHECKPOINT)).unwrap();
+    assert_eq!(file.info("head.fc1.bias").unwrap().shape, [64]);
 }
 
 #[test]

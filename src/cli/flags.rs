@@ -73,7 +73,8 @@ pub struct ModelFlags {
     pub standardize: Choice,
     /// Hidden layers of the head. On frozen towers also `ridge`, a linear head in closed form, its penalty chosen by inner
     /// folds of the pictures that are trained on; or `auto`, chosen so among ridge, one hidden layer of 192 and the
-    /// paper's 3000,1000,500, which is the default; `none` joins features and ratings by one layer.
+    /// paper's 3000,1000,500, which is the default; or `by-size`, ridge below 250 pictures and one hidden layer of 64 from there
+    /// on; `none` joins features and ratings by one layer.
     #[arg(long, value_delimiter = ',', value_name = "WIDTHS")]
     pub head: Option<Vec<Layer>>,
     /// Probability to KEEP a feature on its way to the head while training; 1 is no dropout.

@@ -12,7 +12,7 @@ use clap::{ArgMatches, Args, Command, FromArgMatches};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Preset {
     /// For small sets of pictures, without any weight file: blocks 4 and 5 of the bundled VGG16, frozen, and one hidden layer of
-    /// 64 with the settings of the bundled model; `train` tests on a fifth of the pictures. The default, unless --features,
+    /// 64 with the settings of the bundled model, or ridge below 250 pictures; `train` tests on a fifth of the pictures. The default, unless --features,
     /// --network, --weights, --init-missing, --width or --face-classes describes other towers.
     Bundled,
     /// The paper's: three towers, trained end to end from three weight files.
@@ -107,7 +107,7 @@ mod tests {
             (f.model.features, f.model.weights),
             (vec!["object".to_string()], BTreeMap::from([("object".to_string(), BUNDLED.to_string())]))
         );
-        assert_eq!((f.model.freeze, f.model.head), (vec!["all".to_string()], Some(vec![Layer::Width(64)])));
+        assert_eq!((f.model.freeze, f.model.head), (vec!["all".to_string()], Some(vec![Layer::BySize])));
         assert_eq!((f.train.epochs, f.train.val, f.train.optimizer), (60, 0.0, Updates::AdamW));
         assert!(flags("").model.check_weights().is_ok());
     }

@@ -31,6 +31,13 @@ pub const MANY: u64 = 1_000_000;
 /// Hidden layers of the paper's head.
 pub const PAPER: [usize; 3] = [3000, 1000, 500];
 
+/// Units of the hidden layer of [`Layer::BySize`].
+pub const SMALL: usize = 64;
+
+/// From so many pictures on [`Layer::BySize`] is that hidden layer. On parts of OASIS ridge had the smaller error with 180 and
+/// fewer, the hidden layer with 350 (`src/train/README.md`).
+pub const RIDGE_BELOW: usize = 250;
+
 /// What `features` calls no tower at all.
 pub const NONE: &str = "none";
 
@@ -143,6 +150,8 @@ pub enum Layer {
     Ridge,
     /// Alone: inner folds choose among ridge, one hidden layer and the paper's head.
     Auto,
+    /// Alone: ridge for fewer pictures than [`RIDGE_BELOW`], else one hidden layer of [`SMALL`].
+    BySize,
     /// Alone: one layer joins features and ratings.
     None,
 }
@@ -153,10 +162,13 @@ impl FromStr for Layer {
         match text {
             "ridge" => Ok(Layer::Ridge),
             "auto" => Ok(Layer::Auto),
+            "by-size" => Ok(Layer::BySize),
             "none" => Ok(Layer::None),
             _ => {
                 let width = text.parse().ok().filter(|n| (1..=MANY as usize).contains(n));
-                width.map(Layer::Width).ok_or_else(|| "widths like 192 or 3000,1000,500, ridge, auto or none".into())
+                width
+                    .map(Layer::Width)
+                    .ok_or_else(|| "widths like 192 or 3000,1000,500, ridge, auto, by-size or none".into())
             }
         }
     }
@@ -168,6 +180,7 @@ impl From<Layer> for String {
             Layer::Width(n) => n.to_string(),
             Layer::Ridge => "ridge".into(),
             Layer::Auto => "auto".into(),
+            Layer::BySize => "by-size".into(),
             Layer::None => "none".into(),
         }
     }
@@ -218,6 +231,8 @@ pub enum HeadChoice {
     Ridge,
     /// Inner folds choose.
     Auto,
+    /// The number of pictures decides between ridge and the trained layers.
+    BySize,
 }
 
 /// The training.
@@ -466,7 +481,8 @@ impl Compute {
 
 impl Run {
     /// For small sets of pictures, without any weight file: blocks 4 and 5 of the bundled VGG16, frozen, and one hidden layer,
-    /// with the settings of the bundled model (`src/bundled/affect.md`); tested on a fifth of the pictures.
+    /// with the settings of the bundled model (`src/bundled/affect.md`), or ridge for fewer pictures than [`RIDGE_BELOW`];
+    /// tested on a fifth of the pictures.
     pub fn bundled() -> Self {
         let blocks = OutputOf { tower: None, output: "block4+block5".parse().expect("blocks of a VGG16") };
         let mut run = Self {
@@ -474,7 +490,7 @@ impl Run {
                 features: vec!["object".into()],
                 tower_output: vec![blocks],
                 freeze: vec!["all".into()],
-                head: Some(vec![Layer::Width(64)]),
+                head: Some(vec![Layer::BySize]),
                 keep_features: 0.5,
                 ..Model::default()
             },
@@ -598,9 +614,10 @@ impl Model {
             ([Layer::None], _) => Ok((HeadChoice::Trained, vec![])),
             ([Layer::Ridge], _) => Ok((HeadChoice::Ridge, vec![])),
             ([Layer::Auto], _) => Ok((HeadChoice::Auto, PAPER.to_vec())),
+            ([Layer::BySize], _) => Ok((HeadChoice::BySize, vec![SMALL])),
             _ => {
                 let head = option("head");
-                Err(Error::usage(format!("{head} ridge, {head} auto and {head} none stand alone"))
+                Err(Error::usage(format!("{head} ridge, auto, by-size and none stand alone"))
                     .fix(format!("or name widths: {head} 3000,1000,500")))
             }
         }

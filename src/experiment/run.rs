@@ -1,7 +1,7 @@
 //! What every experiment on a manifest begins with: pictures, towers, a device, and training runs on some of the rows.
 
 use super::checkpointed::{CheckpointedRun, fingerprint, origin, resident};
-use super::config::{Built, Compute, Data as DataConfig, HeadChoice, Monitor, Resident, Run, Training};
+use super::config::{Built, Compute, Data as DataConfig, HeadChoice, Monitor, RIDGE_BELOW, Resident, Run, Training};
 use super::events::{Events, tell};
 use super::{Output, heads};
 use crate::atomic;
@@ -112,7 +112,8 @@ impl Job {
         }
         let features = config.towers.iter().all(|t| frozen.contains(&t.name));
         let head = option("head");
-        if choice != HeadChoice::Trained && !features {
+        let solves = matches!(choice, HeadChoice::Ridge | HeadChoice::Auto);
+        if solves && !features {
             return Err(Error::usage(format!("{head} ridge and {head} auto are for features that do not change"))
                 .fix(format!("add {} all, or name widths in {head}", option("freeze"))));
         }
@@ -139,7 +140,7 @@ impl Job {
         let mut listed_y = vec![];
         let manifest = match &asked {
             None => Manifest::read(manifest, &targets)?,
-            Some(_) if choice != HeadChoice::Trained => {
+            Some(_) if solves => {
                 return Err(Error::usage(format!(
                     "{head} ridge and {head} auto are for ratings, not for {}",
                     option("label")
@@ -170,6 +171,18 @@ impl Job {
         let (manifest, pictures) = load_pictures(&manifest, &options, data.skip_bad, output)?;
         for remark in initial.remarks(&config, &pictures)? {
             tell!(events, "warning: {remark}");
+        }
+        if choice == HeadChoice::BySize && features && asked.is_none() {
+            let n = manifest.rows.len();
+            let few = n < RIDGE_BELOW;
+            if few {
+                (config.head, config.keep, settings.optimizer) = (vec![], vec![], Updates::Ridge);
+            }
+            let kind = if few { "ridge" } else { "one hidden layer" };
+            tell!(
+                events,
+                "head: {kind}, because there are {n} pictures (ridge below {RIDGE_BELOW}; {head} decides otherwise)"
+            );
         }
         let y = pictures.rows().iter().filter_map(|&row| listed_y.get(row)).copied().collect();
         let device = compute.open(events)?;
