@@ -1,5 +1,6 @@
 /*! Every routine against loops in float64, on shapes chosen to be awkward. */
 
+use super::norm::{self, Channels, Extents};
 use super::{column_sums, column_sums_scratch, conv, dense};
 use crate::launch::Simd;
 use crate::shape::{ConvShape, Window};
@@ -370,6 +371,41 @@ fn bits_do_not_depend_on_the_batch() {
         for i in 0..n {
             assert_eq!(bits(&fprop(1, &x[i * inputs..][..inputs])), bits(&y[i * outputs..][..outputs]));
             assert_eq!(bits(&dgrad(1, &dy[i * outputs..][..outputs])), bits(&dx[i * inputs..][..inputs]));
+        }
+    }
+}
+
+/// Four vectors of channels at a time, one, a part of one: a channel does not know in which company it is.
+#[test]
+fn batch_norm_takes_each_channel_alone() {
+    let (images, hw, c) = (3, 37, 83);
+    let (x, dy) = (values(1, images * hw * c, false), values(2, images * hw * c, false));
+    let (gamma, beta, rows) = (values(3, c, false), values(4, c, false), [1.0, 0.0, 2.0]);
+    // Of the channels from `first` on: mean, variance, y, dx, dgamma, dbeta.
+    let run = |simd, first: usize, count: usize| {
+        let some = |v: &[f32]| v.chunks_exact(c).flat_map(|v| v[first..first + count].to_vec()).collect::<Vec<_>>();
+        let [x, dy, gamma, beta] = [&x, &dy, &gamma, &beta].map(|v| some(v));
+        let e = Extents { n: images, hw, c: count };
+        let mut scratch = vec![0.0; e.scratch()];
+        let [mut mean, mut var, mut dgamma, mut dbeta] = [count; 4].map(Guarded::new);
+        let [mut y, mut dx] = [x.len(); 2].map(Guarded::new);
+        norm::moments(simd, e, &x, &rows, mean.get(), var.get(), &mut scratch);
+        let (mean, var) = (mean.done(), var.done());
+        let of = Channels { mean: &mean, var: &var, gamma: &gamma, eps: 1e-3 };
+        norm::normalize(simd, e, &x, of, &beta, true, y.get(), &mut scratch);
+        let outs = [dx.get(), dgamma.get(), dbeta.get()];
+        norm::grad(simd, e, &x, of, &dy, Some(&rows), None, outs, &mut scratch);
+        [mean, var, y.done(), dx.done(), dgamma.done(), dbeta.done()]
+    };
+    let portable = run(Simd::PORTABLE, 0, c);
+    for simd in Simd::available() {
+        let all = run(simd, 0, c);
+        assert_eq!(all.each_ref().map(|v| bits(v)), portable.each_ref().map(|v| bits(v)), "{simd:?}");
+        for channel in [0, 15, 16, 63, 64, 79, 80, 82] {
+            for (all, alone) in all.iter().zip(run(simd, channel, 1)) {
+                let own: Vec<f32> = all.iter().skip(channel).step_by(c).copied().collect();
+                assert_eq!(bits(&own), bits(&alone), "{simd:?}, channel {channel}");
+            }
         }
     }
 }
