@@ -1,11 +1,14 @@
 """Times `deep-affect` and its peers on the fused network, in turns, and prints one table.
 
     python compare.py [--cases infer:1,infer:8,train:4,first] [--rounds 5] [--peers NAME,...] [--json FILE]
+    python compare.py --network resnet101 [--cases infer:1,infer:8,train:8]
 
 Every program is a process of its own that waits until it is asked for one run (`worker.py` describes the protocol), so
 that a round visits all of them within seconds and whatever else the machine does hits all alike. `ratio` is the median
 over rounds of our time divided by the peer's in the same round: below 1 we are faster. Training holds gigabytes per
 program, so there each peer takes turns with us alone. `first` starts a process on a photograph and 1.4 GB of weights.
+`CPU` is the same ratio of processor time of all threads, which other work on the machine disturbs least. `--network` names
+another network, in turns with PyTorch in both layouts.
 """
 import argparse
 import json
@@ -18,7 +21,8 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 arguments = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__)
-arguments.add_argument("--cases", default="infer:1,infer:8,train:4,first")
+arguments.add_argument("--network", choices=["resnet101", "densenet201", "inception-v3", "xception", "emosepar"])
+arguments.add_argument("--cases", help="what to run, and the batch")
 arguments.add_argument("--rounds", type=int, default=5)
 arguments.add_argument("--threads", type=int, default=os.cpu_count())
 arguments.add_argument("--peers", default="torch,torch-nhwc,onnxruntime,openvino,tensorflow,candle")
@@ -26,7 +30,10 @@ arguments.add_argument("--binary", required=True, help="deep-affect, built with 
 arguments.add_argument("--scratch", required=True, help="folder of run.sh: environments, weights, candle")
 arguments.add_argument("--json", help="every sample, to this file")
 a = arguments.parse_args()
-PEERS = a.peers.split(",")
+a.cases = a.cases or ("infer:1,infer:8,train:8" if a.network else "infer:1,infer:8,train:4,first")
+if a.network and "first" in a.cases:
+    arguments.error("`first` rates a photograph with the fused network: leave out --network")
+PEERS = [p for p in a.peers.split(",") if not a.network or p.startswith("torch")]
 OURS = "deep-affect"
 INFERENCE_ONLY = ["onnxruntime", "openvino"]
 WEIGHTS = os.path.join(a.scratch, "fused")
@@ -36,12 +43,14 @@ def python(peer, case, *rest):
     environment = "tensorflow" if peer == "tensorflow" else "torch"
     model = WEIGHTS + (".safetensors" if peer == "torch" else ".onnx")
     program = [os.path.join(a.scratch, environment, "bin", "python"), os.path.join(HERE, "worker.py")]
-    return [*program, "--peer", peer, "--case", case, "--threads", str(a.threads), "--model", model, *rest]
+    network = ["--network", a.network] if a.network else []
+    return [*program, "--peer", peer, *network, "--case", case, "--threads", str(a.threads), "--model", model, *rest]
 
 
 def command(program, case, batch):
     if program == OURS:
-        return [a.binary, "profile", "--pass", case, "--batch", str(batch), "--threads", str(a.threads), "--paced", "--json"]  # fmt: skip
+        network = [a.network] if a.network else []
+        return [a.binary, "profile", *network, "--pass", case, "--batch", str(batch), "--threads", str(a.threads), "--paced", "--json"]  # fmt: skip
     if program == "candle":
         return [os.path.join(a.scratch, "candle", "release", "candle-peer"), case, str(batch)]
     return python(program, case, "--batch", str(batch))
@@ -52,7 +61,7 @@ class Worker:
 
     def __init__(self, program, case, batch):
         environment = dict(os.environ, RAYON_NUM_THREADS=str(a.threads))
-        self.program, self.seconds = program, []
+        self.program, self.seconds, self.cpu_seconds = program, [], []
         self.process = subprocess.Popen(command(program, case, batch), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=subprocess.DEVNULL, text=True, env=environment)  # fmt: skip
         self.read()
@@ -63,10 +72,17 @@ class Worker:
             raise RuntimeError(f"{self.program} stopped with {self.process.wait()}: {' '.join(self.process.args)}")
         return json.loads(line)["seconds"]
 
+    def cpu(self):
+        """Processor time of all threads; 0 where the system has no clock of another process (all but Linux)."""
+        # What clock_getcpuclockid(3) answers.
+        return time.clock_gettime((~self.process.pid << 3) | 2) if sys.platform == "linux" else 0.0
+
     def run(self):
+        before = self.cpu()
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         self.seconds.append(self.read())
+        self.cpu_seconds.append(self.cpu() - before)
 
     def finish(self):
         """What the program says of itself at the end."""
@@ -89,7 +105,7 @@ def in_turns(programs, case, batch, rounds):
     rows = []
     for w in workers:
         rest = w.finish()
-        rows.append(dict(case=f"{case}:{batch}", program=w.program, seconds=w.seconds,
+        rows.append(dict(case=f"{case}:{batch}", program=w.program, seconds=w.seconds, cpu_seconds=w.cpu_seconds,
                          peak_memory_mib=rest["peak_memory_mib"], gflop=rest.get("gflop")))  # fmt: skip
     return rows
 
@@ -109,7 +125,7 @@ def first(cached):
         if p in PEERS:
             c = python(p, "first", "--photo", photo)
             programs[p] = (c, c[c.index("--model") + 1])
-    rows = {p: dict(case=case, program=p, seconds=[], peak_memory_mib=0, gflop=None) for p in programs}
+    rows = {p: dict(case=case, program=p, seconds=[], cpu_seconds=[], peak_memory_mib=0, gflop=None) for p in programs}
     for r in range(a.rounds + 1):
         progress(f"{case}: round {r} of {a.rounds}")
         for p, (line, weights) in programs.items():
@@ -143,17 +159,26 @@ def rows_of(case):
     return [in_turns([OURS, p], kind, int(batch), 1 if p == "candle" else a.rounds) for p in peers]
 
 
+def ratio(ours, row, key):
+    """The median of ours over theirs, round by round; None where it was not measured."""
+    pairs = [(o, t) for o, t in zip(ours[key], row[key]) if t]
+    return statistics.median(o / t for o, t in pairs) if pairs else None
+
+
 def table(group):
     """Rows for people, ours first."""
     ours = group[0]
     gflop = ours["gflop"]
     for row in group:
-        s = row["seconds"]
+        s, cpu = row["seconds"], row["cpu_seconds"]
         middle = statistics.median(s)
-        ratio = statistics.median(o / t for o, t in zip(ours["seconds"], s))
         work = f"{gflop / middle:6.0f}" if gflop else "     –"
-        verdict = "" if row is ours else f"{ratio:7.2f}{'  slower' if ratio > 1 else ''}"
-        yield (f"{row['case']:<14} {row['program']:<12} {middle:8.3f} ({min(s):.3f} – {max(s):.3f}) n={len(s):<2} {work} "
+        busy = f"{statistics.median(cpu):7.3f}" if any(cpu) else "      –"
+        verdict = ""
+        if row is not ours:
+            wall, processor_time = ratio(ours, row, "seconds"), ratio(ours, row, "cpu_seconds")
+            verdict = f"{wall:7.2f} {'    –' if processor_time is None else f'{processor_time:5.2f}'}{'  slower' if wall > 1 else ''}"
+        yield (f"{row['case']:<14} {row['program']:<12} {middle:8.3f} ({min(s):.3f} – {max(s):.3f}) n={len(s):<2} {busy} {work} "
                f"{row['peak_memory_mib']:7.0f} {verdict}")  # fmt: skip
 
 
@@ -167,7 +192,8 @@ def processor():
 
 def versions():
     lines = []
-    for environment, names in [("torch", "torch onnxruntime openvino"), ("tensorflow", "tensorflow-cpu keras")]:
+    environments = [("torch", "torch torchvision onnxruntime openvino"), ("tensorflow", "tensorflow-cpu keras")]
+    for environment, names in environments[:1] if a.network else environments:
         pip = os.path.join(a.scratch, environment, "bin", "pip")
         shown = subprocess.run([pip, "show", *names.split()], capture_output=True, text=True).stdout.splitlines()
         field = {"Name": [], "Version": []}
@@ -176,11 +202,12 @@ def versions():
             if key in field:
                 field[key].append(value)
         lines += [f"{n} {v}" for n, v in zip(field["Name"], field["Version"])]
-    return ", ".join(lines) + ", candle-core 0.11.1"
+    return ", ".join(lines + ([] if a.network else ["candle-core 0.11.1"]))
 
 
-print(f"{processor()}, {a.threads} threads, {time.strftime('%Y-%m-%d %H:%M')} UTC; {versions()}", flush=True)
-print(f"{'case':<14} {'program':<12} {'median s':>8} (fastest – slowest)     GFLOP/s peak MiB   ours / theirs", flush=True)
+now, load = time.strftime("%Y-%m-%d %H:%M"), os.getloadavg()[0]
+print(f"{a.network or 'fused'}; {processor()}, {a.threads} threads, {now} UTC, load {load:.1f}; {versions()}", flush=True)
+print(f"{'case':<14} {'program':<12} {'median s':>8} (fastest – slowest)       CPU s GFLOP/s peak MiB   ours / theirs, CPU", flush=True)
 samples = []
 for case in a.cases.split(","):
     for group in rows_of(case):

@@ -20,7 +20,7 @@ environment() { # name, packages
         touch "$at/complete"
     fi
 }
-environment torch torch onnx onnxruntime openvino safetensors numpy pillow
+environment torch torch torchvision onnx onnxruntime openvino safetensors numpy pillow
 environment tensorflow tensorflow-cpu keras numpy
 
 target=${CARGO_TARGET_DIR:-$root/target}

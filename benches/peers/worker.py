@@ -1,11 +1,13 @@
-"""One peer, one case, one process: builds the fused network with random weights, warms up once, then takes one timed run
-for every line on standard input. Every run is one line of JSON, {"seconds": ...}; the last line is the peak memory.
+"""One peer, one case, one process: builds a network with random weights, warms up once, then takes one timed run for
+every line on standard input. Every run is one line of JSON, {"seconds": ...}; the last line is the peak memory.
 
     python worker.py --peer torch --case infer --batch 1 --threads 2
+    python worker.py --peer torch-nhwc --network emosepar --case train --batch 8
 
-The network is Parry & Vuong's: VGG16, VGG16 and VGG19 on one 224x224 photograph, dense layers, softmax, concatenated
+The network without a name is Parry & Vuong's: VGG16, VGG16 and VGG19 on one 224x224 photograph, dense layers, softmax, concatenated
 (1000 + 365 + 5), then 3000-1000-500-2. A training step is forward, backward and SGD with momentum 0.9 over all 355.8 M
-parameters, dropout 0.5 in the head.
+parameters, dropout 0.5 in the head. Other networks are PyTorch's alone: Emosepar and Xception are built here, any other
+name is torchvision's. They are trained on classes: cross-entropy and the same SGD.
 """
 import argparse
 import json
@@ -16,6 +18,7 @@ import time
 arguments = argparse.ArgumentParser()
 arguments.add_argument("--peer", required=True, choices=["torch", "torch-nhwc", "onnxruntime", "openvino", "tensorflow"])
 arguments.add_argument("--case", required=True, choices=["infer", "train", "first", "save"])
+arguments.add_argument("--network", help="emosepar, xception, or a name of torchvision; without, the fused network")
 arguments.add_argument("--batch", type=int, default=1)
 arguments.add_argument("--threads", type=int, default=os.cpu_count())
 arguments.add_argument("--model", help="where `save` writes and `first`, onnxruntime and openvino read")
@@ -99,11 +102,65 @@ def torch_drawn():
     return model
 
 
+def torch_network(name):
+    """(network, side of its pictures, classes)"""
+    from torch import nn
+
+    norm = lambda c: nn.BatchNorm2d(c, eps=1e-3, momentum=0.01)  # noqa: E731
+    if name == "emosepar":
+
+        def separable(i, o):
+            return [nn.Conv2d(i, i, 3, groups=i, bias=False), nn.Conv2d(i, o, 1), norm(o)]
+
+        layers, c = [nn.Conv2d(3, 32, 3, bias=False), norm(32), nn.ReLU(inplace=True)], 32
+        for k in (128, 256, 512):
+            layers += [nn.MaxPool2d(3, 2), *separable(c, k), nn.ReLU(inplace=True), *separable(k, k)]
+            c = k
+        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5), nn.Linear(c, 2)]
+        return nn.Sequential(*layers), 150, 2
+    if name == "xception":
+
+        def conv(i, o, size, stride=1):
+            return [nn.Conv2d(i, o, size, stride, bias=False), norm(o)]
+
+        def separable(i, o):
+            return [nn.Conv2d(i, i, 3, padding=1, groups=i, bias=False), *conv(i, o, 1)]
+
+        class Block(nn.Module):
+            def __init__(self, i, widths, relu):
+                super().__init__()
+                layers = []
+                for c, k in zip([i, *widths], widths):
+                    layers += [nn.ReLU()] * (relu or len(layers) > 0) + separable(c, k)
+                shrinks = len(widths) == 2
+                self.layers = nn.Sequential(*layers, *[nn.MaxPool2d(3, 2, 1)] * shrinks)
+                self.shortcut = nn.Sequential(*conv(i, widths[-1], 1, 2)) if shrinks else nn.Identity()
+
+            def forward(self, x):
+                return self.layers(x) + self.shortcut(x)
+
+        relu = nn.ReLU(inplace=True)
+        layers, c = [*conv(3, 32, 3, 2), relu, *conv(32, 64, 3), relu], 64
+        for widths in [[128] * 2, [256] * 2, [728] * 2, *[[728] * 3] * 8, [728, 1024]]:
+            layers.append(Block(c, widths, relu=c > 64))
+            c = widths[-1]
+        layers += [*separable(c, 1536), relu, *separable(1536, 2048), relu]
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2048, 1000)), 299, 1000
+    import torchvision
+
+    inception = dict(aux_logits=False, init_weights=False) if name == "inception-v3" else {}
+    return getattr(torchvision.models, name.replace("-", "_"))(**inception), 299 if inception else 224, 1000
+
+
 def torch_step():
     import torch
 
-    model = torch_drawn()
-    x = torch.rand(a.batch, 3, SIDE, SIDE) - 0.5
+    classes = None
+    if a.network:
+        model, side, classes = torch_network(a.network)
+    else:
+        model, side = torch_drawn(), SIDE
+    x = torch.rand(a.batch, 3, side, side) - 0.5
     if a.peer == "torch-nhwc":
         model, x = model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
     if a.case == "infer":
@@ -115,12 +172,13 @@ def torch_step():
 
         return step
     model.train()
-    y = torch.rand(a.batch, HEAD[-1])
+    y = torch.randint(classes, (a.batch,)) if classes else torch.rand(a.batch, HEAD[-1])
+    loss = torch.nn.functional.cross_entropy if classes else torch.nn.functional.mse_loss
     sgd = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, fused=True)
 
     def step():
         sgd.zero_grad(set_to_none=True)
-        torch.nn.functional.mse_loss(model(x), y).backward()
+        loss(model(x), y).backward()
         sgd.step()
 
     return step
