@@ -460,7 +460,8 @@ fn pictures_are_evolved_for_a_model() {
     let archive = read("whole/archive.csv");
     let head = "cell,cell_valence_low_1to9,cell_valence_high_1to9,cell_arousal_low_1to9,cell_arousal_high_1to9,\
                 fitness_minus_distance_points,valence_1to9,arousal_1to9,checkpoint.safetensors_valence_1to9,\
-                checkpoint.safetensors_arousal_1to9,hidden_nodes,edges";
+                checkpoint.safetensors_arousal_1to9,hidden_nodes,edges,red_0to1,green_0to1,blue_0to1,brightness_0to1,\
+                saturation_0to1";
     assert_eq!(archive.lines().next().unwrap(), head);
     let (cells, curve) = (archive.lines().count() - 1, read("whole/curves.csv"));
     assert_eq!(curve.lines().count(), 4);
@@ -533,7 +534,20 @@ fn a_generator_makes_pictures_for_ratings() {
         "{cells}"
     );
     let page = fs::read_to_string(p.join("learned/report.html")).unwrap();
-    assert!(page.contains("What evolution found for the same cells"));
+    assert!(page.contains("What evolution found for the same cells") && page.contains("Their colours"));
+    // How their brightness goes with the valence that was asked for, beside what people feel.
+    let head: Vec<&str> = cells.lines().next().unwrap().split(',').collect();
+    let column = |name: &str| -> Vec<f64> {
+        let at = head.iter().position(|h| *h == name).unwrap();
+        cells.lines().skip(1).map(|l| l.split(',').nth(at).unwrap().parse().unwrap()).collect()
+    };
+    let (wanted, bright) = (column("wanted_valence_1to9"), column("brightness_0to1"));
+    let mean = |x: &[f64]| x.iter().sum::<f64>() / 16.0;
+    let sum = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(a, b)| (a - mean(x)) * (b - mean(y))).sum::<f64>();
+    let r = sum(&wanted, &bright) / (sum(&wanted, &wanted) * sum(&bright, &bright)).sqrt();
+    let colours = fs::read_to_string(p.join("learned/colours.csv")).unwrap();
+    let valence: Vec<&str> = colours.lines().nth(1).unwrap().split(',').collect();
+    assert!((valence[1].parse::<f64>().unwrap() - r).abs() < 0.00501 && valence[2] == "+0.69", "{r}: {colours}");
     // With a discriminator and pairs: what was stopped ends as what was not.
     let whole = format!("{one} --data set.csv --diversity 0.1 --cells 3");
     good(p, &format!("{whole} --steps 4 --out whole"));

@@ -20,6 +20,9 @@ pub const COLUMNS: [&str; 11] = [
     "arousal",
     "dominance",
 ];
+/// What Valdez & Mehrabian 1994 found of people who looked at patches of colour: weights of brightness and saturation.
+pub const FOUND: [(&str, [f64; 2]); 3] =
+    [("pleasure", [0.69, 0.22]), ("arousal", [-0.31, 0.60]), ("dominance", [-0.76, 0.32])];
 /// Bins a direction of the histogram.
 const BINS: usize = 8;
 
@@ -91,15 +94,22 @@ impl Colours {
         (bin, self.histogram[bin])
     }
 
-    /// Pleasure .69 Y + .22 S, arousal -.31 Y + .60 S, dominance -.76 Y + .32 S.
-    pub fn pad(&self, signs: Signs, space: Space) -> [f64; 3] {
+    /// Brightness and saturation, means over the pixels.
+    pub fn brightness_saturation(&self, space: Space) -> [f64; 2] {
         let [r, g, b] = self.rgb;
-        let (y, s) = match space {
-            Space::Ihsl => (0.2126 * r + 0.7152 * g + 0.0722 * b, self.chroma),
-            Space::Hsv => (self.hsv[2], self.hsv[1]),
-        };
-        let sign = if signs == Signs::Paper { 1.0 } else { -1.0 };
-        [0.69 * y + 0.22 * s, sign * 0.31 * y + 0.60 * s, sign * 0.76 * y + 0.32 * s]
+        match space {
+            Space::Ihsl => [0.2126 * r + 0.7152 * g + 0.0722 * b, self.chroma],
+            Space::Hsv => [self.hsv[2], self.hsv[1]],
+        }
+    }
+
+    /// Pleasure, arousal and dominance by [`FOUND`].
+    pub fn pad(&self, signs: Signs, space: Space) -> [f64; 3] {
+        let [y, s] = self.brightness_saturation(space);
+        FOUND.map(|(_, [brightness, saturation])| {
+            let brightness = if signs == Signs::Paper { brightness.abs() } else { brightness };
+            brightness * y + saturation * s
+        })
     }
 
     /// The numbers of [`COLUMNS`].

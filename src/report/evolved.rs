@@ -1,9 +1,9 @@
-/*! What an evolution leaves: `atlas.png` with every elite in its cell, `archive.csv`, `curves.csv`, `genomes.json` and
-`report.html`. */
+/*! What an evolution leaves: `atlas.png` with every elite in its cell, `archive.csv`, `colours.csv`, `curves.csv`,
+`genomes.json` and `report.html`. */
 
 use super::charts::{self, Chart};
 use super::svg::{Axis, Plot, short};
-use super::{STYLE, Serde, chart, data_uri, png, render};
+use super::{STYLE, Serde, chart, colours, data_uri, png, render};
 use crate::atomic;
 use crate::error::{Error, Result};
 use crate::evolve::archive::{Axis as Rated, Cells, Elite};
@@ -37,13 +37,15 @@ const ACROSS: usize = 8;
 pub fn write(dir: &Path, e: &Evolved) -> Result<()> {
     let genomes: Vec<_> = e.evolution.archive.filled().map(|(i, x)| json!({"cell": i, "genome": x.solution})).collect();
     let genomes = serde_json::to_string_pretty(&genomes).expect("numbers and names");
-    let files: [(&str, Vec<u8>); 5] = [
+    let signs = signs(e);
+    let mut files: Vec<(&str, Vec<u8>)> = vec![
         ("atlas.png", atlas(e)?),
         ("archive.csv", archive(e)?),
         ("curves.csv", curves(&e.evolution.curve).into_bytes()),
         ("genomes.json", (genomes + "\n").into_bytes()),
-        ("report.html", html(e)?.into_bytes()),
     ];
+    files.extend(signs.as_ref().map(|s| ("colours.csv", s.sheet.csv())));
+    files.push(("report.html", html(e, signs)?.into_bytes()));
     files.iter().try_for_each(|(name, bytes)| atomic::write(dir.join(name), |w| w.write_all(bytes)))
 }
 
@@ -115,7 +117,7 @@ fn archive(e: &Evolved) -> Result<Vec<u8>> {
     head.extend(
         e.opinions.iter().flat_map(|(name, _)| outputs.iter().map(move |o| format!("{}_{o}", name.replace(' ', "_")))),
     );
-    head.extend(["hidden_nodes", "edges"].map(String::from));
+    head.extend(["hidden_nodes", "edges"].into_iter().chain(colours::COLUMNS).map(String::from));
     let mut table = csv::Writer::from_writer(vec![]);
     let broken = |e: csv::Error| Error::job(format!("cannot write the archive's table: {e}"));
     table.write_record(&head).map_err(broken)?;
@@ -135,6 +137,7 @@ fn archive(e: &Evolved) -> Result<Vec<u8>> {
         line.extend(e.opinions.iter().flat_map(|(_, all)| all[row].iter().map(f32::to_string)));
         let (nodes, edges) = elite.solution.size();
         line.extend([nodes.to_string(), edges.to_string()]);
+        line.extend(colours::numbers(&e.picture(&elite.solution)).map(|v| v.to_string()));
         table.write_record(&line).map_err(broken)?;
     }
     table.into_inner().map_err(|e| Error::job(format!("cannot write the archive's table: {e}")))
@@ -151,6 +154,18 @@ fn curves(points: &[Point]) -> String {
         );
     }
     text
+}
+
+/// How the colours of elites go with the middles of their cells; None for classes.
+fn signs(e: &Evolved) -> Option<colours::Signs> {
+    let Cells::Grid(axes) = &e.evolution.settings.cells else { return None };
+    let asked = e.evolution.archive.filled().map(|(cell, elite)| {
+        let middle = axes.iter().zip(Cells::bins(axes, cell)).map(|(a, bin)| a.centre(bin)).collect();
+        let [.., brightness, saturation] = colours::numbers(&e.picture(&elite.solution));
+        (middle, [brightness, saturation])
+    });
+    let ratings: Vec<String> = axes.iter().map(|a| a.rating.clone()).collect();
+    colours::signs(&ratings, &asked.collect::<Vec<_>>())
 }
 
 /// What is said of an elite.
@@ -199,7 +214,7 @@ fn curve(points: &[Point], label: &str, f: impl Fn(&Point) -> f64) -> Chart {
     charts::progress(["candidates", label], [last.0.max(1.0), last.1.max(1e-6)], &line, &described)
 }
 
-fn html(e: &Evolved) -> Result<String> {
+fn html(e: &Evolved, signs: Option<colours::Signs>) -> Result<String> {
     let s = &e.evolution.settings;
     let plane = match &s.cells {
         Cells::Grid(axes) => Some(chart(plane(e, axes)?)),
@@ -231,6 +246,7 @@ fn html(e: &Evolved) -> Result<String> {
         cells => s.cells.count(),
         plane,
         elites,
+        colours => signs.map(|s| context! { table => s.sheet.html(), words => s.words.join(" ") }),
         curves,
         facts => Serde(&e.facts),
         version => env!("CARGO_PKG_VERSION"),

@@ -1,9 +1,9 @@
 /*! What a generator leaves: `grid.png` with a picture for each cell and its ratings below, `cells.csv` with the error of each
-cell, `curves.csv`, `measures.json` and `report.html`. */
+cell, `colours.csv`, `curves.csv`, `measures.json` and `report.html`. */
 
 use super::charts::{self, Chart};
 use super::svg::{Axis, Plot, short};
-use super::{STYLE, Serde, chart, data_uri, png, render};
+use super::{STYLE, Serde, chart, colours, data_uri, png, render};
 use crate::atomic;
 use crate::error::{Error, Result};
 use crate::train::generate::Losses;
@@ -100,6 +100,12 @@ impl Cell {
         mean(self.rated[model].iter().map(|r| f64::from(r[target])))
     }
 
+    /// Means over the pictures of the numbers of [`colours::COLUMNS`].
+    fn colours(&self) -> [f64; 5] {
+        let each: Vec<[f64; 5]> = self.pictures.iter().map(|p| colours::numbers(p)).collect();
+        std::array::from_fn(|i| mean(each.iter().map(|c| c[i])))
+    }
+
     fn apart(&self) -> f64 {
         apart(&self.pictures.iter().map(Vec::as_slice).collect::<Vec<_>>())
     }
@@ -130,13 +136,15 @@ impl Generated<'_> {
 /// Writes all files; the page last.
 pub fn write(dir: &Path, g: &Generated) -> Result<()> {
     let json = serde_json::to_string_pretty(&g.measures()).expect("numbers and names");
-    let files: [(&str, Vec<u8>); 5] = [
+    let signs = signs(g);
+    let mut files: Vec<(&str, Vec<u8>)> = vec![
         ("grid.png", grid(g)?),
         ("cells.csv", cells(g)?),
         ("curves.csv", curves(g.curve).into_bytes()),
         ("measures.json", (json + "\n").into_bytes()),
-        ("report.html", html(g)?.into_bytes()),
     ];
+    files.extend(signs.as_ref().map(|s| ("colours.csv", s.sheet.csv())));
+    files.push(("report.html", html(g, signs)?.into_bytes()));
     files.iter().try_for_each(|(name, bytes)| atomic::write(dir.join(name), |w| w.write_all(bytes)))
 }
 
@@ -205,7 +213,7 @@ fn cells(g: &Generated) -> Result<Vec<u8>> {
         head.extend(g.targets.iter().map(|t| format!("{model}_{t}_1to9")));
         head.push(format!("{model}_squared_error_points2"));
     }
-    head.extend(["pictures", "apart_levels"].map(String::from));
+    head.extend(["pictures", "apart_levels"].into_iter().chain(colours::COLUMNS).map(String::from));
     table.write_record(&head).map_err(broken)?;
     for c in &g.cells {
         let mut row: Vec<String> = c.wanted.iter().map(f64::to_string).collect();
@@ -214,6 +222,7 @@ fn cells(g: &Generated) -> Result<Vec<u8>> {
             row.push(c.error(m).to_string());
         }
         row.extend([c.pictures.len().to_string(), c.apart().to_string()]);
+        row.extend(c.colours().map(|v| v.to_string()));
         table.write_record(&row).map_err(broken)?;
     }
     table.into_inner().map_err(|e| Error::job(format!("cannot write the table of cells: {e}")))
@@ -289,7 +298,16 @@ fn plane(g: &Generated, pictures: &[Shown], described: &str) -> Result<Chart> {
     Ok(Chart { svg: p.finish("pictured", described), narrow: String::new(), note: String::new() })
 }
 
-fn html(g: &Generated) -> Result<String> {
+/// How the colours of pictures go with what was asked for.
+fn signs(g: &Generated) -> Option<colours::Signs> {
+    let asked = g.cells.iter().map(|c| {
+        let [.., brightness, saturation] = c.colours();
+        (c.wanted.clone(), [brightness, saturation])
+    });
+    colours::signs(g.targets, &asked.collect::<Vec<_>>())
+}
+
+fn html(g: &Generated, signs: Option<colours::Signs>) -> Result<String> {
     let made: Vec<Shown> = g
         .cells
         .iter()
@@ -320,6 +338,7 @@ fn html(g: &Generated) -> Result<String> {
         evolved_cells => g.elites.len(),
         errors => measures.squared_error_points2.iter().map(row).collect::<Vec<_>>(),
         constant => short(measures.constant_picture_points2, 2),
+        colours => signs.map(|s| context! { table => s.sheet.html(), words => s.words.join(" ") }),
         curves => curves.collect::<Vec<_>>(),
         facts => Serde(&g.facts),
         version => env!("CARGO_PKG_VERSION"),

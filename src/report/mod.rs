@@ -1,13 +1,14 @@
 /*! Floor 9: what a run leaves for people. [`html`] makes one page that needs nothing but itself: charts are inline SVG,
 thumbnails are data URIs, there is no script, and the page's own policy forbids loading anything. [`tables`] writes the
 predictions for other programs, [`folder`] all of it, [`classes`] the same of a run that tells classes apart; [`gradcam`] shows where towers look, [`confusion`] a matrix of counts;
-[`evolved`] shows pictures that were evolved, [`generated`] those of a generator, [`card`] says what a checkpoint is, [`accuracy`] lays out accuracies over folds; [`layers`] shows what each layer of a network knows, [`norms`] ratings beside those of words; [`memory`] draws a plan, [`roofline`] rates under ceilings, [`study`] makes the tables of a
+[`evolved`] shows pictures that were evolved, [`generated`] those of a generator, [`colours`] their colours beside what people feel about colours, [`card`] says what a checkpoint is, [`accuracy`] lays out accuracies over folds; [`layers`] shows what each layer of a network knows, [`norms`] ratings beside those of words; [`memory`] draws a plan, [`roofline`] rates under ceilings, [`study`] makes the tables of a
 paper. */
 
 pub mod accuracy;
 pub mod card;
 mod charts;
 pub mod classes;
+mod colours;
 pub mod confusion;
 pub mod evolved;
 pub mod folder;
