@@ -338,6 +338,128 @@ fn nogueras_study_makes_its_tables() {
     assert_eq!(pictures("train") + pictures("test") + pictures("monitored"), COLOURS.len() * OF_EACH);
 }
 
+/// The study that Cybulski plans, of one small network: a category, valence and arousal, dominance too, and all of it on one
+/// trunk, over the same pictures in the same folds. Two seconds alone.
+#[test]
+fn cybulskis_study_compares_three_goals() {
+    let dir = set();
+    let p = dir.path();
+    // Three rows lack a rating or a class that some model needs.
+    let table = fs::read_to_string(p.join("set.csv")).unwrap();
+    let rated = |(i, line): (usize, &str)| match i {
+        0 => format!("{line},dominance\n"),
+        12 | 13 => format!("{line},{}\n", ["", "NA"][i - 12]),
+        _ => format!("{line},{}\n", 2 + i % 7),
+    };
+    let rated: String = table.lines().enumerate().map(rated).collect();
+    fs::write(p.join("set.csv"), &rated).unwrap();
+    good(p, "study init --paper cybulski study.toml");
+    let text = fs::read_to_string(p.join("study.toml")).unwrap();
+    let others = ["alexnet", "vgg16", "inception-v3"];
+    let blocks = text.split("\n\n").filter(|b| !b.starts_with("[[model]]") || !others.iter().any(|o| b.contains(o)));
+    let text = blocks.collect::<Vec<_>>().join("\n\n");
+    let lines = text.lines().filter(|l| !others.iter().any(|o| l.contains(&format!("\"{o}-"))));
+    let text = lines.collect::<Vec<_>>().join("\n");
+    let small = [
+        ("resnet50", "resnet18"),
+        ("weights.resnet18 = \"resnet18.safetensors\"", "init-missing = true\nfreeze = \"resnet18.conv*\""),
+        ("\"category\"", "\"colour\""),
+        ("folds = 5", "folds = 3"),
+        ("batch = 32", "batch = 6\nimage = 32\nwidth = 16\npreprocess = \"unit\""),
+        ("epochs = 100", "epochs = 2"),
+    ];
+    let text = small.iter().fold(text, |text, (from, to)| {
+        assert!(text.contains(from), "{from}");
+        text.replace(from, to)
+    });
+    fs::write(p.join("study.toml"), &text).unwrap();
+    let run = "study run study.toml --out study --threads 1 --device cpu";
+    let (tables, _) = good(p, run);
+    let read = |file: &str| fs::read_to_string(p.join("study").join(file)).unwrap();
+    // Who takes no part is said in all that is read.
+    for (said, html) in [(&tables, false), (&read("tables.md"), false), (&read("report.html"), true)] {
+        let left = if html { "Left out" } else { "left out" };
+        for part in ["2 pictures without a rating (dominance 2)", "1 pictures without a class"] {
+            assert!(said.contains(&format!("{left}: {part}")), "{said}");
+        }
+    }
+    let csv = read("tables/table-1.csv");
+    let row = |name: &str, by: &str| {
+        let found = csv.lines().find(|l| l.trim_start_matches('"').starts_with(name) && l.ends_with(by));
+        found.unwrap_or_else(|| panic!("no {name} by {by}: {csv}")).to_string()
+    };
+    assert!(
+        csv.lines().count() == 1 + 8 && csv.starts_with(",Valence MSE,Valence r,Valence CCC,Arousal MSE,"),
+        "{csv}"
+    );
+    assert!(row("ResNet50: category", "its own output").contains(": category,,,,,,,,,,"), "{csv}");
+    assert!(!row("ResNet50: VAD and category", "its own output").contains(",,"), "{csv}");
+    row("ResNet50: VAD and category", "nearest mean");
+    row("Without looking", "the most frequent class");
+    // Valence alone tells the colours apart.
+    assert!(row("True ratings: valence, arousal", "nearest mean").contains("100.00 (0.00),100.00 (0.00)"));
+    // What the table says of ratings is what its predictions say.
+    let predicted = read("resnet18-va/predictions.csv");
+    let seen: Vec<(usize, u32, [f64; 2], [f64; 2])> = predicted
+        .lines()
+        .skip(1)
+        .map(|l| {
+            let f: Vec<&str> = l.split(',').collect();
+            let [at, dt, ap, dp] = [4, 7, 5, 8].map(|i| f[i].parse().unwrap());
+            let class = COLOURS.iter().position(|c| f[0].starts_with(c.0)).unwrap();
+            (class, f[3].parse().unwrap(), [at, dt], [ap, dp])
+        })
+        .collect();
+    assert_eq!(seen.len(), 27);
+    let right = |fold: u32| {
+        let mean = |class: usize| {
+            let of: Vec<_> = seen.iter().filter(|s| s.0 == class && s.1 != fold).collect();
+            [0, 1].map(|k| of.iter().map(|s| s.2[k]).sum::<f64>() / of.len() as f64)
+        };
+        let means = [0, 1, 2].map(mean);
+        let far = |m: &[f64; 2], y: &[f64; 2]| (m[0] - y[0]).powi(2) + (m[1] - y[1]).powi(2);
+        let nearest = |y: &[f64; 2]| (0..3).min_by(|a, b| far(&means[*a], y).total_cmp(&far(&means[*b], y))).unwrap();
+        let tested: Vec<_> = seen.iter().filter(|s| s.1 == fold).collect();
+        100.0 * tested.iter().filter(|s| nearest(&s.3) == s.0).count() as f64 / tested.len() as f64
+    };
+    let results = read("results.csv");
+    for fold in 1..=3 {
+        let start = format!("resnet18-va,{fold},test,");
+        let line = results.lines().find(|l| l.starts_with(&start) && l.contains(",nearest_mean_accuracy_percent,"));
+        let value: f64 = line.unwrap().split(',').nth(6).unwrap().parse().unwrap();
+        assert!((value - right(fold)).abs() < 1e-9, "{value} against {}", right(fold));
+    }
+    // One trunk begins as another, and all see the same pictures in the same folds.
+    let drawn = |model: &str| {
+        let file = p.join(format!("study/resnet18-{model}/fold-2.safetensors"));
+        let file = deep_affect::weights::WeightFile::open(file).unwrap();
+        file.tensor("resnet18.conv1.weight").unwrap().to_f32().unwrap().into_owned()
+    };
+    let models = ["category", "va", "vad", "all"];
+    assert!(models.iter().all(|m| drawn(m) == drawn("va")));
+    let pictures = |file: &str| -> Vec<String> {
+        let of = |l: &str| l.split(',').take(4).collect::<Vec<_>>().join(",");
+        read(file).lines().map(of).collect()
+    };
+    assert_eq!(pictures("resnet18-va/predictions.csv"), pictures("resnet18-all/predictions.csv"));
+    let told = pictures("resnet18-category/fold-1/predictions.csv");
+    assert_eq!(told, pictures("resnet18-all/fold-1/classes/predictions.csv"));
+    assert_eq!(told[1..], pictures("resnet18-vad/fold-1/predictions.csv")[1..]);
+    assert!(read("report.html").contains("ResNet50: VA, by the nearest class mean"));
+    // Nothing is computed twice. What a model does not learn may change.
+    assert_eq!(good(p, run).0, tables);
+    let lines =
+        rated.lines().enumerate().map(|(i, l)| if i == 5 { l.to_string() + ".5\n" } else { l.to_string() + "\n" });
+    fs::write(p.join("set.csv"), lines.collect::<String>()).unwrap();
+    bad(p, run, "resnet18-vad/fold-1/cell.json: was made with other ratings or groups");
+    // A class that a fold's model would not know, and a rating that nobody gave.
+    let together = (0..OF_EACH / 2).fold(rated, |all, i| all.replace(&format!("blue-{i}"), "blue-all"));
+    fs::write(p.join("set.csv"), together).unwrap();
+    bad(p, &run.replace("--out study", "--out no"), "no picture of class `blue` outside fold");
+    fs::write(p.join("set.csv"), &table).unwrap();
+    bad(p, &run.replace("--out study", "--out no"), "no column `dominance`");
+}
+
 /// What does not go together is one line, before anything is trained or written over.
 #[test]
 fn bad_input_is_one_line_and_nothing_is_lost() {

@@ -324,6 +324,7 @@ fn folds_that_cannot_be_are_refused() {
         STUDY.replace("[\"far\"]", "[\"naps\"]"),
         "no pictures of the set `naps`; name in `test-sets` one of: far, near",
     );
+    with(STUDY.replace("folds = 3", "folds = 3\nstratify = true"), "names fewer than two sets");
     fs::write(p.join("folds.csv"), "path,fold\npictures/0.png,0\npictures/77.png,1\n").unwrap();
     let file = STUDY.replace("folds = 3", "folds = 3\nfold-file = 'folds.csv'");
     with(file.clone(), "folds.csv: line 3, column path: `pictures/77.png` is not in the manifest");

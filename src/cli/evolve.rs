@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 #[derive(Args)]
 pub struct Command {
-    /// Folder for atlas.png, archive.csv, curves.csv, genomes.json, report.html, and what --resume needs.
+    /// Folder for atlas.png, archive.csv, colours.csv, curves.csv, genomes.json, report.html, and what --resume needs.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Checkpoint of `train` that judges; repeatable, and several judge by their mean. Without it the bundled model does.

@@ -114,27 +114,34 @@ impl Labels {
 
     /// How many pictures each class has, and what was left out, a line each.
     pub fn remarks(&self) -> Vec<String> {
-        /// Names that a line tells before it counts the rest.
-        const TOLD: usize = 20;
-        let list = |all: &[(String, usize)]| {
-            let told = all.iter().take(TOLD).map(|(name, n)| format!("{} {n}", clipped(name)));
-            let rest = all.len().saturating_sub(TOLD);
-            let rest = (rest > 0).then(|| format!("{rest} more"));
-            told.chain(rest).collect::<Vec<_>>().join(", ")
-        };
         let size = |c: usize| self.of.iter().filter(|x| **x == Some(c)).count();
         let sizes: Vec<_> = self.classes.iter().enumerate().map(|(c, name)| (name.clone(), size(c))).collect();
+        std::iter::once(format!("classes: {}", told(&sizes))).chain(self.left_out()).collect()
+    }
+
+    /// What was left out, a line for each reason.
+    pub fn left_out(&self) -> Vec<String> {
         let others: Vec<_> = self.others.iter().map(|(name, n)| (name.clone(), *n)).collect();
         let unnamed = self.of.len() - self.rows().len() - others.iter().map(|o| o.1).sum::<usize>();
-        let mut remarks = vec![format!("classes: {}", list(&sizes))];
+        let mut remarks = vec![];
         if !others.is_empty() {
-            remarks.push(format!("left out, for they are none of the classes: {}", list(&others)));
+            remarks.push(format!("left out, for they are none of the classes: {}", told(&others)));
         }
         if unnamed > 0 {
             remarks.push(format!("left out: {unnamed} pictures without a class"));
         }
         remarks
     }
+}
+
+/// Names and numbers of pictures, the first ones of many.
+fn told(all: &[(String, usize)]) -> String {
+    /// Names that a line tells before it counts the rest.
+    const TOLD: usize = 20;
+    let told = all.iter().take(TOLD).map(|(name, n)| format!("{} {n}", clipped(name)));
+    let rest = all.len().saturating_sub(TOLD);
+    let rest = (rest > 0).then(|| format!("{rest} more"));
+    told.chain(rest).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

@@ -66,6 +66,34 @@ pub struct Manifest {
     extras: Vec<(String, Vec<Option<String>>)>,
 }
 
+/// What the rows lack that [`Manifest::read_rated`] leaves out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lacking {
+    pub rows: usize,
+    /// By target, how many rows lack it: one row may lack several.
+    pub of: Vec<(String, usize)>,
+}
+
+impl Lacking {
+    /// Takes note of a row by which of the targets it lacks; true if it lacks any.
+    fn count(&mut self, lacks: impl Iterator<Item = bool>) -> bool {
+        let mut any = false;
+        for ((_, n), lacks) in self.of.iter_mut().zip(lacks) {
+            *n += usize::from(lacks);
+            any |= lacks;
+        }
+        self.rows += usize::from(any);
+        any
+    }
+
+    /// A sentence for people; None where nothing was left out.
+    pub fn remark(&self) -> Option<String> {
+        let each = self.of.iter().filter(|(_, n)| *n > 0).map(|(target, n)| format!("{target} {n}"));
+        let each: Vec<String> = each.collect();
+        (self.rows > 0).then(|| format!("left out: {} pictures without a rating ({})", self.rows, each.join(", ")))
+    }
+}
+
 impl Manifest {
     /// A manifest made in memory. Each of `extras` has one text a row.
     pub fn new(
@@ -81,7 +109,18 @@ impl Manifest {
     /// Reads a manifest, taking the columns `targets` as what is to be predicted ([`TARGETS`] usually; none for class
     /// labels). Errors name the line and the column.
     pub fn read(path: impl AsRef<Path>, targets: &[&str]) -> Result<Self> {
-        let path = path.as_ref();
+        Self::parse(path.as_ref(), targets, None)
+    }
+
+    /// [`Manifest::read`] of the rows that have every rating, and what the others lack.
+    pub fn read_rated(path: impl AsRef<Path>, targets: &[&str]) -> Result<(Self, Lacking)> {
+        let mut lacking = Lacking { rows: 0, of: targets.iter().map(|t| (t.to_string(), 0)).collect() };
+        let manifest = Self::parse(path.as_ref(), targets, Some(&mut lacking))?;
+        Ok((manifest, lacking))
+    }
+
+    /// Counts the rows that lack a rating in `lacking` and leaves them out; without it they are an error.
+    fn parse(path: &Path, targets: &[&str], mut lacking: Option<&mut Lacking>) -> Result<Self> {
         let table = Table::read(path, &TableOptions::default())?;
         let dir = path.parent().map(Path::to_path_buf).unwrap_or_default();
         let path_column = table.column("path")?;
@@ -92,7 +131,8 @@ impl Manifest {
         manifest.name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let face = FACE.map(optional).into_iter().collect::<Option<Vec<usize>>>();
         let mut seen = HashMap::new();
-        for (line, fields) in &table.rows {
+        let mut taken = vec![];
+        for (i, (line, fields)) in table.rows.iter().enumerate() {
             let wrong = |column: &str, problem: String, remedy: &str| {
                 Err(Error::file(path, problem).at(format!("line {line}, column {column}")).fix(remedy))
             };
@@ -105,6 +145,11 @@ impl Manifest {
                 let remedy = "keep one of the two lines";
                 return wrong("path", format!("`{name}` is already named on line {first}"), remedy);
             }
+            let lacks = target_columns.iter().map(|&c| missing(&fields[c]));
+            if lacking.as_mut().is_some_and(|lacking| lacking.count(lacks)) {
+                continue;
+            }
+            taken.push(i);
             let mut row = Row { path: name, line: *line, ..Row::default() };
             for (&column, target) in target_columns.iter().zip(targets) {
                 let value = table.number(&fields[column]).filter(|v| (1.0..=9.0).contains(v));
@@ -150,12 +195,17 @@ impl Manifest {
             }
             manifest.rows.push(row);
         }
+        if let (true, Some(Lacking { rows: 1.., .. })) = (manifest.rows.is_empty(), lacking) {
+            return Err(Error::file(path, format!("no row has a rating of {}", targets.join(", of ")))
+                .fix("fill the columns, or leave out the models that need them"));
+        }
         if manifest.rows.is_empty() {
             return Err(Error::file(path, "has a header and no rows").fix("add pictures, or import a data set"));
         }
         for (i, name) in table.header.iter().enumerate() {
             if !OWN.contains(&name.as_str()) && !target_columns.contains(&i) && !name.is_empty() {
-                let texts = table.rows.iter().map(|(_, f)| Some(f[i].trim().to_string()).filter(|t| !t.is_empty()));
+                let texts =
+                    taken.iter().map(|&r| Some(table.rows[r].1[i].trim().to_string()).filter(|t| !t.is_empty()));
                 manifest.extras.push((name.clone(), texts.collect()));
             }
         }
@@ -212,6 +262,15 @@ impl Manifest {
             Error::usage(format!("the manifest has no column `{column}`"))
                 .fix(format!("choose one of: {}", self.columns().join(", ")))
         })
+    }
+    /// The same rows with some of their targets only, by index, in that order.
+    pub fn rating(&self, targets: &[usize]) -> Self {
+        let mut manifest = self.clone();
+        manifest.targets = targets.iter().map(|&t| self.targets[t].clone()).collect();
+        for (row, whole) in manifest.rows.iter_mut().zip(&self.rows) {
+            row.targets = targets.iter().map(|&t| whole.targets[t]).collect();
+        }
+        manifest
     }
     /// The rows at `indices`, in that order.
     pub fn select(&self, indices: &[usize]) -> Self {
@@ -301,6 +360,32 @@ mod tests {
         assert_eq!((&m.rows[0].group, m.rows[0].weight, m.rows[0].fold), (&None, 1.0, None));
         assert_eq!((m.rows[1].group.as_deref(), m.rows[1].fold), (Some("x"), Some(0)));
         assert!(read("path,label\na.png,x\n", &[]).unwrap().rows[0].targets.is_empty());
+    }
+
+    #[test]
+    fn rows_without_a_rating_are_left_out_and_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.csv");
+        let rated = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            Manifest::read_rated(&path, &["valence", "dominance"])
+        };
+        let head = "path,valence,dominance,mood\n";
+        let (m, lacking) = rated(&format!("{head}a,1,2,x\nb,NA,,y\nc,3,,z\nd,5,6,w\n")).unwrap();
+        assert_eq!(m.rows.iter().map(|r| &*r.path).collect::<Vec<_>>(), ["a", "d"]);
+        assert_eq!(m.labels("mood").unwrap(), [Some("x".to_string()), Some("w".into())]);
+        assert_eq!(lacking.remark().unwrap(), "left out: 2 pictures without a rating (valence 1, dominance 2)");
+        let one = m.rating(&[1]);
+        assert_eq!((one.targets, one.rows[1].targets.clone()), (vec!["dominance".to_string()], vec![6.0]));
+        assert_eq!(rated(&format!("{head}a,1,2,x\n")).unwrap().1.remark(), None);
+        // What is there and is no rating is wrong all the same.
+        for (text, problem) in [
+            ("a,1,12,x\n", "line 2, column dominance: `12` is not a rating from 1 to 9"),
+            ("a,1,,x\n", "no row has a rating of valence, of dominance"),
+        ] {
+            let e = rated(&format!("{head}{text}")).unwrap_err().to_string();
+            assert!(e.contains(problem) && e.lines().count() == 1, "{e}");
+        }
     }
 
     #[test]

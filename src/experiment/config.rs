@@ -480,6 +480,28 @@ impl Compute {
 }
 
 impl Run {
+    /// Refuses what cannot be learned together, before anything is read.
+    pub fn check(&self) -> Result<()> {
+        self.train.settings()?;
+        let (head, label) = (option("head"), option("label"));
+        if self.data.label.is_none() {
+            return match self.data.label_map {
+                None => Ok(()),
+                Some(_) => Err(Error::usage(format!("{} is for the names of {label}", option("label-map")))
+                    .fix(format!("name their column with {label}"))),
+            };
+        }
+        if matches!(self.model.head()?.0, HeadChoice::Ridge | HeadChoice::Auto) {
+            return Err(Error::usage(format!("{head} ridge and {head} auto are for ratings, not for {label}"))
+                .fix(format!("name widths in {head}, or {head} none")));
+        }
+        if !self.data.targets().is_empty() && self.model.architecture == Architecture::Split {
+            let split = format!("{} split: ratings and classes share one network", option("architecture"));
+            return Err(Error::usage(split).fix(format!("leave it out, or leave out {} or {label}", option("targets"))));
+        }
+        Ok(())
+    }
+
     /// For small sets of pictures, without any weight file: blocks 4 and 5 of the bundled VGG16, frozen, and one hidden layer,
     /// with the settings of the bundled model (`src/bundled/affect.md`), or ridge for fewer pictures than [`RIDGE_BELOW`];
     /// tested on a fifth of the pictures.

@@ -3,6 +3,7 @@
 use super::Output;
 use super::config::{BUNDLED, Built, Choice, Compute, Data, Layer, Model, Run, Training};
 use super::events::tell;
+use super::listed::Listed;
 use super::run::{Job, split};
 use super::train::{Trained, train};
 use crate::bundled;
@@ -115,7 +116,8 @@ impl Demo {
 
     fn load(&self, manifest: &Path, run: &Run) -> Result<Job> {
         let built: Built = run.model.build(&run.data.targets(), run.train.seed)?;
-        Job::load(manifest, built, &run.train, &run.data, &run.compute, &self.output)
+        let listed = Listed::read(manifest, &run.data, &*self.output.events)?;
+        Job::load(listed, built, &run.train, &run.data, &run.compute, &self.output)
     }
 
     /// Trains a head on each of several splits by theme and says how well it predicts the other themes. And the seed of the

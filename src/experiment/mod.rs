@@ -21,6 +21,7 @@ pub mod fit;
 pub mod foreign;
 pub mod generate;
 mod heads;
+mod listed;
 pub mod merge;
 pub mod prediction;
 pub mod run;

@@ -3,15 +3,15 @@
 use super::checkpointed::{CheckpointedRun, fingerprint, origin, resident};
 use super::config::{Built, Compute, Data as DataConfig, HeadChoice, Monitor, RIDGE_BELOW, Resident, Run, Training};
 use super::events::{Events, tell};
+use super::listed::Listed;
 use super::{Output, heads};
 use crate::atomic;
 use crate::data::boxes::seen_whole;
 use crate::data::features_table::joined;
-use crate::data::labels::Asked;
-use crate::data::{Alpha, LabelMap, Labels, LoadOptions, Manifest, Pictures, folds};
+use crate::data::{Alpha, LoadOptions, Manifest, Pictures, folds};
 use crate::device::{Data, Device};
 use crate::error::{Error, Kind, Result, line, option};
-use crate::models::{Architecture, Config, STATISTICS, Standardize, TowerOutput};
+use crate::models::{Config, STATISTICS, Standardize, TowerOutput};
 use crate::preprocess::{Resize, View};
 use crate::report::folder::{Claim, claim, prepare};
 use crate::solve::model as solve;
@@ -89,15 +89,16 @@ impl Job {
     /// [`Job::load`] of a whole configuration, whose folder no other process may write to meanwhile.
     pub fn of(manifest: &Path, run: &Run, output: &Output) -> Result<Self> {
         let model = run.model.build(&run.data.targets(), run.train.seed)?;
-        let mut job = Self::load(manifest, model, &run.train, &run.data, &run.compute, output)?;
+        run.check()?;
+        let listed = Listed::read(manifest, &run.data, &*output.events)?;
+        let mut job = Self::load(listed, model, &run.train, &run.data, &run.compute, output)?;
         job.claim = Some(claim(&output.folder)?);
         Ok(job)
     }
 
-    /// Reads the manifest, decodes the pictures, runs frozen towers. Every bad picture is listed in
-    /// `bad-pictures.csv` of the output folder.
+    /// Decodes the pictures, runs frozen towers. Every bad picture is listed in `bad-pictures.csv` of the output folder.
     pub fn load(
-        manifest: &Path,
+        Listed { manifest, classes, y }: Listed,
         Built { mut config, initial, frozen, head: choice }: Built,
         train: &Training,
         data: &DataConfig,
@@ -127,43 +128,7 @@ impl Job {
                 .fix(format!("train a tower, or leave out {flag}")));
             }
         }
-        let map = data.label_map.as_deref().map(LabelMap::read).transpose()?.unwrap_or_default();
-        if data.label.is_none() && data.label_map.is_some() {
-            let label = option("label");
-            return Err(Error::usage(format!("{} is for the names of {label}", option("label-map")))
-                .fix(format!("name their column with {label}")));
-        }
-        let targets = data.targets();
-        let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
-        let asked = data.label.as_deref().map(|column| Asked { column, map: &map, least: data.min_count });
-        // The class of each row that is listed, where classes are told apart.
-        let mut listed_y = vec![];
-        let manifest = match &asked {
-            None => Manifest::read(manifest, &targets)?,
-            Some(_) if solves => {
-                return Err(Error::usage(format!(
-                    "{head} ridge and {head} auto are for ratings, not for {}",
-                    option("label")
-                ))
-                .fix(format!("name widths in {head}, or {head} none")));
-            }
-            Some(asked) => {
-                if !targets.is_empty() && config.architecture == Architecture::Split {
-                    let split = format!("{} split: ratings and classes share one network", option("architecture"));
-                    return Err(Error::usage(split).fix(format!(
-                        "leave it out, or leave out {} or {}",
-                        option("targets"),
-                        option("label")
-                    )));
-                }
-                let (path, manifest) = (manifest, Manifest::read(manifest, &targets)?);
-                let labels = Labels::found(&manifest, path, asked)?;
-                labels.remarks().iter().for_each(|r| tell!(events, "{}", line(r)));
-                config.classes = labels.classes.clone();
-                listed_y = labels.of.iter().flatten().copied().collect();
-                manifest.select(&labels.rows())
-            }
-        };
+        config.classes = classes;
         prepare(out)?;
         let cache = data.cache.clone().unwrap_or_else(|| out.join("cache"));
         let options = LoadOptions { views: seen(&config), decode: data.decode(), cache_dir: Some(cache.clone()) };
@@ -172,7 +137,7 @@ impl Job {
         for remark in initial.remarks(&config, &pictures)? {
             tell!(events, "warning: {remark}");
         }
-        if choice == HeadChoice::BySize && features && asked.is_none() {
+        if choice == HeadChoice::BySize && features && config.classes.is_empty() {
             let n = manifest.rows.len();
             let few = n < RIDGE_BELOW;
             if few {
@@ -184,7 +149,7 @@ impl Job {
                 "head: {kind}, because there are {n} pictures (ridge below {RIDGE_BELOW}; {head} decides otherwise)"
             );
         }
-        let y = pictures.rows().iter().filter_map(|&row| listed_y.get(row)).copied().collect();
+        let y = pictures.rows().iter().filter_map(|&row| y.get(row)).copied().collect();
         let device = compute.open(events)?;
         let device_name = device.name();
         tell!(events, "device: {device_name}");

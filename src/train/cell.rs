@@ -58,21 +58,14 @@ pub struct Source {
     pub sha256: String,
 }
 
-/// How the cell's model does on one set of pictures.
+/// How the cell's model does on one set of pictures: on ratings, on classes, or on both if it learned both.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Set {
     pub name: String,
-    #[serde(flatten)]
-    pub judged: Judged,
-}
-
-/// What a model is judged by.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Judged {
-    /// Of ratings.
-    Metrics(Metrics),
-    Classes(Classified),
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Metrics>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<Classified>,
 }
 
 impl Cell {
@@ -83,18 +76,12 @@ impl Cell {
 
     /// The measures of ratings on one set.
     pub fn set(&self, name: &str) -> Option<&Metrics> {
-        match &self.sets.iter().find(|s| s.name == name)?.judged {
-            Judged::Metrics(m) => Some(m),
-            Judged::Classes(_) => None,
-        }
+        self.sets.iter().find(|s| s.name == name)?.metrics.as_ref()
     }
 
     /// The same of a model that tells classes apart.
     pub fn classes(&self, name: &str) -> Option<&Classified> {
-        match &self.sets.iter().find(|s| s.name == name)?.judged {
-            Judged::Metrics(_) => None,
-            Judged::Classes(c) => Some(c),
-        }
+        self.sets.iter().find(|s| s.name == name)?.classes.as_ref()
     }
 
     /// The cell of a folder; None when it is not done.
@@ -151,7 +138,7 @@ mod tests {
             updates: 7,
             weights: vec![],
             history: vec![Epoch { epoch: 1, train_loss: 0.1, val_loss: None, lr: 4e-4, outputs: vec![] }],
-            sets: vec![Set { name: TEST.into(), judged: Judged::Metrics(metrics) }],
+            sets: vec![Set { name: TEST.into(), metrics: Some(metrics), classes: None }],
         };
         cell.write(dir.path()).unwrap();
         assert_eq!(Cell::read(dir.path()).unwrap().as_ref(), Some(&cell));

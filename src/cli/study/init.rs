@@ -3,7 +3,7 @@
 use crate::atomic;
 use crate::cli::output;
 use crate::error::{Error, Result};
-use crate::experiment::study::{KIM, NOGUERA, PARRY, RAPOLU, SMALL};
+use crate::experiment::study::{CYBULSKI, KIM, NOGUERA, PARRY, RAPOLU, SMALL};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -32,6 +32,8 @@ enum Paper {
     Kim,
     /// Rapolu et al.: ResNet101 and DenseNet201 on eight emotions, alone and joined, and on sets never trained on.
     Rapolu,
+    /// Cybulski 2019: four networks, each trained for a category, for valence and arousal, and for dominance too, over five folds.
+    Cybulski,
 }
 
 impl Command {
@@ -45,6 +47,7 @@ impl Command {
             (false, Paper::Noguera) => NOGUERA,
             (false, Paper::Kim) => KIM,
             (false, Paper::Rapolu) => RAPOLU,
+            (false, Paper::Cybulski) => CYBULSKI,
         };
         atomic::write(&self.file, |w| w.write_all(text.as_bytes()))?;
         output::print(&format!(

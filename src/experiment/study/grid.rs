@@ -5,13 +5,15 @@ so no cell stays claimed by the dead. */
 use super::plan::{Model, Plan};
 use crate::atomic;
 use crate::bundled;
+use crate::data::manifest::Lacking;
 use crate::data::table::{Table, TableOptions};
-use crate::data::{LabelMap, Labels, Manifest, folds, labels};
-use crate::error::{Error, Result, option};
+use crate::data::{Manifest, folds};
+use crate::error::{Error, Result, line, option};
 use crate::experiment::checkpointed::weights_of;
 use crate::experiment::config::{BUNDLED, Built, Monitor, Training};
 use crate::experiment::deal::FoldPlan;
 use crate::experiment::events::{Events, tell};
+use crate::experiment::listed::{Listed, labels};
 use crate::files;
 use crate::hash;
 use crate::report::study::{self, Predicted, Study};
@@ -37,8 +39,12 @@ pub struct Grid {
     pub out: PathBuf,
     pub events: Arc<dyn Events>,
     pub manifest: Manifest,
-    /// Classes that models tell apart; none where they predict ratings.
+    /// Classes that models tell apart; none where all predict ratings alone.
     pub classes: Vec<String>,
+    /// The class of each row, where there are classes.
+    pub y: Vec<usize>,
+    /// What the manifest lists and no model is trained or tested on, for people.
+    pub left_out: Vec<String>,
     /// By row of the manifest; None for sets that nothing is trained on, and for what was left out.
     pub folds: Vec<Option<u32>>,
     /// Folds that have a cell: all of them, or the first where one part is set apart.
@@ -70,16 +76,19 @@ impl Grid {
     pub fn open(plan: Plan, out: &Path, events: Arc<dyn Events>, anew: bool) -> Result<Self> {
         let targets = plan.targets();
         let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
-        let mut manifest = Manifest::read(&plan.manifest, &targets)?;
-        let data = &plan.models[0].run.data;
-        let mut classes = vec![];
-        if let Some(column) = &data.label {
-            let map = data.label_map.as_deref().map(LabelMap::read).transpose()?.unwrap_or_default();
-            let asked = labels::Asked { column, map: &map, least: data.min_count };
-            let labels = Labels::found(&manifest, &plan.manifest, &asked)?;
-            manifest = manifest.select(&labels.rows());
-            classes = labels.classes;
-        }
+        let (manifest, lacking) = match plan.mixed() {
+            true => Manifest::read_rated(&plan.manifest, &targets)?,
+            false => (Manifest::read(&plan.manifest, &targets)?, Lacking::default()),
+        };
+        let mut left_out: Vec<String> = lacking.remark().into_iter().collect();
+        let labels = plan.labelled().map(|data| labels(&manifest, &plan.manifest, data)).transpose()?.flatten();
+        let Listed { manifest, classes, y } = match labels {
+            None => Listed { manifest, classes: vec![], y: vec![] },
+            Some(labels) => {
+                left_out.extend(labels.left_out());
+                Listed::labelled(&manifest, labels)
+            }
+        };
         let apart = |i: usize| manifest.rows[i].dataset.as_ref().is_some_and(|d| plan.test_sets.contains(d));
         let [further, rows]: [Vec<usize>; 2] =
             [true, false].map(|a| (0..manifest.rows.len()).filter(|&i| apart(i) == a).collect());
@@ -99,7 +108,7 @@ impl Grid {
             file: plan.fold_file.clone(),
             k: plan.folds,
             ungrouped: plan.ungrouped,
-            stratify: false,
+            stratify: plan.stratify,
             ignore_column: plan.ignore_fold_column,
             seed: plan.models[0].run.train.seed,
         };
@@ -107,6 +116,15 @@ impl Grid {
             Some(part) => asked.set_apart(&dealt, part)?,
             None => asked.deal(&plan.manifest, &dealt, &*events)?,
         };
+        let k = if plan.split.is_some() { 1 } else { deal.k };
+        for (c, class) in classes.iter().enumerate() {
+            let known = |f: u32| rows.iter().zip(&deal.fold).any(|(&i, fold)| y[i] == c && *fold != f);
+            if let Some(f) = (0..k).find(|f| !known(*f)) {
+                let problem = format!("has no picture of class `{}` outside fold {}", line(class), folds::number(f));
+                return Err(Error::file(&plan.manifest, problem + ": its model would not know the class")
+                    .fix("deal other folds, raise `min-count`, or map the class to another with `label-map`"));
+            }
+        }
         if kept.exists() && !anew {
             let [out, anew] = ["out", "anew"].map(option);
             let remedy = format!("choose another {out}, or compute everything again: `study run {anew}`");
@@ -128,8 +146,21 @@ impl Grid {
         }
         let mut all = vec![None; manifest.rows.len()];
         rows.iter().zip(deal.fold).for_each(|(&i, f)| all[i] = Some(f));
-        let (k, kept) = (if plan.split.is_some() { 1 } else { deal.k }, (deal.kept, deal.warning));
-        Ok(Self { plan, out: out.into(), events, folds: all, k, kept, manifest, classes, sums: RefCell::default() })
+        let (kept, out, sums) = ((deal.kept, deal.warning), out.into(), RefCell::default());
+        Ok(Self { plan, out, events, folds: all, k, kept, manifest, classes, y, left_out, sums })
+    }
+
+    /// The ratings that a model predicts, by their places in the manifest.
+    fn targets(&self, model: &Model) -> Vec<usize> {
+        let of = |t: &String| self.manifest.targets.iter().position(|x| x == t).expect("read for all models");
+        model.targets().iter().map(of).collect()
+    }
+
+    /// What a model learns of the pictures.
+    pub fn listed(&self, model: &Model) -> Listed {
+        let told = model.run.data.label.is_some();
+        let (classes, y) = if told { (self.classes.clone(), self.y.clone()) } else { (vec![], vec![]) };
+        Listed { manifest: self.manifest.rating(&self.targets(model)), classes, y }
     }
 
     /// Rows of a further set: without pictures that have a twin in the folds.
@@ -180,7 +211,8 @@ impl Grid {
             ("reading of pictures".into(), format!("ignore-exif {}, alpha {:?}", f.data.ignore_exif, f.data.alpha)),
         ]);
         let (mut ratings, mut folds) = (String::new(), String::new());
-        for (row, fold) in self.manifest.rows.iter().zip(&self.folds) {
+        let learned = self.manifest.rating(&self.targets(model));
+        for (row, fold) in learned.rows.iter().zip(&self.folds) {
             let face = row.face.map(|a| [a.x, a.y, a.width, a.height]);
             ratings += &format!("{:?}\n", (&row.path, &row.targets, row.weight, &row.group, &row.dataset, face));
             folds += &format!("{fold:?}\n");
@@ -343,17 +375,19 @@ impl Grid {
             for fold in 0..self.k {
                 let folder = self.folder(m, fold);
                 let cell = Cell::read(&folder)?;
-                if cell.is_some() && self.classes.is_empty() {
-                    predictions.extend(self.predictions(&folder.join(PREDICTIONS), fold, &rows)?);
+                if cell.is_some() && !m.targets().is_empty() {
+                    predictions.extend(self.predictions(m, &folder.join(PREDICTIONS), fold, &rows)?);
                 }
                 cells.push(cell);
             }
-            models.push(study::Model { name: m.name.clone(), title: m.title.clone(), cells, predictions });
+            let targets = self.targets(m);
+            models.push(study::Model { name: m.name.clone(), title: m.title.clone(), targets, cells, predictions });
         }
         Ok(Study {
             title: self.plan.title.clone(),
             targets: self.plan.targets(),
             classes: self.classes.clone(),
+            y: self.y.clone(),
             models,
             layouts: self.plan.tables.clone(),
             manifest: self.manifest.clone(),
@@ -362,11 +396,17 @@ impl Grid {
         })
     }
 
-    fn predictions(&self, path: &Path, fold: u32, rows: &HashMap<&str, usize>) -> Result<Vec<Predicted>> {
+    fn predictions(
+        &self,
+        model: &Model,
+        path: &Path,
+        fold: u32,
+        rows: &HashMap<&str, usize>,
+    ) -> Result<Vec<Predicted>> {
         let table = Table::read(path, &TableOptions::default())?;
         let picture = table.column("path")?;
         let columns: Vec<usize> =
-            self.plan.targets().iter().map(|t| table.column(&format!("{t}_predicted"))).collect::<Result<_>>()?;
+            model.targets().iter().map(|t| table.column(&format!("{t}_predicted"))).collect::<Result<_>>()?;
         let one = |(line, fields): &(u64, Vec<String>)| {
             let wrong = |why: &str| {
                 Error::file(path, why).at(format!("line {line}")).fix("remove this folder to compute the cell again")

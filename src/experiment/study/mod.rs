@@ -31,6 +31,9 @@ pub const KIM: &str = include_str!("kim.toml");
 /// The study of Rapolu et al.
 pub const RAPOLU: &str = include_str!("rapolu.toml");
 
+/// The study that Cybulski 2019 plans.
+pub const CYBULSKI: &str = include_str!("cybulski.toml");
+
 /// Three heads on the bundled tower.
 pub const SMALL: &str = include_str!("small.toml");
 

@@ -28,6 +28,8 @@ struct File {
     #[serde(default)]
     ungrouped: bool,
     #[serde(default)]
+    stratify: bool,
+    #[serde(default)]
     ignore_fold_column: bool,
     #[serde(default = "yes")]
     keep_models: bool,
@@ -120,6 +122,8 @@ pub struct Plan {
     pub fold_file: Option<PathBuf>,
     /// Rows are dealt one by one although the manifest has groups.
     pub ungrouped: bool,
+    /// Every set (the manifest's `dataset`) is dealt evenly over the folds.
+    pub stratify: bool,
     /// The folds are dealt although the manifest has a column of them.
     pub ignore_fold_column: bool,
     pub keep_models: bool,
@@ -152,6 +156,10 @@ pub struct Model {
 /// What stands before the name of a model that gives a tower.
 const MODEL: &str = "model:";
 
+/// What names the column of classes, and what is said of them.
+const LABEL: &str = "label";
+const OF_LABEL: [&str; 3] = ["label-map", "min-count", "balance"];
+
 /// Settings that exclude each other.
 const EITHER: [[&str; 2]; 2] = [["network", "features"], ["decay", "plateau"]];
 
@@ -165,13 +173,23 @@ impl Plan {
         written.known(&root, &names)?;
         let file: File = written.read(root)?;
         let all = train.map_or(Ok(DeTable::new()), |train| written.table(train))?;
-        let models = match models.map(|m| (m.span(), m.into_inner())) {
+        let models: Vec<Spanned<DeValue>> = match models.map(|m| (m.span(), m.into_inner())) {
             Some((_, DeValue::Array(list))) => list.into_iter().collect(),
             Some((at, other)) => vec![Spanned::new(at, other)],
             None => vec![],
         };
+        // What is said of classes may stand in [train] for the models that tell some apart.
+        let own = |m: &Spanned<DeValue>| m.get_ref().as_table().is_some_and(|t| t.contains_key(LABEL));
+        let (all_told, some_told) = (all.contains_key(LABEL), models.iter().any(own));
+        let without: DeTable = match all_told || !some_told {
+            true => all.clone(),
+            false => all.clone().into_iter().filter(|(key, _)| !OF_LABEL.contains(&&**key.get_ref())).collect(),
+        };
         let beside = |p: &Path| path.parent().unwrap_or(Path::new("")).join(p);
-        let read = |own| Model::read(&written, written.table(own)?, &all, &beside);
+        let read = |m: Spanned<DeValue>| {
+            let all = if own(&m) { &all } else { &without };
+            Model::read(&written, written.table(m)?, all, &beside)
+        };
         let models = models.into_iter().map(read).collect::<Result<_>>()?;
         let plan = Self {
             title: file.title.unwrap_or_else(|| "Valence and arousal".into()),
@@ -181,6 +199,7 @@ impl Plan {
             split: file.split,
             fold_file: file.fold_file.as_deref().map(beside),
             ungrouped: file.ungrouped,
+            stratify: file.stratify,
             ignore_fold_column: file.ignore_fold_column,
             keep_models: file.keep_models,
             maps: file.maps,
@@ -194,16 +213,33 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Columns that every model predicts; none where classes are told apart.
+    /// Columns that models predict, all of them; none where classes are told apart only.
     pub fn targets(&self) -> Vec<String> {
-        self.models[0].run.data.targets()
+        let mut all: Vec<String> = vec![];
+        for target in self.models.iter().flat_map(Model::targets) {
+            if !all.contains(&target) {
+                all.push(target);
+            }
+        }
+        all
+    }
+
+    /// How classes are found, if a model tells any apart.
+    pub fn labelled(&self) -> Option<&config::Data> {
+        self.models.iter().map(|m| &m.run.data).find(|d| d.label.is_some())
+    }
+
+    /// Whether models learn different things: a picture that lacks a value which one of them needs takes no part then.
+    pub fn mixed(&self) -> bool {
+        let learned = |m: &Model| (m.targets(), m.run.data.label.is_some());
+        self.models.iter().any(|m| learned(m) != learned(&self.models[0]))
     }
 
     fn check(&self) -> Result<()> {
         let refuse = |place: String, what: String, fix: &str| Err(Error::file(&self.path, what).at(place).fix(fix));
-        let Some(first) = self.models.first() else {
+        if self.models.is_empty() {
             return refuse("[[model]]".into(), "names no model".into(), "`deep-affect study init` writes an example");
-        };
+        }
         if let Some(part) = self.split {
             if !(part > 0.0 && part < 1.0) {
                 return refuse(
@@ -219,6 +255,9 @@ impl Plan {
                     "leave out `split`, or `folds` and `fold-file`",
                 );
             }
+            if self.stratify {
+                return refuse("stratify".into(), "is for folds, not for `split`".into(), "leave out one of them");
+            }
         }
         for (i, m) in self.models.iter().enumerate() {
             let place = format!("model `{}`", line(&m.name));
@@ -230,16 +269,15 @@ impl Plan {
             if self.models[..i].iter().any(|o| o.name.eq_ignore_ascii_case(&m.name)) {
                 return refuse(place, "comes twice".into(), "give every model a name of its own");
             }
-            if m.run.data.targets.is_some() && m.run.data.label.is_some() {
-                let fix = "leave out `targets` or `label`; `train` and `cross-validate` take both";
-                return refuse(place, "predicts ratings and tells classes apart".into(), fix);
+            let told = |d: &config::Data| (d.label.clone(), d.label_map.clone(), d.min_count);
+            let labelled = m.run.data.label.is_some();
+            if labelled && self.labelled().is_some_and(|first| told(first) != told(&m.run.data)) {
+                let fix = "give all that tell classes apart one `label`, `label-map` and `min-count`";
+                return refuse(place, "tells other classes apart than another model".into(), fix);
             }
-            let told = |f: &Run| (f.data.label.clone(), f.data.label_map.clone(), f.data.min_count);
-            if told(&m.run) != told(&first.run) {
-                return refuse(place, "tells other classes apart than the first".into(), "set `label` in [train]");
-            }
-            if m.run.data.targets() != first.run.data.targets() {
-                return refuse(place, "predicts other targets than the first".into(), "set `targets` in [train]");
+            if self.mixed() && !labelled && m.run.data.targets.is_none() {
+                let what = "says neither `targets` nor `label`, and other models learn something else";
+                return refuse(place, what.into(), "name what it learns");
             }
             for (_, other) in &m.after {
                 if !self.models[..i].iter().any(|o| o.name == *other) {
@@ -251,7 +289,11 @@ impl Plan {
                 }
             }
             if let Some(method) = &m.method {
-                if matches!(method, Method::Svc { .. }) != m.run.data.label.is_some() {
+                if labelled && !m.targets().is_empty() {
+                    let fix = "leave out `targets` or `label`, or train a head";
+                    return refuse(place, "has a solver, and learns both ratings and classes".into(), fix);
+                }
+                if matches!(method, Method::Svc { .. }) != labelled {
                     let what = "has a solver of the other kind: svc tells classes apart, the others rate";
                     return refuse(place, what.into(), "choose another `solver`");
                 }
@@ -275,8 +317,22 @@ impl Plan {
             if t.models().next().is_none() {
                 return refuse(place, "is of no models".into(), "give it `models` or `pairs`");
             }
-            if first.run.data.label.is_some() && (t.models.is_empty() || t.by != By::Sets) {
-                return refuse(place, "is of ratings".into(), "of classes there are tables of `models` by sets");
+            let of: Vec<&Model> = t.models().filter_map(|n| self.models.iter().find(|m| m.name == *n)).collect();
+            let tell = of.iter().all(|m| m.run.data.label.is_some());
+            let without = of.iter().find(|m| m.targets().is_empty());
+            let any = t.pairs.is_empty() && (t.by == By::Goals || t.by == By::Sets && tell);
+            if let (Some(m), false) = (without, any) {
+                let what = format!("is of ratings, and `{}` predicts none", m.name);
+                return refuse(place, what, "of classes there are tables of `models` by sets, and by goals");
+            }
+            let apart = |[a, b]: &&[String; 2]| {
+                let find = |n: &String| of.iter().find(|m| m.name == *n).map_or(vec![], |m| m.targets());
+                let (a, b) = (find(a), find(b));
+                !a.iter().any(|t| b.contains(t))
+            };
+            if let Some([a, b]) = t.pairs.iter().find(apart) {
+                let what = format!("`{}` and `{}` have no rating in common", line(a), line(b));
+                return refuse(place, what, "compare models that do, or all of them by goals");
             }
         }
         Ok(())
@@ -284,6 +340,11 @@ impl Plan {
 }
 
 impl Model {
+    /// The ratings that it predicts.
+    pub fn targets(&self) -> Vec<String> {
+        self.run.data.targets()
+    }
+
     /// The model, by its own settings over those of all.
     fn read<'a>(
         file: &Written<'a>,
@@ -327,6 +388,7 @@ impl Model {
         };
         run.train.settings().map_err(place)?;
         run.model.check().map_err(place)?;
+        run.check().map_err(place)?;
         // Paths hold from here.
         let mut after = vec![];
         for (tower, path) in &mut run.model.weights {
@@ -538,8 +600,39 @@ mod tests {
     }
 
     #[test]
+    fn cybulskis_example_trains_every_trunk_three_times() {
+        let plan = read(super::super::CYBULSKI).unwrap();
+        assert_eq!((plan.models.len(), plan.folds, plan.tables.len()), (13, Some(5), 2));
+        assert!(plan.mixed() && plan.labelled().is_some());
+        assert_eq!(plan.targets(), ["valence", "arousal", "dominance"]);
+        for trunk in ["alexnet", "vgg16", "resnet50", "inception-v3"] {
+            let of = |goal: &str| plan.models.iter().find(|m| m.name == format!("{trunk}-{goal}")).unwrap();
+            let [category, va, vad] = ["category", "va", "vad"].map(of);
+            assert_eq!((category.targets().len(), category.run.data.label.as_deref()), (0, Some("category")));
+            assert_eq!((va.targets().len(), &va.run.data.label), (2, &None));
+            assert_eq!((vad.targets().len(), &vad.run.data.label), (3, &None));
+            // But for what they learn they are alike.
+            assert!(category.run.model == va.run.model && va.run.model == vad.run.model);
+            assert!(category.run.train == va.run.train && va.run.train == vad.run.train);
+        }
+        let together = plan.models.last().unwrap();
+        assert_eq!((together.targets().len(), together.run.data.label.as_deref()), (3, Some("category")));
+    }
+
+    /// What [train] says of classes is for the models that tell some apart.
+    #[test]
+    fn settings_of_classes_may_stand_for_some_models() {
+        let models = "[[model]]\nname = 'a'\nlabel = 'x'\n[[model]]\nname = 'b'\ntargets = 'y'\n";
+        let plan =
+            read(&format!("manifest = 'm.csv'\n[train]\nlabel-map = 'map.csv'\nbalance = true\n{models}")).unwrap();
+        let of = |i: usize| &plan.models[i].run.data;
+        assert!(of(0).label_map.is_some() && of(0).balance && of(1).label_map.is_none() && !of(1).balance);
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let head = "manifest = 'm.csv'\n";
+        let both = format!("{head}[[model]]\nname = 'a'\nlabel = 'x'\n[[model]]\nname = 'b'\ntargets = 'y'\n");
         for (text, problem) in [
             ("model = []\n".to_string(), "missing field `manifest`"),
             (format!("{head}model = []\n"), "names no model"),
@@ -571,14 +664,33 @@ mod tests {
                 "line 6, model `a`: `object=x`: write TOWER=PIXELS",
             ),
             (
-                format!("{head}[[model]]\nname = 'a'\nlabel = 'x'\ntargets = 'y'\n"),
-                "model `a`: predicts ratings and tells classes apart",
+                format!("{head}[[model]]\nname = 'a'\nlabel = 'x'\ntargets = 'y'\narchitecture = 'split'\n"),
+                "model `a`: architecture split: ratings and classes share one network",
             ),
+            (
+                format!("{head}[[model]]\nname = 'a'\ntable = 't'\nsolver = 'svc'\nlabel = 'x'\ntargets = 'y'\n"),
+                "model `a`: has a solver, and learns both",
+            ),
+            (format!("{head}[train]\nlabel-map = 'map.csv'\n[[model]]\nname = 'a'\n"), "is for the names of label"),
+            (format!("{head}split = 0.1\nstratify = true\n[[model]]\nname = 'a'\n"), "stratify: is for folds"),
             (format!("{head}split = 1.0\n[[model]]\nname = 'a'\n"), "split: 1 is not a part between 0 and 1"),
             (format!("{head}split = 0.1\nfolds = 3\n[[model]]\nname = 'a'\n"), "split: stands beside folds"),
             (
                 format!("{head}[[model]]\nname = 'a'\nlabel = 'x'\n[[model]]\nname = 'b'\n"),
+                "model `b`: says neither `targets` nor `label`, and other models learn something else; name",
+            ),
+            (
+                format!("{head}[[model]]\nname = 'a'\nlabel = 'x'\n[[model]]\nname = 'b'\nlabel = 'y'\n"),
                 "model `b`: tells other classes apart",
+            ),
+            (
+                format!("{both}[[table]]\npairs = [['a', 'b']]\n"),
+                "table 1: is of ratings, and `a` predicts none; of classes",
+            ),
+            (format!("{both}[[table]]\nmodels = ['b', 'a']\n"), "table 1: is of ratings, and `a` predicts none"),
+            (
+                format!("{both}[[model]]\nname = 'c'\ntargets = 'z'\n[[table]]\npairs = [['b', 'c']]\n"),
+                "table 1: `b` and `c` have no rating in common",
             ),
             (
                 format!("{head}[[model]]\nname = 'a'\nlabel = 'x'\n[[table]]\npairs = [['a', 'a']]\n"),

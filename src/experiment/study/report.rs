@@ -3,7 +3,7 @@
 use super::grid::Grid;
 use super::plan;
 use crate::atomic;
-use crate::data::{DecodeOptions, LoadOptions, Pictures, Row, Source, folds};
+use crate::data::{DecodeOptions, LoadOptions, Manifest, Pictures, Source, folds};
 use crate::error::{Error, Result};
 use crate::experiment::config::Compute;
 use crate::experiment::events::tell;
@@ -15,11 +15,11 @@ use crate::report::gradcam;
 use crate::report::study::page::{self, Extras, Figure};
 use crate::report::study::{Model, Predicted, Sheet, Study, classes, sheet, tables};
 use crate::report::tables::{Prediction, write_predictions};
-use crate::train::cell::{Cell, Judged, TEST};
+use crate::train::cell::{Cell, TEST};
 use crate::train::family::Family;
 use crate::train::gradcam::{Sign, Target};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Writes every table and the page; returns the tables that were asked for, to be read in a terminal.
 pub fn write(grid: &Grid, compute: &Compute, command: &str) -> Result<String> {
@@ -38,7 +38,7 @@ pub fn write(grid: &Grid, compute: &Compute, command: &str) -> Result<String> {
     let markdown: Vec<String> = sheets.iter().map(Sheet::markdown).collect();
     let verdict = tables::verdict(&s);
     let before = |of: &dyn Fn(&str) -> String| -> String {
-        grid.kept.1.iter().chain(&verdict).map(|v| format!("{}\n\n", of(v))).collect()
+        grid.kept.1.iter().chain(&grid.left_out).chain(&verdict).map(|v| format!("{}\n\n", of(v))).collect()
     };
     let (first, title) = (before(&str::to_string), sheet::plain(&s.title));
     text("tables.md", &format!("# {title}\n\n{}{}", before(&sheet::plain), markdown.join("\n")))?;
@@ -50,9 +50,10 @@ pub fn write(grid: &Grid, compute: &Compute, command: &str) -> Result<String> {
     text("results.csv", &results(&s))?;
     text("tests.csv", &tests(&s))?;
     // Of ratings: intervals rest on these, and the models of the folds answer with their mean.
-    for m in s.models.iter().filter(|m| s.classes.is_empty() && m.cells.iter().all(Option::is_some)) {
-        predictions(grid, m, TEST)?;
-        s.test_sets.iter().try_for_each(|set| predictions(grid, m, set))?;
+    for m in s.models.iter().filter(|m| !m.targets.is_empty() && m.cells.iter().all(Option::is_some)) {
+        let rated = grid.manifest.rating(&m.targets);
+        predictions(&grid.out, &rated, m, TEST)?;
+        s.test_sets.iter().try_for_each(|set| predictions(&grid.out, &rated, m, set))?;
         // A family is of models that answer for pictures.
         if grid.plan.models.iter().any(|p| p.name == m.name && p.method.is_some()) {
             continue;
@@ -76,12 +77,12 @@ fn results(s: &Study) -> String {
     let mut csv = csv::Writer::from_writer(vec![]);
     let mut line = |fields: &[&str]| csv.write_record(fields).expect("memory does not fail");
     line(&["model", "fold", "set", "pictures", "target", "measure", "model_value", "baseline_value"]);
-    for c in s.models.iter().flat_map(Model::done) {
-        let fold = c.fold.to_string();
-        for set in &c.sets {
-            let value = |v: Option<f64>| v.map_or(String::new(), |v| v.to_string());
-            match &set.judged {
-                Judged::Metrics(metrics) => {
+    let value = |v: Option<f64>| v.map_or(String::new(), |v| v.to_string());
+    for m in &s.models {
+        for c in m.done() {
+            let fold = c.fold.to_string();
+            for set in &c.sets {
+                if let Some(metrics) = &set.metrics {
                     let n = metrics.n.to_string();
                     for d in &metrics.dimensions {
                         for (x, y) in d.model.fields().iter().zip(d.baseline.fields()) {
@@ -89,11 +90,21 @@ fn results(s: &Study) -> String {
                         }
                     }
                 }
-                Judged::Classes(classified) => {
+                if let Some(classified) = &set.classes {
                     let n = classified.n_pictures.to_string();
                     for (key, x, baseline) in classified.fields() {
                         line(&[&c.model, &fold, &set.name, &n, "class", key, &value(Some(x)), &value(baseline)]);
                     }
+                }
+            }
+            // What its ratings tell of the classes.
+            if let Some(told) = classes::nearest(s, m, c.fold) {
+                let n = told.pictures().to_string();
+                for (key, x) in [
+                    ("nearest_mean_accuracy_percent", told.accuracy()),
+                    ("nearest_mean_class_accuracy_percent", told.class_accuracy()),
+                ] {
+                    line(&[&c.model, &fold, TEST, &n, "class", key, &value(x), ""]);
                 }
             }
         }
@@ -133,19 +144,19 @@ fn tests(s: &Study) -> String {
 }
 
 /// A model's predictions on the test parts, or of every fold on a further set, as `study compare` and R read them.
-fn predictions(grid: &Grid, m: &Model, set: &str) -> Result<()> {
-    let dataset = |p: &Predicted| grid.manifest.rows[p.row].dataset.as_deref();
+fn predictions(out: &Path, rated: &Manifest, m: &Model, set: &str) -> Result<()> {
+    let dataset = |p: &Predicted| rated.rows[p.row].dataset.as_deref();
     let mut mine: Vec<&Predicted> = match set {
         TEST => m.predictions.iter().filter(|p| p.test).collect(),
         _ => m.predictions.iter().filter(|p| !p.test && dataset(p) == Some(set)).collect(),
     };
     mine.sort_by_key(|p| (p.row, p.fold));
     let name = if set == TEST { "predictions.csv".into() } else { format!("predictions-{set}.csv") };
-    let targets: Vec<&str> = grid.manifest.targets.iter().map(String::as_str).collect();
-    let lines = mine.iter().map(|p| Prediction::of(&grid.manifest.rows[p.row], Some(folds::number(p.fold)), &p.values));
+    let targets: Vec<&str> = rated.targets.iter().map(String::as_str).collect();
+    let lines = mine.iter().map(|p| Prediction::of(&rated.rows[p.row], Some(folds::number(p.fold)), &p.values));
     let mut bytes = vec![];
     write_predictions(&mut bytes, &targets, lines)?;
-    atomic::write(grid.out.join(&m.name).join(name), |w| w.write_all(&bytes))
+    atomic::write(out.join(&m.name).join(name), |w| w.write_all(&bytes))
 }
 
 /// What the page shows beside the tables.
@@ -167,6 +178,7 @@ fn extras(grid: &Grid, s: &Study, compute: &Compute, command: &str) -> Result<Ex
     let cells: Vec<&Cell> = s.models.iter().flat_map(Model::done).collect();
     let mut notes: Vec<String> =
         grid.kept.1.iter().cloned().chain(tables::verdict(s)).chain(tables::beyond(s)).collect();
+    notes.extend(grid.left_out.iter().map(|what| format!("{}.", tables::capital(what))));
     if cells.len() < all {
         notes.push(format!("Not complete: {} of {all} cells are done.", cells.len()));
     }
@@ -179,7 +191,7 @@ fn extras(grid: &Grid, s: &Study, compute: &Compute, command: &str) -> Result<Ex
         ));
     }
     let lost = s.manifest.rows.len() - seen(s);
-    if s.classes.is_empty() && cells.len() == all && lost > shared {
+    if !s.targets.is_empty() && cells.len() == all && lost > shared {
         notes.push(format!("{} pictures could not be read and were left out: see bad-pictures.csv.", lost - shared));
     }
     let distinct = |of: &dyn Fn(&Cell) -> String| {
@@ -220,7 +232,10 @@ fn extras(grid: &Grid, s: &Study, compute: &Compute, command: &str) -> Result<Ex
 
 /// Pictures that a complete model has a prediction for.
 fn seen(s: &Study) -> usize {
-    s.models.first().map_or(0, |m| m.predictions.iter().map(|p| p.row).collect::<BTreeSet<_>>().len())
+    s.models
+        .iter()
+        .find(|m| !m.targets.is_empty())
+        .map_or(0, |m| m.predictions.iter().map(|p| p.row).collect::<BTreeSet<_>>().len())
 }
 
 /// Where the towers of the best model look in a picture of each region, by the model that has not seen it (the paper's
@@ -249,8 +264,8 @@ fn maps(grid: &Grid, s: &Study, compute: &Compute) -> Result<Option<Figure>> {
         let Ok(pictures) = Pictures::load(&sources, &options, &()).and_then(|l| l.accept(true)) else { continue };
         // A report is passed on: folders stay here.
         let name = |path: &str| path.rsplit('/').next().unwrap_or(path).to_string();
-        let rated = |row: &Row| (name(&row.path), Some(row.targets.clone()));
-        let known: Vec<_> = pictures.rows().iter().map(|&i| rated(&s.manifest.rows[mine[i]])).collect();
+        let rated = |row: usize| (name(&s.manifest.rows[row].path), Some(s.truth(m, row)));
+        let known: Vec<_> = pictures.rows().iter().map(|&i| rated(mine[i])).collect();
         let targets = Target::usual(model.config()?);
         let mut explainer = model.explainer(&targets, None, known.len(), compute.open(&*grid.events)?)?;
         let explained = gradcam::pictures(&mut explainer, pictures.bytes(), &known, &[Sign::Plus])?;

@@ -4,7 +4,7 @@ use super::grid::{Basis, Claim, Grid, PREDICTIONS, wait};
 use super::report;
 use crate::atomic;
 use crate::data::folds;
-use crate::error::{Error, Kind, Result, option};
+use crate::error::{Error, Kind, Result, line, option};
 use crate::experiment::Output;
 use crate::experiment::checkpointed::weights_of;
 use crate::experiment::config::Compute;
@@ -14,7 +14,7 @@ use crate::hash;
 use crate::report::classes;
 use crate::report::tables::{Prediction, write_predictions};
 use crate::solve::model::SolvedModel as Solved;
-use crate::train::cell::{self, Cell, Judged, Set};
+use crate::train::cell::{self, Cell, Set};
 use crate::train::classified::Classified;
 use crate::train::fit::State;
 use crate::train::network::Network;
@@ -69,6 +69,7 @@ impl Work<'_> {
         if let Some(warning) = &grid.kept.1 {
             tell!(events, "warning: {warning}");
         }
+        grid.left_out.iter().for_each(|what| tell!(events, "{}", line(what)));
         // Cells that were made otherwise must not get into the same tables.
         for (i, m) in grid.plan.models.iter().enumerate() {
             match grid.basis(m) {
@@ -148,7 +149,7 @@ impl Work<'_> {
             |(tower, other): &(String, String)| (tower.clone(), grid.checkpoint(other, fold).display().to_string());
         with_others.weights.extend(m.after.iter().map(given));
         let built = with_others.build(&data.targets(), m.run.train.seed)?;
-        let mut job = Job::load(&grid.plan.manifest, built, &m.run.train, &data, self.compute, self.output)?;
+        let mut job = Job::load(grid.listed(m), built, &m.run.train, &data, self.compute, self.output)?;
         drop(making);
         for (tower, sum) in job.initial.sums().into_iter().filter(|s| !m.after.iter().any(|a| a.0 == s.0)) {
             if basis.get(&weights_of(&tower)) != Some(&format!("sha256 {sum}")) {
@@ -224,37 +225,42 @@ impl Work<'_> {
                 Made::Solved(model) => l.job.predict_solved(model, &rows),
             };
             let told = name != cell::TRAIN && name != cell::MONITORED;
-            let judged = if l.job.tells_classes() {
+            let classes = l.job.tells_classes().then(|| {
                 let truth: Vec<usize> = rows.iter().map(|&i| l.job.y[i]).collect();
                 told_apart.extend(if told { rows.clone() } else { vec![] });
                 probabilities.extend_from_slice(if told { &y.probabilities } else { &[] });
-                Judged::Classes(Classified::of(&l.job.config.classes, &truth, &y.probabilities))
-            } else {
+                Classified::of(&l.job.config.classes, &truth, &y.probabilities)
+            });
+            let mut metrics = None;
+            if l.job.rates() {
                 let y = y.ratings;
+                metrics = Some(l.job.measure(&rows, &y, &train)?);
                 lines.extend(rows.iter().copied().zip(y.chunks_exact(n).map(<[f32]>::to_vec)).filter(|_| told));
-                Judged::Metrics(l.job.measure(&rows, &y, &train)?)
-            };
-            sets.push(Set { judged, name: name.clone() });
+            }
+            sets.push(Set { name: name.clone(), metrics, classes });
         }
         let number = folds::number(claim.fold);
         if l.job.tells_classes() {
             let truth: Vec<usize> = told_apart.iter().map(|&i| l.job.y[i]).collect();
             let (rows, classes) = (&l.job.manifest.select(&told_apart).rows, &l.job.config.classes);
             let text = classes::predictions(rows, classes, &truth, &probabilities, Some(&vec![number; rows.len()]));
+            let folder = classes::folder(&folder, l.job.rates());
+            std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, "create the folder", e))?;
             atomic::write(folder.join(PREDICTIONS), |w| w.write_all(text.as_bytes()))?;
-        } else {
+        }
+        if l.job.rates() {
             atomic::write(folder.join(PREDICTIONS), |w| {
                 let all = lines.iter().map(|(i, y)| Prediction::of(&l.job.manifest.rows[*i], Some(number), y));
                 write_predictions(w, &names, all).map_err(|e| std::io::Error::other(e.to_string()))
             })?;
         }
-        let tested = match &sets[1].judged {
-            Judged::Metrics(m) => {
-                let mse: Vec<String> = m.dimensions.iter().map(|d| format!("{} {:.3}", d.name, d.model.mse)).collect();
-                format!("test MSE {}", mse.join(", "))
-            }
-            Judged::Classes(c) => format!("test: {}", c.line()),
-        };
+        let Set { metrics, classes, .. } = &sets[1];
+        let rated = metrics.as_ref().map(|m| {
+            let mse: Vec<String> = m.dimensions.iter().map(|d| format!("{} {:.3}", d.name, d.model.mse)).collect();
+            format!("test MSE {}", mse.join(", "))
+        });
+        let told = classes.as_ref().map(|c| format!("test: {}", c.line()));
+        let tested = rated.into_iter().chain(told).collect::<Vec<_>>().join("; ");
         let (epochs, history, updates) = match &mut made {
             Made::Trained(_, state, updates) => (state.epoch, std::mem::take(&mut state.history), *updates),
             Made::Solved(_) => (0, vec![], 0),

@@ -11,6 +11,7 @@ pub use sheet::Sheet;
 
 use crate::data::Manifest;
 use crate::train::cell::Cell;
+use crate::train::metrics::Dimension;
 use serde::Deserialize;
 
 /// A table that somebody asked for.
@@ -46,6 +47,9 @@ pub enum By {
     /// The same for each target (Table 8.3).
     #[serde(rename = "split-targets")]
     SplitTargets,
+    /// The models, whatever they learn, on the test part: error and correlations of each rating, and right answers about the
+    /// classes, by a model's own output or by the nearest class mean of its ratings (Cybulski 2019).
+    Goals,
 }
 
 impl Layout {
@@ -59,6 +63,8 @@ impl Layout {
 pub struct Model {
     pub name: String,
     pub title: String,
+    /// Which of the study's targets it predicts.
+    pub targets: Vec<usize>,
     pub cells: Vec<Option<Cell>>,
     /// Of the test parts, and of the further sets by the model of every fold.
     pub predictions: Vec<Predicted>,
@@ -73,16 +79,19 @@ pub struct Predicted {
     pub fold: u32,
     /// The picture is of that fold, not of a set that nothing is trained on.
     pub test: bool,
+    /// One for each of the model's targets.
     pub values: Vec<f32>,
 }
 
 /// Everything that tables are made of.
 pub struct Study {
     pub title: String,
-    /// Ratings that models predict; none where they tell classes apart.
+    /// Ratings that models predict; none where all tell classes apart alone.
     pub targets: Vec<String>,
     /// Classes that models tell apart.
     pub classes: Vec<String>,
+    /// The class of every picture, where there are classes.
+    pub y: Vec<usize>,
     pub models: Vec<Model>,
     pub layouts: Vec<Layout>,
     /// All pictures with their ratings: of the folds, and of the sets that nothing is trained on.
@@ -98,6 +107,16 @@ impl Study {
         self.models.iter().find(|m| m.name == name)
     }
 
+    /// What a model's targets are called.
+    pub fn names(&self, m: &Model) -> Vec<String> {
+        m.targets.iter().map(|&t| self.targets[t].clone()).collect()
+    }
+
+    /// The ratings of a picture that a model predicts.
+    pub fn truth(&self, m: &Model, row: usize) -> Vec<f32> {
+        m.targets.iter().map(|&t| self.manifest.rows[row].targets[t]).collect()
+    }
+
     /// Number of folds.
     pub fn k(&self) -> usize {
         self.models.first().map_or(0, |m| m.cells.len())
@@ -105,6 +124,16 @@ impl Study {
 }
 
 impl Model {
+    /// Where one of the study's targets stands among the model's.
+    pub fn place(&self, target: usize) -> Option<usize> {
+        self.targets.iter().position(|t| *t == target)
+    }
+
+    /// The measures of one of the study's targets on a set.
+    pub fn rated<'a>(&self, cell: &'a Cell, set: &str, target: usize) -> Option<&'a Dimension> {
+        Some(&cell.set(set)?.dimensions[self.place(target)?])
+    }
+
     /// The cells that are done.
     pub fn done(&self) -> impl Iterator<Item = &Cell> {
         self.cells.iter().flatten()

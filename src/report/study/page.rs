@@ -37,13 +37,18 @@ pub struct Figure {
     pub body: String,
 }
 
-/// The model with the least test error, over all targets, among those that are complete; None if none is.
+/// The model with the least test error, over the targets that all models of ratings predict, among those that are complete;
+/// None if none is.
 pub fn best(s: &Study) -> Option<&Model> {
+    let rating: Vec<&Model> = s.models.iter().filter(|m| !m.targets.is_empty()).collect();
+    let common = |t: &usize| rating.iter().all(|m| m.place(*t).is_some());
+    let common: Vec<usize> = (0..s.targets.len()).filter(common).collect();
     let mean = |m: &Model| {
-        let all: Option<Vec<f64>> = m.cells.iter().map(|c| Some(c.as_ref()?.set(TEST)?.mse_mean)).collect();
+        let error = |c: &Cell| common.iter().map(|t| Some(m.rated(c, TEST, *t)?.model.mse)).sum::<Option<f64>>();
+        let all: Option<Vec<f64>> = m.cells.iter().map(|c| error(c.as_ref()?)).collect();
         all.map(|v| v.iter().sum::<f64>() / v.len() as f64)
     };
-    let scored = s.models.iter().filter_map(|m| Some((m, mean(m)?)));
+    let scored = rating.iter().filter(|_| !common.is_empty()).filter_map(|m| Some((*m, mean(m)?)));
     scored.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(m, _)| m)
 }
 
@@ -59,15 +64,15 @@ fn third(rating: f32) -> usize {
 /// region's errors, which are neither its luckiest nor its worst.
 fn regions<'a>(s: &Study, m: &'a Model) -> [[Vec<&'a Predicted>; 3]; 3] {
     let mut all: [[Vec<&Predicted>; 3]; 3] = Default::default();
-    if s.targets.len() < 2 {
+    if m.targets.len() < 2 {
         return all;
     }
     for p in m.predictions.iter().filter(|p| p.test) {
-        let truth = &s.manifest.rows[p.row].targets;
+        let truth = s.truth(m, p.row);
         all[third(truth[1])][third(truth[0])].push(p);
     }
     let error = |p: &Predicted| -> f32 {
-        let truth = &s.manifest.rows[p.row].targets;
+        let truth = s.truth(m, p.row);
         truth.iter().zip(&p.values).map(|(a, b)| (a - b).powi(2)).sum()
     };
     for region in all.iter_mut().flatten() {
@@ -99,29 +104,29 @@ struct Shown {
     accuracy: String,
 }
 
-fn shown(s: &Study, extras: &Extras, p: &Predicted) -> Result<Shown> {
-    let row = &s.manifest.rows[p.row];
-    let join = |of: &dyn Fn(usize) -> String| (0..s.targets.len()).map(of).collect::<Vec<_>>().join(" / ");
-    let accuracy = |t: usize| 100.0 * (1.0 - f64::from((p.values[t] - row.targets[t]).abs()) / 9.0);
+fn shown(s: &Study, extras: &Extras, m: &Model, p: &Predicted) -> Result<Shown> {
+    let (row, truth) = (&s.manifest.rows[p.row], s.truth(m, p.row));
+    let join = |of: &dyn Fn(usize) -> String| (0..truth.len()).map(of).collect::<Vec<_>>().join(" / ");
+    let accuracy = |t: usize| 100.0 * (1.0 - f64::from((p.values[t] - truth[t]).abs()) / 9.0);
     Ok(Shown {
         id: row.path.rsplit('/').next().unwrap_or(&row.path).into(),
         image: extras.thumbnails.get(&p.row).map(|f| data_uri(f)).transpose()?,
         predicted: join(&|t| number(Some(p.values[t].into()), 2)),
-        rated: join(&|t| number(Some(row.targets[t].into()), 2)),
+        rated: join(&|t| number(Some(truth[t].into()), 2)),
         accuracy: join(&|t| format!("{} %", number(Some(accuracy(t)), 1))),
     })
 }
 
 fn plane(s: &Study, extras: &Extras, m: &Model) -> Result<Vec<Region>> {
-    if s.targets.len() < 2 {
+    if m.targets.len() < 2 {
         return Ok(vec![]);
     }
-    let (found, words) = (regions(s, m), ["low", "middle", "high"]);
+    let (found, words, names) = (regions(s, m), ["low", "middle", "high"], s.names(m));
     let mut all = vec![];
     for (y, row) in found.iter().enumerate().rev() {
         for (x, region) in row.iter().enumerate() {
-            let name = format!("{} {}, {} {}", words[x], s.targets[0], words[y], s.targets[1]);
-            let pictures = region.iter().map(|p| shown(s, extras, p)).collect::<Result<_>>()?;
+            let name = format!("{} {}, {} {}", words[x], names[0], words[y], names[1]);
+            let pictures = region.iter().map(|p| shown(s, extras, m, p)).collect::<Result<_>>()?;
             all.push(Region { name, pictures });
         }
     }
@@ -158,20 +163,19 @@ fn curves(m: &Model) -> Option<String> {
 /// A thumbnail that is neither PNG nor JPEG.
 pub fn html(s: &Study, extras: &Extras) -> Result<String> {
     let best = best(s);
+    let names = best.map_or(vec![], |m| s.names(m));
     let points: Vec<Point> = best.map_or(vec![], |m| {
         let point = |p: &Predicted| {
             let row = &s.manifest.rows[p.row];
             let id = row.path.rsplit('/').next().unwrap_or(&row.path).to_string();
-            Point { id, path: row.path.clone(), truth: row.targets.clone(), pred: p.values.clone(), thumbnail: None }
+            Point { id, path: row.path.clone(), truth: s.truth(m, p.row), pred: p.values.clone(), thumbnail: None }
         };
         m.predictions.iter().filter(|p| p.test).map(point).collect()
     });
     let chart = |c: charts::Chart| context! { svg => c.svg, narrow => c.narrow, note => c.note };
     let scatters: Vec<_> = match points.is_empty() {
         true => vec![],
-        false => (0..s.targets.len())
-            .map(|t| (s.targets[t].clone(), chart(charts::scatter(&s.targets, &points, t))))
-            .collect(),
+        false => (0..names.len()).map(|t| (names[t].clone(), chart(charts::scatter(&names, &points, t)))).collect(),
     };
     let lines: Vec<_> = s.models.iter().filter_map(|m| Some((m.title.clone(), curves(m)?))).collect();
     let page = context! {
@@ -180,7 +184,7 @@ pub fn html(s: &Study, extras: &Extras) -> Result<String> {
         subtitle => extras.subtitle.as_str(),
         notes => Serde(&extras.notes),
         tables => tables::all(s).iter().map(super::Sheet::html).collect::<Vec<_>>(),
-        targets => Serde(&s.targets),
+        targets => Serde(&names),
         best => best.map(|m| m.title.as_str()),
         regions => Serde(best.map_or(Ok(vec![]), |m| plane(s, extras, m))?),
         scatters,

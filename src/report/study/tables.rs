@@ -11,13 +11,11 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Every table, in the order of a paper: the data, the tables that were asked for, then those behind them.
 pub fn all(s: &Study) -> Vec<Sheet> {
     let mut sheets = vec![data(s)];
-    if !s.classes.is_empty() {
-        sheets.extend(s.layouts.iter().enumerate().map(|(i, layout)| classes::accuracy(s, i, layout)));
-        sheets.push(classes::folds(s));
-        return sheets;
-    }
     let asked = s.layouts.iter().enumerate().map(|(i, layout)| match (layout.pairs.is_empty(), layout.by) {
         (false, _) => tests(s, i, layout),
+        (true, By::Goals) => classes::goals(s, i, layout),
+        // Models that rate nothing are judged by their classes.
+        (true, By::Sets) if models(s, layout).iter().any(|m| m.targets.is_empty()) => classes::accuracy(s, i, layout),
         (true, By::Sets) => by_sets(s, i, layout),
         (true, By::Models) => by_models(s, i, layout),
         (true, By::Folds) => by_folds(s, i, layout),
@@ -25,19 +23,36 @@ pub fn all(s: &Study) -> Vec<Sheet> {
         (true, By::SplitTargets) => by_splits(s, i, layout, true),
     });
     sheets.extend(asked);
-    sheets.push(bounds(s));
-    sheets.push(measures(s));
-    sheets.extend(s.models.iter().map(|m| folds(s, m)));
-    sheets.extend(parts(s, "dataset", "Test error by set"));
-    sheets.extend(parts(s, "category", "Test error by category"));
+    if !s.targets.is_empty() {
+        sheets.push(bounds(s));
+        sheets.push(measures(s));
+        sheets.extend(rating(s).map(|m| folds(s, m)));
+    }
+    if !s.classes.is_empty() {
+        sheets.push(classes::folds(s));
+    }
+    if !s.targets.is_empty() {
+        sheets.extend(parts(s, "dataset", "Test error by set"));
+        sheets.extend(parts(s, "category", "Test error by category"));
+    }
     sheets
+}
+
+/// The models that rate.
+fn rating(s: &Study) -> impl Iterator<Item = &Model> {
+    s.models.iter().filter(|m| !m.targets.is_empty())
+}
+
+/// Those of the study's targets that some of these models predict.
+pub(super) fn targets(s: &Study, models: &[&Model]) -> Vec<usize> {
+    (0..s.targets.len()).filter(|t| models.iter().any(|m| m.place(*t).is_some())).collect()
 }
 
 /// Says of which targets no model predicts the test parts better than the training mean does; None where there is none. To
 /// be read before everything else.
 pub fn verdict(s: &Study) -> Option<String> {
     let errors = |m: &Model, t: usize| {
-        let of = |c: &Cell| c.set(TEST).map(|x| [x.dimensions[t].model.mse, x.dimensions[t].baseline.mse]);
+        let of = |c: &Cell| m.rated(c, TEST, t).map(|d| [d.model.mse, d.baseline.mse]);
         let all: Vec<[f64; 2]> = m.done().filter_map(of).collect();
         (!all.is_empty()).then(|| all.iter().fold([0.0, 0.0], |sum, e| [sum[0] + e[0], sum[1] + e[1]]))
     };
@@ -56,8 +71,8 @@ pub fn verdict(s: &Study) -> Option<String> {
 pub fn beyond(s: &Study) -> Vec<String> {
     let of = |m: &Model| {
         let tested: Vec<_> = m.predictions.iter().filter(|p| p.test).collect();
-        let count = |t: usize| tested.iter().filter(|p| beyond_scale(f64::from(p.values[t]))).count();
-        let counts = s.targets.iter().enumerate().map(|(t, name)| (&**name, count(t)));
+        let count = |i: usize| tested.iter().filter(|p| beyond_scale(f64::from(p.values[i]))).count();
+        let counts = m.targets.iter().enumerate().map(|(i, t)| (&*s.targets[*t], count(i)));
         remark_beyond(counts, tested.len()).map(|remark| format!("{}: {remark}", m.title))
     };
     s.models.iter().filter_map(of).collect()
@@ -68,14 +83,15 @@ pub(super) fn sets(s: &Study) -> Vec<&str> {
     [TRAIN, TEST].into_iter().chain(s.test_sets.iter().map(String::as_str)).collect()
 }
 
-fn capital(text: &str) -> String {
+/// The text, with a capital.
+pub fn capital(text: &str) -> String {
     let mut letters = text.chars();
     letters.next().map_or(String::new(), |c| c.to_uppercase().chain(letters).collect())
 }
 
 /// The mean squared errors of a model on a set, fold by fold; None where a cell is not done.
 fn errors(m: &Model, set: &str, target: usize) -> Vec<Option<f64>> {
-    let of = |c: &Cell| Some(c.set(set)?.dimensions[target].model.mse);
+    let of = |c: &Cell| Some(m.rated(c, set, target)?.model.mse);
     m.cells.iter().map(|c| of(c.as_ref()?)).collect()
 }
 
@@ -115,17 +131,16 @@ fn by_sets(s: &Study, i: usize, layout: &Layout) -> Sheet {
     let models = models(s, layout);
     let mut sheet = Sheet::new(&format!("table-{}", i + 1), &title(layout, "Errors on every set"));
     let first = || vec![(String::new(), 1)];
-    let columns = 2 * s.targets.len();
     sheet.header = vec![first(), first(), first()];
     for m in &models {
-        sheet.header[0].push((m.title.clone(), columns));
-        for t in &s.targets {
-            sheet.header[1].push((capital(t), 2));
+        sheet.header[0].push((m.title.clone(), 2 * m.targets.len()));
+        for t in s.names(m) {
+            sheet.header[1].push((capital(&t), 2));
             sheet.header[2].extend(Sheet::plain(["M", "SD"]));
         }
     }
     for set in sets(s) {
-        let of = |m: &&Model| (0..s.targets.len()).flat_map(|t| cells(spread(&errors(m, set, t)))).collect::<Vec<_>>();
+        let of = |m: &&Model| m.targets.iter().flat_map(|&t| cells(spread(&errors(m, set, t)))).collect::<Vec<_>>();
         sheet.rows.push(std::iter::once(name(s, set)).chain(models.iter().flat_map(of)).collect());
     }
     sheet.note = format!(
@@ -150,9 +165,9 @@ fn by_models(s: &Study, i: usize, layout: &Layout) -> Sheet {
         sheet.header[0].push((m.title.clone(), 2));
         sheet.header[1].extend(Sheet::plain(["M", "SD"]));
     }
-    for (t, target) in s.targets.iter().enumerate() {
+    for t in targets(s, &models) {
         let of = models.iter().flat_map(|m| cells(spread(&errors(m, TEST, t))));
-        sheet.rows.push(std::iter::once(capital(target)).chain(of).collect());
+        sheet.rows.push(std::iter::once(capital(&s.targets[t])).chain(of).collect());
     }
     sheet.note = format!(
         "Mean squared error of the test part, points²: mean (M) and sample SD over {} folds.{}",
@@ -192,9 +207,9 @@ fn by_splits(s: &Study, i: usize, layout: &Layout, each: bool) -> Sheet {
             sheet.rows.push(std::iter::once(m.title.clone()).chain(cells(m, &all)).collect());
             continue;
         }
-        for (t, target) in s.targets.iter().enumerate() {
+        for (i, target) in s.names(m).iter().enumerate() {
             let name = format!("{} {target}", m.title);
-            sheet.rows.push(std::iter::once(name).chain(cells(m, &|x| one(&x.dimensions[t].model))).collect());
+            sheet.rows.push(std::iter::once(name).chain(cells(m, &|x| one(&x.dimensions[i].model))).collect());
         }
     }
     let all = if each { "" } else { " Over all ratings taken together: CC flatters where their means differ." };
@@ -214,9 +229,10 @@ fn by_folds(s: &Study, i: usize, layout: &Layout) -> Sheet {
     let groups = (1..=s.k()).map(|g| format!("g{g}"));
     let header: Vec<String> = std::iter::once(String::new()).chain(groups).chain(["Avg".into()]).collect();
     sheet.header = vec![Sheet::plain(header.iter().map(String::as_str))];
-    for (t, target) in s.targets.iter().enumerate() {
+    for t in targets(s, &models) {
+        let target = &s.targets[t];
         for (set, part) in [(TRAIN, "training"), (TEST, "test")] {
-            for m in &models {
+            for m in models.iter().filter(|m| m.place(t).is_some()) {
                 let errors = errors(m, set, t);
                 let all = errors.iter().copied().chain([spread(&errors).mean]).map(|e| number(e, 2));
                 sheet
@@ -247,7 +263,7 @@ pub fn compared<'a>(s: &'a Study, layout: &Layout) -> Vec<Test<'a>> {
     let mut all = vec![];
     for [a, b] in &layout.pairs {
         let (Some(a), Some(b)) = (s.model(a), s.model(b)) else { continue };
-        for target in 0..s.targets.len() {
+        for target in (0..s.targets.len()).filter(|t| a.place(*t).is_some() && b.place(*t).is_some()) {
             let both = errors(a, TEST, target).into_iter().zip(errors(b, TEST, target));
             let (x, y): (Vec<f64>, Vec<f64>) = both.filter_map(|(x, y)| Some((x?, y?))).unzip();
             let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
@@ -333,7 +349,8 @@ fn folds(s: &Study, m: &Model) -> Sheet {
     header.extend((1..=s.k()).map(|k| format!("K{k}")));
     header.extend(["Mean".into(), "SD".into()]);
     sheet.header = vec![Sheet::plain(header)];
-    for (t, target) in s.targets.iter().enumerate() {
+    for &t in &m.targets {
+        let target = &s.targets[t];
         for (i, set) in sets(s).into_iter().enumerate() {
             let e = errors(m, set, t);
             let mut row = vec![if i == 0 { capital(target) } else { String::new() }, name(s, set)];
@@ -389,13 +406,9 @@ fn bounds(s: &Study) -> Sheet {
         sheet.rows.push(std::iter::once(label.to_string()).chain((0..s.targets.len()).flat_map(cell)).collect());
     };
     let dealt: Vec<usize> = (0..s.folds.len()).filter(|&i| s.folds[i].is_some()).collect();
-    let first = s.models.first();
-    let mean = |t: usize| {
-        let of = |c: &Cell| Some(c.set(TEST)?.dimensions[t].baseline.mse);
-        spread(&first.map_or(vec![], |m| m.cells.iter().map(|c| of(c.as_ref()?)).collect::<Vec<_>>()))
-    };
+    let mean = |t: usize| spread(&baseline(s, t));
     let best = |t: usize| beats(s, t, mean(t).mean);
-    row("Always the training mean", &|t| (mean(t), tested(first)));
+    row("Always the training mean", &|t| (mean(t), tested(first(s, t))));
     row("The best model", &|t| (best(t).map_or(NOTHING, |m| spread(&errors(m, TEST, t))), tested(best(t))));
     // What is known of the raters of a picture: SD and number.
     let column = |t: usize, what: &str| s.manifest.labels(&format!("{}_{what}", s.targets[t])).unwrap_or_default();
@@ -421,7 +434,7 @@ fn bounds(s: &Study) -> Sheet {
     };
     row("One more rater", &|t| over(t, |sd, n| sd * sd * (1.0 + 1.0 / n)));
     row("Noise of the mean ratings", &|t| over(t, |sd, n| sd * sd / n));
-    let complete = s.models.iter().filter(|m| m.cells.iter().all(Option::is_some)).count();
+    let complete = rating(s).filter(|m| m.cells.iter().all(Option::is_some)).count();
     sheet.note = format!(
         "Mean squared error, points². One more rater: how far, on average, a single person's rating lies from the mean of the \
          others, from the SD and number of raters of a picture; noise: what no predictor can be below, because mean ratings \
@@ -429,9 +442,20 @@ fn bounds(s: &Study) -> Sheet {
          with errors on as many pictures. The best model is that of the least error among the {complete} of {} that have all \
          folds: the least of several errors is lower than what that model will do on new pictures. A dash: no model beats \
          the training mean, or the manifest has no columns with SDs and numbers of raters.",
-        s.models.len()
+        rating(s).count()
     );
     sheet
+}
+
+/// The first model that predicts a target: its cells say what the mean of the training pictures is worth.
+fn first(s: &Study, t: usize) -> Option<&Model> {
+    s.models.iter().find(|m| m.place(t).is_some())
+}
+
+/// The error of always answering the mean of the training pictures, fold by fold.
+pub(super) fn baseline(s: &Study, t: usize) -> Vec<Option<f64>> {
+    let of = |m: &Model, c: &Cell| Some(m.rated(c, TEST, t)?.baseline.mse);
+    first(s, t).map_or(vec![], |m| m.cells.iter().map(|c| of(m, c.as_ref()?)).collect())
 }
 
 const NOTHING: Spread = Spread { mean: None, sd: None };
@@ -460,8 +484,9 @@ fn pooled(s: &Study, values: impl Iterator<Item = (f64, usize)>) -> Spread {
 /// The error on some pictures of answering the mean of what the first model of their fold was trained on.
 fn always(s: &Study, t: usize, rows: &[usize]) -> Spread {
     let answer = |i: usize| {
-        let cell = s.models.first()?.cells.get(s.folds[i]? as usize)?.as_ref()?;
-        Some(cell.set(TEST)?.dimensions[t].train_mean)
+        let m = first(s, t)?;
+        let cell = m.cells.get(s.folds[i]? as usize)?.as_ref()?;
+        Some(m.rated(cell, TEST, t)?.train_mean)
     };
     let error = |&i: &usize| Some(((answer(i)? - f64::from(s.manifest.rows[i].targets[t])).powi(2), i));
     pooled(s, rows.iter().filter_map(error))
@@ -469,10 +494,10 @@ fn always(s: &Study, t: usize, rows: &[usize]) -> Spread {
 
 /// The error of a model on some of its test pictures.
 fn predicted(s: &Study, m: &Model, t: usize, rows: &[usize]) -> Spread {
-    let rows: BTreeSet<usize> = rows.iter().copied().collect();
+    let (rows, Some(place)) = (rows.iter().copied().collect::<BTreeSet<usize>>(), m.place(t)) else { return NOTHING };
     let error = |p: &Predicted| {
         let truth = f64::from(s.manifest.rows[p.row].targets[t]);
-        ((f64::from(p.values[t]) - truth).powi(2), p.row)
+        ((f64::from(p.values[place]) - truth).powi(2), p.row)
     };
     pooled(s, m.predictions.iter().filter(|p| p.test && rows.contains(&p.row)).map(error))
 }
@@ -523,21 +548,21 @@ fn parts(s: &Study, column: &str, title: &str) -> Option<Sheet> {
     }
     let mut sheet = Sheet::new(column, title);
     sheet.header = vec![vec![(String::new(), 1), (String::new(), 1)], Sheet::plain(["", "Pictures"])];
-    for m in &s.models {
-        sheet.header[0].push((m.title.clone(), s.targets.len()));
-        sheet.header[1].extend(Sheet::plain(s.targets.iter().map(|t| initial(t))));
+    for m in rating(s) {
+        sheet.header[0].push((m.title.clone(), m.targets.len()));
+        sheet.header[1].extend(Sheet::plain(s.names(m).iter().map(|t| initial(t))));
     }
     let truth = |i: usize, t: usize| f64::from(s.manifest.rows[i].targets[t]);
     for (label, rows) in &groups {
         let mut line = vec![label.to_string(), rows.len().to_string()];
-        for m in &s.models {
+        for m in rating(s) {
             let mine: Vec<_> = m
                 .predictions
                 .iter()
                 .filter(|p| p.test && labels[p.row].as_deref().unwrap_or("(none)") == *label)
                 .collect();
-            for t in 0..s.targets.len() {
-                let error = mine.iter().map(|p| ((f64::from(p.values[t]) - truth(p.row, t)).powi(2), p.row));
+            for (i, &t) in m.targets.iter().enumerate() {
+                let error = mine.iter().map(|p| ((f64::from(p.values[i]) - truth(p.row, t)).powi(2), p.row));
                 line.push(number(pooled(s, error).mean, 3));
             }
         }
@@ -552,7 +577,7 @@ fn parts(s: &Study, column: &str, title: &str) -> Option<Sheet> {
 mod tests {
     use super::*;
     use crate::data::{Manifest, Row};
-    use crate::train::cell::{Judged, Set};
+    use crate::train::cell::Set;
     use crate::train::metrics::{Dimension, DimensionMetrics, Metrics};
 
     /// Parry & Vuong 2021, Tables S2 to S5: arousal on train, test and NAPS, valence on train, test and NAPS; five folds.
@@ -631,12 +656,13 @@ mod tests {
                 sets: (0..3)
                     .map(|s| Set {
                         name: [TRAIN, TEST, "naps"][s].into(),
-                        judged: Judged::Metrics(metrics([mse[s][fold], mse[3 + s][fold]])),
+                        metrics: Some(metrics([mse[s][fold], mse[3 + s][fold]])),
+                        classes: None,
                     })
                     .collect(),
             };
             let cells = (0..5).map(|f| Some(cell(f))).collect();
-            Model { name: name.to_string(), title: name.to_string(), cells, predictions: vec![] }
+            Model { name: name.to_string(), title: name.to_string(), targets: vec![0, 1], cells, predictions: vec![] }
         };
         #[derive(serde::Deserialize)]
         struct Layouts {
@@ -646,6 +672,7 @@ mod tests {
             title: String::new(),
             targets: vec!["arousal".into(), "valence".into()],
             classes: vec![],
+            y: vec![],
             models: PAPER.iter().map(model).collect(),
             layouts: toml::from_str::<Layouts>(layouts).unwrap().table,
             manifest: Manifest::new("", &["arousal", "valence"], vec![], vec![]),
@@ -723,7 +750,7 @@ mod tests {
         for cell in s.models[2].cells.iter_mut().flatten() {
             let mut worse = metrics([2.1, 2.4]);
             worse.dimensions[1].baseline.mse = 9.0;
-            cell.sets[1].judged = Judged::Metrics(worse);
+            cell.sets[1].metrics = Some(worse);
         }
         assert!(verdict(&s).unwrap().starts_with("No model beats the training mean on arousal: "));
         // The first model's baseline is that of the table.
@@ -759,8 +786,7 @@ mod tests {
         s.folds = vec![Some(0), Some(1), Some(0), Some(1)];
         for m in &mut s.models {
             m.cells.iter_mut().flatten().for_each(|c| {
-                let Judged::Metrics(m) = &mut c.sets[1].judged else { unreachable!("of ratings") };
-                m.dimensions[0].baseline.mse = 9.0;
+                c.sets[1].metrics.as_mut().unwrap().dimensions[0].baseline.mse = 9.0;
             });
             m.predictions = (0..4)
                 .map(|row| Predicted { row, fold: (row % 2) as u32, test: true, values: vec![row as f32 + 3.0; 2] })
