@@ -11,7 +11,7 @@ Filters that see one channel go to [`super::depthwise`].
 The weight gradient is a chain over pixels instead. Pixels are taken in fixed tiles of [`PIXELS`], a tile's chains
 start at zero and are added to a running sum: more accurate than one chain of a hundred thousand terms. */
 
-use super::simd::{self, V16, Vectorized};
+use super::simd::{self, Portable, V16, Vectorized};
 use super::tile::{self, Begin, HostTile, ROWS, Stretch, extent, tile};
 use super::winograd::{self, Winograd};
 use super::{LANES, Out, add_parts, cut, depthwise};
@@ -389,7 +389,16 @@ fn gather(simd: Simd, g: &Gather, src: &[f32], packed: &[f32], bias: Option<&[f3
         let mut from = 0;
         while from < g.depth() {
             let to = (from + piece).min(g.depth());
-            for at in at[..count].chunks(rows) {
+            let mut tiles = at[..count].chunks(rows).peekable();
+            while let Some(at) = tiles.next() {
+                if from == 0 && width < dst_c {
+                    // What the next tile writes lies in pieces of rows, which no hardware foresees.
+                    for p in tiles.peek().into_iter().copied().flatten() {
+                        for c in (0..width).step_by(LANES) {
+                            Portable::prefetch(dst.0.wrapping_add(p.to + channel + c));
+                        }
+                    }
+                }
                 let inner = at.iter().all(|p| g.inner(p));
                 let mut used = 0;
                 let mut row = from;
