@@ -36,8 +36,11 @@ impl Boxes {
 
 /// How many of some pictures have no box although a view is to show it, in words; None if that is no loss.
 pub fn seen_whole(sources: &[Source], views: &[View]) -> Option<String> {
-    let whole = sources.iter().filter(|s| s.face().is_none()).count();
-    (whole > 0 && views.iter().any(|v| v.crop.is_some())).then(|| {
-        format!("{whole} of {} pictures have no face box ({}) and are seen whole", sources.len(), FACE.join(", "))
-    })
+    whole_of(sources.iter().filter(|s| s.face().is_none()).count(), sources.len(), views)
+}
+
+/// [`seen_whole`] of `whole` pictures without a box among `all`.
+pub fn whole_of(whole: usize, all: usize, views: &[View]) -> Option<String> {
+    (whole > 0 && views.iter().any(|v| v.crop.is_some()))
+        .then(|| format!("{whole} of {all} pictures have no face box ({}) and are seen whole", FACE.join(", ")))
 }

@@ -1,7 +1,7 @@
 /*! Ratings and pictures: what stands between a folder of photographs and the `[n, side, side, 3]` bytes a network is fed.
 [`import`] turns published rating tables into one [`manifest`] each, [`merge`] joins them, and [`duplicates`] finds what they
 have in common; [`decode`] and [`resize`] turn files into squares;
-[`cache`] keeps the squares in one mapped file; [`features_table`] has numbers of pictures instead; [`boxes`] say where faces are, [`labels`] what classes pictures are of; [`folds`] deals the rows out without separating near-duplicates. Everything
+[`cache`] keeps the squares in one mapped file; [`features_table`] has numbers of pictures instead; [`tar`] takes them out of archives; [`boxes`] say where faces are, [`labels`] what classes pictures are of; [`folds`] deals the rows out without separating near-duplicates. Everything
 here reads files that others made, so every function answers bad input with one line and none of them panics. */
 
 mod arithmetic;
@@ -25,6 +25,7 @@ pub mod resize;
 mod rewrite;
 mod sniff;
 pub mod table;
+pub mod tar;
 mod tiff;
 pub mod walk;
 mod workbook;

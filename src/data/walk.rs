@@ -22,6 +22,24 @@ pub struct Walk {
 const NAMED: usize = 6;
 
 impl Walk {
+    /// Whether a file is to be looked at by its name, of whatever format; one that is not is counted.
+    pub fn takes(&mut self, name: &Path) -> bool {
+        let hidden = name.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
+        let picture = !hidden && (has_ending(name, &ENDINGS) || has_ending(name, &UNREAD_ENDINGS));
+        match hidden {
+            _ if picture => {}
+            true => self.hidden += 1,
+            false => self.pass(name),
+        }
+        picture
+    }
+
+    /// Counts what is no picture.
+    pub fn pass(&mut self, name: &Path) {
+        let ending = name.extension().map_or(String::new(), |e| format!(".{}", e.to_string_lossy()));
+        *self.others.entry(ending.to_lowercase()).or_default() += 1;
+    }
+
     /// What was passed over and why, for people; None if nothing was.
     pub fn passed_over(&self) -> Option<String> {
         let named = |(ending, n): (&String, &usize)| match ending.as_str() {
@@ -72,10 +90,7 @@ pub fn walk(dir: impl AsRef<Path>) -> Result<Walk> {
                 Ok(m) if m.is_dir() => todo.push(path),
                 Ok(m) if m.is_file() && has_ending(&path, &ENDINGS) => found.files.push(path),
                 Ok(m) if m.is_file() && has_ending(&path, &UNREAD_ENDINGS) => found.unread.push(path),
-                _ => {
-                    let ending = path.extension().map_or(String::new(), |e| format!(".{}", e.to_string_lossy()));
-                    *found.others.entry(ending.to_lowercase()).or_default() += 1;
-                }
+                _ => found.pass(&path),
             }
         }
         // Entered in sorted order, so that of two links to one folder the same one counts everywhere.
