@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 /// Receives the progress of one job at a time; called from worker threads.
 pub trait Progress: Sync {
-    /// A job of `total` equal parts begins.
+    /// A job of `total` equal parts begins; of 0 where only its end tells how many there are.
     fn start(&self, what: &str, total: u64);
     /// What is to be said behind the count of parts, from now on.
     fn message(&self, _text: &str) {}

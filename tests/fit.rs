@@ -51,7 +51,30 @@ fn sees(dir: &Path, model: &str, table: &str, rest: &str) {
     let some: Vec<&str> = rows.lines().skip(1).step_by(50).take(3).collect();
     let paths: Vec<&str> = some.iter().map(|l| l.split(',').next().unwrap()).collect();
     let seen = predict(&format!("{} {rest}", paths.join(" ")));
-    assert_eq!((seen.lines().skip(1).collect::<Vec<_>>(), some.len()), (some, 3));
+    assert_eq!((seen.lines().skip(1).collect::<Vec<_>>(), some.len()), (some.clone(), 3));
+    // Among pictures that cannot be used, and of these alone.
+    fs::write(dir.join("bad.png"), "no picture").unwrap();
+    for others in [&[some[0], some[2]][..], &[]] {
+        let paths: Vec<&str> = others.iter().map(|l| l.split(',').next().unwrap()).collect();
+        let line = format!("predict --model {model} --format csv bad.png {} none.png {rest}", paths.join(" "));
+        let out = run(dir, &line);
+        let (said, rows) = (String::from_utf8(out.stderr).unwrap(), String::from_utf8(out.stdout).unwrap());
+        let of = format!("2 of {} pictures cannot be used, the first is bad.png: ", others.len() + 2);
+        assert!(out.status.code() == Some(1) && said.contains(&of), "{said}");
+        let rows: Vec<&str> = rows.lines().skip(1).collect();
+        let cells = |row: &str| row.split(',').map(String::from).collect::<Vec<_>>();
+        assert_eq!(rows[1..=others.len()], *others);
+        for (row, path) in [(rows[0], "bad.png"), (rows[rows.len() - 1], "none.png")] {
+            let cells = cells(row);
+            assert!(cells[0] == path && cells[1].is_empty() && !cells[cells.len() - 2].is_empty(), "{row}");
+        }
+    }
+    let args = format!("predict --model {model} {rest}");
+    bad(dir, &format!("{args} --list -"), 2, "it looks at all pictures before it answers");
+    bad(dir, &format!("{args} --tar none.tar"), 2, "name files, folders, or a list");
+    fs::write(dir.join("list.txt"), paths.join("\n")).unwrap();
+    let parts: Vec<String> = (1..=2).map(|i| predict(&format!("--list list.txt --shard {i}/2 {rest}"))).collect();
+    assert_eq!(parts.iter().map(|p| p.lines().count() - 1).sum::<usize>(), 3);
 }
 
 #[test]

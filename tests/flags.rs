@@ -116,7 +116,9 @@ fn every_flag_that_a_message_names_is_there() {
         known.extend(command.get_arguments().filter_map(|a| a.get_long()).map(String::from));
     });
     // Of other programs, named in messages and comments.
-    known.extend(["no-deps", "target", "release", "gpu-architecture", "std", "use-fast-math"].map(String::from));
+    known.extend(
+        ["no-deps", "target", "release", "gpu-architecture", "std", "use-fast-math", "sparse"].map(String::from),
+    );
     let (mut named, mut wrong) = (0, vec![]);
     let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli")];
     folders.extend(
@@ -222,8 +224,9 @@ fn no_pipe_and_no_device_makes_a_command_wait() {
                     // Pictures, or a manifest of them and a table to write.
                     let of_manifest = arg.get_id() == "manifest";
                     let features = words == ["features"] && a.get_id() == if of_manifest { "table" } else { "inputs" };
-                    // Pictures, or tables of a model of `fit`.
-                    let predict = words == ["predict"] && a.get_id() == "inputs" && arg.get_id() != "tables";
+                    // Pictures, or what stands in their place.
+                    let others = ["tables", "list", "tar"].contains(&arg.get_id().as_str());
+                    let predict = words == ["predict"] && a.get_id() == "inputs" && !others;
                     let either = features || predict;
                     for i in 0..if this || either || a.is_required_set() { values } else { 0 } {
                         let other = something(a, dir.path(), work.len());

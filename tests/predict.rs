@@ -6,8 +6,9 @@ use approx::assert_abs_diff_eq as close;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use tempfile::TempDir;
 
@@ -269,4 +270,232 @@ fn explanations_are_a_folder_that_a_browser_and_a_program_can_read() {
     complaint(&["--truth", "none.csv"], 1, &["none.csv"]);
     fs::write(dir().join("file"), "").unwrap();
     bad(&["predict", "--model", ONE, "--explain", "file", PICTURES[0]], 1, &["is a file, and a folder"]);
+}
+
+/// An entry of a tar archive as POSIX has it.
+fn entry(name: &str, kind: u8, content: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; 512];
+    bytes[..name.len()].copy_from_slice(name.as_bytes());
+    bytes[124..136].copy_from_slice(format!("{:011o}\0", content.len()).as_bytes());
+    bytes[148..156].fill(b' ');
+    bytes[156] = kind;
+    bytes[257..265].copy_from_slice(b"ustar\x0000");
+    let sum: u32 = bytes.iter().map(|b| u32::from(*b)).sum();
+    bytes[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    bytes.extend(content);
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    bytes
+}
+
+/// Pictures of a folder that is made for a test, sorted: eight drawings, one of them damaged.
+fn pictures(folder: &str) -> Vec<String> {
+    let from = fs::read_to_string(dir().join("few.csv")).unwrap();
+    let mut paths = vec![];
+    for (i, row) in from.lines().skip(1).take(8).enumerate() {
+        let path = format!("{folder}/{}{i}.png", if i == 3 { "inner/" } else { "" });
+        fs::create_dir_all(dir().join(&path).parent().unwrap()).unwrap();
+        let mut bytes = fs::read(dir().join(row.split(',').next().unwrap())).unwrap();
+        bytes.truncate(if i == 5 { 60 } else { bytes.len() });
+        fs::write(dir().join(&path), bytes).unwrap();
+        paths.push(path);
+    }
+    paths.sort();
+    paths
+}
+
+/// What the program says of these arguments with this on its standard input.
+fn fed(args: &[&str], input: &[u8]) -> Output {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_deep-affect"));
+    let piped =
+        program.args(args).current_dir(dir()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().unwrap();
+    // A run that ends before it has read everything is no failure of the test.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+/// Path, first rating and whether there is an error, of rows of JSON.
+fn told(out: &[u8]) -> Vec<(String, Value, bool)> {
+    let row = |line: &str| {
+        let row: Value = serde_json::from_str(line).unwrap();
+        (row["path"].as_str().unwrap().to_string(), row["valence_1to9"].clone(), row["error"].is_string())
+    };
+    text(out).lines().map(row).collect()
+}
+
+const JSONL: [&str; 5] = ["predict", "--model", ONE, "--format", "jsonl"];
+
+#[test]
+fn every_picture_is_in_one_shard_of_a_folder_a_list_and_an_archive() {
+    let paths = pictures("all");
+    let of = |more: &[&str]| run(&[&JSONL, more].concat());
+    let whole = of(&["all"]);
+    let rows = told(&whole.stdout);
+    assert_eq!(rows.iter().map(|r| r.0.clone()).collect::<Vec<_>>(), paths);
+    assert_eq!((whole.status.code(), rows.iter().filter(|r| r.2).count()), (Some(1), 1));
+    let sorted = |mut rows: Vec<(String, Value, bool)>| {
+        rows.sort_by(|a, b| a.0.cmp(&b.0));
+        rows
+    };
+    // A folder by another name of its own has the same parts.
+    for folder in ["all", "./all/"] {
+        let parts: Vec<_> = (1..=3).map(|i| told(&of(&["--shard", &format!("{i}/3"), folder]).stdout)).collect();
+        let all = sorted(parts.concat());
+        assert!(parts.iter().all(|p| !p.is_empty()), "{parts:?}");
+        assert_eq!(all.iter().map(|r| &r.1).collect::<Vec<_>>(), rows.iter().map(|r| &r.1).collect::<Vec<_>>());
+    }
+    // The tasks of an array, each with its file.
+    for task in ["0", "1", "2"] {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_deep-affect"));
+        program.args(JSONL).args(["all", "--shard", "auto", "--out", "parts/", "--resume"]).current_dir(dir());
+        for (name, value) in [("ID", task), ("MIN", "0"), ("MAX", "2"), ("STEP", "1"), ("COUNT", "3")] {
+            program.env(format!("SLURM_ARRAY_TASK_{name}"), value);
+        }
+        program.output().unwrap();
+    }
+    let parts = (1..=3).map(|i| fs::read(dir().join(format!("parts/part-{i}-of-3.jsonl"))).unwrap());
+    assert_eq!(sorted(told(&parts.collect::<Vec<_>>().concat())), rows);
+    // The same from a list, in a file and piped in, with Windows' ends of lines.
+    fs::write(dir().join("list.txt"), paths.join("\r\n")).unwrap();
+    let listed = of(&["--list", "list.txt"]);
+    assert_eq!((listed.status.code(), told(&listed.stdout)), (Some(1), rows.clone()));
+    let piped = fed(&[&JSONL[..], &["--list", "-", "--shard", "2/3"]].concat(), paths.join("\n").as_bytes());
+    assert!(piped.status.success() && told(&piped.stdout).iter().all(|r| rows.contains(r)));
+    // And from archives, among what is no picture.
+    let mut archive: Vec<u8> =
+        [entry("all/", b'5', b""), entry("../../a.json", b'0', b"{}"), entry("l.png", b'2', b"")].concat();
+    let mut ends = vec![];
+    for path in &paths {
+        archive.extend(entry(path, b'0', &fs::read(dir().join(path)).unwrap()));
+        ends.push(archive.len());
+    }
+    let closed = [&archive[..], &[0; 1024]].concat();
+    fs::write(dir().join("a.tar"), &closed).unwrap();
+    let named = |rows: &[(String, Value, bool)]| -> Vec<_> {
+        rows.iter().map(|r| (format!("a.tar/{}", r.0), r.1.clone(), r.2)).collect()
+    };
+    let packed = of(&["--tar", "a.tar", "a.tar"]);
+    let said = text(&packed.stderr);
+    assert_eq!(told(&packed.stdout), [named(&rows), named(&rows)].concat());
+    assert!(said.contains("2 files that do not end like pictures (2 .json)") && said.contains("2 links"), "{said}");
+    let halves: Vec<_> = (1..=2).map(|i| told(&of(&["--tar", "a.tar", "--shard", &format!("{i}/2")]).stdout)).collect();
+    assert_eq!(sorted(halves.concat()), named(&rows));
+    let piped = fed(&[&JSONL[..], &["--tar", "-"]].concat(), &closed);
+    assert_eq!((piped.status.code(), told(&piped.stdout)), (Some(1), rows.clone()));
+    assert!(!dir().join("../../a.json").exists() && !dir().join("l.png").exists());
+    // One that is cut off leaves the rows before, also in a file.
+    let cut = &closed[..ends[2] + 700];
+    let piped = fed(&[&JSONL[..], &["--tar", "-", "--batch", "2", "--quiet"]].concat(), cut);
+    let want = format!(
+        "error: standard input: is truncated inside `{}`, and `{}` is its last whole entry; copy or download it again\n",
+        paths[3], paths[2]
+    );
+    assert_eq!((text(&piped.stderr), piped.status.code(), told(&piped.stdout)), (&*want, Some(1), rows[..3].to_vec()));
+    fs::write(dir().join("cut.tar"), cut).unwrap();
+    assert_eq!(of(&["--tar", "cut.tar", "--out", "cut.jsonl"]).status.code(), Some(1));
+    assert_eq!(told(&fs::read(dir().join("cut.jsonl")).unwrap()).len(), 3);
+}
+
+#[test]
+fn what_cannot_be_divided_or_listed_is_refused() {
+    fs::write(dir().join("no.tar"), [7; 2000]).unwrap();
+    fs::write(dir().join("long.txt"), [b'a'; 70_000]).unwrap();
+    fs::write(dir().join("there.csv"), "path\n").unwrap();
+    let refused = |more: &[&str], code: i32, part: &str| {
+        bad(&[&["predict", "--model", ONE, "--quiet"], more].concat(), code, &[part]);
+    };
+    refused(&["emoji", "--shard", "5/4"], 2, "there is no shard 5 of 4");
+    refused(&["emoji", "--shard", "0/4"], 2, "the first is 1/4");
+    refused(&["emoji", "--shard", "auto"], 2, "none of SLURM_ARRAY_TASK_ID");
+    refused(&["--list", "none.txt"], 1, "none.txt: cannot read");
+    refused(&["--list", "long.txt"], 1, "long.txt: line 1: has more than 65536 bytes");
+    refused(&["--tar", "no.tar"], 1, "no.tar: is no tar archive");
+    refused(&["emoji", "--resume", "--out", "a.json"], 2, "as CSV or JSON lines alone");
+    refused(&["emoji", "--resume", "--out", "there.csv"], 1, "there.csv: is there already, and no there.csv.json says");
+    let mut auto = Command::new(env!("CARGO_BIN_EXE_deep-affect"));
+    let auto = auto.args(["predict", "emoji", "--shard", "auto", "--out", "a.csv"]).current_dir(dir());
+    let out = auto.env("RANK", "0").env("WORLD_SIZE", "2").output().unwrap();
+    assert!(out.status.code() == Some(2) && text(&out.stderr).contains("a.csv: would be written by every task"));
+}
+
+#[test]
+fn an_answer_goes_on_where_it_was_killed() {
+    let paths = pictures("resumed, \"quoted\"");
+    let folder = "resumed, \"quoted\"";
+    let path = |name: &str| dir().join(name);
+    for form in ["csv", "jsonl"] {
+        let (out, part) = (format!("r.{form}"), format!("r.{form}.part"));
+        let resumed = |more: &[&str]| {
+            run(&[&["predict", "--model", ONE, "--batch", "3", "--resume", "--out", &out], more].concat())
+        };
+        let first = resumed(&[folder]);
+        assert_eq!(first.status.code(), Some(1), "{}", text(&first.stderr));
+        let whole = fs::read(path(&out)).unwrap();
+        assert_eq!(whole, run(&["predict", "--model", ONE, "--format", form, folder]).stdout);
+        let again = resumed(&[folder]);
+        assert!(text(&again.stderr).contains(&format!("{out} is complete: 8 rows")) && again.status.code() == Some(1));
+        // As a kill leaves it: inside the header, inside a row, between rows, before the last end of a line.
+        let rows: Vec<usize> = whole.iter().enumerate().filter(|b| *b.1 == b'\n').map(|b| b.0 + 1).collect();
+        for length in [0, 9, rows[2], rows[2] + 20, rows[5] - 1, whole.len() - 1, whole.len()] {
+            fs::remove_file(path(&out)).unwrap();
+            fs::write(path(&part), &whole[..length]).unwrap();
+            assert_eq!(resumed(&[folder]).status.code(), Some(1));
+            assert!(fs::read(path(&out)).unwrap() == whole && !path(&part).exists(), "{form} of {length}");
+        }
+        let refused = |out: Output, want: &str| {
+            assert!(out.status.code() == Some(1) && text(&out.stderr).contains(want), "{}", text(&out.stderr));
+        };
+        refused(resumed(&["emoji"]), "was begun with other pictures");
+        refused(resumed(&[folder, "--shard", "1/2"]), "was begun with other shard");
+        // Pictures that are no longer what they were.
+        fs::rename(path(&out), path(&part)).unwrap();
+        fs::rename(path(&paths[1]), path("away.png")).unwrap();
+        refused(resumed(&[folder]), "row 2 is not of");
+        fs::rename(path("away.png"), path(&paths[1])).unwrap();
+        // Two at once.
+        let lock = fs::File::create(path(&format!("{out}.lock"))).unwrap();
+        lock.lock().unwrap();
+        refused(resumed(&[folder]), "another process writes it");
+        drop(lock);
+        assert_eq!((resumed(&[folder]).status.code(), fs::read(path(&out)).unwrap() == whole), (Some(1), true));
+    }
+}
+
+#[test]
+fn a_worker_answers_each_line_until_its_input_ends() {
+    let paths = pictures("worked");
+    let mut program = Command::new(env!("CARGO_BIN_EXE_deep-affect"));
+    let program = program.args(JSONL).args(["--list", "-", "--batch", "4"]).current_dir(dir());
+    let mut start = || program.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = start();
+    let (mut to, mut from) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    let mut answered = |n: usize| {
+        let mut lines = String::new();
+        (0..n).for_each(|_| assert!(from.read_line(&mut lines).unwrap() > 0));
+        told(lines.as_bytes())
+    };
+    let rated = told(&run(&[&JSONL, &["worked"][..]].concat()).stdout);
+    // One at a time, each before the next is asked; then what is no picture; then more than a batch at once.
+    for (path, want) in paths.iter().zip(&rated).take(2) {
+        to.write_all(format!("{path}\n").as_bytes()).unwrap();
+        assert_eq!(answered(1), std::slice::from_ref(want));
+    }
+    to.write_all(b"none.png\n\nworked\n").unwrap();
+    assert_eq!(
+        answered(3).iter().map(|r| (&*r.0, r.2)).collect::<Vec<_>>(),
+        [("none.png", true), ("", true), ("worked", true)]
+    );
+    to.write_all((paths.join("\n") + "\n").as_bytes()).unwrap();
+    assert_eq!(answered(8), rated);
+    drop(to);
+    let out = child.wait_with_output().unwrap();
+    let said = text(&out.stderr);
+    assert!(out.status.success() && said.contains("4 of 13 pictures cannot be used"), "{said}");
+    // Who leaves while nothing comes: the next answer finds nobody, and it ends although its input does not.
+    let mut child = start();
+    drop(child.stdout.take());
+    let mut to = child.stdin.take().unwrap();
+    to.write_all(format!("{}\n", paths[0]).as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
+    drop(to);
 }

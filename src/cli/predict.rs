@@ -5,8 +5,8 @@ use super::{Bar, Compute, output, terminal};
 use crate::atomic;
 use crate::error::{Error, Result};
 use crate::experiment::ensemble::ModelChoice;
-use crate::experiment::features::Looking;
-use crate::experiment::prediction::{AnswerFormat, Destination, Explanation, Predicting, from_tables};
+use crate::experiment::prediction::from_tables::{self, Looked};
+use crate::experiment::prediction::{AnswerFormat, Destination, Explanation, Inputs, Predicting, Shard};
 use crate::progress::Progress;
 use crate::solve::model as solve;
 use crate::train::gradcam::{Sign, Target};
@@ -18,8 +18,19 @@ use std::path::PathBuf;
 #[derive(Args)]
 pub struct Command {
     /// Pictures, folders (searched through, in sorted order), or - for one picture on stdin.
-    #[arg(required_unless_present = "tables", value_name = "FILES")]
+    #[arg(required_unless_present_any = ["tables", "list", "tar"], value_name = "FILES")]
     inputs: Vec<PathBuf>,
+    /// Instead of FILES a list of pictures, one path a line; - is stdin, each line of which is answered when it comes, until
+    /// stdin ends. Then pictures that cannot be used have their rows, and do not count in the exit code.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["inputs", "tables", "tar"])]
+    list: Option<PathBuf>,
+    /// Instead of FILES tar archives, such as WebDataset's, whose pictures are decoded where they lie; - is one on stdin.
+    #[arg(long, value_name = "FILES", num_args = 1.., conflicts_with_all = ["inputs", "tables", "boxes"])]
+    tar: Vec<PathBuf>,
+    /// Only part I of N of the pictures, which follows from their names: each is in one part. `auto` takes I and N from the
+    /// environment of a task of Slurm, SGE, MPI or torchrun.
+    #[arg(long, value_name = "I/N|auto", value_parser = Shard::parse, conflicts_with = "tables")]
+    shard: Option<Shard>,
     /// Of a model of `fit`: tables of features (see `features --table`) as `fit` was given them, instead of pictures;
     /// repeatable.
     #[arg(long = "table", value_name = "FILE", conflicts_with = "inputs")]
@@ -32,9 +43,14 @@ pub struct Command {
     /// Form of the answer. By default that of the ending of --out; a table on a terminal and jsonl elsewhere.
     #[arg(long, value_enum)]
     format: Option<AnswerFormat>,
-    /// Write the answer to this file instead of printing it. The file appears when the answer is complete.
+    /// Write the answer to this file instead of printing it. The file appears when the answer is complete. With --shard a
+    /// folder will do (end a new one with /): each part has its own file there, part-I-of-N.csv.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Go on where a run with the same --out was stopped or killed, if there was one. Rows are kept in FILE.part until all are
+    /// there, and FILE.json says how they are made.
+    #[arg(long, requires = "out", conflicts_with_all = ["explain", "tables"])]
+    resume: bool,
     /// Pictures computed at once: costs memory, changes no rating.
     #[arg(long, default_value = "8", value_parser = batch, value_name = "N")]
     batch: usize,
@@ -95,6 +111,36 @@ enum Signs {
 }
 
 impl Command {
+    /// The pictures that are asked about.
+    fn inputs(&self) -> Inputs {
+        match &self.list {
+            Some(list) => Inputs::List(list.clone()),
+            None if !self.tar.is_empty() => Inputs::Archives(self.tar.clone()),
+            None => Inputs::Paths(self.inputs.clone()),
+        }
+    }
+
+    /// The file for the answer, in a form.
+    fn out(&self, format: AnswerFormat) -> Result<Option<PathBuf>> {
+        let (Some(out), Some(shard)) = (&self.out, self.shard) else { return Ok(self.out.clone()) };
+        if out.is_dir() || out.as_os_str().as_encoded_bytes().ends_with(b"/") {
+            std::fs::create_dir_all(out).map_err(|e| Error::io(out, "create the folder", e))?;
+            let ending = match format {
+                AnswerFormat::Csv => "csv",
+                AnswerFormat::Jsonl => "jsonl",
+                AnswerFormat::Json => "json",
+                AnswerFormat::Table => "txt",
+            };
+            return Ok(Some(out.join(shard.file_name(ending))));
+        }
+        match shard.found {
+            true => Err(Error::file(out, "would be written by every task")
+                .fix("end it with / to make it a folder, with a file for each of them")
+                .as_usage()),
+            false => Ok(Some(out.clone())),
+        }
+    }
+
     /// What was asked for, or what suits where the answer goes.
     fn format(&self) -> AnswerFormat {
         let ending = self.out.as_ref().map(|p| p.extension().unwrap_or_default().to_string_lossy().to_lowercase());
@@ -111,23 +157,31 @@ impl Command {
     pub fn run(self) -> Result<()> {
         self.compute.bind_threads();
         let format = self.format();
+        let (out, inputs) = (self.out(format)?, self.inputs());
         if let [one] = &self.models.model[..]
             && one.is_file()
             && let Some(model) = solve::of_file(one)?
         {
-            let answers = match self.inputs.is_empty() {
-                true => from_tables::answer(one, &model, &self.tables)?,
-                false => {
-                    let (compute, events) = (&self.compute.into(), &*terminal());
-                    let (pictures, towers, batch) = (&self.inputs[..], &self.towers[..], self.batch);
-                    from_tables::look(one, &model, &Looking { pictures, towers, batch, compute, events })?
+            if self.resume {
+                return Err(Error::usage(
+                    "--resume is not for a model of `fit`, which answers when it has seen all pictures",
+                )
+                .fix("leave it out, and give each of several runs its --shard"));
+            }
+            let answers = match self.tables.is_empty() {
+                false => from_tables::answer(one, &model, &self.tables)?,
+                true => {
+                    let (compute, events) = (&self.compute.into(), &terminal());
+                    let (shard, towers, batch) = (self.shard, &self.towers[..], self.batch);
+                    from_tables::look(one, &model, &Looked { inputs: &inputs, shard, towers, batch, compute, events })?
                 }
             };
             let text = answers.text(format);
-            return match &self.out {
-                Some(file) => atomic::write(file, |w| w.write_all(text.as_bytes())),
-                None => output::print(&text),
-            };
+            match &out {
+                Some(file) => atomic::write(file, |w| w.write_all(text.as_bytes()))?,
+                None => output::print(&text)?,
+            }
+            return answers.complete();
         }
         if !self.tables.is_empty() || !self.towers.is_empty() {
             let flag = if self.tables.is_empty() { "--tower" } else { "--table" };
@@ -136,7 +190,8 @@ impl Command {
             );
         }
         let prediction = Predicting {
-            inputs: self.inputs,
+            inputs,
+            shard: self.shard,
             models: self.models.into(),
             batch: self.batch,
             precision: self.precision,
@@ -147,9 +202,14 @@ impl Command {
         };
         // Answers that scroll by on a terminal are progress enough.
         let bar = Bar::new();
-        let progress: &dyn Progress = if self.out.is_none() && stdout().is_terminal() { &() } else { &bar };
+        let progress: &dyn Progress = if out.is_none() && stdout().is_terminal() { &() } else { &bar };
         let mut rows = output::write;
-        prediction.run(format, progress, self.out.as_deref().map_or(Destination::Rows(&mut rows), Destination::File))
+        let to = match &out {
+            None => Destination::Rows(&mut rows),
+            Some(file) if self.resume => Destination::Resumed(file),
+            Some(file) => Destination::File(file),
+        };
+        prediction.run(format, progress, to)
     }
 }
 

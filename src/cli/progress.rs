@@ -51,6 +51,9 @@ impl Inner {
         if terminal {
             return self.draw();
         }
+        if self.total == 0 {
+            return remark!("{}: {} {}", self.what, self.done, self.text);
+        }
         let left = self.left(self.start.elapsed()).as_secs_f64();
         remark!("{}: {} of {}, about {left:.0} s left {}", self.what, self.done, self.total, self.text);
     }
@@ -63,13 +66,15 @@ impl Inner {
 
     fn line(&self, elapsed: Duration, columns: usize) -> String {
         let width = WIDTH;
+        // The last column stays free: some terminals begin a new line there.
+        let all = |line: String| line.trim_end().chars().take(columns.saturating_sub(1)).collect();
+        if self.total == 0 {
+            return all(format!("{:>12} {} {} {}", self.what, self.done, short(elapsed), self.text));
+        }
         let full = (width as u128 * self.done.min(self.total) as u128 / self.total.max(1) as u128) as usize;
         let bar = "=".repeat(full) + if full < width { ">" } else { "" };
         let (elapsed, left) = (short(elapsed), short(self.left(elapsed)));
-        let line =
-            format!("{:>12} [{bar:width$}] {}/{} {elapsed}<{left} {}", self.what, self.done, self.total, self.text);
-        // The last column stays free: some terminals begin a new line there.
-        line.trim_end().chars().take(columns.saturating_sub(1)).collect()
+        all(format!("{:>12} [{bar:width$}] {}/{} {elapsed}<{left} {}", self.what, self.done, self.total, self.text))
     }
 
     /// What was drawn is overwritten. A terminal that takes nothing is left alone: no job ends for its bar.
@@ -164,5 +169,7 @@ mod tests {
         assert_eq!(i.line(3 * minute, 100), "       train [==============================] 9/8 3m<0s loss 0.5");
         (i.done, i.total) = (u64::MAX - 1, u64::MAX);
         assert!(i.line(minute, 100).contains(">]"));
+        (i.done, i.total) = (7, 0);
+        assert_eq!(i.line(minute, 100), "       train 7 60s loss 0.5");
     }
 }

@@ -84,8 +84,21 @@ impl Features<'_> {
     }
 
     /// # Errors
-    /// A file that is no tower, an output that it has not, and a device without room for it.
+    /// Those of [`Features::usable`], and pictures of which none can be used.
     fn see(&self, files: impl FnOnce() -> Result<Vec<PathBuf>>) -> Result<TowerView> {
+        let view = self.usable(files)?;
+        match (view.pictures(), view.bad.first()) {
+            (0, Some(first)) => {
+                let total = view.bad.len();
+                Err(Error::job(format!("none of {total} pictures can be used, the first because: {first:#}")))
+            }
+            _ => Ok(view),
+        }
+    }
+
+    /// # Errors
+    /// A file that is no tower, an output that it has not, and a device without room for it.
+    fn usable(&self, files: impl FnOnce() -> Result<Vec<PathBuf>>) -> Result<TowerView> {
         let events = self.events;
         let weights = TowerWeights::open(self.tower)?;
         let Some(mut tower) = Tower::described(&weights)? else {
@@ -114,6 +127,19 @@ impl Features<'_> {
         }
         let loaded = Pictures::load(&sources, &options, events)?;
         let bad: Vec<Error> = loaded.bad.iter().map(|b| Error::file(&b.path, &b.reason)).collect();
+        if loaded.usable() == 0 {
+            let columns = columns(&config.towers[0], self.output, classes.as_deref());
+            return Ok(TowerView {
+                files,
+                rows: vec![],
+                bad,
+                output: self.output,
+                columns,
+                classes,
+                values: vec![],
+                side,
+            });
+        }
         let pictures = loaded.accept(true)?;
         let mut initial = Initial::new(self.random.unwrap_or(0), self.random.is_some());
         if self.random.is_none() {

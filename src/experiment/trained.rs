@@ -6,6 +6,7 @@ use crate::data::{Alpha, Boxes, DecodeOptions, LoadOptions, walk};
 use crate::device::{Device, Session};
 use crate::error::{Error, Result, line, option, path_text};
 use crate::graph::Value;
+use crate::hash;
 use crate::models::Config;
 use crate::preprocess::View;
 use crate::train::checkpoint::{self, Card};
@@ -99,6 +100,13 @@ impl Model {
             return Err(Error::file(file.path(), "its header contradicts itself").fix("train the model again"));
         }
         Ok(Self { file, card, name })
+    }
+
+    /// What tells it from every other: its header, which has the checksums of all weights.
+    pub fn identity(&self) -> String {
+        let bytes = self.file.as_bytes();
+        let header = bytes.first_chunk().map_or(0, |n| u64::from_le_bytes(*n)) as usize + 8;
+        hash::content_hex(&bytes[..header.min(bytes.len())])
     }
 
     /// The fused model.

@@ -46,6 +46,25 @@ impl PictureDescription {
         table: &Path,
         events: &dyn Events,
     ) -> Result<FeatureTable> {
+        let (made, bad) = self.usable(manifest, decode, table, events)?;
+        match &bad[..] {
+            [] => Ok(made),
+            [one] => Err(one.clone()),
+            [first, ..] => {
+                let (n, all) = (bad.len(), manifest.rows.len());
+                Err(Error::job(format!("{n} of {all} pictures cannot be described, the first is {first}")))
+            }
+        }
+    }
+
+    /// The same of the pictures that can be used, and why the others cannot.
+    pub(super) fn usable(
+        &self,
+        manifest: &Manifest,
+        decode: &DecodeOptions,
+        table: &Path,
+        events: &dyn Events,
+    ) -> Result<(FeatureTable, Vec<Error>)> {
         let (names, mut kinds) = (self.colour_names.as_deref().map(ColourNames::read).transpose()?, self.kinds.clone());
         if names.is_none() && kinds.len() > 1 && kinds.contains(&Kind::Names) {
             let file = option("colour-names");
@@ -72,19 +91,19 @@ impl PictureDescription {
             }
             Ok((hash::content_hex(bytes), row))
         })?;
-        let bad: Vec<(usize, &String)> =
-            made.iter().enumerate().filter_map(|(i, m)| Some((i, m.as_ref().err()?))).collect();
-        if let [(first, why), rest @ ..] = &bad[..] {
-            let one = Error::file(manifest.file(*first), why.as_str());
-            if rest.is_empty() {
-                return Err(one);
+        let (mut kept, mut bad, mut contents, mut rows) = (vec![], vec![], vec![], vec![]);
+        for (i, (made, path)) in made.into_iter().zip(paths).enumerate() {
+            match made {
+                Ok((content, row)) => {
+                    kept.push(path);
+                    contents.push(content);
+                    rows.push(row);
+                }
+                Err(why) => bad.push(Error::file(manifest.file(i), why)),
             }
-            let all = format!("{} of {} pictures cannot be described, the first is {one}", bad.len(), made.len());
-            return Err(Error::job(all));
         }
-        let (contents, rows): (Vec<String>, Vec<Vec<f64>>) = made.into_iter().flatten().unzip();
         let values = rows.iter().flatten().map(|x| *x as f32).collect();
         let recipe = Recipe::described(PictureDescription { kinds, ..self.clone() }, decode).map(|r| r.json());
-        Ok(FeatureTable { file: table.into(), columns, paths, contents, values, recipe })
+        Ok((FeatureTable { file: table.into(), columns, paths: kept, contents, values, recipe }, bad))
     }
 }

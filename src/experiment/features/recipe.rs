@@ -1,6 +1,6 @@
 //! How the columns of a table are made of a picture: what a model that was solved for on it needs to look at pictures itself.
 
-use super::{Features, PictureDescription, list};
+use super::{Features, PictureDescription};
 use crate::data::features_table::FeatureTable;
 use crate::data::{DecodeOptions, Manifest, Row};
 use crate::error::{Error, Result, option, path_text};
@@ -32,6 +32,7 @@ enum Maker {
 
 /// Pictures that a model looks at, and what it needs for that.
 pub struct Looking<'a> {
+    /// Files.
     pub pictures: &'a [PathBuf],
     /// Files of towers, of which each recipe takes its own.
     pub towers: &'a [PathBuf],
@@ -69,14 +70,14 @@ impl Recipe {
         serde_json::from_value(value.clone()).map_err(wrong)
     }
 
-    /// The table that this makes of pictures.
-    fn table(&self, looking: &Looking) -> Result<FeatureTable> {
+    /// The table that this makes of pictures, and those that cannot be used.
+    fn table(&self, looking: &Looking) -> Result<(FeatureTable, Vec<Error>)> {
         let Looking { pictures, towers, batch, compute, events } = *looking;
         match &self.of {
             Maker::Description(description) => {
-                let row = |p: PathBuf| Row { path: path_text(&p), ..Row::default() };
-                let rows = list(pictures, events)?.into_iter().map(row).collect();
-                description.table(&Manifest::new("", &[], rows, vec![]), &self.decode, Path::new(""), events)
+                let row = |p: &PathBuf| Row { path: path_text(p), ..Row::default() };
+                let manifest = Manifest::new("", &[], pictures.iter().map(row).collect(), vec![]);
+                description.usable(&manifest, &self.decode, Path::new(""), events)
             }
             Maker::Tower { file, sha256, output, side, random } => {
                 let same = |t: &&PathBuf| hash::of_file(t).map(|(_, sum)| sum == *sha256);
@@ -95,20 +96,27 @@ impl Recipe {
                 let DecodeOptions { ignore_exif, alpha, allow_damaged } = self.decode;
                 let reading = Reading { ignore_exif, allow_damaged, alpha: Some(alpha), boxes: None };
                 let (output, random, side, reading) = (*output, *random, Some(*side), &reading);
-                let view =
-                    Features { tower, output, random, side, batch, reading, compute, events }.of_pictures(pictures)?;
-                view.complete()?;
-                Ok(view.table(Path::new("")))
+                let features = Features { tower, output, random, side, batch, reading, compute, events };
+                let view = features.usable(|| Ok(pictures.to_vec()))?;
+                Ok((view.table(Path::new("")), view.bad))
             }
         }
     }
 }
 
-/// The tables of a model's recipes, of new pictures: each with the name that its columns begin with.
+/// The tables of a model's recipes, of new pictures: each with the name that its columns begin with, and what it could not use.
 ///
 /// # Errors
-/// Pictures that cannot be used, and a tower that is not among those that are given.
-pub fn tables(recipes: &[(String, Value)], model: &Path, looking: &Looking) -> Result<Vec<(String, FeatureTable)>> {
-    let made = |(name, recipe): &(String, Value)| Ok((name.clone(), Recipe::read(recipe, model)?.table(looking)?));
-    recipes.iter().map(made).collect()
+/// A tower that is not among those that are given.
+pub fn tables(recipes: &[(String, Value)], model: &Path, looking: &Looking) -> Result<Tables> {
+    let (mut all, mut bad) = (vec![], vec![]);
+    for (name, recipe) in recipes {
+        let (table, unusable) = Recipe::read(recipe, model)?.table(looking)?;
+        all.push((name.clone(), table));
+        bad.extend(unusable);
+    }
+    Ok((all, bad))
 }
+
+/// Tables by name, and the pictures that could not be used.
+type Tables = (Vec<(String, FeatureTable)>, Vec<Error>);

@@ -41,7 +41,7 @@ impl<'a> AnswerWriter<'a> {
         Self { format, models: loaded.models, further: loaded.fields() }
     }
 
-    fn fields(&self) -> Vec<String> {
+    pub fn fields(&self) -> Vec<String> {
         let targets = self.models.targets.iter().map(|t| format!("{t}_1to9"));
         let rest = ["error", "note", "model"].map(String::from);
         std::iter::once("path".to_string()).chain(targets).chain(self.further.iter().cloned()).chain(rest).collect()
