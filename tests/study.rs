@@ -167,6 +167,23 @@ fn one_command_makes_every_table_and_two_processes_make_the_same() {
         .map(|_| program(p, &["study", "run", "--out", "two", "--device", "cpu", "--threads", "1"]).spawn().unwrap())
         .collect();
     others.into_iter().for_each(|c| drop(good(c.wait_with_output().unwrap())));
+    // Two tasks of an array compute what is missing, and one finds its cell done.
+    let script = good(program(p, &["study", "slurm", "--out", "two"]).output().unwrap());
+    assert!(script.contains("\n#SBATCH --array=1-9\n"), "{script}");
+    fs::write(p.join("study.sbatch"), &script).unwrap();
+    ["split/fold-1", "object/fold-3"].iter().for_each(|cell| fs::remove_dir_all(p.join("two").join(cell)).unwrap());
+    let task = |id: &str| {
+        let mut task = Command::new("bash");
+        let bin = Path::new(env!("CARGO_BIN_EXE_deep-affect")).parent().unwrap();
+        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+        task.args(["study.sbatch", "--device", "cpu", "--threads", "1"]).current_dir(p).env("PATH", path);
+        task.env("SLURM_ARRAY_TASK_ID", id).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let ended: Vec<Output> = ["1", "4", "9"].map(task).map(|t| t.wait_with_output().unwrap()).into();
+    let cells: Vec<usize> = ended.iter().map(|out| text(&out.stderr).matches("\ncell ").count()).collect();
+    assert_eq!((cells, done(&p.join("two"))), (vec![0, 1, 1], 9), "{ended:?}");
+    ended.into_iter().for_each(|out| drop(good(out)));
+    assert_eq!(tables(&p.join("two")), before);
     fs::remove_dir_all(p.join("two/split/fold-2")).unwrap();
     let again = study(p, "two");
     assert_eq!(text(&again.stderr).matches("\ncell ").count(), 1, "{}", text(&again.stderr));
@@ -190,6 +207,46 @@ fn one_command_makes_every_table_and_two_processes_make_the_same() {
     assert!(done(&p.join("three")) < 9);
     good(study(p, "three"));
     assert_eq!(tables(&p.join("three")), before);
+}
+
+/// What the script does with signals: its program and Slurm's are stand-ins here.
+#[test]
+fn a_task_whose_time_is_over_is_queued_again() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = folder();
+    let p = dir.path();
+    good(program(p, &["study", "slurm", "--out", "an 'odd' folder", "--script", "s.sh"]).output().unwrap());
+    fs::create_dir(p.join("bin")).unwrap();
+    let cell = "#!/bin/bash\nprintf '%s\\n' \"$@\" > args\ntrap 'sleep 0.1; exit 143' TERM\ntouch ready\n\
+                while [ ! -e over ]; do sleep 0.01; done\nexit 7\n";
+    for (name, text) in [("deep-affect", cell), ("scontrol", "#!/bin/bash\necho \"$@\"\n")] {
+        fs::write(p.join("bin").join(name), text).unwrap();
+        fs::set_permissions(p.join("bin").join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    for (signal, code, said) in [("USR1", 0, "requeue 40_2\n"), ("TERM", 143, ""), ("", 7, "")] {
+        let path = format!("{}:{}", p.join("bin").display(), std::env::var("PATH").unwrap());
+        let mut task = Command::new("bash");
+        task.args(["s.sh", "--device", "cpu"]).current_dir(p).env("PATH", path).stdout(Stdio::piped());
+        let task = task.env("SLURM_ARRAY_JOB_ID", "40").env("SLURM_ARRAY_TASK_ID", "2").spawn().unwrap();
+        let end = Instant::now() + Duration::from_secs(60);
+        while !p.join("ready").exists() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        match signal {
+            "" => fs::write(p.join("over"), "").unwrap(),
+            signal => {
+                let sent = Command::new("kill").args([&format!("-{signal}"), &task.id().to_string()]).status();
+                assert!(sent.unwrap().success());
+            }
+        }
+        let out = task.wait_with_output().unwrap();
+        assert_eq!((out.status.code(), text(&out.stdout)), (Some(code), said), "{signal}");
+        fs::remove_file(p.join("ready")).unwrap();
+    }
+    let args = "study\nrun\nstudy.toml\n--out\nan 'odd' folder\n--cell\n2\n--device\ncpu\n";
+    assert_eq!(read(p.join("args")), args);
+    let none = program(p, &["study", "run", "--out", "x", "--cell", "10"]).output().unwrap();
+    assert_eq!(bad(&none), "error: study.toml: there is no cell 10: 3 models of 3 folds are cells 1 to 9");
 }
 
 /// Cells that are done.

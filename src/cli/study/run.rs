@@ -1,5 +1,6 @@
 //! `study run`: every cell of the grid that is not done, then the tables.
 
+use crate::cli::ranges::{MANY, whole};
 use crate::cli::{Compute, output, to};
 use crate::error::Result;
 use crate::experiment::Study;
@@ -19,6 +20,10 @@ pub struct Command {
     /// program. Without it that is named, and nothing is computed.
     #[arg(long)]
     anew: bool,
+    /// Only one cell, and what it begins with: models in the order of the file, fold by fold, counted from 1. What is done is
+    /// left alone. As for the tasks of an array of jobs: see `study slurm`.
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(1..=MANY), conflicts_with = "anew")]
+    cell: Option<usize>,
     #[command(flatten)]
     compute: Compute,
 }
@@ -27,7 +32,7 @@ impl Command {
     pub fn run(self) -> Result<()> {
         let study =
             Study { output: to(&self.out), compute: self.compute.into(), ..Study::open(&self.study, &self.out)? };
-        let found = study.run(self.anew)?;
+        let found = self.cell.map_or_else(|| study.run(self.anew), |number| study.cell(number))?;
         output::print(&found.tables)?;
         found.failed.map_or(Ok(()), Err)
     }

@@ -327,13 +327,40 @@ impl Grid {
         Ok(all)
     }
 
-    /// The next cell that is neither done nor being computed nor in `failed`, of the model `first` if it has one. None
-    /// when there is no such cell; the number is of those that others compute.
-    pub fn claim(&self, first: usize, failed: &[(usize, Option<u32>)]) -> Result<(Option<Claim>, usize)> {
+    /// Models and folds from 0 that `number` and what it begins with are computed in: of cells counted from 1, model by model as
+    /// in the file and fold by fold.
+    ///
+    /// # Errors
+    /// A number that no cell has.
+    pub fn numbered(&self, number: usize) -> Result<BTreeSet<(usize, u32)>> {
+        let (k, n) = (self.k as usize, self.plan.models.len());
+        if !(1..=n * k).contains(&number) {
+            let problem = format!("there is no cell {number}: {n} models of {k} folds are cells 1 to {}", n * k);
+            return Err(Error::file(&self.plan.path, problem).as_usage());
+        }
+        let (mut wanted, fold) = (BTreeSet::from([(number - 1) / k]), ((number - 1) % k) as u32);
+        // A model that begins with another may be begun with.
+        for _ in 0..n {
+            let after: Vec<&String> = wanted.iter().flat_map(|m| &self.plan.models[*m].after).map(|a| &a.1).collect();
+            wanted.extend((0..n).filter(|&m| after.contains(&&self.plan.models[m].name)).collect::<Vec<_>>());
+        }
+        Ok(wanted.into_iter().map(|model| (model, fold)).collect())
+    }
+
+    /// The next cell that is neither done nor being computed nor in `failed`, of the model `first` if it has one, and of `only`
+    /// where there are such. None when there is no such cell; the number is of those that others compute.
+    pub fn claim(
+        &self,
+        first: usize,
+        failed: &[(usize, Option<u32>)],
+        only: Option<&BTreeSet<(usize, u32)>>,
+    ) -> Result<(Option<Claim>, usize)> {
         let (n, mut busy, mut waiting) = (self.plan.models.len(), 0, 0);
         for model in (0..n).map(|i| (first + i) % n) {
             for fold in 0..self.k {
-                if failed.iter().any(|(m, f)| *m == model && f.is_none_or(|f| f == fold)) {
+                if failed.iter().any(|(m, f)| *m == model && f.is_none_or(|f| f == fold))
+                    || only.is_some_and(|only| !only.contains(&(model, fold)))
+                {
                     continue;
                 }
                 let folder = self.folder(&self.plan.models[model], fold);

@@ -6,6 +6,7 @@ mod norms;
 mod plan;
 mod report;
 mod run;
+mod slurm;
 
 pub use compare::Comparison;
 pub use plan::{Model, Plan};
@@ -70,7 +71,29 @@ impl Study {
     /// # Errors
     /// Without `anew`, cells in the folder that were made otherwise.
     pub fn run(&self, anew: bool) -> Result<Found> {
-        run::Work { grid: &self.grid(anew)?, output: &self.output, compute: &self.compute, anew }.run()
+        let (grid, output, compute) = (&self.grid(anew)?, &self.output, &self.compute);
+        run::Work { grid, output, compute, anew, only: None }.run()
+    }
+
+    /// Computes one cell, if it is not done, and what it begins with: of models in the order of the file and their folds, counted
+    /// from 1. The last one that is done makes the tables.
+    ///
+    /// # Errors
+    /// Those of [`Study::run`], and a number that no cell has.
+    pub fn cell(&self, number: usize) -> Result<Found> {
+        let grid = &self.grid(false)?;
+        let only = Some(grid.numbered(number)?);
+        run::Work { grid, output: &self.output, compute: &self.compute, anew: false, only }.run()
+    }
+
+    /// A script that Slurm runs once for each cell. Deals the folds, so that a study that cannot be begun is told before it is
+    /// submitted.
+    ///
+    /// # Errors
+    /// Those of a manifest or of folds that do not fit.
+    pub fn slurm(&self) -> Result<String> {
+        let grid = self.grid(false)?;
+        Ok(slurm::script(&self.plan, grid.k, &self.output.folder))
     }
 
     /// Makes the tables of what is done.

@@ -18,8 +18,11 @@ use crate::train::cell::{self, Cell, Set};
 use crate::train::classified::Classified;
 use crate::train::fit::State;
 use crate::train::network::Network;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
+
+/// How often a cell that another process computes is looked at.
+const LOOK: Duration = Duration::from_millis(300);
 
 /// The model whose pictures, features and device are loaded.
 struct Loaded {
@@ -51,6 +54,8 @@ pub(super) struct Work<'a> {
     pub compute: &'a Compute,
     /// Compute again what was made otherwise, instead of naming it.
     pub anew: bool,
+    /// The cells that are computed, where not all are: they are waited for, too.
+    pub only: Option<BTreeSet<(usize, u32)>>,
 }
 
 impl Work<'_> {
@@ -84,8 +89,19 @@ impl Work<'_> {
         }
         let (mut loaded, mut first, mut spent, mut made) = (None::<Loaded>, 0, Duration::ZERO, 0u32);
         let busy = loop {
-            let (claim, busy) = grid.claim(first, &failed)?;
-            let Some(claim) = claim else { break busy };
+            let (claim, busy) = grid.claim(first, &failed, self.only.as_ref())?;
+            let claim = match claim {
+                Some(claim) => claim,
+                // Whoever computes it may fail.
+                None if busy > 0 && self.only.is_some() => {
+                    if events.stopped() {
+                        return Err(Error::interrupted("stopped while another process computed the cell"));
+                    }
+                    std::thread::sleep(LOOK);
+                    continue;
+                }
+                None => break busy,
+            };
             first = claim.model;
             // What begins with another model's towers begins otherwise in every fold.
             let chained = !grid.plan.models[claim.model].after.is_empty();
@@ -119,8 +135,14 @@ impl Work<'_> {
         };
         drop(loaded);
         let done = grid.done()?;
-        let tables = if done > 0 { report::write(grid, self.compute, &self.output.command)? } else { String::new() };
-        if busy > 0 {
+        // Of single cells the last one makes the tables.
+        let tables = match done > 0 && (self.only.is_none() || done == all) {
+            true => report::write(grid, self.compute, &self.output.command)?,
+            false => String::new(),
+        };
+        if self.only.is_some() && done < all {
+            tell!(events, "{done} of {all} cells are done");
+        } else if busy > 0 {
             tell!(events, "{done} of {all} cells are done, {busy} are being computed by other processes");
         }
         match &problems[..] {
