@@ -142,6 +142,8 @@ const PARSED: &[(&str, &str)] = &[
     ("object=vgg16_conv.safetensors", "needs the published file"),
     ("--fail-if-slower", "fails where another process takes the cores; tests/bench.rs runs it"),
     ("study run", "needs published files; tests/study.rs runs it"),
+    ("study slurm", "needs a study; tests/study.rs writes the script and runs it"),
+    (" --tar ", "needs an archive; tests/predict.rs makes some"),
     ("study report", "needs a study; tests/study.rs runs it"),
 ];
 
@@ -209,6 +211,7 @@ fn sandbox(dir: &Path) {
         }
         fs::write(dir.join(table), &ratings).unwrap();
     }
+    fs::write(dir.join("list.txt"), "photos/1.png\nphotos/2.png\n").unwrap();
     for folder in ["src", "tests", "benches"] {
         std::os::unix::fs::symlink(root().join(folder), dir.join(folder)).unwrap();
     }
