@@ -4,8 +4,9 @@ torchvision places them; OpenCV's bilinear is OpenCV's to the bit. Grey is Pillo
 
 use crate::error::{Error, Result};
 use crate::preprocess::{Resize, View};
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::{U8, U8x3};
+use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
 
 /// What `view` shows of a picture: `rgb` is `[h, w, 3]`, `out` is `[side, side, 3]`. An error means sizes that contradict
 /// each other.
@@ -30,12 +31,24 @@ pub fn grey(rgb: &[u8]) -> Vec<u8> {
 /// A grey picture `[h, w]` squashed to `[size, size]`, antialiased bilinear.
 pub fn squash_grey(grey: &[u8], w: u32, h: u32, size: u32) -> Result<Vec<u8>> {
     let mut out = vec![0; size as usize * size as usize];
-    let say = |e: &dyn std::fmt::Display| Error::job(format!("cannot resize {w} x {h} to {size} x {size}: {e}"));
-    let from = ImageRef::new(w, h, grey, PixelType::U8).map_err(|e| say(&e))?;
-    let mut to = Image::from_slice_u8(size, size, &mut out, PixelType::U8).map_err(|e| say(&e))?;
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).use_alpha(false);
-    Resizer::new().resize(&from, &mut to, &options).map_err(|e| say(&e))?;
+    antialiased::<U8>(grey, [w, h], ResizeOptions::new(), size, &mut out)?;
     Ok(out)
+}
+
+/// Bilinear and antialiased, of pixels of one type. (Called by a type that is known only at run time, the crate is compiled
+/// for all of its types: three quarters of a minute more, and not always to the same bytes.)
+fn antialiased<P: PixelTrait>(
+    from: &[u8],
+    [w, h]: [u32; 2],
+    options: ResizeOptions,
+    size: u32,
+    out: &mut [u8],
+) -> Result<()> {
+    let say = |e: &dyn std::fmt::Display| Error::job(format!("cannot resize {w} x {h} to {size} x {size}: {e}"));
+    let from = TypedImageRef::<P>::from_buffer(w, h, from).map_err(|e| say(&e))?;
+    let mut to = TypedImage::<P>::from_buffer(size, size, out).map_err(|e| say(&e))?;
+    let options = options.resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).use_alpha(false);
+    Resizer::new().resize_typed(&from, &mut to, &options).map_err(|e| say(&e))
 }
 
 /// `rgb` is `[h, w, 3]`, `out` is `[size, size, 3]`.
@@ -71,14 +84,7 @@ fn resize(rgb: &[u8], w: u32, h: u32, rule: Resize, size: u32, out: &mut [u8]) -
         let start = margin * scale;
         (start, (size as f64 * scale).min(side as f64 - start))
     });
-    let say = |e: &dyn std::fmt::Display| Error::job(format!("cannot resize {w} x {h} to {size} x {size}: {e}"));
-    let from = ImageRef::new(w, h, rgb, PixelType::U8x3).map_err(|e| say(&e))?;
-    let mut to = Image::from_slice_u8(size, size, out, PixelType::U8x3).map_err(|e| say(&e))?;
-    let options = ResizeOptions::new()
-        .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
-        .use_alpha(false)
-        .crop(left, top, width, height);
-    Resizer::new().resize(&from, &mut to, &options).map_err(|e| say(&e))
+    antialiased::<U8x3>(rgb, [w, h], ResizeOptions::new().crop(left, top, width, height), size, out)
 }
 
 /// OpenCV's `INTER_LINEAR` of bytes, to the bit: two taps a direction at half-pixel centres, weights in whole 2048ths,
