@@ -544,7 +544,7 @@ fn models_of_tables_are_predicted_with_and_evaluated() {
     good(p, "fit set.csv --table seen.csv --solver ridge --alpha 0.1 --out line");
     let (rated, _) = good(p, "predict --model line/model.safetensors --table seen.csv --format csv");
     let lines: Vec<&str> = rated.lines().collect();
-    assert_eq!((lines.len(), lines[0]), (1 + 3 * OF_EACH, "path,valence_1to9,arousal_1to9,model"));
+    assert_eq!((lines.len(), lines[0]), (1 + 3 * OF_EACH, "path,valence_1to9,arousal_1to9,error,model"));
     let valence = |line: &str| line.split(',').nth(1).unwrap().parse::<f64>().unwrap();
     assert!(valence(lines[1]) < valence(lines[30]) && lines[1].starts_with("blue0.png,"), "{rated}");
     good(p, "evaluate set.csv --model line/model.safetensors --table seen.csv --out judged");
