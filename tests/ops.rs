@@ -12,10 +12,22 @@ use deep_affect::rng::{Rng, Stream};
 use deep_affect::shape::Type;
 use std::collections::BTreeSet;
 
+/// Whether all cases are asked for: only then can a family be missed.
+fn whole() -> bool {
+    let chosen = ["CASES", "FAMILY"].iter().any(|v| std::env::var_os(v).is_some());
+    if chosen {
+        println!("not checked: whether every op has its cases, because only some are asked for");
+    }
+    !chosen
+}
+
 const GUARDED: Options = Options { group: false, fuse: false, guard: 4096, products: Products::Float32 };
 
 #[test]
 fn every_op_has_a_case() {
+    if !whole() {
+        return;
+    }
     let listed: BTreeSet<&str> = deep_affect::ops::ALL.iter().flat_map(|f| f.ops).copied().collect();
     let covered: BTreeSet<&str> = cases().iter().map(|(_, c)| c.op.name()).collect();
     assert_eq!(listed, covered);
@@ -130,7 +142,7 @@ fn parts_of_the_definition_are_the_definition() {
     }
     let expected =
         ["conv.dgrad", "conv.fprop", "conv.pooled", "conv.wgrad", "dense.dgrad", "dense.fprop", "dense.wgrad"];
-    assert!(expected.iter().all(|o| ops.contains(o)), "{ops:?}");
+    assert!(!whole() || expected.iter().all(|o| ops.contains(o)), "{ops:?}");
     report(ops.len(), complaints);
 }
 
