@@ -12,20 +12,11 @@ use deep_affect::rng::{Rng, Stream};
 use deep_affect::shape::Type;
 use std::collections::BTreeSet;
 
-/// Whether all cases are asked for: only then can a family be missed.
-fn whole() -> bool {
-    let chosen = ["CASES", "FAMILY"].iter().any(|v| std::env::var_os(v).is_some());
-    if chosen {
-        println!("not checked: whether every op has its cases, because only some are asked for");
-    }
-    !chosen
-}
-
 const GUARDED: Options = Options { group: false, fuse: false, guard: 4096, products: Products::Float32 };
 
 #[test]
 fn every_op_has_a_case() {
-    if !whole() {
+    if !all_cases() {
         return;
     }
     let listed: BTreeSet<&str> = deep_affect::ops::ALL.iter().flat_map(|f| f.ops).copied().collect();
@@ -142,7 +133,7 @@ fn parts_of_the_definition_are_the_definition() {
     }
     let expected =
         ["conv.dgrad", "conv.fprop", "conv.pooled", "conv.wgrad", "dense.dgrad", "dense.fprop", "dense.wgrad"];
-    assert!(!whole() || expected.iter().all(|o| ops.contains(o)), "{ops:?}");
+    assert!(!all_cases() || expected.iter().all(|o| ops.contains(o)), "{ops:?}");
     report(ops.len(), complaints);
 }
 

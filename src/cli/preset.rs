@@ -12,8 +12,8 @@ use clap::{ArgMatches, Args, Command, FromArgMatches};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Preset {
     /// For small sets of pictures, without any weight file: blocks 4 and 5 of the bundled VGG16, frozen, and one hidden layer of
-    /// 64 with the settings of the bundled model, or ridge below 250 pictures; `train` tests on a fifth of the pictures. The default, unless --features,
-    /// --network, --weights, --init-missing, --width or --face-classes describes other towers.
+    /// 64 with the settings of the bundled model, or ridge below 250 pictures; `train` tests on a fifth of the pictures. The
+    /// default, unless --features, --network, --weights, --init-missing, --width or --face-classes describes other towers.
     Bundled,
     /// The paper's: three towers, trained end to end from three weight files.
     DeepAffect,

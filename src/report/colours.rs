@@ -5,6 +5,7 @@ use super::study::Sheet;
 use crate::descriptors::colour::{Colours, FOUND, Space};
 use crate::table::number;
 use crate::train::metrics::DimensionMetrics;
+use minijinja::context;
 
 /// Names of the columns that [`numbers`] fills.
 pub const COLUMNS: [&str; 5] = ["red_0to1", "green_0to1", "blue_0to1", "brightness_0to1", "saturation_0to1"];
@@ -16,14 +17,21 @@ pub fn numbers(rgb: &[u8]) -> [f64; 5] {
     [r, g, b, brightness, saturation]
 }
 
-/// A picture: the ratings that were asked for, and its brightness and saturation.
-pub type Asked = (Vec<f64>, [f64; 2]);
+/// A picture, or several for the same: the ratings that were asked for, and the numbers of [`COLUMNS`].
+pub type Asked = (Vec<f64>, [f64; 5]);
 
 /// What brightness and saturation do as ratings rise.
 pub struct Signs {
     pub sheet: Sheet,
     /// The same in words, a sentence each.
     pub words: Vec<String>,
+}
+
+impl Signs {
+    /// What `colours.html` shows.
+    pub fn shown(&self) -> minijinja::Value {
+        context! { table => self.sheet.html(), words => self.words.join(" ") }
+    }
 }
 
 /// Correlation; None where one of the two does not vary.
@@ -51,7 +59,7 @@ pub fn signs(ratings: &[String], asked: &[Asked]) -> Option<Signs> {
         let wanted: Vec<f64> = asked.iter().map(|a| a.0[i]).collect();
         let mut row = vec![rating.clone()];
         for (k, (colour, people)) in ["brightness", "saturation"].iter().zip(people).enumerate() {
-            let r = r(&wanted, &asked.iter().map(|a| a.1[k]).collect::<Vec<f64>>());
+            let r = r(&wanted, &asked.iter().map(|a| a.1[3 + k]).collect::<Vec<f64>>());
             let same = r.map(|r| (r > 0.0) == (*people > 0.0));
             let verdict = match (r, same) {
                 (None, _) | (_, None) => "-",
@@ -96,7 +104,7 @@ mod tests {
         let asked: Vec<Asked> = (0..9)
             .map(|i| {
                 let [v, a] = [i % 3, i / 3].map(f64::from);
-                (vec![v, a, 0.0], [v, 2.0 - a])
+                (vec![v, a, 0.0], [0.0, 0.0, 0.0, v, 2.0 - a])
             })
             .collect();
         let found = signs(&names, &asked).unwrap();
@@ -109,7 +117,7 @@ mod tests {
         let said = "The saturation of the pictures falls with arousal (r -1.00), but people's arousal rises with it.";
         assert_eq!(found.words[3], said);
         // One colour for all.
-        let grey: Vec<Asked> = asked.iter().map(|(x, _)| (x.clone(), [0.5, 0.0])).collect();
+        let grey: Vec<Asked> = asked.iter().map(|(x, _)| (x.clone(), [0.5, 0.5, 0.5, 0.5, 0.0])).collect();
         assert!(signs(&names, &grey).unwrap().words.iter().all(|w| w.contains("cannot be said")));
         assert!(signs(&names[2..], &asked).is_none() && signs(&names, &asked[..2]).is_none());
     }

@@ -37,10 +37,12 @@ const ACROSS: usize = 8;
 pub fn write(dir: &Path, e: &Evolved) -> Result<()> {
     let genomes: Vec<_> = e.evolution.archive.filled().map(|(i, x)| json!({"cell": i, "genome": x.solution})).collect();
     let genomes = serde_json::to_string_pretty(&genomes).expect("numbers and names");
-    let signs = signs(e);
+    let colours: Vec<[f64; 5]> =
+        e.evolution.archive.filled().map(|(_, elite)| colours::numbers(&e.picture(&elite.solution))).collect();
+    let signs = signs(e, &colours);
     let mut files: Vec<(&str, Vec<u8>)> = vec![
         ("atlas.png", atlas(e)?),
-        ("archive.csv", archive(e)?),
+        ("archive.csv", archive(e, &colours)?),
         ("curves.csv", curves(&e.evolution.curve).into_bytes()),
         ("genomes.json", (genomes + "\n").into_bytes()),
     ];
@@ -99,7 +101,7 @@ fn atlas(e: &Evolved) -> Result<Vec<u8>> {
 }
 
 /// One row for each filled cell.
-fn archive(e: &Evolved) -> Result<Vec<u8>> {
+fn archive(e: &Evolved, colours: &[[f64; 5]]) -> Result<Vec<u8>> {
     let (s, outputs) = (&e.evolution.settings, e.outputs());
     let mut head: Vec<String> = vec!["cell".into()];
     match &s.cells {
@@ -137,7 +139,7 @@ fn archive(e: &Evolved) -> Result<Vec<u8>> {
         line.extend(e.opinions.iter().flat_map(|(_, all)| all[row].iter().map(f32::to_string)));
         let (nodes, edges) = elite.solution.size();
         line.extend([nodes.to_string(), edges.to_string()]);
-        line.extend(colours::numbers(&e.picture(&elite.solution)).map(|v| v.to_string()));
+        line.extend(colours[row].map(|v| v.to_string()));
         table.write_record(&line).map_err(broken)?;
     }
     table.into_inner().map_err(|e| Error::job(format!("cannot write the archive's table: {e}")))
@@ -157,13 +159,10 @@ fn curves(points: &[Point]) -> String {
 }
 
 /// How the colours of elites go with the middles of their cells; None for classes.
-fn signs(e: &Evolved) -> Option<colours::Signs> {
+fn signs(e: &Evolved, colours: &[[f64; 5]]) -> Option<colours::Signs> {
     let Cells::Grid(axes) = &e.evolution.settings.cells else { return None };
-    let asked = e.evolution.archive.filled().map(|(cell, elite)| {
-        let middle = axes.iter().zip(Cells::bins(axes, cell)).map(|(a, bin)| a.centre(bin)).collect();
-        let [.., brightness, saturation] = colours::numbers(&e.picture(&elite.solution));
-        (middle, [brightness, saturation])
-    });
+    let middle = |cell| axes.iter().zip(Cells::bins(axes, cell)).map(|(a, bin)| a.centre(bin)).collect();
+    let asked = e.evolution.archive.filled().zip(colours).map(|((cell, _), colours)| (middle(cell), *colours));
     let ratings: Vec<String> = axes.iter().map(|a| a.rating.clone()).collect();
     colours::signs(&ratings, &asked.collect::<Vec<_>>())
 }
@@ -246,7 +245,7 @@ fn html(e: &Evolved, signs: Option<colours::Signs>) -> Result<String> {
         cells => s.cells.count(),
         plane,
         elites,
-        colours => signs.map(|s| context! { table => s.sheet.html(), words => s.words.join(" ") }),
+        colours => signs.map(|s| s.shown()),
         curves,
         facts => Serde(&e.facts),
         version => env!("CARGO_PKG_VERSION"),

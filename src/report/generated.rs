@@ -136,10 +136,11 @@ impl Generated<'_> {
 /// Writes all files; the page last.
 pub fn write(dir: &Path, g: &Generated) -> Result<()> {
     let json = serde_json::to_string_pretty(&g.measures()).expect("numbers and names");
-    let signs = signs(g);
+    let colours: Vec<[f64; 5]> = g.cells.iter().map(Cell::colours).collect();
+    let signs = signs(g, &colours);
     let mut files: Vec<(&str, Vec<u8>)> = vec![
         ("grid.png", grid(g)?),
-        ("cells.csv", cells(g)?),
+        ("cells.csv", cells(g, &colours)?),
         ("curves.csv", curves(g.curve).into_bytes()),
         ("measures.json", (json + "\n").into_bytes()),
     ];
@@ -205,7 +206,7 @@ fn grid(g: &Generated) -> Result<Vec<u8>> {
 }
 
 /// One row for each cell.
-fn cells(g: &Generated) -> Result<Vec<u8>> {
+fn cells(g: &Generated, colours: &[[f64; 5]]) -> Result<Vec<u8>> {
     let mut table = csv::Writer::from_writer(vec![]);
     let broken = |e: csv::Error| Error::job(format!("cannot write the table of cells: {e}"));
     let mut head: Vec<String> = g.targets.iter().map(|t| format!("wanted_{t}_1to9")).collect();
@@ -215,14 +216,14 @@ fn cells(g: &Generated) -> Result<Vec<u8>> {
     }
     head.extend(["pictures", "apart_levels"].into_iter().chain(colours::COLUMNS).map(String::from));
     table.write_record(&head).map_err(broken)?;
-    for c in &g.cells {
+    for (c, colours) in g.cells.iter().zip(colours) {
         let mut row: Vec<String> = c.wanted.iter().map(f64::to_string).collect();
         for m in 0..g.models.len() {
             row.extend((0..g.targets.len()).map(|t| c.rating(m, t).to_string()));
             row.push(c.error(m).to_string());
         }
         row.extend([c.pictures.len().to_string(), c.apart().to_string()]);
-        row.extend(c.colours().map(|v| v.to_string()));
+        row.extend(colours.map(|v| v.to_string()));
         table.write_record(&row).map_err(broken)?;
     }
     table.into_inner().map_err(|e| Error::job(format!("cannot write the table of cells: {e}")))
@@ -299,11 +300,8 @@ fn plane(g: &Generated, pictures: &[Shown], described: &str) -> Result<Chart> {
 }
 
 /// How the colours of pictures go with what was asked for.
-fn signs(g: &Generated) -> Option<colours::Signs> {
-    let asked = g.cells.iter().map(|c| {
-        let [.., brightness, saturation] = c.colours();
-        (c.wanted.clone(), [brightness, saturation])
-    });
+fn signs(g: &Generated, colours: &[[f64; 5]]) -> Option<colours::Signs> {
+    let asked = g.cells.iter().zip(colours).map(|(c, colours)| (c.wanted.clone(), *colours));
     colours::signs(g.targets, &asked.collect::<Vec<_>>())
 }
 
@@ -338,7 +336,7 @@ fn html(g: &Generated, signs: Option<colours::Signs>) -> Result<String> {
         evolved_cells => g.elites.len(),
         errors => measures.squared_error_points2.iter().map(row).collect::<Vec<_>>(),
         constant => short(measures.constant_picture_points2, 2),
-        colours => signs.map(|s| context! { table => s.sheet.html(), words => s.words.join(" ") }),
+        colours => signs.map(|s| s.shown()),
         curves => curves.collect::<Vec<_>>(),
         facts => Serde(&g.facts),
         version => env!("CARGO_PKG_VERSION"),

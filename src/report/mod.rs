@@ -397,6 +397,7 @@ fn render(template: &str, page: minijinja::Value) -> Result<String> {
     env.add_template("head.html", include_str!("head.html")).map_err(fault)?;
     env.add_template("foot.html", include_str!("foot.html")).map_err(fault)?;
     env.add_template("parts.html", include_str!("parts.html")).map_err(fault)?;
+    env.add_template("colours.html", include_str!("colours.html")).map_err(fault)?;
     env.add_template("training.html", include_str!("training.html")).map_err(fault)?;
     env.add_template("page.html", template).map_err(fault)?;
     env.get_template("page.html").and_then(|t| t.render(page)).map_err(fault)

@@ -208,6 +208,15 @@ pub fn cases() -> Vec<(String, Case)> {
     named.filter(|(name, _)| name.starts_with(&begin)).collect()
 }
 
+/// Whether all cases are asked for: only then can a family be missed.
+pub fn all_cases() -> bool {
+    let chosen = ["CASES", "FAMILY"].iter().any(|v| std::env::var_os(v).is_some());
+    if chosen {
+        println!("not checked: what all cases together must hold, because only some are asked for");
+    }
+    !chosen
+}
+
 /// Whether a device that not every machine has can be used; [`devices::without`] says what happens where not.
 pub fn have(device: &str) -> bool {
     if devices::skipped(device) {

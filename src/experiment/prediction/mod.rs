@@ -79,7 +79,7 @@ fn failed_too(failed: &mut Failures, why: Error) {
 }
 
 /// What becomes of pictures that cannot be used, among `rows`.
-pub(super) fn unusable(rows: usize, failed: Option<(usize, Error)>) -> Result<()> {
+fn unusable(rows: usize, failed: Failures) -> Result<()> {
     match failed {
         None => Ok(()),
         Some((1, first)) => Err(first),
