@@ -4,7 +4,7 @@ use super::Output;
 use super::config::Run;
 use super::deal::{Dealt, FoldPlan};
 use super::events::tell;
-use super::run::Job;
+use super::run::{Job, trained};
 use crate::atomic;
 use crate::data::folds;
 use crate::error::{Result, line};
@@ -70,7 +70,7 @@ pub(super) fn cross_validate(
             }
             let truth: Vec<usize> = test.iter().map(|&i| job.y[i]).collect();
             let measured = Classified::of(&job.config.classes, &truth, &y.probabilities);
-            tell!(events, "fold {} of {k}: {} epochs, {}", f + 1, state.epoch, measured.line());
+            tell!(events, "fold {} of {k}: {}{}", f + 1, trained(state.epoch), measured.line());
             told_apart.push(measured);
         }
         if !job.rates() {
@@ -79,7 +79,7 @@ pub(super) fn cross_validate(
         let y = y.ratings;
         let metrics = job.measure(&test, &y, &train)?;
         let mse: Vec<String> = metrics.dimensions.iter().map(|d| format!("{} {:.3}", d.name, d.model.mse)).collect();
-        tell!(events, "fold {} of {k}: {} epochs, test MSE {}", f + 1, state.epoch, mse.join(", "));
+        tell!(events, "fold {} of {k}: {}test MSE {}", f + 1, trained(state.epoch), mse.join(", "));
         let means = job.means(&train);
         for (&i, y) in test.iter().zip(y.chunks_exact(n)) {
             predicted[i * n..(i + 1) * n].copy_from_slice(y);

@@ -85,6 +85,11 @@ pub struct Job {
     pub events: Arc<dyn Events>,
 }
 
+/// How long something was trained, to begin a line with; nothing of what was solved for.
+pub fn trained(epochs: u32) -> String {
+    if epochs > 0 { format!("{epochs} epochs, ") } else { String::new() }
+}
+
 impl Job {
     /// [`Job::load`] of a whole configuration, whose folder no other process may write to meanwhile.
     pub fn of(manifest: &Path, run: &Run, output: &Output) -> Result<Self> {

@@ -9,7 +9,7 @@ use crate::experiment::Output;
 use crate::experiment::checkpointed::weights_of;
 use crate::experiment::config::Compute;
 use crate::experiment::events::tell;
-use crate::experiment::run::Job;
+use crate::experiment::run::{Job, trained};
 use crate::hash;
 use crate::report::classes;
 use crate::report::tables::{Prediction, write_predictions};
@@ -287,8 +287,7 @@ impl Work<'_> {
             Made::Trained(_, state, updates) => (state.epoch, std::mem::take(&mut state.history), *updates),
             Made::Solved(_) => (0, vec![], 0),
         };
-        let trained = if matches!(made, Made::Trained(..)) { format!("{epochs} epochs, ") } else { String::new() };
-        let said = format!("{}, fold {number}: {trained}{tested}", m.name);
+        let said = format!("{}, fold {number}: {}{tested}", m.name, trained(epochs));
         let cell = Cell {
             format: Cell::format(),
             model: m.name.clone(),
