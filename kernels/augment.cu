@@ -69,7 +69,7 @@ __device__ inline Around around(Axis axis, int x, int y, int side) {
 
 __device__ inline int mix(int a, int b, int part) { return a * (256 - part) + b * part; }
 
-// A thread for each pixel, a row of blocks for each picture; operands x, rows, state [seed low, seed high, step], y
+// A thread for each pixel, a row of blocks for each picture; operands x, rows, state [seed low, seed high, step, rank], y
 KERNEL(image_augment, 4, Augmentation) {
     __shared__ Axis map[2];
     if (threadIdx.x < 2) map[threadIdx.x] = draw(a, o.in<u32>(2), o.in<u32>(1)[blockIdx.y], threadIdx.x);

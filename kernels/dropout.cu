@@ -1,9 +1,9 @@
 // Dropout as ops of its own: masks that depend on (seed, step, layer, element) alone, and their application.
 #include "rng.cuh"
 
-// mask of 0 and 1; operands state [seed low, seed high, step], mask
+// mask of 0 and 1; operands state [seed low, seed high, step, rank], mask
 KERNEL(dropout_mask, 2, Draws) {
-    const Dropout drop{o.in<u32>(0), a.streams[blockIdx.z], a.keep};
+    const Dropout drop{o.in<u32>(0), a.streams[blockIdx.z], a.keep, a.n};
     u32 i = element();
     if (4 * i >= a.n) return;
     const uint4 w = drop.words(i);

@@ -29,7 +29,7 @@ __device__ inline void finish(const Operands<8> &o, const Gemm &a, int row, int 
         const u32 at = r * a.n + c;
         float sum = act(c, sum_of(o.in<float>(2) + at, parts, a.m * a.n));
         if (a.mask) sum = positive(stored(sum), widen(o.in<Real>(4)[at])) / a.keep;
-        if (a.draw) sum = Dropout{o.in<u32>(5), a.streams[blockIdx.z], a.keep}(at, stored(sum));
+        if (a.draw) sum = Dropout{o.in<u32>(5), a.streams[blockIdx.z], a.keep, u32(a.m) * a.n}(at, stored(sum));
         if (a.wide) {
             o.out<float>(6)[at] = stored(sum);
         } else {

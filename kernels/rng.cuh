@@ -3,9 +3,9 @@
 #include "common.cuh"
 
 /// The four words at position `block` of a stream: kernel twin of rng::block.
-__device__ inline uint4 philox(u32 seed_low, u32 seed_high, u32 block, u32 stream, u32 step) {
+__device__ inline uint4 philox(u32 seed_low, u32 seed_high, u64 block, u32 stream, u32 step) {
     u32 k0 = seed_low, k1 = seed_high;
-    uint4 c = {block, 0, stream, step};
+    uint4 c = {u32(block), u32(block >> 32), stream, step};
 #pragma unroll
     for (int round = 0; round < 10; round++) {
         u32 high0 = __umulhi(0xD2511F53, c.x), low0 = 0xD2511F53 * c.x;
@@ -20,13 +20,18 @@ __device__ inline uint4 philox(u32 seed_low, u32 seed_high, u32 block, u32 strea
 /// 24 random bits as a float in [0, 1): exact.
 __device__ inline float uniform(u32 word) { return float(word >> 8) * (1.0f / (1 << 24)); }
 
-/// Dropout by masks that depend on (seed, step, layer, element) alone: ops::dropout::Mask, and what it does to a number.
+/// Dropout by masks that depend on (seed, step, layer, element) alone, elements counted on from rank to rank:
+/// ops::dropout::Mask, and what it does to a number.
 struct Dropout {
-    const u32 *state;  // seed low, seed high, step
+    const u32 *state;  // seed low, seed high, step, rank
     u32 stream;        // which layer
     float keep;
+    u32 elements;      // of a rank
     /// Words of elements 4 i to 4 i + 3.
-    __device__ uint4 words(u32 i) const { return philox(state[0], state[1], i, stream, state[2]); }
+    __device__ uint4 words(u32 i) const {
+        const u64 before = u64(state[3]) * ((u64(elements) + 3) / 4);
+        return philox(state[0], state[1], before + i, stream, state[2]);
+    }
     __device__ float mask(u32 word) const { return uniform(word) < keep ? 1 : 0; }
     __device__ float operator()(u32 i, float y) const {
         const uint4 w = words(i / 4);

@@ -51,7 +51,7 @@ fn augmentation_is_kerass() {
             let bytes: Vec<u8> = x.iter().map(|x| *x as u8).collect();
             s.write(pictures, Data::U8(&bytes)).unwrap();
             s.write(rows, Data::U32(&case.rows)).unwrap();
-            s.write(state, Data::U32(&[seed as u32, (seed >> 32) as u32, case.step])).unwrap();
+            s.write(state, Data::U32(&[seed as u32, (seed >> 32) as u32, case.step, 0])).unwrap();
             s.run(0).unwrap();
             let got: Vec<f32> = s.read64(y).unwrap().iter().map(|y| *y as f32).collect();
             // Positions are whole 256ths of a pixel, of maps of whole 65536ths, of sines good to 1e-6; bytes are rounded.

@@ -93,7 +93,7 @@ fn tiny(network: &Network, device: Box<dyn Device>) -> Tiny {
     s.write(rows, Data::F32(&[1.0; N])).unwrap();
     s.write(hyper, Data::F32(&[0.001, 0.9, 0.0, 0.0])).unwrap();
     // The same dropout in every step.
-    s.write(state, Data::U32(&[7, 0, 0])).unwrap();
+    s.write(state, Data::U32(&[7, 0, 0, 0])).unwrap();
     for &v in params.iter().chain(&statistics) {
         let (name, dims) = (s.graph().name(v).to_string(), s.graph().dims(v).to_vec());
         let one = dims.len() == 1 && !name.ends_with("bias") && !name.ends_with("mean");

@@ -74,6 +74,6 @@ KERNEL(dense_fprop, 5, Dense) {
         if (r < own || c >= a.outputs) continue;
         const u32 at = r * a.outputs + c;
         float *y = o.out<float>(4) + at;
-        *y = Dropout{o.in<u32>(3), a.streams[blockIdx.z], a.keep}(at, *y);
+        *y = Dropout{o.in<u32>(3), a.streams[blockIdx.z], a.keep, u32(a.rows) * a.outputs}(at, *y);
     }
 }

@@ -179,7 +179,7 @@ impl AgreementCheck<'_> {
             Purpose::Train => {
                 let mut net = self.model.training(self.batch, device, SMALL_STEPS)?;
                 for i in 0..RUNS {
-                    net.session.write(net.state, Data::U32(&[1, 0, i as u32]))?;
+                    net.session.write(net.state, Data::U32(&[1, 0, i as u32, 0]))?;
                     run(&mut net.session, TRAIN)?;
                     for part in &net.parts {
                         all.push((format!("{}loss of run {i}", part.prefix), net.session.read(part.loss)?));

@@ -253,7 +253,7 @@ impl Op for Augment {
         let (op, n, side) = (*self, io.ins[0].dims()[0], io.ins[0].dims()[1]);
         host_launches(self, io, group, 0, move |h| {
             let (x, rows) = (h.input::<u8>(0), h.input::<u32>(1));
-            let state: [u32; 3] = h.input(2).try_into().expect("three words");
+            let state: [u32; 3] = h.input(2)[..3].try_into().expect("seed and step");
             par::rows_mut(h.output::<u8>(0), side * 3, n * side, |line, y| {
                 let (n, i) = (line / side, line % side);
                 let map = op.change(state, rows[n], side).affine(side);

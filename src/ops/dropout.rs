@@ -1,6 +1,7 @@
 /*! Dropout as two ops: a mask drawn by the counter-based generator, and its application. The mask is a function of
-(seed, step, layer, element), so the adjoint applies the same one and a resumed run draws what it would have drawn. Where a
-dense layer drops out of its own result ([`super::dense::Dropped`]) the mask is nowhere stored. */
+(seed, step, layer, element), so the adjoint applies the same one and a resumed run draws what it would have drawn. Elements are
+counted on from rank to rank: several ranks draw for their rows what one draws for all. Where a dense layer drops out of its own
+result ([`super::dense::Dropped`]) the mask is nowhere stored. */
 
 use super::activation::{ReluGrad, positive};
 use super::arith::Scalar;
@@ -40,7 +41,8 @@ impl std::fmt::Debug for Layer {
     }
 }
 
-/// mask [N,F] of 0 and 1, each 1 with probability `keep`; input: the generator's state, U32 [seed low, seed high, step].
+/// mask [N,F] of 0 and 1, each 1 with probability `keep`; input: the generator's state, U32 [seed low, seed high, step, rank].
+/// N F numbers are drawn for each rank, or up to three more where that is no multiple of 4.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Mask {
     pub keep: f32,
@@ -50,20 +52,21 @@ pub struct Mask {
 
 /// The type of the generator's state.
 pub fn state_type() -> Type {
-    Type::new(DType::U32, &[3])
+    Type::new(DType::U32, &[4])
 }
 
 impl Mask {
     /// Four consecutive elements from element `4 i` on.
-    fn four(&self, state: [u32; 3], i: usize) -> [f32; 4] {
+    fn four(&self, state: [u32; 4], i: usize) -> [f32; 4] {
         let seed = state[0] as u64 | (state[1] as u64) << 32;
-        block(seed, Stream::Dropout(self.layer.0), state[2], i as u64)
+        let before = state[3] as u64 * self.ty.numel().div_ceil(4) as u64;
+        block(seed, Stream::Dropout(self.layer.0), state[2], before + i as u64)
             .map(|word| if uniform(word) < self.keep { 1.0 } else { 0.0 })
     }
 
     /// Drops out of `y`, element by element what [`Apply`] makes of it.
     pub(super) fn apply64(&self, state: &[f64], y: &mut [f64]) {
-        let state = [0, 1, 2].map(|i| state[i] as u32);
+        let state = [0, 1, 2, 3].map(|i| state[i] as u32);
         for (i, y) in y.iter_mut().enumerate() {
             *y = *y * self.four(state, i / 4)[i % 4] as f64 / self.keep as f64;
         }
@@ -71,7 +74,7 @@ impl Mask {
 
     /// The same in float32.
     pub(super) fn apply(&self, state: &[u32], y: &mut [f32]) {
-        let state: [u32; 3] = state.try_into().expect("three words");
+        let state: [u32; 4] = state.try_into().expect("four words");
         par::chunks_mut(y, |at, y| {
             for (i, y) in y.chunks_mut(4).enumerate() {
                 y.iter_mut().zip(self.four(state, at / 4 + i)).for_each(|(y, mask)| *y = *y * mask / self.keep);
@@ -86,12 +89,12 @@ impl Op for Mask {
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         if ins != [state_type()] || !(0.0..=1.0).contains(&self.keep) {
-            return Err(Error::job("the generator's state (U32 [3]) and a keep probability in 0..=1 are needed"));
+            return Err(Error::job("the generator's state (U32 [4]) and a keep probability in 0..=1 are needed"));
         }
         Ok(vec![self.ty])
     }
     fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
-        let state = [0, 1, 2].map(|i| ins[0][i] as u32);
+        let state = [0, 1, 2, 3].map(|i| ins[0][i] as u32);
         for (i, y) in outs[0].iter_mut().enumerate() {
             *y = self.four(state, i / 4)[i % 4] as f64;
         }
@@ -102,7 +105,7 @@ impl Op for Mask {
     fn host(&self, io: &Io, group: &[Instance], _: Simd) -> Vec<Launch> {
         let op = *self;
         host_launches(self, io, group, 0, move |h| {
-            let state: [u32; 3] = h.input(0).try_into().expect("three words");
+            let state: [u32; 4] = h.input(0).try_into().expect("four words");
             // Pieces begin at multiples of four: the grain is one.
             par::chunks_mut(h.output::<f32>(0), |at, y| {
                 for (i, y) in y.chunks_mut(4).enumerate() {

@@ -577,7 +577,7 @@ fn diverged(loss: f64, place: &str) -> Error {
 fn update(net: &mut Network, data: &Samples, b: &Batch, share: f32, s: &Settings, state: &State) -> Result<()> {
     data.feed(net, b)?;
     data.feed_targets(net, b)?;
-    net.session.write(net.state, Data::U32(&[s.seed as u32, (s.seed >> 32) as u32, state.step]))?;
+    net.session.write(net.state, Data::U32(&[s.seed as u32, (s.seed >> 32) as u32, state.step, 0]))?;
     for (part, p) in net.parts.iter().zip(&state.parts) {
         net.session.write(part.hyper, Data::F32(&s.hyper(p, state.epoch, state.step)))?;
         if let Some(v) = part.share {

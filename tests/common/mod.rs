@@ -260,7 +260,7 @@ pub fn steps(device: Box<dyn Device>, precision: Precision, replays: bool) -> Ve
     s.write(net.weight, Data::F32(&[1.0; 2])).unwrap();
     let mut all = vec![];
     for step in 0..4 {
-        s.write(net.state, Data::U32(&[7, 0, step])).unwrap();
+        s.write(net.state, Data::U32(&[7, 0, step, 0])).unwrap();
         for part in &net.parts {
             let y = part.terms[0].y;
             s.write(y, Data::F32(&vec![0.5 + step as f32; numel(s, y)])).unwrap();
@@ -384,6 +384,6 @@ impl Training {
     /// Rate, momentum and the number of the step.
     pub fn settings(&self, s: &mut Session, lr: f32, momentum: f32, step: u32) {
         s.write(self.hyper, Data::F32(&[lr, momentum, 0.0, (step == 0) as u8 as f32])).unwrap();
-        s.write(self.state, Data::U32(&[7, 0, step])).unwrap();
+        s.write(self.state, Data::U32(&[7, 0, step, 0])).unwrap();
     }
 }

@@ -48,7 +48,7 @@ fn trained(
     s.write(b.weight, Data::F32(&[1.0, 0.5, 0.0])).unwrap();
     let mut bits = vec![];
     for step in 0..2 {
-        s.write(b.state, Data::U32(&[7, 0, step])).unwrap();
+        s.write(b.state, Data::U32(&[7, 0, step, 0])).unwrap();
         for part in &b.parts {
             let ratings: Vec<f32> = (0..BATCH * part.targets.len()).map(|i| 1.0 + i as f32).collect();
             s.write(part.terms[0].y, Data::F32(&ratings)).unwrap();

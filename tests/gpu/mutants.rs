@@ -74,6 +74,7 @@ const MUTANTS: &[Mutant] = &[
     m("adamw.cu", "a step that must not be taken is taken", "if (by == 0) return;", "", "adamw [step 1"),
     m("unscale.cu", "the last element is not looked at", "i < a.n; i += gridDim", "i + 1 < a.n; i += gridDim", "unscale"),
     m("rng.cuh", "nine rounds", "round < 10", "round < 9", "dropout.mask"),
+    m("rng.cuh", "every rank draws the first one's mask", "before + i, stream", "i, stream", "dropout.mask [3x41"),
     m("dropout.cu", "the tail is written past the end", "if (4 * i + v < a.n) y[v] = narrow", "y[v] = narrow", "dropout.mask"),
     m("dropout.cu", "every layer draws the first one's mask", "a.streams[blockIdx.z]", "a.streams[0]", "dropout.mask [3x41"),
     m("dropout_grad.cu", "what was kept is not scaled", "y.at[v]) / a.by;", "y.at[v]);", "dropout.grad [3x41"),
