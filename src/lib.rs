@@ -3,7 +3,7 @@
 | floor | modules | what |
 |---|---|---|
 | 0 | [`error`] [`files`] [`shape`] [`rng`] [`hash`] [`par`] [`preprocess`] [`atomic`] [`memory`] [`mapped`] [`progress`] [`table`] | vocabulary |
-| 1 | [`launch`] [`nvrtc`] [`host`] [`sim`] | what a launch is; the compiler of kernels; CPU vector routines; a GPU in software |
+| 1 | [`launch`] [`nvrtc`] [`host`] [`sim`] [`ranks`] | what a launch is; the compiler of kernels; CPU vector routines; a GPU in software; processes that train together |
 | 2 | [`graph`] [`weights`] [`data`] [`descriptors`] [`bundled`] | static graph; mapped weight files; ratings and pictures; colours, textures and areas of pictures |
 | 3 | [`ops`] | definition, adjoint and lowering of every op |
 | 4 | [`plan`] | order, grouping, one arena, what lives when |
@@ -107,6 +107,7 @@ bottom,right]. Pictures are RGB bytes, row by row. Sizes in memory are bytes, an
 | kernel | a function of a GPU, and nothing else |
 | tile | the part of a product of matrices that one block of threads computes |
 | device, session | what runs plans; a device that holds a graph and its plans |
+| rank, collective | one of several processes that train one model; a launch that all ranks do together |
 | definition | the float64 evaluation of an op, in plain loops: what all else is compared with |
 | case | an instance of an op that every check runs on |
 
@@ -165,6 +166,8 @@ pub mod ops;
 pub mod preprocess;
 #[doc(hidden)]
 pub mod progress;
+#[doc(hidden)]
+pub mod ranks;
 #[doc(hidden)]
 pub mod rng;
 #[doc(hidden)]

@@ -1,6 +1,7 @@
 //! A part of the pictures, for one of several processes that know nothing of each other.
 
 use crate::hash;
+use crate::ranks;
 
 /// One of several parts. Which pictures are in it follows from their names alone: from the path within the folder or archive
 /// that was named, or from the path as it is listed. So every picture is in exactly one, in whatever order they are found and
@@ -24,15 +25,6 @@ const ARRAYS: [[&str; 5]; 2] = [
         "SLURM_ARRAY_TASK_COUNT",
     ],
     ["SGE_TASK_ID", "SGE_TASK_FIRST", "SGE_TASK_LAST", "SGE_TASK_STEPSIZE", ""],
-];
-
-/// What names a process among several: its rank from 0, and how many there are. `SLURM_NTASKS` is set in a batch script as well,
-/// which is one process; the number of a step's tasks is not.
-const RANKS: [[&str; 2]; 4] = [
-    ["SLURM_PROCID", "SLURM_STEP_NUM_TASKS"],
-    ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"],
-    ["PMI_RANK", "PMI_SIZE"],
-    ["RANK", "WORLD_SIZE"],
 ];
 
 /// Most parts.
@@ -81,17 +73,13 @@ impl Shard {
             }
             (index, of, found) = ((id - first) / step, n, true);
         }
-        if let Some([rank, size]) = RANKS.iter().find(|names| names.iter().all(|n| variable(n).is_some())) {
-            let (rank, size) = (number(rank)?, number(size)?);
-            if rank >= size {
-                return Err(format!("the environment names process {rank} of {size}, counted from 0; give I/N"));
-            }
+        if let Some([rank, size]) = ranks::numbered(&variable).map_err(|e| format!("{e}; give I/N"))? {
             let wide = u64::from(index) * u64::from(size) + u64::from(rank);
             index = u32::try_from(wide).unwrap_or(u32::MAX - 1);
             (of, found) = (of.saturating_mul(size), true);
         }
         if !found {
-            let all = ARRAYS.iter().map(|names| names[0]).chain(RANKS.iter().map(|names| names[1]));
+            let all = ARRAYS.iter().map(|names| names[0]).chain(ranks::SIZES);
             return Err(format!("none of {} is set; give I/N", all.collect::<Vec<_>>().join(", ")));
         }
         Self { index: index + 1, of, found }.checked()
@@ -187,8 +175,8 @@ mod tests {
             ("SLURM_ARRAY_TASK_ID=3".into(), "SLURM_ARRAY_TASK_MIN is not set"),
             ("RANK=x WORLD_SIZE=2".into(), "RANK is `x`"),
             ("RANK=2 WORLD_SIZE=2".into(), "process 2 of 2"),
-            ("SGE_TASK_ID=undefined".into(), "none of SLURM_ARRAY_TASK_ID, SGE_TASK_ID, SLURM_STEP_NUM_TASKS"),
-            ("RANK=1".into(), "WORLD_SIZE is set"),
+            ("SGE_TASK_ID=undefined".into(), "none of SLURM_ARRAY_TASK_ID, SGE_TASK_ID, WORLD_SIZE"),
+            ("RANK=1".into(), "PMI_SIZE is set"),
         ] {
             let e = of(&text).unwrap_err();
             assert!(e.contains(part), "{text}: {e}");
