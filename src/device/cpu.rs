@@ -3,15 +3,17 @@ allocated during a step. */
 
 use super::layout::{CANARY, Layout, decode, encode, expect, loaded, settable, storage};
 use super::memory::Memory;
-use super::{Bytes, Checks, Data, DataMut, Demand, Device, Probe, Spec, Usage, available, finite};
+use super::{Bytes, Checks, Data, DataMut, Demand, Device, Probe, Spec, Usage, available, finite, flight, meant_for};
 use crate::error::{Error, Result, option};
 use crate::graph::{Graph, Kind, Value};
 use crate::host::ceiling::{self, Ceilings};
-use crate::launch::{Arch, Buf, Code, Launch, Operands, Routine, Simd, Slot};
+use crate::launch::{Arch, Buf, Code, Launch, Operands, Simd, Slot};
 use crate::plan::{Options, Place, Plan, Scheduled};
+use crate::ranks::{Communicator, Peers};
 use crate::shape::{DType, Type};
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// The host as a device.
@@ -27,6 +29,7 @@ pub struct Cpu {
     mapped: HashMap<Value, Mapped>,
     arena: Memory,
     last: usize,
+    peers: Peers,
 }
 
 /// Threads that compute: those that the process has for whatever is parallel, or as many of its own as were asked for.
@@ -35,6 +38,10 @@ struct Pool(Option<rayon::ThreadPool>);
 impl Pool {
     fn new(threads: Option<usize>) -> Result<Self> {
         let Some(own) = threads.filter(|n| *n != rayon::current_num_threads()) else { return Ok(Self(None)) };
+        Self::own(own)
+    }
+
+    fn own(own: usize) -> Result<Self> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(own).build();
         Ok(Self(Some(pool.map_err(|e| {
             Error::job(format!("cannot start threads: {e}")).fix(format!("lower {}", option("threads")))
@@ -78,6 +85,8 @@ struct Ready {
     scratch: usize,
     /// Built when the addresses are final, at the first run after a load or a bind.
     calls: Vec<Operands>,
+    /// By launch: [`flight::awaited`]; made with the calls.
+    awaited: Vec<usize>,
 }
 
 impl Cpu {
@@ -98,6 +107,7 @@ impl Cpu {
             mapped: HashMap::new(),
             arena: Memory::zeroed(0)?,
             last: 0,
+            peers: None,
         })
     }
 
@@ -108,7 +118,7 @@ impl Cpu {
             let ready = |p: &Plan| {
                 let launches = p.lower(g, arch)?;
                 let scratch = launches.iter().map(|s| s.launch.scratch).max().unwrap_or(0);
-                Ok(Ready { plan: p.clone(), launches, scratch, calls: vec![] })
+                Ok(Ready { plan: p.clone(), launches, scratch, calls: vec![], awaited: vec![] })
             };
             plans.iter().map(ready).collect()
         })
@@ -138,14 +148,18 @@ impl Cpu {
             let scratch = arena.part(p.arena_bytes(), s.launch.scratch)?;
             // SAFETY: every slot is a part of this device's two allocations, or of a mapping that may only be read and is kept
             // in `mapped`. All of them outlive the calls, which `load`, `write` and `bind` drop before they change one; while a
-            // call is run the device is borrowed, so that nobody else comes near its memory.
+            // call is run the device is borrowed, so that nobody else comes near its memory. Two calls are run at once only
+            // where neither touches what the other does: `flight::run` waits for a collective before any that meets it.
             unsafe { Operands::new(ins, outs, scratch, Plan::aliased_inputs(&self.graph, s.node)) }.ok()
         };
         let calls = launches.iter().map(|s| {
             let title = || self.graph.nodes()[s.node].title();
             call(s).ok_or_else(|| Error::job(format!("{}: its operands overlap, or lie nowhere", title())))
         });
-        self.plans[plan].calls = calls.collect::<Result<_>>()?;
+        let calls = calls.collect::<Result<Vec<_>>>()?;
+        let ready = &mut self.plans[plan];
+        ready.awaited = flight::awaited(&ready.launches, |a, b| calls[a].meets(&calls[b]));
+        ready.calls = calls;
         Ok(())
     }
 
@@ -202,11 +216,22 @@ impl Device for Cpu {
         Spec { name, options: Options::default(), gpu: None }
     }
 
+    fn connect(&mut self, peers: Arc<dyn Communicator>) -> Result<()> {
+        // Who waits for another rank must not hold a thread that the other one computes with.
+        if self.pool.0.is_none() {
+            self.pool = Pool::own(self.pool.threads())?;
+        }
+        self.peers = Some(peers);
+        Ok(())
+    }
+
     fn load(&mut self, g: &Graph, plans: &[Plan]) -> Result<()> {
         // Nothing may be run on memory that is not its own: what was loaded goes first, and the rest comes when all is there.
         (self.graph, self.plans) = (Graph::default(), vec![]);
         self.mapped.clear();
         let ready = self.lower(g, plans)?;
+        let ranks = self.peers.as_ref().map_or(1, |p| p.ranks());
+        ready.iter().try_for_each(|p| meant_for(&p.launches, ranks))?;
         self.layout = Layout::new(g, plans);
         self.persistent = Memory::zeroed(self.layout.bytes)?;
         let needed = |p: &Ready| p.plan.arena_bytes() + p.scratch.next_multiple_of(64);
@@ -278,12 +303,14 @@ impl Device for Cpu {
         if probe.is_none() && self.checks == Checks::None && self.layout.guard == 0 {
             // One hand-over to the threads for all launches.
             let p = &mut self.plans[plan];
-            self.pool.install(|| {
-                for (Scheduled { launch, .. }, call) in p.launches.iter().zip(&mut p.calls) {
-                    call.run(routine(launch));
-                }
-            });
-            return Ok(());
+            let together = p.launches.iter().any(|s| matches!(s.launch.code, Code::Collective(_)));
+            return match self.peers.as_deref().filter(|_| together) {
+                Some(peers) => self.pool.install(|| flight::run(&p.launches, &mut p.calls, &p.awaited, peers, execute)),
+                None => self.pool.install(|| {
+                    p.launches.iter().zip(&mut p.calls).for_each(|(s, call)| execute(&s.launch, call));
+                    Ok(())
+                }),
+            };
         }
         for i in 0..self.plans[plan].launches.len() {
             if self.checks == Checks::Poison {
@@ -291,7 +318,10 @@ impl Device for Cpu {
             }
             let start = Instant::now();
             let p = &mut self.plans[plan];
-            self.pool.install(|| p.calls[i].run(routine(&p.launches[i].launch)));
+            match p.launches[i].launch.code {
+                Code::Collective(c) => flight::reduce(c, &mut p.calls[i], self.peers.as_deref())?,
+                _ => self.pool.install(|| execute(&p.launches[i].launch, &mut p.calls[i])),
+            }
             let p = &self.plans[plan];
             let Scheduled { node, launch } = &p.launches[i];
             let seconds = start.elapsed().as_secs_f64();
@@ -354,9 +384,11 @@ impl Device for Cpu {
     }
 }
 
-fn routine(launch: &Launch) -> &Routine {
+fn execute(launch: &Launch, call: &mut Operands) {
     match &launch.code {
-        Code::Host(routine) | Code::Definition(routine) => routine,
+        Code::Host(routine) | Code::Definition(routine) => call.run(routine),
+        // Of one rank: what there is of others goes another way.
+        Code::Collective(_) => {}
         Code::Kernel(_) => unreachable!("lowered for the host"),
     }
 }

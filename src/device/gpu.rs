@@ -2,18 +2,23 @@
 [`Driver`]: CUDA, or the simulator, which therefore runs exactly what a GPU would be sent. */
 
 use super::layout::{CANARY, Layout, decode, encode, expect, loaded, settable, storage};
-use super::{Bytes, Checks, Counted, Data, DataMut, Demand, Device, GpuSpec, Probe, Spec, Usage, ceiling, finite};
+use super::{
+    Bytes, Checks, Counted, Data, DataMut, Demand, Device, GpuSpec, Probe, Spec, Usage, ceiling, finite, flight,
+    meant_for,
+};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Kind, Value};
 use crate::host::ceiling::Ceilings;
 use crate::launch::choices::Tiles;
 use crate::launch::estimate::Limits;
 use crate::launch::gpu::{self, Access, Call};
-use crate::launch::{Arch, Choices, Code, Products};
+use crate::launch::{Arch, Buf, Choices, Code, Collective, Products};
 use crate::nvrtc::Target;
 use crate::plan::{Options, Place, Plan, Scheduled};
+use crate::ranks::Communicator;
 use crate::shape::{DType, Type};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// How plans for a GPU are made. Equal ops in one launch: few large launches fill a GPU better than many small ones. Fused
 /// ops: what need not be written need not be read.
@@ -34,15 +39,40 @@ pub struct Span {
 pub struct Step {
     /// The op and its layer, for errors: `conv.fprop of object.conv1_1`.
     pub label: String,
-    pub call: Call,
-    /// By instance, then operand.
+    pub work: Work,
+    /// By instance, then operand. Of a collective: one instance, and the parts of its bucket.
     pub windows: Vec<Vec<Span>>,
+    /// How many of the plan's collectives, from its first on, must be done before this begins: the last of them that touches
+    /// what this touches is the last of these.
+    pub awaited: usize,
+}
+
+/// What a step is.
+#[derive(Clone, Debug)]
+pub enum Work {
+    Kernel(Call),
+    /// Float32 numbers become their sums over all ranks, in place.
+    Collective(Collective),
 }
 
 impl Step {
-    /// The block of parameters, for an allocation that begins at `base`.
+    /// The kernel's call; None of a collective.
+    pub fn call(&self) -> Option<&Call> {
+        match &self.work {
+            Work::Kernel(call) => Some(call),
+            Work::Collective(_) => None,
+        }
+    }
+    /// The block of parameters of a kernel, for an allocation that begins at `base`.
     pub fn params(&self, base: u64) -> Vec<u8> {
-        self.call.params(|instance, operand| base + self.windows[instance][operand].at as u64)
+        let address = |instance: usize, operand: usize| base + self.windows[instance][operand].at as u64;
+        self.call().map_or(vec![], |call| call.params(address))
+    }
+    /// Whether two steps touch memory of each other.
+    fn meets(&self, other: &Step) -> bool {
+        let all = || other.windows.iter().flatten();
+        let touches = |w: &Span| all().any(|o| w.at < o.at + o.bytes && o.at < w.at + w.bytes);
+        self.windows.iter().flatten().any(touches)
     }
     /// Fails where an operand does not lie in an allocation of `bytes` bytes.
     pub fn within(&self, bytes: usize) -> Result<()> {
@@ -50,9 +80,10 @@ impl Step {
         let Some(w) = self.windows.iter().flatten().find(outside) else { return Ok(()) };
         Err(Error::job(format!("{}: an operand lies outside of {bytes} bytes: {w:?}", self.label)))
     }
-    /// Blocks along x, y and z.
+    /// Blocks along x, y and z of a kernel.
     pub fn grid(&self) -> [u32; 3] {
-        [self.call.grid[0], self.call.grid[1], self.windows.len() as u32]
+        let [x, y] = self.call().map_or([0; 2], |call| call.grid);
+        [x, y, self.windows.len() as u32]
     }
 }
 
@@ -64,6 +95,10 @@ pub struct StepTime {
 }
 
 /// Executes launches.
+///
+/// Kernels run in the order of a plan. A collective may run beside the steps after it, on a stream of its own: it begins when
+/// every kernel before it is done, follows the collectives before it, is done before any step whose [`Step::awaited`] counts
+/// it, and in any case before the plan is.
 pub trait Driver: Send {
     /// For people: `cuda:0 (NVIDIA H100 80GB HBM3, sm_90)`.
     fn name(&self) -> String;
@@ -77,6 +112,11 @@ pub trait Driver: Send {
     fn has_clock(&self) -> bool;
     /// Bytes that can be allocated besides those held; None where it uses the machine's memory.
     fn free(&self) -> Option<usize>;
+    /// Lets it sum over the ranks of a job, all of which make this call: a driver with a way of its own to do that sets it up by
+    /// what ranks can tell each other ([`Communicator::broadcast`]).
+    fn connect(&mut self, _peers: Arc<dyn Communicator>) -> Result<()> {
+        Err(Error::job(format!("{} does not compute with other ranks", self.name())))
+    }
     /// Compiles what the steps call, and allocates `bytes` zeroed bytes instead of what was allocated before. Fails where a
     /// step reaches beyond them.
     fn load(&mut self, bytes: usize, plans: Vec<Vec<Step>>) -> Result<()>;
@@ -103,6 +143,8 @@ pub struct Gpu<D> {
     counts: usize,
     arena_bytes: usize,
     last: usize,
+    /// How many ranks the driver is connected with, this one among them.
+    ranks: usize,
 }
 
 /// A plan and the launches it became; a driver has the same list, resolved.
@@ -140,7 +182,7 @@ impl<D: Driver> Gpu<D> {
     pub fn new(driver: D, checks: Checks, tiles: Tiles) -> Self {
         let (graph, layout) = (Graph::default(), Layout::default());
         let choices = Choices { limits: driver.limits(), tiles };
-        Self { driver, checks, choices, graph, plans: vec![], layout, counts: 0, arena_bytes: 0, last: 0 }
+        Self { driver, checks, choices, graph, plans: vec![], layout, counts: 0, arena_bytes: 0, last: 0, ranks: 1 }
     }
 
     fn place(&self, place: Place) -> usize {
@@ -157,8 +199,19 @@ impl<D: Driver> Gpu<D> {
         let scratch = self.layout.bytes + ready.arena();
         let mut steps = vec![];
         for Scheduled { node, launch } in &ready.launches {
-            let Code::Kernel(call) = &launch.code else {
-                return Err(Error::job(format!("{} has no GPU kernel", launch.name)));
+            let label = g.nodes()[*node].title();
+            let call = match &launch.code {
+                Code::Kernel(call) => call,
+                Code::Collective(c) => {
+                    let window = |b: &Buf| {
+                        let (at, bytes) = (self.place(ready.plan.place(g.of_buf(*b))), g.ty(g.of_buf(*b)).bytes());
+                        Span { at, bytes, access: Access::Update, value: true }
+                    };
+                    let windows = vec![launch.outs.iter().map(window).collect()];
+                    steps.push(Step { label, work: Work::Collective(*c), windows, awaited: 0 });
+                    continue;
+                }
+                _ => return Err(Error::job(format!("{} has no GPU kernel", launch.name))),
             };
             let window = |o: &gpu::CallOperand| {
                 let at = match o.place {
@@ -170,8 +223,10 @@ impl<D: Driver> Gpu<D> {
                 Span { at, bytes: o.bytes, access: o.access, value }
             };
             let windows = call.operands.iter().map(|i| i.iter().map(window).collect()).collect();
-            steps.push(Step { label: g.nodes()[*node].title(), call: call.clone(), windows });
+            steps.push(Step { label, work: Work::Kernel(call.clone()), windows, awaited: 0 });
         }
+        let awaited = flight::awaited(&ready.launches, |a, b| steps[a].meets(&steps[b]));
+        steps.iter_mut().zip(awaited).for_each(|(step, n)| step.awaited = n);
         Ok(steps)
     }
 
@@ -259,9 +314,15 @@ impl<D: Driver> Device for Gpu<D> {
         Spec { name: self.driver.name(), options: OPTIONS, gpu: Some(GpuSpec { model, limits, has_clock }) }
     }
 
+    fn connect(&mut self, peers: Arc<dyn Communicator>) -> Result<()> {
+        self.ranks = peers.ranks();
+        self.driver.connect(peers)
+    }
+
     fn load(&mut self, g: &Graph, plans: &[Plan]) -> Result<()> {
         (self.graph, self.plans) = (Graph::default(), vec![]);
         let ready = plans.iter().map(|p| Ready::new(g, p, &self.choices)).collect::<Result<Vec<_>>>()?;
+        ready.iter().try_for_each(|p| meant_for(&p.launches, self.ranks))?;
         self.layout = Layout::new(g, plans);
         let most = |bytes: fn(&Ready) -> usize| ready.iter().map(bytes).max().unwrap_or(0);
         let shared = most(|p| p.arena() + p.scratch());

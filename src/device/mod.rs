@@ -6,6 +6,7 @@ mod cpu;
 pub mod cuda;
 mod demand;
 mod finite;
+mod flight;
 pub mod gpu;
 mod layout;
 mod memory;
@@ -27,9 +28,10 @@ use crate::graph::{Graph, Value};
 use crate::host::ceiling::Ceilings;
 use crate::launch::choices::Tiles;
 use crate::launch::estimate::Limits;
-use crate::launch::{Products, Simd};
+use crate::launch::{Code, Products, Simd};
 use crate::plan::{Options, Plan, Scheduled};
 use crate::progress;
+use crate::ranks::Communicator;
 use crate::sim::{self, Counters};
 use std::ops::Range;
 use std::sync::Arc;
@@ -175,6 +177,11 @@ pub trait Device: Send {
     fn launches(&self, _g: &Graph, _plan: &Plan) -> Result<Vec<Scheduled>> {
         Ok(vec![])
     }
+    /// Lets it do with the other ranks of a job what plans do together. To be called before [`Device::load`], which fails where a
+    /// plan is for another number of ranks.
+    fn connect(&mut self, _peers: Arc<dyn Communicator>) -> Result<()> {
+        Err(Error::job(format!("{} does not compute with other ranks", self.spec().name)))
+    }
     /// Bytes that [`Device::load`] would allocate.
     fn demand(&self, g: &Graph, plans: &[Plan]) -> Result<Demand>;
     /// Allocates once, prepares every plan. Fails for a plan of another graph. After a failure nothing is loaded.
@@ -263,6 +270,18 @@ fn tiled(driver: impl gpu::Driver + 'static, checks: Checks, tiles: Option<Tiles
     };
     let tiles = tiles.or_else(measured).unwrap_or_default();
     Box::new(Gpu::new(driver, checks, tiles))
+}
+
+/// Refuses plans that are for another number of ranks than there are.
+fn meant_for(launches: &[Scheduled], ranks: usize) -> Result<()> {
+    let of = |s: &Scheduled| match s.launch.code {
+        Code::Collective(c) => Some(c.ranks),
+        _ => None,
+    };
+    match launches.iter().filter_map(of).find(|n| *n != ranks) {
+        None => Ok(()),
+        Some(n) => Err(Error::job(format!("a plan for {n} ranks, on a device that knows of {ranks}"))),
+    }
 }
 
 /// `cuda` and `cuda:0` are the first GPU, `cuda:1` is the next.

@@ -6,7 +6,9 @@ use super::{Bytes, Checks, Data, DataMut, Demand, Device, Probe, Spec, Usage, fi
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Value};
 use crate::plan::{Options, Place, Plan};
+use crate::ranks::{Communicator, Peers};
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 #[derive(Default)]
@@ -19,6 +21,7 @@ pub struct Reference {
     persistent: Vec<Vec<f64>>,
     checks: Checks,
     last: usize,
+    peers: Peers,
 }
 
 impl Reference {
@@ -42,6 +45,10 @@ impl Reference {
 impl Device for Reference {
     fn spec(&self) -> Spec {
         Spec { name: "reference (float64 definition)".into(), options: Options::default(), gpu: None }
+    }
+    fn connect(&mut self, peers: Arc<dyn Communicator>) -> Result<()> {
+        self.peers = Some(peers);
+        Ok(())
     }
     fn load(&mut self, g: &Graph, plans: &[Plan]) -> Result<()> {
         (self.graph, self.plans) = (Graph::default(), vec![]);
@@ -87,6 +94,12 @@ impl Device for Reference {
             // Poison: an element the definition forgets to write is NaN in the result.
             let mut outs: Vec<Vec<f64>> = to.iter().map(|t| vec![f64::NAN; t.numel()]).collect();
             n.op.eval(&io, &ins, &mut outs);
+            if let Some(c) = n.op.collective().filter(|c| c.ranks > 1) {
+                let peers = self.peers.as_ref().filter(|p| p.ranks() == c.ranks);
+                let peers =
+                    peers.ok_or_else(|| Error::job(format!("a plan for {} ranks, and they are not here", c.ranks)))?;
+                peers.all_reduce64(c.bucket, &mut outs.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>())?;
+            }
             for (y, t) in outs.iter_mut().zip(&to).filter(|(_, t)| t.dtype.is_half()) {
                 y.iter_mut().for_each(|y| *y = t.dtype.round(*y));
             }

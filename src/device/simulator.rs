@@ -3,14 +3,16 @@ of a launch gets an address range of its own, so that a kernel can touch nothing
 arena, so that addresses are aligned as on a GPU. What a kernel leaves unwritten of an output is an error. */
 
 use super::Counted;
-use super::gpu::{Driver, Span, Step, StepTime};
+use super::gpu::{Driver, Span, Step, StepTime, Work};
 use super::memory::Memory;
 use crate::error::{Error, Result};
+use crate::launch::Collective;
 use crate::launch::estimate::Limits;
 use crate::launch::gpu::{Access, Call};
 use crate::nvrtc::{self, Cache, Target, Unit};
+use crate::ranks::{Communicator, Peers};
 use crate::sim::{self, Counters, Grid, Program, RunOptions};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Instant;
 
@@ -26,7 +28,9 @@ pub struct Simulator {
     memory: Memory,
     /// One byte for each of `memory`, not zero where nothing was written; empty without checks.
     blank: Memory,
-    plans: Vec<Vec<(Step, Arc<Program>)>>,
+    /// Steps; of kernels with their program.
+    plans: Vec<Vec<(Step, Option<Arc<Program>>)>>,
+    peers: Peers,
 }
 
 impl Simulator {
@@ -37,11 +41,15 @@ impl Simulator {
     pub fn new(target: Target, options: RunOptions) -> Result<Self> {
         nvrtc::available()?;
         let [memory, blank] = [Memory::sparse(0)?, Memory::sparse(0)?];
-        Ok(Self { target, options, memory, blank, plans: vec![] })
+        Ok(Self { target, options, memory, blank, plans: vec![], peers: None })
     }
 
     fn launch(&mut self, plan: usize, step: usize, count: bool) -> Result<Counters> {
         let (step, program) = &self.plans[plan][step];
+        let (Work::Kernel(call), Some(program)) = (&step.work, program) else {
+            let Work::Collective(c) = step.work else { unreachable!("every kernel has its program") };
+            return self.reduce(c, step.windows.concat()).map(|()| Counters::default());
+        };
         // Equal operands are one window; what any of them may do, all may.
         let mut windows: Vec<Span> = step.windows.iter().flatten().copied().collect();
         windows.sort_by_key(|w| (w.at, w.bytes));
@@ -55,12 +63,12 @@ impl Simulator {
         if let Some(w) = windows.windows(2).find(|w| w[0].at + w[0].bytes > w[1].at) {
             return Err(Error::job(format!("{}: operands overlap: {:?} and {:?}", step.label, w[0], w[1])));
         }
-        let params = step.call.params(|instance, operand| {
+        let params = call.params(|instance, operand| {
             let w = step.windows[instance][operand];
             let i = windows.partition_point(|o| (o.at, o.bytes) < (w.at, w.bytes));
             sim::address(i) + w.at as u64
         });
-        let expected = program.entry(step.call.kernel.entry).map(|k| k.param_bytes);
+        let expected = program.entry(call.kernel.entry).map(|k| k.param_bytes);
         if expected != Some(params.len()) {
             let text = format!("{}: {} bytes of parameters, the kernel takes {expected:?}", step.label, params.len());
             return Err(Error::job(text));
@@ -84,20 +92,35 @@ impl Simulator {
             ranges.push(sim::Buffer { name, at: w.at, data, blank, access });
             at = w.at + w.bytes;
         }
-        let Call { kernel, consts, .. } = &step.call;
+        let Call { kernel, consts, .. } = call;
         let grid = Grid { grid: step.grid(), block: [kernel.threads, 1, 1], shared_bytes: kernel.shared(consts) };
         let options = RunOptions { count, ..self.options };
-        let counters = sim::launch(program, step.call.kernel.entry, grid, &params, &mut ranges, options)
+        let counters = sim::launch(program, kernel.entry, grid, &params, &mut ranges, options)
             .map_err(|fault| Error::job(format!("{}: {fault}", step.label)))?;
         let outputs = windows.iter().zip(&ranges).filter(|(w, _)| whole && w.access == Access::Write && w.value);
         for (_, r) in outputs {
             if let Some(i) = r.blank.iter().position(|b| *b != 0) {
-                let text =
-                    format!("{}: {} leaves byte {i} of {} unwritten", step.label, step.call.kernel.entry, r.name);
+                let text = format!("{}: {} leaves byte {i} of {} unwritten", step.label, kernel.entry, r.name);
                 return Err(Error::job(text));
             }
         }
         Ok(counters)
+    }
+
+    /// Sums over all ranks what lies in some windows.
+    fn reduce(&mut self, c: Collective, mut windows: Vec<Span>) -> Result<()> {
+        let Some(peers) = self.peers.clone().filter(|_| c.ranks > 1) else { return Ok(()) };
+        let mut order: Vec<usize> = (0..windows.len()).collect();
+        order.sort_by_key(|i| windows[*i].at);
+        windows.sort_by_key(|w| w.at);
+        let (mut memory, mut at, mut parts) = (self.memory.bytes_mut(), 0, vec![]);
+        for (w, i) in windows.iter().zip(order) {
+            parts.push((i, bytemuck::cast_slice_mut::<u8, f32>(cut(&mut memory, w.at - at, w.bytes))));
+            at = w.at + w.bytes;
+        }
+        // In the order of the bucket, which is that of the other ranks.
+        parts.sort_by_key(|p| p.0);
+        peers.all_reduce(c.bucket, &mut parts.into_iter().map(|p| p.1).collect::<Vec<_>>())
     }
 }
 
@@ -150,11 +173,16 @@ impl Driver for Simulator {
         None
     }
 
+    fn connect(&mut self, peers: Arc<dyn Communicator>) -> Result<()> {
+        self.peers = Some(peers);
+        Ok(())
+    }
+
     fn load(&mut self, bytes: usize, plans: Vec<Vec<Step>>) -> Result<()> {
         plans.iter().flatten().try_for_each(|step| step.within(bytes))?;
-        let unit = |step: &Step| Unit::of(step.call.kernel, step.call.consts);
+        let unit = |step: &Step| step.call().map(|call| Unit::of(call.kernel, call.consts));
         let mut programs = PROGRAMS.lock().expect("no panic while it is held");
-        let needed: BTreeSet<Unit> = plans.iter().flatten().map(unit).collect();
+        let needed: BTreeSet<Unit> = plans.iter().flatten().filter_map(unit).collect();
         let missing: Vec<Unit> =
             needed.into_iter().filter(|u| !programs.contains_key(&(u.clone(), self.target))).collect();
         let compiled = nvrtc::compile_all(&missing, self.target, &Cache::open())?;
@@ -162,7 +190,7 @@ impl Driver for Simulator {
             programs.insert((unit, self.target), Arc::new(Program::parse(&compiled.ptx)?));
         }
         let program = |step: Step| {
-            let program = programs[&(unit(&step), self.target)].clone();
+            let program = unit(&step).map(|unit| programs[&(unit, self.target)].clone());
             (step, program)
         };
         self.plans.clear();
@@ -186,8 +214,24 @@ impl Driver for Simulator {
         Ok(())
     }
 
+    /// Collectives run as late as they may: at the first step that awaits them, or at the end.
     fn run(&mut self, plan: usize) -> Result<()> {
-        (0..self.plans[plan].len()).try_for_each(|step| self.launch(plan, step, false).map(|_| ()))
+        let (mut waiting, mut done) = (VecDeque::new(), 0);
+        for step in 0..self.plans[plan].len() {
+            let next = &self.plans[plan][step].0;
+            if let Work::Collective(_) = next.work {
+                waiting.push_back(step);
+                continue;
+            }
+            let awaited = next.awaited;
+            while done < awaited {
+                let collective = waiting.pop_front().expect("a step awaits what was before it");
+                self.launch(plan, collective, false)?;
+                done += 1;
+            }
+            self.launch(plan, step, false)?;
+        }
+        waiting.into_iter().try_for_each(|step| self.launch(plan, step, false).map(drop))
     }
 
     fn wait(&self) -> Result<()> {
@@ -200,6 +244,7 @@ impl Driver for Simulator {
         let seconds = start.elapsed().as_secs_f64();
         let (step, _) = &self.plans[plan][step];
         let blocks = step.grid().iter().map(|n| *n as u64).product();
-        Ok(StepTime { seconds, counted: Some(Counted { kernel: step.call.kernel.entry, blocks, counters }) })
+        let counted = step.call().map(|call| Counted { kernel: call.kernel.entry, blocks, counters });
+        Ok(StepTime { seconds, counted })
     }
 }

@@ -6,7 +6,7 @@ mod lower;
 pub use lower::{GpuCalls, Operand, host_launches};
 
 use crate::error::{Error, Result};
-use crate::launch::{Buf, Cost, Launch, Simd};
+use crate::launch::{Buf, Collective, Cost, Launch, Simd};
 use crate::shape::{DType, MOST, Shape, Type};
 use std::any::Any;
 use std::collections::HashMap;
@@ -91,6 +91,8 @@ pub enum Role {
     Softmax,
     /// Draws what dropout keeps.
     DropoutMask,
+    /// Is done by all ranks of a job together.
+    Collective,
     #[default]
     Other,
 }
@@ -165,6 +167,11 @@ pub trait Op: Any + Debug + Send + Sync {
     /// The kernel launches that compute the instances of `gpu`. Empty: a GPU cannot run this op.
     fn gpu(&self, _gpu: GpuCalls, _io: &Io) -> Vec<Launch> {
         Vec::new()
+    }
+    /// What it is of all ranks together, in place of routines and kernels of one: its launch on every device. Its outputs lie
+    /// where its inputs lie, and its definition is that of one rank.
+    fn collective(&self) -> Option<Collective> {
+        None
     }
     /// The largest number that its kernels count in 32 bits: elements of an operand, where nothing else is said, and 0 where
     /// 64 bits count all that grows with the operands. A plan for a GPU refuses what is too large ([`gpu::COUNTABLE`]).

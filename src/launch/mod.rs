@@ -124,6 +124,19 @@ pub enum Code {
     Definition(Routine),
     /// A kernel of a GPU.
     Kernel(gpu::Call),
+    /// What all ranks do together. The device does it, with whoever it is connected with ([`crate::ranks`]).
+    Collective(Collective),
+}
+
+/// A sum over the ranks of a job: each of the launch's buffers becomes the sum of what the ranks have there, in place. It may go
+/// on beside the launches after it; a device waits for it before any of them that touches one of its buffers, and before a
+/// run ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Collective {
+    /// Which one of a plan: every rank comes to the same ones in the same order.
+    pub bucket: u32,
+    /// How many ranks add to it. Of one the sum is there already.
+    pub ranks: usize,
 }
 
 /// A host routine: reads and writes only what its [`Operands`] hands out.
@@ -192,9 +205,23 @@ impl Operands {
     }
     /// Runs a routine on these operands.
     pub fn run(&mut self, routine: &Routine) {
+        self.with(|operands| routine(operands))
+    }
+    /// [`Operands::run`] of what is known nowhere else.
+    pub fn with<R>(&mut self, work: impl FnOnce(&Self) -> R) -> R {
         // What a routine before it was handed was borrowed from this, and is no longer held.
         self.taken.iter_mut().for_each(|t| *t.get_mut() = false);
-        routine(self)
+        work(self)
+    }
+    /// All outputs; they are taken by that.
+    pub fn outputs<T: Pod>(&self) -> Vec<&mut [T]> {
+        (0..self.outs.len()).map(|i| self.output(i)).collect()
+    }
+    /// Whether one of the two touches memory that the other touches too, to read or to write.
+    pub fn meets(&self, other: &Operands) -> bool {
+        let all = |o: &Self| o.ins.iter().chain(&o.outs).chain([&o.scratch]).copied().collect::<Vec<_>>();
+        let others = all(other);
+        all(self).iter().any(|slot| others.iter().any(|o| slot.touches(o)))
     }
     /// Input `i`. Panics for an input that shares its storage with an output: read it through [`Operands::output`].
     pub fn input<T: Pod>(&self, i: usize) -> &[T] {

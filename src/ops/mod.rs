@@ -9,6 +9,7 @@ pub mod augment;
 mod backward;
 pub mod cast;
 pub mod ceiling;
+pub mod collective;
 pub mod colours;
 pub mod conv;
 pub mod dense;
@@ -110,6 +111,7 @@ pub const ALL: &[Family] = &[
     augment::FAMILY,
     cast::FAMILY,
     ceiling::FAMILY,
+    collective::FAMILY,
     colours::FAMILY,
     conv::FAMILY,
     dense::FAMILY,

@@ -152,6 +152,20 @@ impl Plan {
                 Instance { ins: bufs(&n.ins), outs: bufs(&n.outs), stream: n.op.describe().stream }
             };
             let group: Vec<Instance> = step.iter().map(member).collect();
+            if let Some(collective) = n.op.collective() {
+                let launch = |(member, m): (usize, &Instance)| Launch {
+                    name: n.op.name(),
+                    member,
+                    code: Code::Collective(collective),
+                    ins: m.ins.clone(),
+                    outs: m.outs.clone(),
+                    scratch: 0,
+                    cost: n.op.cost(&io),
+                };
+                let launches = group.iter().enumerate().map(launch);
+                all.extend(launches.map(|launch| Scheduled { node: step[launch.member], launch }));
+                continue;
+            }
             // On the host every instance has launches of its own.
             let chunk = if let Arch::Gpu(_) = arch { gpu::GROUP } else { 1 };
             for (nodes, group) in step.chunks(chunk).zip(group.chunks(chunk)) {

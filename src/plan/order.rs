@@ -2,16 +2,30 @@
 
 use super::stale;
 use crate::error::Result;
-use crate::graph::{Graph, Value};
+use crate::graph::{Graph, Role, Value};
 use crate::launch::gpu::GROUP;
 use crate::shape::Type;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Groups of nodes in the order they run.
 pub(super) fn order(g: &Graph, want: &[Value], group: bool) -> Result<Vec<Vec<usize>>> {
     let nodes = g.needed(want);
     let before = constraints(g, &nodes)?;
-    Ok(if group { together(g, &nodes, &before) } else { as_built(g, &nodes, &before) })
+    let late = late(g, &nodes, &before);
+    Ok(if group { together(g, &nodes, &before, &late) } else { as_built(g, &nodes, &before, &late) })
+}
+
+/// Nodes that need what all ranks do together, directly or not. They come after all others, so that ranks reduce the first
+/// gradients while they compute the last.
+fn late(g: &Graph, nodes: &[usize], before: &HashMap<usize, Vec<usize>>) -> HashSet<usize> {
+    let collective = |i: &usize| g.nodes()[*i].op.describe().role == Role::Collective;
+    let mut late = HashSet::new();
+    for &i in nodes {
+        if before[&i].iter().any(|b| collective(b) || late.contains(b)) {
+            late.insert(i);
+        }
+    }
+    late
 }
 
 /// For each node, the nodes that must run before it: the writers of what it reads, and, if it updates a value in place,
@@ -43,8 +57,9 @@ fn constraints(g: &Graph, nodes: &[usize]) -> Result<HashMap<usize, Vec<usize>>>
 }
 
 /// The order of the graph, except that an update in place runs as soon as it can: a gradient then lives for one step
-/// instead of until the end.
-fn as_built(g: &Graph, nodes: &[usize], before: &HashMap<usize, Vec<usize>>) -> Vec<Vec<usize>> {
+/// instead of until the end. What is late follows in the order of the graph.
+fn as_built(g: &Graph, nodes: &[usize], before: &HashMap<usize, Vec<usize>>, late: &HashSet<usize>) -> Vec<Vec<usize>> {
+    let (last, nodes): (Vec<usize>, Vec<usize>) = nodes.iter().partition(|i| late.contains(i));
     let updates: Vec<usize> = nodes.iter().copied().filter(|&i| !g.nodes()[i].op.in_place().is_empty()).collect();
     let mut waiting: HashMap<usize, usize> = updates.iter().map(|&u| (u, before[&u].len())).collect();
     let mut unblocks: HashMap<usize, Vec<usize>> = HashMap::new();
@@ -52,7 +67,7 @@ fn as_built(g: &Graph, nodes: &[usize], before: &HashMap<usize, Vec<usize>>) -> 
         before[&u].iter().for_each(|&b| unblocks.entry(b).or_default().push(u));
     }
     let mut order = vec![];
-    for &i in nodes {
+    for &i in &nodes {
         // An update that waits for nothing runs where it was built; the others were run by what they waited for.
         let mut ready = if before[&i].is_empty() || !waiting.contains_key(&i) { vec![i] } else { vec![] };
         while let Some(i) = ready.pop() {
@@ -66,13 +81,14 @@ fn as_built(g: &Graph, nodes: &[usize], before: &HashMap<usize, Vec<usize>>) -> 
             }
         }
     }
+    order.extend(last.into_iter().map(|i| vec![i]));
     order
 }
 
 /// Nodes of equal op and types run together, up to [`GROUP`] of them, which is what one launch computes. A node that can run
 /// waits for equal ones that cannot run yet, unless they need its result: of two towers the shorter one waits for the longer,
-/// so that their equal layers meet. What waits for nobody runs in the order of its depth.
-fn together(g: &Graph, nodes: &[usize], before: &HashMap<usize, Vec<usize>>) -> Vec<Vec<usize>> {
+/// so that their equal layers meet. What waits for nobody runs in the order of its depth, and what is late after all else.
+fn together(g: &Graph, nodes: &[usize], before: &HashMap<usize, Vec<usize>>, late: &HashSet<usize>) -> Vec<Vec<usize>> {
     let place: HashMap<usize, usize> = nodes.iter().enumerate().map(|(at, &i)| (i, at)).collect();
     // From here on a node is its place in `nodes`.
     let before: Vec<Vec<usize>> = nodes.iter().map(|i| before[i].iter().map(|b| place[b]).collect()).collect();
@@ -98,7 +114,7 @@ fn together(g: &Graph, nodes: &[usize], before: &HashMap<usize, Vec<usize>>) -> 
         };
         let rank = |kind: usize, group: &[usize]| {
             let first = group.iter().map(|&at| (depth[at], at)).min();
-            (waits(kind, group), first)
+            (group.iter().any(|&at| late.contains(&nodes[at])), waits(kind, group), first)
         };
         let next = groups.iter().min_by_key(|(kind, group)| rank(**kind, group)).expect("something is ready");
         let kind = *next.0;

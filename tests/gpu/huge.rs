@@ -4,7 +4,7 @@
 
 use super::{common::*, launched};
 use deep_affect::device::Simulator;
-use deep_affect::device::gpu::{Driver, Span, Step};
+use deep_affect::device::gpu::{Driver, Span, Step, Work};
 use deep_affect::graph::Op;
 use deep_affect::launch::gpu::{Call, Location};
 use deep_affect::launch::{Arch, Choices, Products};
@@ -206,7 +206,7 @@ impl Laid {
                 Span { at, bytes: o.bytes, access: o.access, value: matches!(o.place, Location::Value(_)) }
             };
             let windows = call.operands.iter().map(|i| i.iter().map(&mut window).collect()).collect();
-            Step { label: case.op.name().into(), call: call.clone(), windows }
+            Step { label: case.op.name().into(), work: Work::Kernel(call.clone()), windows, awaited: 0 }
         };
         let steps = calls.iter().map(&mut step).collect();
         Self { ins, outs, calls, steps, bytes: end }

@@ -8,9 +8,10 @@ mod nvtx;
 
 pub use card::{Card, cards, driver};
 
-use super::gpu::{Driver, Step, StepTime};
+use super::gpu::{Driver, Step, StepTime, Work};
 use crate::error::{Error, Result, option};
 use crate::launch::estimate::Limits;
+use crate::launch::gpu::Call;
 use crate::nvrtc::{self, Cache, Compiled, Target, Unit};
 use crate::progress;
 use card::failed;
@@ -315,27 +316,30 @@ impl Driver for Cuda {
         self.bind()?;
         self.settle("the work before")?;
         self.unload();
-        let unit = |step: &Step| Unit::of(step.call.kernel, step.call.consts);
-        let mut units: Vec<Unit> = plans.iter().flatten().map(unit).collect();
+        let unit = |call: &Call| Unit::of(call.kernel, call.consts);
+        let mut units: Vec<Unit> = plans.iter().flatten().filter_map(Step::call).map(unit).collect();
         units.sort();
         units.dedup();
         let modules = self.load_modules(units)?;
         self.allocate(bytes)?;
         let launch = |step: Step| {
-            let entry = CString::new(step.call.kernel.entry).expect("a name of C");
+            let Work::Kernel(call) = &step.work else {
+                return Err(Error::job(format!("{}: this driver does not sum over ranks", step.label)));
+            };
+            let entry = CString::new(call.kernel.entry).expect("a name of C");
             // SAFETY: loaded above, unloaded with the plans.
-            let function = unsafe { module::get_function(modules[&unit(&step)], entry) };
-            let function = function.map_err(|e| failed(format!("finding {}", step.call.kernel.entry))(e))?;
-            let shared = step.call.kernel.shared(step.call.consts);
+            let function = unsafe { module::get_function(modules[&unit(call)], entry) };
+            let function = function.map_err(|e| failed(format!("finding {}", call.kernel.entry))(e))?;
+            let shared = call.kernel.shared(call.consts);
             if shared > DEFAULT_SHARED {
                 // SAFETY: the function was found above; the number bounds what its launches may ask for.
                 unsafe { result::function::set_function_attribute(function, MOST_SHARED, shared as i32) }
-                    .map_err(failed(format!("giving {shared} bytes of shared memory to {}", step.call.kernel.entry)))?;
+                    .map_err(failed(format!("giving {shared} bytes of shared memory to {}", call.kernel.entry)))?;
             }
             Ok(Launch {
                 function,
                 grid: step.grid(),
-                threads: step.call.kernel.threads,
+                threads: call.kernel.threads,
                 shared,
                 params: step.params(self.arena),
                 range: CString::new(step.label.as_str()).unwrap_or_default(),
