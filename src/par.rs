@@ -55,6 +55,20 @@ pub fn chunks3_mut<T: Send>(
     pieces.for_each(|(i, ((a, b), c))| f(i * GRAIN, a, b, c));
 }
 
+/// [`chunks3_mut`] of four slices.
+pub fn chunks4_mut<T: Send>(
+    a: &mut [T],
+    b: &mut [T],
+    c: &mut [T],
+    d: &mut [T],
+    f: impl Fn(usize, &mut [T], &mut [T], &mut [T], &mut [T]) + Send + Sync,
+) {
+    assert!([b.len(), c.len(), d.len()] == [a.len(); 3]);
+    let pieces = a.par_chunks_mut(GRAIN).zip(b.par_chunks_mut(GRAIN)).zip(c.par_chunks_mut(GRAIN));
+    let pieces = pieces.zip(d.par_chunks_mut(GRAIN)).enumerate();
+    pieces.for_each(|(i, (((a, b), c), d))| f(i * GRAIN, a, b, c, d));
+}
+
 /// Calls `f(i, piece)` for consecutive pieces of `size` elements of `y`, one piece of work each.
 pub fn pieces_mut<T: Send>(y: &mut [T], size: usize, f: impl Fn(usize, &mut [T]) + Send + Sync) {
     if y.len() <= size {

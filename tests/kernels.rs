@@ -293,7 +293,7 @@ fn no_code_comes_from_strangers_or_the_current_folder() {
     [&home, &here].iter().for_each(|folder| std::fs::create_dir(folder).unwrap());
     let list = |variables: &[(&str, &Path)]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_deep-affect"));
-        command.args(["kernels", "list", "adamw", "--arch", "sm_80", "--json"]).current_dir(&here);
+        command.args(["kernels", "list", "adam", "--arch", "sm_80", "--json"]).current_dir(&here);
         command.env("XDG_CACHE_HOME", &home).env_remove("DEEP_AFFECT_CACHE").envs(variables.iter().copied());
         texts(command.output().unwrap())
     };

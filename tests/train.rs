@@ -13,7 +13,9 @@ use deep_affect::plan::Options;
 use deep_affect::preprocess::{Resize, View};
 use deep_affect::train::checkpoint::{self, Card};
 use deep_affect::train::features::{self, Extracted};
-use deep_affect::train::fit::{self, Best, Inputs, Samples, Settings, SgdForm, State, Targets, Updates, Watch};
+use deep_affect::train::fit::{
+    self, AdamForm, Best, Inputs, Samples, Settings, SgdForm, State, Targets, Updates, Watch,
+};
 use deep_affect::train::network::{self, Blueprint, EVAL, Method, Network, PENALTY, Precision, TRAIN, Task};
 use deep_affect::train::params::{Initial, MappedFile};
 use deep_affect::train::predictor::Predictor;
@@ -212,13 +214,16 @@ fn a_resumed_run_has_the_same_bits() {
 }
 
 #[test]
-fn a_resumed_run_of_adamw_has_the_same_bits() {
+fn a_resumed_run_of_adam_has_the_same_bits() {
     let pictures = pictures(16);
     let (c, data) = (Config { keep_features: 0.75, ..config(Architecture::Split) }, samples(&pictures));
     let s = Settings { optimizer: Updates::AdamW, weight_decay: 0.03, ..settings(6) };
-    resumes(&end_to_end(&c), &data, &s, &mut |state| {
-        assert!(state.parts.iter().all(|p| p.updates == state.step));
-    });
+    let largest = Settings { optimizer: Updates::Adam, adam: AdamForm::Keras, amsgrad: true, ..s.clone() };
+    for s in [&s, &largest] {
+        resumes(&end_to_end(&c), &data, s, &mut |state| {
+            assert!(state.parts.iter().all(|p| p.updates == state.step));
+        });
+    }
     let rows: [&[usize]; 2] = [&TRAINED, &MONITORED];
     let [all, kept] = [1.0, 0.75].map(|keep| {
         let c = Config { keep_features: keep, ..c.clone() };
@@ -322,9 +327,10 @@ fn a_part_that_has_stopped_stays_where_it_is() {
     }
     let pictures = pictures(16);
     let data = one_part_stops(&pictures);
-    for form in [SgdForm::Keras, SgdForm::Torch] {
-        let s = Settings { patience: 2, lr: 1e-3, form, weight_decay: 0.1, ..settings(8) };
-        let mut net = network(&end_to_end(&config(Architecture::Split)), 4, form, cpu(1));
+    let sgd = |form| Settings { patience: 2, lr: 1e-3, form, weight_decay: 0.1, ..settings(8) };
+    let adam = Settings { optimizer: Updates::Adam, adam: AdamForm::Keras, ..sgd(SgdForm::Keras) };
+    for s in [sgd(SgdForm::Keras), sgd(SgdForm::Torch), adam] {
+        let mut net = begun(Network::new(&end_to_end(&config(Architecture::Split)), 4, s.method(), cpu(1)).unwrap());
         let (mut state, mut seen) = (State::new(&s, 2).unwrap(), Seen(vec![], 0));
         fit::fit(&mut net, &data, [&TRAINED, &MONITORED], &s, &mut state, &mut vec![], &mut seen).unwrap();
         assert!(seen.1 >= 2, "{} epochs with one part stopped", seen.1);

@@ -9,7 +9,7 @@ use crate::export::Format;
 use crate::measure::Purpose;
 use crate::models::{Architecture, OutAct};
 use crate::ops::loss::Reduction;
-use crate::train::fit::{SgdForm, Updates};
+use crate::train::fit::{AdamForm, SgdForm, Updates};
 use crate::train::network::Precision;
 use crate::weights::init::Rule;
 use crate::weights::store::Store;
@@ -61,9 +61,14 @@ choices! {
         Sum = "sum": "The same without the division"
     }
     SgdForm { Keras = "keras", Torch = "torch" }
+    AdamForm {
+        Torch = "torch": "1e-8 is added to the root of the corrected mean of squares: PyTorch, Optax",
+        Keras = "keras": "1e-7 is added to the root of the mean of squares as it is: Keras, TensorFlow"
+    }
     Updates {
         Sgd = "sgd": "Stochastic gradient descent with momentum, as in the paper",
-        AdamW = "adamw": "Adam with decoupled weight decay (Loshchilov & Hutter 2019; means over .9 and .999, eps 1e-8): for small heads"
+        Adam = "adam": "Adam (Kingma & Ba 2015; means over .9 and .999), weight decay being an L2 penalty",
+        AdamW = "adamw": "Adam with decoupled weight decay (Loshchilov & Hutter 2019): for small heads"
     }
     Precision {
         Float32 = "float32",

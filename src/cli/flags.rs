@@ -10,7 +10,7 @@ use crate::experiment::config::{
 };
 use crate::models::{Architecture, Base, OutAct};
 use crate::ops::loss::Reduction;
-use crate::train::fit::{SgdForm, Updates};
+use crate::train::fit::{AdamForm, SgdForm, Updates};
 use crate::train::network::Precision;
 use clap::Args;
 use std::path::PathBuf;
@@ -143,7 +143,13 @@ pub struct TrainFlags {
     /// SGD convention (Keras or PyTorch): the two differ once the rate changes.
     #[arg(long, value_enum, default_value_t = SgdForm::Keras)]
     pub sgd: SgdForm,
-    /// With sgd an L2 penalty: D times the weights is added to the gradient, whatever --sgd says, as PyTorch's weight_decay
+    /// Of adam and adamw.
+    #[arg(long, value_enum, default_value_t = AdamForm::Torch, value_name = "FORM")]
+    pub adam: AdamForm,
+    /// Of adam and adamw: divide by the largest mean of squares so far (Reddi, Kale & Kumar 2018).
+    #[arg(long)]
+    pub amsgrad: bool,
+    /// With sgd and adam an L2 penalty: D times the weights is added to the gradient, whatever --sgd says, as PyTorch's weight_decay
     /// does and a kernel_regularizer of L2(D/2) in Keras. With adamw decoupled, as the weight_decay of Keras's optimisers
     /// is: the rate times D times the weights is taken from the weights.
     #[arg(long, value_parser = number::<f32>(0.0, 1e6), default_value_t = 0.0, value_name = "D")]
@@ -306,6 +312,8 @@ impl From<TrainFlags> for Training {
             optimizer: f.optimizer,
             momentum: f.momentum,
             nesterov: f.nesterov,
+            adam: f.adam,
+            amsgrad: f.amsgrad,
             sgd: f.sgd,
             weight_decay: f.weight_decay,
             plateau: f.plateau,

@@ -25,9 +25,9 @@ u = 2^-24. Absolute errors are divided by the largest expected magnitude at the 
 * SGD: weights and velocities are polynomials in w, g and the settings. A step passes each of their terms through at most
   13 roundings (settings 4, g + decay w 2, velocity 4, weight 3), so after k steps the error is at most 13 k u times the
   polynomial with every term positive, which is the definition run on |w|, |g| and a negative rate.
-* AdamW, after k steps: each term of the two means has passed at most 2 k + 3 roundings, the quotient of their corrections and
-  the root the same and half of it and 7 more, each product with the rate 2 and the weight 4 a step: (7 k + 16) u times the
-  same definition run on |w|, |g| and a negative rate. */
+* Adam, after k steps: each term of the two means has passed at most 2 k + 5 roundings, two of them of the penalty, the quotient
+  of their corrections and the root the same and half of it and 8 more, each product with the rate 2 and the weight 4 a step:
+  (7 k + 21) u times the same definition run on |w|, |g| and a negative rate. */
 
 use super::golden::{Tensor, broken};
 use super::{Checked, Context, Stop};
@@ -35,7 +35,7 @@ use crate::device::{Data, Reference, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Op, Value};
 use crate::ops::activation::Act;
-use crate::ops::adamw::AdamW;
+use crate::ops::adam::{Adam, Epsilon, WeightDecay};
 use crate::ops::loss::{CrossEntropy, Of, Reduction};
 use crate::ops::norm::Convention;
 use crate::ops::optim::{Form, Sgd, hyper_type};
@@ -118,7 +118,7 @@ impl Context<'_> {
             "cross_entropy" => self.cross_entropy(),
             "mse" => self.mse(),
             "sgd" => self.sgd(),
-            "adamw" => self.adamw(),
+            "adam" => self.adam(),
             "lr_schedules" => self.lr_schedule(),
             "tiny_fused" => self.tiny_fused(),
             "network" => self.network(),
@@ -685,27 +685,36 @@ impl Context<'_> {
         ])
     }
 
-    fn adamw(&self) -> Answer {
-        self.knows(&["lr", "betas", "eps", "weight_decay"])?;
+    fn adam(&self) -> Answer {
+        self.knows(&["lr", "betas", "eps", "weight_decay", "decoupled", "uncorrected", "amsgrad"])?;
         let (w0, grads, lr) = self.descent()?;
         let steps = lr.len();
-        let usual = AdamW::default();
-        let [beta1, beta2] = match self.parameters().get("betas") {
-            None => [usual.beta1, usual.beta2],
-            Some(b) => match b.as_array().map(|b| b.iter().filter_map(Json::as_f64).collect::<Vec<f64>>()).as_deref() {
-                Some(&[b1, b2]) if [b1, b2].iter().all(|b| (0.0..1.0).contains(b)) => [b1, b2],
-                _ => return Err(self.bad_parameter("betas", "two numbers from 0 to below 1").into()),
-            },
+        let pair = |b: &Json| b.as_array()?.iter().map(Json::as_f64).collect::<Option<Vec<f64>>>()?.try_into().ok();
+        let betas: Option<[f64; 2]> = self.parameters().get("betas").and_then(pair);
+        let Some([beta1, beta2]) = betas.filter(|b| b.iter().all(|b| (0.0..1.0).contains(b))) else {
+            return Err(self.bad_parameter("betas", "two numbers from 0 to below 1").into());
         };
-        let (decay, eps) = (self.number("weight_decay", 1e-2)?, self.number("eps", usual.eps)?);
-        let op = AdamW { beta1, beta2, eps, ..usual };
+        let op = Adam {
+            beta1,
+            beta2,
+            eps: self.number("eps", f64::NAN)?,
+            decay: if self.flag("decoupled") { WeightDecay::Decoupled } else { WeightDecay::Penalty },
+            epsilon: if self.flag("uncorrected") { Epsilon::Uncorrected } else { Epsilon::Corrected },
+            amsgrad: self.flag("amsgrad"),
+            ..Adam::default()
+        };
+        let decay = self.number("weight_decay", f64::NAN)?;
 
         let hyper = |i: usize, sign: f64| op.hyper(sign * lr[i], decay, i as u32 + 1);
-        let [got, terms] = self.descended::<3>(op, w0, grads, hyper)?;
+        let [got, terms] = if op.amsgrad {
+            self.descended::<4>(op, w0, grads, hyper)?.map(Vec::from)
+        } else {
+            self.descended::<3>(op, w0, grads, hyper)?.map(Vec::from)
+        };
         let mut dims = vec![steps];
         dims.extend(&w0.dims);
-        let relative = if self.exact { EXACT } else { (7 * steps + 16) as f64 * U };
-        let checked = ["w_after", "exp_avg", "exp_avg_sq"].into_iter().zip(got).zip(terms);
+        let relative = if self.exact { EXACT } else { (7 * steps + 21) as f64 * U };
+        let checked = ["w_after", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"].into_iter().zip(got).zip(terms);
         let check = |((tensor, got), terms): ((&'static str, Vec<f64>), Vec<f64>)| {
             let want = self.golden.shaped(&self.name(tensor), &dims)?;
             Ok(Checked::new(tensor, &got, &want.data, relative * largest(&terms)))

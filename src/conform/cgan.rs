@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::graph::{Graph, Value};
 use crate::models::{Discriminator, Generator};
 use crate::nn::{Mode, Net};
-use crate::ops::adamw::AdamW;
+use crate::ops::adam::Adam;
 use crate::ops::colours::Colours;
 use crate::ops::optim::{Form, Sgd};
 use crate::plan::Options;
@@ -35,11 +35,10 @@ impl Context<'_> {
             START => self.one_step(),
             "adam" => {
                 let beta = |name| self.number(name, f64::NAN);
-                let adam =
-                    AdamW { beta1: beta("beta1")?, beta2: beta("beta2")?, eps: beta("eps")?, ..AdamW::default() };
+                let adam = Adam { beta1: beta("beta1")?, beta2: beta("beta2")?, eps: beta("eps")?, ..Adam::default() };
                 let (lr, steps) = (self.number("lr", f64::NAN)?, self.number("steps", f64::NAN)?);
                 let hyper = |t| adam.hyper(lr, 0.0, t);
-                self.steps(&start, Optimizer::AdamW(adam), true, steps as u32, hyper)
+                self.steps(&start, Optimizer::Adam(adam), true, steps as u32, hyper)
             }
             "guided" => {
                 let sgd = Sgd { form: Form::Torch, nesterov: false, dampening: 0.0 };
@@ -100,7 +99,7 @@ impl Context<'_> {
 
     /// What one step computes before anything is updated.
     fn one_step(&self) -> Result<Vec<Checked>, Stop> {
-        let mut b = self.blueprint(Optimizer::AdamW(AdamW::default()), true)?;
+        let mut b = self.blueprint(Optimizer::Adam(Adam::default()), true)?;
         let (Some(real), Some((fooled, said)), Some(opponent)) = (b.real, b.adversarial, &b.discriminator) else {
             return Err(self.wrong("real", "there is no discriminator").into());
         };

@@ -13,7 +13,7 @@ use crate::models::{Architecture, Base, Config, Described, Goal, OutAct, Standar
 use crate::ops::loss::Reduction;
 use crate::preprocess::{Crop, Preprocess};
 use crate::train::checkpoint;
-use crate::train::fit::{Settings, SgdForm, Updates};
+use crate::train::fit::{AdamForm, Settings, SgdForm, Updates};
 use crate::train::network::{Losses, Precision};
 use crate::train::params::Initial;
 use crate::train::schedule::{Decay, PlateauRule, Threshold};
@@ -244,14 +244,18 @@ pub struct Training {
     pub batch: usize,
     /// Learning rate.
     pub lr: f64,
-    /// What makes updates of gradients: sgd or adamw.
+    /// What makes updates of gradients: sgd, adam or adamw.
     pub optimizer: Updates,
     /// Of sgd, as the two that follow.
     pub momentum: f32,
     pub nesterov: bool,
     /// Keras's or PyTorch's convention: the two differ once the rate changes.
     pub sgd: SgdForm,
-    /// With sgd an L2 penalty, with adamw decoupled.
+    /// Of adam and adamw: PyTorch's or Keras's convention of where eps is added.
+    pub adam: AdamForm,
+    /// Of adam and adamw: divides by the largest mean of squares so far.
+    pub amsgrad: bool,
+    /// With sgd and adam an L2 penalty, with adamw decoupled.
     pub weight_decay: f32,
     /// Epochs without a decrease of the monitored loss after which the rate is divided by ten; 0 keeps it.
     pub plateau: u32,
@@ -294,6 +298,8 @@ impl Default for Training {
             momentum: 0.9,
             nesterov: false,
             sgd: SgdForm::Keras,
+            adam: AdamForm::Torch,
+            amsgrad: false,
             weight_decay: 0.0,
             plateau: 4,
             decay: None,
@@ -556,6 +562,12 @@ impl Training {
             return Err(Error::usage(format!("{} is a form of sgd's momentum", option("nesterov")))
                 .fix(format!("leave it out, or use {} sgd", option("optimizer"))));
         }
+        let adam = matches!(self.optimizer, Updates::Adam | Updates::AdamW);
+        let asked = [("amsgrad", self.amsgrad), ("adam", self.adam != AdamForm::Torch)];
+        if let Some((name, _)) = asked.into_iter().find(|(_, asked)| *asked && !adam) {
+            return Err(Error::usage(format!("{} is a form of Adam", option(name)))
+                .fix(format!("leave it out, or use {} adam or adamw", option("optimizer"))));
+        }
         self.every()?;
         let decay = self.decay.as_deref().map(|text| Decay::parse(text, self.epochs)).transpose()?;
         let plateau = self.plateau > 0 && decay.is_none();
@@ -574,6 +586,8 @@ impl Training {
             momentum: self.momentum,
             nesterov: self.nesterov,
             form: self.sgd,
+            adam: self.adam,
+            amsgrad: self.amsgrad,
             weight_decay: self.weight_decay,
             patience: self.patience,
             min_delta: self.min_delta,

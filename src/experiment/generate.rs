@@ -16,7 +16,7 @@ use crate::files;
 use crate::hash;
 use crate::models::{Discriminator, Generator};
 use crate::nn::{Mode, Net};
-use crate::ops::adamw::AdamW;
+use crate::ops::adam::Adam;
 use crate::preprocess::{Resize, View};
 use crate::report::folder::{claim, prepare};
 use crate::report::generated::{ALIKE, Cell, Elite, Generated, Measures, write};
@@ -155,7 +155,7 @@ impl Generate {
             range: self.range,
             seed: self.seed,
         };
-        let adam = AdamW { beta1: BETAS.0, beta2: BETAS.1, ..AdamW::default() };
+        let adam = Adam { beta1: BETAS.0, beta2: BETAS.1, ..Adam::default() };
         let design = Design {
             generator: settings.generator.clone(),
             discriminator: photographs.as_ref().map(|_| Discriminator::facing(&settings.generator)),
@@ -164,7 +164,7 @@ impl Generate {
             batch: self.batch,
             guide: if photographs.is_some() { BESIDE } else { 1.0 },
             diversity: self.diversity,
-            optimizer: Optimizer::AdamW(adam),
+            optimizer: Optimizer::Adam(adam),
         };
         let blueprint = Blueprint::new(&design, &mut |g, pictures| {
             Ok(shown.rate_made(&mut Net::new(g, Mode::Eval).unfolded(), pictures))
@@ -275,7 +275,7 @@ impl Generate {
         &self,
         session: &mut Session,
         b: &Blueprint,
-        adam: &AdamW,
+        adam: &Adam,
         photographs: Option<&Photographs>,
         state: &mut State,
         output: &Output,

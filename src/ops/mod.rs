@@ -3,7 +3,7 @@ A family also lists its cases, and everything that can be enumerated runs over [
 guards, conformance. An op never sees a device. */
 
 pub mod activation;
-pub mod adamw;
+pub mod adam;
 pub mod arith;
 pub mod augment;
 mod backward;
@@ -64,7 +64,7 @@ pub enum Draw {
     Positive,
     /// Ones, and an infinity in the last place.
     Infinite,
-    /// Optimiser settings: of SGD lr, momentum, weight decay, first step; of AdamW see there.
+    /// Optimiser settings: of SGD lr, momentum, weight decay, first step; of Adam see there.
     Hyper([f32; 4]),
 }
 
@@ -106,7 +106,7 @@ pub struct Family {
 /// The one list.
 pub const ALL: &[Family] = &[
     activation::FAMILY,
-    adamw::FAMILY,
+    adam::FAMILY,
     arith::FAMILY,
     augment::FAMILY,
     cast::FAMILY,

@@ -8,7 +8,7 @@ use crate::data::Pictures;
 use crate::device::Data;
 use crate::error::{Error, Result, option};
 use crate::models::Goal;
-use crate::ops::adamw::AdamW;
+use crate::ops::adam::{Adam, Epsilon, WeightDecay};
 use crate::ops::augment::Augment;
 use crate::ops::loss::Reduction;
 use crate::ops::optim::{Form, Sgd};
@@ -40,7 +40,13 @@ pub struct Settings {
     pub nesterov: bool,
     /// `keras` or `torch`: what the velocity holds when the rate changes.
     pub form: SgdForm,
-    /// Added to the gradient by SGD, apart from it by AdamW.
+    /// Of `adam` and `adamw`.
+    #[serde(default)]
+    pub adam: AdamForm,
+    /// Of `adam` and `adamw`: divides by the largest mean of squares so far.
+    #[serde(default)]
+    pub amsgrad: bool,
+    /// Added to the gradient by `sgd` and `adam`, apart from it by `adamw`.
     pub weight_decay: f32,
     /// Epochs without a decrease of the monitored loss after which to stop; 0 never stops early.
     pub patience: u32,
@@ -66,7 +72,9 @@ pub enum Updates {
     /// Stochastic gradient descent with momentum, as in the paper.
     #[default]
     Sgd,
-    /// Adam with decoupled weight decay (Loshchilov & Hutter 2019; means over .9 and .999, eps 1e-8): for small heads.
+    /// Adam (Kingma & Ba 2015; means over .9 and .999), weight decay being an L2 penalty.
+    Adam,
+    /// Adam with decoupled weight decay (Loshchilov & Hutter 2019): for small heads.
     AdamW,
     /// None: a linear head is solved for ([`super::ridge`]).
     Ridge,
@@ -89,6 +97,17 @@ impl From<SgdForm> for Form {
     }
 }
 
+/// Whose Adam: to what eps is added, and how large it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AdamForm {
+    /// 1e-8 to the root of the corrected mean of squares: PyTorch, Optax.
+    #[default]
+    Torch,
+    /// 1e-7 to the root of the mean of squares as it is: Keras, TensorFlow.
+    Keras,
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -102,6 +121,8 @@ impl Default for Settings {
             momentum: 0.9,
             nesterov: false,
             form: SgdForm::Keras,
+            adam: AdamForm::Torch,
+            amsgrad: false,
             weight_decay: 0.0,
             patience: 6,
             min_delta: 0.0,
@@ -263,9 +284,19 @@ impl Settings {
             Updates::Sgd | Updates::Ridge => {
                 Optimizer::Sgd(Sgd { form: self.form.into(), nesterov: self.nesterov, dampening: 0.0 })
             }
-            Updates::AdamW => Optimizer::AdamW(AdamW::default()),
+            Updates::Adam | Updates::AdamW => Optimizer::Adam(self.adam()),
         };
         Method { precision: self.precision, augment: self.augment, losses: self.losses, ..optimizer.into() }
+    }
+
+    /// Adam as the settings ask for it.
+    fn adam(&self) -> Adam {
+        let decay = if self.optimizer == Updates::Adam { WeightDecay::Penalty } else { WeightDecay::Decoupled };
+        let (epsilon, eps) = match self.adam {
+            AdamForm::Torch => (Epsilon::Corrected, 1e-8),
+            AdamForm::Keras => (Epsilon::Uncorrected, 1e-7),
+        };
+        Adam { eps, decay, epsilon, amsgrad: self.amsgrad, ..Adam::default() }
     }
 
     /// The settings of the next update of a part.
@@ -274,9 +305,12 @@ impl Settings {
         match self.optimizer {
             // A part that has stopped stays where it is: without a momentum of zero its velocity would carry it on. Its
             // running statistics go on until the best are put back.
+            Updates::Adam | Updates::AdamW if p.stopped => [0.0, 0.0, 1.0, 1.0],
             _ if p.stopped => [0.0; 4],
             Updates::Sgd | Updates::Ridge => [lr as f32, self.momentum, self.weight_decay, (step == 0) as u8 as f32],
-            Updates::AdamW => AdamW::default().hyper(lr, self.weight_decay as f64, p.updates + 1).map(|x| x as f32),
+            Updates::Adam | Updates::AdamW => {
+                self.adam().hyper(lr, self.weight_decay as f64, p.updates + 1).map(|x| x as f32)
+            }
         }
     }
 

@@ -108,12 +108,12 @@ fn updated(g: &mut Graph, scope: &str, loss: Value, optimizer: Optimizer) -> Res
         let (name, ty) = (g.name(w).to_string(), g.ty(w));
         let own: Vec<Value> = match optimizer {
             Optimizer::Sgd(_) => vec![g.state(&format!("velocity.{name}"), ty)],
-            Optimizer::AdamW(_) => ["velocity", "squares"].map(|m| g.state(&format!("{m}.{name}"), ty)).into(),
+            Optimizer::Adam(adam) => adam.memory().iter().map(|m| g.state(&format!("{m}.{name}"), ty)).collect(),
         };
         let ins = [&[w], &own[..], &[d, hyper]].concat();
         updates.extend(match optimizer {
             Optimizer::Sgd(sgd) => g.push(sgd, &ins),
-            Optimizer::AdamW(adam) => g.push(adam, &ins),
+            Optimizer::Adam(adam) => g.push(adam, &ins),
         });
         memory.extend(own);
     }

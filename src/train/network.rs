@@ -7,7 +7,7 @@ use crate::graph::{Graph, Kind, Node, Value};
 use crate::launch::Products;
 use crate::models::{self, Architecture, Config, Goal, Size, Tower};
 use crate::nn::{Mode, Net};
-use crate::ops::adamw::AdamW;
+use crate::ops::adam::Adam;
 use crate::ops::augment::Augment;
 use crate::ops::loss::{CrossEntropy, Mse, Reduction};
 use crate::ops::optim::{self, Sgd};
@@ -87,7 +87,7 @@ impl Precision {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Optimizer {
     Sgd(Sgd),
-    AdamW(AdamW),
+    Adam(Adam),
 }
 
 /// How the errors of a model's outputs become the loss that is differentiated: the squared error of its ratings and the
@@ -205,9 +205,9 @@ pub struct Part {
     pub penalty: Option<Value>,
     /// Trained parameters.
     pub params: Vec<Value>,
-    /// What the optimiser remembers of their gradients, in the same order: SGD's velocities, AdamW's means.
+    /// What the optimiser remembers of their gradients, in the same order: SGD's velocities, Adam's means.
     pub velocity: Vec<Value>,
-    /// AdamW's means of squares, in the same order; empty for SGD.
+    /// What Adam remembers besides ([`Adam::memory`]), parameter by parameter; empty for SGD.
     pub squares: Vec<Value>,
     /// Running statistics that the training plan updates.
     pub statistics: Vec<Value>,
@@ -538,11 +538,12 @@ impl Blueprint {
                         let op = optim::Update { sgd, copy: copy.is_some(), scaled: by.is_some() };
                         g.push(op, &with(&[w, v, d, hyper]))
                     }
-                    Optimizer::AdamW(op) => {
-                        let square = g.state(&format!("squares.{name}"), g.ty(w));
-                        squares.push(square);
-                        let op = AdamW { copy: copy.is_some(), scaled: by.is_some(), ..op };
-                        g.push(op, &with(&[w, v, square, d, hyper]))
+                    Optimizer::Adam(op) => {
+                        let more = |m: &&str| g.state(&format!("{m}.{name}"), g.ty(w));
+                        let own: Vec<Value> = op.memory()[1..].iter().map(more).collect();
+                        squares.extend(&own);
+                        let op = Adam { copy: copy.is_some(), scaled: by.is_some(), ..op };
+                        g.push(op, &with(&[&[w, v], &own[..], &[d, hyper]].concat()))
                     }
                 });
                 velocity.push(v);
