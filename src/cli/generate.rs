@@ -31,9 +31,9 @@ pub struct Command {
     /// Pictures in a step.
     #[arg(long, value_parser = batch, default_value_t = 16, value_name = "N")]
     batch: usize,
-    /// Adam's rate.
-    #[arg(long, value_parser = number::<f64>(0.0, 1.0), default_value_t = 1e-3, value_name = "RATE")]
-    lr: f64,
+    /// Adam's rate: 0.001, and 0.0002 with --data.
+    #[arg(long, value_parser = number::<f64>(0.0, 1.0), value_name = "RATE")]
+    lr: Option<f64>,
     /// Reward for the difference of two pictures of the same ratings by their noises' (Mao et al. 2019): without it they may
     /// come out alike.
     #[arg(long, value_parser = number::<f64>(0.0, 1e3), default_value_t = 0.0, value_name = "D")]

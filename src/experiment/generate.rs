@@ -39,6 +39,10 @@ const HEADER: &str = "generation";
 const EVERY: Duration = Duration::from_secs(60);
 /// By what the error of the frozen model's ratings counts beside a discriminator.
 const BESIDE: f64 = 0.1;
+/// Adam's rate where the frozen model alone guides.
+const ALONE: f64 = 1e-3;
+/// The same beside a discriminator (Radford, Metz & Chintala 2016).
+const OPPOSED: f64 = 2e-4;
 /// The shares of the old in Adam's means (Radford, Metz & Chintala 2016).
 const BETAS: (f64, f64) = (0.5, 0.999);
 
@@ -55,7 +59,8 @@ pub struct Generate {
     pub elites: Option<PathBuf>,
     pub steps: usize,
     pub batch: usize,
-    pub lr: f64,
+    /// Adam's rate; None for [`ALONE`], or beside a discriminator [`OPPOSED`].
+    pub lr: Option<f64>,
     /// Side of the pictures in pixels: a power of two from 8 up.
     pub side: usize,
     /// Side of the square that the model sees.
@@ -150,7 +155,7 @@ impl Generate {
             generator: Generator::of(self.side, self.channels),
             noise: self.noise,
             batch: self.batch,
-            lr: self.lr,
+            lr: self.rate(),
             diversity: self.diversity,
             range: self.range,
             seed: self.seed,
@@ -183,6 +188,11 @@ impl Generate {
         drop(session);
         let elites = evolution.map_or_else(Vec::new, |(e, places)| self.evolved(&e, &places, &cells));
         self.leave(&model, judge.as_ref(), cells, elites, &state, output)
+    }
+
+    /// Adam's rate.
+    fn rate(&self) -> f64 {
+        self.lr.unwrap_or(if self.data.is_some() { OPPOSED } else { ALONE })
     }
 
     /// Refuses what cannot be made.
@@ -292,7 +302,7 @@ impl Generate {
                 wanted: Data::F32(&drawn.wanted),
                 real: Data::F32(&drawn.real),
             };
-            let losses = b.step(session, &batch, adam.hyper(self.lr, 0.0, step + 1))?;
+            let losses = b.step(session, &batch, adam.hyper(self.rate(), 0.0, step + 1))?;
             if !losses.guide.is_finite() {
                 return Err(Error::job(format!("the error is {} in step {}", losses.guide, step + 1))
                     .fix(format!("lower {}", option("lr"))));
@@ -439,7 +449,7 @@ impl Generate {
         let fact = |k: &str, v: String| (k.to_string(), v);
         let mut facts = vec![
             fact("Guide", model.name.clone()),
-            fact("Steps", format!("{steps} of {} pictures, Adam at {}", self.batch, self.lr)),
+            fact("Steps", format!("{steps} of {} pictures, Adam at {}", self.batch, self.rate())),
             fact("Pictures", format!("{} pixels, {} for each of {} cells", self.side, self.samples, cells.len())),
             fact("Diversity", self.diversity.to_string()),
             fact("Seed", self.seed.to_string()),
