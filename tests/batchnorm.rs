@@ -212,7 +212,10 @@ fn network() -> Network {
         statistics,
     }];
     let losses = Losses::default();
-    let mut net = Network { session, batch, x: vec![x], tables: vec![], rows: None, weight, state, parts, losses };
+    let (whole, peers, portion, rows) = (batch, None, None, None);
+    let x = vec![x];
+    let mut net =
+        Network { session, batch, whole, peers, x, tables: vec![], rows, weight, portion, state, parts, losses };
     fill(&mut net.session, 7);
     net
 }

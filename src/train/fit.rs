@@ -7,6 +7,7 @@ use super::stored;
 use crate::data::Pictures;
 use crate::device::Data;
 use crate::error::{Error, Result, option};
+use crate::graph::Value;
 use crate::models::Goal;
 use crate::ops::adam::{Adam, Epsilon, WeightDecay};
 use crate::ops::augment::Augment;
@@ -14,6 +15,7 @@ use crate::ops::loss::Reduction;
 use crate::ops::optim::{Form, Sgd};
 use crate::par;
 use crate::preprocess::View;
+use crate::ranks::{Communicator, leads};
 use crate::rng::{Rng, Stream};
 use serde::{Deserialize, Serialize};
 use std::sync::mpsc::sync_channel;
@@ -366,12 +368,17 @@ pub trait Watch {
 /// Nobody is watching.
 impl Watch for () {}
 
-/// A batch on its way to the device.
+/// A batch on its way to the device, or of several ranks this one's part of it.
 struct Batch {
     rows: Vec<usize>,
     /// Of the rows, how many are not padding.
     real: usize,
     weight: Vec<f32>,
+    /// What the rows count, and what those of all ranks do.
+    counts: f64,
+    counted: f64,
+    /// How many rows all ranks have.
+    all: usize,
     /// Of each view; none where they are on the device.
     pixels: Vec<Vec<u8>>,
 }
@@ -427,11 +434,23 @@ impl Samples<'_> {
 
     /// The rows of a batch, padded to `n` with the first row at weight 0; `sent` with their pixels.
     fn batch(&self, rows: &[usize], n: usize, sent: bool) -> Batch {
+        self.part(rows, 0, n, sent)
+    }
+
+    /// The rows of a batch that are those of a rank, padded as above.
+    fn part(&self, all: &[usize], rank: usize, n: usize, sent: bool) -> Batch {
+        let rows = &all[(rank * n).min(all.len())..((rank + 1) * n).min(all.len())];
+        let sum = |rows: &[usize]| rows.iter().map(|&i| self.weight[i] as f64).sum::<f64>();
+        let (counts, counted) = (sum(rows), sum(all));
         let mut weight: Vec<f32> = rows.iter().map(|&i| self.weight[i]).collect();
         weight.resize(n, 0.0);
+        if counts == 0.0 && counted > 0.0 {
+            // Of nothing there is no mean. What these rows come to is multiplied by 0, and has to be a number.
+            weight.fill(1.0);
+        }
         let real = rows.len();
         let mut rows = rows.to_vec();
-        rows.resize(n, rows[0]);
+        rows.resize(n, all[0]);
         let pixels = match &self.inputs {
             Inputs::Pictures(p) if sent => {
                 let gathered = |(view, v): (usize, &View)| {
@@ -443,7 +462,7 @@ impl Samples<'_> {
             }
             _ => vec![],
         };
-        Batch { rows, real, weight, pixels }
+        Batch { rows, real, weight, counts, counted, all: all.len(), pixels }
     }
 
     /// Writes the inputs of a batch.
@@ -519,18 +538,24 @@ pub fn fit(
     }
     best.resize(net.parts.len(), vec![]);
     let typical = data.mean_weight(train);
-    let total = train.len().div_ceil(net.batch) as u32;
+    let total = train.len().div_ceil(net.whole) as u32;
+    let rank = net.peers().map_or(0, Communicator::rank);
+    // Whether this rank was asked to stop: all stop after the next update, which tells them.
+    let mut asked = false;
     while !state.finished {
         let rows = order(train, s.seed, state.epoch);
-        let todo: Vec<&[usize]> = rows.chunks(net.batch).skip(state.batches as usize).collect();
+        let todo: Vec<&[usize]> = rows.chunks(net.whole).skip(state.batches as usize).collect();
         let (n, sent, mut stopped) = (net.batch, net.tables.is_empty(), false);
         // The next batch is gathered (pages of the cache are read) while this one is computed.
         std::thread::scope(|scope| -> Result<()> {
             let (send, receive) = sync_channel(1);
-            par::beside(scope, move || todo.into_iter().try_for_each(|rows| send.send(data.batch(rows, n, sent))))?;
+            par::beside(scope, move || {
+                todo.into_iter().try_for_each(|rows| send.send(data.part(rows, rank, n, sent)))
+            })?;
             for b in receive {
-                let loss = step(net, data, &b, typical, s, state)?;
-                if watch.step(state, total, loss) {
+                let (loss, all_asked) = step(net, data, &b, typical, s, state, asked)?;
+                asked |= watch.step(state, total, loss);
+                if all_asked || asked && net.peers.is_none() {
                     stopped = true;
                     break;
                 }
@@ -554,28 +579,42 @@ pub fn fit(
     restore(net, best)
 }
 
-/// One update of every part that still learns; returns the mean loss over the parts. `typical` is what a row counts on
-/// average. On an error `state` is as it was.
-fn step(net: &mut Network, data: &Samples, b: &Batch, typical: f64, s: &Settings, state: &mut State) -> Result<f64> {
-    let rows: f64 = b.weight.iter().map(|w| *w as f64).sum();
+/// One update of every part that still learns; returns the mean loss over the parts, and whether a rank was `asked` to stop.
+/// `typical` is what a row counts on average. On an error `state` is as it was.
+fn step(
+    net: &mut Network,
+    data: &Samples,
+    b: &Batch,
+    typical: f64,
+    s: &Settings,
+    state: &mut State,
+    asked: bool,
+) -> Result<(f64, bool)> {
+    let rows = b.counted;
+    if let Some(peers) = net.peers() {
+        peers.at(state.step.into());
+    }
     let mut losses = vec![0.0; net.parts.len()];
     // By part, whether its update was taken or left out because a scaled gradient overflowed.
     let mut taken = vec![false; net.parts.len()];
     // Rows that do not count have no mean, and so no gradient.
     if rows > 0.0 {
         let place = || format!("epoch {}, batch {}", state.epoch + 1, state.batches + 1);
-        let share = (rows / b.real as f64 / typical) as f32;
+        let share = (rows / b.all as f64 / typical) as f32;
         update(net, data, b, share, s, state).map_err(|e| e.at(place()))?;
         for ((part, loss), taken) in net.parts.iter().zip(&mut losses).zip(&mut taken) {
             // A sum is told of by what a row adds to it.
             let by = if net.losses.reduction == Reduction::Sum { rows } else { 1.0 };
-            *loss = net.session.read(part.loss)?[0] as f64 / by;
+            *loss = net.session.read64(part.loss)?[0] / by;
             *taken = match part.scaling {
                 Some(scaling) => net.session.read(scaling.by)?[0] != 0.0,
                 None => true,
             };
         }
     }
+    let mut errors = if told_apart(net) > 1 && rows > 0.0 { batch_errors(net, data, b)? } else { vec![] };
+    let mut stop = [f64::from(u8::from(asked))];
+    sum_over_ranks(net, &mut [&mut losses, &mut errors, &mut stop])?;
     if let Some(l) = losses.iter().find(|l| !l.is_finite()) {
         return Err(diverged(*l, &format!("in epoch {} at batch {}", state.epoch + 1, state.batches + 1)));
     }
@@ -593,13 +632,24 @@ fn step(net: &mut Network, data: &Samples, b: &Batch, typical: f64, s: &Settings
         if state.batches == 0 {
             state.output_sum = vec![0.0; told_apart(net)];
         }
-        let errors = if rows > 0.0 { batch_errors(net, data, b)? } else { vec![] };
         state.output_sum.iter_mut().zip(errors).for_each(|(sum, error)| *sum += error);
     }
     state.weight_sum += rows;
     state.batches += 1;
     state.step += 1;
-    Ok(losses.iter().sum::<f64>() / losses.len() as f64)
+    Ok((losses.iter().sum::<f64>() / losses.len() as f64, stop[0] > 0.0))
+}
+
+/// Adds numbers over all ranks, in the order of the ranks; those of one are left as they are.
+fn sum_over_ranks(net: &Network, numbers: &mut [&mut [f64]]) -> Result<()> {
+    let Some(peers) = net.peers() else { return Ok(()) };
+    let own: Vec<f64> = numbers.iter().flat_map(|n| n.iter().copied()).collect();
+    let all = peers.gather(bytemuck::cast_slice(&own))?;
+    for (i, sum) in numbers.iter_mut().flat_map(|n| n.iter_mut()).enumerate() {
+        let of = |bytes: &Vec<u8>| bytes.get(8 * i..8 * i + 8).map_or(f64::NAN, bytemuck::pod_read_unaligned);
+        *sum = all.iter().map(of).sum();
+    }
+    Ok(())
 }
 
 fn diverged(loss: f64, place: &str) -> Error {
@@ -607,11 +657,18 @@ fn diverged(loss: f64, place: &str) -> Error {
         .fix(format!("lower {}, or look at the ratings and weights; the last checkpoint is as it was", option("lr")))
 }
 
-/// Runs the training plan on a batch, whose rows count `share` times as much as others.
+/// Runs the training plan on a batch, whose rows count `share` times as much as others, or on this rank's part of it.
 fn update(net: &mut Network, data: &Samples, b: &Batch, share: f32, s: &Settings, state: &State) -> Result<()> {
     data.feed(net, b)?;
     data.feed_targets(net, b)?;
-    net.session.write(net.state, Data::U32(&[s.seed as u32, (s.seed >> 32) as u32, state.step, 0]))?;
+    if let Some(v) = net.portion {
+        let of_sum = f64::from(u8::from(b.counts > 0.0));
+        let portion = if net.losses.reduction == Reduction::Sum { of_sum } else { b.counts / b.counted };
+        // Exact in float64.
+        net.session.write(v, Data::F64(&[portion]))?;
+    }
+    let rank = net.peers().map_or(0, Communicator::rank);
+    net.session.write(net.state, Data::U32(&[s.seed as u32, (s.seed >> 32) as u32, state.step, rank as u32]))?;
     for (part, p) in net.parts.iter().zip(&state.parts) {
         net.session.write(part.hyper, Data::F32(&s.hyper(p, state.epoch, state.step)))?;
         if let Some(v) = part.share {
@@ -643,7 +700,8 @@ fn batch_errors(net: &Network, data: &Samples, b: &Batch) -> Result<Vec<f64>> {
 /// The errors of the outputs of a term, summed over rows by their weights; `said` is [rows, outputs].
 fn sum_errors(data: &Samples, term: &Term, targets: &[usize], rows: &[usize], said: &[f32]) -> Vec<f64> {
     let mut sums = vec![0.0; term.names.len()];
-    for (&i, said) in rows.iter().zip(said.chunks_exact(said.len() / rows.len())) {
+    // A rank without rows has none.
+    for (&i, said) in rows.iter().zip(said.chunks_exact((said.len() / rows.len().max(1)).max(1))) {
         let errors = data.errors(i, term, targets, said);
         sums.iter_mut().zip(errors).for_each(|(sum, e)| *sum += data.weight[i] as f64 * e);
     }
@@ -660,7 +718,9 @@ fn end_epoch(
     best: &mut Best,
 ) -> Result<()> {
     let train_loss: Vec<f64> = state.loss_sum.iter().map(|l| l / state.weight_sum).collect();
-    let said = if val.is_empty() { None } else { Some(outputs(net, data, val)?) };
+    first_ranks_statistics(net)?;
+    let peers = net.peers.clone();
+    let said = if val.is_empty() { None } else { Some(outputs(net, data, val, peers.as_deref())?) };
     let val_loss = said.as_ref().map(|said| losses_of(net, data, val, said)).transpose()?;
     if let Some(l) = val_loss.iter().flatten().find(|l| !l.is_finite()) {
         return Err(diverged(*l, &format!("on the monitored pictures after epoch {}", state.epoch + 1)));
@@ -679,7 +739,9 @@ fn end_epoch(
     for (i, p) in state.parts.iter_mut().enumerate().filter(|(_, p)| !p.stopped) {
         p.schedule.report(monitored[i]);
         match p.stop.report(state.epoch, monitored[i]) {
-            Verdict::Best => remember(net, i, &mut best[i])?,
+            // Who does not write them does not need them.
+            Verdict::Best if leads(&net.peers) => remember(net, i, &mut best[i])?,
+            Verdict::Best => {}
             Verdict::Continue => {}
             Verdict::Stop => p.stopped = true,
         }
@@ -690,6 +752,24 @@ fn end_epoch(
     state.output_sum.clear();
     state.finished = state.epoch >= s.epochs || state.parts.iter().all(|p| p.stopped);
     Ok(())
+}
+
+/// Gives all ranks the running statistics of the first: each has those of its own rows, and all must evaluate alike. What is
+/// evaluated and kept is therefore what rank 0 has seen, as in PyTorch's DistributedDataParallel.
+fn first_ranks_statistics(net: &mut Network) -> Result<()> {
+    let Some(peers) = net.peers.clone() else { return Ok(()) };
+    let statistics: Vec<Value> = net.parts.iter().flat_map(|p| p.statistics.iter().copied()).collect();
+    statistics.into_iter().try_for_each(|v| first_ranks(net, &*peers, v))
+}
+
+/// Gives all ranks the value that the first one has.
+pub fn first_ranks(net: &mut Network, peers: &dyn Communicator, v: Value) -> Result<()> {
+    let mut bytes = bytemuck::cast_slice::<f32, u8>(&net.session.values(v)?).to_vec();
+    peers.broadcast(0, &mut bytes)?;
+    match peers.rank() {
+        0 => Ok(()),
+        _ => net.session.write(v, Data::F32(&bytemuck::pod_collect_to_vec::<u8, f32>(&bytes))),
+    }
 }
 
 /// What the losses of an epoch are made of.
@@ -744,15 +824,35 @@ pub struct Said {
     pub scores: Vec<f32>,
 }
 
-/// Outputs for some rows, by part and term: [rows, outputs].
-fn outputs(net: &mut Network, data: &Samples, rows: &[usize]) -> Result<Vec<Vec<Vec<f32>>>> {
+/// Outputs for some rows, by part and term: [rows, outputs]. With `peers` every rank computes some of the rows, and all have
+/// them all: the bits of an output depend neither on who computes it nor on the rows beside it.
+fn outputs(
+    net: &mut Network,
+    data: &Samples,
+    rows: &[usize],
+    peers: Option<&dyn Communicator>,
+) -> Result<Vec<Vec<Vec<f32>>>> {
     let mut all: Vec<Vec<Vec<f32>>> = net.parts.iter().map(|p| vec![vec![]; p.terms.len()]).collect();
-    for chunk in rows.chunks(net.batch) {
+    let (rank, ranks) = peers.map_or((0, 1), |p| (p.rank(), p.ranks()));
+    let mut own: Vec<f32> = vec![];
+    for chunk in rows.chunks(net.batch).skip(rank).step_by(ranks) {
         data.feed(net, &data.batch(chunk, net.batch, net.tables.is_empty()))?;
         net.session.run(EVAL)?;
-        for (term, all) in net.parts.iter().flat_map(|p| &p.terms).zip(all.iter_mut().flatten()) {
+        for term in net.parts.iter().flat_map(|p| &p.terms) {
             let y = net.session.read(term.output)?;
-            all.extend_from_slice(&y[..y.len() / net.batch * chunk.len()]);
+            own.extend_from_slice(&y[..y.len() / net.batch * chunk.len()]);
+        }
+    }
+    let said = match peers {
+        Some(peers) => peers.gather(bytemuck::cast_slice(&own))?,
+        None => vec![bytemuck::cast_slice(&own).to_vec()],
+    };
+    let numbers = |bytes: &Vec<u8>| bytes.chunks_exact(4).map(bytemuck::pod_read_unaligned::<f32>).collect::<Vec<_>>();
+    let mut said: Vec<_> = said.iter().map(|bytes| numbers(bytes).into_iter()).collect();
+    for (i, chunk) in rows.chunks(net.batch).enumerate() {
+        for (term, all) in net.parts.iter().flat_map(|p| &p.terms).zip(all.iter_mut().flatten()) {
+            let width = net.session.graph().ty(term.output).row();
+            all.extend(said[i % ranks].by_ref().take(width * chunk.len()));
         }
     }
     Ok(all)
@@ -760,7 +860,7 @@ fn outputs(net: &mut Network, data: &Samples, rows: &[usize]) -> Result<Vec<Vec<
 
 /// What a network says of some rows.
 pub fn said(net: &mut Network, data: &Samples, rows: &[usize]) -> Result<Said> {
-    let parts = outputs(net, data, rows)?;
+    let parts = outputs(net, data, rows, None)?;
     let targets: usize = net.parts.iter().map(|p| p.targets.len()).sum();
     let mut said = Said { ratings: vec![0.0; rows.len() * targets], scores: vec![] };
     for (part, of) in net.parts.iter().zip(parts) {
@@ -784,7 +884,7 @@ pub fn predict(net: &mut Network, data: &Samples, rows: &[usize]) -> Result<Vec<
 
 /// The loss of each part over some rows ([`Losses`]), penalties included, in float64 from the network's outputs.
 pub fn losses(net: &mut Network, data: &Samples, rows: &[usize]) -> Result<Vec<f64>> {
-    let said = outputs(net, data, rows)?;
+    let said = outputs(net, data, rows, None)?;
     losses_of(net, data, rows, &said)
 }
 
@@ -806,7 +906,7 @@ fn losses_of(net: &mut Network, data: &Samples, rows: &[usize], said: &[Vec<Vec<
         losses.push(part.terms.iter().zip(said).map(error).sum());
     }
     // A sum over a batch has the penalty once.
-    let by = if reduction == Reduction::Sum { net.batch as f64 } else { 1.0 };
+    let by = if reduction == Reduction::Sum { net.whole as f64 } else { 1.0 };
     if net.parts.iter().any(|p| p.penalty.is_some()) {
         net.session.run(PENALTY)?;
         for (part, loss) in net.parts.iter().zip(&mut losses) {

@@ -9,13 +9,16 @@ use crate::models::{self, Architecture, Config, Goal, Size, Tower};
 use crate::nn::{Mode, Net};
 use crate::ops::adam::Adam;
 use crate::ops::augment::Augment;
+use crate::ops::collective::{self, AllReduce};
 use crate::ops::loss::{CrossEntropy, Mse, Reduction};
 use crate::ops::optim::{self, Sgd};
 use crate::ops::{arith, dropout, image, norm};
 use crate::plan::Plan;
 use crate::preprocess::{Preprocess, View};
+use crate::ranks::{BUCKET, Communicator, Peers, rows_of_a_rank};
 use crate::shape::{DType, Type};
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 
 /// What is trained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -137,6 +140,8 @@ pub struct Method {
     /// what all rows do ([`Part::share`]). Without that a batch of small weights would pull as hard as one of large ones.
     pub weighted: bool,
     pub losses: Losses,
+    /// How many ranks share a batch: each computes a part of its rows, and the gradients are summed over all.
+    pub ranks: usize,
 }
 
 impl From<Optimizer> for Method {
@@ -148,6 +153,7 @@ impl From<Optimizer> for Method {
             resident: None,
             weighted: false,
             losses: Losses::default(),
+            ranks: 1,
         }
     }
 }
@@ -199,7 +205,8 @@ pub struct Part {
     pub scaling: Option<Scaling>,
     /// Where rows count differently, [1]: mean weight of the batch over mean weight of the training rows.
     pub share: Option<Value>,
-    /// Output of the training plan [1]: the errors by their weights, plus the penalty.
+    /// Output of the training plan [1]: the errors by their weights, plus the penalty; of several ranks this one's part of it,
+    /// so that all parts add up to it.
     pub loss: Value,
     /// Output of the penalty plan [1].
     pub penalty: Option<Value>,
@@ -228,7 +235,12 @@ impl Part {
 /// A session with everything a training loop touches.
 pub struct Network {
     pub session: Session,
+    /// Rows that this network computes at once.
     pub batch: usize,
+    /// Rows of an update, of all ranks together: those of rank r are from r [`Network::batch`] on.
+    pub whole: usize,
+    /// The other ranks.
+    pub peers: Peers,
     /// Inputs: u8 pictures [N,S,S,3] for each of [`Task::views`], or features [N,F] for each part; none where pictures lie
     /// on the device.
     pub x: Vec<Value>,
@@ -238,7 +250,10 @@ pub struct Network {
     pub rows: Option<Value>,
     /// Input: how much each row counts [N]; 0 for padding.
     pub weight: Value,
-    /// Input: seed and step of dropout masks and augmentation.
+    /// Of several ranks, input [1]: what the rows of this one count over what all rows of the batch do; of a sum 1, and 0 for a
+    /// rank without rows.
+    pub portion: Option<Value>,
+    /// Input: seed and step of dropout masks and augmentation, and the rank.
     pub state: Value,
     pub parts: Vec<Part>,
     pub losses: Losses,
@@ -256,8 +271,33 @@ pub struct Blueprint {
     pub tables: Vec<Value>,
     pub rows: Option<Value>,
     pub weight: Value,
+    pub portion: Option<Value>,
     pub state: Value,
     pub parts: Vec<Part>,
+}
+
+/// Sums of values over ranks, in buckets of [`BUCKET`] bytes in the order in which the values are there.
+fn summed(g: &mut Graph, ranks: usize, values: &[Value], bucket: &mut u32) -> Vec<Value> {
+    let nodes = g.nodes().iter().enumerate();
+    let written: HashMap<Value, usize> = nodes.flat_map(|(i, n)| n.outs.iter().map(move |v| (*v, i))).collect();
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by_key(|&i| written.get(&values[i]));
+    let mut sums = values.to_vec();
+    let mut rest = &order[..];
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fits = |i: &&usize| {
+            bytes += g.ty(values[**i]).bytes();
+            bytes <= BUCKET
+        };
+        let n = rest.iter().take(collective::MOST).take_while(fits).count().max(1);
+        let (now, later) = rest.split_at(n);
+        let ins: Vec<Value> = now.iter().map(|&i| values[i]).collect();
+        let outs = g.push(AllReduce { bucket: *bucket, ranks, values: n }, &ins);
+        now.iter().zip(outs).for_each(|(&i, sum)| sums[i] = sum);
+        (rest, *bucket) = (later, *bucket + 1);
+    }
+    sums
 }
 
 /// Plans by index.
@@ -430,15 +470,29 @@ impl Task {
 }
 
 impl Blueprint {
-    /// Builds and differentiates.
+    /// Builds and differentiates what one rank does of a batch.
     pub fn new(task: &Task, batch: usize, method: impl Into<Method>) -> Result<Self> {
-        let Method { optimizer, precision, augment, resident, weighted, losses } = method.into();
+        let method = method.into();
+        let rows = rows_of_a_rank(batch, method.ranks);
+        let b = Self::of_rows(task, rows, method)?;
+        // Dropout draws four numbers at a time: a rank's first must be the first of four.
+        let apart = |n: &Node| n.op_as::<dropout::Mask>().is_some_and(|m| !m.ty.numel().is_multiple_of(4));
+        match method.ranks > 1 && b.graph.nodes().iter().any(apart) {
+            true => Self::of_rows(task, rows.next_multiple_of(4), method),
+            false => Ok(b),
+        }
+    }
+
+    fn of_rows(task: &Task, batch: usize, method: Method) -> Result<Self> {
+        let Method { optimizer, precision, augment, resident, weighted, losses, ranks } = method;
         // A sum has no mean weight to be put right.
         let weighted = weighted && losses.reduction == Reduction::Mean;
         let storage = precision.storage();
         let mut g = Graph::default();
         let weight = g.input("weight", Type::f32(&[batch]));
         let state = g.input("dropout", dropout::state_type());
+        let portion = (ranks > 1).then(|| g.input("portion", Type::f32(&[1])));
+        let mut bucket = 0;
         // What comes in, what evaluation sees of it, and what training sees.
         let mut rows = None;
         let mut known = |g: &mut Graph| *rows.get_or_insert_with(|| g.input("rows", Type::new(DType::U32, &[batch])));
@@ -501,6 +555,10 @@ impl Blueprint {
             }
             let add = |g: &mut Graph, a, b| g.push1(arith::Add, &[a, b]);
             let error = errors.into_iter().reduce(|a, b| add(&mut g, a, b)).expect("a part is asked for something");
+            // Of several ranks each has its part of the error, and each the same part of the penalty, which counts once.
+            let error = portion.map_or(error, |p| g.push1(arith::Mul, &[error, p]));
+            let once = arith::Scale { by: 1.0 / ranks as f32 };
+            let train_penalty = train_penalty.map(|l2| if ranks > 1 { g.push1(once, &[l2]) } else { l2 });
             let loss = match train_penalty {
                 Some(l2) => g.push1(arith::Add, &[error, l2]),
                 None => error,
@@ -519,7 +577,11 @@ impl Blueprint {
                 }
             };
             let scaled = scale.map_or(taught, |s| g.push1(arith::Mul, &[taught, s]));
-            let grads = g.backward(scaled, &params)?;
+            let mut grads = g.backward(scaled, &params)?;
+            if ranks > 1 {
+                g.set_label("ranks");
+                grads = summed(&mut g, ranks, &grads, &mut bucket);
+            }
             let scaling = scale.map(|scale| {
                 let ins: Vec<Value> = [scale].into_iter().chain(grads.iter().copied()).collect();
                 Scaling { scale, by: g.push1(optim::Unscale, &ins) }
@@ -572,7 +634,7 @@ impl Blueprint {
             want.push(penalties);
         }
         let products = precision.products();
-        Ok(Self { graph: g, want, batch, products, x, tables, rows, weight, state, parts })
+        Ok(Self { graph: g, want, batch, products, x, tables, rows, weight, portion, state, parts })
     }
 
     /// Bytes of the weights of the best epoch, which a training run keeps beside the network.
@@ -608,9 +670,30 @@ impl Network {
         Some(fit).filter(|n| *n > 0)
     }
 
+    /// Builds, differentiates, plans and allocates what this rank does of a batch that it shares with `peers`.
+    pub fn ranked(
+        task: &Task,
+        batch: usize,
+        method: impl Into<Method>,
+        mut device: Box<dyn Device>,
+        peers: &Peers,
+    ) -> Result<Self> {
+        let mut method = method.into();
+        if let Some(peers) = peers {
+            method.ranks = peers.ranks();
+            device.connect(peers.clone())?;
+        }
+        Ok(Self { peers: peers.clone(), ..Self::new(task, batch, method, device)? })
+    }
+
+    /// The other ranks, if there are any.
+    pub fn peers(&self) -> Option<&dyn Communicator> {
+        self.peers.as_deref()
+    }
+
     /// Builds, differentiates, plans and allocates.
     pub fn new(task: &Task, batch: usize, method: impl Into<Method>, device: Box<dyn Device>) -> Result<Self> {
-        let method = method.into();
+        let (method, whole) = (method.into(), batch);
         let b = Blueprint::new(task, batch, method)?;
         b.fits(&*device).map_err(|e| match Self::largest_batch(task, batch, method, &*device) {
             Some(n) => e.fix(format!("{} {n} fits; `deep-affect plan` shows what a choice needs", option("batch"))),
@@ -618,8 +701,9 @@ impl Network {
         })?;
         let (hints, options) = (b.memory_hints(), device.options(b.products));
         let session = Session::within(hints, b.graph.clone(), &b.want(), options, device)?;
-        let Blueprint { batch, x, tables, rows, weight, state, .. } = b;
-        Ok(Self { session, batch, x, tables, rows, weight, state, parts: b.parts, losses: method.losses })
+        let Blueprint { batch, x, tables, rows, weight, portion, state, parts, .. } = b;
+        let losses = method.losses;
+        Ok(Self { session, batch, whole, peers: None, x, tables, rows, weight, portion, state, parts, losses })
     }
 
     /// Updates after which running statistics are those of the pictures and no longer what they began with: three times
