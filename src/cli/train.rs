@@ -3,12 +3,15 @@
 use super::preset::Preselected;
 use super::ranges::{MANY, whole};
 use super::{output, to};
-use crate::error::Result;
+use crate::error::{Error, Result, option};
 use crate::experiment::Trainer;
+use crate::experiment::ranks::{Crew, Quiet, computing, meet};
 use crate::experiment::train::{CHECKPOINT, Trained};
+use crate::ranks::{MOST, Place, leads};
 use crate::report::classes;
 use clap::Args;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 #[derive(Args)]
 pub struct Command {
@@ -26,15 +29,51 @@ pub struct Command {
     /// Set pictures apart by --test although the manifest has a column `fold`.
     #[arg(long, conflicts_with = "fold")]
     ignore_fold_column: bool,
+    /// Train by so many processes on this machine, each on its share of the cores and of the pictures of a batch. torchrun,
+    /// srun and mpirun start ranks themselves, on several machines too: leave this out there.
+    #[arg(long, value_parser = whole::<usize>(1..=MOST as u64), value_name = "N", conflicts_with = "gpus")]
+    ranks: Option<usize>,
+    /// Train by a process on each of these GPUs of this machine: 0,1,2,3.
+    #[arg(long, value_parser = whole::<usize>(0..=MOST as u64 - 1), value_delimiter = ',', value_name = "NUMBERS")]
+    gpus: Vec<usize>,
     #[command(flatten)]
     flags: Preselected,
 }
 
 impl Command {
     pub fn run(self) -> Result<()> {
-        let Self { manifest, out, resume, fold, ignore_fold_column, flags } = self;
-        let (run, output) = (flags.0, to(&out));
-        tell_of(&Trainer { manifest, run, output, resume, fold, ignore_fold_column }.train()?, &out)
+        let Self { manifest, out, resume, fold, ignore_fold_column, ranks, gpus, flags } = self;
+        let (mut run, mut output) = (flags.0, to(&out));
+        let wanted = ranks.unwrap_or(gpus.len()).max(1);
+        let (place, peers, crew) = match Place::of_environment()? {
+            Some(place) if wanted > 1 && place.ranks != wanted => {
+                return Err(Error::usage(format!("{wanted} ranks are asked for where {} were started", place.ranks))
+                    .fix(format!("leave out {} and {}", option("ranks"), option("gpus"))));
+            }
+            Some(place) => {
+                let peers = meet(&place)?;
+                (Some(place), Some(peers), None)
+            }
+            None if wanted > 1 => {
+                let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+                let (crew, place, peers) = Crew::start(wanted, &arguments)?;
+                (Some(place), Some(peers), Some(crew))
+            }
+            None => (None, None, None),
+        };
+        if let Some(place) = &place {
+            run.compute = computing(run.compute, place);
+        }
+        if let Some(gpu) = gpus.get(place.as_ref().map_or(0, |p| p.local)) {
+            run.compute.device = format!("cuda:{gpu}");
+        }
+        let first = leads(&peers);
+        if !first {
+            output.events = Arc::new(Quiet(output.events));
+        }
+        let found = Trainer { manifest, run, output, resume, fold, ignore_fold_column, peers }.train()?;
+        drop(crew);
+        if first { tell_of(&found, &out) } else { Ok(()) }
     }
 }
 

@@ -2,11 +2,13 @@
 
 use super::config::Resident;
 use super::events::{Events, Training, tell};
+use super::ranks;
 use crate::atomic;
 use crate::data::Pictures;
 use crate::device::Device;
 use crate::error::{Error, Result, option};
 use crate::hash;
+use crate::ranks::leads;
 use crate::train::checkpoint::{self, Card, Origin, differing};
 use crate::train::fit::{self, Best, Samples, Settings, State, Watch};
 use crate::train::network::{Blueprint, Method, Network, Task};
@@ -44,7 +46,14 @@ impl CheckpointedRun<'_> {
         let Self { label, mut card, samples, rows, checkpoint, every, resume, extra, events } = self;
         let s = card.settings.clone();
         let mut best: Best = vec![];
+        let peers = net.peers.clone();
+        if let Some(peers) = &peers {
+            ranks::compared(&**peers, &card)?;
+        }
+        // One rank writes, and so one reads.
+        let first = leads(&peers);
         match checkpoint.filter(|_| resume) {
+            Some(_) if !first => {}
             Some(path) => {
                 let (file, old) = continued(path, &card, events)?;
                 let file = if file.path() == path { file } else { put_back(file)? };
@@ -53,6 +62,11 @@ impl CheckpointedRun<'_> {
                 card.state.finished |= card.state.epoch >= s.epochs;
             }
             None => begin(net)?,
+        }
+        let checkpoint = checkpoint.filter(|_| first);
+        if let Some(peers) = &peers {
+            ranks::begin_alike(&**peers, net, &mut card.state)?;
+            ranks::remark(&**peers, net, events);
         }
         if let Some(path) = checkpoint.filter(|_| !card.state.finished) {
             has_room(path, checkpoint::bytes(net, extra))?;

@@ -2,7 +2,7 @@
 ([`config`]); [`run`] trains one model, [`cross_validate`] one for each fold, [`study`] several models over the same folds,
 [`evolve`] and [`generate`] make pictures that a model is made to see. [`prediction`] rates pictures and [`evaluate`] measures a
 model on a manifest; [`features`] makes tables of what towers see, which [`fit`] solves on; [`foreign`] converts another program's
-weights, [`merge`] joins manifests. They tell of their progress through [`events`], return what they found and leave a folder or
+weights, [`merge`] joins manifests. [`ranks`] lets several processes train one model. They tell of their progress through [`events`], return what they found and leave a folder or
 file of results. Nothing here knows of a command line. */
 
 pub mod checkpointed;
@@ -24,6 +24,7 @@ mod heads;
 mod listed;
 pub mod merge;
 pub mod prediction;
+pub mod ranks;
 pub mod run;
 pub mod study;
 pub mod train;

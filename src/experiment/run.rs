@@ -13,6 +13,7 @@ use crate::device::{Data, Device};
 use crate::error::{Error, Kind, Result, line, option};
 use crate::models::{Config, STATISTICS, Standardize, TowerOutput};
 use crate::preprocess::{Resize, View};
+use crate::ranks::{Peers, leads};
 use crate::report::folder::{Claim, claim, prepare};
 use crate::solve::model as solve;
 use crate::train::checkpoint::{self, Card};
@@ -79,6 +80,8 @@ pub struct Job {
     claim: Option<Claim>,
     /// How many pictures the manifest lists.
     listed: usize,
+    /// The other ranks, where a run is shared.
+    pub peers: Peers,
     device: Option<Box<dyn Device>>,
     pub device_name: String,
     compute: Compute,
@@ -93,11 +96,33 @@ pub fn trained(epochs: u32) -> String {
 impl Job {
     /// [`Job::load`] of a whole configuration, whose folder no other process may write to meanwhile.
     pub fn of(manifest: &Path, run: &Run, output: &Output) -> Result<Self> {
+        Self::shared(manifest, run, output, &None)
+    }
+
+    /// [`Job::of`], every run of which is shared with `peers`: the first rank writes. It prepares pictures and features, which the
+    /// others then find.
+    pub fn shared(manifest: &Path, run: &Run, output: &Output, peers: &Peers) -> Result<Self> {
+        let first = leads(peers);
+        let meet = || peers.as_ref().map_or(Ok(()), |p| p.barrier());
+        if !first {
+            meet()?;
+        }
         let model = run.model.build(&run.data.targets(), run.train.seed)?;
         run.check()?;
         let listed = Listed::read(manifest, &run.data, &*output.events)?;
         let mut job = Self::load(listed, model, &run.train, &run.data, &run.compute, output)?;
-        job.claim = Some(claim(&output.folder)?);
+        let solves = job.choice == HeadChoice::Auto || job.settings.optimizer == Updates::Ridge;
+        if peers.is_some() && solves {
+            return Err(Error::usage(
+                "a linear head is solved for at once, not trained in steps that ranks could share",
+            )
+            .fix(format!("run it as one process, or name widths in {}", option("head"))));
+        }
+        if first {
+            job.claim = Some(claim(&output.folder)?);
+            meet()?;
+        }
+        job.peers = peers.clone();
         Ok(job)
     }
 
@@ -180,6 +205,7 @@ impl Job {
             every: train.every()?,
             claim: None,
             listed,
+            peers: None,
             device: Some(device),
             device_name,
             compute: compute.clone(),
@@ -455,7 +481,8 @@ impl Job {
         let counts = |i: &usize| self.counts(*i);
         let method = Method { weighted: train.iter().any(|i| counts(i) != counts(&train[0])), ..method };
         let kept = resident(self.resident, &self.pictures, &task, s.batch, method, &*device, &*self.events);
-        let mut net = Network::new(&task, s.batch, Method { resident: kept, ..method }, device)?;
+        let method = Method { resident: kept, ..method };
+        let mut net = Network::ranked(&task, s.batch, method, device, &self.peers)?;
         let means = self.means(train);
         let solved = s.optimizer == Updates::Ridge;
         let mut state = State::new(&s, net.parts.len())?;

@@ -5,11 +5,13 @@ use super::config::Run;
 use super::cross_validate::{self, CrossValidated};
 use super::deal::FoldPlan;
 use super::events::{Events, tell};
+use super::ranks;
 use super::run::{Job, split};
 use crate::data::Manifest;
 use crate::error::{Error, Result, option};
 use crate::memory::peak_mib;
 use crate::preprocess::sides;
+use crate::ranks::{Peers, leads};
 use crate::report::classes::{self, ClassOutcome};
 use crate::report::folder::{About, Outcome, write_folder};
 use crate::train::classified::Classified;
@@ -40,13 +42,23 @@ pub struct Trainer {
     pub fold: Option<u32>,
     /// Set pictures apart by [`super::config::Training::test`] although the manifest has such a column.
     pub ignore_fold_column: bool,
+    /// The other ranks that train the same model ([`super::ranks`]); None of one process. The first of them writes.
+    pub peers: Peers,
 }
 
 impl Trainer {
     /// A small head on the program's own VGG16 ([`Run::bundled`]), unless [`Trainer::run`] is told otherwise.
     pub fn new(manifest: impl Into<PathBuf>, folder: impl Into<PathBuf>) -> Self {
         let (run, output) = (Run::bundled(), Output::silent(folder));
-        Self { manifest: manifest.into(), run, output, resume: false, fold: None, ignore_fold_column: false }
+        Self {
+            manifest: manifest.into(),
+            run,
+            output,
+            resume: false,
+            fold: None,
+            ignore_fold_column: false,
+            peers: None,
+        }
     }
 
     /// Lets somebody hear how the work goes.
@@ -60,14 +72,18 @@ impl Trainer {
     ///
     /// # Errors
     /// A configuration that cannot be carried out, a manifest, picture or weight file that cannot be read, a training that
-    /// diverges or is stopped.
+    /// diverges or is stopped; of several ranks also that they do not train the same, and one that is lost.
     pub fn train(&self) -> Result<Trained> {
+        ranks::parting(&self.peers, self.train_with(&self.peers))
+    }
+
+    fn train_with(&self, peers: &Peers) -> Result<Trained> {
         let run = &self.run;
         if !self.resume {
             run.model.check_weights()?;
         }
         self.check_folds()?;
-        let mut job = Job::of(&self.manifest, run, &self.output)?;
+        let mut job = Job::shared(&self.manifest, run, &self.output, peers)?;
         let all = (0..job.manifest.rows.len()).collect::<Vec<usize>>();
         let fold = |i: &usize| job.manifest.rows[*i].fold;
         let parts = match self.fold {
@@ -131,6 +147,9 @@ pub fn train(
     let start = Instant::now();
     let (mut net, state, updates) = job.run([&train, &val], "train", Some(&out.join(CHECKPOINT)), resume)?;
     let seconds = start.elapsed().as_secs_f64();
+    if !leads(&job.peers) {
+        return Ok(Trained { ratings: None, classes: None });
+    }
     let (rows, what, [trained, monitored]) = match (test.is_empty(), val.is_empty()) {
         (false, _) if job.leak().is_some() => (test, "test pictures: never trained on, and monitored", [0, 1]),
         (false, _) => (test, "test pictures, never trained on", [0, 0]),

@@ -1,0 +1,402 @@
+//! Several ranks train what one trains: in float64 the same curve, in float32 one as good, with the same bits each time; and what
+//! goes wrong among them is found and named. No GPU is needed: ranks are threads, or processes of the program, on loopback.
+
+mod common;
+#[cfg(unix)]
+#[path = "common/runs.rs"]
+mod runs;
+
+use common::{have, reference, small};
+use deep_affect::data::{DecodeOptions, LoadOptions, Pictures};
+use deep_affect::device::{self, Checks, Cpu, Data, Device, Session};
+use deep_affect::error::{Error, Result};
+use deep_affect::graph::Graph;
+use deep_affect::launch::Simd;
+use deep_affect::models::{Architecture, Config};
+use deep_affect::ops::collective::AllReduce;
+use deep_affect::ops::loss::Reduction;
+use deep_affect::plan::Options;
+use deep_affect::preprocess::{Resize, View};
+use deep_affect::ranks::{Communicator, Peers, Place, Tcp, agree};
+use deep_affect::shape::Type;
+use deep_affect::train::fit::{self, Inputs, Samples, Settings, State, Targets};
+use deep_affect::train::network::{Losses, Method, Network, Task};
+use deep_affect::train::params::Initial;
+use deep_affect::weights::init::Rule;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Runs `work` as each of several ranks, threads of this process; one alone has no peers.
+fn ranks<T: Send>(n: usize, work: impl Fn(Peers) -> T + Sync) -> Vec<T> {
+    if n == 1 {
+        return vec![work(None)];
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let place = |rank| Place { rank, ranks: n, local: rank, locals: n, master: ("127.0.0.1".into(), port) };
+    thread::scope(|scope| {
+        let work = &work;
+        let run = move |tcp: Result<Tcp>| work(Some(Arc::new(tcp.unwrap()) as Arc<dyn Communicator>));
+        let first = scope.spawn(move || run(Tcp::host(listener, n, PATIENCE, &mut || Ok(()))));
+        let others = (1..n).map(|rank| scope.spawn(move || run(Tcp::meet(&place(rank), PATIENCE))));
+        let all: Vec<_> = [first].into_iter().chain(others).collect();
+        all.into_iter().map(|t| t.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn sums_are_those_of_the_ranks_in_order() {
+    for n in [2, 3, 5] {
+        let number = |rank: usize, i: usize| (1.0 + rank as f32) / (3.0 + i as f32);
+        let got = ranks(n, |peers| {
+            let (peers, sizes) = (peers.unwrap(), [7, 0, 1, 40]);
+            let rank = peers.rank();
+            let mut all: Vec<Vec<f32>> = sizes.map(|size| (0..size).map(|i| number(rank, i)).collect()).into();
+            peers.all_reduce(0, &mut all.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>()).unwrap();
+            let mut wide = vec![rank as f64 + 0.1; 2];
+            peers.all_reduce64(1, &mut [&mut wide[..]]).unwrap();
+            let mut said = format!("rank {rank}").into_bytes();
+            assert_eq!(peers.gather(&said).unwrap()[n - 1], format!("rank {}", n - 1).into_bytes());
+            peers.broadcast(1, &mut said).unwrap();
+            peers.barrier().unwrap();
+            (all, wide, said)
+        });
+        let sum = |i| (1..n).fold(number(0, i), |sum, rank| sum + number(rank, i));
+        for (all, wide, said) in &got {
+            assert!(all.iter().flat_map(|x| x.iter().enumerate()).all(|(i, x)| x.to_bits() == sum(i).to_bits()));
+            assert_eq!(*wide, vec![(0..n).map(|r| r as f64 + 0.1).sum::<f64>(); 2]);
+            assert_eq!(said, b"rank 1");
+        }
+    }
+}
+
+/// The first error of each rank; `None` where it has none.
+fn complaints(n: usize, work: impl Fn(&dyn Communicator) -> Result<()> + Sync) -> Vec<Option<String>> {
+    ranks(n, |peers| {
+        let peers = peers.unwrap();
+        let e = work(&*peers).err().map(|e| e.to_string());
+        if let Some(e) = &e {
+            peers.leave(e);
+        }
+        e
+    })
+}
+
+#[test]
+fn ranks_out_of_step_are_named() {
+    let reduce = |p: &dyn Communicator, bucket: u32, n: usize| p.all_reduce(bucket, &mut [&mut vec![1.0; n][..]]);
+    let out_of_step = |what: &str, faulty: &(dyn Fn(&dyn Communicator) -> Result<()> + Sync), parts: &[&str]| {
+        let all = complaints(3, |p| {
+            p.at(7);
+            match p.rank() {
+                1 => faulty(p),
+                _ => [0, 1, 2].into_iter().try_for_each(|b| reduce(p, b, 8)),
+            }
+        });
+        let first = all[0].as_ref().unwrap_or_else(|| panic!("{what} was not found"));
+        assert!(parts.iter().all(|part| all.iter().flatten().any(|e| e.contains(part))), "{what}: {all:?}");
+        assert!(first.contains("rank 1"), "{what}: {first}");
+    };
+    out_of_step(
+        "a bucket reduced twice",
+        &|p| [0, 0, 1, 2].into_iter().try_for_each(|b| reduce(p, b, 8)),
+        &["rank 1 sent its part of bucket 0 of update 7", "is at its part of bucket 1 of update 7"],
+    );
+    out_of_step(
+        "an order that differs",
+        &|p| [0, 2, 1].into_iter().try_for_each(|b| reduce(p, b, 8)),
+        &["rank 1 sent its part of bucket 2 of update 7", "is at its part of bucket 1 of update 7"],
+    );
+    out_of_step(
+        "an update that was skipped",
+        &|p| {
+            p.at(8);
+            [0, 1, 2].into_iter().try_for_each(|b| reduce(p, b, 8))
+        },
+        &["rank 1 sent its part of bucket 0 of update 8", "of update 7"],
+    );
+    out_of_step("another length", &|p| [0, 1, 2].into_iter().try_for_each(|b| reduce(p, b, 11)), &["rank 1 sent"]);
+    out_of_step("an end", &|_| Err(Error::job("the disk is full")), &["rank 1 of 3 at", "has ended: the disk is full"]);
+}
+
+#[test]
+fn ranks_that_train_something_else_are_named() {
+    let all = complaints(3, |p| {
+        let lr = if p.rank() == 2 { "0.1" } else { "0.2" };
+        let seed = if p.rank() == 1 { "2" } else { "1" };
+        agree(p, &[("lr".into(), lr.into()), ("seed".into(), seed.into())])
+    });
+    for e in &all {
+        let e = e.as_ref().unwrap();
+        assert!(e.contains("lr is 0.2 on rank 0 and 0.1 on rank 2"), "{e}");
+        assert!(e.contains("seed is 1 on rank 0 and 2 on rank 1"), "{e}");
+    }
+    assert!(complaints(2, |p| agree(p, &[("a".into(), "b".into())])).iter().all(Option::is_none));
+}
+
+#[test]
+fn who_does_not_come_is_named() {
+    let (listener, short) = (TcpListener::bind("127.0.0.1:0").unwrap(), Duration::from_millis(300));
+    let at = listener.local_addr().unwrap();
+    let e = Tcp::host(listener, 2, short, &mut || Ok(())).err().unwrap().to_string();
+    assert!(e.contains("rank 1 of 2 did not come to") && e.contains(&at.to_string()), "{e}");
+    let place = Place { rank: 1, ranks: 2, local: 1, locals: 2, master: ("127.0.0.1".into(), at.port()) };
+    let e = Tcp::meet(&place, short).err().unwrap().to_string();
+    assert!(e.contains("rank 0 does not answer at") && e.contains(&at.to_string()), "{e}");
+}
+
+/// A plan that sums, on every kind of device: with what is computed before and after it.
+#[test]
+fn every_device_sums_over_ranks() {
+    for name in ["reference", "cpu", "checked", "sim"].into_iter().filter(|d| *d != "sim" || have("sim")) {
+        let got = ranks(2, |peers| {
+            let peers = peers.unwrap();
+            let mut g = Graph::default();
+            let (t, relu) = (Type::f32(&[300]), deep_affect::ops::arith::Scale { by: 2.0 });
+            let x: Vec<_> = (0..3).map(|i| g.input(&format!("x{i}"), t)).collect();
+            let twice: Vec<_> = x.iter().map(|x| g.push1(relu.clone(), &[*x])).collect();
+            let first = g.push(AllReduce { bucket: 0, ranks: 2, values: 2 }, &[twice[0], twice[1]]);
+            let second = g.push1(AllReduce { bucket: 1, ranks: 2, values: 1 }, &[twice[2]]);
+            // Read while the first may still be on its way.
+            let y = [first[0], first[1], second].map(|v| g.push1(relu.clone(), &[v]));
+            let mut device: Box<dyn Device> = match name {
+                "checked" => Box::new(Cpu::with(Simd::detect(), Some(1), Checks::Poison).unwrap()),
+                _ => device::open(name, Some(1)).unwrap(),
+            };
+            device.connect(peers.clone()).unwrap();
+            let mut s = Session::new(g, &[&y], Options::default(), device).unwrap();
+            let rank = peers.rank() as f32;
+            for run in 0..3 {
+                peers.at(run);
+                for (i, x) in x.iter().enumerate() {
+                    s.write(*x, Data::F32(&[1.0 + rank + i as f32; 300])).unwrap();
+                }
+                s.run(0).unwrap();
+            }
+            y.map(|y| s.read(y).unwrap())
+        });
+        for y in got {
+            assert_eq!([0, 1, 2].map(|i| (y[i][0], y[i][299])), [(12.0, 12.0), (20.0, 20.0), (28.0, 28.0)], "{name}");
+        }
+    }
+    // A plan for ranks that are not there is no plan of one.
+    let mut g = Graph::default();
+    let x = g.input("x", Type::f32(&[1]));
+    let y = g.push1(AllReduce { bucket: 0, ranks: 2, values: 1 }, &[x]);
+    let e = Session::new(g, &[&[y]], Options::default(), device::open("cpu", Some(1)).unwrap()).err().unwrap();
+    assert!(e.to_string().contains("a plan for 2 ranks"), "{e}");
+}
+
+/// Pictures of 32 x 32, each with a colour and a gradient of its own.
+fn pictures(n: u32) -> Pictures {
+    let png = |i: u32| {
+        let pixel = |x: u32, y: u32| image::Rgb([(i * 37) as u8, (x * (i % 7 + 1)) as u8, (y * 8) as u8 ^ i as u8]);
+        let mut out = std::io::Cursor::new(vec![]);
+        image::RgbImage::from_fn(32, 32, pixel).write_to(&mut out, image::ImageFormat::Png).unwrap();
+        (i.to_string(), out.into_inner())
+    };
+    let files: Vec<_> = (0..n).map(png).collect();
+    let items: Vec<(&str, &[u8])> = files.iter().map(|(n, b)| (n.as_str(), b.as_slice())).collect();
+    let view = View { side: 32, resize: Resize::SquashNearest, grey: false, crop: None };
+    let options = LoadOptions { views: vec![view], decode: DecodeOptions::default(), cache_dir: None };
+    Pictures::from_bytes(&items, &options, &()).unwrap().accept(false).unwrap()
+}
+
+/// What a run comes to: the loss of every epoch, trained on and monitored, and the weights.
+#[derive(Clone, PartialEq, Debug)]
+struct Curve {
+    losses: Vec<f64>,
+    weights: Vec<Vec<u32>>,
+}
+
+const ROWS: u32 = 18;
+
+/// Trains on 13 pictures and monitors 5, in batches of 6: the last of an epoch has one row, of which most ranks have no part. With
+/// dropout, a penalty, rows that count differently and augmentation; a head alone from features.
+fn trained(task: &Task, pictures: &Pictures, losses: Losses, peers: &Peers, device: Box<dyn Device>) -> Curve {
+    let n = ROWS as usize;
+    let ratings = (0..2 * n).map(|i| 1.0 + (i * i % 17) as f32 / 4.0).collect();
+    let weight = (0..n).map(|i| 1.0 + (i % 3) as f32).collect();
+    let (inputs, augment) = match task {
+        Task::Head { config } => {
+            let feature = |i: usize| (i * 7 % 19) as f32 / 19.0;
+            let member = (config.features(), (0..n * config.features()).map(feature).collect());
+            (Inputs::Features(vec![member; config.members().len()]), None)
+        }
+        _ => (Inputs::Pictures(pictures), Some("rotation=15,flip".parse().unwrap())),
+    };
+    let data = Samples { inputs, targets: Targets::ratings(ratings), weight };
+    let lr = if losses.reduction == Reduction::Sum { 2e-5 } else { 2e-3 };
+    let s = Settings { epochs: 2, batch: 6, lr, augment, patience: 0, seed: 11, losses, ..Settings::default() };
+    let method = Method { weighted: true, ..s.method() };
+    let mut net = Network::ranked(task, s.batch, method, device, peers).unwrap();
+    let (params, mut initial) = (net.stored(), Initial::new(5, true));
+    initial.rule = Rule::He;
+    for part in &net.parts {
+        initial.fill(&mut net.session, &params, &part.prefix, &[]).unwrap();
+    }
+    let (train, val): (Vec<usize>, Vec<usize>) = ((0..13).collect(), (13..n).collect());
+    let mut state = State::new(&s, net.parts.len()).unwrap();
+    // The last weights: only the first rank keeps the best.
+    struct Last(Vec<Vec<u32>>);
+    impl fit::Watch for Last {
+        fn keep(&mut self, net: &Network, _: &State, _: &fit::Best) -> Result<()> {
+            let of = |v| net.session.read(v).unwrap().iter().map(|x| x.to_bits()).collect();
+            self.0 = net.stored().into_iter().map(of).collect();
+            Ok(())
+        }
+    }
+    let mut last = Last(vec![]);
+    fit::fit(&mut net, &data, [&train, &val], &s, &mut state, &mut vec![], &mut last).unwrap();
+    let of = |e: &fit::Epoch| {
+        let outputs = e.outputs.iter().flat_map(|o| [o.train.unwrap(), o.val.unwrap()]);
+        [e.train_loss, e.val_loss.unwrap()].into_iter().chain(outputs).collect::<Vec<_>>()
+    };
+    Curve { losses: state.history.iter().flat_map(of).collect(), weights: last.0 }
+}
+
+fn config(architecture: Architecture) -> Config {
+    let mut c = small(architecture, 64, 0.5);
+    (c.head, c.keep) = (vec![12, 7], vec![0.5, 0.75]);
+    c.towers.truncate(1);
+    c.towers[0].keep = 0.5;
+    c.towers[0].l2 = 2e-4;
+    c
+}
+
+fn end_to_end(config: &Config) -> Task {
+    Task::EndToEnd { config: config.clone(), frozen: vec![] }
+}
+
+/// The largest error of a curve, as a part of its losses.
+fn error(got: &Curve, want: &Curve) -> f64 {
+    assert_eq!(got.losses.len(), want.losses.len());
+    got.losses.iter().zip(&want.losses).fold(0.0, |m: f64, (g, w)| {
+        let e = (g - w).abs() / w;
+        if e <= m { m } else { e }
+    })
+}
+
+/// In float64 only the order of sums is another: 2^-53 for each of 10,000 terms, more than any of them has. A mask, a weight or a
+/// penalty that is another shows in the third digit.
+const FLOAT64: f64 = 10_000.0 / (1_u64 << 53) as f64;
+
+/// A rounding of float32 for each of 16 layers. By luck one process may be nearer than that.
+const LAYERS: f64 = 16.0 / (1 << 24) as f64;
+
+#[test]
+fn one_two_and_four_ranks_have_one_curve() {
+    let pictures = pictures(ROWS);
+    for (architecture, reduction) in [(Architecture::Shared, Reduction::Sum), (Architecture::Split, Reduction::Mean)] {
+        let (task, losses) = (end_to_end(&config(architecture)), Losses { reduction, ..Losses::default() });
+        let run = |n: usize, device: &(dyn Fn() -> Box<dyn Device> + Sync)| {
+            let all = ranks(n, |peers| trained(&task, &pictures, losses, &peers, device()));
+            assert!(all.iter().all(|c| *c == all[0]), "{n} ranks have not the same bits");
+            all[0].clone()
+        };
+        let want = run(1, &reference);
+        assert!(want.losses.iter().all(|l| l.is_finite() && *l > 0.0), "{want:?}");
+        for n in [2, 4] {
+            let e = error(&run(n, &reference), &want);
+            println!("{n} ranks in float64: {e:e}");
+            assert!(e <= FLOAT64, "{n} ranks in float64 are {e:e} off ({architecture:?}, {reduction:?})");
+        }
+        let cpu = || -> Box<dyn Device> { Box::new(Cpu::new(Some(1)).unwrap()) };
+        let one = error(&run(1, &cpu), &want);
+        for n in [2, 4] {
+            let curve = run(n, &cpu);
+            assert!(curve == run(n, &cpu), "{n} ranks have other bits the second time");
+            let e = error(&curve, &want);
+            // As near as one, but for the sums: each of a rank's rows, then of the ranks. Training multiplies both alike.
+            assert!(e <= 4.0 * one + LAYERS, "{n} ranks are {e:e} off, one {one:e} ({architecture:?}, {reduction:?})");
+        }
+    }
+}
+
+/// The same kernels as on a GPU, and the collectives as late as a driver may do them.
+#[test]
+fn two_ranks_on_the_simulator_are_as_good_as_one() {
+    if !have("sim") {
+        return;
+    }
+    let (task, pictures) = (Task::Head { config: config(Architecture::Split) }, pictures(ROWS));
+    let run = |n: usize, device: &str| {
+        let all = ranks(n, |peers| {
+            trained(&task, &pictures, Losses::default(), &peers, device::open(device, Some(1)).unwrap())
+        });
+        assert!(all.iter().all(|c| *c == all[0]), "{n} ranks have not the same bits");
+        all[0].clone()
+    };
+    let want = run(1, "reference");
+    let [one, two] = [1, 2].map(|n| error(&run(n, "sim"), &want));
+    assert!(two <= 4.0 * one + LAYERS, "2 ranks are {two:e} off, one {one:e}");
+}
+
+/// Processes, as people start them: the rank that is killed ends the others, whose checkpoint is gone on with by other numbers of
+/// ranks.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_killed_rank_ends_the_run_and_any_number_goes_on_with_it() {
+    use runs::{CHECKPOINT, complaint, folder, good, program, signal, state, text};
+    use std::fs;
+    use std::path::Path;
+    use std::process::Child;
+    use std::time::Instant;
+
+    const RUN: &str = "train set.csv --out run --batch 4 --patience 0 --plateau 20 --threads 1 --image 32 --width 64 \
+                       --init-missing --head 12,6 --features object --val 0.2 --epochs 8 --checkpoint-every 0";
+    let args = |more: &[&'static str]| RUN.split_whitespace().chain(more.iter().copied()).collect::<Vec<&str>>();
+    let curve = |dir: &Path| Curve {
+        losses: state(dir).history.iter().flat_map(|e| [e.train_loss, e.val_loss.unwrap()]).collect(),
+        weights: vec![],
+    };
+    let whole = |more: &[&'static str]| {
+        let dir = folder();
+        good(dir.path(), &args(more));
+        curve(dir.path())
+    };
+    let want = whole(&["--device", "reference"]);
+    let one = error(&whole(&["--device", "cpu"]), &want);
+    let dir = folder();
+    let p = dir.path();
+    let under_way = |more: &[&'static str], step: u32| -> Child {
+        let mut child = program(p, &args(more)).spawn().unwrap();
+        while !p.join(CHECKPOINT).exists() || state(p).step < step {
+            if child.try_wait().unwrap().is_some() {
+                panic!("it ended before update {step}: {}", text(&child.wait_with_output().unwrap().stderr));
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        child
+    };
+    let child = under_way(&["--device", "cpu", "--ranks", "2"], 3);
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap();
+    let start = Instant::now();
+    let other = children.trim();
+    assert!(std::process::Command::new("kill").args(["-KILL", other]).status().unwrap().success());
+    let out = child.wait_with_output().unwrap();
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    assert!(complaint(&out).contains("rank 1 of 2 at 127.0.0.1:"), "{}", complaint(&out));
+    assert!(complaint(&out).contains("is lost: its process has ended"), "{}", complaint(&out));
+    assert_eq!(out.status.code(), Some(1));
+    let reached = state(p).step;
+
+    let child = under_way(&["--device", "cpu", "--resume"], reached + 4);
+    signal(&child, "-TERM");
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(143), "{}", text(&out.stderr));
+    // Four ranks that are asked to stop all do, although one of them heard of it.
+    let child = under_way(&["--device", "cpu", "--resume", "--ranks", "4"], state(p).step + 4);
+    signal(&child, "-TERM");
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(143), "{}", text(&out.stderr));
+    assert!(complaint(&out).starts_with("error: stopped "), "{}", complaint(&out));
+    good(p, &args(&["--device", "cpu", "--resume", "--ranks", "4"]));
+    let e = error(&curve(p), &want);
+    assert!(e <= 4.0 * one + LAYERS, "2, 1 and 4 ranks are {e:e} off, one {one:e}");
+    assert!(fs::read_to_string(p.join("run/report.html")).unwrap().contains("--ranks 4"));
+}
