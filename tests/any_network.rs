@@ -429,6 +429,20 @@ fn cybulskis_study_compares_three_goals() {
         let value: f64 = line.unwrap().split(',').nth(6).unwrap().parse().unwrap();
         assert!((value - right(fold)).abs() < 1e-9, "{value} against {}", right(fold));
     }
+    // Where two models learn the classes they are compared by wrong answers, where they learn ratings by errors.
+    let tests = read("tests.csv");
+    let line = tests.lines().find(|l| l.starts_with("3,resnet18-category,resnet18-all,class,,,")).expect(&tests);
+    let wrong = |model: &str| {
+        let of =
+            |l: &&str| l.starts_with(&format!("{model},")) && l.contains(",test,") && l.contains(",accuracy_percent,");
+        let right = results.lines().filter(of).map(|l| l.split(',').nth(6).unwrap().parse::<f64>().unwrap());
+        100.0 - right.sum::<f64>() / 3.0
+    };
+    let said: Vec<f64> = line.split(',').skip(14).map(|x| x.parse().unwrap()).collect();
+    for (said, model) in said.iter().zip(["resnet18-category", "resnet18-all"]) {
+        assert!((said - wrong(model)).abs() < 1e-9, "{said} of {model}: {tests}");
+    }
+    assert!(said.len() == 2 && tests.contains("\n3,resnet18-vad,resnet18-all,dominance,"), "{tests}");
     // One trunk begins as another, and all see the same pictures in the same folds.
     let drawn = |model: &str| {
         let file = p.join(format!("study/resnet18-{model}/fold-2.safetensors"));

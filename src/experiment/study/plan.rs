@@ -320,18 +320,22 @@ impl Plan {
             let of: Vec<&Model> = t.models().filter_map(|n| self.models.iter().find(|m| m.name == *n)).collect();
             let tell = of.iter().all(|m| m.run.data.label.is_some());
             let without = of.iter().find(|m| m.targets().is_empty());
-            let any = t.pairs.is_empty() && (t.by == By::Goals || t.by == By::Sets && tell);
+            let any = !t.pairs.is_empty() || t.by == By::Goals || t.by == By::Sets && tell;
             if let (Some(m), false) = (without, any) {
                 let what = format!("is of ratings, and `{}` predicts none", m.name);
                 return refuse(place, what, "of classes there are tables of `models` by sets, and by goals");
             }
             let apart = |[a, b]: &&[String; 2]| {
-                let find = |n: &String| of.iter().find(|m| m.name == *n).map_or(vec![], |m| m.targets());
-                let (a, b) = (find(a), find(b));
-                !a.iter().any(|t| b.contains(t))
+                // Models of one study that tell classes apart tell the same ones.
+                let learned = |n: &String| {
+                    let m = of.iter().find(|m| m.name == *n).expect("all are known");
+                    (m.targets(), m.run.data.label.is_some())
+                };
+                let (a, b) = (learned(a), learned(b));
+                !(a.0.iter().any(|t| b.0.contains(t)) || a.1 && b.1)
             };
             if let Some([a, b]) = t.pairs.iter().find(apart) {
-                let what = format!("`{}` and `{}` have no rating in common", line(a), line(b));
+                let what = format!("`{}` and `{}` learn nothing that is the same", line(a), line(b));
                 return refuse(place, what, "compare models that do, or all of them by goals");
             }
         }
@@ -685,16 +689,16 @@ mod tests {
             ),
             (
                 format!("{both}[[table]]\npairs = [['a', 'b']]\n"),
-                "table 1: is of ratings, and `a` predicts none; of classes",
+                "table 1: `a` and `b` learn nothing that is the same; compare",
             ),
             (format!("{both}[[table]]\nmodels = ['b', 'a']\n"), "table 1: is of ratings, and `a` predicts none"),
             (
                 format!("{both}[[model]]\nname = 'c'\ntargets = 'z'\n[[table]]\npairs = [['b', 'c']]\n"),
-                "table 1: `b` and `c` have no rating in common",
+                "table 1: `b` and `c` learn nothing that is the same",
             ),
             (
-                format!("{head}[[model]]\nname = 'a'\nlabel = 'x'\n[[table]]\npairs = [['a', 'a']]\n"),
-                "table 1: is of ratings",
+                format!("{head}[[model]]\nname = 'a'\nlabel = 'x'\n[[table]]\nmodels = ['a']\nby = 'models'\n"),
+                "table 1: is of ratings, and `a` predicts none; of classes",
             ),
             (
                 format!("{head}[[model]]\nname = 'a'\nweights.object = 'model:b'\n[[model]]\nname = 'b'\n"),

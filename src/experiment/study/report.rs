@@ -116,19 +116,21 @@ fn results(s: &Study) -> String {
 fn tests(s: &Study) -> String {
     let mut csv = csv::Writer::from_writer(vec![]);
     let mut line = |fields: &[String]| csv.write_record(fields).expect("memory does not fail");
-    let header = "table,model_1,model_2,target,test_mse_1_points2,test_mse_2_points2,t,df,p,p_holm,p_nadeau_bengio,p_nadeau_bengio_holm,n_test_over_n_train,d_z";
+    let header = "table,model_1,model_2,target,test_mse_1_points2,test_mse_2_points2,t,df,p,p_holm,p_nadeau_bengio,p_nadeau_bengio_holm,n_test_over_n_train,d_z,wrong_1_percent,wrong_2_percent";
     line(&header.split(',').map(String::from).collect::<Vec<_>>());
     for (i, layout) in s.layouts.iter().enumerate() {
         for t in tables::compared(s, layout) {
             let value = |v: Option<f64>| v.filter(|v| v.is_finite()).map_or(String::new(), |v| v.to_string());
             let p = t.paired;
+            // Errors of ratings and of classes have a pair of columns each.
+            let mean = |rated: bool, i: usize| value(Some(t.means[i]).filter(|_| rated == t.target.is_some()));
             line(&[
                 (i + 1).to_string(),
                 t.models[0].name.clone(),
                 t.models[1].name.clone(),
-                s.targets[t.target].clone(),
-                value(Some(t.means[0])),
-                value(Some(t.means[1])),
+                t.target.map_or("class".into(), |target| s.targets[target].clone()),
+                mean(true, 0),
+                mean(true, 1),
                 value(p.and_then(|p| p.t)),
                 p.map_or(String::new(), |p| p.df.to_string()),
                 value(p.and_then(|p| p.p)),
@@ -137,6 +139,8 @@ fn tests(s: &Study) -> String {
                 value(t.p_corrected_holm),
                 value(Some(tables::ratio(s))),
                 value(p.and_then(|p| p.effect)),
+                mean(false, 0),
+                mean(false, 1),
             ]);
         }
     }

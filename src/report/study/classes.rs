@@ -74,11 +74,20 @@ pub(super) fn folds(s: &Study) -> Sheet {
     sheet
 }
 
-/// The models that tell classes apart.
-fn telling(s: &Study) -> impl Iterator<Item = &Model> {
+/// Whether a model tells classes apart.
+fn tells(m: &Model) -> bool {
     // One whose cells are all open has not said yet what it learns; one that rates nothing learns classes.
-    let tells = |m: &&Model| m.targets.is_empty() || m.done().any(|c| c.classes(TEST).is_some());
-    s.models.iter().filter(tells)
+    m.targets.is_empty() || m.done().any(|c| c.classes(TEST).is_some())
+}
+
+/// The models that do.
+fn telling(s: &Study) -> impl Iterator<Item = &Model> {
+    s.models.iter().filter(|m| tells(m))
+}
+
+/// Wrong answers of the test part of each fold in percent of its pictures; None for a model that tells no classes apart.
+pub(super) fn wrong(m: &Model) -> Option<Vec<Option<f64>>> {
+    tells(m).then(|| by_fold(m, TEST, |c| 100.0 - c.accuracy_percent))
 }
 
 /// What ratings tell of the classes of a fold's test pictures: the class whose mean ratings, over the pictures of the other

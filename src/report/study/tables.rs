@@ -245,10 +245,12 @@ fn by_folds(s: &Study, i: usize, layout: &Layout) -> Sheet {
     sheet
 }
 
-/// One comparison of two models on one target.
+/// One comparison of two models.
 pub struct Test<'a> {
     pub models: [&'a Model; 2],
-    pub target: usize,
+    /// Of the study; None for classes.
+    pub target: Option<usize>,
+    /// Mean squared errors, or for classes wrong answers in percent.
     pub means: [f64; 2],
     /// Over the folds that both have; None for fewer than two.
     pub paired: Option<Paired>,
@@ -258,13 +260,16 @@ pub struct Test<'a> {
     pub p_corrected_holm: Option<f64>,
 }
 
-/// The comparisons of a layout: test errors, fold by fold.
+/// The comparisons of a layout: test errors, fold by fold, of each target and of the classes that both models learn.
 pub fn compared<'a>(s: &'a Study, layout: &Layout) -> Vec<Test<'a>> {
     let mut all = vec![];
     for [a, b] in &layout.pairs {
         let (Some(a), Some(b)) = (s.model(a), s.model(b)) else { continue };
-        for target in (0..s.targets.len()).filter(|t| a.place(*t).is_some() && b.place(*t).is_some()) {
-            let both = errors(a, TEST, target).into_iter().zip(errors(b, TEST, target));
+        let rated = (0..s.targets.len()).filter(|t| a.place(*t).is_some() && b.place(*t).is_some());
+        let rated = rated.map(|t| (Some(t), [a, b].map(|m| errors(m, TEST, t))));
+        let told = classes::wrong(a).zip(classes::wrong(b)).map(|(a, b)| (None, [a, b]));
+        for (target, [x, y]) in rated.chain(told) {
+            let both = x.into_iter().zip(y);
             let (x, y): (Vec<f64>, Vec<f64>) = both.filter_map(|(x, y)| Some((x?, y?))).unzip();
             let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
             let paired = Paired::of(&x, &y, ratio(s));
@@ -304,7 +309,7 @@ fn tests(s: &Study, i: usize, layout: &Layout) -> Sheet {
         let mean = |m: f64| number(Some(m).filter(|m| m.is_finite()), 3);
         sheet.rows.push(vec![
             format!("{} vs {}", t.models[0].title, t.models[1].title),
-            initial(&s.targets[t.target]),
+            t.target.map_or("% wrong".into(), |target| initial(&s.targets[target])),
             mean(t.means[0]),
             mean(t.means[1]),
             number(of(|p| p.t), 2),
@@ -316,11 +321,15 @@ fn tests(s: &Study, i: usize, layout: &Layout) -> Sheet {
             number(of(|p| p.effect), 2),
         ]);
     }
+    let classes = match all.iter().any(|t| t.target.is_none()) {
+        true => " % wrong: wrong answers in percent of the test part.",
+        false => "",
+    };
     sheet.note = format!(
         "Two-sided paired t-tests over the test errors of the folds; t < 0: the first model errs less. p is uncorrected, as in \
          the paper; N-B is that of the corrected resampled test (Nadeau & Bengio 2003), which allows for training sets that \
          overlap: variance by 1/{} + {}, the second being n_test / n_train. Holm: corrected over the lines of this table. \
-         d_z: mean difference over the SD of the differences.{}",
+         d_z: mean difference over the SD of the differences.{classes}{}",
         s.k(),
         number(Some(ratio(s)), 3),
         missing(all.iter().flat_map(|t| t.models))
