@@ -426,11 +426,14 @@ impl Generate {
         let targets = &config.targets[..];
         let mut models = vec![];
         let mut rate = |mut judge: Judge| -> Result<()> {
-            for c in &mut cells {
-                c.rated.push(judge.judge(&c.pictures, self.side)?);
-            }
-            for (_, e) in &mut elites {
-                e.rated.extend(judge.judge(std::slice::from_ref(&e.picture), e.side)?);
+            // All at once: a batch takes as long for one picture as for as many as it holds.
+            let all: Vec<Vec<u8>> = cells.iter().flat_map(|c| c.pictures.iter().cloned()).collect();
+            let mut said = judge.judge(&all, self.side)?.into_iter();
+            cells.iter_mut().for_each(|c| c.rated.push(said.by_ref().take(c.pictures.len()).collect()));
+            for some in elites.chunk_by_mut(|(_, a), (_, b)| a.side == b.side) {
+                let all: Vec<Vec<u8>> = some.iter().map(|(_, e)| e.picture.clone()).collect();
+                let said = judge.judge(&all, some[0].1.side)?;
+                some.iter_mut().zip(said).for_each(|((_, e), said)| e.rated.push(said));
             }
             models.push(judge.name);
             Ok(())
