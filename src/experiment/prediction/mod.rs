@@ -114,6 +114,11 @@ impl Predicting {
             _ => None,
         };
         let loaded = models.load(self.precision, batch, &self.compute, events)?;
+        // A batch is computed whole here, too: who sends one path and waits gets a plan of one.
+        let singly =
+            (self.inputs.live() && batch > 1).then(|| models.load(self.precision, 1, &self.compute, events)).and_then(
+                |loaded| loaded.map_err(|e| tell!(events, "note: one picture takes the time of {batch}: {e:#}")).ok(),
+            );
         let explain = |e: &Explanation| e.folder(&models, batch, self.compute.open(events)?);
         let sheet = self.explanation.as_ref().map(explain).transpose()?;
         let writer = AnswerWriter::new(format, &loaded);
@@ -138,7 +143,7 @@ impl Predicting {
         let progress = if total.is_none_or(|n| n > batch) && !self.inputs.live() { progress } else { &() };
         progress.start("predicting", total.unwrap_or(0) as u64);
         let live = self.inputs.live();
-        let mut answering = Answering { live, options, batch, loaded, sheet, writer, progress, events };
+        let mut answering = Answering { live, options, batch, loaded, singly, sheet, writer, progress, events };
         let answered = match (to, part) {
             (Destination::Rows(write), _) => answering.all(items, Answered::default(), write),
             (Destination::File(path), _) => atomic::write_file(path, |file| {
@@ -224,6 +229,8 @@ struct Answering<'a> {
     options: LoadOptions,
     batch: usize,
     loaded: LoadedModels<'a>,
+    /// The same with a batch of one.
+    singly: Option<LoadedModels<'a>>,
     sheet: Option<ExplainedFolder>,
     writer: AnswerWriter<'a>,
     progress: &'a dyn Progress,
@@ -279,7 +286,9 @@ impl Answering<'_> {
                 }
                 (whole, pictures) = (whole + piece.whole, pictures + piece.inputs.len());
                 let mut text = String::new();
-                for a in answer(piece, &mut self.loaded)? {
+                let few = 2 * piece.pictures.as_ref().map_or(0, Pictures::len) <= self.batch;
+                let models = self.singly.as_mut().filter(|_| few).unwrap_or(&mut self.loaded);
+                for a in answer(piece, models)? {
                     match &a.seen {
                         Ok(s) => {
                             seen += 1;
