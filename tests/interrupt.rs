@@ -49,6 +49,10 @@ fn stopped(dir: &Path, args: &[&str], name: &str, wait: Duration) -> (ExitStatus
     }
     std::thread::sleep(wait);
     signal(&child, name);
+    if name == "-TERM" {
+        // As Slurm does: once to every process of a task, once by way of its script.
+        signal(&child, name);
+    }
     let out = child.wait_with_output().unwrap();
     (out.status, text(&out.stderr).to_string())
 }

@@ -412,7 +412,17 @@ fn what_cannot_be_divided_or_listed_is_refused() {
     refused(&["--tar", "no.tar"], 1, "no.tar: is no tar archive");
     refused(&["emoji", "--resume", "--out", "a.json"], 2, "as CSV or JSON lines alone");
     refused(&["emoji", "--resume", "--out", "there.csv"], 1, "there.csv: is there already, and no there.csv.json says");
-    let mut auto = Command::new(env!("CARGO_BIN_EXE_deep-affect"));
+    refused(&["emoji", "./emoji"], 2, "./emoji: is named twice");
+    refused(&["--tar", "no.tar", "no.tar"], 2, "no.tar: is named twice");
+    // A file that may not grow, as a full disk.
+    fs::write(dir().join("limit.txt"), format!("{}\n", PICTURES[0]).repeat(40)).unwrap();
+    let program = env!("CARGO_BIN_EXE_deep-affect");
+    let limited =
+        format!("ulimit -f 2; exec '{program}' predict --model {ONE} -q --list limit.txt --out limited.csv --resume");
+    let out = Command::new("sh").args(["-c", &limited]).current_dir(dir()).output().unwrap();
+    let said = text(&out.stderr);
+    assert!(out.status.code() == Some(1) && said.starts_with("error: limited.csv.part: cannot write"), "{out:?}");
+    let mut auto = Command::new(program);
     let auto = auto.args(["predict", "emoji", "--shard", "auto", "--out", "a.csv"]).current_dir(dir());
     let out = auto.env("RANK", "0").env("WORLD_SIZE", "2").output().unwrap();
     assert!(out.status.code() == Some(2) && text(&out.stderr).contains("a.csv: would be written by every task"));

@@ -1,12 +1,14 @@
 /*! Signals, and what each asks for: SIGINT (Ctrl-C), SIGTERM and SIGHUP to finish the step of a training, keep what there is and
-end, with exit code 130 for SIGINT and 143 for the other two; a second one to end at once. Whatever is no training ends at the
+end, with exit code 130 for SIGINT and 143 for the other two; a second one to end at once, unless it is SIGTERM and comes within
+[`TWICE`]. Whatever is no training ends at the
 first: by itself within [`GRACE`] where it works in parts and asks between them, at once where it does not. SIGUSR1 (what Slurm
 can send some time before its limit) asks for a checkpoint, after which the job goes on. Elsewhere than on Unix there is Ctrl-C
 alone. */
 
 use crate::error::{Error, Kind};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const INTERRUPTED: u8 = 130;
 #[cfg(unix)]
@@ -19,6 +21,14 @@ static SAVE: AtomicBool = AtomicBool::new(false);
 static ASKED: AtomicBool = AtomicBool::new(false);
 /// How many trainings there are, whose steps are finished however long they take.
 static TRAININGS: AtomicUsize = AtomicUsize::new(0);
+
+/// When a training was asked to end.
+static SINCE: OnceLock<Instant> = OnceLock::new();
+
+/// How long a second SIGTERM is the first one once more: a system that ends a job sends it to every process of it, and a script
+/// that waits for this one hands it on.
+#[cfg(unix)]
+const TWICE: Duration = Duration::from_secs(1);
 
 /// How long a job that is no training has to end by itself.
 const GRACE: Duration = Duration::from_secs(2);
@@ -56,10 +66,15 @@ pub fn exit_code(e: &Error) -> u8 {
 }
 
 fn stop(code: u8) {
+    #[cfg(unix)]
+    if code == TERMINATED && SINCE.get().is_some_and(|since| since.elapsed() < TWICE) {
+        return;
+    }
     if STOP.swap(code, Relaxed) != 0 || !ASKED.load(Relaxed) {
         std::process::exit(code.into());
     }
     if TRAININGS.load(Relaxed) > 0 {
+        SINCE.get_or_init(Instant::now);
         remark!("\nstopping after this step; once more to leave at once");
         return;
     }
@@ -93,6 +108,8 @@ pub fn watch() {
             }
         }
         libc::pthread_sigmask(SIG_BLOCK, &set, &mut before);
+        // A file that may not grow (`ulimit -f`) is an error of the write, which says which file it was.
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
         (set, before)
     };
     let listen = move || {

@@ -10,6 +10,7 @@ use crate::error::{Error, Result, line, path_text};
 use crate::experiment::events::{Events, tell};
 use crate::experiment::trained;
 use crate::files;
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, stdin};
 use std::path::{Path, PathBuf};
@@ -83,6 +84,25 @@ impl Inputs {
         kind.to_string() + &paths.iter().map(|p| path_text(p)).collect::<Vec<_>>().join(", ")
     }
 
+    /// Refuses a folder or an archive that is named twice. (Pictures may be: whoever lists them knows of each.)
+    fn once(&self) -> Result<()> {
+        let (all, archives) = match self {
+            Inputs::Paths(paths) => (&paths[..], false),
+            Inputs::Archives(paths) => (&paths[..], true),
+            Inputs::List(_) => return Ok(()),
+        };
+        let mut seen = HashSet::new();
+        for path in all.iter().filter(|p| archives || p.is_dir()) {
+            // Standard input has no other name, and what is not there is told by who opens it.
+            let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+            if !seen.insert(real) {
+                let twice = Error::file(path, "is named twice, and each of its pictures would have two rows");
+                return Err(twice.fix("name it once").as_usage());
+            }
+        }
+        Ok(())
+    }
+
     /// All of a shard, one after another, and how many where that is known before the end.
     pub(super) fn open(
         &self,
@@ -90,6 +110,7 @@ impl Inputs {
         boxes: Boxes,
         events: &Arc<dyn Events>,
     ) -> Result<(Items, Option<usize>)> {
+        self.once()?;
         match self {
             Inputs::Paths(paths) => {
                 let all = list(paths, shard, &boxes, &**events)?;
