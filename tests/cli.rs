@@ -568,6 +568,40 @@ fn plan_says_what_lives_when() {
 }
 
 #[test]
+fn plan_predicts_a_step_on_several_gpus() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = |gpus: &str, more: &[&str]| {
+        let args = ["plan", "--pass", "train", "--batch", "25", "--precision", "bf16", "--gpus", gpus];
+        good(dir.path(), &[&args[..], more].concat())
+    };
+    let [one, eight, many] = ["1", "8", "64"].map(|gpus| json(&plan(gpus, &["--json"])));
+    let number = |of: &serde_json::Value, key: &str| of[key].as_f64().unwrap_or_else(|| panic!("{key} in {of}"));
+    // Every parameter of the published model has a gradient in one bucket.
+    assert_eq!(number(&eight, "gradient_bytes"), 4.0 * 355_761_192.0);
+    let buckets = eight["buckets"].as_array().unwrap();
+    assert_eq!(buckets.iter().map(|b| number(b, "bytes")).sum::<f64>(), number(&eight, "gradient_bytes"));
+    assert!(buckets.iter().all(|b| number(b, "bytes") <= f64::from(25 << 20) || number(b, "gradients") == 1.0));
+    assert!(buckets.windows(2).all(|b| number(&b[0], "end_ms") <= number(&b[1], "begin_ms")));
+    assert!(buckets.iter().all(|b| number(b, "ready_ms") <= number(b, "begin_ms")));
+    // The passes end with the last gradient.
+    let passes = number(&eight, "forward_ms") + number(&eight, "backward_ms");
+    assert!(number(buckets.last().unwrap(), "ready_ms") <= passes);
+    assert!(one["choices"][0]["hidden"].is_null() && number(&one["choices"][0], "scaling") <= 1.0);
+    for (plan, gpus) in [(&eight, 8.0), (&many, 64.0)] {
+        let [whole, sharded] = [0, 1].map(|i| &plan["choices"][i]);
+        let pictures = number(whole, "pictures_per_second") / number(plan, "one_gpu_pictures_per_second");
+        assert!((pictures - gpus * number(whole, "scaling")).abs() < 1e-9 * gpus);
+        let state = [whole, sharded].map(|c| number(&c["memory"], "optimizer_state_bytes"));
+        assert_eq!(state, [4.0 * 355_761_192.0, (4.0 * 355_761_192.0 / gpus).ceil()]);
+        assert!(number(whole, "exposed_ms") <= number(whole, "collectives_ms"));
+    }
+    assert!(number(&many["choices"][0], "scaling") < number(&eight["choices"][0], "scaling"));
+    let text = plan("8", &[]);
+    assert!(text.contains("not measured") && text.contains("target") && text.contains("sharded"), "{text}");
+    bad(dir.path(), &["plan", "--gpus", "8"], 2, &["--pass train"]);
+}
+
+#[test]
 #[cfg(target_os = "linux")]
 fn what_does_not_fit_is_refused_before_it_is_taken() {
     let dir = tempfile::tempdir().unwrap();

@@ -7,6 +7,7 @@ pub mod choices;
 pub mod estimate;
 pub mod gpu;
 pub mod half;
+pub mod links;
 
 pub use choices::{Choices, Products};
 

@@ -1,6 +1,6 @@
 /*! Floor 11: what models cost, and whether their numbers are right. A [`model`] and a device go in; a serialisable result comes
 out, with its `text` for people. [`bench`] and [`profile`] take the time of layers, steps and launches; [`kernels`] tells what a
-GPU would be sent, and tunes its tiles; [`memory`] shows what lives when; [`agreement`] holds devices against each other, and
+GPU would be sent, and tunes its tiles; [`memory`] shows what lives when; [`scaling`] predicts a training step on several GPUs; [`agreement`] holds devices against each other, and
 [`gradients`] holds gradients against differences of the loss. Like experiments they tell of their progress through
 [`Events`](crate::experiment::Events). */
 
@@ -11,6 +11,7 @@ pub mod kernels;
 pub mod memory;
 pub mod model;
 pub mod profile;
+pub mod scaling;
 
 use serde::Serialize;
 

@@ -143,7 +143,12 @@ impl ResolvedModel {
 
     /// The training step, neither planned nor allocated.
     pub fn blueprint(&self, batch: usize) -> Result<Blueprint> {
-        Blueprint::new(&self.task, batch, self.method())
+        self.ranked(batch, 1)
+    }
+
+    /// The same of one of several ranks that share a batch.
+    pub fn ranked(&self, batch: usize, ranks: usize) -> Result<Blueprint> {
+        Blueprint::new(&self.task, batch, Method { ranks, ..self.method() })
     }
 
     /// Graph and wanted values of the evaluation, or of the training step and all that goes with it.

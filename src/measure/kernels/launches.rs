@@ -6,7 +6,7 @@ use crate::device::gpu::OPTIONS;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::launch::choices::Tiles;
-use crate::launch::estimate::{Bottleneck, Limits};
+use crate::launch::estimate::{Bottleneck, Estimate, Limits};
 use crate::launch::gpu::{Call, CallOperand, Location};
 use crate::launch::{Arch, Choices, Code, Cost};
 use crate::measure::Purpose;
@@ -134,9 +134,7 @@ impl Launches<'_> {
         let found = found.map(|r| used(&unit, r));
         let blocks_resident = found.as_ref().and_then(|r| nvrtc::resident(self.target, call.kernel.threads, r));
         let instances = call.operands.len();
-        let blocks = call.grid.iter().map(|n| *n as u64).product::<u64>() * instances as u64;
-        let cost = with_scratch(s.launch.cost, call);
-        let estimate = choices.limits.estimate(blocks as usize, cost, call.product.as_ref().zip(call.price.as_ref()));
+        let (blocks, cost, estimate) = estimate(s, call, choices.limits);
         let bytes = cost.read + cost.write;
         // Shared memory has a field of its own.
         let constants = call.kernel.consts.iter().copied().zip(call.consts.iter().copied());
@@ -159,6 +157,25 @@ impl Launches<'_> {
             bound: estimate.bound.name(),
         }
     }
+}
+
+/// Blocks of a launch, its cost, and how long that might take.
+fn estimate(s: &Scheduled, call: &Call, limits: Limits) -> (u64, Cost, Estimate) {
+    let blocks = call.grid.iter().map(|n| *n as u64).product::<u64>() * call.operands.len() as u64;
+    let cost = with_scratch(s.launch.cost, call);
+    (blocks, cost, limits.estimate(blocks as usize, cost, call.product.as_ref().zip(call.price.as_ref())))
+}
+
+/// Of every kernel that a plan launches its node, the bytes of scratch that it needs and its estimated seconds, with tiles by the
+/// rule.
+///
+/// # Errors
+/// An op that has no kernel.
+pub fn estimated(g: &Graph, plan: &Plan, limits: Limits) -> Result<Vec<(usize, usize, f64)>> {
+    let choices = Choices { limits, ..Choices::default() };
+    let one = |s: &Scheduled| Ok((s.node, s.launch.scratch, estimate(s, call(s)?, limits).2.seconds));
+    let all = plan.lower(g, Arch::Gpu(&choices))?;
+    all.iter().filter(|s| !matches!(s.launch.code, Code::Collective(_))).map(one).collect()
 }
 
 /// The cost of a launch together with what it hands on to the next launch of its op, or was handed, or hands on to its own last

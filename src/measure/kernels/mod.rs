@@ -4,7 +4,7 @@
 mod launches;
 mod tune;
 
-pub use launches::{LaunchList, Launches};
+pub use launches::{LaunchList, Launches, estimated};
 pub use tune::{Tuned, Tuning};
 
 use crate::atomic;
