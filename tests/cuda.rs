@@ -9,7 +9,9 @@ use deep_affect::device::{self, Checks, Data, Session};
 use deep_affect::error::Result;
 use deep_affect::graph::Graph;
 use deep_affect::ops::arith::Add;
+use deep_affect::ops::collective::AllReduce;
 use deep_affect::plan::Options;
+use deep_affect::ranks::Communicator;
 use deep_affect::shape::Type;
 use deep_affect::sim::{self, Buffer, Grid, Program, Rights};
 use deep_affect::train::network::Precision;
@@ -111,17 +113,79 @@ fn add() -> Result<()> {
     Ok(())
 }
 
-/// Makes the imitation in a folder; what a loader looks through then.
-fn imitation(dir: &Path, compile: &[&str]) -> OsString {
-    let rustc = env::var_os("RUSTC").unwrap_or("rustc".into());
-    for (library, source) in [("libcuda.so", "libcuda.rs"), ("libnvtx3interop.so.1", "libnvtx.rs")] {
-        let made = Command::new(&rustc)
-            .args(["--edition=2024", "--crate-type=cdylib", "-Copt-level=2", "-o"])
-            .args([dir.join(library), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake-cuda").join(source)])
-            .args(compile)
-            .status();
-        assert!(made.unwrap().success());
+/// A communicator whose other rank says what this one says, but for its NCCL.
+struct Two;
+
+impl Communicator for Two {
+    fn rank(&self) -> usize {
+        0
     }
+    fn ranks(&self) -> usize {
+        2
+    }
+    fn at(&self, _: u64) {}
+    fn all_reduce(&self, _: u32, _: &mut [&mut [f32]]) -> Result<()> {
+        unreachable!("NCCL does")
+    }
+    fn all_reduce64(&self, _: u32, _: &mut [&mut [f64]]) -> Result<()> {
+        unreachable!("NCCL does")
+    }
+    fn gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let other = env::var("OTHER_NCCL").map_or(own.to_vec(), |v| format!("[[\"NCCL\",\"{v}\"]]").into_bytes());
+        Ok(vec![own.to_vec(), other])
+    }
+    fn broadcast(&self, _: usize, _: &mut Vec<u8>) -> Result<()> {
+        Ok(())
+    }
+    fn alive(&self) -> Result<()> {
+        Ok(())
+    }
+    fn leave(&self, _: &str) {}
+}
+
+/// What the other process does with another rank: x = a + b is summed while y = a + a is computed, then z = x + y.
+#[test]
+fn inside_of_two_ranks() {
+    let run = || -> Result<()> {
+        let mut g = Graph::default();
+        let [a, b] = ["a", "b"].map(|name| g.input(name, Type::f32(&[8])));
+        let x = g.push1(Add, &[a, b]);
+        let x = g.push1(AllReduce { bucket: 0, ranks: 2, values: 1 }, &[x]);
+        let y = g.push1(Add, &[a, a]);
+        let z = g.push1(Add, &[x, y]);
+        let mut device = device::open_with("cuda", None, Checks::None)?;
+        device.connect(Arc::new(Two))?;
+        let mut s = Session::new(g, &[&[z]], Options::default(), device)?;
+        for run in 0..3 {
+            s.write(a, Data::F32(&[run as f32; 8]))?;
+            s.write(b, Data::F32(&[0.5; 8]))?;
+            s.run(0)?;
+            assert_eq!(s.read(z)?, [3.0 * run as f32 + 0.5; 8]);
+        }
+        println!("done");
+        Ok(())
+    };
+    if env::var_os("FAKE_CUDA_LOG").is_some()
+        && let Err(e) = run()
+    {
+        println!("exit code {}: {e}", e.exit_code());
+    }
+}
+
+/// Makes a library in a folder.
+fn compile(dir: &Path, library: &str, source: &str, flags: &[&str]) {
+    let made = Command::new(env::var_os("RUSTC").unwrap_or("rustc".into()))
+        .args(["--edition=2024", "--crate-type=cdylib", "-Copt-level=2", "-o"])
+        .args([dir.join(library), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake-cuda").join(source)])
+        .args(flags)
+        .status();
+    assert!(made.unwrap().success());
+}
+
+/// Makes the imitation in a folder; what a loader looks through then.
+fn imitation(dir: &Path, flags: &[&str]) -> OsString {
+    compile(dir, "libcuda.so", "libcuda.rs", flags);
+    compile(dir, "libnvtx3interop.so.1", "libnvtx.rs", flags);
     let old = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
     env::join_paths([dir.to_path_buf()].into_iter().chain(env::split_paths(&old))).unwrap()
 }
@@ -141,8 +205,15 @@ fn with(variables: &[(&str, &str)], compile: &[&str]) -> (String, Vec<String>) {
 /// The same of another test.
 fn within(test: &str, variables: &[(&str, &str)], compile: &[&str]) -> (String, Vec<String>) {
     let dir = tempfile::tempdir().unwrap();
-    let (path, log) = (imitation(dir.path(), compile), dir.path().join("log"));
-    let out = beside(env::current_exe().unwrap(), dir.path(), &path)
+    let path = imitation(dir.path(), compile);
+    ran(test, variables, dir.path(), &path)
+}
+
+/// The same with an imitation in a folder, which a loader finds under `path`.
+fn ran(test: &str, variables: &[(&str, &str)], dir: &Path, path: &OsStr) -> (String, Vec<String>) {
+    let log = dir.join("log");
+    let _ = fs::remove_file(&log);
+    let out = beside(env::current_exe().unwrap(), dir, path)
         .args([test, "--exact", "--nocapture"])
         .envs(variables.iter().copied())
         .output()
@@ -194,6 +265,64 @@ fn a_plan_runs_is_recorded_and_replayed() {
     let ranges: Vec<_> = log.windows(3).filter(|l| l[0] == "push add of sum" && l[2] == "pop").collect();
     assert!(ranges.len() == 4 && ranges.iter().all(|l| l[1] == "cuLaunchKernel"), "{log:?}");
     assert!(!log.contains(&"cuGraphLaunch".into()));
+}
+
+/// One of two ranks. Costs two seconds.
+#[test]
+fn a_sum_over_ranks_goes_on_beside_what_does_not_need_it() {
+    if !possible() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = imitation(dir.path(), &[]);
+    let said = |variables: &[(&str, &str)]| ran("inside_of_two_ranks", variables, dir.path(), &path);
+    let (none, _) = said(&[]);
+    assert!(none.contains("exit code 1: GPUs of several ranks need NCCL: libnccl.so.2: cannot open"), "{none}");
+    assert!(none.contains("pip install nvidia-nccl-cu13") && none.contains("DEEP_AFFECT_NCCL"), "{none}");
+    let (missing, _) = said(&[("OTHER_NCCL", "2.27.3")]);
+    assert!(missing.contains("NCCL is missing on rank 0 and 2.27.3 on rank 1"), "{missing}");
+
+    let nccl = tempfile::tempdir().unwrap();
+    compile(nccl.path(), "libnccl.so.2", "libnccl.rs", &[]);
+    let here = ("DEEP_AFFECT_NCCL", nccl.path().to_str().unwrap());
+    let (old, _) = said(&[here, ("FAKE_NCCL_VERSION", "21005")]);
+    assert!(old.contains("it is version 2.10.5, and 2.16.0 is the oldest that will do"), "{old}");
+    let (other, _) = said(&[here, ("OTHER_NCCL", "2.18.1")]);
+    assert!(other.contains("NCCL is 2.27.3 on rank 0 and 2.18.1 on rank 1"), "{other}");
+    let (fails, _) = said(&[here, ("FAKE_NCCL_FAIL", "1")]);
+    assert!(fails.contains("summing over ranks: NCCL 2.27.3 says: unhandled system error"), "{fails}");
+
+    let (text, log) = said(&[here]);
+    assert!(text.contains("done"), "{text}");
+    let count = |what: &str| log.iter().filter(|l| l.starts_with(what)).count();
+    assert_eq!([count("rank 0 of 2"), count("abort"), count("cuGraphLaunch")], [1, 1, 2]);
+    // The first run: x, its sum on the second stream, y, the wait, z. And again when it is recorded.
+    let order = [
+        "cuLaunchKernel",
+        " after 2",
+        " waits for ",
+        "group",
+        "sum of 8 on ",
+        "end of group",
+        " after ",
+        "cuLaunchKernel",
+    ];
+    let order = order.into_iter().chain(["2 waits for ", "cuLaunchKernel"]);
+    let mut lines = log.iter().skip_while(|l| *l != "cuLaunchKernel");
+    for run in ["sent", "recorded"] {
+        for what in order.clone() {
+            assert!(lines.by_ref().any(|l| l.contains(what)), "{run}: no `{what}` in {log:#?}");
+        }
+    }
+    let waits: Vec<&String> = log.iter().filter(|l| l.contains(" waits for ")).collect();
+    let [begun, done, ..] = waits[..] else { panic!("{waits:?}") };
+    // The second stream waits for x, the first one for the sum.
+    assert!(!begun.starts_with("2 ") && done.starts_with("2 ") && waits.len() == 4, "{waits:?}");
+    let (stream, _) = begun.split_once(' ').unwrap();
+    assert_eq!(log.iter().filter(|l| **l == format!("sum of 8 on {stream}")).count(), 2);
+    for (take, give) in [("cuEventCreate", "cuEventDestroy_v2"), ("cuStreamCreate", "cuStreamDestroy_v2")] {
+        assert_eq!(count(take), count(give), "{take}");
+    }
 }
 
 #[test]

@@ -42,6 +42,8 @@ pub trait Communicator: Send + Sync {
     fn barrier(&self) -> Result<()> {
         self.gather(&[]).map(drop)
     }
+    /// Whether all others live, as far as this rank has heard; of those that are lost one line. Waits for nobody.
+    fn alive(&self) -> Result<()>;
     /// Tells the others why this rank ends, so that each of them can say it. Nothing can be done together afterwards.
     fn leave(&self, why: &str);
 }

@@ -673,6 +673,9 @@ impl Communicator for Tcp {
         }
         self.others().try_for_each(|to| self.tell(to, What::Broadcast, 0, bytes))
     }
+    fn alive(&self) -> Result<()> {
+        self.shared.failed().map_or(Ok(()), Err)
+    }
     fn leave(&self, why: &str) {
         self.shared.leave(why)
     }

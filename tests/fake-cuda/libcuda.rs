@@ -42,12 +42,14 @@ struct State {
     launches: usize,
     /// Of the last launch.
     blocks: u32,
+    /// Streams and events that were made.
+    handles: usize,
     /// CUDA_ERROR_ILLEGAL_ADDRESS, and every call fails from then on.
     broken: bool,
 }
 
 static STATE: Mutex<State> = Mutex::new(State {
-    execute: None, memory: BTreeMap::new(), capture: None, launches: 0, blocks: 0, broken: false
+    execute: None, memory: BTreeMap::new(), capture: None, launches: 0, blocks: 0, handles: 0, broken: false
 });
 
 fn number(name: &str, default: u64) -> u64 {
@@ -169,10 +171,15 @@ functions! {
     cuMemcpyDtoHAsync_v2(s, to: *mut u8, from: u64, bytes: usize, _stream: Ptr) {
         std::slice::from_raw_parts_mut(to, bytes).copy_from_slice(s.at(from, bytes)?)
     }
-    cuStreamCreate(_s, stream: *mut Ptr, _flags: u32) { *stream = 2 as Ptr }
+    // The first stream is 2.
+    cuStreamCreate(s, stream: *mut Ptr, _flags: u32) { *stream = (2 + s.handles) as Ptr; s.handles += 1 }
     cuStreamDestroy_v2(_s, _stream: Ptr) {}
-    cuStreamSynchronize(s, stream: Ptr) { assert!(stream as usize == 2 && s.capture.is_none()) }
-    cuStreamBeginCapture_v2(s, stream: Ptr, _mode: u32) { assert!(stream as usize == 2); s.capture = Some(vec![]) }
+    cuStreamQuery(_s, _stream: Ptr) {}
+    cuStreamWaitEvent(_s, stream: Ptr, event: Ptr, _flags: u32) {
+        log(&format!("{} waits for {}", stream as usize, event as usize))
+    }
+    cuStreamSynchronize(s, stream: Ptr) { assert!(!stream.is_null() && s.capture.is_none()) }
+    cuStreamBeginCapture_v2(s, stream: Ptr, _mode: u32) { assert!(!stream.is_null()); s.capture = Some(vec![]) }
     cuStreamEndCapture(s, _stream: Ptr, graph: *mut Ptr) {
         *graph = Box::into_raw(Box::new(s.capture.take().unwrap())).cast()
     }
@@ -187,9 +194,9 @@ functions! {
             s.execute(launch)?;
         }
     }
-    cuEventCreate(_s, event: *mut Ptr, _flags: u32) { *event = 3 as Ptr }
+    cuEventCreate(s, event: *mut Ptr, _flags: u32) { *event = (2 + s.handles) as Ptr; s.handles += 1 }
     cuEventDestroy_v2(_s, _event: Ptr) {}
-    cuEventRecord(_s, _event: Ptr, stream: Ptr) { assert_eq!(stream as usize, 2) }
+    cuEventRecord(_s, event: Ptr, stream: Ptr) { log(&format!("{} after {}", event as usize, stream as usize)) }
     cuEventSynchronize(_s, _event: Ptr) {}
     cuEventElapsedTime(s, milliseconds: *mut f32, _start: Ptr, _end: Ptr) {
         // Other kernels than `add`: the fewer the blocks, the faster.
@@ -218,7 +225,7 @@ functions! {
         s, function: Ptr, x: u32, y: u32, z: u32, threads: u32, threads_y: u32, threads_z: u32, shared: u32, stream: Ptr,
         params: Ptr, extra: *const [usize; 5]
     ) {
-        assert!([threads_y, threads_z] == [1, 1] && shared <= 227 << 10 && stream as usize == 2 && params.is_null());
+        assert!([threads_y, threads_z] == [1, 1] && shared <= 227 << 10 && !stream.is_null() && params.is_null());
         let [1, params, 2, size, 0] = *extra else { return Err(1) };
         let params = std::slice::from_raw_parts(params as *const u8, *(size as *const usize)).to_vec();
         let launch = ((*function.cast::<Function>()).clone(), [x, y, z], threads, shared, params);

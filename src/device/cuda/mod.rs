@@ -1,32 +1,40 @@
-/*! CUDA as a [`Driver`]: one allocation and one stream of one GPU. Everything is asked for in the order of the stream, and
-only reading waits. From its second run on a plan is replayed as one graph: its launches never change, because what does
+/*! CUDA as a [`Driver`]: one allocation and one stream of one GPU, and where there are other ranks a second stream, on which NCCL
+sums over them. Everything is asked for in the order of the stream, and only reading waits. From its second run on a plan is replayed as one graph: its launches never change, because what does
 change is data. A driver that does not record is given them one by one. Reference: CUDA Driver API 13.0; of it only functions
 that drivers of CUDA 12.0 have. */
 
 mod card;
+mod nccl;
 mod nvtx;
 
 pub use card::{Card, cards, driver};
 
-use super::gpu::{Driver, Step, StepTime, Work};
+use super::gpu::{Driver, Span, Step, StepTime, Work};
 use crate::error::{Error, Result, option};
 use crate::launch::estimate::Limits;
 use crate::launch::gpu::Call;
 use crate::nvrtc::{self, Cache, Compiled, Target, Unit};
 use crate::progress;
+use crate::ranks::{Communicator, Peers};
 use card::failed;
 use cudarc::driver::result::{self, DriverError, event, graph, module, stream};
 use cudarc::driver::sys;
+use nccl::Nccl;
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::{CString, c_void};
 use std::ptr::null_mut;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// `0` sends every launch of every run by itself.
 const GRAPHS: &str = "DEEP_AFFECT_GRAPHS";
 
 /// Bytes of one of the two staging buffers.
 const STAGING: usize = 8 << 20;
+
+/// How long a look lasts whether the GPU is done, where other ranks may be lost meanwhile.
+const LOOK: Duration = Duration::from_micros(20);
 
 /// Bytes of shared memory that every kernel may ask for.
 const DEFAULT_SHARED: u32 = 48 << 10;
@@ -60,6 +68,8 @@ pub struct Cuda {
     bytes: usize,
     modules: Vec<sys::CUmodule>,
     plans: Vec<Recorded>,
+    peers: Peers,
+    nccl: Option<Nccl>,
 }
 
 /// A pinned buffer, and the event after which it may be filled again.
@@ -81,6 +91,18 @@ struct Launch {
     label: String,
     /// [`Launch::label`] for a profiler.
     range: CString,
+    /// How many of the plan's sums over ranks it waits for.
+    awaited: usize,
+    work: Sent,
+}
+
+enum Sent {
+    Kernel(Kernel),
+    /// Addresses and how many float32 numbers are there, to be summed over ranks; none where there is one rank.
+    Sum(Vec<(sys::CUdeviceptr, usize)>),
+}
+
+struct Kernel {
     function: sys::CUfunction,
     grid: [u32; 3],
     threads: u32,
@@ -118,6 +140,8 @@ impl Cuda {
             bytes: 0,
             modules: vec![],
             plans: vec![],
+            peers: None,
+            nccl: None,
         };
         cuda.bind()?;
         cuda.prepare().map_err(failed("preparing the GPU"))?;
@@ -143,8 +167,16 @@ impl Cuda {
         unsafe { result::ctx::set_current(self.context) }.map_err(failed("using the GPU"))
     }
 
-    /// Waits for everything; errors of launches that nobody waited for come out here.
+    /// Waits for everything; errors of launches that nobody waited for come out here, and so does the loss of another rank.
     fn settle(&self, what: &str) -> Result<()> {
+        if let (Some(peers), Some(_)) = (&self.peers, &self.nccl) {
+            // A sum that a rank does not come to would be waited for for ever.
+            // SAFETY: the stream lives until this is dropped.
+            while unsafe { sys::cuStreamQuery(self.stream) } == sys::CUresult::CUDA_ERROR_NOT_READY {
+                peers.alive()?;
+                std::thread::sleep(LOOK);
+            }
+        }
         // SAFETY: the stream lives until this is dropped.
         unsafe { stream::synchronize(self.stream) }
             .map_err(|e| failed(what)(e).fix(format!("CUDA_LAUNCH_BLOCKING=1 {GRAPHS}=0 names the launch that failed")))
@@ -225,8 +257,8 @@ impl Cuda {
         unsafe { result::memset_d8_async(self.arena, 0, bytes.max(1), self.stream) }.map_err(failed(doing()))
     }
 
-    fn launch(&self, launch: &Launch) -> Result<()> {
-        let Launch { function, grid, threads, shared, params, .. } = launch;
+    fn launch(&self, launch: &Launch, kernel: &Kernel) -> Result<()> {
+        let Kernel { function, grid, threads, shared, params } = kernel;
         let mut size = params.len();
         // CU_LAUNCH_PARAM_BUFFER_POINTER, CU_LAUNCH_PARAM_BUFFER_SIZE, CU_LAUNCH_PARAM_END.
         let mut extra: [*mut c_void; 5] = [
@@ -258,9 +290,41 @@ impl Cuda {
     }
 
     /// [`Cuda::launch`] under the name of its layer, which a recording would not keep.
-    fn named(&self, launch: &Launch) -> Result<()> {
+    fn named(&self, launch: &Launch, kernel: &Kernel) -> Result<()> {
         let _range = nvtx::Range::new(&launch.range);
-        self.launch(launch)
+        self.launch(launch, kernel)
+    }
+
+    /// Sends the launches of a plan, kernels by `kernel`. Sums go on beside the kernels after them, as far as these may.
+    fn send(&self, plan: &Recorded, kernel: impl Fn(&Self, &Launch, &Kernel) -> Result<()>) -> Result<()> {
+        let (mut begun, mut awaited) = (0, 0);
+        for launch in &plan.launches {
+            if launch.awaited > awaited {
+                awaited = launch.awaited;
+                self.await_sums(awaited)?;
+            }
+            match &launch.work {
+                Sent::Kernel(k) => kernel(self, launch, k)?,
+                Sent::Sum(parts) => {
+                    self.sum(begun, parts)?;
+                    begun += 1;
+                }
+            }
+        }
+        // A run ends with its sums.
+        if begun > awaited { self.await_sums(begun) } else { Ok(()) }
+    }
+
+    /// Begins a plan's sum of this place among its sums.
+    fn sum(&self, place: usize, parts: &[(sys::CUdeviceptr, usize)]) -> Result<()> {
+        let Some(nccl) = &self.nccl else { return Ok(()) };
+        // SAFETY: windows of the arena (`load`); whatever touches them waits for the sum ([`Step::awaited`]).
+        unsafe { nccl.sum(place, parts, self.stream) }
+    }
+
+    /// Lets what follows wait for the first `n` sums of a plan.
+    fn await_sums(&self, n: usize) -> Result<()> {
+        self.nccl.as_ref().map_or(Ok(()), |nccl| nccl.await_sum(n - 1, self.stream))
     }
 
     /// All launches of a plan as one graph.
@@ -269,7 +333,7 @@ impl Cuda {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream is ours, and nothing but the launches happens until the capture ends.
         unsafe { stream::begin_capture(self.stream, mode) }.map_err(failed(doing))?;
-        let launched = plan.launches.iter().try_for_each(|l| self.launch(l));
+        let launched = self.send(plan, Self::launch);
         // SAFETY: as above. A failed launch ends the capture too, or the stream could not be used again.
         let captured = unsafe { stream::end_capture(self.stream) };
         launched?;
@@ -311,6 +375,15 @@ impl Driver for Cuda {
         result::mem_get_info().ok().map(|(free, _)| free)
     }
 
+    fn connect(&mut self, peers: Arc<dyn Communicator>) -> Result<()> {
+        self.bind()?;
+        if peers.ranks() > 1 {
+            self.nccl = Some(Nccl::meet(&*peers)?);
+        }
+        self.peers = Some(peers);
+        Ok(())
+    }
+
     fn load(&mut self, bytes: usize, plans: Vec<Vec<Step>>) -> Result<()> {
         plans.iter().flatten().try_for_each(|step| step.within(bytes))?;
         self.bind()?;
@@ -322,10 +395,7 @@ impl Driver for Cuda {
         units.dedup();
         let modules = self.load_modules(units)?;
         self.allocate(bytes)?;
-        let launch = |step: Step| {
-            let Work::Kernel(call) = &step.work else {
-                return Err(Error::job(format!("{}: this driver does not sum over ranks", step.label)));
-            };
+        let kernel = |step: &Step, call: &Call| -> Result<Kernel> {
             let entry = CString::new(call.kernel.entry).expect("a name of C");
             // SAFETY: loaded above, unloaded with the plans.
             let function = unsafe { module::get_function(modules[&unit(call)], entry) };
@@ -336,22 +406,28 @@ impl Driver for Cuda {
                 unsafe { result::function::set_function_attribute(function, MOST_SHARED, shared as i32) }
                     .map_err(failed(format!("giving {shared} bytes of shared memory to {}", call.kernel.entry)))?;
             }
-            Ok(Launch {
-                function,
-                grid: step.grid(),
-                threads: call.kernel.threads,
-                shared,
-                params: step.params(self.arena),
-                range: CString::new(step.label.as_str()).unwrap_or_default(),
-                label: step.label,
-            })
+            let (grid, threads, params) = (step.grid(), call.kernel.threads, step.params(self.arena));
+            Ok(Kernel { function, grid, threads, shared, params })
+        };
+        let launch = |step: Step| {
+            let work = match &step.work {
+                Work::Kernel(call) => Sent::Kernel(kernel(&step, call)?),
+                Work::Collective(_) => {
+                    let part = |w: &Span| (self.arena + w.at as u64, w.bytes / size_of::<f32>());
+                    Sent::Sum(step.windows.iter().flatten().map(part).collect())
+                }
+            };
+            let range = CString::new(step.label.as_str()).unwrap_or_default();
+            Ok(Launch { work, range, awaited: step.awaited, label: step.label })
         };
         let recorded = |plan: Vec<Step>| {
             let launches = plan.into_iter().map(launch).collect::<Result<_>>()?;
             Ok(Recorded { launches, ran: false, graph: None })
         };
         self.plans = plans.into_iter().map(recorded).collect::<Result<_>>()?;
-        Ok(())
+        let sums = |p: &Recorded| p.launches.iter().filter(|l| matches!(l.work, Sent::Sum(_))).count();
+        let most = self.plans.iter().map(sums).max().unwrap_or(0);
+        self.nccl.as_mut().map_or(Ok(()), |nccl| nccl.expect(most))
     }
 
     /// Copies into one of two pinned buffers, from which the GPU fetches while the other is filled.
@@ -401,11 +477,10 @@ impl Driver for Cuda {
             }
         }
         self.plans[plan].ran = true;
-        let Recorded { launches, graph: exec, .. } = &self.plans[plan];
-        match exec {
+        match &self.plans[plan].graph {
             // SAFETY: recorded for this stream; the arena it refers to lives as long as it.
             Some(exec) => unsafe { graph::launch(*exec, self.stream) }.map_err(failed("replaying a plan")),
-            None => launches.iter().try_for_each(|l| self.named(l)),
+            None => self.send(&self.plans[plan], Self::named),
         }
     }
 
@@ -421,7 +496,13 @@ impl Driver for Cuda {
         let named = |e| failed(&*launch.label)(e);
         // SAFETY: the events and the stream live until this is dropped.
         unsafe { event::record(start, self.stream) }.map_err(named)?;
-        self.named(launch)?;
+        match &launch.work {
+            Sent::Kernel(kernel) => self.named(launch, kernel)?,
+            Sent::Sum(parts) => {
+                self.sum(0, parts)?;
+                self.await_sums(1)?;
+            }
+        }
         // SAFETY: as above; the time is asked for after both have happened.
         let milliseconds = unsafe {
             event::record(end, self.stream).map_err(named)?;
@@ -435,8 +516,13 @@ impl Driver for Cuda {
 impl Drop for Cuda {
     fn drop(&mut self) {
         if self.bind().is_ok() {
-            let _ = self.settle("the work before");
+            if self.settle("the work before").is_err() {
+                // Without the ranks that it waits for no sum ends by itself.
+                self.nccl = None;
+                let _ = self.settle("the work before");
+            }
             self.unload();
+            self.nccl = None;
             // SAFETY: each was made by `new` and is given back once; null where `new` did not come so far.
             unsafe {
                 for staging in self.staging {
