@@ -9,12 +9,13 @@ is an ordinary correlation with those taps.
 Filters that see one channel go to [`super::depthwise`].
 
 The weight gradient is a chain over pixels instead. Pixels are taken in fixed tiles of [`PIXELS`], a tile's chains
-start at zero and are added to a running sum: more accurate than one chain of a hundred thousand terms. */
+start at zero and are added to a running sum: more accurate than one chain of a hundred thousand terms. That of 3x3 filters
+at stride 1 is transformed where it pays ([`winograd_wgrad`]). */
 
 use super::simd::{self, Portable, V16, Vectorized};
 use super::tile::{self, Begin, HostTile, ROWS, Stretch, extent, tile};
 use super::winograd::{self, Winograd};
-use super::{LANES, Out, add_parts, cut, depthwise};
+use super::{LANES, Out, add_parts, cut, depthwise, winograd_wgrad};
 use crate::launch::Simd;
 use crate::par;
 use crate::shape::ConvShape;
@@ -489,6 +490,9 @@ pub fn wgrad(simd: Simd, shape: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32
     if depthwise::takes(s) {
         return depthwise::wgrad(simd, s, x, dy, dw, scratch);
     }
+    if winograd_wgrad::suits(s) {
+        return winograd_wgrad::run(simd, s, x, dy, dw, scratch);
+    }
     let g = Gather::forward(s);
     let (pixels, depth) = (s.n * s.p * s.q, g.depth());
     assert_eq!(x.len(), s.n * s.h * s.w * s.c);
@@ -581,6 +585,9 @@ pub fn wgrad(simd: Simd, shape: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32
 pub fn wgrad_scratch(shape: &ConvShape) -> usize {
     if depthwise::takes(shape) {
         return depthwise::wgrad_scratch(shape);
+    }
+    if winograd_wgrad::suits(shape) {
+        return winograd_wgrad::scratch(shape);
     }
     (cuts(shape).parts.0 - 1) * shape.k * shape.taps()[0] * shape.taps()[1] * shape.group_c()
 }

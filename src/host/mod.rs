@@ -3,7 +3,7 @@
 One register tile ([`tile`]) does nearly all the arithmetic: up to 6 rows times 4 vectors of 16 lanes, the row operand
 broadcast from wherever it lies. Convolution is implicit: the tile is pointed at NHWC pixels (or at a row of zeros in
 the padding), so that no patch matrix is ever written; 3x3 convolutions of stride 1 with enough channels are transformed
-first ([`winograd`]), which leaves less than half of the arithmetic to the same tile. Nothing here allocates; what a
+first ([`winograd`], [`winograd_wgrad`]), which leaves less than half of the arithmetic to the same tile. Nothing here allocates; what a
 routine needs beyond its operands it asks for as scratch.
 
 **Bits.** The value of an element is fixed by the shapes alone: one chain of fused multiply-adds in a written order,
@@ -25,6 +25,7 @@ mod simd;
 mod tests;
 mod tile;
 mod winograd;
+mod winograd_wgrad;
 
 use crate::par;
 use simd::{V16, Vectorized};

@@ -152,6 +152,10 @@ fn conv_shapes() -> Vec<ConvShape> {
     add([1, 12, 13, 33], 70, window([3, 3], [1, 1], [0; 4], [1, 1]), 1);
     add([1, 9, 14, 64], 130, window([3, 3], [1, 1], [2, 0, 3, 4], [1, 1]), 1);
     add([3, 14, 15, 48], 36, same, 1);
+    // The transformed gradient of the filters: tiles with a rest, more of them than one part has, more than one block of filters.
+    add([3, 7, 7, 17], 33, same, 1);
+    add([1, 70, 70, 16], 16, same, 1);
+    add([1, 13, 14, 70], 100, same, 1);
     // Strided past taps, so that input pixels exist that no output sees.
     add([1, 10, 10, 3], 4, window([1, 2], [3, 4], [0; 4], [1, 1]), 1);
     // Padding wider than the image.
@@ -313,7 +317,7 @@ fn bits_depend_on_neither_threads_nor_vector_level() {
         ConvShape::new(&[3, 29, 31, 24], 70, Window::square(3, 1, 1), 1).unwrap(),
         ConvShape::new(&[2, 15, 14, 36], 54, Window { stride: [2, 1], ..Window::square(3, 1, 1) }, 3).unwrap(),
         ConvShape::new(&[2, 60, 60, 3], 64, Window::square(3, 1, 1), 1).unwrap(),
-        ConvShape::new(&[3, 29, 31, 40], 70, Window::square(3, 1, 1), 1).unwrap(),
+        ConvShape::new(&[5, 29, 31, 40], 70, Window::square(3, 1, 1), 1).unwrap(),
         ConvShape::new(&[3, 29, 31, 70], 70, Window::square(3, 1, 1), 70).unwrap(),
     ];
     for (s, dims) in shapes.iter().zip([(7, 5000, 150), (1, 3000, 77), (13, 2100, 40), (1, 1, 1), (1, 1, 1)]) {
