@@ -370,13 +370,14 @@ fn every_picture_is_in_one_shard_of_a_folder_a_list_and_an_archive() {
         ends.push(archive.len());
     }
     let closed = [&archive[..], &[0; 1024]].concat();
-    fs::write(dir().join("a.tar"), &closed).unwrap();
-    let named = |rows: &[(String, Value, bool)]| -> Vec<_> {
-        rows.iter().map(|r| (format!("a.tar/{}", r.0), r.1.clone(), r.2)).collect()
+    ["a.tar", "b.tar"].iter().for_each(|name| fs::write(dir().join(name), &closed).unwrap());
+    let within = |archive: &str, rows: &[(String, Value, bool)]| -> Vec<_> {
+        rows.iter().map(|r| (format!("{archive}/{}", r.0), r.1.clone(), r.2)).collect()
     };
-    let packed = of(&["--tar", "a.tar", "a.tar"]);
+    let named = |rows: &[(String, Value, bool)]| within("a.tar", rows);
+    let packed = of(&["--tar", "a.tar", "b.tar"]);
     let said = text(&packed.stderr);
-    assert_eq!(told(&packed.stdout), [named(&rows), named(&rows)].concat());
+    assert_eq!(told(&packed.stdout), [named(&rows), within("b.tar", &rows)].concat());
     assert!(said.contains("2 files that do not end like pictures (2 .json)") && said.contains("2 links"), "{said}");
     let halves: Vec<_> = (1..=2).map(|i| told(&of(&["--tar", "a.tar", "--shard", &format!("{i}/2")]).stdout)).collect();
     assert_eq!(sorted(halves.concat()), named(&rows));
