@@ -562,6 +562,8 @@ impl Shared {
         loop {
             let message = receive(&mut Ear(&mut stream, self, from));
             let Ok((head, bytes)) = message else {
+                // Who has gone hears nothing more; by this it knows that we know.
+                let _ = stream.shutdown(Shutdown::Both);
                 let mut mail = self.mail();
                 mail.closed[from] = true;
                 if !mail.done[from] && !self.leaving.load(Relaxed) {
