@@ -187,6 +187,9 @@ struct Moments {
     float beta2;
     float rest2;
     float eps;
+    unsigned penalty;
+    unsigned uncorrected;
+    unsigned amsgrad;
     unsigned scaled;
 };
 
