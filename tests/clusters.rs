@@ -106,6 +106,11 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.run(Path::new("/"), &["scancel", "-u", "root"]);
+        // A node that ends before its tasks leaves them to themselves.
+        let end = Instant::now() + Duration::from_secs(20);
+        while !self.run(Path::new("/"), &["squeue", "-h"]).stdout.is_empty() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(50));
+        }
         self.run(Path::new("/"), &["scontrol", "shutdown"]);
     }
 }
