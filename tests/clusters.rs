@@ -115,7 +115,7 @@ impl Drop for Cluster {
     }
 }
 
-/// Costs four seconds where Slurm is installed.
+/// Costs seven seconds where Slurm is installed.
 #[test]
 fn tasks_that_are_queued_again_go_on() {
     let there = |program: &str| Path::new("/usr/sbin").join(program).exists();
@@ -166,7 +166,9 @@ fn tasks_that_are_queued_again_go_on() {
         deep_affect::train::checkpoint::card(&file).unwrap().state.epoch
     };
     let before = [epochs(1), epochs(2)];
-    // Slurm lets a job rest for two minutes before it begins again.
+    // Slurm lets a job rest for two minutes before it begins again. Within the second in which it ended it would not be let in:
+    // credentials are revoked by the second.
+    std::thread::sleep(Duration::from_secs(2));
     (1..=2).for_each(|n| {
         drop(fine(cluster.run(p, &["scontrol", "update", &format!("jobid={}", task(n)), "StartTime=now"])))
     });
