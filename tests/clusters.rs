@@ -196,7 +196,7 @@ fn ray_rates_a_list() {
     let (_, example) = page.split_once("```python\nclass Rate:").unwrap();
     let (example, _) = example.split_once("```").unwrap();
     let here =
-        [("ray.data.read", "rows = ray.data.read"), ("concurrency=8", "concurrency=2"), ("num_gpus=1", "num_cpus=1")];
+        [("ray.data.read", "rows = ray.data.read"), ("concurrency=8", "concurrency=2"), ("num_gpus=1", "num_cpus=0.5")];
     let example = here.into_iter().fold(example.to_string(), |text, (there, here)| {
         assert!(text.contains(there), "{text}");
         text.replace(there, here)
