@@ -606,7 +606,7 @@ mod tests {
     #[test]
     fn cybulskis_example_trains_every_trunk_three_times() {
         let plan = read(super::super::CYBULSKI).unwrap();
-        assert_eq!((plan.models.len(), plan.folds, plan.tables.len()), (13, Some(5), 2));
+        assert_eq!((plan.models.len(), plan.folds, plan.tables.len()), (13, Some(5), 3));
         assert!(plan.mixed() && plan.labelled().is_some());
         assert_eq!(plan.targets(), ["valence", "arousal", "dominance"]);
         for trunk in ["alexnet", "vgg16", "resnet50", "inception-v3"] {
