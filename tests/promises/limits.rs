@@ -28,9 +28,12 @@ pub fn soak(form: Form) -> Vec<Line> {
     let p = dir.path();
     good(p, &train("2", &[]));
     let rounds = form.of(200, 2_500);
-    let many = vec!["pictures"; rounds];
+    let all = fs::read_dir(p.join("pictures")).unwrap();
+    let all: String = all.map(|e| format!("pictures/{}\n", e.unwrap().file_name().display())).collect();
+    fs::write(p.join("list.txt"), all.repeat(rounds)).unwrap();
     let args = ["predict", "--model", CHECKPOINT, "--format", "jsonl", "--threads", "2", "--batch", "8"];
-    let mut child = program(p, &[&args[..], &many].concat()).stderr(Stdio::null()).spawn().unwrap();
+    let list = ["--list", "list.txt"];
+    let mut child = program(p, &[&args[..], &list].concat()).stderr(Stdio::null()).spawn().unwrap();
     let id = child.id();
     let count = |what: &str| fs::read_dir(format!("/proc/{id}/{what}")).map_or(0, |d| d.count());
     let (mut points, mut counts, total) = (vec![], vec![], 24 * rounds);
