@@ -3,7 +3,7 @@
 use super::config::Compute;
 use super::events::{Events, tell};
 use crate::device::{Cuda, cuda};
-use crate::error::{Error, Message, Result, option};
+use crate::error::{Error, Kind, Message, Result, option};
 use crate::hash;
 use crate::ops::norm;
 use crate::progress::Progress;
@@ -119,10 +119,14 @@ impl Events for Quiet {
     }
 }
 
-/// Tells the others why this rank ends, where it ends by an error.
+/// Tells the others why this rank ends, where it ends by an error. Of being asked to stop all know already, and who hears of it a
+/// second time may still wait for what a third rank said before it stopped.
 pub fn parting<T>(peers: &Peers, result: Result<T>) -> Result<T> {
     if let (Some(peers), Err(e)) = (peers, &result) {
-        peers.leave(&e.to_string());
+        match e.kind() {
+            Kind::Interrupted => peers.leave(""),
+            _ => peers.leave(&e.to_string()),
+        }
     }
     result
 }
