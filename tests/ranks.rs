@@ -6,8 +6,8 @@ mod common;
 #[path = "common/runs.rs"]
 mod runs;
 
-use common::{have, reference, small};
-use deep_affect::data::{DecodeOptions, LoadOptions, Pictures};
+use common::{have, pictures, reference, small};
+use deep_affect::data::Pictures;
 use deep_affect::device::{self, Checks, Cpu, Data, Device, Session};
 use deep_affect::error::{Error, Result};
 use deep_affect::graph::{Graph, Node};
@@ -16,7 +16,6 @@ use deep_affect::models::{Architecture, Config};
 use deep_affect::ops::collective::AllReduce;
 use deep_affect::ops::loss::Reduction;
 use deep_affect::plan::{Options, Plan};
-use deep_affect::preprocess::{Resize, View};
 use deep_affect::ranks::{BUCKET, Communicator, Peers, Place, Tcp, agree};
 use deep_affect::shape::Type;
 use deep_affect::train::fit::{self, Inputs, Samples, Settings, State, Targets};
@@ -189,21 +188,6 @@ fn every_device_sums_over_ranks() {
     let y = g.push1(AllReduce { bucket: 0, ranks: 2, values: 1 }, &[x]);
     let e = Session::new(g, &[&[y]], Options::default(), device::open("cpu", Some(1)).unwrap()).err().unwrap();
     assert!(e.to_string().contains("a plan for 2 ranks"), "{e}");
-}
-
-/// Pictures of 32 x 32, each with a colour and a gradient of its own.
-fn pictures(n: u32) -> Pictures {
-    let png = |i: u32| {
-        let pixel = |x: u32, y: u32| image::Rgb([(i * 37) as u8, (x * (i % 7 + 1)) as u8, (y * 8) as u8 ^ i as u8]);
-        let mut out = std::io::Cursor::new(vec![]);
-        image::RgbImage::from_fn(32, 32, pixel).write_to(&mut out, image::ImageFormat::Png).unwrap();
-        (i.to_string(), out.into_inner())
-    };
-    let files: Vec<_> = (0..n).map(png).collect();
-    let items: Vec<(&str, &[u8])> = files.iter().map(|(n, b)| (n.as_str(), b.as_slice())).collect();
-    let view = View { side: 32, resize: Resize::SquashNearest, grey: false, crop: None };
-    let options = LoadOptions { views: vec![view], decode: DecodeOptions::default(), cache_dir: None };
-    Pictures::from_bytes(&items, &options, &()).unwrap().accept(false).unwrap()
 }
 
 /// What a run comes to: the loss of every epoch, trained on and monitored, and the weights.

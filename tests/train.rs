@@ -1,8 +1,8 @@
 //! Training: resumed runs, thread counts, batches and padding change no bit; bad numbers end it with one line.
 
 mod common;
-use common::{reference, small};
-use deep_affect::data::{Alpha, DecodeOptions, LoadOptions, Pictures};
+use common::{pictures, reference, small};
+use deep_affect::data::{Alpha, Pictures};
 use deep_affect::device::{Cpu, Data, Device, Session};
 use deep_affect::error::{Kind, Result};
 use deep_affect::graph::Kind as Role;
@@ -10,7 +10,6 @@ use deep_affect::models::{Architecture, Config};
 use deep_affect::ops::loss::Reduction;
 use deep_affect::ops::optim::Sgd;
 use deep_affect::plan::Options;
-use deep_affect::preprocess::{Resize, View};
 use deep_affect::train::checkpoint::{self, Card};
 use deep_affect::train::features::{self, Extracted};
 use deep_affect::train::fit::{
@@ -28,21 +27,6 @@ use std::sync::Arc;
 
 fn cpu(threads: usize) -> Box<dyn Device> {
     Box::new(Cpu::new(Some(threads)).unwrap())
-}
-
-/// Pictures of 32 x 32, each with a colour and a gradient of its own.
-fn pictures(n: u32) -> Pictures {
-    let png = |i: u32| {
-        let pixel = |x: u32, y: u32| image::Rgb([(i * 37) as u8, (x * (i % 7 + 1)) as u8, (y * 8) as u8 ^ i as u8]);
-        let mut out = std::io::Cursor::new(vec![]);
-        image::RgbImage::from_fn(32, 32, pixel).write_to(&mut out, image::ImageFormat::Png).unwrap();
-        (i.to_string(), out.into_inner())
-    };
-    let files: Vec<_> = (0..n).map(png).collect();
-    let items: Vec<(&str, &[u8])> = files.iter().map(|(n, b)| (n.as_str(), b.as_slice())).collect();
-    let view = View { side: 32, resize: Resize::SquashNearest, grey: false, crop: None };
-    let options = LoadOptions { views: vec![view], decode: DecodeOptions::default(), cache_dir: None };
-    Pictures::from_bytes(&items, &options, &()).unwrap().accept(false).unwrap()
 }
 
 /// Two ratings a picture, and weights of 1 and 2.

@@ -3,6 +3,7 @@
 
 pub mod devices;
 
+use deep_affect::data::{DecodeOptions, LoadOptions, Pictures};
 use deep_affect::device::{Checks, Cpu, Data, Device, Reference, Session};
 use deep_affect::error::Result;
 use deep_affect::graph::{Description, Graph, Io, Kind, Node, Op, Value};
@@ -11,7 +12,7 @@ use deep_affect::models::{Architecture, Config};
 use deep_affect::nn::{Mode, Net};
 use deep_affect::ops::{Bound, Case, Draw, arith, dropout, loss, optim};
 use deep_affect::plan::Options;
-use deep_affect::preprocess::Preprocess;
+use deep_affect::preprocess::{Preprocess, Resize, View};
 use deep_affect::rng::{Rng, Stream};
 use deep_affect::shape::{DType, Type};
 use deep_affect::train::network::{self, Method, Network, Precision, Task};
@@ -280,6 +281,21 @@ pub fn steps(device: Box<dyn Device>, precision: Precision, replays: bool) -> Ve
     }
     assert!(all.windows(3).all(|w| w[0] != w[2]), "no step changes anything");
     all
+}
+
+/// Pictures of 32 x 32, each with a colour and a gradient of its own.
+pub fn pictures(n: u32) -> Pictures {
+    let png = |i: u32| {
+        let pixel = |x: u32, y: u32| image::Rgb([(i * 37) as u8, (x * (i % 7 + 1)) as u8, (y * 8) as u8 ^ i as u8]);
+        let mut out = std::io::Cursor::new(vec![]);
+        image::RgbImage::from_fn(32, 32, pixel).write_to(&mut out, image::ImageFormat::Png).unwrap();
+        (i.to_string(), out.into_inner())
+    };
+    let files: Vec<_> = (0..n).map(png).collect();
+    let items: Vec<(&str, &[u8])> = files.iter().map(|(n, b)| (n.as_str(), b.as_slice())).collect();
+    let view = View { side: 32, resize: Resize::SquashNearest, grey: false, crop: None };
+    let options = LoadOptions { views: vec![view], decode: DecodeOptions::default(), cache_dir: None };
+    Pictures::from_bytes(&items, &options, &()).unwrap().accept(false).unwrap()
 }
 
 /// A shared handle, for graphs that push the op of a case.
