@@ -230,8 +230,7 @@ impl Device for Cpu {
         (self.graph, self.plans) = (Graph::default(), vec![]);
         self.mapped.clear();
         let ready = self.lower(g, plans)?;
-        let ranks = self.peers.as_ref().map_or(1, |p| p.ranks());
-        ready.iter().try_for_each(|p| meant_for(&p.launches, ranks))?;
+        meant_for(g, plans, self.peers.as_ref().map_or(1, |p| p.ranks()))?;
         self.layout = Layout::new(g, plans);
         self.persistent = Memory::zeroed(self.layout.bytes)?;
         let needed = |p: &Ready| p.plan.arena_bytes() + p.scratch.next_multiple_of(64);

@@ -322,7 +322,7 @@ impl<D: Driver> Device for Gpu<D> {
     fn load(&mut self, g: &Graph, plans: &[Plan]) -> Result<()> {
         (self.graph, self.plans) = (Graph::default(), vec![]);
         let ready = plans.iter().map(|p| Ready::new(g, p, &self.choices)).collect::<Result<Vec<_>>>()?;
-        ready.iter().try_for_each(|p| meant_for(&p.launches, self.ranks))?;
+        meant_for(g, plans, self.ranks)?;
         self.layout = Layout::new(g, plans);
         let most = |bytes: fn(&Ready) -> usize| ready.iter().map(bytes).max().unwrap_or(0);
         let shared = most(|p| p.arena() + p.scratch());

@@ -28,7 +28,7 @@ use crate::graph::{Graph, Value};
 use crate::host::ceiling::Ceilings;
 use crate::launch::choices::Tiles;
 use crate::launch::estimate::Limits;
-use crate::launch::{Code, Products, Simd};
+use crate::launch::{Products, Simd};
 use crate::plan::{Options, Plan, Scheduled};
 use crate::progress;
 use crate::ranks::Communicator;
@@ -273,12 +273,10 @@ fn tiled(driver: impl gpu::Driver + 'static, checks: Checks, tiles: Option<Tiles
 }
 
 /// Refuses plans that are for another number of ranks than there are.
-fn meant_for(launches: &[Scheduled], ranks: usize) -> Result<()> {
-    let of = |s: &Scheduled| match s.launch.code {
-        Code::Collective(c) => Some(c.ranks),
-        _ => None,
-    };
-    match launches.iter().filter_map(of).find(|n| *n != ranks) {
+fn meant_for(g: &Graph, plans: &[Plan], ranks: usize) -> Result<()> {
+    let nodes = plans.iter().flat_map(Plan::steps).flatten();
+    let of = |node: &usize| Some(g.nodes()[*node].op.collective()?.ranks);
+    match nodes.filter_map(of).find(|n| *n != ranks) {
         None => Ok(()),
         Some(n) => Err(Error::job(format!("a plan for {n} ranks, on a device that knows of {ranks}"))),
     }

@@ -2,7 +2,7 @@
 the plan is a wrong number and not a latent one. */
 
 use super::layout::{decode, expect, loaded, settable, storage};
-use super::{Bytes, Checks, Data, DataMut, Demand, Device, Probe, Spec, Usage, finite};
+use super::{Bytes, Checks, Data, DataMut, Demand, Device, Probe, Spec, Usage, finite, meant_for};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Io, Value};
 use crate::plan::{Options, Place, Plan};
@@ -53,6 +53,7 @@ impl Device for Reference {
     fn load(&mut self, g: &Graph, plans: &[Plan]) -> Result<()> {
         (self.graph, self.plans) = (Graph::default(), vec![]);
         plans.iter().try_for_each(|p| p.check(g))?;
+        meant_for(g, plans, self.peers.as_ref().map_or(1, |p| p.ranks()))?;
         let is_temp = |v: Value| g.kind(v) == crate::graph::Kind::Temp;
         let size = |v: Value| if is_temp(v) { 0 } else { g.ty(v).numel() };
         self.persistent = g.values().map(|v| vec![0.0; size(v)]).collect();
@@ -95,9 +96,7 @@ impl Device for Reference {
             let mut outs: Vec<Vec<f64>> = to.iter().map(|t| vec![f64::NAN; t.numel()]).collect();
             n.op.eval(&io, &ins, &mut outs);
             if let Some(c) = n.op.collective().filter(|c| c.ranks > 1) {
-                let peers = self.peers.as_ref().filter(|p| p.ranks() == c.ranks);
-                let peers =
-                    peers.ok_or_else(|| Error::job(format!("a plan for {} ranks, and they are not here", c.ranks)))?;
+                let peers = self.peers.as_ref().expect("without them nothing was loaded");
                 peers.all_reduce64(c.bucket, &mut outs.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>())?;
             }
             for (y, t) in outs.iter_mut().zip(&to).filter(|(_, t)| t.dtype.is_half()) {
