@@ -1,9 +1,8 @@
 /*! Signals, and what each asks for: SIGINT (Ctrl-C), SIGTERM and SIGHUP to finish the step of a training, keep what there is and
 end, with exit code 130 for SIGINT and 143 for the other two; a second one to end at once, unless it is SIGTERM and comes within
-[`TWICE`]. Whatever is no training ends at the
-first: by itself within [`GRACE`] where it works in parts and asks between them, at once where it does not. SIGUSR1 (what Slurm
-can send some time before its limit) asks for a checkpoint, after which the job goes on. Elsewhere than on Unix there is Ctrl-C
-alone. */
+[`TWICE`]. Whatever is no training ends at the first: by itself within [`GRACE`] where it works in parts and asks between them, at
+once where it does not. SIGUSR1 (what Slurm can send some time before its limit) asks for a checkpoint, after which the job goes
+on. Elsewhere than on Unix there is Ctrl-C alone. */
 
 use crate::error::{Error, Kind};
 use std::sync::OnceLock;

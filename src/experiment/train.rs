@@ -74,16 +74,17 @@ impl Trainer {
     /// A configuration that cannot be carried out, a manifest, picture or weight file that cannot be read, a training that
     /// diverges or is stopped; of several ranks also that they do not train the same, and one that is lost.
     pub fn train(&self) -> Result<Trained> {
-        ranks::parting(&self.peers, self.train_with(&self.peers))
+        ranks::parting(&self.peers, self.shared())
     }
 
-    fn train_with(&self, peers: &Peers) -> Result<Trained> {
+    /// [`Trainer::train`] as one of the ranks.
+    fn shared(&self) -> Result<Trained> {
         let run = &self.run;
         if !self.resume {
             run.model.check_weights()?;
         }
         self.check_folds()?;
-        let mut job = Job::shared(&self.manifest, run, &self.output, peers)?;
+        let mut job = Job::shared(&self.manifest, run, &self.output, &self.peers)?;
         let all = (0..job.manifest.rows.len()).collect::<Vec<usize>>();
         let fold = |i: &usize| job.manifest.rows[*i].fold;
         let parts = match self.fold {
