@@ -277,6 +277,12 @@ struct Scalar {
     float by;
 };
 
+struct Square {
+    unsigned side;
+    unsigned pixels;
+    unsigned rgb;
+};
+
 struct SquaredError {
     unsigned rows;
     Divisor d;

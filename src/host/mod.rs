@@ -18,6 +18,7 @@ pub mod conv;
 pub mod dense;
 mod depthwise;
 pub mod norm;
+pub mod pattern;
 pub mod pointwise;
 pub mod pool;
 mod simd;

@@ -22,6 +22,7 @@ pub mod lrn;
 pub mod mma;
 pub mod norm;
 pub mod optim;
+pub mod pattern;
 pub mod pool;
 pub mod softmax;
 pub mod tile;
@@ -66,6 +67,8 @@ pub enum Draw {
     Infinite,
     /// Optimiser settings: of SGD lr, momentum, weight decay, first step; of Adam see there.
     Hyper([f32; 4]),
+    /// Programs of pictures ([`pattern::sample`]).
+    Programs,
 }
 
 /// The error a correct float32 routine may have, in units of u = 2^-24.
@@ -122,6 +125,7 @@ pub const ALL: &[Family] = &[
     lrn::FAMILY,
     norm::FAMILY,
     optim::FAMILY,
+    pattern::FAMILY,
     pool::FAMILY,
     softmax::FAMILY,
     upsample::FAMILY,

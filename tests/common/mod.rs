@@ -10,7 +10,7 @@ use deep_affect::graph::{Description, Graph, Io, Kind, Node, Op, Value};
 use deep_affect::launch::{Products, Simd};
 use deep_affect::models::{Architecture, Config};
 use deep_affect::nn::{Mode, Net};
-use deep_affect::ops::{Bound, Case, Draw, arith, dropout, loss, optim};
+use deep_affect::ops::{Bound, Case, Draw, arith, dropout, loss, optim, pattern};
 use deep_affect::plan::Options;
 use deep_affect::preprocess::{Preprocess, Resize, View};
 use deep_affect::rng::{Rng, Stream};
@@ -49,6 +49,7 @@ pub fn draw(case: &Case, seed: u64, numbers: Numbers) -> Vec<Vec<f64>> {
             Draw::Positive => (0..n).map(|_| (0.25 + rng.uniform()) as f64).collect(),
             Draw::Infinite => (0..n).map(|j| if j + 1 == n { f64::INFINITY } else { 1.0 }).collect(),
             Draw::Hyper(h) => h.iter().map(|x| *x as f64).collect(),
+            Draw::Programs => pattern::sample(t.dims()[0], &mut rng).into_iter().map(f64::from).collect(),
         }
     };
     case.ins.iter().zip(&case.draws).enumerate().map(one).collect()

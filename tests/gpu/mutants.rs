@@ -31,6 +31,7 @@ const BIAS: &str = "conv.wgrad [k5 3x3 stride [1, 1] groups 1";
 /// Epilogues: through a ReLU, and pooling.
 const MASK: &str = "conv.dgrad [relu k32 3x3";
 const POOLED: &str = "conv.pooled [k32 3x3";
+const PATTERN: &str = "pattern.draw [5 of 19";
 const AUGMENT: &str = "image.augment [Augment { rotation: 80";
 /// Several steps of depth, and one alone.
 const MMA: &str = "conv.fprop [BF16 k72 3x3";
@@ -119,6 +120,12 @@ const MUTANTS: &[Mutant] = &[
     m("colours.cu", "the matrix is turned over", "a.by[3 * c + 1] * green", "a.by[3 + c] * green", "colours [any"),
     m("colours.cu", "nothing is added", " + a.add[c];", ";", "colours [any"),
     m("colours.cu", "pixels past the last one are written", "    if (i >= a.pixels) return;\n", "", "colours [any"),
+    m("pattern.cu", "an odd half turn keeps its sign", "r *= 1 - 2 * fabs(odd);", "", PATTERN),
+    m("pattern.cu", "e to the power beyond a power of two", "+ 1023) << 52", "+ 1022) << 52", PATTERN),
+    m("pattern.cu", "every picture is the first one's", "o.in<u32>(0) + (u64)blockIdx.y * WORDS", "o.in<u32>(0)", PATTERN),
+    m("pattern.cu", "weights have their low words alone", "(u64)at[2] << 32 | at[1]", "at[1]", PATTERN),
+    m("pattern.cu", "a hue does not go round", "if (h >= 6) h -= 6;", "", PATTERN),
+    m("pattern.cu", "pixels past the last one are written", "    if (pixel >= a.side * a.side) return;\n", "", PATTERN),
     m("apart.cu", "rows of other pairs are compared", "o.in<float>(0) + 2 * (u64)p * d;", "o.in<float>(0) + (u64)p * d;", "apart [[6"),
     m("apart.cu", "a thread has one difference", "for (u32 i = threadIdx.x; i < d; i += THREADS)", "for (u32 i = threadIdx.x; i < min(d, THREADS); i += THREADS)", "apart [[4"),
     m("apart.cu", "every pair weighs as the first", "o.in<float>(1)[row / 2]", "o.in<float>(1)[0]", "apart.grad [[6"),
