@@ -2,10 +2,10 @@
 
 use crate::data::Alpha;
 use crate::evolve::Fitness;
-use crate::evolve::cppn::{Colour, Coordinates};
 use crate::experiment::config::{Choice, Monitor, Resident};
 use crate::experiment::prediction::AnswerFormat;
 use crate::export::Format;
+use crate::host::pattern::{Colour, Coordinates};
 use crate::measure::Purpose;
 use crate::models::{Architecture, OutAct};
 use crate::ops::loss::Reduction;

@@ -5,8 +5,8 @@ use super::reading::batch;
 use super::{Compute, output, to};
 use crate::error::Result;
 use crate::evolve::Fitness;
-use crate::evolve::cppn::{Colour, Coordinates};
 use crate::experiment::evolve::Evolve;
+use crate::host::pattern::{Colour, Coordinates};
 use clap::Args;
 use std::path::PathBuf;
 

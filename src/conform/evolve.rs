@@ -1,11 +1,16 @@
-//! Evolved pictures against other programs': graphs by neat-python, colours by OpenCV, archives by pyribs. Host arithmetic
-//! in float64, the same on every device.
+//! Evolved pictures against other programs': graphs by neat-python, colours by OpenCV, archives by pyribs. Pictures are drawn by
+//! the device, archives are host arithmetic in float64.
 
 use super::cases::EXACT;
 use super::{Checked, Context, Stop};
+use crate::device::{Data, Session};
 use crate::error::Result;
 use crate::evolve::archive::{Archive, Axis, Cells, Elite, Status};
-use crate::evolve::cppn::{Colour, Coordinates, Genome, hls, rgb_of_hls};
+use crate::evolve::cppn::Genome;
+use crate::graph::Graph;
+use crate::host::pattern::{Colour, Coordinates, Drawing, WORDS, hls};
+use crate::ops::pattern;
+use crate::plan::Options;
 
 impl Context<'_> {
     pub(super) fn cppn(&self) -> Result<Vec<Checked>, Stop> {
@@ -13,19 +18,30 @@ impl Context<'_> {
         let genome: Genome =
             serde_json::from_value(written).map_err(|e| self.bad_parameter("genome", &e.to_string()))?;
         let side = self.ranked("out", 3)?.dims[0];
-        let outputs = genome.outputs(side, Coordinates::Unit);
-        let bytes = |of: &dyn Fn([f64; 3]) -> [u8; 3]| -> Vec<f64> {
-            outputs.iter().flat_map(|o| of(*o)).map(f64::from).collect()
-        };
+        let how = |colour| Drawing { side, coordinates: Coordinates::Unit, colour };
+        let outputs = genome.outputs(how(Colour::Rgb));
         let check = |tensor: &str, got: Vec<f64>, slack: f64| -> Result<Checked> {
             Ok(Checked::new(tensor, &got, &self.get(tensor)?.data, slack))
         };
         Ok(vec![
             check("out", outputs.as_flattened().to_vec(), EXACT)?,
-            check("rgb", bytes(&|o| Colour::Rgb.bytes(o)), 0.0)?,
-            check("hls", bytes(&hls), 0.0)?,
-            check("hls_rgb", bytes(&|o| rgb_of_hls(hls(o))), 0.0)?,
+            check("hls", outputs.iter().flat_map(|o| hls(*o)).map(f64::from).collect(), 0.0)?,
+            check("rgb", self.drawn(&genome, how(Colour::Rgb))?, 0.0)?,
+            check("hls_rgb", self.drawn(&genome, how(Colour::Hls))?, 0.0)?,
         ])
+    }
+
+    /// The picture as the device draws it.
+    fn drawn(&self, genome: &Genome, how: Drawing) -> Result<Vec<f64>> {
+        let mut g = Graph::default();
+        let programs = g.input("programs", pattern::programs_type(1));
+        let picture = g.push1(pattern::Pattern(how), &[programs]);
+        let mut session = Session::new(g, &[&[picture]], Options::default(), self.open()?)?;
+        let mut words = genome.program().words().to_vec();
+        words.resize(WORDS, 0);
+        session.write(programs, Data::U32(&words))?;
+        session.run(0)?;
+        session.read64(picture)
     }
 
     pub(super) fn mapelites(&self) -> Result<Vec<Checked>, Stop> {

@@ -5,12 +5,13 @@ A genome is a graph without cycles. Its inputs are x, y, d = sqrt(x² + y²) and
 sum of what leads to it; three nodes are outputs, of which a pixel's colour is made. */
 
 use crate::error::{Error, Result};
+use crate::host::pattern::{self, Drawing, Function, INPUTS, Node, Program, WORDS};
+use crate::launch::Simd;
+use crate::ops;
 use crate::rng::Rng;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// x, y, d and 1: nodes 0 to 3.
-const INPUTS: usize = 4;
 /// Nodes 4 to 6.
 const OUTPUTS: [usize; 3] = [4, 5, 6];
 /// Weights stay between minus this and this.
@@ -26,55 +27,9 @@ const ADD_EDGE: f32 = 0.5;
 const DELETE_EDGE: f32 = 0.3;
 const MOVE_EDGE: f32 = 0.5;
 
-/// What a node makes of the sum p that reaches it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Function {
-    /// sin p
-    Sine,
-    /// 2 / (1 + e^-p) - 1
-    Sigmoid,
-    /// e^(-p²)
-    Gaussian,
-    /// p between -3 and 3, divided by 3
-    Linear,
-}
-
-impl Function {
-    const ALL: [Function; 4] = [Function::Sine, Function::Sigmoid, Function::Gaussian, Function::Linear];
-
-    fn of(self, p: f64) -> f64 {
-        match self {
-            Function::Sine => p.sin(),
-            Function::Sigmoid => 2.0 / (1.0 + (-p).exp()) - 1.0,
-            Function::Gaussian => (-p * p).exp(),
-            Function::Linear => p.clamp(-3.0, 3.0) / 3.0,
-        }
-    }
-
-    fn draw(rng: &mut Rng) -> Self {
-        Self::ALL[rng.below(Self::ALL.len())]
-    }
-}
-
-/// What x and y are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Coordinates {
-    /// From -1 to 1, both ends included.
-    Unit,
-    /// Indices of pixels, as in the authors' program; d is of coordinates from -1 to 1.
-    Pixels,
-}
-
-/// How a colour is made of the outputs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Colour {
-    /// Hue, lightness and saturation are trunc(255 |output|), the hue in half degrees: it goes round.
-    Hls,
-    /// Red, green and blue are round(255 (output + 1) / 2), halves up.
-    Rgb,
+/// A function, all equally likely.
+fn any_function(rng: &mut Rng) -> Function {
+    Function::ALL[rng.below(Function::ALL.len())]
 }
 
 /// A picture as a graph.
@@ -132,14 +87,17 @@ impl TryFrom<Written> for Genome {
         if genome.order().len() < genome.functions.len() {
             return Err(no("has no cycles".into()));
         }
-        Ok(genome)
+        match genome.compiled() {
+            Some(_) => Ok(genome),
+            None => Err(no(format!("has {} values at a time and {WORDS} words, at most", pattern::SLOTS))),
+        }
     }
 }
 
 impl Genome {
     /// Every input to every output, weights and functions at random.
     pub fn random(rng: &mut Rng) -> Self {
-        let functions = OUTPUTS.iter().map(|o| (*o, Function::draw(rng))).collect();
+        let functions = OUTPUTS.iter().map(|o| (*o, any_function(rng))).collect();
         let pairs = (0..INPUTS).flat_map(|i| OUTPUTS.map(|o| (i, o)));
         Self { functions, edges: pairs.map(|pair| (pair, weight(rng))).collect() }
     }
@@ -171,32 +129,40 @@ impl Genome {
         order
     }
 
-    /// Outputs of every pixel of a square, row by row.
-    pub fn outputs(&self, side: usize, coordinates: Coordinates) -> Vec<[f64; 3]> {
-        let pixels = side * side;
-        let unit = |i: usize| if side > 1 { 2.0 * i as f64 / (side - 1) as f64 - 1.0 } else { 0.0 };
-        let each = |f: &dyn Fn(usize, usize) -> f64| (0..pixels).map(|p| f(p % side, p / side)).collect::<Vec<_>>();
-        let place = |i: usize| if coordinates == Coordinates::Unit { unit(i) } else { i as f64 };
-        let mut values: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
-        values.insert(0, each(&|x, _| place(x)));
-        values.insert(1, each(&|_, y| place(y)));
-        values.insert(2, each(&|x, y| (unit(x) * unit(x) + unit(y) * unit(y)).sqrt()));
-        values.insert(3, vec![1.0; pixels]);
-        for node in self.order() {
-            let mut sum = vec![0.0; pixels];
-            for (&(from, _), w) in self.edges.iter().filter(|((_, to), _)| *to == node) {
-                sum.iter_mut().zip(&values[&from]).for_each(|(s, v)| *s += v * w);
-            }
-            let f = self.functions[&node];
-            sum.iter_mut().for_each(|p| *p = f.of(*p));
-            values.insert(node, sum);
+    /// What draws it.
+    pub fn program(&self) -> Program {
+        self.compiled().expect("a genome is not made without")
+    }
+
+    /// Its program; None if it has a cycle, or no program has room for it.
+    fn compiled(&self) -> Option<Program> {
+        let order = self.order();
+        if order.len() < self.functions.len() {
+            return None;
         }
-        (0..pixels).map(|p| OUTPUTS.map(|o| values[&o][p])).collect()
+        let mut number: BTreeMap<usize, usize> = (0..INPUTS).map(|i| (i, i)).collect();
+        number.extend(order.iter().enumerate().map(|(i, node)| (*node, INPUTS + i)));
+        let mut into: BTreeMap<usize, Vec<(usize, f64)>> = BTreeMap::new();
+        for (&(from, to), &weight) in &self.edges {
+            into.entry(to).or_default().push((number[&from], weight));
+        }
+        let node = |n: &usize| Node { function: self.functions[n], edges: into.remove(n).unwrap_or_default() };
+        let nodes: Vec<Node> = order.iter().map(node).collect();
+        Program::new(&nodes, OUTPUTS.map(|o| number[&o]))
+    }
+
+    /// Outputs of every pixel, row by row, as the definition has them.
+    pub fn outputs(&self, how: Drawing) -> Vec<[f64; 3]> {
+        let program = self.program();
+        (0..how.side * how.side).map(|pixel| ops::pattern::outputs(program.words(), how.inputs(pixel))).collect()
     }
 
     /// The picture: u8 RGB [side, side, 3].
-    pub fn picture(&self, side: usize, coordinates: Coordinates, colour: Colour) -> Vec<u8> {
-        self.outputs(side, coordinates).into_iter().flat_map(|out| colour.bytes(out)).collect()
+    pub fn picture(&self, how: Drawing) -> Vec<u8> {
+        let (mut words, mut picture) = (self.program().words().to_vec(), vec![0; how.side * how.side * 3]);
+        words.resize(WORDS, 0);
+        pattern::draw(Simd::detect(), how, &words, &mut picture);
+        picture
     }
 
     /// A child: nodes and edges come and go, then weights and functions change.
@@ -219,6 +185,10 @@ impl Genome {
         if rng.uniform() < MOVE_EDGE {
             child.move_edge(rng);
         }
+        // After thousands of generations a graph can outgrow its program: it keeps its form then.
+        if child.compiled().is_none() {
+            child = self.clone();
+        }
         for w in child.edges.values_mut() {
             if rng.uniform() < RATE {
                 *w = polynomial(*w, rng);
@@ -226,7 +196,7 @@ impl Genome {
         }
         for f in child.functions.values_mut() {
             if rng.uniform() < RATE {
-                *f = Function::draw(rng);
+                *f = any_function(rng);
             }
         }
         child
@@ -245,7 +215,7 @@ impl Genome {
         let Some((from, to)) = self.any_edge(rng) else { return };
         let node = self.functions.keys().next_back().expect("outputs") + 1;
         let weight = self.edges.remove(&(from, to)).expect("an edge");
-        self.functions.insert(node, Function::draw(rng));
+        self.functions.insert(node, any_function(rng));
         self.edges.insert((from, node), weight);
         self.edges.insert((node, to), 1.0);
     }
@@ -324,44 +294,10 @@ fn polynomial(w: f64, rng: &mut Rng) -> f64 {
     (w + delta * 2.0 * LARGEST).clamp(-LARGEST, LARGEST)
 }
 
-impl Colour {
-    pub fn bytes(self, out: [f64; 3]) -> [u8; 3] {
-        match self {
-            // Casts to u8 keep within 0 and 255, and make 0 of NaN.
-            Colour::Rgb => out.map(|o| (255.0 * (o + 1.0) / 2.0 + 0.5).floor() as u8),
-            Colour::Hls => rgb_of_hls(hls(out)),
-        }
-    }
-}
-
-/// The bytes H, L, S of outputs.
-pub fn hls(out: [f64; 3]) -> [u8; 3] {
-    out.map(|o| (255.0 * o.abs()) as u8)
-}
-
-/// Red, green and blue of a hue in half degrees, lightness and saturation as OpenCV's `HLS2RGB` of bytes has them, which
-/// computes in float32.
-pub fn rgb_of_hls([h, l, s]: [u8; 3]) -> [u8; 3] {
-    let (l, s) = (f32::from(l) / 255.0, f32::from(s) / 255.0);
-    let high = if l <= 0.5 { l * (1.0 + s) } else { l + s - l * s };
-    let low = 2.0 * l - high;
-    let h = f32::from(h) * (6.0 / 180.0) % 6.0;
-    let (sector, part) = (h.floor() as usize, h - h.floor());
-    let [falling, rising] = [low + (high - low) * (1.0 - part), low + (high - low) * part];
-    let rgb = match sector {
-        0 => [high, rising, low],
-        1 => [falling, high, low],
-        2 => [low, high, rising],
-        3 => [low, falling, high],
-        4 => [rising, low, high],
-        _ => [high, low, falling],
-    };
-    rgb.map(|v| (v * 255.0).round_ties_even() as u8)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::pattern::{Colour, Coordinates};
     use crate::rng::Stream;
 
     #[test]
@@ -378,7 +314,13 @@ mod tests {
             largest = largest.max(genome.size().0);
         }
         assert!(largest > 10, "nodes are added: {largest}");
-        assert!(genome.outputs(5, Coordinates::Unit).iter().flatten().all(|o| o.abs() <= 1.0));
+        assert!(
+            genome
+                .outputs(Drawing { side: 5, coordinates: Coordinates::Unit, colour: Colour::Rgb })
+                .iter()
+                .flatten()
+                .all(|o| o.abs() <= 1.0)
+        );
     }
 
     #[test]

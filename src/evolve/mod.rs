@@ -6,14 +6,15 @@ pub mod archive;
 pub mod cppn;
 
 use crate::error::{Error, Result};
+use crate::host::pattern::{Colour, Coordinates, Drawing};
 use crate::progress::Progress;
 use crate::rng::{Rng, Stream};
 use archive::{Archive, Axis, Cells, Elite, Status};
-use cppn::{Colour, Coordinates, Genome};
+use cppn::Genome;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// Pictures that are in memory, and judged, at once.
+/// Pictures that are judged at once.
 const TOGETHER: usize = 64;
 
 /// Everything that decides which pictures come out, beside the models.
@@ -45,8 +46,8 @@ pub enum Fitness {
 /// What one model says of n pictures: of each all ratings, or the probabilities of all classes.
 pub type Judged = Vec<Vec<f32>>;
 
-/// Gets u8 RGB pictures [side, side, 3] and answers what each model says of them.
-pub type Judge<'a> = dyn FnMut(&[Vec<u8>]) -> Result<Vec<Judged>> + 'a;
+/// Answers what each model says of the pictures of genomes.
+pub type Judge<'a> = dyn FnMut(&[Genome]) -> Result<Vec<Judged>> + 'a;
 
 /// What has been evolved; stored as it is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -117,9 +118,7 @@ impl Evolution {
                 return Err(Error::interrupted("stopped within a generation"));
             }
             let genomes: Vec<Genome> = (from..count.min(from + TOGETHER)).into_par_iter().map(child).collect();
-            let pictures: Vec<Vec<u8>> =
-                genomes.par_iter().map(|g| g.picture(s.side, s.coordinates, s.colour)).collect();
-            let judged = judge(&pictures)?;
+            let judged = judge(&genomes)?;
             for (i, genome) in genomes.into_iter().enumerate() {
                 children.push((genome, judged.iter().map(|model| model[i].clone()).collect()));
                 progress.inc();
@@ -139,6 +138,11 @@ impl Evolution {
 }
 
 impl Settings {
+    /// How pictures are drawn.
+    pub fn drawing(&self) -> Drawing {
+        Drawing { side: self.side, coordinates: self.coordinates, colour: self.colour }
+    }
+
     /// What is added to a fitness, so that a filled cell never counts less than an empty one.
     pub fn offset(&self) -> f64 {
         match (&self.cells, self.fitness) {
@@ -211,7 +215,9 @@ mod tests {
     }
 
     /// Mean red and green on the scale of ratings; two models differ by the blue.
-    fn judge(pictures: &[Vec<u8>]) -> Result<Vec<Judged>> {
+    fn judge(genomes: &[Genome]) -> Result<Vec<Judged>> {
+        let how = settings(grid(1), Fitness::Centre).drawing();
+        let pictures: Vec<Vec<u8>> = genomes.iter().map(|g| g.picture(how)).collect();
         let mean = |p: &[u8], c: usize| {
             let (pixels, _) = p.as_chunks::<3>();
             1.0 + 8.0 * pixels.iter().map(|p| f32::from(p[c]) / 255.0).sum::<f32>() / pixels.len() as f32

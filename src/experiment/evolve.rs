@@ -9,13 +9,15 @@ use crate::atomic;
 use crate::data::resize;
 use crate::error::{Error, Result, option};
 use crate::evolve::archive::{Axis, Cells};
-use crate::evolve::cppn::{Colour, Coordinates};
+use crate::evolve::cppn::Genome;
 use crate::evolve::{Evolution, Fitness, Judged, Settings};
 use crate::files;
+use crate::host::pattern::{Colour, Coordinates, Drawing, Program};
 use crate::preprocess::View;
 use crate::report::evolved::{Evolved, write};
 use crate::report::folder::{claim, prepare};
-use crate::train::predictor::{CLASS, Predictor};
+use crate::train::predictor::{self, CLASS, Predictor, Seen};
+use rayon::prelude::*;
 use std::path::PathBuf;
 
 /// What goes on where a run was stopped.
@@ -59,6 +61,8 @@ pub(super) struct Judge {
     pub name: String,
     pub predictor: Predictor,
     pub views: Vec<View>,
+    /// The predictor draws what it rates.
+    pub draws: bool,
     /// Of its ratings those of the grid, in the grid's order; None for classes.
     pub ratings: Option<Vec<usize>>,
 }
@@ -91,7 +95,8 @@ impl Evolve {
         let left = (self.generations + 1).saturating_sub(evolution.curve.len()) * self.children;
         events.start("evolving", left as u64);
         while evolution.curve.len() <= self.generations {
-            let mut of = |pictures: &[Vec<u8>]| judges.iter_mut().map(|j| j.judge(pictures, self.side)).collect();
+            let how = evolution.settings.drawing();
+            let mut of = |genomes: &[Genome]| judges.iter_mut().map(|j| j.judge_genomes(genomes, how)).collect();
             if let Err(e) = evolution.step(&mut of, events) {
                 events.done();
                 if !evolution.curve.is_empty() {
@@ -151,8 +156,14 @@ impl Evolve {
             Cells::Classes(_) => return Err(Error::usage(format!("{} tells other classes apart", model.name))),
         };
         let side = side.or((config.any_side() && self.side >= 32).then_some(self.side));
-        let predictor = model.sized(side, self.batch, self.compute.open(&*output.events)?)?;
-        Ok(Judge { name: model.name.clone(), views: predictor.config.views(), predictor, ratings })
+        let device = self.compute.open(&*output.events)?;
+        // What is seen as it is drawn is drawn where it is seen.
+        let draws = side.unwrap_or(config.image) == self.side && predictor::draws(config, self.side);
+        let predictor = match draws {
+            true => model.drawing(settings.drawing(), self.batch, device)?,
+            false => model.sized(side, self.batch, device)?,
+        };
+        Ok(Judge { name: model.name.clone(), views: predictor.config.views(), predictor, draws, ratings })
     }
 
     /// A new evolution, or the one in the folder.
@@ -179,11 +190,10 @@ impl Evolve {
     /// Asks for second opinions and writes everything.
     fn leave(&self, evolution: Evolution, judges: Vec<Judge>, output: &Output) -> Result<Ended> {
         let s = &evolution.settings;
-        let picture = |genome: &crate::evolve::cppn::Genome| genome.picture(s.side, s.coordinates, s.colour);
-        let elites: Vec<Vec<u8>> = evolution.archive.filled().map(|(_, e)| picture(&e.solution)).collect();
+        let elites: Vec<Genome> = evolution.archive.filled().map(|(_, e)| e.solution.clone()).collect();
         let mut opinions: Vec<(String, Judged)> = vec![];
         for mut judge in judges {
-            opinions.push((judge.name.clone(), judge.judge(&elites, s.side)?));
+            opinions.push((judge.name.clone(), judge.judge_genomes(&elites, s.drawing())?));
         }
         let unit = if matches!(s.cells, Cells::Grid(_)) { "points" } else { "of probability" };
         let apart = |(name, all): &(String, Judged)| {
@@ -242,6 +252,17 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
 }
 
 impl Judge {
+    /// What it says of the pictures of genomes.
+    fn judge_genomes(&mut self, genomes: &[Genome], how: Drawing) -> Result<Judged> {
+        if self.draws {
+            let programs: Vec<Program> = genomes.par_iter().map(Genome::program).collect();
+            let seen = self.predictor.see_programs(&programs)?;
+            return Ok(self.judged(&seen));
+        }
+        let pictures: Vec<Vec<u8>> = genomes.par_iter().map(|g| g.picture(how)).collect();
+        self.judge(&pictures, how.side)
+    }
+
     /// What it says of u8 RGB pictures [side, side, 3].
     pub fn judge(&mut self, pictures: &[Vec<u8>], side: usize) -> Result<Judged> {
         let record: usize = self.views.iter().map(View::bytes).sum();
@@ -254,8 +275,13 @@ impl Judge {
             }
         }
         let seen = self.predictor.see(&squares)?;
+        Ok(self.judged(&seen))
+    }
+
+    /// What was seen, picture by picture.
+    fn judged(&self, seen: &Seen) -> Judged {
         let rows = |all: &[f32], width: usize| all.chunks_exact(width).map(<[f32]>::to_vec).collect::<Judged>();
-        Ok(match &self.ratings {
+        match &self.ratings {
             Some(which) => {
                 let all = rows(&seen.ratings, self.predictor.config.targets.len());
                 all.iter().map(|r| which.iter().map(|k| r[*k]).collect()).collect()
@@ -264,6 +290,31 @@ impl Judge {
                 let at = self.predictor.classes.iter().position(|c| c.tower == CLASS).expect("a model of classes");
                 rows(&seen.classes[at], self.predictor.classes[at].count)
             }
-        })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::{Rng, Stream};
+
+    /// A picture that is drawn where it is rated gets the ratings that its bytes get.
+    #[test]
+    fn where_a_picture_is_drawn_changes_no_rating() {
+        let Ok(model) = Model::open(None) else {
+            return println!("SKIPPED: this program was built without a model");
+        };
+        let how = Drawing { side: 32, coordinates: Coordinates::Unit, colour: Colour::Hls };
+        let device = || crate::device::open("cpu", None).unwrap();
+        let mut drawn = model.drawing(how, 3, device()).unwrap();
+        let mut shown = model.sized(Some(32), 4, device()).unwrap();
+        let mut rng = Rng::new(2, Stream::Test(0), 0);
+        let genomes: Vec<Genome> = (0..5).map(|_| Genome::random(&mut rng).mutated(&mut rng)).collect();
+        let programs: Vec<Program> = genomes.iter().map(Genome::program).collect();
+        let bytes: Vec<u8> = genomes.iter().flat_map(|g| g.picture(how)).collect();
+        let ratings = drawn.see_programs(&programs).unwrap().ratings;
+        assert_eq!(ratings, shown.predict(&bytes).unwrap());
+        assert!(ratings.len() == 10 && ratings[..2] != ratings[2..4], "{ratings:?}");
     }
 }

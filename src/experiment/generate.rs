@@ -409,7 +409,7 @@ impl Generate {
         if whole {
             views.iter_mut().for_each(|v| v.resize = Resize::SquashOpencv);
         }
-        Ok(Judge { name, views, predictor, ratings: Some(which.ok_or_else(lacks)?) })
+        Ok(Judge { name, views, predictor, draws: false, ratings: Some(which.ok_or_else(lacks)?) })
     }
 
     /// Lets models rate what was made, and writes everything.
@@ -547,9 +547,8 @@ impl Generate {
             let inside = e.archive.filled().filter(|(_, x)| (0..places.len()).all(|k| off(&x.judged, k) <= half));
             let far = |judged: &[f32]| (0..places.len()).map(|k| off(judged, k).powi(2)).sum::<f64>();
             if let Some((_, x)) = inside.min_by(|a, b| far(&a.1.judged).total_cmp(&far(&b.1.judged))) {
-                let s = &e.settings;
-                let picture = x.solution.picture(s.side, s.coordinates, s.colour);
-                found.push((i, Elite { picture, side: s.side, rated: vec![] }));
+                let picture = x.solution.picture(e.settings.drawing());
+                found.push((i, Elite { picture, side: e.settings.side, rated: vec![] }));
             }
         }
         found

@@ -7,6 +7,7 @@ use crate::device::{Device, Session};
 use crate::error::{Error, Result, line, option, path_text};
 use crate::graph::Value;
 use crate::hash;
+use crate::host::pattern::Drawing;
 use crate::models::Config;
 use crate::preprocess::View;
 use crate::train::checkpoint::{self, Card};
@@ -158,6 +159,11 @@ impl Model {
             Some(side) => Predictor::sized(side, &self.file, batch, device),
             None => self.predictor(Precision::Float32, batch, device, false),
         }
+    }
+
+    /// Loads the weights for pictures that the device draws.
+    pub fn drawing(&self, how: Drawing, batch: usize, device: Box<dyn Device>) -> Result<Predictor> {
+        Predictor::drawing(how, &self.file, batch, device)
     }
 
     /// Loads the weights; `seeing`, to hear of classes too.

@@ -53,8 +53,7 @@ pub fn write(dir: &Path, e: &Evolved) -> Result<()> {
 
 impl Evolved<'_> {
     fn picture(&self, genome: &Genome) -> Vec<u8> {
-        let s = &self.evolution.settings;
-        genome.picture(s.side, s.coordinates, s.colour)
+        genome.picture(self.evolution.settings.drawing())
     }
 
     /// Names of what a model says.

@@ -4,6 +4,7 @@ where weights are penalised, the penalty. */
 use crate::device::{self, Device, MemoryHints, Session};
 use crate::error::{Error, Result, option};
 use crate::graph::{Graph, Kind, Node, Value};
+use crate::host::pattern::Drawing;
 use crate::launch::Products;
 use crate::models::{self, Architecture, Config, Goal, Size, Tower};
 use crate::nn::{Mode, Net};
@@ -12,7 +13,7 @@ use crate::ops::augment::Augment;
 use crate::ops::collective::{self, AllReduce};
 use crate::ops::loss::{CrossEntropy, Mse, Reduction};
 use crate::ops::optim::{self, Sgd};
-use crate::ops::{arith, dropout, image, norm};
+use crate::ops::{arith, dropout, image, norm, pattern};
 use crate::plan::Plan;
 use crate::preprocess::{Preprocess, View};
 use crate::ranks::{BUCKET, Communicator, Peers, rows_of_a_rank};
@@ -427,23 +428,40 @@ impl Task {
 
     /// The evaluation alone: its graph, inputs, and the outputs of each part: its ratings, then its classes.
     pub fn evaluation(&self, batch: usize, precision: Precision) -> Result<(Graph, Vec<Value>, Vec<Value>)> {
-        self.evaluated(batch, |net| net.stored_as(precision.storage()))
+        self.evaluated(batch, None, |net| net.stored_as(precision.storage()))
+    }
+
+    /// The same in float32 of pictures that are drawn there; its one input are their programs.
+    pub fn drawn(&self, batch: usize, how: Drawing) -> Result<(Graph, Vec<Value>, Vec<Value>)> {
+        self.evaluated(batch, Some(how), |net| net)
     }
 
     /// The same in float32 and layer by layer as it was trained, nothing folded: every weight is the one in the file.
     pub fn layers(&self, batch: usize) -> Result<(Graph, Vec<Value>, Vec<Value>)> {
-        self.evaluated(batch, |net| net.unfolded())
+        self.evaluated(batch, None, |net| net.unfolded())
     }
 
     fn evaluated(
         &self,
         batch: usize,
+        drawing: Option<Drawing>,
         how: impl for<'g> FnOnce(Net<'g>) -> Net<'g>,
     ) -> Result<(Graph, Vec<Value>, Vec<Value>)> {
         let mut g = Graph::default();
-        let x = self.inputs(&mut g, batch)?;
+        let (x, seen) = match drawing {
+            None => {
+                let x = self.inputs(&mut g, batch)?;
+                (x.clone(), x)
+            }
+            Some(how) => {
+                let programs = g.input("programs", pattern::programs_type(batch));
+                g.set_label("image");
+                let picture = g.push1(pattern::Pattern(how), &[programs]);
+                (vec![programs], vec![picture; self.views()?.len()])
+            }
+        };
         let mut net = how(Net::new(&mut g, Mode::Eval));
-        let outputs = (0..self.parts().len()).map(|p| self.forward(&mut net, &x, p)).collect::<Result<Vec<_>>>()?;
+        let outputs = (0..self.parts().len()).map(|p| self.forward(&mut net, &seen, p)).collect::<Result<Vec<_>>>()?;
         net.take_penalty();
         g.check()?;
         Ok((g, x, outputs.concat()))

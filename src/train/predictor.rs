@@ -8,11 +8,13 @@ use crate::data::{DecodeOptions, LoadOptions, Pictures, Source};
 use crate::device::{self, Data, Device, MemoryHints, Probe, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Role, Value};
+use crate::host::pattern::{Drawing, Program, WORDS};
 use crate::models::{Config, Member};
 use crate::nn::{Mode, Net};
 use crate::preprocess::{self, View, record};
 use crate::weights::WeightFile;
 use crate::weights::file::Ahead;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -84,17 +86,23 @@ impl Predictor {
 
     /// The same with numbers of another precision.
     pub fn within(precision: Precision, file: &Arc<WeightFile>, batch: usize, device: Box<dyn Device>) -> Result<Self> {
-        Self::build(precision, file, batch, device, false, None)
+        Self::build(precision, file, batch, device, false, Images::Own)
     }
 
     /// The same for [`Predictor::see`]. Where towers hand on averaged activations there are no classes to see.
     pub fn seeing(precision: Precision, file: &Arc<WeightFile>, batch: usize, device: Box<dyn Device>) -> Result<Self> {
-        Self::build(precision, file, batch, device, true, None)
+        Self::build(precision, file, batch, device, true, Images::Own)
     }
 
     /// The same on squares of another side than the model was trained on.
     pub fn sized(side: usize, file: &Arc<WeightFile>, batch: usize, device: Box<dyn Device>) -> Result<Self> {
-        Self::build(Precision::Float32, file, batch, device, false, Some(side))
+        Self::build(Precision::Float32, file, batch, device, false, Images::Side(side))
+    }
+
+    /// The same on pictures that the device draws ([`Predictor::see_programs`]): as they are, so that every view of the model
+    /// must be of their side and in colours ([`draws`]).
+    pub fn drawing(how: Drawing, file: &Arc<WeightFile>, batch: usize, device: Box<dyn Device>) -> Result<Self> {
+        Self::build(Precision::Float32, file, batch, device, false, Images::Drawn(how))
     }
 
     fn build(
@@ -103,14 +111,22 @@ impl Predictor {
         batch: usize,
         device: Box<dyn Device>,
         seeing: bool,
-        side: Option<usize>,
+        images: Images,
     ) -> Result<Self> {
         let card = checkpoint::card(file)?;
         let config = card.config().map_err(|e| Error::file(file.path(), e.to_string()))?;
-        let config = side.map_or_else(|| Ok(config.clone()), |s| config.sized(s))?;
+        let config = match images {
+            Images::Own => config.clone(),
+            Images::Side(side) => config.sized(side)?,
+            Images::Drawn(how) if draws(config, how.side) => config.sized(how.side)?,
+            Images::Drawn(_) => return Err(Error::job("the model looks at other pictures than those that are drawn")),
+        };
         let members = config.members();
-        let (mut g, images, mut want) =
-            Task::EndToEnd { config: config.clone(), frozen: vec![] }.evaluation(batch, precision)?;
+        let task = Task::EndToEnd { config: config.clone(), frozen: vec![] };
+        let (mut g, images, mut want) = match images {
+            Images::Drawn(how) => task.drawn(batch, how)?,
+            _ => task.evaluation(batch, precision)?,
+        };
         let ahead = Some(checkpoint::read_ahead(file, &g));
         let mut classes = vec![];
         for (m, t) in members.iter().flat_map(|m| config.towers.iter().map(move |t| (m, t))).filter(|_| seeing) {
@@ -178,13 +194,45 @@ impl Predictor {
         Ok(self.run(squares, Some(probe))?.ratings)
     }
 
-    fn run(&mut self, squares: &[u8], mut probe: Option<&mut dyn FnMut(Probe)>) -> Result<Seen> {
+    /// [`Predictor::see`] of the pictures that programs draw, for a model that was made by [`Predictor::drawing`].
+    pub fn see_programs(&mut self, programs: &[Program]) -> Result<Seen> {
+        let (programs_of, batch) = (self.images[0], self.batch);
+        self.pieces(programs.len(), None, &mut |session, piece| {
+            let mut words = vec![0; batch * WORDS];
+            for (room, program) in words.chunks_exact_mut(WORDS).zip(&programs[piece]) {
+                room[..program.words().len()].copy_from_slice(program.words());
+            }
+            session.write(programs_of, Data::U32(&words))
+        })
+    }
+
+    fn run(&mut self, squares: &[u8], probe: Option<&mut dyn FnMut(Probe)>) -> Result<Seen> {
         let size = record(&self.views);
         if !squares.len().is_multiple_of(size) {
             return Err(Error::job(format!("{} bytes are not whole pictures of {size}", squares.len())));
         }
+        let (images, views, batch) = (self.images.clone(), self.views.clone(), self.batch);
+        self.pieces(squares.len() / size, probe, &mut |session, piece| {
+            let chunk = &squares[piece.start * size..piece.end * size];
+            for (i, (&image, view)) in images.iter().zip(&views).enumerate() {
+                let mut pixels = preprocess::squares(chunk, &views, i);
+                if piece.len() < batch {
+                    pixels.to_mut().resize(view.bytes() * batch, 0);
+                }
+                session.write(image, Data::U8(&pixels))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Runs n pictures through the model, a batch at a time, each of which `write` puts where the model reads it.
+    fn pieces(
+        &mut self,
+        pictures: usize,
+        mut probe: Option<&mut dyn FnMut(Probe)>,
+        write: &mut dyn FnMut(&mut Session, Range<usize>) -> Result<()>,
+    ) -> Result<Seen> {
         let targets = self.config.targets.len();
-        let pictures = squares.len() / size;
         let members = self.outputs.len().max(1);
         let mut seen = Seen {
             pictures,
@@ -192,15 +240,10 @@ impl Predictor {
             heads: vec![vec![0.0; pictures * targets]; self.heads.len() / members],
             classes: vec![vec![]; self.classes.len()],
         };
-        for (piece, chunk) in squares.chunks(size * self.batch).enumerate() {
-            let rows = piece * self.batch * targets..;
-            for (i, (&image, view)) in self.images.iter().zip(&self.views).enumerate() {
-                let mut pixels = preprocess::squares(chunk, &self.views, i);
-                if chunk.len() < size * self.batch {
-                    pixels.to_mut().resize(view.bytes() * self.batch, 0);
-                }
-                self.session.write(image, Data::U8(&pixels))?;
-            }
+        for first in (0..pictures).step_by(self.batch) {
+            let piece = first..pictures.min(first + self.batch);
+            let (rows, here) = (first * targets.., piece.len());
+            write(&mut self.session, piece)?;
             match &mut probe {
                 Some(probe) => self.session.profile(0, probe)?,
                 None => self.session.run(0)?,
@@ -217,13 +260,28 @@ impl Predictor {
                 head.iter().try_for_each(|o| into(o, all))?;
             }
             for (seen, c) in seen.classes.iter_mut().zip(&self.classes) {
-                seen.extend_from_slice(&self.session.read(c.probabilities)?[..chunk.len() / size * c.count]);
+                seen.extend_from_slice(&self.session.read(c.probabilities)?[..here * c.count]);
             }
         }
         // It was checked while it was used: no rating leaves before that has ended well.
         self.ahead.take().map_or(Ok(()), Ahead::done)?;
         Ok(seen)
     }
+}
+
+/// Which pictures a model sees.
+enum Images {
+    /// Squares of the side that it was trained on.
+    Own,
+    /// Squares of another side.
+    Side(usize),
+    /// Those that the device draws.
+    Drawn(Drawing),
+}
+
+/// Whether a model can see pictures of a side as they are drawn.
+pub fn draws(config: &Config, side: usize) -> bool {
+    config.sized(side).is_ok_and(|c| c.views().iter().all(|v| v.side == side && !v.grey && v.crop.is_none()))
 }
 
 /// What one of several heads gives for a member.
