@@ -194,6 +194,18 @@ impl<'m, 'w> AddressSpace<'m, 'w> {
         }
     }
 
+    /// The shared variable that an address of 18 bits is in, which is all that matrix descriptors have room for, and where it
+    /// begins by such addresses. None: there are several, or none.
+    pub fn described(&self, address: u64) -> Option<(RegionTarget, usize)> {
+        let begins = |r: &SharedRange| (r.address % (1 << SHARED_SHIFT)) as usize;
+        let holds = |r: &SharedRange| (begins(r)..begins(r) + r.bytes).contains(&(address as usize));
+        let mut found = self.ranges.iter().enumerate().filter(|(_, r)| holds(r));
+        match (found.next(), found.next()) {
+            (Some((i, r)), None) => Some((RegionTarget::Shared(i), begins(r))),
+            _ => None,
+        }
+    }
+
     /// The one region that the active lanes' accesses of `bytes` bytes are in. None: they are in several.
     #[inline(always)]
     pub fn resolve(

@@ -67,6 +67,8 @@ mod shadow;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wgmma_tests;
 
 pub use counters::Counters;
 pub use memory::address;
@@ -152,7 +154,7 @@ pub enum FaultKind {
     Barrier,
     /// Warp-level instructions that not all their members execute.
     Divergence,
-    /// An asynchronous copy used before it was waited for.
+    /// What an asynchronous instruction reads or leaves, used before it was waited for, or not made ready for it.
     Async,
     /// No end in sight.
     Endless,

@@ -3,8 +3,11 @@
 use super::isa;
 use super::lex::{self, Token, TokenKind};
 use super::memory::{SHARED_SHIFT, variable_address};
-use super::program::{EntryPoint, Exec, Guard, Inst, Program, PtxType, Shared, SourceLine, Space, Special, Variable};
+use super::program::{
+    EntryPoint, Exec, Guard, Inst, Program, PtxType, Shared, SourceLine, Space, Special, Touched, Variable,
+};
 use crate::error::{Error, Result};
+use std::cell::RefCell;
 use std::collections::HashMap;
 
 /// An operand as written.
@@ -57,6 +60,8 @@ pub struct Frame<'a> {
     source: Option<(u32, u32)>,
     /// Functions being expanded around the statement being decoded.
     pub calls: usize,
+    /// 32-bit registers of the statement being decoded.
+    touched: RefCell<Vec<Touched>>,
     /// Guard and PTX line of the statement being decoded.
     guard: Option<Guard>,
     line: u32,
@@ -112,9 +117,19 @@ impl<'a> Frame<'a> {
     /// Type and slot of a declared register.
     pub fn register(&self, name: &str) -> Option<(PtxType, u32)> {
         match self.name(name)? {
-            Name::Register(ty, slot) => Some((ty, slot)),
+            Name::Register(ty, slot) => {
+                if is_word(ty) {
+                    self.touched.borrow_mut().push(Touched { slot, written: false });
+                }
+                Some((ty, slot))
+            }
             Name::Variable(..) => None,
         }
+    }
+    /// The statement writes a register that it has named.
+    pub fn note_written(&mut self, ty: PtxType, slot: u32) {
+        let named = self.touched.get_mut().iter_mut().rev().find(|t| is_word(ty) && t.slot == slot);
+        named.into_iter().for_each(|t| t.written = true);
     }
     /// Space and address of a variable.
     pub fn variable(&self, name: &str) -> Option<(Space, u64)> {
@@ -529,7 +544,8 @@ impl<'a> Parser<'a> {
                     }
                     f.kernel.max_threads = Some((dims, w == ".reqntid"));
                 }
-                ".minnctapersm" | ".maxnreg" | ".maxnctapersm" | ".maxclusterrank" => drop(self.number()?),
+                ".minnctapersm" => f.kernel.resident = self.number()? as u32,
+                ".maxnreg" | ".maxnctapersm" | ".maxclusterrank" => drop(self.number()?),
                 ".noreturn" | ".explicitcluster" => {}
                 ".pragma" => self.skip_past(";")?,
                 w => return self.fail(format!("`{w}` on an entry is not supported")),
@@ -545,6 +561,8 @@ impl<'a> Parser<'a> {
         }
         f.guard = None;
         f.push(Inst::new(Exec::Exit));
+        let watched = f.kernel.code.iter().any(|inst| matches!(inst.exec, Exec::Product(_)));
+        f.kernel.touched.resize(if watched { f.kernel.code.len() } else { 0 }, Box::default());
         self.program.kernels.push(f.kernel);
         Ok(())
     }
@@ -658,7 +676,10 @@ impl<'a> Parser<'a> {
             }
         }
         self.program.opcodes.insert(opcode.to_string());
-        isa::decode(f, opcode, operands).map_err(|e| e.at(format!("PTX line {}: {opcode}", f.line)))
+        f.touched.get_mut().clear();
+        isa::decode(f, opcode, operands).map_err(|e| e.at(format!("PTX line {}: {opcode}", f.line)))?;
+        f.kernel.touched.resize(f.kernel.code.len(), f.touched.get_mut()[..].into());
+        Ok(())
     }
 
     fn operand(&mut self) -> Result<PtxOperand<'a>> {
@@ -701,6 +722,11 @@ impl<'a> Parser<'a> {
     }
 }
 
+/// Whether registers of a type are in the 32-bit bank.
+fn is_word(ty: PtxType) -> bool {
+    ty != PtxType::Pred && !ty.is_long()
+}
+
 /// The bits of a literal as a value of `ty`.
 pub fn literal(word: &str, negative: bool, ty: PtxType) -> Option<u64> {
     if !word.starts_with(|c: char| c.is_ascii_digit()) {
@@ -723,11 +749,11 @@ pub fn literal(word: &str, negative: bool, ty: PtxType) -> Option<u64> {
 }
 
 /// Lays out a shared variable. Each has its own range of addresses, so that an access past its end cannot reach the
-/// next one; within the range it starts where the device would put it, modulo the banks.
+/// next one; within the range it starts where the device would put it.
 fn shared<'a>(f: &mut Frame<'a>, d: &Declared<'a>) {
     let k = &mut f.kernel;
     let offset = k.shared_bytes.next_multiple_of(d.align);
-    let address = (k.shared.len() as u64) << SHARED_SHIFT | (offset % d.align.max(128)) as u64;
+    let address = (k.shared.len() as u64) << SHARED_SHIFT | (offset % (1 << SHARED_SHIFT)) as u64;
     k.shared.push(Shared { name: d.name.to_string(), address, bytes: d.count.map(|_| d.bytes()) });
     k.shared_bytes = offset + d.bytes();
     f.declare(d.name, Name::Variable(Space::Shared, address));

@@ -4,7 +4,7 @@ use super::isa::barrier::Barrier;
 use super::isa::copy::{self, Copy};
 use super::isa::memory::{Atomic, MemoryAccess};
 use super::isa::warp::{Shuffle, Vote};
-use super::isa::{matrix, mbarrier};
+use super::isa::{matrix, mbarrier, wgmma};
 use super::lanes::{Args, LaneLoop};
 use crate::nvrtc::Target;
 use std::collections::BTreeSet;
@@ -105,6 +105,8 @@ pub enum Exec {
     Fence {
         device: bool,
     },
+    /// Orders what ordinary instructions have written for asynchronous ones.
+    ProxyFence,
     /// A hint.
     Nothing,
     /// %clock, %clock64, %globaltimer: warp instructions so far.
@@ -124,6 +126,9 @@ pub enum Exec {
     Mbarrier(Box<mbarrier::Operation>),
     Matrix(Box<matrix::Multiply>),
     MatrixMove(Box<matrix::MatrixMove>),
+    Product(Box<wgmma::Product>),
+    ProductOrder(wgmma::ProductOrder),
+    Registers(wgmma::Registers),
     Trap,
 }
 
@@ -137,6 +142,13 @@ pub struct Inst {
     pub flops: u32,
     /// Index into [`EntryPoint::places`].
     pub place: u32,
+}
+
+/// A 32-bit register that a statement names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Touched {
+    pub slot: u32,
+    pub written: bool,
 }
 
 /// Where an instruction comes from.
@@ -175,6 +187,10 @@ pub struct EntryPoint {
     pub param_bytes: usize,
     /// `.maxntid` or `.reqntid`; whether every dimension must be equal.
     pub max_threads: Option<([u32; 3], bool)>,
+    /// `.minnctapersm`: blocks that a multiprocessor must have room for.
+    pub resident: u32,
+    /// For every instruction the registers of its statement; nothing where no product of a warpgroup has registers.
+    pub touched: Vec<Box<[Touched]>>,
     pub shared: Vec<Shared>,
     /// Static shared bytes as the device lays them out.
     pub shared_bytes: usize,

@@ -4,6 +4,7 @@ use super::counters::{Counters, sectors, wavefronts};
 use super::isa::barrier::{Barrier, BarrierOp};
 use super::isa::copy::{Copies, CopyGroup};
 use super::isa::mbarrier::{self, Barriers};
+use super::isa::wgmma::{Flight, Registers, WARPGROUP};
 use super::isa::{matrix, memory as access, warp as voting};
 use super::lanes::{FULL, Lanes, Regs, WARP, active};
 use super::memory::{AddressSpace, Problem, space_of};
@@ -19,6 +20,8 @@ const BARRIERS: usize = 17;
 /// Threads of a block, and blocks of a grid along each axis: of every GPU (CUDA Programming Guide, "Technical Specifications per
 /// Compute Capability").
 const THREADS: u64 = 1024;
+/// Registers of a multiprocessor.
+const REGISTERS: u32 = 1 << 16;
 const GRID: [u32; 3] = [i32::MAX as u32, 65535, 65535];
 
 /// What instructions act on besides registers.
@@ -95,6 +98,18 @@ struct Warp {
     state: State,
     executed: u64,
     copies: Copies,
+    products: Flight,
+    /// Registers of each thread.
+    registers: u32,
+}
+
+/// The products that the warps of a warpgroup have begun, which must be the same ones.
+#[derive(Default)]
+struct Warpgroup {
+    /// By instruction and descriptors.
+    begun: Vec<(usize, [u64; 2])>,
+    /// How many by each warp.
+    by: [usize; WARPGROUP],
 }
 
 /// What happens after an instruction.
@@ -107,6 +122,8 @@ enum Next {
     Park,
     /// The warp lets others run before it looks again.
     Yield,
+    /// The same, and tries the instruction again.
+    Retry,
     Choose,
 }
 
@@ -145,6 +162,9 @@ struct Block<'r, 'm, 'w> {
     /// What the threads that arrived have done, for those that wait.
     clocks: [Clock; BARRIERS],
     mbarriers: Barriers,
+    warpgroups: Vec<Warpgroup>,
+    /// Registers that no thread has, as `setmaxnreg` hands them on.
+    free_registers: u32,
 }
 
 pub fn launch(
@@ -208,6 +228,8 @@ pub fn launch(
             votes: [(0, 0); BARRIERS],
             clocks: Default::default(),
             mbarriers: Barriers::default(),
+            warpgroups: vec![],
+            free_registers: 0,
         };
         block.run(&mut warps, i)?;
     }
@@ -265,9 +287,17 @@ fn make_warps(kernel: &EntryPoint, grid: &Grid) -> Vec<Warp> {
                 state: State::Done,
                 executed: 0,
                 copies: Copies::default(),
+                products: Flight::default(),
+                registers: 0,
             }
         })
         .collect()
+}
+
+/// Registers of a thread at launch where a kernel sets them later: as many as its bounds leave.
+fn registers(kernel: &EntryPoint, warps: usize) -> u32 {
+    let threads = kernel.max_threads.map_or(warps as u32 * WARP as u32, |(most, _)| most.iter().product());
+    (REGISTERS / (threads.next_multiple_of(WARP as u32) * kernel.resident.max(1)) / 8 * 8).min(248)
 }
 
 fn special(s: Special, thread: u32, block: [u32; 3], kernel: &EntryPoint, grid: &Grid) -> u32 {
@@ -293,6 +323,7 @@ fn special(s: Special, thread: u32, block: [u32; 3], kernel: &EntryPoint, grid: 
 
 impl Block<'_, '_, '_> {
     fn run(mut self, warps: &mut [Warp], number: u64) -> Result<(), Fault> {
+        let warps_of_block = warps.len();
         self.cx.memory.start_block();
         if let Some(shadow) = &mut self.cx.shadow {
             shadow.start_block(number);
@@ -308,7 +339,12 @@ impl Block<'_, '_, '_> {
             w.others.clear();
             (w.live, w.stop, w.state, w.executed) = (w.all, usize::MAX, State::Ready, 0);
             w.copies = Copies::default();
+            w.registers = registers(self.kernel, warps_of_block);
+            if self.watches() {
+                w.products = Flight::new(w.regs.words.len());
+            }
         }
+        self.warpgroups.resize_with(warps.len() / WARPGROUP, Warpgroup::default);
         let mut round = 0;
         while warps.iter().any(|w| w.state != State::Done) {
             round += 1;
@@ -321,6 +357,33 @@ impl Block<'_, '_, '_> {
                 }
             }
             self.release(warps)?;
+        }
+        self.check_warpgroups(warps)
+    }
+
+    /// Whether registers are watched, because products of warpgroups have some.
+    fn watches(&self) -> bool {
+        self.cx.options.checks && !self.kernel.touched.is_empty()
+    }
+
+    /// What a warpgroup does, each of its warps must have done.
+    fn check_warpgroups(&self, warps: &[Warp]) -> Result<(), Fault> {
+        for (i, (group, warps)) in self.warpgroups.iter().zip(warps.chunks(WARPGROUP)).enumerate() {
+            let wrong = |pc, warp: usize, text| {
+                Err(self.fault(pc, WARPGROUP * i + warp, Problem::new(FaultKind::Divergence, 0, text)))
+            };
+            if let Some(warp) = group.by.iter().position(|n| *n < group.begun.len()) {
+                return wrong(
+                    group.begun[group.by[warp]].0,
+                    warp,
+                    "a wgmma that not all four warps of the warpgroup come to",
+                );
+            }
+            if let Some(warp) = warps.iter().position(|w| w.registers != warps[0].registers) {
+                let pc = self.kernel.code.iter().position(|inst| matches!(inst.exec, Exec::Registers(_)));
+                let text = "a setmaxnreg that not all four warps of the warpgroup come to";
+                return wrong(pc.unwrap_or(0), warp, text);
+            }
         }
         Ok(())
     }
@@ -403,9 +466,10 @@ impl Block<'_, '_, '_> {
             let b = o.warp / warps;
             let t = thread((o.warp % warps) as usize, o.lane as usize);
             let does = if o.wrote { "wrote" } else { "read" };
+            let unordered = if problem.kind == FaultKind::Race { ", and nothing orders the two" } else { "" };
             let (bx, by, bz) = (b % x, b / x % y, b / x / y);
             text += &format!(
-                "; block ({bx},{by},{bz}) thread ({},{},{}) {does} it at {}, and nothing orders the two",
+                "; block ({bx},{by},{bz}) thread ({},{},{}) {does} it at {}{unordered}",
                 t[0],
                 t[1],
                 t[2],
@@ -423,7 +487,7 @@ impl Block<'_, '_, '_> {
 
     /// Runs a warp until it waits or ends.
     fn run_warp(&mut self, w: &mut Warp) -> Result<(), Fault> {
-        let code = &self.kernel.code;
+        let (code, watches) = (&self.kernel.code, self.watches());
         loop {
             let pc = w.at.pc;
             let inst = &code[pc];
@@ -436,6 +500,10 @@ impl Block<'_, '_, '_> {
             self.cx.counters.thread_instructions += lanes;
             self.cx.counters.flops += lanes * inst.flops as u64;
             w.executed += 1;
+            if watches && mask != 0 && !matches!(inst.exec, Exec::Product(_)) {
+                let watched = w.products.watch(&self.kernel.touched[pc], mask, w.executed);
+                watched.map_err(|p| self.fault(pc, w.index, p))?;
+            }
             let next = match &inst.exec {
                 Exec::Lanes(body) => {
                     body.run(&mut w.regs, &inst.args, mask);
@@ -451,8 +519,8 @@ impl Block<'_, '_, '_> {
                     w.at.pc = pc + 1;
                     return Ok(());
                 }
-                Next::Yield => {
-                    w.at.pc = pc + 1;
+                Next::Yield | Next::Retry => {
+                    w.at.pc = if let Next::Yield = next { pc + 1 } else { pc };
                     w.executed += POLL;
                     self.turn(w)?;
                     return Ok(());
@@ -529,6 +597,9 @@ impl Block<'_, '_, '_> {
                 w.at.mask &= !mask;
                 // Lanes that waited for these need not any more.
                 w.others.iter_mut().for_each(|g| g.parked = false);
+                if w.live == 0 {
+                    w.products.end()?;
+                }
                 if w.at.mask == 0 {
                     return Ok(Next::Choose);
                 }
@@ -590,6 +661,39 @@ impl Block<'_, '_, '_> {
                 }
                 matrix::transfer(m, &mut w.regs, self.cx)?;
             }
+            Exec::Product(p) => {
+                if !together(w, mask)? {
+                    return Ok(Next::Park);
+                }
+                let Some(group) = self.warpgroups.get_mut(w.index / WARPGROUP) else {
+                    let text = "wgmma in a warp that three others do not make a warpgroup with";
+                    return Err(Problem::new(FaultKind::Divergence, 0, text));
+                };
+                let pc = w.at.pc;
+                let used = w.products.run(p, &mut w.regs, w.index, pc as u32, self.cx)?;
+                let n = &mut group.by[w.index % WARPGROUP];
+                *n += 1;
+                if *n > group.begun.len() {
+                    group.begun.push((pc, used));
+                } else if group.begun[*n - 1] != (pc, used) {
+                    let text = "a wgmma that differs between the four warps of the warpgroup";
+                    return Err(Problem::new(FaultKind::Divergence, 0, text));
+                }
+            }
+            Exec::ProductOrder(order) => {
+                if !together(w, mask)? {
+                    return Ok(Next::Park);
+                }
+                if self.watches() {
+                    w.products.order(*order, w.executed, self.cx)?;
+                }
+            }
+            Exec::Registers(r) => {
+                if !together(w, mask)? {
+                    return Ok(Next::Park);
+                }
+                return self.hand_on(*r, w);
+            }
             Exec::Trap => {
                 return Err(Problem::new(FaultKind::Trap, mask.trailing_zeros() as usize, "the kernel's own trap"));
             }
@@ -598,9 +702,27 @@ impl Block<'_, '_, '_> {
                     shadow.fence(w.index);
                 }
             }
+            Exec::ProxyFence => {
+                if let Some(shadow) = &mut self.cx.shadow {
+                    shadow.fence_proxy(w.index);
+                }
+            }
             Exec::Nothing => {}
             Exec::Lanes(_) | Exec::Branch(_) => unreachable!("run by the loop"),
         }
+        Ok(Next::Step)
+    }
+
+    /// Gives a warp more registers, once there are so many, or takes some from it.
+    fn hand_on(&mut self, r: Registers, w: &mut Warp) -> Result<Next, Problem> {
+        let (has, each) = (w.registers, r.each);
+        if (r.more && each < has) || (!r.more && each > has) {
+            let text = format!("setmaxnreg to {each} registers, and the warp has {has}");
+            return Err(Problem::new(FaultKind::Launch, 0, text));
+        }
+        let all = self.free_registers + has * WARP as u32;
+        let Some(left) = all.checked_sub(each * WARP as u32) else { return Ok(Next::Retry) };
+        (self.free_registers, w.registers) = (left, each);
         Ok(Next::Step)
     }
 

@@ -9,6 +9,10 @@ Blocks are ordered only through atomics on global memory, and only as far as a d
 knows when it fences is published by the next atomic of a warp that knows of the fence, and taken over by the block whose
 atomic on the same address comes later.
 
+Products of warpgroups read shared memory past ordinary accesses: what those have written is theirs behind `fence.proxy.async`
+alone (PTX ISA 9.7.13.4, proxies). A clock therefore has a second half: for each warp the time before which its stores are
+ordered with such a fence behind them. Barriers hand both halves on.
+
 A cell remembers the last write and the last reads of two warps, with their lanes. That can miss a race among more
 readers, and never invents one. Storing the value that is there already is no race against the thread that stored it.
 Sharpness: four bytes, and single bytes where a kernel accesses less than four. */
@@ -96,7 +100,8 @@ pub struct Other {
     pub wrote: bool,
 }
 
-/// What the warps of a block know of each other.
+/// What the warps of a block know of each other: for each the time before which its accesses are ordered, and then for each the
+/// time before which they are fenced for asynchronous instructions as well.
 pub type Clock = Vec<u32>;
 
 #[derive(Default)]
@@ -107,7 +112,7 @@ pub struct Shadow {
     /// Warps of a block; the number of the first one of the current block.
     warps: usize,
     first: u32,
-    /// For each warp, for each warp: accesses before this time are ordered before the next ones.
+    /// What each warp knows: accesses before these times are ordered before its next ones.
     seen: Vec<Clock>,
     /// For each lane of the block: its last warp barrier.
     synced: Vec<[u32; WARP]>,
@@ -130,7 +135,7 @@ impl Shadow {
     pub fn start_block(&mut self, block: u64) {
         self.time += 1;
         self.first = (block * self.warps as u64) as u32;
-        self.seen = vec![vec![self.time; self.warps]; self.warps];
+        self.seen = vec![vec![self.time; 2 * self.warps]; self.warps];
         self.synced = vec![[self.time; WARP]; self.warps];
         self.tracks[2].clear();
         self.fenced.clear();
@@ -140,7 +145,7 @@ impl Shadow {
     /// A warp's knowledge and accesses so far, added to a clock.
     pub fn release(&mut self, warp: usize, clock: &mut Clock) {
         self.time += 1;
-        clock.resize(self.warps, 0);
+        clock.resize(2 * self.warps, 0);
         clock.iter_mut().zip(&self.seen[warp]).for_each(|(c, s)| *c = (*c).max(*s));
         clock[warp] = self.time;
     }
@@ -166,6 +171,33 @@ impl Shadow {
         self.fenced.resize(self.warps, 0);
         self.fenced.iter_mut().zip(&self.seen[warp]).for_each(|(f, s)| *f = (*f).max(*s));
         self.fenced[warp] = self.time;
+    }
+
+    /// A fence between ordinary and asynchronous accesses: all that the warp has done, or knows of.
+    pub fn fence_proxy(&mut self, warp: usize) {
+        self.time += 1;
+        let (known, fenced) = self.seen[warp].split_at_mut(self.warps);
+        fenced.copy_from_slice(known);
+        fenced[warp] = self.time;
+    }
+
+    /// Looks for an ordinary store among what lanes of the running warp read asynchronously that no fence has gone over.
+    pub fn look_unfenced(&mut self, region: &Region, mask: u32, bytes: usize) -> Result<(), (usize, Other)> {
+        let RegionTarget::Shared(i) = region.target else { return Ok(()) };
+        let (first, warps) = (self.first, self.warps);
+        let fenced = &self.seen[self.warp][warps..];
+        let Some(track) = self.tracks[2].get_mut(i) else { return Ok(()) };
+        for lane in active(mask) {
+            let at = region.offsets[lane];
+            for i in at >> track.shift..(at + bytes).div_ceil(1 << track.shift) {
+                let w = track.cell(i).write;
+                let warp = w.warp.wrapping_sub(first + 1) as usize;
+                if w.warp != 0 && warp < warps && w.time >= fenced[warp] {
+                    return Err((lane, Other { warp: w.warp - 1, lane: w.lane.into(), pc: w.pc, wrote: true }));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// An atomic of the running warp: publishes what is fenced, takes over what others have published there.

@@ -29,6 +29,10 @@ pub enum BarrierOp {
 
 pub fn decode(l: &mut Line) -> Result<bool> {
     if matches!(l.base, "membar" | "fence") {
+        if l.mods.starts_with(&["proxy", "async"]) {
+            l.mods.clear();
+            return l.push(Exec::ProxyFence, Args::default());
+        }
         let device = !l.mods.iter().any(|m| ["cta", "proxy", "mbarrier_init"].contains(m));
         l.mods.clear();
         return l.push(Exec::Fence { device }, Args::default());

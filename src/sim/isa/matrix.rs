@@ -5,7 +5,7 @@ than any device, whose tensor cores align and truncate the products of a step. *
 
 use super::Line;
 use super::memory::{Address, regions, touch};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::sim::lanes::{Args, Regs, WARP};
 use crate::sim::memory::Problem;
 use crate::sim::program::{Exec, PtxType, Space};
@@ -37,14 +37,6 @@ pub struct Multiply {
     c: Vec<u32>,
 }
 
-fn slots<'a>(l: &mut Line<'_, 'a>, i: usize, n: usize, write: bool) -> Result<Vec<u32>> {
-    let list = l.list(i)?;
-    if list.len() != n {
-        return Err(Error::usage(format!("{} registers instead of {n}", list.len())));
-    }
-    list.iter().map(|o| if write { l.to(o, PtxType::B32) } else { l.from(o, PtxType::B32) }).collect()
-}
-
 pub fn decode(l: &mut Line) -> Result<bool> {
     if !l.take("sync") || !l.take("aligned") {
         return Ok(false);
@@ -57,7 +49,7 @@ pub fn decode(l: &mut Line) -> Result<bool> {
             return Ok(false);
         }
         l.expect(2)?;
-        let regs = slots(l, store as usize, n, !store)?;
+        let regs = l.words(store as usize, n, !store)?;
         let address = l.place(!store as usize)?;
         let body = MatrixMove { space, address, regs, transposed, store };
         return l.push(Exec::MatrixMove(Box::new(body)), Args::default());
@@ -86,10 +78,10 @@ pub fn decode(l: &mut Line) -> Result<bool> {
         k,
         types: [a, b],
         sum: d,
-        d: slots(l, 0, sums, true)?,
-        a: slots(l, 1, 2 * steps, false)?,
-        b: slots(l, 2, steps, false)?,
-        c: slots(l, 3, sums, false)?,
+        d: l.words(0, sums, true)?,
+        a: l.words(1, 2 * steps, false)?,
+        b: l.words(2, steps, false)?,
+        c: l.words(3, sums, false)?,
     };
     l.push(Exec::Matrix(Box::new(body)), Args::default())
 }

@@ -19,6 +19,7 @@ pub mod mbarrier;
 pub mod memory;
 mod special;
 pub mod warp;
+pub mod wgmma;
 
 use super::lanes::{Args, LaneLoop};
 use super::parse::{Frame, PtxOperand, literal};
@@ -46,6 +47,8 @@ const FAMILIES: &[(&[&str], Family)] = &[
     (&["cp"], copy::decode),
     (&["mbarrier"], mbarrier::decode),
     (&["mma", "ldmatrix", "stmatrix"], matrix::decode),
+    (&["wgmma"], wgmma::decode),
+    (&["setmaxnreg"], wgmma::decode_registers),
 ];
 
 /// Appends the instructions of one statement.
@@ -102,7 +105,10 @@ impl<'a> Line<'_, 'a> {
         match *operand {
             PtxOperand::Name("_") => Ok(self.frame.slot(ty)),
             PtxOperand::Name(name) => match self.frame.register(name) {
-                Some((have, slot)) if same_bank(have, ty) => Ok(slot),
+                Some((have, slot)) if same_bank(have, ty) => {
+                    self.frame.note_written(have, slot);
+                    Ok(slot)
+                }
                 Some((have, _)) => Err(Error::usage(format!("{name} is a {have:?} register, not one for {ty:?}"))),
                 None => Err(Error::usage(format!("{name} is not a register"))),
             },
@@ -187,6 +193,14 @@ impl<'a> Line<'_, 'a> {
             PtxOperand::List(list) => list.clone(),
             one => vec![one.clone()],
         })
+    }
+    /// Slots of the `n` 32-bit registers of a list.
+    pub fn words(&mut self, i: usize, n: usize, write: bool) -> Result<Vec<u32>> {
+        let list = self.list(i)?;
+        if list.len() != n {
+            return Err(Error::usage(format!("{} registers instead of {n}", list.len())));
+        }
+        list.iter().map(|o| if write { self.to(o, PtxType::B32) } else { self.from(o, PtxType::B32) }).collect()
     }
     /// Slot, bank (true: 64-bit) and offset of an address operand. A variable's address is folded into a constant.
     pub fn address(&mut self, i: usize) -> Result<(u32, bool, i64)> {
