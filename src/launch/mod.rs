@@ -8,6 +8,7 @@ pub mod estimate;
 pub mod gpu;
 pub mod half;
 pub mod links;
+pub mod tensor_map;
 
 pub use choices::{Choices, Products};
 

@@ -66,11 +66,14 @@ mod run;
 mod shadow;
 
 #[cfg(test)]
+mod tensor_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod wgmma_tests;
 
 pub use counters::Counters;
+pub use isa::tensor::encode as tensor_map;
 pub use memory::address;
 pub use program::{EntryPoint, Program, Shared};
 

@@ -25,6 +25,8 @@ pub enum PtxOperand<'a> {
     List(Vec<PtxOperand<'a>>),
     /// `[base+offset]`
     Address(&'a str, i64),
+    /// `[base, {a, b}]`
+    Tensor(&'a str, Vec<PtxOperand<'a>>),
 }
 
 /// What a name stands for.
@@ -693,6 +695,11 @@ impl<'a> Parser<'a> {
         }
         if self.eat("[") {
             let base = self.word()?;
+            if self.eat(",") {
+                let PtxOperand::List(corner) = self.operand()? else { return self.fail("expected coordinates") };
+                self.expect("]")?;
+                return Ok(PtxOperand::Tensor(base, corner));
+            }
             let mut offset = 0i64;
             while !self.eat("]") {
                 let plus = self.eat("+");

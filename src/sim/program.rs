@@ -4,7 +4,7 @@ use super::isa::barrier::Barrier;
 use super::isa::copy::{self, Copy};
 use super::isa::memory::{Atomic, MemoryAccess};
 use super::isa::warp::{Shuffle, Vote};
-use super::isa::{matrix, mbarrier, wgmma};
+use super::isa::{matrix, mbarrier, tensor, wgmma};
 use super::lanes::{Args, LaneLoop};
 use crate::nvrtc::Target;
 use std::collections::BTreeSet;
@@ -123,7 +123,10 @@ pub enum Exec {
     WarpBarrier,
     Copy(Box<Copy>),
     CopyGroup(copy::CopyGroup),
+    TensorCopy(Box<tensor::TensorCopy>),
     Mbarrier(Box<mbarrier::Operation>),
+    /// Makes barriers that the warp has initialised known to asynchronous instructions.
+    BarrierFence,
     Matrix(Box<matrix::Multiply>),
     MatrixMove(Box<matrix::MatrixMove>),
     Product(Box<wgmma::Product>),

@@ -5,11 +5,11 @@ use super::isa::barrier::{Barrier, BarrierOp};
 use super::isa::copy::{Copies, CopyGroup};
 use super::isa::mbarrier::{self, Barriers};
 use super::isa::wgmma::{Flight, Registers, WARPGROUP};
-use super::isa::{matrix, memory as access, warp as voting};
+use super::isa::{matrix, memory as access, tensor, warp as voting};
 use super::lanes::{FULL, Lanes, Regs, WARP, active};
 use super::memory::{AddressSpace, Problem, space_of};
 use super::program::{EntryPoint, Exec, Inst, Program, Space, Special};
-use super::shadow::{Clock, Shadow};
+use super::shadow::{Clock, Shadow, agents};
 use super::{BlockOrder, Buffer, Fault, FaultKind, Grid, RunOptions};
 use std::cmp::Ordering;
 
@@ -358,6 +358,10 @@ impl Block<'_, '_, '_> {
             }
             self.release(warps)?;
         }
+        if let Some(copy) = self.mbarriers.on_its_way() {
+            let problem = Problem::new(FaultKind::Async, copy.lane, "a copy of a tensor that nobody has waited for");
+            return Err(self.fault(copy.pc as usize, copy.warp, problem));
+        }
         self.check_warpgroups(warps)
     }
 
@@ -461,11 +465,15 @@ impl Block<'_, '_, '_> {
         };
         let mut text = problem.text;
         if let Some(o) = problem.other {
-            let warps = self.grid.block.iter().product::<u32>().div_ceil(WARP as u32);
+            let warps = self.grid.block.iter().product::<u32>().div_ceil(WARP as u32) as usize;
             let [x, y, _] = self.grid.grid;
-            let b = o.warp / warps;
-            let t = thread((o.warp % warps) as usize, o.lane as usize);
-            let does = if o.wrote { "wrote" } else { "read" };
+            let (b, warp) = (o.warp / agents(warps) as u32, o.warp as usize % agents(warps));
+            let t = thread(warp.min(warps - 1), o.lane as usize);
+            let does = match o.wrote {
+                _ if warp == warps => "copied",
+                true => "wrote",
+                false => "read",
+            };
             let unordered = if problem.kind == FaultKind::Race { ", and nothing orders the two" } else { "" };
             let (bx, by, bz) = (b % x, b / x % y, b / x / y);
             text += &format!(
@@ -702,7 +710,10 @@ impl Block<'_, '_, '_> {
                     shadow.fence(w.index);
                 }
             }
+            Exec::TensorCopy(c) => tensor::run(c, &w.regs, mask, &mut self.mbarriers, self.cx)?,
+            Exec::BarrierFence => self.mbarriers.fence(w.index),
             Exec::ProxyFence => {
+                self.mbarriers.fence(w.index);
                 if let Some(shadow) = &mut self.cx.shadow {
                     shadow.fence_proxy(w.index);
                 }

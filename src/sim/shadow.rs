@@ -11,7 +11,8 @@ atomic on the same address comes later.
 
 Products of warpgroups read shared memory past ordinary accesses: what those have written is theirs behind `fence.proxy.async`
 alone (PTX ISA 9.7.13.4, proxies). A clock therefore has a second half: for each warp the time before which its stores are
-ordered with such a fence behind them. Barriers hand both halves on.
+ordered with such a fence behind them. Barriers hand both halves on. Copies of tensors are
+written by one more agent beside the warps of a block.
 
 A cell remembers the last write and the last reads of two warps, with their lanes. That can miss a race among more
 readers, and never invents one. Storing the value that is there already is no race against the thread that stored it.
@@ -100,19 +101,24 @@ pub struct Other {
     pub wrote: bool,
 }
 
-/// What the warps of a block know of each other: for each the time before which its accesses are ordered, and then for each the
+/// What the agents of a block know of each other: for each the time before which its accesses are ordered, and then for each the
 /// time before which they are fenced for asynchronous instructions as well.
 pub type Clock = Vec<u32>;
+
+/// The agents of a block of so many warps: these, and last what copies tensors.
+pub fn agents(warps: usize) -> usize {
+    warps + 1
+}
 
 #[derive(Default)]
 pub struct Shadow {
     /// Of windows, of module variables, of shared variables.
     tracks: [Vec<Track>; 3],
     time: u32,
-    /// Warps of a block; the number of the first one of the current block.
-    warps: usize,
+    /// Agents of a block; the number of the first one of the current block.
+    agents: usize,
     first: u32,
-    /// What each warp knows: accesses before these times are ordered before its next ones.
+    /// What each agent knows: accesses before these times are ordered before its next ones.
     seen: Vec<Clock>,
     /// For each lane of the block: its last warp barrier.
     synced: Vec<[u32; WARP]>,
@@ -128,15 +134,15 @@ pub struct Shadow {
 
 impl Shadow {
     pub fn new(warps: usize) -> Shadow {
-        Shadow { warps, ..Shadow::default() }
+        Shadow { agents: agents(warps), ..Shadow::default() }
     }
 
     /// Nothing orders a block after another, and its shared memory is new.
     pub fn start_block(&mut self, block: u64) {
         self.time += 1;
-        self.first = (block * self.warps as u64) as u32;
-        self.seen = vec![vec![self.time; 2 * self.warps]; self.warps];
-        self.synced = vec![[self.time; WARP]; self.warps];
+        self.first = (block * self.agents as u64) as u32;
+        self.seen = vec![vec![self.time; 2 * self.agents]; self.agents];
+        self.synced = vec![[self.time; WARP]; self.agents];
         self.tracks[2].clear();
         self.fenced.clear();
         self.acquired.clear();
@@ -145,7 +151,7 @@ impl Shadow {
     /// A warp's knowledge and accesses so far, added to a clock.
     pub fn release(&mut self, warp: usize, clock: &mut Clock) {
         self.time += 1;
-        clock.resize(2 * self.warps, 0);
+        clock.resize(2 * self.agents, 0);
         clock.iter_mut().zip(&self.seen[warp]).for_each(|(c, s)| *c = (*c).max(*s));
         clock[warp] = self.time;
     }
@@ -168,7 +174,7 @@ impl Shadow {
     /// A device-wide fence: all that the warp has done, or knows of.
     pub fn fence(&mut self, warp: usize) {
         self.time += 1;
-        self.fenced.resize(self.warps, 0);
+        self.fenced.resize(self.agents, 0);
         self.fenced.iter_mut().zip(&self.seen[warp]).for_each(|(f, s)| *f = (*f).max(*s));
         self.fenced[warp] = self.time;
     }
@@ -176,16 +182,35 @@ impl Shadow {
     /// A fence between ordinary and asynchronous accesses: all that the warp has done, or knows of.
     pub fn fence_proxy(&mut self, warp: usize) {
         self.time += 1;
-        let (known, fenced) = self.seen[warp].split_at_mut(self.warps);
+        let (known, fenced) = self.seen[warp].split_at_mut(self.agents);
         fenced.copy_from_slice(known);
         fenced[warp] = self.time;
+    }
+
+    /// The agent that copies tensors.
+    pub fn copier(&self) -> usize {
+        self.agents - 1
+    }
+
+    /// It takes over what the running warp knows.
+    pub fn tell_copier(&mut self) {
+        let mut clock = Clock::default();
+        self.release(self.warp, &mut clock);
+        self.acquire(self.copier(), &clock);
+    }
+
+    /// Its accesses so far, and nothing that it knows, added to a clock.
+    pub fn release_copier(&mut self, clock: &mut Clock) {
+        self.time += 1;
+        clock.resize(2 * self.agents, 0);
+        clock[self.agents - 1] = self.time;
     }
 
     /// Looks for an ordinary store among what lanes of the running warp read asynchronously that no fence has gone over.
     pub fn look_unfenced(&mut self, region: &Region, mask: u32, bytes: usize) -> Result<(), (usize, Other)> {
         let RegionTarget::Shared(i) = region.target else { return Ok(()) };
-        let (first, warps) = (self.first, self.warps);
-        let fenced = &self.seen[self.warp][warps..];
+        let (first, warps) = (self.first, self.agents - 1);
+        let fenced = &self.seen[self.warp][self.agents..];
         let Some(track) = self.tracks[2].get_mut(i) else { return Ok(()) };
         for lane in active(mask) {
             let at = region.offsets[lane];
@@ -212,7 +237,7 @@ impl Shadow {
         if self.fenced.is_empty() {
             return;
         }
-        let own = (0..self.warps).map(|t| {
+        let own = (0..self.agents).map(|t| {
             let known = if t == self.warp { self.time } else { self.seen[self.warp][t] };
             (self.first + t as u32 + 1, known.min(self.fenced[t]))
         });
@@ -226,7 +251,7 @@ impl Shadow {
     /// Notes that the active lanes of a region touch `bytes` bytes each; an access that nothing orders before one of
     /// them is a race, returned with the lane.
     pub fn touch(&mut self, region: &Region, mask: u32, bytes: usize, touch: Touch) -> Result<(), (usize, Other)> {
-        let Shadow { tracks, time, warps, first, seen, synced, acquired, warp: me, pc, .. } = self;
+        let Shadow { tracks, time, agents, first, seen, synced, acquired, warp: me, pc, .. } = self;
         let (kind, i) = match region.target {
             RegionTarget::Buffer(i) => (0, i),
             RegionTarget::Variable(i) => (1, i),
@@ -246,7 +271,7 @@ impl Shadow {
                 return lanes & !(1 << lane) == 0 || then < mine[lane];
             }
             let w = (warp - 1).wrapping_sub(*first) as usize;
-            if w < *warps { then < known[w] } else { acquired.get(&warp).is_some_and(|t| then < *t) }
+            if w < *agents { then < known[w] } else { acquired.get(&warp).is_some_and(|t| then < *t) }
         };
         for lane in active(mask) {
             let at = region.offsets[lane];

@@ -33,7 +33,11 @@ pub fn decode(l: &mut Line) -> Result<bool> {
             l.mods.clear();
             return l.push(Exec::ProxyFence, Args::default());
         }
-        let device = !l.mods.iter().any(|m| ["cta", "proxy", "mbarrier_init"].contains(m));
+        if l.take("mbarrier_init") {
+            l.take_ordering();
+            return l.push(Exec::BarrierFence, Args::default());
+        }
+        let device = !l.mods.iter().any(|m| ["cta", "proxy"].contains(m));
         l.mods.clear();
         return l.push(Exec::Fence { device }, Args::default());
     }

@@ -46,6 +46,9 @@ pub fn decode(l: &mut Line) -> Result<bool> {
         let n = l.literal(0)? as u32;
         return l.push(Exec::CopyGroup(CopyGroup::Wait(n)), Args::default());
     }
+    if l.take("bulk") {
+        return if l.take("tensor") { super::tensor::decode(l) } else { Ok(false) };
+    }
     if l.take("mbarrier") {
         return super::mbarrier::decode_copies(l);
     }

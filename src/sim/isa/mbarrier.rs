@@ -4,14 +4,14 @@ The state lives beside the memory, keyed by its address: a phase completes when 
 arrivals nor bytes. Using a barrier that was not initialised, or its bytes as data, is a fault. */
 
 use super::Line;
-use super::memory::Address;
+use super::memory::{Address, touch};
 use crate::error::{Error, Result};
 use crate::sim::FaultKind;
-use crate::sim::lanes::{Args, Regs, active};
-use crate::sim::memory::{Problem, RegionTarget};
+use crate::sim::lanes::{Args, Regs, WARP, active};
+use crate::sim::memory::{Problem, Region, RegionTarget};
 use crate::sim::program::{Exec, PtxType, Space};
 use crate::sim::run::Context;
-use crate::sim::shadow::Clock;
+use crate::sim::shadow::{Clock, Touch};
 use std::collections::HashMap;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -110,6 +110,21 @@ struct State {
     /// What those who arrived have done: in this phase, and in completed ones.
     clock: Clock,
     completed: Clock,
+    /// The warp that initialised it, and whether copies of tensors can know of that.
+    by: usize,
+    fenced: bool,
+    /// What is on its way.
+    copies: Vec<Landing>,
+}
+
+/// A copy of a tensor on its way: who started it and what will lie where.
+pub struct Landing {
+    pub lane: usize,
+    pub warp: usize,
+    pub pc: u32,
+    pub target: RegionTarget,
+    pub at: usize,
+    pub data: Vec<u8>,
 }
 
 impl State {
@@ -120,6 +135,31 @@ impl State {
             self.completed = self.clock.clone();
         }
     }
+
+    /// Lands what is on its way, if the phase waits for nothing else.
+    fn land(&mut self, cx: &mut Context) -> Result<(), Problem> {
+        if self.arrivals > 0 || self.copies.is_empty() {
+            return Ok(());
+        }
+        for copy in self.copies.drain(..) {
+            self.bytes -= copy.data.len() as i64;
+            if self.bytes < 0 {
+                let text = "a copy of a tensor of more bytes than its mbarrier expects";
+                return Err(Problem::new(FaultKind::Async, copy.lane, text));
+            }
+            cx.memory.land_copy(copy.target, copy.at, &copy.data)?;
+            let Some(shadow) = &mut cx.shadow else { continue };
+            let running = (shadow.warp, shadow.pc);
+            (shadow.warp, shadow.pc) = (shadow.copier(), copy.pc);
+            let region = Region { target: copy.target, offsets: [copy.at; WARP] };
+            touch(&mut cx.shadow, &cx.memory, &region, 1 << copy.lane, copy.data.len(), Touch::Write)?;
+            let Some(shadow) = &mut cx.shadow else { continue };
+            shadow.release_copier(&mut self.clock);
+            (shadow.warp, shadow.pc) = running;
+        }
+        self.advance();
+        Ok(())
+    }
 }
 
 /// The barriers of a block.
@@ -127,6 +167,33 @@ impl State {
 pub struct Barriers(HashMap<(usize, usize), State>);
 
 impl Barriers {
+    /// A copy of a tensor has been started that will arrive at a barrier.
+    pub fn expect(&mut self, bar: RegionTarget, at: usize, copy: Landing, cx: &Context) -> Result<(), Problem> {
+        let wrong = |text: &str| {
+            let name = cx.memory.describe(bar);
+            Err(Problem::new(FaultKind::Async, copy.lane, format!("the mbarrier at offset {at} of {name} {text}")))
+        };
+        let RegionTarget::Shared(variable) = bar else { return wrong("is not in shared memory") };
+        match self.0.get_mut(&(variable, at)) {
+            None => wrong("was not initialised"),
+            Some(state) if !state.fenced => wrong("was initialised without a fence behind it (fence.mbarrier_init)"),
+            Some(state) => {
+                state.copies.push(copy);
+                Ok(())
+            }
+        }
+    }
+
+    /// A fence of a warp: what it has initialised, copies of tensors know.
+    pub fn fence(&mut self, warp: usize) {
+        self.0.values_mut().filter(|s| s.by == warp).for_each(|s| s.fenced = true);
+    }
+
+    /// A copy that nobody has waited for.
+    pub fn on_its_way(&self) -> Option<&Landing> {
+        self.0.values().find_map(|s| s.copies.first())
+    }
+
     /// Runs an operation. True if a lane that waits has to wait on.
     pub fn run(
         &mut self,
@@ -151,7 +218,7 @@ impl Barriers {
                 if word == 0 || word >= 1 << 20 {
                     return Err(Problem::new(FaultKind::Async, l, format!("{} is for {word} arrivals", name())));
                 }
-                let mut state = State { expected: word as i64, arrivals: word as i64, ..State::default() };
+                let mut state = State { expected: word as i64, arrivals: word as i64, by: warp, ..State::default() };
                 if let Some(shadow) = &mut cx.shadow {
                     shadow.release(warp, &mut state.completed);
                 }
@@ -164,6 +231,10 @@ impl Barriers {
             let token = state.phase;
             match op.does {
                 MbarrierOp::Init => {}
+                MbarrierOp::Invalidate if !state.copies.is_empty() => {
+                    let text = format!("{} ends with a copy of a tensor on its way", name());
+                    return Err(Problem::new(FaultKind::Async, l, text));
+                }
                 MbarrierOp::Invalidate => drop(self.0.remove(&key)),
                 MbarrierOp::Arrive { .. } | MbarrierOp::Expect { .. } | MbarrierOp::Copies { .. } => {
                     if let MbarrierOp::Expect { .. } = op.does {
@@ -194,10 +265,12 @@ impl Barriers {
                 }
                 MbarrierOp::Test { parity } => {
                     // A parity names the phase that has just completed or the current one.
-                    let done = match parity {
-                        true => state.phase & 1 != word as u64 & 1,
-                        false => state.phase > regs.longs[args.b as usize].0[l],
-                    };
+                    let token = regs.longs.get(args.b as usize).map_or(0, |row| row.0[l]);
+                    let is_done = |s: &State| if parity { s.phase & 1 != word as u64 & 1 } else { s.phase > token };
+                    if !is_done(state) {
+                        state.land(cx)?;
+                    }
+                    let done = is_done(state);
                     let p = &mut regs.preds[args.d as usize];
                     *p = if done { *p | 1 << l } else { *p & !(1 << l) };
                     waiting |= !done;

@@ -18,6 +18,7 @@ pub mod matrix;
 pub mod mbarrier;
 pub mod memory;
 mod special;
+pub mod tensor;
 pub mod warp;
 pub mod wgmma;
 
