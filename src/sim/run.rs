@@ -323,7 +323,7 @@ fn special(s: Special, thread: u32, block: [u32; 3], kernel: &EntryPoint, grid: 
 
 impl Block<'_, '_, '_> {
     fn run(mut self, warps: &mut [Warp], number: u64) -> Result<(), Fault> {
-        let warps_of_block = warps.len();
+        let (warps_of_block, watches) = (warps.len(), self.watches());
         self.cx.memory.start_block();
         if let Some(shadow) = &mut self.cx.shadow {
             shadow.start_block(number);
@@ -340,7 +340,7 @@ impl Block<'_, '_, '_> {
             (w.live, w.stop, w.state, w.executed) = (w.all, usize::MAX, State::Ready, 0);
             w.copies = Copies::default();
             w.registers = registers(self.kernel, warps_of_block);
-            if self.watches() {
+            if watches {
                 w.products = Flight::new(w.regs.words.len());
             }
         }
@@ -353,7 +353,7 @@ impl Block<'_, '_, '_> {
                 let w = &mut warps[place(self.cx.options.order, i, n, round) as usize];
                 if w.state == State::Ready {
                     self.cx.memory.first_thread = w.index * WARP;
-                    self.run_warp(w)?;
+                    if watches { self.run_warp::<true>(w)? } else { self.run_warp::<false>(w)? }
                 }
             }
             self.release(warps)?;
@@ -493,9 +493,9 @@ impl Block<'_, '_, '_> {
         }
     }
 
-    /// Runs a warp until it waits or ends.
-    fn run_warp(&mut self, w: &mut Warp) -> Result<(), Fault> {
-        let (code, watches) = (&self.kernel.code, self.watches());
+    /// Runs a warp until it waits or ends. `WATCHES`: [`Block::watches`].
+    fn run_warp<const WATCHES: bool>(&mut self, w: &mut Warp) -> Result<(), Fault> {
+        let code = &self.kernel.code;
         loop {
             let pc = w.at.pc;
             let inst = &code[pc];
@@ -508,7 +508,7 @@ impl Block<'_, '_, '_> {
             self.cx.counters.thread_instructions += lanes;
             self.cx.counters.flops += lanes * inst.flops as u64;
             w.executed += 1;
-            if watches && mask != 0 && !matches!(inst.exec, Exec::Product(_)) {
+            if WATCHES && mask != 0 && !matches!(inst.exec, Exec::Product(_)) {
                 let watched = w.products.watch(&self.kernel.touched[pc], mask, w.executed);
                 watched.map_err(|p| self.fault(pc, w.index, p))?;
             }
