@@ -12,7 +12,9 @@ use common::cpu_seconds;
 use deep_affect::host::{ceiling, conv, dense};
 use deep_affect::launch::Simd;
 use deep_affect::shape::{ConvShape, Window};
+use half::bf16;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// A moment in wall time and in CPU time of all threads.
@@ -154,12 +156,27 @@ fn conv_cases(simd: Simd, batch: usize, all: &mut Vec<Case>) {
 
 fn dense_cases(simd: Simd, all: &mut Vec<Case>) {
     let (inputs, outputs) = (25088, 4096);
-    for n in [1, 4, 25] {
-        let mut add = |pass: &str, run: Box<dyn FnMut() + Send>| {
+    let case =
+        |layer: &str, [n, inputs, outputs]: [usize; 3], weight: f64, pass: &str, run: Box<dyn FnMut() + Send>| {
             let flops = 2.0 * (n * inputs * outputs) as f64;
-            let bytes = 4.0 * (inputs * outputs + n * (inputs + outputs)) as f64;
-            all.push(Case { name: format!("fc6 b{n} {pass}"), flops, bytes, run, wall: vec![], cpu: vec![] });
+            let bytes = weight * (inputs * outputs) as f64 + 4.0 * (n * (inputs + outputs)) as f64;
+            Case { name: format!("{layer} b{n} {pass}"), flops, bytes, run, wall: vec![], cpu: vec![] }
         };
+    // As the weights are stored.
+    for (layer, inputs, outputs) in [("fc6", 25088, 4096), ("fc7", 4096, 4096), ("head", 3000, 1000)] {
+        for n in [1, 8] {
+            let (shape, x) = ([n, inputs, outputs], Arc::new(values(n * inputs)));
+            let (w, mut y, a) = (values(inputs * outputs), zeros(n * outputs), x.clone());
+            let halves: Vec<bf16> = w.iter().map(|w| bf16::from_f32(*w)).collect();
+            let run = move || dense::fprop(simd, n, inputs, outputs, &a, &w, None, true, &mut y);
+            all.push(case(layer, shape, 4.0, "fprop f32", Box::new(run)));
+            let mut y = zeros(n * outputs);
+            let run = move || dense::fprop(simd, n, inputs, outputs, &x, &halves, None, true, &mut y);
+            all.push(case(layer, shape, 2.0, "fprop bf16", Box::new(run)));
+        }
+    }
+    for n in [1, 4, 25] {
+        let mut add = |pass: &str, run| all.push(case("fc6", [n, inputs, outputs], 4.0, pass, run));
         let (x, w, mut y) = (values(n * inputs), values(inputs * outputs), zeros(n * outputs));
         add("fprop", Box::new(move || dense::fprop(simd, n, inputs, outputs, &x, &w, None, true, &mut y)));
         let (dy, w, mut dx) = (values(n * outputs), values(inputs * outputs), zeros(n * inputs));

@@ -7,7 +7,7 @@ use super::{Bytes, Checks, Data, DataMut, Demand, Device, Probe, Spec, Usage, av
 use crate::error::{Error, Result, option};
 use crate::graph::{Graph, Kind, Value};
 use crate::host::ceiling::{self, Ceilings};
-use crate::launch::{Arch, Buf, Code, Launch, Operands, Simd, Slot};
+use crate::launch::{Arch, Buf, Code, Cost, Launch, Operands, Simd, Slot};
 use crate::plan::{Options, Place, Plan, Scheduled};
 use crate::ranks::{Communicator, Peers};
 use crate::shape::{DType, Type};
@@ -62,19 +62,27 @@ impl Pool {
 
 /// A value that lives with somebody else: asked for its address once.
 struct Mapped {
+    dtype: DType,
     bytes: &'static [u8],
     _owner: Bytes,
 }
 
 impl Mapped {
-    fn new(g: &Graph, v: Value, owner: Bytes, range: Range<usize>) -> Result<Self> {
-        let bytes: *const [u8] = storage(g, v, &owner, range)?;
+    /// Numbers that are stored as `dtype`.
+    fn new(g: &Graph, v: Value, dtype: DType, owner: Bytes, range: Range<usize>) -> Result<Self> {
+        let bytes: *const [u8] = storage(g, v, dtype, &owner, range)?;
         // SAFETY: the bytes were borrowed from what `owner` shares. It is kept beside them and, being shared, can be neither
         // changed nor dropped by anybody; nobody is handed them for longer than this lives.
-        Ok(Self { bytes: unsafe { &*bytes }, _owner: owner })
+        Ok(Self { dtype, bytes: unsafe { &*bytes }, _owner: owner })
     }
     fn bytes(&self) -> &[u8] {
         self.bytes
+    }
+    /// None for a value of another size.
+    fn slot(&self, t: Type) -> Option<Slot> {
+        let slot = Slot::read_only(self.bytes);
+        let slot = if self.dtype == t.dtype { slot } else { slot.stored_as(self.dtype) };
+        (self.bytes.len() == t.of(self.dtype).bytes()).then_some(slot)
     }
 }
 
@@ -126,11 +134,12 @@ impl Cpu {
 
     /// Where a value lies while plan `p` runs; None where that is not inside of the memory there is.
     fn slot(&self, p: &Plan, arena: Slot, persistent: Slot, v: Value) -> Option<Slot> {
-        let bytes = self.graph.ty(v).bytes();
+        let t = self.graph.ty(v);
+        let bytes = t.bytes();
         match p.place(v) {
             Place::Arena(at) => arena.part(at, bytes),
             Place::Persistent(root) => match self.mapped.get(&root) {
-                Some(mapped) => Some(Slot::read_only(mapped.bytes())).filter(|_| mapped.bytes().len() == bytes),
+                Some(mapped) => mapped.slot(t),
                 None => persistent.part(*self.layout.offset.get(root.i())?, bytes),
             },
             Place::Nowhere => None,
@@ -177,6 +186,25 @@ impl Cpu {
                 None => Ok(&self.persistent.bytes()[self.layout.offset[v.i()]..][..n]),
             },
         }
+    }
+
+    /// The type of the numbers in [`Cpu::bytes_of`].
+    fn stored(&self, v: Value) -> DType {
+        self.mapped.get(&v).map_or(self.graph.ty(v).dtype, |m| m.dtype)
+    }
+
+    /// The work of a launch, and the traffic that there is with inputs stored as they are.
+    fn cost(&self, launch: &Launch) -> Cost {
+        let saved = launch.ins.iter().map(|b| {
+            let (v, t) = (self.graph.of_buf(*b), self.graph.ty(self.graph.of_buf(*b)));
+            (t.bytes() - t.of(self.stored(v)).bytes()) as f64
+        });
+        Cost { read: launch.cost.read - saved.sum::<f64>(), ..launch.cost }
+    }
+
+    /// Whether a plan updates a value.
+    fn updated(&self, v: Value) -> bool {
+        self.plans.iter().any(|p| p.plan.updates(&self.graph).contains(&v))
     }
 
     fn poison(&mut self, plan: usize, i: usize) {
@@ -260,11 +288,10 @@ impl Device for Cpu {
     }
 
     fn bind(&mut self, v: Value, bytes: Bytes, range: Range<usize>) -> Result<bool> {
-        let mapped = Mapped::new(&self.graph, v, bytes, range)?;
         let t = self.graph.ty(v);
-        let updated = self.plans.iter().any(|p| p.plan.updates(&self.graph).contains(&v));
-        let copied =
-            updated || self.layout.guard > 0 || !(mapped.bytes().as_ptr() as usize).is_multiple_of(t.dtype.bytes());
+        let mapped = Mapped::new(&self.graph, v, t.dtype, bytes, range)?;
+        let aligned = (mapped.bytes().as_ptr() as usize).is_multiple_of(t.dtype.bytes());
+        let copied = self.updated(v) || self.layout.guard > 0 || !aligned;
         if copied {
             self.persistent.bytes_mut()[self.layout.offset[v.i()]..][..t.bytes()].copy_from_slice(mapped.bytes());
             self.mapped.remove(&v);
@@ -275,14 +302,28 @@ impl Device for Cpu {
         Ok(!copied)
     }
 
+    fn takes(&self, v: Value, dtype: DType) -> bool {
+        dtype.is_half() && self.graph.narrows(v) && !self.updated(v) && self.layout.guard == 0
+    }
+
+    fn bind_as(&mut self, v: Value, dtype: DType, bytes: Bytes, range: Range<usize>) -> Result<()> {
+        let mapped = Mapped::new(&self.graph, v, dtype, bytes, range)?;
+        if !self.takes(v, dtype) || !(mapped.bytes().as_ptr() as usize).is_multiple_of(dtype.bytes()) {
+            return Err(Error::job(format!("{} cannot be stored as {dtype:?}", self.graph.name(v))));
+        }
+        self.mapped.insert(v, mapped);
+        self.plans.iter_mut().for_each(|p| p.calls.clear());
+        Ok(())
+    }
+
     fn lend(&self, v: Value) -> Option<&[f32]> {
-        let float32 = self.graph.ty(v).dtype == DType::F32;
+        let float32 = self.stored(v) == DType::F32;
         bytemuck::try_cast_slice(self.bytes_of(v).ok()?).ok().filter(|_| float32)
     }
 
     fn read(&self, v: Value, into: DataMut) -> Result<()> {
         expect(&self.graph, v, into.len())?;
-        match (self.graph.ty(v).dtype, into) {
+        match (self.stored(v), into) {
             (DType::F32, DataMut::F32(x)) => x.copy_from_slice(bytemuck::cast_slice(self.bytes_of(v)?)),
             (dtype, into) => into.fill(decode(dtype, self.bytes_of(v)?)),
         }
@@ -331,14 +372,14 @@ impl Device for Cpu {
                     node: *node,
                     label,
                     name: launch.name,
-                    cost: launch.cost,
+                    cost: self.cost(launch),
                     definition,
                     seconds,
                     counted: None,
                 });
             }
             if self.checks == Checks::Finite {
-                let bad = |v| finite::first(self.graph.ty(v).dtype, self.bytes_of(v).ok()?);
+                let bad = |v| finite::first(self.stored(v), self.bytes_of(v).ok()?);
                 finite::check(&self.graph, *node, &launch.outs, bad)?;
             }
             if p.plan.options().guard > 0

@@ -351,7 +351,7 @@ impl<D: Driver> Device for Gpu<D> {
     }
 
     fn bind(&mut self, v: Value, bytes: Bytes, range: Range<usize>) -> Result<bool> {
-        let bytes = storage(&self.graph, v, &bytes, range)?;
+        let bytes = storage(&self.graph, v, self.graph.ty(v).dtype, &bytes, range)?;
         self.driver.write(self.window(v)?.start, bytes).map(|()| false)
     }
 

@@ -66,10 +66,10 @@ pub fn settable(g: &Graph, v: Value) -> Result<()> {
     }
 }
 
-/// The part of `bytes` that is to be a value's storage. Fails where it is not as long as the value.
-pub fn storage<'a>(g: &Graph, v: Value, bytes: &'a Bytes, range: Range<usize>) -> Result<&'a [u8]> {
+/// The part of `bytes` that is to be a value's storage, stored as `dtype`. Fails where it is not as long as the value.
+pub fn storage<'a>(g: &Graph, v: Value, dtype: DType, bytes: &'a Bytes, range: Range<usize>) -> Result<&'a [u8]> {
     settable(g, v)?;
-    let (all, needed) = ((**bytes).as_ref(), g.ty(v).bytes());
+    let (all, needed) = ((**bytes).as_ref(), g.ty(v).of(dtype).bytes());
     let part = all.get(range.clone()).filter(|part| part.len() == needed);
     part.ok_or_else(|| {
         let (name, all) = (g.name(v), all.len());

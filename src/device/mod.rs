@@ -32,6 +32,7 @@ use crate::launch::{Products, Simd};
 use crate::plan::{Options, Plan, Scheduled};
 use crate::progress;
 use crate::ranks::Communicator;
+use crate::shape::DType;
 use crate::sim::{self, Counters};
 use std::ops::Range;
 use std::sync::Arc;
@@ -191,6 +192,16 @@ pub trait Device: Send {
     /// Lets a persistent value live in a read-only mapping, without a copy, where the device can do that and no plan
     /// updates the value; otherwise copies. True if it lives there. Fails where `range` is not as long as the value.
     fn bind(&mut self, v: Value, bytes: Bytes, range: Range<usize>) -> Result<bool>;
+    /// Whether a value of float32 may be stored as `dtype` ([`Device::bind_as`]): where every routine that reads it makes
+    /// float32 of it as it reads, and no plan updates it.
+    fn takes(&self, _v: Value, _dtype: DType) -> bool {
+        false
+    }
+    /// [`Device::bind`] to numbers of a type that it [`Device::takes`]. What is computed has the bits of the same numbers in
+    /// float32.
+    fn bind_as(&mut self, v: Value, dtype: DType, _bytes: Bytes, _range: Range<usize>) -> Result<()> {
+        Err(Error::job(format!("value {} cannot be stored as {dtype:?} on {}", v.i(), self.spec().name)))
+    }
     /// Reads a persistent value, or a wanted temporary of the plan that ran last, all of it.
     fn read(&self, v: Value, into: DataMut) -> Result<()>;
     /// What [`Device::read`] would copy, where a float32 value lies in this machine's memory.

@@ -70,7 +70,7 @@ impl Device for Reference {
         Ok(())
     }
     fn bind(&mut self, v: Value, bytes: Bytes, range: Range<usize>) -> Result<bool> {
-        let bytes = storage(&self.graph, v, &bytes, range)?;
+        let bytes = storage(&self.graph, v, self.graph.ty(v).dtype, &bytes, range)?;
         // Aligned for any element type.
         let mut copy = vec![0u64; bytes.len().div_ceil(8)];
         let copy = &mut bytemuck::cast_slice_mut(&mut copy)[..bytes.len()];

@@ -6,6 +6,7 @@ use super::{Bytes, Data, DataMut, Device, Probe};
 use crate::error::Result;
 use crate::graph::{Graph, Value};
 use crate::plan::{Options, Plan};
+use crate::shape::DType;
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -88,6 +89,16 @@ impl Session {
         self.graph.own(&[v])?;
         self.changed(v);
         self.device.bind(v, bytes, range)
+    }
+    /// [`Device::takes`]
+    pub fn takes(&self, v: Value, dtype: DType) -> bool {
+        self.graph.own(&[v]).is_ok() && self.device.takes(v, dtype)
+    }
+    /// Sets a weight from a mapping of numbers in a type that the device [`Session::takes`].
+    pub fn bind_as(&mut self, v: Value, dtype: DType, bytes: Bytes, range: Range<usize>) -> Result<()> {
+        self.graph.own(&[v])?;
+        self.changed(v);
+        self.device.bind_as(v, dtype, bytes, range)
     }
     /// Prepared state has to be made again if it is made from `v`.
     fn changed(&mut self, v: Value) {

@@ -114,6 +114,12 @@ pub struct Description {
     pub weight_gradient: bool,
     /// (output, input) pairs that share storage: state updated in place.
     pub in_place: &'static [(usize, usize)],
+    /// Inputs and outputs that its host routines take as they are stored. Of all others of 16 bits they are given copies in
+    /// float32 ([`crate::launch::half`]).
+    pub as_stored: [&'static [usize]; 2],
+    /// Inputs of float32 that its host routines also take stored in 16 bits ([`crate::launch::Operands::stored_as`]), with the
+    /// bits that the same numbers in float32 give.
+    pub narrow: &'static [usize],
     /// The word of the counter that tells its random numbers from others' ([`crate::rng::Stream`]): the one attribute that
     /// does not show in the `Debug` text. Instances that differ in nothing else run together, and launches on a GPU find it
     /// in [`Instance`].
@@ -123,7 +129,15 @@ pub struct Description {
 impl Description {
     /// An op that computes something from operands, and no more.
     pub const fn of(name: &'static str) -> Self {
-        Self { name, role: Role::Other, weight_gradient: false, in_place: &[], stream: 0 }
+        Self {
+            name,
+            role: Role::Other,
+            weight_gradient: false,
+            in_place: &[],
+            as_stored: [&[]; 2],
+            narrow: &[],
+            stream: 0,
+        }
     }
     pub const fn role(self, role: Role) -> Self {
         Self { role, ..self }
@@ -133,6 +147,12 @@ impl Description {
     }
     pub const fn in_place(self, in_place: &'static [(usize, usize)]) -> Self {
         Self { in_place, ..self }
+    }
+    pub const fn as_stored(self, ins: &'static [usize], outs: &'static [usize]) -> Self {
+        Self { as_stored: [ins, outs], ..self }
+    }
+    pub const fn narrow(self, narrow: &'static [usize]) -> Self {
+        Self { narrow, ..self }
     }
     pub const fn stream(self, stream: u32) -> Self {
         Self { stream, ..self }
@@ -376,6 +396,19 @@ impl Graph {
     /// What a weight file holds, weights and statistics, in the order they were made.
     pub fn stored(&self) -> impl Iterator<Item = Value> + '_ {
         self.values().filter(|v| matches!(self.kinds[v.i()], Kind::Param | Kind::Statistic))
+    }
+    /// Whether it is a weight of float32 that is read, and only where it may lie in 16 bits ([`Description::narrow`]).
+    pub fn narrows(&self, v: Value) -> bool {
+        let reads = |n: &'_ Node| {
+            let inputs = n.ins.iter().enumerate().filter(|(_, x)| **x == v);
+            inputs.map(|(i, _)| n.op.describe().narrow.contains(&i)).collect::<Vec<_>>()
+        };
+        let reads: Vec<bool> = self.nodes.iter().flat_map(reads).collect();
+        self.own(&[v]).is_ok()
+            && self.kind(v) == Kind::Param
+            && self.ty(v).dtype == DType::F32
+            && !reads.is_empty()
+            && reads.into_iter().all(|narrow| narrow)
     }
     /// Declares that `out`, an op's output, fills `state` in place from weights alone: folded or packed filters. A session
     /// computes it before it runs a plan that reads `state`, and again when a weight has changed since. An op that builds on

@@ -1,10 +1,11 @@
 /*! Dense layers: x [N, in], w [out, in], y [N, out].
 
 Forward, both operands run along `in`: sixteen partial sums per output over pieces of [`CHUNK`] inputs, each piece's
-partial sums added up in one order. The two gradients are register tiles. With few images all three move weights at
+partial sums added up in one order. Weights may be stored in 16 bits: they are widened in registers, so that the bits are
+those of the same numbers in float32, for half of the bytes. The two gradients are register tiles. With few images all three move weights at
 the speed of memory, and every weight is touched once. */
 
-use super::simd::{self, V16, Vectorized};
+use super::simd::{self, Stored, V16, Vectorized};
 use super::tile::{self, Begin, HostTile, ROWS, Stretch, extent, tile};
 use super::{LANES, Out, area};
 use crate::launch::Simd;
@@ -20,13 +21,13 @@ const BLOCK: usize = 4;
 
 /// y = act(bias + x w^T).
 #[allow(clippy::too_many_arguments)] // The operands of a dense layer.
-pub fn fprop(
+pub fn fprop<W: Stored>(
     simd: Simd,
     n: usize,
     inputs: usize,
     outputs: usize,
     x: &[f32],
-    w: &[f32],
+    w: &[W],
     bias: Option<&[f32]>,
     relu: bool,
     y: &mut [f32],
@@ -42,19 +43,19 @@ pub fn fprop(
 }
 
 /// One task of [`fprop`]: the outputs in `range` of all images.
-struct Dots<'a> {
+struct Dots<'a, W> {
     n: usize,
     inputs: usize,
     outputs: usize,
     x: &'a [f32],
-    w: &'a [f32],
+    w: &'a [W],
     bias: Option<&'a [f32]>,
     relu: bool,
     y: Out,
     range: (usize, usize),
 }
 
-impl Dots<'_> {
+impl<W: Stored> Dots<'_, W> {
     /// Adds the chunk at `i` to outputs o.. of images n..
     ///
     /// # Safety
@@ -64,12 +65,12 @@ impl Dots<'_> {
         let len = CHUNK.min(self.inputs - i);
         // SAFETY: rows o..o + O of w, n..n + N of x, from column i on.
         unsafe {
-            let w: [*const f32; O] = std::array::from_fn(|j| self.w.as_ptr().add((o + j) * self.inputs + i));
+            let w: [*const W; O] = std::array::from_fn(|j| self.w.as_ptr().add((o + j) * self.inputs + i));
             let x: [*const f32; N] = std::array::from_fn(|j| self.x.as_ptr().add((n + j) * self.inputs + i));
             let mut acc = [[V::splat(0.0); O]; N];
             let mut at = 0;
             while at + LANES <= len {
-                let w: [V; O] = std::array::from_fn(|j| V::load(w[j].add(at)));
+                let w: [V; O] = std::array::from_fn(|j| W::load(w[j].add(at)));
                 for b in 0..N {
                     let x = V::load(x[b].add(at));
                     for a in 0..O {
@@ -79,7 +80,7 @@ impl Dots<'_> {
                 at += LANES;
             }
             if at < len {
-                let w: [V; O] = std::array::from_fn(|j| V::load_part(w[j].add(at), len - at));
+                let w: [V; O] = std::array::from_fn(|j| W::load_part(w[j].add(at), len - at));
                 for b in 0..N {
                     let x = V::load_part(x[b].add(at), len - at);
                     for a in 0..O {
@@ -100,7 +101,7 @@ impl Dots<'_> {
     }
 }
 
-impl Vectorized for Dots<'_> {
+impl<W: Stored> Vectorized for Dots<'_, W> {
     #[inline(always)]
     fn run<V: V16>(self) {
         // With one block of images each weight is read once, so a block of rows may as well run to its end; with more,

@@ -4,6 +4,7 @@ A routine is written once, generic over [`V16`], `#[inline(always)]` all the way
 function that carries the target features: [`run`]. */
 
 use crate::launch::{Level, Simd};
+use half::{bf16, f16};
 
 /// Sixteen f32. All operations are lane by lane.
 ///
@@ -29,6 +30,15 @@ pub trait V16: Copy {
     fn winner(self, a: Self, best: Self, b: Self) -> (Self, Self);
     /// Self where a = b, 0 elsewhere.
     fn where_equal(self, a: Self, b: Self) -> Self;
+
+    /// Numbers of bf16, which are those of f32 that end in sixteen zeros.
+    /// # Safety
+    /// 16 elements must be readable at `p`.
+    unsafe fn load_bf16(p: *const bf16) -> Self;
+    /// Numbers of f16.
+    /// # Safety
+    /// 16 elements must be readable at `p`.
+    unsafe fn load_f16(p: *const f16) -> Self;
 
     /// The first `n` lanes from memory, zeros behind.
     /// # Safety
@@ -109,6 +119,58 @@ pub trait V16: Copy {
             }
         }
         a[0]
+    }
+}
+
+/// A type that numbers are stored as, and made f32 of as they are read.
+pub trait Stored: Copy + Default + Send + Sync {
+    /// # Safety
+    /// 16 elements must be readable at `p`.
+    unsafe fn load<V: V16>(p: *const Self) -> V;
+
+    /// The first `n` lanes from memory, zeros behind.
+    /// # Safety
+    /// `n` elements must be readable at `p`.
+    #[inline(always)]
+    unsafe fn load_part<V: V16>(p: *const Self, n: usize) -> V {
+        // SAFETY: n elements are read from p (caller), 16 from the buffer.
+        unsafe {
+            if n >= 16 {
+                return Self::load(p);
+            }
+            let mut a = [Self::default(); 16];
+            std::ptr::copy_nonoverlapping(p, a.as_mut_ptr(), n);
+            Self::load(a.as_ptr())
+        }
+    }
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    unsafe fn load<V: V16>(p: *const f32) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::load(p) }
+    }
+    #[inline(always)]
+    unsafe fn load_part<V: V16>(p: *const f32, n: usize) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::load_part(p, n) }
+    }
+}
+
+impl Stored for bf16 {
+    #[inline(always)]
+    unsafe fn load<V: V16>(p: *const bf16) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::load_bf16(p) }
+    }
+}
+
+impl Stored for f16 {
+    #[inline(always)]
+    unsafe fn load<V: V16>(p: *const f16) -> V {
+        // SAFETY: the caller's promise.
+        unsafe { V::load_f16(p) }
     }
 }
 
@@ -211,18 +273,30 @@ impl V16 for Portable {
     fn where_equal(self, a: Self, b: Self) -> Self {
         Self(std::array::from_fn(|i| if a.0[i] == b.0[i] { self.0[i] } else { 0.0 }))
     }
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const bf16) -> Self {
+        // SAFETY: the caller's promise.
+        let x = unsafe { p.cast::<[bf16; 16]>().read_unaligned() };
+        Self(x.map(|x| f32::from_bits((x.to_bits() as u32) << 16)))
+    }
+    #[inline(always)]
+    unsafe fn load_f16(p: *const f16) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { p.cast::<[f16; 16]>().read_unaligned() }.map(f16::to_f32))
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{V16, Vectorized};
+    use half::{bf16, f16};
     use std::arch::x86_64::*;
 
     #[target_feature(enable = "avx512f")]
     pub fn run_avx512<K: Vectorized>(k: K) {
         k.run::<Avx512>()
     }
-    #[target_feature(enable = "avx2,fma")]
+    #[target_feature(enable = "avx2,fma,f16c")]
     pub fn run_avx2<K: Vectorized>(k: K) {
         k.run::<Avx2>()
     }
@@ -312,6 +386,19 @@ mod x86 {
                 }
                 _mm512_mask_storeu_ps(p, mask(n), self.0)
             }
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(p: *const bf16) -> Self {
+            // SAFETY: see above.
+            unsafe {
+                let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+                Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_f16(p: *const f16) -> Self {
+            // SAFETY: see above.
+            Self(unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) })
         }
         #[inline(always)]
         unsafe fn stream(self, p: *mut f32) {
@@ -453,6 +540,21 @@ mod x86 {
             // SAFETY: see above.
             let half = |x, a, b| unsafe { _mm256_and_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(a, b), x) };
             Self(half(self.0, a.0, b.0), half(self.1, a.1, b.1))
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(p: *const bf16) -> Self {
+            // SAFETY: see above.
+            let half = |p: *const bf16| unsafe {
+                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+            };
+            Self(half(p), half(p.wrapping_add(8)))
+        }
+        #[inline(always)]
+        unsafe fn load_f16(p: *const f16) -> Self {
+            // SAFETY: see above.
+            let half = |p: *const f16| unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) };
+            Self(half(p), half(p.wrapping_add(8)))
         }
         #[inline(always)]
         unsafe fn stream(self, p: *mut f32) {

@@ -266,6 +266,31 @@ fn dense_layers_equal_the_definition() {
     }
 }
 
+/// In 16 bits: every number of each type is read as what it is, and a layer of them has the bits of the same in float32.
+#[test]
+fn weights_in_sixteen_bits_have_the_bits_of_their_numbers() {
+    fn same<W: super::simd::Stored>(name: &str, stored: fn(u16) -> W, wide: fn(W) -> f32) {
+        for (n, inputs, outputs) in [(1, 65, 5), (3, 2061, 9), (5, 4096, 4), (8, 16, 17)] {
+            let x = values(1, n * inputs, false);
+            let bias = values(2, outputs, false);
+            // All finite numbers, subnormal ones among them, in turn.
+            let finite = |i: &u16| wide(stored(*i)).is_finite();
+            let w: Vec<W> =
+                (0..=u16::MAX).filter(finite).cycle().step_by(257).take(inputs * outputs).map(stored).collect();
+            let w32: Vec<f32> = w.iter().map(|w| wide(*w)).collect();
+            for simd in Simd::available() {
+                let of = |y: &mut [f32]| dense::fprop(simd, n, inputs, outputs, &x, &w, Some(&bias), false, y);
+                let of32 = |y: &mut [f32]| dense::fprop(simd, n, inputs, outputs, &x, &w32, Some(&bias), false, y);
+                let [got, want] =
+                    [guarded(n * outputs, 0, |y, _| of(y)), guarded(n * outputs, 0, |y, _| of32(y))].map(|y| bits(&y));
+                assert!(got == want, "{name} {simd:?} {n} {inputs} {outputs}");
+            }
+        }
+    }
+    same("bf16", half::bf16::from_bits, half::bf16::to_f32);
+    same("f16", half::f16::from_bits, half::f16::to_f32);
+}
+
 #[test]
 fn column_sums_equal_the_definition() {
     for (rows, cols) in [(1, 1), (3, 65), (130, 17), (5000, 64), (70000, 3), (2000, 257)] {

@@ -1,5 +1,6 @@
 //! Routines for float32, run on operands that are stored in 16 bits: widened before, rounded after. Storage in 16 bits is
-//! for GPUs; the host follows their arithmetic and does not compete with it.
+//! for GPUs; the host follows their arithmetic, and gains where a routine takes what is large as it is stored
+//! ([`crate::graph::Description::as_stored`]).
 
 use super::{Code, Launch, Operands, Routine, Slot};
 use crate::par;
@@ -11,27 +12,26 @@ use std::sync::Arc;
 /// Elements converted at once.
 const PIECE: usize = 4096;
 
-/// `launch`, made for operands of float32, for operands of types `ins` and `outs`: those of 16 bits get a float32 copy in
-/// scratch memory.
-pub fn widened(launch: Launch, ins: &[Type], outs: &[Type]) -> Launch {
+/// `launch`, made for operands of float32, for inputs and outputs of which some are stored in 16 bits: those of a type in
+/// `copies` get a float32 copy in scratch memory, and the others are as the launch takes them.
+pub fn widened(launch: Launch, copies: &[Vec<Option<Type>>; 2]) -> Launch {
     let (Code::Host(inner) | Code::Definition(inner)) = &launch.code else { unreachable!("lowered for the host") };
     let (inner, own) = (inner.clone(), launch.scratch);
-    let copies: usize = ins.iter().chain(outs).filter(|t| t.dtype.is_half()).map(room).sum();
-    let scratch = own.next_multiple_of(ALIGN) + copies;
-    let (ins, outs) = (ins.to_vec(), outs.to_vec());
+    let scratch = own.next_multiple_of(ALIGN) + copies.iter().flatten().flatten().map(room).sum::<usize>();
+    let [ins, outs] = copies.clone();
     let routine: Routine = Arc::new(move |h: &Operands| {
         let (mine, mut rest) = h.scratch::<u8>().split_at_mut(own.next_multiple_of(ALIGN));
         let [mut x, mut y] = [&ins, &outs].map(|t| t.iter().map(|t| copy(&mut rest, t)).collect::<Vec<_>>());
         for (i, (x, t)) in x.iter_mut().zip(&ins).enumerate() {
-            if let Some(x) = x.as_deref_mut().filter(|_| !h.aliased.contains(&i)) {
+            if let (Some(x), Some(t), false) = (x.as_deref_mut(), t, h.aliased.contains(&i)) {
                 widen(t.dtype, h.input(i), x);
             }
         }
         let mut stored: Vec<Option<&mut [u16]>> =
-            outs.iter().enumerate().map(|(o, t)| t.dtype.is_half().then(|| h.output(o))).collect();
+            outs.iter().enumerate().map(|(o, t)| t.map(|_| h.output(o))).collect();
         // What is updated in place may be left as it is.
         for ((stored, y), t) in stored.iter().zip(&mut y).zip(&outs).filter(|_| !h.aliased.is_empty()) {
-            if let (Some(stored), Some(y)) = (stored, y) {
+            if let (Some(stored), Some(y), Some(t)) = (stored, y, t) {
                 widen(t.dtype, stored, y);
             }
         }
@@ -46,7 +46,7 @@ pub fn widened(launch: Launch, ins: &[Type], outs: &[Type]) -> Launch {
         let inside = unsafe { Operands::new(wide_ins, wide_outs, mine, h.aliased.clone()) };
         inside.expect("parts of scratch memory are apart").run(&inner);
         for ((stored, y), t) in stored.iter_mut().zip(&y).zip(&outs) {
-            if let (Some(stored), Some(y)) = (stored, y) {
+            if let (Some(stored), Some(y), Some(t)) = (stored, y, t) {
                 narrow(t.dtype, y, stored);
             }
         }
@@ -67,10 +67,8 @@ fn room(t: &Type) -> usize {
 }
 
 /// The copy of an operand of 16 bits, off the front of what is left of the scratch memory.
-fn copy<'a>(rest: &mut &'a mut [u8], t: &Type) -> Option<&'a mut [f32]> {
-    if !t.dtype.is_half() {
-        return None;
-    }
+fn copy<'a>(rest: &mut &'a mut [u8], t: &Option<Type>) -> Option<&'a mut [f32]> {
+    let t = t.as_ref()?;
     let (part, left) = std::mem::take(rest).split_at_mut(room(t));
     *rest = left;
     Some(&mut bytemuck::cast_slice_mut(part)[..t.numel()])

@@ -13,6 +13,7 @@ pub mod tensor_map;
 pub use choices::{Choices, Products};
 
 use crate::error::{Error, Result};
+use crate::shape::DType;
 use bytemuck::Pod;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,7 +33,7 @@ pub struct Simd(Level);
 pub enum Level {
     /// Whatever the compiler's baseline offers.
     Portable,
-    /// AVX2 and FMA.
+    /// AVX2, FMA and F16C.
     Avx2,
     /// AVX-512 F.
     Avx512,
@@ -57,7 +58,8 @@ impl Simd {
         let mut levels = vec![Simd::PORTABLE];
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // Every processor with AVX2 has F16C, which is a flag of its own.
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
                 levels.push(Simd(Level::Avx2));
                 if is_x86_feature_detected!("avx512f") {
                     levels.push(Simd(Level::Avx512));
@@ -150,6 +152,7 @@ pub struct Slot {
     at: *mut u8,
     bytes: usize,
     writable: bool,
+    stored: Option<DType>,
 }
 
 // SAFETY: whoever dereferences the address promises that it may ([`Operands::new`]).
@@ -160,11 +163,15 @@ unsafe impl Sync for Slot {}
 impl Slot {
     /// Memory to be read and written.
     pub fn new(at: *mut u8, bytes: usize) -> Self {
-        Self { at, bytes, writable: true }
+        Self { at, bytes, writable: true, stored: None }
     }
     /// Memory to be read.
     pub fn read_only(bytes: &[u8]) -> Self {
-        Self { at: bytes.as_ptr().cast_mut(), bytes: bytes.len(), writable: false }
+        Self { at: bytes.as_ptr().cast_mut(), bytes: bytes.len(), writable: false, stored: None }
+    }
+    /// The same, holding numbers of another type than those of its value.
+    pub fn stored_as(self, stored: DType) -> Self {
+        Self { stored: Some(stored), ..self }
     }
     /// `bytes` bytes of it, from `at` on; None where it has fewer.
     pub fn part(self, at: usize, bytes: usize) -> Option<Self> {
@@ -233,6 +240,11 @@ impl Operands {
         // SAFETY: the slot can be read and nothing writes it during this launch (Operands::new); it is aligned, and any bits are
         // a T.
         unsafe { std::slice::from_raw_parts(s.at as *const T, s.bytes / size_of::<T>()) }
+    }
+    /// The type of the numbers of input `i` where it is another than that of its value: only of inputs in
+    /// [`crate::graph::Description::narrow`].
+    pub fn stored_as(&self, i: usize) -> Option<DType> {
+        self.ins[i].stored
     }
     /// Output `i`. A routine takes each output once: it panics the second time.
     #[allow(clippy::mut_from_ref)] // Each slot is handed out once: see `take`.

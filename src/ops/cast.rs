@@ -5,8 +5,7 @@ use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
 use crate::graph::{Description, GpuCalls, Graph, Instance, Io, Node, Op, Value, host_launches};
 use crate::launch::gpu::{Count, CudaStruct, Kernel};
-use crate::launch::{Launch, Simd};
-use crate::par;
+use crate::launch::{Launch, Simd, half};
 use crate::shape::{DType, Type};
 
 /// FROM, TO: [`DType::code`]
@@ -14,11 +13,12 @@ const WAYS: &[&[i64]] = &[&[0, 1], &[0, 2], &[1, 0], &[2, 0]];
 
 static CAST: Kernel = Kernel::new("cast.cu", "cast", 2, Count::TEXT).with((&["FROM", "TO"], WAYS));
 
-/// Output 0 is input 0 in another type. Routines know float32 only: what lies around them rounds.
+/// Output 0 is input 0 in another type.
 fn host(op: &dyn Op, io: &Io, group: &[Instance]) -> Vec<Launch> {
-    host_launches(op, io, group, 0, |h| {
-        let x = h.input::<f32>(0);
-        par::chunks_mut(h.output::<f32>(0), |at, y| y.copy_from_slice(&x[at..][..y.len()]))
+    let [from, to] = [io.ins[0].dtype, io.outs[0].dtype];
+    host_launches(op, io, group, 0, move |h| match to {
+        DType::F32 => half::widen(from, h.input(0), h.output(0)),
+        _ => half::narrow(to, h.input(0), h.output(0)),
     })
 }
 
@@ -35,7 +35,7 @@ pub struct Copy;
 
 impl Op for Copy {
     fn describe(&self) -> Description {
-        Description::of("cast.copy").in_place(&[(0, 1)])
+        Description::of("cast.copy").in_place(&[(0, 1)]).as_stored(&[1], &[0])
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         match ins {
@@ -69,7 +69,7 @@ pub struct Cast {
 
 impl Op for Cast {
     fn describe(&self) -> Description {
-        Description::of("cast")
+        Description::of("cast").as_stored(&[0], &[0])
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let from = ins[0].dtype;

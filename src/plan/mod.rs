@@ -226,15 +226,23 @@ fn launchable(n: &Node, launch: &Launch) -> Result<()> {
     Err(Error::job(problem).fix(smaller()))
 }
 
-/// The host routines of an op, which know float32 only.
+/// The host routines of an op, which know float32 only, but for what they take as it is stored.
 fn host(op: &dyn Op, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
-    if io.ins.iter().chain(io.outs).all(|t| !t.dtype.is_half()) {
+    let copied = |types: &[Type], as_stored: &[usize]| -> Vec<Option<Type>> {
+        let copied = |(i, t): (usize, &Type)| (t.dtype.is_half() && !as_stored.contains(&i)).then_some(*t);
+        types.iter().enumerate().map(copied).collect()
+    };
+    let as_stored = op.describe().as_stored;
+    let copies = [copied(io.ins, as_stored[0]), copied(io.outs, as_stored[1])];
+    if copies.iter().flatten().all(Option::is_none) {
         return op.host(io, group, simd);
     }
-    let wide = |t: &Type| if t.dtype.is_half() { t.of(DType::F32) } else { *t };
-    let [ins, outs] = [io.ins, io.outs].map(|t| t.iter().map(wide).collect::<Vec<_>>());
+    let shown = |types: &[Type], copies: &[Option<Type>]| -> Vec<Type> {
+        types.iter().zip(copies).map(|(t, copy)| copy.map_or(*t, |t| t.of(DType::F32))).collect()
+    };
+    let (ins, outs) = (shown(io.ins, &copies[0]), shown(io.outs, &copies[1]));
     let launches = op.host(&Io { ins: &ins, outs: &outs }, group, simd);
-    launches.into_iter().map(|l| half::widened(l, io.ins, io.outs)).collect()
+    launches.into_iter().map(|l| half::widened(l, &copies)).collect()
 }
 
 /// Runs the float64 definition on float32 storage: right, slow, and shown as such by the profiler.
@@ -267,8 +275,9 @@ fn definition(g: &Graph, node: usize, member: usize, m: &Instance) -> Launch {
     let (ins, outs) = (m.ins.clone(), m.outs.clone());
     let code = Code::Definition(Arc::new(routine));
     let launch = Launch { name: n.op.name(), member, code, ins, outs, scratch: 0, cost };
-    match types[0].iter().chain(&types[1]).any(|t| t.dtype.is_half()) {
-        true => half::widened(launch, &types[0], &types[1]),
+    let copies = types.map(|types| types.iter().map(|t| t.dtype.is_half().then_some(*t)).collect::<Vec<_>>());
+    match copies.iter().flatten().any(Option::is_some) {
+        true => half::widened(launch, &copies),
         false => launch,
     }
 }

@@ -6,6 +6,7 @@ use super::mapping::Mapping;
 use super::store::Scales;
 use super::sums::{self, Sums};
 use crate::error::{Error, Result};
+use crate::shape::DType;
 use half::{bf16, f16};
 use safetensors::Dtype;
 use std::borrow::Cow;
@@ -196,6 +197,18 @@ impl WeightFile {
         let t = self.own(name)?;
         let at = self.as_bytes().as_ptr() as usize + t.range.start;
         (t.dtype == Dtype::F32 && at.is_multiple_of(ALIGN) && !t.range.is_empty()).then(|| t.range.clone())
+    }
+
+    /// The same of a tensor that is stored in 16 bits, and as what: for a device that takes it as it lies.
+    pub fn aligned_half(&self, name: &str) -> Option<(DType, Range<usize>)> {
+        let t = self.own(name)?;
+        let at = self.as_bytes().as_ptr() as usize + t.range.start;
+        let dtype = match t.dtype {
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            _ => return None,
+        };
+        (at.is_multiple_of(ALIGN) && !t.range.is_empty()).then(|| (dtype, t.range.clone()))
     }
 }
 

@@ -3,7 +3,6 @@
 use super::Fprop;
 use crate::error::{Error, Result};
 use crate::graph::{Description, GpuCalls, Graph, Instance, Io, Op, Role, host_launches, traffic};
-use crate::host;
 use crate::launch::{Cost, Launch, Simd};
 use crate::ops::activation::ReluGrad;
 use crate::ops::dropout;
@@ -25,7 +24,7 @@ pub struct Dropped {
 
 impl Op for Dropped {
     fn describe(&self) -> Description {
-        Description::of("dense.dropped").role(Role::Dense).stream(self.mask.describe().stream)
+        Description::of("dense.dropped").role(Role::Dense).as_stored(&[1], &[]).stream(self.mask.describe().stream)
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let (state, dense) = ins.split_last().ok_or_else(|| Error::job("the generator's state is needed"))?;
@@ -42,10 +41,10 @@ impl Op for Dropped {
         self.mask.apply64(ins[last], &mut outs[0]);
     }
     fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
-        let (op, n, i, o) = (*self, io.outs[0].dims()[0], io.ins[0].row(), io.outs[0].row());
+        let (op, run) = (*self, self.dense.routine(io, simd));
         host_launches(self, io, group, 0, move |h| {
-            let (y, bias) = (h.output::<f32>(0), op.dense.bias.then(|| h.input(2)));
-            host::dense::fprop(simd, n, i, o, h.input(0), h.input(1), bias, true, y);
+            let y = h.output::<f32>(0);
+            run(h, y);
             let round = |y: &mut f32| *y = op.mask.ty.dtype.round(*y as f64) as f32;
             par::chunks_mut(y, |_, y| y.iter_mut().for_each(round));
             op.mask.apply(h.input(2 + op.dense.bias as usize), y);

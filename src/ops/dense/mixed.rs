@@ -3,7 +3,6 @@
 use super::{Fprop, gpu};
 use crate::error::{Error, Result};
 use crate::graph::{Description, GpuCalls, Graph, Instance, Io, Op, Role, host_launches};
-use crate::host;
 use crate::launch::{Cost, Launch, Simd};
 use crate::ops::cast::Cast;
 use crate::ops::fuse::{Uses, is, join};
@@ -27,7 +26,7 @@ const LOADED: usize = 4;
 
 impl Op for Mixed {
     fn describe(&self) -> Description {
-        Description::of("dense.mixed").role(Role::Dense)
+        Description::of("dense.mixed").role(Role::Dense).as_stored(&[1], &[])
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let [x, w, ..] = *ins else { return Err(Error::job("x and w are needed")) };
@@ -46,10 +45,10 @@ impl Op for Mixed {
         outs[0].iter_mut().for_each(|y| *y = self.by.round(*y));
     }
     fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
-        let (op, n, i, o) = (*self, io.outs[0].dims()[0], io.ins[0].row(), io.outs[0].row());
+        let (op, run) = (*self, self.dense.routine(io, simd));
         host_launches(self, io, group, 0, move |h| {
-            let (y, bias) = (h.output::<f32>(0), op.dense.bias.then(|| h.input(2)));
-            host::dense::fprop(simd, n, i, o, h.input(0), h.input(1), bias, op.dense.relu, y);
+            let y = h.output::<f32>(0);
+            run(h, y);
             let round = |y: &mut f32| *y = op.by.round(*y as f64) as f32;
             par::chunks_mut(y, |_, y| y.iter_mut().for_each(round));
         })

@@ -21,9 +21,10 @@ use crate::error::{Error, Result};
 use crate::graph::Operand::{In, Out};
 use crate::graph::{Description, GpuCalls, Graph, Instance, Io, Node, Op, Role, Value, host_launches, traffic};
 use crate::host;
-use crate::launch::{Cost, Launch, Simd};
+use crate::launch::{Cost, Launch, Operands, Simd};
 use crate::par;
 use crate::shape::{DType, Type, storage};
+use ::half::{bf16, f16};
 
 fn flops(n: usize, i: usize, o: usize) -> f64 {
     2.0 * (n * i) as f64 * o as f64
@@ -38,7 +39,7 @@ pub struct Fprop {
 
 impl Op for Fprop {
     fn describe(&self) -> Description {
-        Description::of("dense.fprop").role(Role::Dense)
+        Description::of("dense.fprop").role(Role::Dense).as_stored(&[1], &[]).narrow(&[1])
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
         let want = 2 + self.bias as usize;
@@ -81,11 +82,8 @@ impl Op for Fprop {
         Ok([dx].into_iter().chain(weights).map(Some).collect())
     }
     fn host(&self, io: &Io, group: &[Instance], simd: Simd) -> Vec<Launch> {
-        let (op, n, i, o) = (*self, io.outs[0].dims()[0], io.ins[0].row(), io.outs[0].row());
-        host_launches(self, io, group, 0, move |h| {
-            let bias = op.bias.then(|| h.input(2));
-            host::dense::fprop(simd, n, i, o, h.input(0), h.input(1), bias, op.relu, h.output(0))
-        })
+        let run = self.routine(io, simd);
+        host_launches(self, io, group, 0, move |h| run(h, h.output(0)))
     }
     fn gpu(&self, gpu: GpuCalls, io: &Io) -> Vec<Launch> {
         self.then(gpu, io, After::NOTHING)
@@ -96,6 +94,20 @@ impl Op for Fprop {
 }
 
 impl Fprop {
+    /// Its host routine, which reads w as it is stored, and writes y where it is told to.
+    fn routine(&self, io: &Io, simd: Simd) -> impl Fn(&Operands, &mut [f32]) + Send + Sync + 'static {
+        let (op, n, i, o) = (*self, io.outs[0].dims()[0], io.ins[0].row(), io.outs[0].row());
+        let dtype = io.ins[1].dtype;
+        move |h, y| {
+            let (x, bias) = (h.input(0), op.bias.then(|| h.input(2)));
+            match h.stored_as(1).unwrap_or(dtype) {
+                DType::BF16 => host::dense::fprop::<bf16>(simd, n, i, o, x, h.input(1), bias, op.relu, y),
+                DType::F16 => host::dense::fprop::<f16>(simd, n, i, o, x, h.input(1), bias, op.relu, y),
+                _ => host::dense::fprop::<f32>(simd, n, i, o, x, h.input(1), bias, op.relu, y),
+            }
+        }
+    }
+
     /// Its launches with what comes `after`, besides bias and ReLU.
     fn then(&self, gpu: GpuCalls, io: &Io, after: After) -> Vec<Launch> {
         let (extents, after) = self.lowered(io, after);
