@@ -680,6 +680,27 @@ fn check_finite_names_the_first_op() {
     bad(dir.path(), &[&args[..], &["--check-finite"]].concat(), 1, &parts);
 }
 
+/// Half of the bytes of a dense layer; ratings are those of `--precision fp16`, which rounds the same weights.
+#[test]
+fn a_narrowed_model_rates_as_rounding_does() {
+    let dir = folder();
+    let p = dir.path();
+    let out = run(p, &["weights", "narrow", "m.safetensors", "--out", "n.safetensors"]);
+    assert!(out.status.success() && text(&out.stderr).contains("1 dense layers in 16 bits"), "{}", text(&out.stderr));
+    let rate = |model: &str, more: &[&str]| {
+        let args = ["predict", "--model", model, "--format", "jsonl", "pictures/1.png", "pictures/2.png"];
+        let mut rows = rows(&good(p, &[&args[..], more].concat()));
+        rows.iter_mut().for_each(|r| r["model"] = "".into());
+        rows
+    };
+    let narrowed = rate("n.safetensors", &[]);
+    assert_eq!(narrowed, rate("m.safetensors", &["--precision", "fp16"]));
+    assert_ne!(narrowed, rate("m.safetensors", &["--precision", "bf16"]));
+    let again = ["weights", "narrow", "n.safetensors", "--out", "again.safetensors"];
+    bad(p, &again, 1, &["n.safetensors", "no dense layer in float32"]);
+    assert!(!p.join("again.safetensors").exists());
+}
+
 /// torchvision's convolutions of VGG16 at full width, as someone might have them in half precision.
 fn published(path: &Path) {
     let mut entries = vec![];

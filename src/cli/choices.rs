@@ -74,7 +74,7 @@ choices! {
         Float32 = "float32",
         Tf32x3 = "tf32x3": "Stored as float32 and as exact: three products of 11 significant bits for one on a GPU's tensor cores. Plain float32 on the CPU",
         Tf32 = "tf32": "Stored as float32, multiplied with 11 significant bits on a GPU's tensor cores. Plain float32 on the CPU",
-        Bf16 = "bf16": "Activations, and the copies of weights that multiply them, with 8 significant bits and the range of float32",
+        Bf16 = "bf16": "Activations, and the copies of weights that multiply them, with 8 significant bits and the range of float32; where the CPU predicts, the weights of dense layers alone",
         Fp16 = "fp16": "The same with 11 significant bits up to 65,504; the loss is scaled so that gradients stay inside"
     }
     Resident {

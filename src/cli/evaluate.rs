@@ -50,7 +50,8 @@ pub struct Command {
     /// Folder for resized pictures, to have them at once next time; by default they are kept in memory.
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
-    /// How numbers are stored between ops and multiplied: all but float32 on tensor cores.
+    /// How numbers are stored between ops and multiplied: all but float32 on tensor cores. On the CPU bf16 and fp16
+    /// round the weights of dense layers alone, which are half of the bytes then.
     #[arg(long, value_enum, default_value_t, value_name = "NUMBERS")]
     precision: Precision,
     #[command(flatten)]

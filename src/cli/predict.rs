@@ -54,7 +54,8 @@ pub struct Command {
     /// Pictures computed at once: costs memory, changes no rating.
     #[arg(long, default_value = "8", value_parser = batch, value_name = "N")]
     batch: usize,
-    /// How numbers are stored between ops and multiplied: all but float32 on tensor cores.
+    /// How numbers are stored between ops and multiplied: all but float32 on tensor cores. On the CPU bf16 and fp16
+    /// round the weights of dense layers alone, which are half of the bytes then.
     #[arg(long, value_enum, default_value_t, value_name = "NUMBERS")]
     precision: Precision,
     #[command(flatten)]

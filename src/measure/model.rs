@@ -204,7 +204,15 @@ impl ResolvedModel {
     /// [`ResolvedModel::evaluation`] or [`ResolvedModel::training`], to be measured, and the plan to run.
     pub fn measured(&self, purpose: Purpose, batch: usize, device: Box<dyn Device>) -> Result<(Session, usize)> {
         Ok(match purpose {
-            Purpose::Infer => (self.evaluation(batch, device)?.0, 0),
+            // As `predict` does it.
+            Purpose::Infer => {
+                let (precision, halves) = self.precision.of_prediction(&*device);
+                let (mut session, _) = self.in_precision(precision).evaluation(batch, device)?;
+                if let Some(half) = halves {
+                    checkpoint::narrow(&mut session, half, |_| {})?;
+                }
+                (session, 0)
+            }
             // A rate of zero: the arithmetic and the traffic of an update, and the same numbers every run.
             Purpose::Train => (self.training(batch, device, [0.0, 0.9, 0.0, 0.0])?.session, TRAIN),
         })

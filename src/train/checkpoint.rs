@@ -4,17 +4,20 @@ from which training goes on with the same bits. */
 
 use super::fit::{Best, Settings, State};
 use super::network::{Network, Task};
-use super::params;
+use super::params::{self, MappedFile};
 use super::stored::{self, Source, Stored};
 use crate::bundled;
 use crate::data::Alpha;
 use crate::device::{Data, Session};
 use crate::error::{Error, Result, option};
 use crate::graph::{Graph, Value};
+use crate::launch::half;
 use crate::models::{Config, TOWER, Tower};
+use crate::shape::DType;
 use crate::weights::file::Ahead;
 use crate::weights::import::SOURCE_SHA256;
 use crate::weights::{IMAGE, LAYOUT, PREPROCESS, TowerWeights, WeightFile};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
@@ -316,10 +319,62 @@ pub fn bind_some(file: &Arc<WeightFile>, session: &mut Session, values: &[Value]
         }
         match file.aligned_f32(&name) {
             Some(range) => params::bind(session, v, file, range)?,
-            None => session.write(v, Data::F32(&t.to_f32()?))?,
+            None => match file.aligned_half(&name).filter(|(dtype, _)| session.takes(v, *dtype)) {
+                Some((dtype, range)) => session.bind_as(v, dtype, Arc::new(MappedFile(file.clone())), range)?,
+                None => session.write(v, Data::F32(&t.to_f32()?))?,
+            },
         }
     }
     Ok(())
+}
+
+/// Whether a dense layer of these widths may have weights of 16 bits, by the rule by which tensor cores take one. It leaves out
+/// the last layers, whose ratings are told apart finely.
+pub fn narrows(widths: &[usize]) -> bool {
+    widths.iter().all(|n| n.is_multiple_of(8))
+}
+
+/// The weights that [`narrow`] rounds.
+pub fn narrowed(g: &Graph) -> impl Iterator<Item = Value> + '_ {
+    g.stored().filter(|v| narrows(g.dims(*v)) && g.narrows(*v))
+}
+
+/// Rounds the weights of dense layers to 16 bits ([`narrows`]). A device that takes them so stores them so; those that lie in 16 bits in a file
+/// stay as they are there. `done` hears the name of each whose numbers in float32 nobody needs any more.
+pub fn narrow(session: &mut Session, dtype: DType, done: impl Fn(&str)) -> Result<()> {
+    for v in narrowed(session.graph()).collect::<Vec<_>>() {
+        if !session.takes(v, dtype) {
+            let rounded: Vec<f64> = session.read64(v)?.into_iter().map(|w| dtype.round(w)).collect();
+            session.write(v, Data::F64(&rounded))?;
+            continue;
+        }
+        let Some(values) = session.device().lend(v) else { continue };
+        let mut halves = vec![];
+        halves.try_reserve_exact(values.len()).map_err(|_| {
+            let (name, bytes) = (session.graph().name(v), 2 * values.len());
+            Error::job(format!("no memory for the {bytes} bytes of `{name}` in 16 bits")).fix("predict in float32")
+        })?;
+        halves.resize(values.len(), 0u16);
+        half::narrow(dtype, values, &mut halves);
+        let infinite = |halves: &[u16]| halves.iter().fold(false, |bad, h| bad | (h & 0x7c00 == 0x7c00));
+        if dtype == DType::F16 && halves.par_chunks(1 << 16).any(infinite) {
+            let problem = format!("`{}` has weights beyond the range of float16", session.graph().name(v));
+            return Err(Error::job(problem).fix("predict in bf16 or in float32"));
+        }
+        let bytes = 2 * halves.len();
+        session.bind_as(v, dtype, Arc::new(Halves(halves)), 0..bytes)?;
+        done(session.graph().name(v));
+    }
+    Ok(())
+}
+
+/// Numbers of 16 bits as bytes that a device can hold on to.
+struct Halves(Vec<u16>);
+
+impl AsRef<[u8]> for Halves {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
 }
 
 /// Begins to read what [`bind`] will hand out, in the order in which a run of this graph comes to it, and then to check

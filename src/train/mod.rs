@@ -18,6 +18,7 @@ pub mod gradcheck;
 pub mod interval;
 pub mod merge;
 pub mod metrics;
+pub mod narrow;
 pub mod network;
 pub mod paired;
 pub mod params;

@@ -51,7 +51,8 @@ pub enum Precision {
     Tf32x3,
     /// Stored as float32, multiplied with 11 significant bits on a GPU's tensor cores. Plain float32 on the CPU.
     Tf32,
-    /// Activations, and the copies of weights that multiply them, with 8 significant bits and the range of float32.
+    /// Activations, and the copies of weights that multiply them, with 8 significant bits and the range of float32; where the
+    /// CPU predicts, the weights of dense layers alone ([`Precision::of_prediction`]).
     Bf16,
     /// The same with 11 significant bits up to 65,504; the loss is scaled so that gradients stay inside.
     Fp16,
@@ -63,6 +64,16 @@ impl Precision {
             Precision::Float32 | Precision::Tf32x3 | Precision::Tf32 => DType::F32,
             Precision::Bf16 => DType::BF16,
             Precision::Fp16 => DType::F16,
+        }
+    }
+
+    /// What a prediction on a device computes in, and how the weights of dense layers are stored there. A CPU gains nothing by
+    /// activations in 16 bits, and much by weights that it reads once for a picture: they alone are rounded, where a GPU
+    /// rounds everything.
+    pub fn of_prediction(self, device: &dyn Device) -> (Self, Option<DType>) {
+        match self.storage().is_half() && device.spec().gpu.is_none() {
+            true => (Precision::Float32, Some(self.storage())),
+            false => (self, None),
         }
     }
 

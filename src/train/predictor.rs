@@ -84,7 +84,7 @@ impl Predictor {
         Self::within(Precision::Float32, file, batch, device)
     }
 
-    /// The same with numbers of another precision.
+    /// The same with numbers of another precision ([`Precision::of_prediction`]).
     pub fn within(precision: Precision, file: &Arc<WeightFile>, batch: usize, device: Box<dyn Device>) -> Result<Self> {
         Self::build(precision, file, batch, device, false, Images::Own)
     }
@@ -122,6 +122,7 @@ impl Predictor {
             Images::Drawn(_) => return Err(Error::job("the model looks at other pictures than those that are drawn")),
         };
         let members = config.members();
+        let (precision, halves) = precision.of_prediction(&*device);
         let task = Task::EndToEnd { config: config.clone(), frozen: vec![] };
         let (mut g, images, mut want) = match images {
             Images::Drawn(how) => task.drawn(batch, how)?,
@@ -150,10 +151,18 @@ impl Predictor {
         let outputs = members.into_iter().map(|m| m.targets).zip(want.iter().copied()).collect();
         let beside = classes.iter().map(|c| c.probabilities).chain(heads.iter().map(|h| h.1));
         let want: Vec<Value> = want.into_iter().chain(beside).collect();
-        let hints = MemoryHints { weights_mapped: true, reserved_bytes: 0 };
+        // Copies in 16 bits lie beside the mapping.
+        let copies = checkpoint::narrowed(&g).filter(|_| halves.is_some()).map(|v| 2 * g.ty(v).numel());
+        let hints = MemoryHints { weights_mapped: true, reserved_bytes: copies.sum() };
         let options = device.options(precision.products());
         let mut session = Session::within(hints, g, &[&want], options, device)?;
         checkpoint::bind(file, &mut session)?;
+        if let Some(half) = halves {
+            let done = |name: &str| {
+                file.own(&checkpoint::name_of(file, name)).into_iter().for_each(|t| file.release(t.range.clone()))
+            };
+            checkpoint::narrow(&mut session, half, done)?;
+        }
         Ok(Self { card, views: config.views(), config, session, batch, images, outputs, heads, ahead, classes })
     }
 

@@ -5,6 +5,7 @@ mod export;
 mod import;
 mod inspect;
 mod merge;
+mod narrow;
 
 use crate::error::Result;
 use clap::{Args, Subcommand};
@@ -27,6 +28,8 @@ enum Action {
     Export(Box<export::Command>),
     /// Make one model of those of a cross-validation: their mean, with its intervals, at the cost of one.
     Merge(Box<merge::Command>),
+    /// Store the weights of a model's dense layers in 16 bits: half the size, and read as they lie by predictions on the CPU.
+    Narrow(Box<narrow::Command>),
 }
 
 impl Command {
@@ -37,6 +40,7 @@ impl Command {
             Action::Diff(c) => c.run(),
             Action::Export(c) => c.run(),
             Action::Merge(c) => c.run(),
+            Action::Narrow(c) => c.run(),
         }
     }
 }
