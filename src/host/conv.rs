@@ -55,7 +55,7 @@ pub fn fprop(
         return depthwise::fprop(simd, shape, x, w, bias, relu, y, scratch);
     }
     if winograd::suits(shape) {
-        return Winograd::forward(shape).run(simd, x, w, bias, relu, y, scratch);
+        return Winograd::forward(shape).run(simd, x, w, bias, relu, y);
     }
     let g = Gather::forward(shape);
     let packed = &mut scratch[..g.packed()];
@@ -73,7 +73,7 @@ pub fn fprop_scratch(shape: &ConvShape) -> usize {
     if depthwise::takes(shape) {
         return depthwise::fprop_scratch(shape);
     }
-    if winograd::suits(shape) { Winograd::forward(shape).scratch() } else { Gather::forward(shape).packed() }
+    if winograd::suits(shape) { 0 } else { Gather::forward(shape).packed() }
 }
 
 /// dx = the gradient of the input: dy [N,P,Q,K], w [K,R,S,C/groups], dx [N,H,W,C].
@@ -101,7 +101,7 @@ pub fn transposed(
         return depthwise::transposed(simd, shape, y, w, bias, relu, x, scratch);
     }
     if winograd::suits(shape) {
-        return Winograd::backward(shape).run(simd, y, w, bias, relu, x, scratch);
+        return Winograd::backward(shape).run(simd, y, w, bias, relu, x);
     }
     for phase in phases(shape) {
         let g = &phase.gather;
@@ -125,7 +125,7 @@ pub fn dgrad_scratch(shape: &ConvShape) -> usize {
         return depthwise::dgrad_scratch(shape);
     }
     if winograd::suits(shape) {
-        return Winograd::backward(shape).scratch();
+        return 0;
     }
     phases(shape).map(|p| p.gather.packed()).max().unwrap_or(0)
 }

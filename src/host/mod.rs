@@ -3,8 +3,8 @@
 One register tile ([`tile`]) does nearly all the arithmetic: up to 6 rows times 4 vectors of 16 lanes, the row operand
 broadcast from wherever it lies. Convolution is implicit: the tile is pointed at NHWC pixels (or at a row of zeros in
 the padding), so that no patch matrix is ever written; 3x3 convolutions of stride 1 with enough channels are transformed
-first ([`winograd`], [`winograd_wgrad`]), which leaves less than half of the arithmetic to the same tile. Nothing here allocates; what a
-routine needs beyond its operands it asks for as scratch.
+first ([`winograd`], [`winograd_wgrad`]), which leaves a quarter of the multiplications to the same tile. Nothing here
+allocates; what a routine needs beyond its operands it asks for as scratch, or has on a thread's stack (at most 1.2 MiB).
 
 **Bits.** The value of an element is fixed by the shapes alone: one chain of fused multiply-adds in a written order,
 or fixed pieces of such chains added in a written order. It does not depend on the number of threads, on where in the

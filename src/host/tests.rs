@@ -151,7 +151,11 @@ fn conv_shapes() -> Vec<ConvShape> {
     add([2, 11, 13, 40], 50, same, 1);
     add([1, 12, 13, 33], 70, window([3, 3], [1, 1], [0; 4], [1, 1]), 1);
     add([1, 9, 14, 64], 130, window([3, 3], [1, 1], [2, 0, 3, 4], [1, 1]), 1);
+    add([1, 9, 14, 64], 130, window([3, 3], [1, 1], [2, 0, 1, 2], [1, 1]), 1);
     add([3, 14, 15, 48], 36, same, 1);
+    add([2, 7, 7, 64], 96, same, 1);
+    add([1, 7, 7, 33], 962, same, 1);
+    add([1, 7, 7, 962], 33, same, 1);
     // The transformed gradient of the filters: tiles with a rest, more of them than one part has, more than one block of filters.
     add([3, 7, 7, 17], 33, same, 1);
     add([1, 70, 70, 16], 16, same, 1);
@@ -202,6 +206,74 @@ fn convolutions_equal_the_definition() {
                 check(&name("dgrad", simd, s), &got, &dx, whole, taps * s.group_k());
                 let got = guarded(dw.len(), conv::wgrad_scratch(s), |y, t| conv::wgrad(simd, s, &x, &dy, y, t));
                 check(&name("wgrad", simd, s), &got, &dw, whole, s.n * s.p * s.q);
+            }
+        }
+    }
+}
+
+/// What `winograd.rs` states, from matrices in their usual scale.
+#[test]
+fn transformed_convolutions_stay_within_their_own_bound() {
+    const B: [[f64; 6]; 6] = [
+        [4.0, 0.0, 5.0, 0.0, 1.0, 0.0],
+        [0.0, 4.0, 4.0, 1.0, 1.0, 0.0],
+        [0.0, 4.0, 4.0, 1.0, 1.0, 0.0],
+        [0.0, 2.0, 1.0, 2.0, 1.0, 0.0],
+        [0.0, 2.0, 1.0, 2.0, 1.0, 0.0],
+        [0.0, 4.0, 0.0, 5.0, 0.0, 1.0],
+    ];
+    const G: [[f64; 3]; 6] = [
+        [1.0 / 4.0, 0.0, 0.0],
+        [1.0 / 6.0; 3],
+        [1.0 / 6.0; 3],
+        [1.0 / 24.0, 1.0 / 12.0, 1.0 / 6.0],
+        [1.0 / 24.0, 1.0 / 12.0, 1.0 / 6.0],
+        [0.0, 0.0, 1.0],
+    ];
+    const A: [[f64; 6]; 4] = [
+        [1.0, 1.0, 1.0, 1.0, 1.0, 0.0],
+        [0.0, 1.0, 1.0, 2.0, 2.0, 0.0],
+        [0.0, 1.0, 1.0, 4.0, 4.0, 0.0],
+        [0.0, 1.0, 1.0, 8.0, 8.0, 1.0],
+    ];
+    /// m x mᵀ
+    fn around<const N: usize, const M: usize>(m: &[[f64; N]; M], x: [[f64; N]; N]) -> [[f64; M]; M] {
+        let half = m.map(|m| std::array::from_fn(|j| (0..N).map(|i| m[i] * x[i][j]).sum::<f64>()));
+        half.map(|row: [f64; N]| std::array::from_fn(|j| (0..N).map(|i| m[j][i] * row[i]).sum()))
+    }
+    let (c, k, side) = (70, 34, 11);
+    let s = ConvShape::new(&[1, side, side, c], k, Window::square(3, 1, 1), 1).unwrap();
+    let (x, w) = (values(1, side * side * c, false), values(2, k * 9 * c, false));
+    let mut want = vec![(0.0, 0.0); side * side * k];
+    products(&s, |iy, ix, iw| accumulate(&mut want[iy], x[ix], w[iw]));
+    for simd in Simd::available() {
+        let got = guarded(want.len(), conv::fprop_scratch(&s), |y, t| conv::fprop(simd, &s, &x, &w, None, false, y, t));
+        for (tile, k_) in (0..9).flat_map(|t| (0..k).map(move |k| (t, k))) {
+            let (top, left) = (tile / 3 * 4, tile % 3 * 4);
+            let mut sums = [[0.0; 6]; 6];
+            for ch in 0..c {
+                // One pixel of padding on each side.
+                let pixel = |y: usize, x_: usize| {
+                    let inside = (1..=side).contains(&y) && (1..=side).contains(&x_);
+                    if inside { x[((y - 1) * side + x_ - 1) * c + ch].abs() as f64 } else { 0.0 }
+                };
+                let d = around(&B, std::array::from_fn(|i| std::array::from_fn(|j| pixel(top + i, left + j))));
+                let tap = |i: usize, j: usize| w[((k_ * 3 + i) * 3 + j) * c + ch].abs() as f64;
+                let g = around(&G, std::array::from_fn(|i| std::array::from_fn(|j| tap(i, j))));
+                sums.iter_mut()
+                    .flatten()
+                    .zip(d.iter().flatten().zip(g.iter().flatten()))
+                    .for_each(|(s, (d, g))| *s += d * g);
+            }
+            let bound = around(&A, sums);
+            for (y, x) in (0..16).map(|i| (top + i / 4, left + i % 4)).filter(|(y, x)| *y < side && *x < side) {
+                let (at, bound) = ((y * side + x) * k + k_, (c + 17) as f64 * EPS * bound[y - top][x - left]);
+                assert!(
+                    (got[at] as f64 - want[at].0).abs() <= bound,
+                    "{simd:?} {y} {x} {k_}: {} {:?}",
+                    got[at],
+                    want[at]
+                );
             }
         }
     }
@@ -404,6 +476,25 @@ fn bits_do_not_depend_on_the_batch() {
     }
 }
 
+/// So many tiles that a task has several blocks of them and goes on with the filters that it has turned.
+#[test]
+fn bits_do_not_depend_on_how_many_blocks_share_filters() {
+    let all = ConvShape::new(&[112, 20, 20, 32], 32, Window::square(3, 1, 1), 1).unwrap();
+    let one = ConvShape { n: 1, ..all };
+    let (size, w) = (20 * 20 * 32, values(1, 32 * 9 * 32, false));
+    let x = values(2, 112 * size, false);
+    for simd in Simd::available() {
+        let of = |s: &ConvShape, x: &[f32]| {
+            guarded(s.n * size, conv::fprop_scratch(s), |y, t| conv::fprop(simd, s, x, &w, None, false, y, t))
+        };
+        let y = of(&all, &x);
+        for i in [0, 3, 50, 111] {
+            let part = i * size..(i + 1) * size;
+            assert_eq!(bits(&of(&one, &x[part.clone()])), bits(&y[part]), "{simd:?} {i}");
+        }
+    }
+}
+
 /// Four vectors of channels at a time, one, a part of one: a channel does not know in which company it is.
 #[test]
 fn batch_norm_takes_each_channel_alone() {
@@ -450,6 +541,26 @@ fn nan_is_not_hidden_by_relu() {
         assert!(y.iter().all(|y| y.is_nan()), "{simd:?}");
         let y = guarded(3, 0, |y, _| dense::fprop(simd, 1, 18, 3, &x, &w, None, true, y));
         assert!(y.iter().all(|y| y.is_nan()), "{simd:?}");
+    }
+}
+
+/// Whatever part of a tile it lies in: what is not finite is not finite in any output that sees it.
+#[test]
+fn transforms_hide_nothing() {
+    let s = ConvShape::new(&[1, 8, 8, 32], 32, Window::square(3, 1, 1), 1).unwrap();
+    let w = values(1, 32 * 9 * 32, false);
+    for (simd, bad) in Simd::available().into_iter().flat_map(|s| [(s, f32::NAN), (s, f32::INFINITY)]) {
+        for pixel in 0..64 {
+            let mut x = values(2, 64 * 32, false);
+            x[pixel * 32 + 7] = bad;
+            let y = guarded(64 * 32, conv::fprop_scratch(&s), |y, t| conv::fprop(simd, &s, &x, &w, None, false, y, t));
+            for at in (0usize..64).filter(|at| (at / 8).abs_diff(pixel / 8) <= 1 && (at % 8).abs_diff(pixel % 8) <= 1) {
+                assert!(
+                    y[at * 32..][..32].iter().all(|y| !y.is_finite()),
+                    "{simd:?}: {bad} in {pixel} is hidden in {at}"
+                );
+            }
+        }
     }
 }
 

@@ -1,25 +1,36 @@
-/*! 3x3 convolution of stride 1 with 2.25 times fewer multiplications: Winograd's minimal filtering F(2x2, 3x3)
-(Lavin & Gray 2016, "Fast algorithms for convolutional neural networks", section 4.1), forward and for the gradient of
+/*! 3x3 convolution of stride 1 with four times fewer multiplications: Winograd's minimal filtering F(4x4, 3x3)
+(Lavin & Gray 2016, "Fast algorithms for convolutional neural networks", section 4.2), forward and for the gradient of
 the input, which is the same with the filter turned by 180 degrees.
 
-A tile of 2x2 outputs needs 4x4 inputs d and one 3x3 filter g per channel pair:
+A tile of 4x4 outputs needs 6x6 inputs d and one 3x3 filter g per channel pair:
 
 ```text
-Y = Aᵀ [ Σ over c of (G g Gᵀ) ⊙ (Bᵀ d B) ] A
+576 Y = Aᵀ [ Σ over c of (G g Gᵀ) ⊙ (Bᵀ d B) ] A
 
-Bᵀ = | 1  0 -1  0 |   G = | 1    0    0  |   Aᵀ = | 1  1  1  0 |
-     | 0  1  1  0 |       | 1/2  1/2  1/2|        | 0  1 -1 -1 |
-     | 0 -1  1  0 |       | 1/2 -1/2  1/2|
-     | 0  1  0 -1 |       | 0    0    1  |
+Bᵀ = | 4  0 -5  0  1  0 |   G = | 1  0  0 |   Aᵀ = | 6 -4 -4  1  1  0 |
+     | 0 -4 -4  1  1  0 |       | 1  1  1 |        | 0 -4  4  2 -2  0 |
+     | 0  4 -4 -1  1  0 |       | 1 -1  1 |        | 0 -4 -4  4  4  0 |
+     | 0 -2 -1  2  1  0 |       | 1  2  4 |        | 0 -4  4  8 -8 24 |
+     | 0  2 -1 -2  1  0 |       | 1 -2  4 |
+     | 0  4  0 -5  0  1 |       | 0  0  1 |
 ```
 
-so that the sum over channels is sixteen matrix products, done by the one register tile.
+(their G has the columns of this Aᵀ divided by 24, which is cheaper done once, to sums). The sum over channels is thirty-six
+matrix products, done by the one register tile. A task has a block of tiles and one or two panels of output channels, and
+takes 32 source channels after another: it transforms them of both operands and adds their products to the chains that it
+has begun. What it works on (1.2 MiB, 0.8 MiB of one panel) stays in the second-level cache; nothing is transformed ahead, because
+to transform a filter takes less time than to fetch 36 points of it.
 
-**Rounding.** All factors are 0, ±1 and ±1/2: whole numbers stay exact, and each output is off by at most
-(C + 12) 2^-24 times Σ over c of the absolute values of the same formula, in which the whole 4x4 tile counts and not
-only the 3x3 window of the output. A NaN or infinity therefore reaches all four outputs of the tiles that read it.
-**Bits** depend on the shape of one image alone, like those of every other routine: tiles never span two images, and
-which shapes come here ([`suits`]) does not depend on the batch. */
+**Rounding.** All factors are whole numbers, and the division at the end gives whole results exactly: whole numbers stay exact as
+long as no sum on the way leaves 2^24. A point of a filter and one of the inputs have seen at most four roundings each,
+their sum C more, the way back six, the division and the bias one each, and the divisor's inverse is off by an eighth of one:
+each output is off by at most (C + 17) 2^-24 times the same formula on absolute values, in which the whole 6x6 tile counts and
+not only the 3x3 window of the output. Against the sum of |x w| of its own products alone the error of uniform numbers is 1.4
+times 2^-24 (root of the mean square, 32 to 512 channels; at most 22 times), where the bound of the direct sum allows as many as
+there are products. A NaN or infinity leaves no output finite that sees it, and few of its tile.
+**Bits** depend on the shape of one image alone, like those of every other routine: an output is one chain over the
+source channels at each point, tiles never span two images, and which shapes come here ([`suits`]) does not depend on the
+batch. */
 
 use super::simd::{self, V16, Vectorized};
 use super::tile::{self, Begin, HostTile, ROWS, Stretch, extent, tile};
@@ -28,28 +39,36 @@ use crate::launch::Simd;
 use crate::par;
 use crate::shape::{ConvShape, Window};
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
-/// Points of a transformed tile: 4 x 4.
-const POINTS: usize = 16;
-/// Tiles of one task: its transformed outputs, 16 x 48 x 64 x 4 = 192 KiB, stay in the second-level cache.
-const BLOCK: usize = 48;
-/// What is put between the points of a transformed matrix: their distance would otherwise be a multiple of 4 KiB for the
-/// usual numbers of channels, and the sixteen streams of a transform would fight for one set of the first-level cache.
+/// Rows and columns of a tile of outputs, of its points and of the inputs under it.
+const SIDE: usize = 4;
+const WIDE: usize = SIDE + 2;
+/// Tiles of a block; output channels of a panel; panels of a task.
+const BLOCK: usize = 42;
+const PANEL: usize = 4 * LANES;
+const PANELS: usize = 2;
+/// Source channels that are transformed at a time, and how many times as many a task keeps turned filters of.
+const CHANNELS: usize = 2 * LANES;
+const KEPT: usize = 2;
+/// What is put between the points of a transformed matrix: their distance would otherwise be a multiple of 4 KiB, and the
+/// streams of a transform would fight for one set of the first-level cache.
 const SKEW: usize = LANES;
-/// From point to point of a task's products.
-const PRODUCT_STEP: usize = BLOCK * 4 * LANES + SKEW;
-/// Source channels of one task of the filters' transform.
-const CHANNELS: usize = 128;
-/// Bytes of transformed filters at a time, and of transformed inputs: together a few megabytes of the last-level cache.
-const FILTER_BYTES: usize = 8 << 20;
-const INPUT_BYTES: usize = 4 << 20;
+/// From point to point, and from tap to tap, of what a task works on.
+const INPUT_STEP: usize = BLOCK * CHANNELS + SKEW;
+const FILTER_STEP: usize = CHANNELS * PANEL + SKEW;
+const PRODUCT_STEP: usize = BLOCK * PANEL + SKEW;
+const TAPS: usize = 9 * FILTER_STEP;
+const PRODUCTS: usize = WIDE * WIDE * PRODUCT_STEP;
 
 /// Whether a convolution is worth transforming: 3x3, dense in every sense, with enough channels on both sides to pay
-/// for the transforms and enough pixels to pay for that of the filters. The batch must not enter here.
+/// for the transforms, and enough pixels, in tiles that are not half empty, to pay for that of the filters. No output may see
+/// padding alone: zero is not a sum of what else its tile has. The batch must not enter here.
 pub fn suits(s: &ConvShape) -> bool {
-    let w = &s.window;
+    let (w, pixels) = (&s.window, s.p * s.q);
     let plain = Window { pad: w.pad, ..Window::square(3, 1, 0) } == *w;
-    plain && s.groups == 1 && s.c >= 32 && s.k >= 32 && s.p * s.q >= 100
+    let filled = pixels >= 49 && s.p.div_ceil(SIDE) * s.q.div_ceil(SIDE) * SIDE * SIDE <= 2 * pixels;
+    plain && w.pad.iter().all(|pad| *pad <= 2) && s.groups == 1 && s.c >= 32 && s.k >= 32 && filled
 }
 
 /// A convolution seen from its output: forward, or turned for the gradient of the input.
@@ -75,111 +94,34 @@ impl Winograd {
         Self { n: s.n, out: [s.h, s.w], src: [s.p, s.q], src_c: s.k, dst_c: s.c, off, turned: true }
     }
     fn tiles(&self) -> [usize; 2] {
-        self.out.map(|x| x.div_ceil(2))
+        self.out.map(|x| x.div_ceil(SIDE))
     }
-    /// From point to point of transformed filters, of a panel of `width` output channels.
-    fn filter_step(&self, width: usize) -> usize {
-        self.src_c * width + SKEW
+    /// (blocks of tiles, tiles of each).
+    fn blocks(&self) -> (usize, usize) {
+        cut(self.n * self.tiles()[0] * self.tiles()[1], BLOCK, ROWS)
     }
-    /// From point to point of transformed inputs, of a block of `size` tiles.
-    fn input_step(&self, size: usize) -> usize {
-        self.src_c * size + SKEW
-    }
-    /// Panels of `width` output channels that are in work at a time.
-    fn panels(&self, width: usize) -> usize {
-        (FILTER_BYTES / (4 * POINTS * self.filter_step(width))).clamp(1, self.dst_c.div_ceil(width))
-    }
-    /// Tiles that are in work at a time, whole blocks of them: (blocks in all, tiles of each, blocks at a time).
-    fn blocks(&self) -> (usize, usize, usize) {
-        let (blocks, size) = cut(self.n * self.tiles()[0] * self.tiles()[1], BLOCK, ROWS);
-        (blocks, size, (INPUT_BYTES / (4 * POINTS * self.input_step(size))).clamp(1, blocks))
-    }
-    /// Elements of scratch at any level.
-    pub fn scratch(&self) -> usize {
-        let filters = |vectors| self.panels(vectors * LANES) * self.filter_step(vectors * LANES);
-        let (_, size, at_once) = self.blocks();
-        POINTS * (filters(1).max(filters(4)) + at_once * self.input_step(size))
-    }
-
     /// dst [N,P,Q,K] = act(bias + src * w), w [K,3,3,C] of the forward convolution.
     #[allow(clippy::too_many_arguments)] // The operands of a convolution.
-    pub fn run(
-        &self,
-        simd: Simd,
-        src: &[f32],
-        w: &[f32],
-        bias: Option<&[f32]>,
-        relu: bool,
-        dst: &mut [f32],
-        scratch: &mut [f32],
-    ) {
+    pub fn run(&self, simd: Simd, src: &[f32], w: &[f32], bias: Option<&[f32]>, relu: bool, dst: &mut [f32]) {
         assert_eq!(src.len(), self.n * self.src[0] * self.src[1] * self.src_c);
         assert_eq!(dst.len(), self.n * self.out[0] * self.out[1] * self.dst_c);
         assert_eq!(w.len(), 9 * self.src_c * self.dst_c);
         assert!(bias.is_none_or(|b| b.len() == self.dst_c));
-        let (_, vectors) = extent(simd);
-        let width = vectors * LANES;
-        let most = self.panels(width);
-        let panels = self.dst_c.div_ceil(width);
-        let (blocks, size, at_once) = self.blocks();
-        let (filters, inputs) = scratch.split_at_mut(most * POINTS * self.filter_step(width));
-        assert!(inputs.len() >= at_once * POINTS * self.input_step(size));
+        let (blocks, size) = self.blocks();
         let tiles = self.n * self.tiles()[0] * self.tiles()[1];
+        let panels = self.dst_c.div_ceil(PANEL);
+        // Panels that share what is transformed of the inputs, where that leaves tasks enough.
+        let wide = if blocks * panels < 16 { 1 } else { panels.min(PANELS) };
+        // Blocks that share the turned filters, where these are all.
+        let keeps = wide == 1 && self.src_c <= KEPT * CHANNELS;
+        let run = if keeps { (blocks * panels / 32).clamp(1, 8) } else { 1 };
+        let (runs, groups) = (blocks.div_ceil(run), panels.div_ceil(wide));
         let dst = Out::new(dst);
-        for first_panel in (0..panels).step_by(most) {
-            let here = most.min(panels - first_panel);
-            self.filters(simd, w, first_panel, here, width, filters);
-            for first_block in (0..blocks).step_by(at_once) {
-                let count = at_once.min(blocks - first_block);
-                self.inputs(
-                    simd,
-                    src,
-                    first_block * size,
-                    (count * size).min(tiles - first_block * size),
-                    size,
-                    inputs,
-                );
-                let (filters, inputs) = (&*filters, &*inputs);
-                par::tasks(count * here, |i| {
-                    let (block, panel) = (i / here, i % here);
-                    let first = (first_block + block) * size;
-                    let task = Task {
-                        what: self,
-                        first,
-                        tiles: size.min(tiles - first),
-                        input: &inputs[block * POINTS * self.input_step(size)..],
-                        filter: &filters[panel * POINTS * self.filter_step(width)..],
-                        channel: (first_panel + panel) * width,
-                        width,
-                        size,
-                        bias,
-                        relu,
-                        dst,
-                    };
-                    task.run(simd);
-                });
-            }
-        }
-    }
-
-    /// G g Gᵀ of `here` panels: [panel][point][src_c][width].
-    fn filters(&self, simd: Simd, w: &[f32], panel: usize, here: usize, width: usize, out: &mut [f32]) {
-        let (step, pieces) = (self.filter_step(width), cut(self.src_c, CHANNELS, LANES));
-        let (lanes, out) = (width / LANES, Out::new(out));
-        par::tasks(here * lanes * pieces.0, |i| {
-            let (p, lane, from) = (i / pieces.0 / lanes, i / pieces.0 % lanes * LANES, i % pieces.0 * pieces.1);
-            let channels = from..(from + pieces.1).min(self.src_c);
-            // SAFETY: lanes `lane`.. of the channels' rows, of every point of panel p: this task's own part of `out`.
-            let out = unsafe { out.at(p * POINTS * step + lane) };
-            simd::run(simd, Filter { what: self, w, first: (panel + p) * width + lane, channels, out, width });
-        });
-    }
-
-    /// Bᵀ d B of `count` tiles from `first` on, in blocks of `size`: [block][point][tile][src_c].
-    fn inputs(&self, simd: Simd, src: &[f32], first: usize, count: usize, size: usize, out: &mut [f32]) {
-        let out = Out::new(out);
-        par::tasks(count.div_ceil(ROWS), |i| {
-            simd::run(simd, Input { what: self, src, first, tiles: i * ROWS..((i + 1) * ROWS).min(count), size, out });
+        par::tasks(runs * groups, |i| {
+            let (first, channel) = (i / groups * run * size, i % groups * wide * PANEL);
+            let exist = (wide * PANEL).min(self.dst_c - channel);
+            let task = Task { what: self, src, w, channel, exist, keeps, bias, relu, dst };
+            task.run(simd, first..(first + run * size).min(tiles), size);
         });
     }
 
@@ -190,75 +132,87 @@ impl Winograd {
     }
 }
 
+/// G.
+const FILTER: [[f32; 3]; WIDE] =
+    [[1.0, 0.0, 0.0], [1.0; 3], [1.0, -1.0, 1.0], [1.0, 2.0, 4.0], [1.0, -2.0, 4.0], [0.0, 0.0, 1.0]];
+
 /// One side of G g Gᵀ.
 #[inline(always)]
-fn filter_side<V: V16>(a: V, b: V, c: V) -> [V; 4] {
-    let (half, sum) = (V::splat(0.5), a.add(c));
-    [a, half.fma(sum.add(b), V::splat(0.0)), half.fma(sum.sub(b), V::splat(0.0)), c]
+fn filter_side<V: V16>([a, b, c]: [V; 3]) -> [V; WIDE] {
+    let (sum, wide) = (a.add(c), V::splat(4.0).fma(c, a));
+    [a, sum.add(b), sum.sub(b), V::splat(2.0).fma(b, wide), V::splat(-2.0).fma(b, wide), c]
 }
 
 /// One side of Bᵀ d B.
 #[inline(always)]
-fn input_side<V: V16>(a: V, b: V, c: V, d: V) -> [V; 4] {
-    [a.sub(c), b.add(c), c.sub(b), b.sub(d)]
+fn input_side<V: V16>(d: [V; WIDE]) -> [V; WIDE] {
+    let (four, five, two) = (V::splat(4.0), V::splat(-5.0), V::splat(2.0));
+    let less = V::splat(-4.0);
+    let (even, odd) = (less.fma(d[2], d[4]), less.fma(d[1], d[3]));
+    let (wide, turn) = (d[4].sub(d[2]), d[3].sub(d[1]));
+    [
+        four.fma(d[0], five.fma(d[2], d[4])),
+        even.add(odd),
+        even.sub(odd),
+        two.fma(turn, wide),
+        V::splat(-2.0).fma(turn, wide),
+        four.fma(d[1], five.fma(d[3], d[5])),
+    ]
 }
 
 /// One side of Aᵀ M A.
 #[inline(always)]
-fn output_side<V: V16>(a: V, b: V, c: V, d: V) -> [V; 2] {
-    [a.add(b).add(c), b.sub(c).sub(d)]
+fn output_side<V: V16>(m: [V; WIDE]) -> [V; SIDE] {
+    let (less, two, four) = (V::splat(-4.0), V::splat(2.0), V::splat(4.0));
+    let (near, far) = (m[1].add(m[2]), m[3].add(m[4]));
+    let (near_odd, far_odd) = (m[1].sub(m[2]), m[3].sub(m[4]));
+    let odd = less.mul(near_odd);
+    [
+        V::splat(6.0).fma(m[0], less.fma(near, far)),
+        two.fma(far_odd, odd),
+        four.mul(far.sub(near)),
+        V::splat(24.0).fma(m[5], V::splat(8.0).fma(far_odd, odd)),
+    ]
 }
 
-/// Sixteen output channels times a range of source channels of the filters.
-struct Filter<'a> {
-    what: &'a Winograd,
-    w: &'a [f32],
-    /// First output channel.
-    first: usize,
-    channels: std::ops::Range<usize>,
+/// Filters as they are, source channels by output channels: [tap][CHANNELS][PANEL].
+struct Turn<'a> {
+    task: &'a Task<'a>,
+    /// Of a panel, counted from the task's first channel.
+    lanes: Range<usize>,
+    channels: Range<usize>,
     out: *mut f32,
-    width: usize,
 }
 
-impl Vectorized for Filter<'_> {
+impl Vectorized for Turn<'_> {
     #[inline(always)]
     fn run<V: V16>(self) {
-        let (what, w, zero) = (self.what, self.w.as_ptr(), V::splat(0.0));
-        let step = what.filter_step(self.width);
-        let lanes = what.dst_c.saturating_sub(self.first).min(LANES);
-        for first in self.channels.clone().step_by(LANES) {
-            let channels = (self.channels.end - first).min(LANES);
-            // [tap][source channel], lanes are output channels.
-            let mut g = [[zero; LANES]; 9];
-            for (tap, g) in g.iter_mut().enumerate() {
-                // SAFETY: indices stay below the extents of w [dst_c][9][src_c], or of w [src_c][9][dst_c] when turned.
-                unsafe {
-                    if what.turned {
-                        for (c, g) in g.iter_mut().enumerate().take(channels) {
-                            let at = ((first + c) * 9 + 8 - tap) * what.dst_c + self.first;
-                            *g = V::load_part(w.wrapping_add(at), lanes);
+        let (task, what) = (self.task, self.task.what);
+        for lane in self.lanes.clone().step_by(LANES) {
+            let lanes = (self.lanes.end - lane).min(LANES);
+            for tap in 0..9 {
+                for c in self.channels.clone().step_by(LANES) {
+                    let channels = (self.channels.end - c).min(LANES);
+                    // [source channel], lanes are output channels.
+                    let mut g = [V::splat(0.0); LANES];
+                    // SAFETY: sixteen, or as many as there are, of either kind of channels.
+                    unsafe {
+                        if what.turned {
+                            for (i, g) in g.iter_mut().enumerate().take(channels) {
+                                *g = V::load_part(task.filter(c + i, tap, lane), lanes);
+                            }
+                        } else {
+                            for (i, g) in g.iter_mut().enumerate().take(lanes) {
+                                *g = V::load_part(task.filter(c, tap, lane + i), channels);
+                            }
+                            V::transpose(&mut g);
                         }
-                    } else {
-                        for (k, g) in g.iter_mut().enumerate().take(lanes) {
-                            let row = w.add(((self.first + k) * 9 + tap) * what.src_c + first);
-                            *g = V::load_part(row, channels);
-                            // A line of each of 144 rows is no pattern that hardware guesses.
-                            V::prefetch(row.wrapping_add(2 * LANES));
+                        let to = self
+                            .out
+                            .add(tap * FILTER_STEP + (c - self.channels.start) * PANEL + lane - self.lanes.start);
+                        for (i, g) in g.iter().enumerate().take(channels) {
+                            g.store(to.add(i * PANEL));
                         }
-                        V::transpose(g);
-                    }
-                }
-            }
-            for c in 0..channels {
-                let mut columns = [[zero; 4]; 3];
-                for s in 0..3 {
-                    columns[s] = filter_side(g[s][c], g[3 + s][c], g[6 + s][c]);
-                }
-                for r in 0..4 {
-                    let row = filter_side(columns[0][r], columns[1][r], columns[2][r]);
-                    for s in 0..4 {
-                        // SAFETY: point (r, s), source channel first + c of this task's panel.
-                        unsafe { row[s].store(self.out.add((r * 4 + s) * step + (first + c) * self.width)) };
                     }
                 }
             }
@@ -266,59 +220,101 @@ impl Vectorized for Filter<'_> {
     }
 }
 
-/// A few neighbouring tiles of the input.
+/// A row of G g Gᵀ: [point][CHANNELS][PANEL].
+struct Filter {
+    row: usize,
+    channels: usize,
+    vectors: usize,
+    /// [tap][CHANNELS][PANEL]
+    taps: *const f32,
+    out: *mut f32,
+}
+
+impl Vectorized for Filter {
+    #[inline(always)]
+    fn run<V: V16>(self) {
+        let factors = FILTER[self.row].map(V::splat);
+        for c in 0..self.channels {
+            for v in 0..self.vectors {
+                let at = c * PANEL + v * LANES;
+                let column = |s: usize| {
+                    // SAFETY: taps (0, s) to (2, s) of the channel, in whole vectors.
+                    let tap = |r: usize| unsafe { V::load(self.taps.add((3 * r + s) * FILTER_STEP + at)) };
+                    factors[2].fma(tap(2), factors[1].fma(tap(1), factors[0].mul(tap(0))))
+                };
+                for (s, point) in filter_side([column(0), column(1), column(2)]).iter().enumerate() {
+                    // SAFETY: point s of the channel, in whole vectors.
+                    unsafe { point.store(self.out.add(s * FILTER_STEP + at)) };
+                }
+            }
+        }
+    }
+}
+
+/// Some tiles of the input: [point][tile][CHANNELS].
 struct Input<'a> {
     what: &'a Winograd,
     src: &'a [f32],
-    first: usize,
-    /// Counted from `first`.
-    tiles: std::ops::Range<usize>,
-    size: usize,
-    out: Out,
+    places: &'a [Place],
+    channels: Range<usize>,
+    out: *mut f32,
+}
+
+/// Where a tile's inputs begin.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    image: usize,
+    row: isize,
+    column: isize,
+    /// Whether all its pixels are inside of the image, and whether it continues its left neighbour.
+    whole: bool,
+    goes_on: bool,
 }
 
 impl Vectorized for Input<'_> {
     #[inline(always)]
     fn run<V: V16>(self) {
-        let (what, [h, w], step) = (self.what, self.what.src, self.what.input_step(self.size));
-        // Per tile: its place in `out`, whether it continues the row of its left neighbour, and where its pixels begin
-        // (usize::MAX: in the padding).
-        let mut tiles = [(0, false, [usize::MAX; POINTS]); ROWS];
-        for (t, (to, goes_on, from)) in self.tiles.clone().zip(&mut tiles) {
-            let [n, i, j] = what.place(self.first + t);
-            *to = t / self.size * POINTS * step + t % self.size * what.src_c;
-            *goes_on = t > self.tiles.start && j > 0;
-            for (e, from) in from.iter_mut().enumerate() {
-                let y = (2 * i + e / 4) as isize + what.off[0];
-                let x = (2 * j + e % 4) as isize + what.off[1];
-                if y >= 0 && x >= 0 && y < h as isize && x < w as isize {
-                    *from = ((n * h + y as usize) * w + x as usize) * what.src_c;
-                }
-            }
-        }
-        for c in (0..what.src_c).step_by(LANES) {
-            let lanes = (what.src_c - c).min(LANES);
-            let mut columns = [[V::splat(0.0); 4]; 4];
-            for (to, goes_on, from) in &tiles[..self.tiles.len()] {
-                // Neighbours share two columns.
-                if *goes_on {
-                    (columns[0], columns[1]) = (columns[2], columns[3]);
-                }
-                for s in if *goes_on { 2..4 } else { 0..4 } {
-                    let mut d = [V::splat(0.0); 4];
-                    for r in 0..4 {
-                        if from[r * 4 + s] != usize::MAX {
-                            // SAFETY: the pixel is inside the source, `lanes` of its channels from c on exist.
-                            d[r] = unsafe { V::load_part(self.src.as_ptr().add(from[r * 4 + s] + c), lanes) };
-                        }
+        let (what, [h, w]) = (self.what, self.what.src);
+        let zero = V::splat(0.0);
+        // Vertically transformed, of each vector of channels.
+        let mut columns = [[[zero; WIDE]; WIDE]; CHANNELS / LANES];
+        for (t, place) in self.places.iter().enumerate() {
+            let from = (place.image * h) as isize + place.row;
+            let from = (from * w as isize + place.column) * what.src_c as isize;
+            for (c, columns) in self.channels.clone().step_by(LANES).zip(&mut columns) {
+                let lanes = (self.channels.end - c).min(LANES);
+                let from = self.src.as_ptr().wrapping_offset(from + c as isize);
+                let first = if place.goes_on {
+                    (columns[0], columns[1]) = (columns[SIDE], columns[SIDE + 1]);
+                    2
+                } else {
+                    0
+                };
+                let pixel = |r: usize, s: usize| from.wrapping_add((r * w + s) * what.src_c);
+                if place.whole && lanes == LANES {
+                    for s in first..WIDE {
+                        // SAFETY: all pixels of the tile are inside of the image, and sixteen of their channels exist.
+                        columns[s] = input_side(std::array::from_fn(|r| unsafe { V::load(pixel(r, s)) }));
                     }
-                    columns[s] = input_side(d[0], d[1], d[2], d[3]);
+                } else {
+                    for s in first..WIDE {
+                        columns[s] = input_side(std::array::from_fn(|r| {
+                            let (y, x) = (place.row + r as isize, place.column + s as isize);
+                            if y >= 0 && x >= 0 && y < h as isize && x < w as isize {
+                                // SAFETY: the pixel is inside of the image, `lanes` of its channels from c on exist.
+                                unsafe { V::load_part(pixel(r, s), lanes) }
+                            } else {
+                                zero
+                            }
+                        }));
+                    }
                 }
-                for r in 0..4 {
-                    let row = input_side(columns[0][r], columns[1][r], columns[2][r], columns[3][r]);
-                    for s in 0..4 {
-                        // SAFETY: point (r, s) of this tile, which no other task writes.
-                        unsafe { row[s].store_part(self.out.at(to + (r * 4 + s) * step + c), lanes) };
+                let to = self.out.wrapping_add(t * CHANNELS + c - self.channels.start);
+                for r in 0..WIDE {
+                    let row = input_side(std::array::from_fn(|s| columns[s][r]));
+                    for s in 0..WIDE {
+                        // SAFETY: point (r, s) of this tile, in whole vectors, of which CHANNELS has room.
+                        unsafe { row[s].store(to.add((r * WIDE + s) * INPUT_STEP)) };
                     }
                 }
             }
@@ -326,52 +322,140 @@ impl Vectorized for Input<'_> {
     }
 }
 
-/// One block of tiles times one panel of output channels.
+/// What a task works on, written before it is read. It is made where it stays: a copy would be more than a stack has.
+#[repr(C, align(64))]
+struct Room {
+    inputs: [f32; WIDE * WIDE * INPUT_STEP],
+    taps: [f32; KEPT * TAPS],
+    filters: [f32; WIDE * FILTER_STEP],
+    products: [f32; PANELS * PRODUCTS],
+}
+
+/// Blocks of tiles times one panel of output channels.
 struct Task<'a> {
     what: &'a Winograd,
-    first: usize,
-    tiles: usize,
-    /// [point][size][src_c]
-    input: &'a [f32],
-    /// [point][src_c][width]
-    filter: &'a [f32],
+    src: &'a [f32],
+    w: &'a [f32],
+    /// The first output channel, and how many.
     channel: usize,
-    width: usize,
-    size: usize,
+    exist: usize,
+    /// Whether all blocks go on with the filters that the first turned.
+    keeps: bool,
     bias: Option<&'a [f32]>,
     relu: bool,
     dst: Out,
 }
 
 impl Task<'_> {
-    fn run(&self, simd: Simd) {
-        let (c, width) = (self.what.src_c, self.width);
-        let (input_step, filter_step) = (self.what.input_step(self.size), self.what.filter_step(width));
-        // [point][tile][width]; written before it is read, so zeroing it would be wasted.
-        let mut products = [const { MaybeUninit::<f32>::uninit() }; POINTS * PRODUCT_STEP];
-        let products = products.as_mut_ptr().cast::<f32>();
-        let exist = (self.what.dst_c - self.channel).min(width);
-        // Vectors that hold channels: the last panel may need fewer.
-        let vectors = exist.div_ceil(LANES);
-        let (most, _) = extent(simd);
-        for e in 0..POINTS {
-            for t in (0..self.tiles).step_by(most) {
-                let rows = most.min(self.tiles - t);
-                let row = |i: usize| self.input[e * input_step + (t + i.min(rows - 1)) * c..][..c].as_ptr();
-                let a = std::array::from_fn(row);
-                let stretch = Stretch { a, b: self.filter[e * filter_step..][..c * width].as_ptr(), len: c };
-                // SAFETY: rows of c elements, c rows of `width` elements, and a part of `products` of that many rows.
+    fn run(&self, simd: Simd, tiles: Range<usize>, size: usize) {
+        let mut room = MaybeUninit::<Room>::uninit();
+        let room = room.as_mut_ptr();
+        // SAFETY: addresses of parts of it.
+        let (inputs, taps) =
+            unsafe { ((&raw mut (*room).inputs).cast::<f32>(), (&raw mut (*room).taps).cast::<f32>()) };
+        // SAFETY: as above.
+        let (filters, products) =
+            unsafe { ((&raw mut (*room).filters).cast::<f32>(), (&raw mut (*room).products).cast::<f32>()) };
+        let (what, src, all) = (self.what, self.src, self.what.src_c);
+        let mut places = [Place::default(); BLOCK];
+        for first in tiles.clone().step_by(size) {
+            let places = &mut places[..size.min(tiles.end - first)];
+            self.places(first, places);
+            let places = &*places;
+            for c in (0..all).step_by(CHANNELS) {
+                let channels = c..(c + CHANNELS).min(all);
+                simd::run(simd, Input { what, src, places, channels: channels.clone(), out: inputs });
+                for (panel, from) in (0..self.exist).step_by(PANEL).enumerate() {
+                    let lanes = from..(from + PANEL).min(self.exist);
+                    let taps = taps.wrapping_add(if self.keeps { c / CHANNELS * TAPS } else { 0 });
+                    if !self.keeps || first == tiles.start {
+                        let (lanes, channels) = (lanes.clone(), channels.clone());
+                        simd::run(simd, Turn { task: self, lanes, channels, out: taps });
+                    }
+                    let products = products.wrapping_add(panel * PRODUCTS);
+                    for row in 0..WIDE {
+                        let (channels, vectors) = (channels.len(), lanes.len().div_ceil(LANES));
+                        simd::run(simd, Filter { row, channels, vectors, taps, out: filters });
+                        for s in 0..WIDE {
+                            let point = Point {
+                                inputs: inputs.wrapping_add((row * WIDE + s) * INPUT_STEP),
+                                filters: filters.wrapping_add(s * FILTER_STEP),
+                                products: products.wrapping_add((row * WIDE + s) * PRODUCT_STEP),
+                                tiles: places.len(),
+                                channels,
+                                vectors,
+                                begin: if c > 0 { Begin::Dst } else { Begin::Zero },
+                            };
+                            // SAFETY: what it multiplies has been written, and products before they are added to.
+                            unsafe { point.run(simd) };
+                        }
+                    }
+                }
+            }
+            simd::run(simd, Output { task: self, places, products });
+        }
+    }
+
+    /// Weights of tap `tap`, source channel `c` and output channel `k` of this panel; further ones of the kind that is last in
+    /// memory lie behind it.
+    #[inline(always)]
+    fn filter(&self, c: usize, tap: usize, k: usize) -> *const f32 {
+        let (what, k) = (self.what, self.channel + k);
+        let at = if what.turned { (c * 9 + 8 - tap) * what.dst_c + k } else { (k * 9 + tap) * what.src_c + c };
+        self.w.as_ptr().wrapping_add(at)
+    }
+
+    fn places(&self, first: usize, places: &mut [Place]) {
+        let (what, [h, w]) = (self.what, self.what.src.map(|x| x as isize));
+        for (t, place) in places.iter_mut().enumerate() {
+            let [image, i, j] = what.place(first + t);
+            let (row, column) = ((SIDE * i) as isize + what.off[0], (SIDE * j) as isize + what.off[1]);
+            let wide = WIDE as isize;
+            let whole = row >= 0 && column >= 0 && row + wide <= h && column + wide <= w;
+            *place = Place { image, row, column, whole, goes_on: t > 0 && j > 0 };
+        }
+    }
+}
+
+/// One point of a block of tiles and a panel of output channels.
+struct Point {
+    /// [tile][CHANNELS]
+    inputs: *const f32,
+    /// [CHANNELS][PANEL]
+    filters: *const f32,
+    /// [tile][PANEL]
+    products: *mut f32,
+    tiles: usize,
+    channels: usize,
+    vectors: usize,
+    begin: Begin,
+}
+
+impl Point {
+    /// products = begin + inputs * filters.
+    ///
+    /// # Safety
+    /// Both operands, and the products if they are begun with, must have been written, and nobody else may touch the products.
+    unsafe fn run(&self, simd: Simd) {
+        let (rows, most) = extent(simd);
+        for v in (0..self.vectors).step_by(most) {
+            for t in (0..self.tiles).step_by(rows) {
+                let a = self.inputs.wrapping_add(t * CHANNELS);
+                let a = std::array::from_fn(|i| a.wrapping_add(i * CHANNELS));
+                let stretch = Stretch { a, b: self.filters.wrapping_add(v * LANES), len: self.channels };
+                let dst = self.products.wrapping_add(t * PANEL + v * LANES);
+                // SAFETY: as many elements as channels in each row, as many rows of whole vectors; the caller's promise.
                 unsafe {
                     tile(
                         simd,
-                        rows,
-                        vectors,
+                        rows.min(self.tiles - t),
+                        most.min(self.vectors - v),
                         &HostTile {
                             stretches: &[stretch],
                             a_step: 1,
-                            b_step: width,
-                            begin: Begin::Zero,
-                            dst: tile::rows(products.add(e * PRODUCT_STEP + t * width), width),
+                            b_step: PANEL,
+                            begin: self.begin,
+                            dst: tile::rows(dst, PANEL),
                             last: LANES,
                             add: false,
                             relu: false,
@@ -381,47 +465,48 @@ impl Task<'_> {
                 }
             }
         }
-        simd::run(simd, Output { task: self, products, exist });
     }
 }
 
 /// Aᵀ M A of a finished task, with bias and ReLU.
 struct Output<'a> {
     task: &'a Task<'a>,
+    places: &'a [Place],
     products: *const f32,
-    exist: usize,
 }
+
+/// The square of what Aᵀ is too large by, whose inverse float32 has within 2^-27 of itself: whole quotients come out whole.
+const SCALE: f32 = 576.0;
 
 impl Vectorized for Output<'_> {
     #[inline(always)]
     fn run<V: V16>(self) {
         let (task, what) = (self.task, self.task.what);
         let zero = V::splat(0.0);
-        for k in (0..self.exist).step_by(LANES) {
-            let lanes = (self.exist - k).min(LANES);
-            // SAFETY: `lanes` channels exist from there on.
-            let bias = task.bias.map_or(zero, |b| unsafe { V::load_part(b[task.channel + k..].as_ptr(), lanes) });
-            for t in 0..task.tiles {
-                let mut columns = [[zero; 2]; 4];
-                for s in 0..4 {
-                    let mut m = [zero; 4];
-                    for r in 0..4 {
-                        let at = (r * 4 + s) * PRODUCT_STEP + t * task.width + k;
-                        // SAFETY: every point of the task's tiles has been written, in rows of `width` >= k + 16.
-                        m[r] = unsafe { V::load(self.products.add(at)) };
-                    }
-                    columns[s] = output_side(m[0], m[1], m[2], m[3]);
+        for (t, place) in self.places.iter().enumerate() {
+            for k in (0..task.exist).step_by(LANES) {
+                let lanes = (task.exist - k).min(LANES);
+                // SAFETY: `lanes` channels exist from there on.
+                let bias = task.bias.map_or(zero, |b| unsafe { V::load_part(b[task.channel + k..].as_ptr(), lanes) });
+                let from = k / PANEL * PRODUCTS + t * PANEL + k % PANEL;
+                let mut columns = [[zero; SIDE]; WIDE];
+                for s in 0..WIDE {
+                    columns[s] = output_side(std::array::from_fn(|r| {
+                        // SAFETY: every point of the task's tiles has been written, in whole vectors.
+                        unsafe { V::load(self.products.add(from + (r * WIDE + s) * PRODUCT_STEP)) }
+                    }));
                 }
-                let [n, i, j] = what.place(task.first + t);
-                for r in 0..2 {
-                    let row = output_side(columns[0][r], columns[1][r], columns[2][r], columns[3][r]);
-                    for s in 0..2 {
-                        let (y, x) = (2 * i + r, 2 * j + s);
+                let (i, j) = ((place.row - what.off[0]) as usize, (place.column - what.off[1]) as usize);
+                for r in 0..SIDE {
+                    let row = output_side(std::array::from_fn(|s| columns[s][r]));
+                    for s in 0..SIDE {
+                        let (y, x) = (i + r, j + s);
                         if y < what.out[0] && x < what.out[1] {
-                            let v = row[s].add(bias);
+                            let v = row[s].mul(V::splat(1.0 / SCALE)).add(bias);
                             // In this order a NaN stays: max gives its second operand.
                             let v = if task.relu { zero.max(v) } else { v };
-                            let at = ((n * what.out[0] + y) * what.out[1] + x) * what.dst_c + task.channel + k;
+                            let at =
+                                ((place.image * what.out[0] + y) * what.out[1] + x) * what.dst_c + task.channel + k;
                             // SAFETY: an output pixel's channels that only this task writes.
                             unsafe { v.store_part(task.dst.at(at), lanes) };
                         }
