@@ -97,6 +97,7 @@ struct Descent {
     unsigned scaled;
     unsigned copies;
     unsigned n[24];
+    unsigned from[24];
     unsigned end[24];
     float lambda[24];
 };
@@ -182,6 +183,7 @@ struct Mixing {
 
 struct Moments {
     unsigned n;
+    unsigned from;
     float beta1;
     float rest1;
     float beta2;

@@ -2,7 +2,7 @@
 #include "descent.cuh"
 
 /// Parameters that a launch can update, and the operands of each: w, v (both updated), g, and w as Real (updated, if it has
-/// such a copy).
+/// such a copy). v may have a piece of the others alone.
 constexpr int SEGMENTS = sizeof(Descent::n) / sizeof(u32);
 enum { W, V, G, COPY, EACH };
 
@@ -18,15 +18,16 @@ KERNEL(sgd, EACH * SEGMENTS + 3, Descent) {
     const int at = EACH * s;
     const float penalty = a.lambda[s] != 0 ? times(2 * a.lambda[s], *o.in<float>(hyper + 2)) : 0;
     fours(blockIdx.x - first, a.end[s] - first, a.n[s], [&](u64 i, auto width) {
-        auto w = Pack<width>::load(o.in<float>(at + W) + i), g = Pack<width>::load(o.in<float>(at + G) + i);
+        const u64 k = a.from[s] + i;
+        auto w = Pack<width>::load(o.in<float>(at + W) + k), g = Pack<width>::load(o.in<float>(at + G) + k);
         auto v = Pack<width>::fill(0);
         if (step.momentum != 0) v = Pack<width>::load(o.in<float>(at + V) + i);
         for (int j = 0; j < width; j++) {
             if (a.lambda[s] != 0) g.at[j] = plus(g.at[j], times(penalty, w.at[j]));
             step.take(w.at[j], v.at[j], g.at[j]);
         }
-        w.store(o.out<float>(at + W) + i);
+        w.store(o.out<float>(at + W) + k);
         if (step.momentum != 0) v.store(o.out<float>(at + V) + i);
-        if (STORAGE != 0 && (a.copies >> s & 1)) w.store(o.out<Real>(at + COPY) + i);
+        if (STORAGE != 0 && (a.copies >> s & 1)) w.store(o.out<Real>(at + COPY) + k);
     });
 }

@@ -193,6 +193,7 @@ fn network() -> Network {
         updates.extend(g.push(sgd, &[w, *velocity.last().unwrap(), d, hyper]));
     }
     updates.push(loss);
+    let own = params.iter().map(|v| 0..g.ty(*v).numel()).collect();
     let session = Session::new(g, &[&updates, &[output]], Options::default(), cpu()).unwrap();
     let (prefix, targets, penalty) = (String::new(), vec![0], None);
     let names = vec!["rating".to_string()];
@@ -206,16 +207,31 @@ fn network() -> Network {
         share: None,
         loss,
         penalty,
+        own,
         params,
         velocity,
         squares: vec![],
+        remembers: &["velocity"],
         statistics,
     }];
     let losses = Losses::default();
-    let (whole, peers, portion, rows) = (batch, None, None, None);
+    let (whole, peers, sharded, portion, rows) = (batch, None, false, None, None);
     let x = vec![x];
-    let mut net =
-        Network { session, batch, whole, peers, x, tables: vec![], rows, weight, portion, state, parts, losses };
+    let mut net = Network {
+        session,
+        batch,
+        whole,
+        peers,
+        sharded,
+        x,
+        tables: vec![],
+        rows,
+        weight,
+        portion,
+        state,
+        parts,
+        losses,
+    };
     fill(&mut net.session, 7);
     net
 }

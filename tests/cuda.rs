@@ -8,8 +8,9 @@ use deep_affect::cli::Bar;
 use deep_affect::device::{self, Checks, Data, Session};
 use deep_affect::error::Result;
 use deep_affect::graph::Graph;
+use deep_affect::launch::Exchange;
 use deep_affect::ops::arith::Add;
-use deep_affect::ops::collective::AllReduce;
+use deep_affect::ops::collective::{AllGather, AllReduce, ReduceScatter};
 use deep_affect::plan::Options;
 use deep_affect::ranks::Communicator;
 use deep_affect::shape::Type;
@@ -124,11 +125,14 @@ impl Communicator for Two {
         2
     }
     fn at(&self, _: u64) {}
-    fn all_reduce(&self, _: u32, _: &mut [&mut [f32]]) -> Result<()> {
+    fn exchange(&self, _: Exchange, _: u32, _: &mut [&mut [f32]]) -> Result<()> {
         unreachable!("NCCL does")
     }
-    fn all_reduce64(&self, _: u32, _: &mut [&mut [f64]]) -> Result<()> {
+    fn exchange64(&self, _: Exchange, _: u32, _: &mut [&mut [f64]]) -> Result<()> {
         unreachable!("NCCL does")
+    }
+    fn collect(&self, _: &[u8]) -> Result<Vec<Vec<u8>>> {
+        unreachable!("no checkpoint is written")
     }
     fn gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
         let other = env::var("OTHER_NCCL").map_or(own.to_vec(), |v| format!("[[\"NCCL\",\"{v}\"]]").into_bytes());
@@ -161,6 +165,35 @@ fn inside_of_two_ranks() {
             s.write(b, Data::F32(&[0.5; 8]))?;
             s.run(0)?;
             assert_eq!(s.read(z)?, [3.0 * run as f32 + 0.5; 8]);
+        }
+        println!("done");
+        Ok(())
+    };
+    if env::var_os("FAKE_CUDA_LOG").is_some()
+        && let Err(e) = run()
+    {
+        println!("exit code {}: {e}", e.exit_code());
+    }
+}
+
+/// The same with shares of sums: of 400 numbers, the first 192 of x for this rank, the others of x and all of y for the other;
+/// what is computed of them is handed round.
+#[test]
+fn inside_of_two_ranks_with_shares() {
+    let run = || -> Result<()> {
+        let mut g = Graph::default();
+        let x = [300, 100].map(|n| g.input(&format!("{n}"), Type::f32(&[n])));
+        let twice = x.map(|x| g.push1(Add, &[x, x]));
+        let own = g.push(ReduceScatter { bucket: 0, ranks: 2, values: 2 }, &twice);
+        let more: Vec<_> = own.iter().zip(x).map(|(own, x)| g.push1(Add, &[*own, x])).collect();
+        let z = g.push(AllGather { bucket: 0, ranks: 2, values: 2 }, &more);
+        let mut device = device::open_with("cuda", None, Checks::None)?;
+        device.connect(Arc::new(Two))?;
+        let mut s = Session::new(g, &[&z], Options::default(), device)?;
+        for run in 0..3 {
+            s.write(x[0], Data::F32(&[run as f32; 300]))?;
+            s.run(0)?;
+            assert_eq!(s.read(z[0])?, [3.0 * run as f32; 300]);
         }
         println!("done");
         Ok(())
@@ -322,6 +355,31 @@ fn a_sum_over_ranks_goes_on_beside_what_does_not_need_it() {
     assert_eq!(log.iter().filter(|l| **l == format!("sum of 8 on {stream}")).count(), 2);
     for (take, give) in [("cuEventCreate", "cuEventDestroy_v2"), ("cuStreamCreate", "cuStreamDestroy_v2")] {
         assert_eq!(count(take), count(give), "{take}");
+    }
+
+    // Each piece goes to the rank in whose share it is, and from there to all, as one operation; the same when it is recorded.
+    let (text, log) = ran("inside_of_two_ranks_with_shares", &[here], dir.path(), &path);
+    assert!(text.contains("done"), "{text}");
+    let groups: Vec<&[String]> = log.split(|l| l == "group").skip(1).collect();
+    assert_eq!(groups.len(), 4, "{log:#?}");
+    let said = |group: &[String]| -> Vec<(String, u64)> {
+        let until = group.iter().take_while(|l| *l != "end of group");
+        let parts = until.map(|l| {
+            let (before, rest) = l.split_once(" at ").unwrap();
+            let (at, rest) = rest.split_once(' ').unwrap();
+            let (after, _) = rest.split_once(" on ").unwrap();
+            (format!("{before} {after}"), at.parse().unwrap())
+        });
+        parts.collect()
+    };
+    let names = |group: &[String]| said(group).into_iter().map(|p| p.0).collect::<Vec<_>>();
+    for run in [&groups[..2], &groups[2..]] {
+        assert_eq!(names(run[0]), ["sum of 192 for 0", "sum of 108 for 1", "sum of 100 for 1"]);
+        assert_eq!(names(run[1]), ["192 from 0", "108 from 1", "100 from 1"]);
+        for group in run {
+            let at = said(group);
+            assert_eq!(at[1].1 - at[0].1, 4 * 192);
+        }
     }
 }
 

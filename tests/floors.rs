@@ -151,8 +151,8 @@ const UNSAFE: [(&str, usize); 10] = [
     ("atomic", 1),
     // Signals.
     ("cli", 3),
-    // The CUDA driver and what it is told; the functions of NCCL (23); on the CPU, a value that lives in a mapping, and the operands of routines.
-    ("device", 65),
+    // The CUDA driver and what it is told; the functions of NCCL (25); on the CPU, a value that lives in a mapping, and the operands of routines.
+    ("device", 67),
     // Who this user is.
     ("files", 1),
     // Vector instructions (a comparison, a choice and a NaN that stays are three more, at each of four levels), outputs that

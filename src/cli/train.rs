@@ -36,13 +36,17 @@ pub struct Command {
     /// Train by a process on each of these GPUs of this machine: 0,1,2,3.
     #[arg(long, value_parser = whole::<usize>(0..=MOST as u64 - 1), value_delimiter = ',', value_name = "NUMBERS")]
     gpus: Vec<usize>,
+    /// Keep on each rank what the optimiser remembers of its share of the parameters alone (ZeRO-1): the same numbers in less
+    /// memory.
+    #[arg(long)]
+    shard_optimizer: bool,
     #[command(flatten)]
     flags: Preselected,
 }
 
 impl Command {
     pub fn run(self) -> Result<()> {
-        let Self { manifest, out, resume, fold, ignore_fold_column, ranks, gpus, flags } = self;
+        let Self { manifest, out, resume, fold, ignore_fold_column, ranks, gpus, shard_optimizer, flags } = self;
         let (mut run, mut output) = (flags.0, to(&out));
         let wanted = ranks.unwrap_or(gpus.len()).max(1);
         let (place, peers, crew) = match Place::of_environment()? {
@@ -71,7 +75,8 @@ impl Command {
         if !first {
             output.events = Arc::new(Quiet(output.events));
         }
-        let found = Trainer { manifest, run, output, resume, fold, ignore_fold_column, peers }.train()?;
+        let trainer = Trainer { manifest, run, output, resume, fold, ignore_fold_column, peers, shard_optimizer };
+        let found = trainer.train()?;
         drop(crew);
         if first { tell_of(&found, &out) } else { Ok(()) }
     }

@@ -359,7 +359,7 @@ impl Device for Cpu {
             let start = Instant::now();
             let p = &mut self.plans[plan];
             match p.launches[i].launch.code {
-                Code::Collective(c) => flight::reduce(c, &mut p.calls[i], self.peers.as_deref())?,
+                Code::Collective(c) => flight::exchange(c, &mut p.calls[i], self.peers.as_deref())?,
                 _ => self.pool.install(|| execute(&p.launches[i].launch, &mut p.calls[i])),
             }
             let p = &self.plans[plan];

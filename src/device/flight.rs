@@ -1,4 +1,4 @@
-//! Sums over ranks that go on beside the launches after them.
+//! What ranks do together while the launches after it go on.
 
 use crate::error::Result;
 use crate::launch::{Code, Collective, Launch, Operands};
@@ -50,14 +50,14 @@ impl Flight {
     }
 }
 
-/// Sums the outputs of a launch over all ranks; of one rank they are there.
-pub fn reduce(c: Collective, call: &mut Operands, peers: Option<&dyn Communicator>) -> Result<()> {
+/// Exchanges the outputs of a launch with the other ranks, if there are any.
+pub fn exchange(c: Collective, call: &mut Operands, peers: Option<&dyn Communicator>) -> Result<()> {
     let Some(peers) = peers.filter(|_| c.ranks > 1) else { return Ok(()) };
-    call.with(|operands| peers.all_reduce(c.bucket, &mut operands.outputs::<f32>()))
+    call.with(|operands| peers.exchange(c.exchange, c.bucket, &mut operands.outputs::<f32>()))
 }
 
 /// Runs launches in order, `kernel` each that is no collective; those are done by a thread of their own, one after another,
-/// while the launches go on that do not touch what is being summed.
+/// while the launches go on that do not touch what is being exchanged.
 pub fn run(
     launches: &[Scheduled],
     calls: &mut [Operands],
@@ -71,7 +71,7 @@ pub fn run(
         let flight = &flight;
         par::beside(scope, move || {
             for (c, call) in receive {
-                let result = reduce(c, call, Some(peers));
+                let result = exchange(c, call, Some(peers));
                 let failed = result.is_err();
                 flight.land(result);
                 if failed {

@@ -51,7 +51,7 @@ pub struct Step {
 #[derive(Clone, Debug)]
 pub enum Work {
     Kernel(Call),
-    /// Float32 numbers become their sums over all ranks, in place.
+    /// All ranks together, with float32 numbers, in place.
     Collective(Collective),
 }
 
@@ -112,7 +112,7 @@ pub trait Driver: Send {
     fn has_clock(&self) -> bool;
     /// Bytes that can be allocated besides those held; None where it uses the machine's memory.
     fn free(&self) -> Option<usize>;
-    /// Lets it sum over the ranks of a job, all of which make this call: a driver with a way of its own to do that sets it up by
+    /// Lets it exchange values with the ranks of a job, all of which make this call: a driver with a way of its own to do that sets it up by
     /// what ranks can tell each other ([`Communicator::broadcast`]).
     fn connect(&mut self, _peers: Arc<dyn Communicator>) -> Result<()> {
         Err(Error::job(format!("{} does not compute with other ranks", self.name())))

@@ -97,7 +97,8 @@ impl Device for Reference {
             n.op.eval(&io, &ins, &mut outs);
             if let Some(c) = n.op.collective().filter(|c| c.ranks > 1) {
                 let peers = self.peers.as_ref().expect("without them nothing was loaded");
-                peers.all_reduce64(c.bucket, &mut outs.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>())?;
+                let mut values: Vec<&mut [f64]> = outs.iter_mut().map(Vec::as_mut_slice).collect();
+                peers.exchange64(c.exchange, c.bucket, &mut values)?;
             }
             for (y, t) in outs.iter_mut().zip(&to).filter(|(_, t)| t.dtype.is_half()) {
                 y.iter_mut().for_each(|y| *y = t.dtype.round(*y));

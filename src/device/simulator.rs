@@ -48,7 +48,7 @@ impl Simulator {
         let (step, program) = &self.plans[plan][step];
         let (Work::Kernel(call), Some(program)) = (&step.work, program) else {
             let Work::Collective(c) = step.work else { unreachable!("every kernel has its program") };
-            return self.reduce(c, step.windows.concat()).map(|()| Counters::default());
+            return self.exchange(c, step.windows.concat()).map(|()| Counters::default());
         };
         // Equal operands are one window; what any of them may do, all may.
         let mut windows: Vec<Span> = step.windows.iter().flatten().copied().collect();
@@ -107,8 +107,8 @@ impl Simulator {
         Ok(counters)
     }
 
-    /// Sums over all ranks what lies in some windows.
-    fn reduce(&mut self, c: Collective, mut windows: Vec<Span>) -> Result<()> {
+    /// Exchanges with the other ranks what lies in some windows.
+    fn exchange(&mut self, c: Collective, mut windows: Vec<Span>) -> Result<()> {
         let Some(peers) = self.peers.clone().filter(|_| c.ranks > 1) else { return Ok(()) };
         let mut order: Vec<usize> = (0..windows.len()).collect();
         order.sort_by_key(|i| windows[*i].at);
@@ -120,7 +120,7 @@ impl Simulator {
         }
         // In the order of the bucket, which is that of the other ranks.
         parts.sort_by_key(|p| p.0);
-        peers.all_reduce(c.bucket, &mut parts.into_iter().map(|p| p.1).collect::<Vec<_>>())
+        peers.exchange(c.exchange, c.bucket, &mut parts.into_iter().map(|p| p.1).collect::<Vec<_>>())
     }
 }
 

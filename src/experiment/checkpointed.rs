@@ -48,10 +48,11 @@ impl CheckpointedRun<'_> {
         let mut best: Best = vec![];
         let peers = net.peers.clone();
         if let Some(peers) = &peers {
-            ranks::compared(&**peers, &card)?;
+            ranks::compared(&**peers, &card, net.sharded)?;
         }
         // One rank writes, and so one reads.
         let first = leads(&peers);
+        let mut from = None;
         match checkpoint.filter(|_| resume) {
             Some(_) if !first => {}
             Some(path) => {
@@ -60,12 +61,13 @@ impl CheckpointedRun<'_> {
                 card.state = old.state;
                 best = checkpoint::restore(&file, net)?;
                 card.state.finished |= card.state.epoch >= s.epochs;
+                from = Some(file);
             }
             None => begin(net)?,
         }
         let checkpoint = checkpoint.filter(|_| first);
         if let Some(peers) = &peers {
-            ranks::begin_alike(&**peers, net, &mut card.state)?;
+            ranks::begin_alike(&**peers, net, &mut card.state, from.as_deref())?;
             ranks::remark(&**peers, net, events);
         }
         if let Some(path) = checkpoint.filter(|_| !card.state.finished) {
@@ -258,14 +260,21 @@ impl Watch for CheckpointWriter<'_> {
         self.events.stopped()
     }
     fn keep(&mut self, net: &Network, state: &State, best: &Best) -> Result<()> {
-        let Some(path) = self.checkpoint else { return Ok(()) };
         let ended = state.batches == 0;
         let wait = if ended { self.every.min(EPOCHS) } else { self.every };
         let due =
             self.events.stopped() || self.events.save_wanted() || (ended && !self.kept) || self.saved.elapsed() >= wait;
-        if state.finished || !due {
+        if state.finished {
             return Ok(());
         }
+        let mut due = due && self.checkpoint.is_some();
+        if let Some(peers) = net.peers().filter(|_| net.sharded) {
+            // The first rank writes what all have.
+            let mut told = vec![u8::from(due)];
+            peers.broadcast(0, &mut told)?;
+            due = told == [1];
+        }
+        let Some(path) = self.checkpoint.filter(|_| due) else { return if due { net.lend() } else { Ok(()) } };
         let asked = self.events.saving();
         self.card.state = state.clone();
         checkpoint::save(path, &self.card, net, best, self.extra)?;

@@ -2,7 +2,7 @@
 
 use super::config::Compute;
 use super::events::{Events, tell};
-use crate::device::{Cuda, cuda};
+use crate::device::{Cuda, Data, cuda};
 use crate::error::{Error, Kind, Message, Result, option};
 use crate::hash;
 use crate::ops::norm;
@@ -11,6 +11,7 @@ use crate::ranks::{Communicator, PATIENCE, Peers, Place, Tcp, agree};
 use crate::train::checkpoint::Card;
 use crate::train::fit::{self, State};
 use crate::train::network::Network;
+use crate::weights::WeightFile;
 use serde_json::Value;
 use std::ffi::OsString;
 use std::io::Read;
@@ -132,8 +133,10 @@ pub fn parting<T>(peers: &Peers, result: Result<T>) -> Result<T> {
 }
 
 /// Fails unless every rank trains the same, on the same pictures.
-pub(super) fn compared(peers: &dyn Communicator, card: &Card) -> Result<()> {
-    let mut all = vec![("version".to_string(), crate::VERSION.to_string())];
+pub(super) fn compared(peers: &dyn Communicator, card: &Card, sharded: bool) -> Result<()> {
+    let kept = if sharded { "in shares" } else { "whole" };
+    let version = ("version".to_string(), crate::VERSION.to_string());
+    let mut all = vec![version, ("optimizer_state".to_string(), kept.to_string())];
     let mut value = serde_json::to_value(card).expect("a card is plain data");
     if let Value::Object(fields) = &mut value {
         // Who makes it, and where it stands, which the first rank tells.
@@ -162,20 +165,57 @@ fn flatten(path: &str, value: &Value, to: &mut Vec<(String, String)>) {
 }
 
 /// Gives every rank the weights of the first, what its optimiser remembers, and where its run stands. Only the first reads what is
-/// gone on from.
-pub(super) fn begin_alike(peers: &dyn Communicator, net: &mut Network, state: &mut State) -> Result<()> {
+/// gone on from: `file`.
+pub(super) fn begin_alike(
+    peers: &dyn Communicator,
+    net: &mut Network,
+    state: &mut State,
+    file: Option<&WeightFile>,
+) -> Result<()> {
     let mut text = serde_json::to_vec(state).expect("a state is plain data");
     peers.broadcast(0, &mut text)?;
     *state = serde_json::from_slice(&text)
         .map_err(|e| Error::job(format!("where the run of rank 0 stands cannot be read: {e}")))?;
-    let memory: Vec<_> = net.parts.iter().flat_map(|p| p.memory().collect::<Vec<_>>()).collect();
-    net.stored().into_iter().chain(memory).try_for_each(|v| fit::first_ranks(net, peers, v))
+    net.stored().into_iter().try_for_each(|v| fit::first_ranks(net, peers, v))?;
+    if !net.sharded {
+        let memory: Vec<_> = net.parts.iter().flat_map(|p| p.memory().collect::<Vec<_>>()).collect();
+        return memory.into_iter().try_for_each(|v| fit::first_ranks(net, peers, v));
+    }
+    // Of a run that begins nothing is remembered; of one that has ended, nothing any more.
+    let mut goes_on = vec![u8::from(file.is_some() && !state.finished)];
+    peers.broadcast(0, &mut goes_on)?;
+    if goes_on != [1] {
+        return Ok(());
+    }
+    let graph = net.session.graph().clone();
+    let all: Vec<_> = net.parts.iter().flat_map(|p| p.remembered(&graph)).collect();
+    for m in all {
+        let mut bytes = match file {
+            Some(file) => bytemuck::cast_slice::<f32, u8>(&file.tensor(&m.name)?.to_f32()?).to_vec(),
+            None => vec![],
+        };
+        peers.broadcast(0, &mut bytes)?;
+        if let (Some(v), None) = (m.here, file) {
+            let own = bytes.get(4 * m.own.start..4 * m.own.end).unwrap_or_default();
+            net.session.write(v, Data::F32(&bytemuck::pod_collect_to_vec::<u8, f32>(own)))?;
+        }
+    }
+    Ok(())
 }
 
 /// What people must know who train by ranks, if they do.
 pub(super) fn remark(peers: &dyn Communicator, net: &Network, events: &dyn Events) {
     let (ranks, rows, batch) = (peers.ranks(), net.batch, net.whole);
     tell!(events, "{ranks} ranks: {rows} pictures of each batch of {batch} on each, gradients summed over all");
+    if net.sharded {
+        let graph = net.session.graph();
+        let whole =
+            net.parts.iter().flat_map(|p| p.remembered(graph)).map(|m| graph.ty(m.param).bytes()).sum::<usize>();
+        let own = net.parts.iter().flat_map(|p| p.memory()).map(|v| graph.ty(v).bytes()).sum::<usize>();
+        let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+        let [own, whole] = [own, whole].map(mib);
+        tell!(events, "optimiser's state: {own:.1} of {whole:.1} MiB on this rank");
+    }
     let idle = ranks - batch.div_ceil(rows);
     if idle > 0 {
         tell!(events, "note: {idle} ranks have no picture of a batch; raise {}", option("batch"));

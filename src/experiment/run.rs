@@ -82,6 +82,8 @@ pub struct Job {
     listed: usize,
     /// The other ranks, where a run is shared.
     pub peers: Peers,
+    /// Whether each rank keeps a share of what the optimiser remembers.
+    pub shard: bool,
     device: Option<Box<dyn Device>>,
     pub device_name: String,
     compute: Compute,
@@ -206,6 +208,7 @@ impl Job {
             claim: None,
             listed,
             peers: None,
+            shard: false,
             device: Some(device),
             device_name,
             compute: compute.clone(),
@@ -479,7 +482,8 @@ impl Job {
         let device = self.device.take().expect("a device between runs");
         let (task, s, method) = (self.task(&c.config), c.settings.clone(), c.settings.method());
         let counts = |i: &usize| self.counts(*i);
-        let method = Method { weighted: train.iter().any(|i| counts(i) != counts(&train[0])), ..method };
+        let weighted = train.iter().any(|i| counts(i) != counts(&train[0]));
+        let method = Method { weighted, sharded: self.shard, ..method };
         let kept = resident(self.resident, &self.pictures, &task, s.batch, method, &*device, &*self.events);
         let method = Method { resident: kept, ..method };
         let mut net = Network::ranked(&task, s.batch, method, device, &self.peers)?;

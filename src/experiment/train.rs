@@ -44,6 +44,9 @@ pub struct Trainer {
     pub ignore_fold_column: bool,
     /// The other ranks that train the same model ([`super::ranks`]); None of one process. The first of them writes.
     pub peers: Peers,
+    /// Whether each rank keeps what the optimiser remembers of its share of the parameters alone, updates these, and hands them
+    /// to the others (ZeRO-1). The numbers are the same.
+    pub shard_optimizer: bool,
 }
 
 impl Trainer {
@@ -58,6 +61,7 @@ impl Trainer {
             fold: None,
             ignore_fold_column: false,
             peers: None,
+            shard_optimizer: false,
         }
     }
 
@@ -85,6 +89,12 @@ impl Trainer {
         }
         self.check_folds()?;
         let mut job = Job::shared(&self.manifest, run, &self.output, &self.peers)?;
+        job.shard = self.shard_optimizer;
+        if self.shard_optimizer && self.peers.as_ref().is_none_or(|p| p.ranks() == 1) {
+            let flags = ["ranks", "gpus"].map(option).join(" or ");
+            let alone = format!("{}: one rank keeps all of the optimiser's state", option("shard-optimizer"));
+            tell!(self.output.events, "note: {alone}; several are started by {flags}, torchrun, srun or mpirun");
+        }
         let all = (0..job.manifest.rows.len()).collect::<Vec<usize>>();
         let fold = |i: &usize| job.manifest.rows[*i].fold;
         let parts = match self.fold {

@@ -132,15 +132,27 @@ pub enum Code {
     Collective(Collective),
 }
 
-/// A sum over the ranks of a job: each of the launch's buffers becomes the sum of what the ranks have there, in place. It may go
-/// on beside the launches after it; a device waits for it before any of them that touches one of its buffers, and before a
-/// run ends.
+/// What the ranks of a job do together with the launch's buffers, in place. It may go on beside the launches after it; a device
+/// waits for it before any of them that touches one of its buffers, and before a run ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Collective {
-    /// Which one of a plan: every rank comes to the same ones in the same order.
+    pub exchange: Exchange,
+    /// Which values: every rank comes to the same ones in the same order.
     pub bucket: u32,
-    /// How many ranks add to it. Of one the sum is there already.
+    /// How many ranks take part. With one there is nothing to do.
     pub ranks: usize,
+}
+
+/// How ranks exchange a bucket of values. Each rank has a share of it ([`crate::ranks::shares`]).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exchange {
+    /// Every number becomes the sum of what the ranks have there, on all ranks.
+    AllReduce,
+    /// The numbers of a rank's share do; all others stay as they are.
+    ReduceScatter,
+    /// Every number becomes what the rank has there in whose share it is. After [`Exchange::ReduceScatter`] that is
+    /// [`Exchange::AllReduce`].
+    AllGather,
 }
 
 /// A host routine: reads and writes only what its [`Operands`] hands out.

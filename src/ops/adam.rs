@@ -1,21 +1,22 @@
 /*! Adam (Kingma & Ba 2015, *Adam: a method for stochastic optimization*) in the forms that frameworks give it, in place. As in
 [`super::optim`], what changes between steps is data. */
 
-use super::optim::hyper_type;
+use super::optim::{fits, hyper_type};
 use super::{Bound, Case, Draw, Family};
 use crate::error::{Error, Result};
 use crate::graph::Operand::{self, In};
 use crate::graph::{Description, GpuCalls, Instance, Io, Op, host_launches, traffic};
-use crate::launch::gpu::{CudaStruct, Kernel, STORED};
+use crate::launch::gpu::{CudaStruct, Kernel, STORED, count};
 use crate::launch::{Cost, Launch, Simd};
 use crate::par;
 use crate::shape::{DType, Type};
 
 crate::cuda_struct! {
-    /// Elements, the shares of the old and the new in both means, what keeps the division finite, the form of the step, and
-    /// whether gradients are scaled.
+    /// How many elements are updated and from which one on, the shares of the old and the new in both means, what keeps the
+    /// division finite, the form of the step, and whether gradients are scaled.
     pub struct Moments {
         n: u32,
+        from: u32,
         beta1: f32,
         rest1: f32,
         beta2: f32,
@@ -59,7 +60,8 @@ pub enum Epsilon {
 /// w = w - rate m c1 / (sqrt(v c2) + e), with the largest in v's place where it is kept; e is eps, or eps sqrt(c2) with
 /// [`Epsilon::Uncorrected`].
 ///
-/// `by` 0 says that the step is not to be taken, and nothing changes.
+/// `by` 0 says that the step is not to be taken, and nothing changes. Where m, v and the largest are shorter than w, only so many
+/// elements of w are updated, from `from` on, along those of g.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Adam {
     pub beta1: f64,
@@ -72,6 +74,8 @@ pub struct Adam {
     pub amsgrad: bool,
     pub copy: bool,
     pub scaled: bool,
+    /// 0 where all of w is updated.
+    pub from: usize,
 }
 
 impl Default for Adam {
@@ -86,6 +90,7 @@ impl Default for Adam {
             amsgrad: false,
             copy: false,
             scaled: false,
+            from: 0,
         }
     }
 }
@@ -150,7 +155,8 @@ impl Adam {
         let penalty = (self.decay == WeightDecay::Penalty) as u32;
         let uncorrected = (self.epsilon == Epsilon::Uncorrected) as u32;
         let [amsgrad, scaled] = [self.amsgrad, self.scaled].map(u32::from);
-        Moments { n, beta1, rest1, beta2, rest2, eps: self.eps as f32, penalty, uncorrected, amsgrad, scaled }
+        let from = count(self.from);
+        Moments { n, from, beta1, rest1, beta2, rest2, eps: self.eps as f32, penalty, uncorrected, amsgrad, scaled }
     }
 }
 
@@ -168,10 +174,12 @@ impl Op for Adam {
         if ins.len() != at.inputs {
             return Err(Error::job(format!("{} inputs are needed, not {}", at.inputs, ins.len())));
         }
-        let w = ins[0];
-        let alike = [Some(1), Some(2), at.largest, Some(at.g)].into_iter().flatten().all(|i| ins[i] == w);
-        if !alike || ins[at.hyper] != hyper_type() {
-            return Err(Error::job("w, m, v, what else is remembered and g of one shape and hyper [4] are needed"));
+        let [w, m] = [ins[0], ins[1]];
+        let alike = [Some(2), at.largest].into_iter().flatten().all(|i| ins[i] == m) && ins[at.g] == w;
+        if !alike || !fits(&w, &m, self.from) || ins[at.hyper] != hyper_type() {
+            return Err(Error::job(
+                "w and g of one shape, m, v and what else is remembered of that or of a piece, and hyper [4] are needed",
+            ));
         }
         if at.by.is_some_and(|by| ins[by] != Type::f32(&[1])) {
             return Err(Error::job("how often the gradient counts must be [1]"));
@@ -179,7 +187,7 @@ impl Op for Adam {
         if at.copy.is_some_and(|c| !ins[c].dtype.is_half() || ins[c].shape != w.shape) {
             return Err(Error::job("the copy must have w's shape and 16 bits"));
         }
-        Ok([Some(w), Some(w), Some(w), at.largest.map(|_| w), at.copy.map(|c| ins[c])].into_iter().flatten().collect())
+        Ok([Some(w), Some(m), Some(m), at.largest.map(|_| m), at.copy.map(|c| ins[c])].into_iter().flatten().collect())
     }
     fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         let at = self.places();
@@ -190,18 +198,23 @@ impl Op for Adam {
             Epsilon::Corrected => self.eps,
             Epsilon::Uncorrected => self.eps * hyper[3].sqrt(),
         };
-        for i in 0..ins[0].len() {
-            let [w, m, v, most] = [0, 1, 2, at.largest.unwrap_or(2)].map(|at| ins[at][i]);
+        outs[0].copy_from_slice(ins[0]);
+        if let Some(copy) = at.copy {
+            outs[3 + self.amsgrad as usize].copy_from_slice(ins[copy]);
+        }
+        for i in 0..ins[1].len() {
+            let k = self.from + i;
+            let [m, v, most] = [1, 2, at.largest.unwrap_or(2)].map(|at| ins[at][i]);
             let after = match by {
-                0.0 => (w, m, v, most),
-                _ => update!(self, w, m, v, most, by * ins[at.g][i], beta, rest, eps, hyper),
+                0.0 => (ins[0][k], m, v, most),
+                _ => update!(self, ins[0][k], m, v, most, by * ins[at.g][k], beta, rest, eps, hyper),
             };
-            (outs[0][i], outs[1][i], outs[2][i]) = (after.0, after.1, after.2);
+            (outs[0][k], outs[1][i], outs[2][i]) = (after.0, after.1, after.2);
             if at.largest.is_some() {
                 outs[3][i] = after.3;
             }
-            if let Some(copy) = at.copy {
-                outs[3 + self.amsgrad as usize][i] = if by == 0.0 { ins[copy][i] } else { after.0 };
+            if at.copy.is_some() && by != 0.0 {
+                outs[3 + self.amsgrad as usize][k] = after.0;
             }
         }
     }
@@ -219,7 +232,9 @@ impl Op for Adam {
                 Epsilon::Corrected => op.eps as f32,
                 Epsilon::Uncorrected => op.eps as f32 * hyper[3].sqrt(),
             };
-            let (w, m, v, g) = (h.output::<f32>(0), h.output::<f32>(1), h.output::<f32>(2), h.input::<f32>(at.g));
+            let (m, v) = (h.output::<f32>(1), h.output::<f32>(2));
+            let piece = op.from..op.from + m.len();
+            let (w, g) = (&mut h.output::<f32>(0)[piece.clone()], &h.input::<f32>(at.g)[piece.clone()]);
             if op.amsgrad {
                 par::chunks4_mut(w, m, v, h.output::<f32>(3), |at, w, m, v, most| {
                     for ((((w, m), v), most), &g) in w.iter_mut().zip(m).zip(v).zip(most).zip(&g[at..]) {
@@ -234,7 +249,7 @@ impl Op for Adam {
                 });
             }
             if op.copy {
-                h.output::<f32>(3 + op.amsgrad as usize).copy_from_slice(w);
+                h.output::<f32>(3 + op.amsgrad as usize)[piece].copy_from_slice(w);
             }
         })
     }
@@ -247,10 +262,17 @@ impl Op for Adam {
         let by = In(at.by.unwrap_or(at.hyper));
         let [w, m, v] = [0, 1, 2].map(Operand::Update);
         let operands = [w, m, v, largest, In(at.g), In(at.hyper), copy, by];
-        gpu.map(&ADAM, &[storage.code()], &operands, |n| self.numbers(n)).done()
+        let n = io.ins[1].numel();
+        let blocks = n.div_ceil(4 * ADAM.threads as usize);
+        // `fours` of kernels/common.cuh takes the number of elements modulo 2^32.
+        gpu.call(&ADAM, &[storage.code()], [blocks, 1], &operands, self.numbers(n as u32)).done()
     }
     fn cost(&self, io: &Io) -> Cost {
-        Cost { flops: 15.0 * io.ins[0].numel() as f64, ..traffic(io) }
+        let (at, n, all) = (self.places(), io.ins[1].numel(), traffic(io));
+        // Of what is larger than m only so many elements are touched.
+        let rest = |i: usize| (io.ins[i].bytes() - n * io.ins[i].dtype.bytes()) as f64;
+        let copy = at.copy.map_or(0.0, rest);
+        Cost { flops: 15.0 * n as f64, read: all.read - rest(0) - rest(at.g) - copy, write: all.write - rest(0) - copy }
     }
 }
 
@@ -309,6 +331,16 @@ fn cases() -> Vec<Case> {
             [7, 5001],
             skipped,
         );
+    }
+    for (amsgrad, from, n) in [(false, 64, 7 * 501 - 64), (true, 1024, 1536), (false, 4, 5)] {
+        let op = Adam { amsgrad, from, ..penalised };
+        let (w, m, at) = (Type::f32(&[7, 501]), Type::f32(&[n]), op.places());
+        let mut ins = vec![m; at.inputs];
+        (ins[0], ins[at.g], ins[at.hyper]) = (w, w, hyper_type());
+        let hyper = Draw::Hyper(op.hyper(0.0625, 0.25, 40).map(|x| x as f32));
+        let mut case = Case::new(format!("{n} from {from}"), op, &ins, &[], Bound::Ulps(10));
+        case = at.largest.into_iter().fold(case, |case, largest| case.draw(largest, Draw::Positive));
+        cases.push(case.draw(2, Draw::Positive).draw(at.hyper, hyper));
     }
     cases
 }

@@ -3,10 +3,10 @@
 use super::{Bound, Case, Family};
 use crate::error::{Error, Result};
 use crate::graph::{Description, Graph, Io, Node, Op, Role, Value};
-use crate::launch::Collective;
+use crate::launch::{Collective, Exchange};
 use crate::shape::{DType, Type};
 
-/// Most values of one sum.
+/// Most values of one bucket.
 pub const MOST: usize = 256;
 
 /// Every output lies where its input lies.
@@ -19,48 +19,83 @@ const PAIRS: [(usize, usize); MOST] = {
     pairs
 };
 
-/// y_i = sum over ranks of x_i, for several values at once: a bucket. The terms are added in the order of the ranks on the host,
-/// and in an order that is always the same on GPUs. [`Op::eval`] knows one rank, whose sum is its term; of several, the
-/// reference device adds float64 terms.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AllReduce {
-    /// Which one of a plan.
-    pub bucket: u32,
-    pub ranks: usize,
-    /// How many values it has, up to [`MOST`].
-    pub values: usize,
-}
-
-impl Op for AllReduce {
-    fn describe(&self) -> Description {
-        Description::of("collective.all_reduce").role(Role::Collective).in_place(&PAIRS[..self.values.min(MOST)])
-    }
-    fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
-        let fit = ins.len() == self.values && (1..=MOST).contains(&ins.len());
-        if !fit || self.ranks == 0 || ins.iter().any(|t| t.dtype != DType::F32) {
-            return Err(Error::job(format!("1 to {MOST} float32 values and 1 rank or more are needed")));
+/// An op on a bucket of values, each of which every rank has. [`Op::eval`] knows one rank, which has all there is; of several, the
+/// reference device exchanges float64 numbers.
+macro_rules! collective {
+    ($(#[$text:meta])* $op:ident, $name:literal) => {
+        $(#[$text])*
+        #[derive(Debug, Clone, Copy, PartialEq)]
+        pub struct $op {
+            /// Which values of a plan.
+            pub bucket: u32,
+            pub ranks: usize,
+            /// How many values it has, up to [`MOST`].
+            pub values: usize,
         }
-        Ok(ins.to_vec())
-    }
-    fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
-        outs.iter_mut().zip(ins).for_each(|(y, x)| y.copy_from_slice(x));
-    }
-    fn grad(&self, _: &mut Graph, _: &Node, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
-        Err(Error::job("a sum over ranks is taken of gradients, and has none"))
-    }
-    fn collective(&self) -> Option<Collective> {
-        Some(Collective { bucket: self.bucket, ranks: self.ranks })
-    }
-    fn counted(&self, _: &Io) -> usize {
-        0
-    }
+
+        impl Op for $op {
+            fn describe(&self) -> Description {
+                Description::of($name).role(Role::Collective).in_place(&PAIRS[..self.values.min(MOST)])
+            }
+            fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
+                let fit = ins.len() == self.values && (1..=MOST).contains(&ins.len());
+                if !fit || self.ranks == 0 || ins.iter().any(|t| t.dtype != DType::F32) {
+                    return Err(Error::job(format!("1 to {MOST} float32 values and 1 rank or more are needed")));
+                }
+                Ok(ins.to_vec())
+            }
+            fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
+                outs.iter_mut().zip(ins).for_each(|(y, x)| y.copy_from_slice(x));
+            }
+            fn grad(&self, _: &mut Graph, _: &Node, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+                Err(Error::job("what ranks do together comes after gradients, and has none"))
+            }
+            fn collective(&self) -> Option<Collective> {
+                Some(Collective { exchange: Exchange::$op, bucket: self.bucket, ranks: self.ranks })
+            }
+            fn counted(&self, _: &Io) -> usize {
+                0
+            }
+        }
+    };
 }
 
-pub const FAMILY: Family =
-    Family { name: "collective", ops: &["collective.all_reduce"], kernels: &[], fuse: &[], cases };
+collective!(
+    /// y_i = sum over ranks of x_i, for several values at once: a bucket. The terms are added in the order of the ranks on the
+    /// host, and in an order that is always the same on GPUs.
+    AllReduce,
+    "collective.all_reduce"
+);
+
+collective!(
+    /// y_i = sum over ranks of x_i for the numbers of this rank's share of the bucket ([`crate::ranks::shares`]), added as those
+    /// of [`AllReduce`]; y_i = x_i for all others, which nobody should read.
+    ReduceScatter,
+    "collective.reduce_scatter"
+);
+
+collective!(
+    /// y_i = x_i of the rank in whose share of the bucket the number is.
+    AllGather,
+    "collective.all_gather"
+);
+
+pub const FAMILY: Family = Family {
+    name: "collective",
+    ops: &["collective.all_reduce", "collective.reduce_scatter", "collective.all_gather"],
+    kernels: &[],
+    fuse: &[],
+    cases,
+};
 
 /// Of one rank; `tests/ranks.rs` has several.
 fn cases() -> Vec<Case> {
-    let values = [Type::f32(&[3, 5]), Type::f32(&[1]), Type::f32(&[4])];
-    vec![Case::new("3 values, 1 rank", AllReduce { bucket: 2, ranks: 1, values: 3 }, &values, &[], Bound::Exact)]
+    let types = [Type::f32(&[3, 5]), Type::f32(&[1]), Type::f32(&[4])];
+    let (bucket, ranks, values) = (2, 1, 3);
+    let all = "3 values, 1 rank";
+    vec![
+        Case::new(all, AllReduce { bucket, ranks, values }, &types, &[], Bound::Exact),
+        Case::new(all, ReduceScatter { bucket, ranks, values }, &types, &[], Bound::Exact),
+        Case::new(all, AllGather { bucket, ranks, values }, &types, &[], Bound::Exact),
+    ]
 }

@@ -3,6 +3,7 @@
 use super::stale;
 use crate::error::Result;
 use crate::graph::{Graph, Role, Value};
+use crate::launch::Exchange;
 use crate::launch::gpu::GROUP;
 use crate::shape::Type;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -29,7 +30,8 @@ fn late(g: &Graph, nodes: &[usize], before: &HashMap<usize, Vec<usize>>) -> Hash
 }
 
 /// For each node, the nodes that must run before it: the writers of what it reads, and, if it updates a value in place,
-/// every other reader of the old contents.
+/// every other reader of the old contents. What is handed to all ranks follows all collectives that were built before it: ranks
+/// compute the same gradients and then each its own updates, and must come to the same collectives in the same order.
 fn constraints(g: &Graph, nodes: &[usize]) -> Result<HashMap<usize, Vec<usize>>> {
     let mut writer: HashMap<Value, usize> = HashMap::new();
     let mut readers: HashMap<Value, Vec<usize>> = HashMap::new();
@@ -38,9 +40,16 @@ fn constraints(g: &Graph, nodes: &[usize]) -> Result<HashMap<usize, Vec<usize>>>
         g.nodes()[i].ins.iter().for_each(|v| readers.entry(*v).or_default().push(i));
     }
     let mut before: HashMap<usize, Vec<usize>> = HashMap::new();
+    let mut collectives: Vec<usize> = vec![];
     for &i in nodes {
         let n = &g.nodes()[i];
         let list = before.entry(i).or_default();
+        if let Some(c) = n.op.collective() {
+            if c.exchange == Exchange::AllGather {
+                list.extend(&collectives);
+            }
+            collectives.push(i);
+        }
         list.extend(n.ins.iter().filter_map(|v| writer.get(v)));
         for &(_, input) in n.op.in_place() {
             for &r in readers[&n.ins[input]].iter().filter(|&&r| r != i) {

@@ -9,6 +9,8 @@ pub use place::{Place, SIZES, numbered};
 pub use tcp::{PATIENCE, SILENCE, Tcp};
 
 use crate::error::{Error, Result};
+use crate::launch::Exchange;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Most ranks of a job: each of them is connected with every other.
@@ -18,11 +20,44 @@ pub const MOST: usize = 64;
 /// network, and few enough that the first are on their way while the others are still computed.
 pub const BUCKET: usize = 25 << 20;
 
+/// A value is cut into shares at multiples of so many numbers: 256 bytes, which suit every kernel.
+const GRAIN: usize = 64;
+
+/// The shares of ranks in a bucket of values that have so many numbers, counted through: where each begins, and at last where all
+/// end. They are equal but for fewer than [`GRAIN`] numbers where a value is cut.
+pub fn shares(sizes: &[usize], ranks: usize) -> Vec<usize> {
+    let all: usize = sizes.iter().sum();
+    let cut = |rank: usize| {
+        let (cut, mut at) = (all * rank / ranks, 0);
+        for n in sizes {
+            if cut < at + n {
+                return at + (cut - at) / GRAIN * GRAIN;
+            }
+            at += n;
+        }
+        all
+    };
+    (0..=ranks).map(cut).collect()
+}
+
+/// What a share is made of: of each value that has a part in it, its place in the bucket, and which of its numbers.
+pub fn pieces(sizes: &[usize], share: Range<usize>) -> Vec<(usize, Range<usize>)> {
+    let (mut at, mut pieces) = (0, vec![]);
+    for (i, n) in sizes.iter().enumerate() {
+        let inside = |x: usize| x.clamp(at, at + n) - at;
+        let piece = inside(share.start)..inside(share.end);
+        at += n;
+        if !piece.is_empty() {
+            pieces.push((i, piece));
+        }
+    }
+    pieces
+}
+
 /// What the ranks of a job do together. Every rank makes the same calls in the same order, from one thread at a time; where one
 /// does not, the call fails on the others, and says which rank it was and what it did instead.
 ///
-/// The sums of [`Communicator::all_reduce`] have the same bits on every rank, and again whenever the same numbers are added by
-/// as many ranks.
+/// Sums have the same bits on every rank, and again whenever the same numbers are added by as many ranks.
 pub trait Communicator: Send + Sync {
     /// The number of this rank, from 0.
     fn rank(&self) -> usize;
@@ -30,12 +65,14 @@ pub trait Communicator: Send + Sync {
     fn ranks(&self) -> usize;
     /// What follows belongs to this update of the weights, the same on every rank.
     fn at(&self, step: u64);
-    /// Replaces every number by its sum over all ranks. A bucket may have several parts, as long on every rank.
-    fn all_reduce(&self, bucket: u32, parts: &mut [&mut [f32]]) -> Result<()>;
+    /// Does what `how` says with the values of a bucket, each as long on every rank.
+    fn exchange(&self, how: Exchange, bucket: u32, values: &mut [&mut [f32]]) -> Result<()>;
     /// The same in float64: the definition.
-    fn all_reduce64(&self, bucket: u32, parts: &mut [&mut [f64]]) -> Result<()>;
+    fn exchange64(&self, how: Exchange, bucket: u32, values: &mut [&mut [f64]]) -> Result<()>;
     /// What every rank gives, by rank, as long as it likes.
     fn gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>>;
+    /// The same to the first rank alone; the others hear nothing.
+    fn collect(&self, own: &[u8]) -> Result<Vec<Vec<u8>>>;
     /// Replaces `bytes` by those of rank `from`.
     fn broadcast(&self, from: usize, bytes: &mut Vec<u8>) -> Result<()>;
     /// Waits until every rank is here.
@@ -91,4 +128,33 @@ pub fn agree(peers: &dyn Communicator, own: &[(String, String)]) -> Result<()> {
     }
     Err(Error::usage(format!("the ranks do not train the same: {}", differ.join("; ")))
         .fix("start every rank with the same program, command and pictures"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_equal_and_cut_values_where_kernels_can() {
+        for sizes in [&[1000][..], &[7, 0, 1, 40], &[64 * 9, 5, 64 * 30 + 1, 3], &[25_088 * 4096, 4096]] {
+            let all: usize = sizes.iter().sum();
+            for ranks in [1, 2, 3, 8, 64] {
+                let cuts = shares(sizes, ranks);
+                assert!(cuts.len() == ranks + 1 && cuts[0] == 0 && cuts[ranks] == all && cuts.is_sorted(), "{cuts:?}");
+                let mut got = vec![0; sizes.len()];
+                for share in cuts.windows(2) {
+                    let more = (share[1] - share[0]).abs_diff(all / ranks);
+                    assert!(more <= GRAIN, "{more} numbers off: {sizes:?}, {ranks} ranks");
+                    let pieces = pieces(sizes, share[0]..share[1]);
+                    assert_eq!(pieces.iter().map(|p| p.1.len()).sum::<usize>(), share[1] - share[0]);
+                    for (i, piece) in pieces {
+                        // In the order of the ranks, from a number on that kernels can begin with.
+                        assert!(piece.start == got[i] && piece.start.is_multiple_of(GRAIN) && !piece.is_empty());
+                        got[i] = piece.end;
+                    }
+                }
+                assert_eq!(got, sizes);
+            }
+        }
+    }
 }

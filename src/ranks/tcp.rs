@@ -1,17 +1,18 @@
 /*! Ranks connected by TCP, each with every other: for CPUs and for tests, on one machine or on a network that is trusted, for
 messages are neither encrypted nor signed. Rank 0 waits at an address that all know; there the others learn of each other.
 
-A sum is made by parts: rank r receives the r-th part of the numbers from all others, adds them in the order of the ranks, and
-sends the result around. So every number is added once, and every rank has the same bits.
+A sum is made by shares: rank r receives the numbers of its share from all others, adds them in the order of the ranks, and, where
+all are to have them, sends the result around. So every number is added once, and every rank has the same bits.
 
 Each message says what it is: number, update, bucket, length and a checksum. Whatever is lost, doubled, damaged or out of turn
 is therefore found by the first rank that waits for something else. Every [`BEAT`] each rank says that it lives and how much it
 has sent; who is silent for [`SILENCE`] is taken for dead, and a socket that closes is seen at once. */
 
-use super::{Communicator, MOST, Place};
+use super::{Communicator, MOST, Place, shares};
 use crate::VERSION;
 use crate::error::{Error, Result};
 use crate::hash;
+use crate::launch::Exchange;
 use bytemuck::Pod;
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -37,7 +38,7 @@ const GREETING: Duration = Duration::from_secs(5);
 const LONGEST: u64 = 1 << 32;
 
 /// What a message begins with: `DA` and the version of this protocol.
-const MAGIC: u32 = 0x4441_0001;
+const MAGIC: u32 = 0x4441_0002;
 
 /// What a message is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,6 +48,8 @@ enum What {
     Part,
     /// Numbers that were.
     Sum,
+    /// Numbers of the sender's share, as they are.
+    Share,
     Gather,
     Broadcast,
     /// No message: how many were sent.
@@ -56,8 +59,8 @@ enum What {
 }
 
 impl What {
-    const ALL: [Self; 7] =
-        [Self::Hello, Self::Part, Self::Sum, Self::Gather, Self::Broadcast, Self::Alive, Self::Farewell];
+    const ALL: [Self; 8] =
+        [Self::Hello, Self::Part, Self::Sum, Self::Share, Self::Gather, Self::Broadcast, Self::Alive, Self::Farewell];
 }
 
 /// What stands before the bytes of a message.
@@ -99,6 +102,7 @@ impl Head {
         match self.what {
             What::Part => format!("its part of bucket {} of update {}", self.bucket, self.step),
             What::Sum => format!("the sum of bucket {} of update {}", self.bucket, self.step),
+            What::Share => format!("its share of bucket {} after update {}", self.bucket, self.step),
             what => format!("a {what:?} after update {}", self.step).to_lowercase(),
         }
     }
@@ -469,36 +473,54 @@ impl Tcp {
         (1..ranks).map(move |i| (rank + i) % ranks)
     }
 
-    fn sum<T: Pod + std::ops::AddAssign>(&self, bucket: u32, parts: &mut [&mut [T]]) -> Result<()> {
-        let (own, ranks) = (self.shared.rank, self.shared.links.len());
-        let all: usize = parts.iter().map(|p| p.len()).sum();
-        let part = |r: usize| [all * r / ranks, all * (r + 1) / ranks];
-        for to in self.others() {
-            self.tell(to, What::Part, bucket, &collected(parts, part(to)))?;
+    fn share<T: Pod + std::ops::AddAssign>(&self, how: Exchange, bucket: u32, values: &mut [&mut [T]]) -> Result<()> {
+        let own = self.shared.rank;
+        let cuts = shares(&values.iter().map(|v| v.len()).collect::<Vec<_>>(), self.ranks());
+        let share = |r: usize| [cuts[r], cuts[r + 1]];
+        let mut said = What::Share;
+        if how != Exchange::AllGather {
+            let sums = self.sums(bucket, values, &share)?;
+            put(values, cuts[own], bytemuck::cast_slice(&sums));
+            said = What::Sum;
         }
-        let [from, to] = part(own);
-        let size = (to - from) * size_of::<T>();
-        let mine = collected(parts, [from, to]);
+        if how == Exchange::ReduceScatter {
+            return Ok(());
+        }
+        let mine = collected(values, share(own));
+        for to in self.others() {
+            self.tell(to, said, bucket, &mine)?;
+        }
+        for r in (0..self.ranks()).filter(|r| *r != own) {
+            let [from, to] = share(r);
+            let theirs = self.hear(r, said, bucket, Some((to - from) * size_of::<T>()))?;
+            put(values, from, &theirs);
+        }
+        Ok(())
+    }
+
+    /// This rank's share of the sums over all ranks; the others get what they need for theirs.
+    fn sums<T: Pod + std::ops::AddAssign>(
+        &self,
+        bucket: u32,
+        values: &[&mut [T]],
+        share: &impl Fn(usize) -> [usize; 2],
+    ) -> Result<Vec<T>> {
+        let own = self.shared.rank;
+        for to in self.others() {
+            self.tell(to, What::Part, bucket, &collected(values, share(to)))?;
+        }
+        let [from, to] = share(own);
+        let mine = collected(values, [from, to]);
         let mut total: Vec<T> = vec![];
-        for r in 0..ranks {
-            let bytes = if r == own { mine.clone() } else { self.hear(r, What::Part, bucket, Some(size))? };
+        for r in 0..self.ranks() {
+            let bytes = if r == own { mine.clone() } else { self.hear(r, What::Part, bucket, Some(mine.len()))? };
             let numbers = bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned::<T>);
             match r {
                 0 => total.extend(numbers),
                 _ => total.iter_mut().zip(numbers).for_each(|(sum, x)| *sum += x),
             }
         }
-        let total: &[u8] = bytemuck::cast_slice(&total);
-        for to in self.others() {
-            self.tell(to, What::Sum, bucket, total)?;
-        }
-        put(parts, from, total);
-        for r in (0..ranks).filter(|r| *r != own) {
-            let [from, to] = part(r);
-            let sum = self.hear(r, What::Sum, bucket, Some((to - from) * size_of::<T>()))?;
-            put(parts, from, &sum);
-        }
-        Ok(())
+        Ok(total)
     }
 }
 
@@ -655,17 +677,24 @@ impl Communicator for Tcp {
     fn at(&self, step: u64) {
         self.shared.step.store(step, Relaxed);
     }
-    fn all_reduce(&self, bucket: u32, parts: &mut [&mut [f32]]) -> Result<()> {
-        self.sum(bucket, parts)
+    fn exchange(&self, how: Exchange, bucket: u32, values: &mut [&mut [f32]]) -> Result<()> {
+        self.share(how, bucket, values)
     }
-    fn all_reduce64(&self, bucket: u32, parts: &mut [&mut [f64]]) -> Result<()> {
-        self.sum(bucket, parts)
+    fn exchange64(&self, how: Exchange, bucket: u32, values: &mut [&mut [f64]]) -> Result<()> {
+        self.share(how, bucket, values)
     }
     fn gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
         for to in self.others() {
             self.tell(to, What::Gather, 0, own)?;
         }
         let of = |r: usize| if r == self.rank() { Ok(own.to_vec()) } else { self.hear(r, What::Gather, 0, None) };
+        (0..self.ranks()).map(of).collect()
+    }
+    fn collect(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
+        if self.rank() > 0 {
+            return self.tell(0, What::Gather, 0, own).map(|()| vec![]);
+        }
+        let of = |r: usize| if r == 0 { Ok(own.to_vec()) } else { self.hear(r, What::Gather, 0, None) };
         (0..self.ranks()).map(of).collect()
     }
     fn broadcast(&self, from: usize, bytes: &mut Vec<u8>) -> Result<()> {

@@ -3,7 +3,7 @@ is all that `predict` needs; an unfinished one also holds what the optimiser rem
 from which training goes on with the same bits. */
 
 use super::fit::{Best, Settings, State};
-use super::network::{Network, Task};
+use super::network::{Network, Part, Remembered, Task};
 use super::params::{self, MappedFile};
 use super::stored::{self, Source, Stored};
 use crate::bundled;
@@ -136,15 +136,21 @@ impl Card {
 /// Writes a checkpoint, tensor by tensor from where each one is, and keeps the one that was there before
 /// ([`crate::atomic::previous`]). When the run is finished, only weights are written: the
 /// session must hold the best ones. `extra` are the weights that are part of the model but not of the network being
-/// trained: frozen towers'.
+/// trained: frozen towers'. Where ranks share what the optimiser remembers, the first one writes, and the others
+/// [`Network::lend`] meanwhile.
 pub fn save(path: &Path, card: &Card, net: &Network, best: &Best, extra: &[Stored]) -> Result<()> {
     let (session, graph) = (&net.session, net.session.graph());
     let own = net.stored().into_iter().map(|v| Stored::of(session, v));
     let mut tensors: Vec<Stored> = extra.iter().cloned().chain(own).collect();
+    let shared: Vec<Vec<Remembered>> = net.parts.iter().map(|p| p.remembered(graph)).collect();
     if !card.state.finished {
-        for (i, part) in net.parts.iter().enumerate() {
-            for v in part.memory() {
-                tensors.push(Stored::of(session, v));
+        for ((i, part), remembered) in net.parts.iter().enumerate().zip(&shared) {
+            for m in remembered {
+                let source = match m.here.filter(|_| !net.sharded) {
+                    Some(v) => Source::Session(session, v),
+                    None => Source::Ranks(net, m),
+                };
+                tensors.push(Stored { name: m.name.clone(), shape: graph.dims(m.param).into(), source });
             }
             for (v, best) in part.learned().zip(best.get(i).into_iter().flatten()) {
                 let name = format!("{BEST}{}", graph.name(v));
@@ -159,7 +165,11 @@ pub fn save(path: &Path, card: &Card, net: &Network, best: &Best, extra: &[Store
         metadata.insert(PREPROCESS.into(), p);
         metadata.insert(IMAGE.into(), image.to_string());
     }
-    stored::write_keeping(path, &metadata, &tensors)
+    stored::write_keeping(path, &metadata, &tensors)?;
+    match net.sharded && !card.state.finished {
+        true => net.asked(None).map(drop),
+        false => Ok(()),
+    }
 }
 
 /// How long [`save`] makes the file of an unfinished run, at most.
@@ -167,7 +177,11 @@ pub fn bytes(net: &Network, extra: &[Stored]) -> u64 {
     /// Names, shapes, the state of the loop.
     const HEADER: u64 = 1 << 20;
     let graph = net.session.graph();
-    let own = net.stored().into_iter().chain(net.parts.iter().flat_map(|p| p.memory().chain(p.learned())));
+    let of_part = |p: &Part| {
+        let remembered = p.remembered(graph).into_iter().map(|m| m.param);
+        remembered.chain(p.learned()).collect::<Vec<_>>()
+    };
+    let own = net.stored().into_iter().chain(net.parts.iter().flat_map(of_part));
     let own = own.map(|v| graph.ty(v).numel());
     let values: usize = extra.iter().map(|t| t.shape.iter().product()).chain(own).sum();
     HEADER + 4 * values as u64
@@ -389,7 +403,7 @@ pub fn name_of(file: &WeightFile, name: &str) -> String {
     if file.info(&best).is_some() { best } else { name.to_string() }
 }
 
-/// Puts the weights back, and the optimiser's memory and best weights of an unfinished run.
+/// Puts the weights back, and best weights and the optimiser's memory of an unfinished run, as far as this rank has it.
 pub fn restore(file: &Arc<WeightFile>, net: &mut Network) -> Result<Best> {
     let graph = net.session.graph().clone();
     let tensor = |name: &str, shape: &[usize]| {
@@ -422,8 +436,16 @@ pub fn restore(file: &Arc<WeightFile>, net: &mut Network) -> Result<Best> {
     }
     for part in &net.parts {
         let mut weights = vec![];
-        for v in part.memory() {
-            put(&mut net.session, v, graph.name(v))?;
+        for m in part.remembered(&graph) {
+            let Some(v) = m.here else { continue };
+            match graph.dims(v) == graph.dims(m.param) {
+                true => put(&mut net.session, v, &m.name)?,
+                false => {
+                    let t = tensor(&m.name, graph.dims(m.param))?;
+                    net.session.write(v, Data::F32(&t.to_f32()?[m.own]))?;
+                    file.own(&m.name).into_iter().for_each(|t| file.release(t.range.clone()));
+                }
+            }
         }
         for v in part.learned() {
             let (name, dims) = (graph.name(v), graph.dims(v));

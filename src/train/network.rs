@@ -3,23 +3,24 @@ where weights are penalised, the penalty. */
 
 use crate::device::{self, Device, MemoryHints, Session};
 use crate::error::{Error, Result, option};
-use crate::graph::{Graph, Kind, Node, Value};
+use crate::graph::{Graph, Kind, Node, Op, Value};
 use crate::host::pattern::Drawing;
 use crate::launch::Products;
 use crate::models::{self, Architecture, Config, Goal, Size, Tower};
 use crate::nn::{Mode, Net};
 use crate::ops::adam::Adam;
 use crate::ops::augment::Augment;
-use crate::ops::collective::{self, AllReduce};
+use crate::ops::collective::{self, AllGather, AllReduce, ReduceScatter};
 use crate::ops::loss::{CrossEntropy, Mse, Reduction};
 use crate::ops::optim::{self, Sgd};
-use crate::ops::{arith, dropout, image, norm, pattern};
+use crate::ops::{arith, cast, dropout, image, norm, pattern};
 use crate::plan::Plan;
 use crate::preprocess::{Preprocess, View};
-use crate::ranks::{BUCKET, Communicator, Peers, rows_of_a_rank};
+use crate::ranks::{BUCKET, Communicator, Peers, pieces, rows_of_a_rank, shares};
 use crate::shape::{DType, Type};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// What is trained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -105,6 +106,16 @@ pub enum Optimizer {
     Adam(Adam),
 }
 
+impl Optimizer {
+    /// What it remembers of each parameter, by what states are named after.
+    fn remembers(&self) -> &'static [&'static str] {
+        match self {
+            Optimizer::Sgd(_) => &["velocity"],
+            Optimizer::Adam(adam) => adam.memory(),
+        }
+    }
+}
+
 /// How the errors of a model's outputs become the loss that is differentiated: the squared error of its ratings and the
 /// cross-entropy of its classes, each by its weight. Penalties of weights are added as they are.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -154,6 +165,11 @@ pub struct Method {
     pub losses: Losses,
     /// How many ranks share a batch: each computes a part of its rows, and the gradients are summed over all.
     pub ranks: usize,
+    /// Which of them this one is.
+    pub rank: usize,
+    /// Whether each rank keeps what the optimiser remembers of its share of the parameters alone ([`shares`] of every bucket of
+    /// gradients), updates these, and hands them to the others.
+    pub sharded: bool,
 }
 
 impl From<Optimizer> for Method {
@@ -166,6 +182,8 @@ impl From<Optimizer> for Method {
             weighted: false,
             losses: Losses::default(),
             ranks: 1,
+            rank: 0,
+            sharded: false,
         }
     }
 }
@@ -224,24 +242,51 @@ pub struct Part {
     pub penalty: Option<Value>,
     /// Trained parameters.
     pub params: Vec<Value>,
-    /// What the optimiser remembers of their gradients, in the same order: SGD's velocities, Adam's means.
+    /// Which numbers of each of them this rank updates: all, or those of its share.
+    pub own: Vec<Range<usize>>,
+    /// What the optimiser remembers of the gradients of these, in the same order: SGD's velocities, Adam's means. None of what
+    /// this rank does not update.
     pub velocity: Vec<Value>,
     /// What Adam remembers besides ([`Adam::memory`]), parameter by parameter; empty for SGD.
     pub squares: Vec<Value>,
+    /// After what all that is named, before the name of the parameter.
+    pub remembers: &'static [&'static str],
     /// Running statistics that the training plan updates.
     pub statistics: Vec<Value>,
 }
 
 impl Part {
-    /// What a run needs besides weights to go on.
+    /// What a run needs besides weights to go on, as far as this rank has it.
     pub fn memory(&self) -> impl Iterator<Item = Value> + '_ {
         self.velocity.iter().chain(&self.squares).copied()
+    }
+
+    /// The same of all ranks: one of each parameter's shape, in an order that all ranks have.
+    pub fn remembered(&self, g: &Graph) -> Vec<Remembered> {
+        let of = |what: &str| {
+            let one = |(&param, own): (&Value, &Range<usize>)| {
+                let name = format!("{what}.{}", g.name(param));
+                Remembered { here: g.find(&name), own: own.clone(), name, param }
+            };
+            self.params.iter().zip(&self.own).map(one).collect::<Vec<_>>()
+        };
+        self.remembers.iter().flat_map(|what| of(what)).collect()
     }
 
     /// Everything that training changes and that evaluation depends on.
     pub fn learned(&self) -> impl Iterator<Item = Value> + '_ {
         self.params.iter().chain(&self.statistics).copied()
     }
+}
+
+/// Something that the optimiser remembers of a parameter.
+pub struct Remembered {
+    pub name: String,
+    /// It has its shape.
+    pub param: Value,
+    /// Which of its numbers this rank has, and where; None where it has none.
+    pub own: Range<usize>,
+    pub here: Option<Value>,
 }
 
 /// A session with everything a training loop touches.
@@ -253,6 +298,8 @@ pub struct Network {
     pub whole: usize,
     /// The other ranks.
     pub peers: Peers,
+    /// Whether each has a share of what the optimiser remembers.
+    pub sharded: bool,
     /// Inputs: u8 pictures [N,S,S,3] for each of [`Task::views`], or features [N,F] for each part; none where pictures lie
     /// on the device.
     pub x: Vec<Value>,
@@ -288,13 +335,20 @@ pub struct Blueprint {
     pub parts: Vec<Part>,
 }
 
-/// Sums of values over ranks, in buckets of [`BUCKET`] bytes in the order in which the values are there.
-fn summed(g: &mut Graph, ranks: usize, values: &[Value], bucket: &mut u32) -> Vec<Value> {
+/// Values that ranks exchange together.
+struct Bucket {
+    number: u32,
+    /// Their places in the list that buckets were made of.
+    members: Vec<usize>,
+}
+
+/// Parts values into buckets of [`BUCKET`] bytes, in the order in which they are there.
+fn bucketed(g: &Graph, values: &[Value], first: u32) -> Vec<Bucket> {
     let nodes = g.nodes().iter().enumerate();
     let written: HashMap<Value, usize> = nodes.flat_map(|(i, n)| n.outs.iter().map(move |v| (*v, i))).collect();
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by_key(|&i| written.get(&values[i]));
-    let mut sums = values.to_vec();
+    let mut buckets = vec![];
     let mut rest = &order[..];
     while !rest.is_empty() {
         let mut bytes = 0;
@@ -304,12 +358,62 @@ fn summed(g: &mut Graph, ranks: usize, values: &[Value], bucket: &mut u32) -> Ve
         };
         let n = rest.iter().take(collective::MOST).take_while(fits).count().max(1);
         let (now, later) = rest.split_at(n);
-        let ins: Vec<Value> = now.iter().map(|&i| values[i]).collect();
-        let outs = g.push(AllReduce { bucket: *bucket, ranks, values: n }, &ins);
-        now.iter().zip(outs).for_each(|(&i, sum)| sums[i] = sum);
-        (rest, *bucket) = (later, *bucket + 1);
+        buckets.push(Bucket { number: first + buckets.len() as u32, members: now.to_vec() });
+        rest = later;
     }
-    sums
+    buckets
+}
+
+/// Lets the ranks of a method exchange each bucket of `values` by `op`.
+fn exchanged<O: Op>(g: &mut Graph, values: &mut [Value], buckets: &[Bucket], op: impl Fn(u32, usize) -> O) {
+    for Bucket { number, members } in buckets {
+        let ins: Vec<Value> = members.iter().map(|&i| values[i]).collect();
+        let outs = g.push(op(*number, ins.len()), &ins);
+        members.iter().zip(outs).for_each(|(&i, out)| values[i] = out);
+    }
+}
+
+/// The updates of a part's parameters.
+struct Update {
+    optimizer: Optimizer,
+    hyper: Value,
+    by: Option<Value>,
+    /// Whether copies are made of what all ranks have updated, and not here.
+    sharded: bool,
+    /// What the parameters are afterwards.
+    after: Vec<Value>,
+    velocity: Vec<Value>,
+    squares: Vec<Value>,
+}
+
+impl Update {
+    /// Of the numbers `own` of parameter `i` along the gradient `d`: all that it writes.
+    fn of(&mut self, g: &mut Graph, i: usize, own: Range<usize>, d: Value) -> Vec<Value> {
+        let (w, hyper, by) = (self.after[i], self.hyper, self.by);
+        let (name, whole) = (g.name(w).to_string(), own.len() == g.ty(w).numel());
+        let ty = if whole { g.ty(w) } else { Type::f32(&[own.len()]) };
+        let v = g.state(&format!("velocity.{name}"), ty);
+        g.set_label(name.rsplit_once('.').map_or(&name, |n| n.0));
+        let copy = g.find(&format!("{name}.copy")).filter(|_| !self.sharded);
+        let with = |ins: &[Value]| [ins, copy.as_slice(), by.as_slice()].concat();
+        let outs = match self.optimizer {
+            Optimizer::Sgd(sgd) if whole && copy.or(by).is_none() => g.push(sgd, &[w, v, d, hyper]),
+            Optimizer::Sgd(sgd) => {
+                let op = optim::Update { sgd, copy: copy.is_some(), scaled: by.is_some(), from: own.start };
+                g.push(op, &with(&[w, v, d, hyper]))
+            }
+            Optimizer::Adam(op) => {
+                let more = |m: &&str| g.state(&format!("{m}.{name}"), ty);
+                let others: Vec<Value> = op.memory()[1..].iter().map(more).collect();
+                self.squares.extend(&others);
+                let op = Adam { copy: copy.is_some(), scaled: by.is_some(), from: own.start, ..op };
+                g.push(op, &with(&[&[w, v], &others[..], &[d, hyper]].concat()))
+            }
+        };
+        self.velocity.push(v);
+        self.after[i] = outs[0];
+        outs
+    }
 }
 
 /// Plans by index.
@@ -513,7 +617,8 @@ impl Blueprint {
     }
 
     fn of_rows(task: &Task, batch: usize, method: Method) -> Result<Self> {
-        let Method { optimizer, precision, augment, resident, weighted, losses, ranks } = method;
+        let Method { optimizer, precision, augment, resident, weighted, losses, ranks, rank, sharded } = method;
+        let sharded = sharded && ranks > 1;
         // A sum has no mean weight to be put right.
         let weighted = weighted && losses.reduction == Reduction::Mean;
         let storage = precision.storage();
@@ -548,6 +653,8 @@ impl Blueprint {
             }
         };
         let (mut parts, mut updates, mut outputs, mut penalties) = (vec![], vec![], vec![], vec![]);
+        // Of each part what its parameters are after their updates, and by which buckets ranks exchange them.
+        let mut handed: Vec<(Vec<Value>, Vec<Bucket>)> = vec![];
         let (parts_of, goals) = (task.parts(), task.goals());
         let several =
             parts_of.iter().map(|p| goals.iter().map(|g| task.names(*g, &p.1).len()).sum::<usize>()).sum::<usize>() > 1;
@@ -607,39 +714,42 @@ impl Blueprint {
             };
             let scaled = scale.map_or(taught, |s| g.push1(arith::Mul, &[taught, s]));
             let mut grads = g.backward(scaled, &params)?;
+            let mut own: Vec<Range<usize>> = params.iter().map(|v| 0..g.ty(*v).numel()).collect();
+            let mut buckets = vec![];
             if ranks > 1 {
                 g.set_label("ranks");
-                grads = summed(&mut g, ranks, &grads, &mut bucket);
+                buckets = bucketed(&g, &grads, bucket);
+                bucket += buckets.len() as u32;
+                // Whether a scaled gradient has overflowed is asked of all of it.
+                if sharded && scale.is_none() {
+                    exchanged(&mut g, &mut grads, &buckets, |bucket, values| ReduceScatter { bucket, ranks, values });
+                } else {
+                    exchanged(&mut g, &mut grads, &buckets, |bucket, values| AllReduce { bucket, ranks, values });
+                }
+            }
+            if sharded {
+                own.fill(0..0);
+                for Bucket { members, .. } in &buckets {
+                    let sizes: Vec<usize> = members.iter().map(|&i| g.ty(params[i]).numel()).collect();
+                    let cuts = shares(&sizes, ranks);
+                    for (i, piece) in pieces(&sizes, cuts[rank]..cuts[rank + 1]) {
+                        own[members[i]] = piece;
+                    }
+                }
             }
             let scaling = scale.map(|scale| {
                 let ins: Vec<Value> = [scale].into_iter().chain(grads.iter().copied()).collect();
                 Scaling { scale, by: g.push1(optim::Unscale, &ins) }
             });
             let hyper = g.input(&format!("{prefix}hyper"), optim::hyper_type());
-            let (mut velocity, mut squares) = (vec![], vec![]);
-            for (&w, &d) in params.iter().zip(&grads) {
-                let name = g.name(w).to_string();
-                let v = g.state(&format!("velocity.{name}"), g.ty(w));
-                g.set_label(name.rsplit_once('.').map_or(&name, |n| n.0));
-                let (copy, by) = (g.find(&format!("{name}.copy")), scaling.map(|s| s.by));
-                let with = |ins: &[Value]| [ins, copy.as_slice(), by.as_slice()].concat();
-                updates.extend(match optimizer {
-                    Optimizer::Sgd(sgd) if copy.or(by).is_none() => g.push(sgd, &[w, v, d, hyper]),
-                    Optimizer::Sgd(sgd) => {
-                        let op = optim::Update { sgd, copy: copy.is_some(), scaled: by.is_some() };
-                        g.push(op, &with(&[w, v, d, hyper]))
-                    }
-                    Optimizer::Adam(op) => {
-                        let more = |m: &&str| g.state(&format!("{m}.{name}"), g.ty(w));
-                        let own: Vec<Value> = op.memory()[1..].iter().map(more).collect();
-                        squares.extend(&own);
-                        let op = Adam { copy: copy.is_some(), scaled: by.is_some(), ..op };
-                        g.push(op, &with(&[&[w, v], &own[..], &[d, hyper]].concat()))
-                    }
-                });
-                velocity.push(v);
+            let by = scaling.map(|s| s.by);
+            let mut update =
+                Update { optimizer, hyper, by, sharded, after: params.clone(), velocity: vec![], squares: vec![] };
+            for ((i, &d), own) in grads.iter().enumerate().zip(&own).filter(|(_, own)| !own.is_empty()) {
+                updates.extend(update.of(&mut g, i, own.clone(), d));
             }
-            updates.extend(scaling.map(|s| s.by));
+            let Update { after, velocity, squares, .. } = update;
+            updates.extend(by);
             updates.push(loss);
             updates.extend(terms.iter().map(|t| t.prediction).filter(|_| several));
             penalties.extend(penalty);
@@ -653,10 +763,28 @@ impl Blueprint {
                 loss,
                 penalty,
                 params,
+                own,
                 velocity,
                 squares,
+                remembers: optimizer.remembers(),
                 statistics,
             });
+            handed.push((after, buckets));
+        }
+        // When the sums of all parts are on their way.
+        if sharded {
+            for (part, (mut after, buckets)) in parts.iter().zip(handed) {
+                g.set_label("ranks");
+                exchanged(&mut g, &mut after, &buckets, |bucket, values| AllGather { bucket, ranks, values });
+                updates.extend(&after);
+                for (&w, after) in part.params.iter().zip(after) {
+                    let name = g.name(w).to_string();
+                    if let Some(copy) = g.find(&format!("{name}.copy")) {
+                        g.set_label(name.rsplit_once('.').map_or(&name, |n| n.0));
+                        updates.push(g.push1(cast::Copy, &[after, copy]));
+                    }
+                }
+            }
         }
         let mut want = vec![updates, outputs];
         if !penalties.is_empty() {
@@ -709,10 +837,51 @@ impl Network {
     ) -> Result<Self> {
         let mut method = method.into();
         if let Some(peers) = peers {
-            method.ranks = peers.ranks();
+            (method.ranks, method.rank) = (peers.ranks(), peers.rank());
             device.connect(peers.clone())?;
         }
         Ok(Self { peers: peers.clone(), ..Self::new(task, batch, method, device)? })
+    }
+
+    /// Where each rank has a share of what the optimiser remembers: gives the first rank, which begins with
+    /// [`Network::asked`], what it asks for, until it has all.
+    ///
+    /// # Errors
+    /// A rank that is lost.
+    pub fn lend(&self) -> Result<()> {
+        let Some(peers) = self.peers() else { return Ok(()) };
+        let graph = self.session.graph();
+        let all: Vec<Remembered> = self.parts.iter().flat_map(|p| p.remembered(graph)).collect();
+        loop {
+            let mut name = vec![];
+            peers.broadcast(0, &mut name)?;
+            let Some(asked) = all.iter().find(|m| m.name.as_bytes() == name) else { return Ok(()) };
+            peers.collect(&self.own_bytes(asked)?)?;
+        }
+    }
+
+    fn own_bytes(&self, m: &Remembered) -> Result<Vec<u8>> {
+        let values = m.here.map(|v| self.session.values(v)).transpose()?;
+        Ok(values.map_or(vec![], |x| bytemuck::cast_slice(&x).to_vec()))
+    }
+
+    /// All of something that the optimiser remembers, as the first rank: of the others what they [`Network::lend`]. None where
+    /// nothing is left to ask for.
+    ///
+    /// # Errors
+    /// A rank that is lost.
+    pub fn asked(&self, what: Option<&Remembered>) -> Result<Vec<f32>> {
+        let Some(peers) = self.peers() else { return Ok(vec![]) };
+        let mut name = what.map_or(vec![], |m| m.name.clone().into_bytes());
+        peers.broadcast(0, &mut name)?;
+        let Some(m) = what else { return Ok(vec![]) };
+        // Shares of a parameter follow each other in the order of the ranks.
+        let all = peers.collect(&self.own_bytes(m)?)?.concat();
+        let values: Vec<f32> = all.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect();
+        match values.len() == self.session.graph().ty(m.param).numel() {
+            true => Ok(values),
+            false => Err(Error::job(format!("the ranks together have {} numbers of {}", values.len(), m.name))),
+        }
     }
 
     /// The other ranks, if there are any.
@@ -731,8 +900,9 @@ impl Network {
         let (hints, options) = (b.memory_hints(), device.options(b.products));
         let session = Session::within(hints, b.graph.clone(), &b.want(), options, device)?;
         let Blueprint { batch, x, tables, rows, weight, portion, state, parts, .. } = b;
-        let losses = method.losses;
-        Ok(Self { session, batch, whole, peers: None, x, tables, rows, weight, portion, state, parts, losses })
+        let (losses, sharded) = (method.losses, method.sharded && method.ranks > 1);
+        let peers = None;
+        Ok(Self { session, batch, whole, peers, sharded, x, tables, rows, weight, portion, state, parts, losses })
     }
 
     /// Updates after which running statistics are those of the pictures and no longer what they began with: three times

@@ -2,6 +2,7 @@
 tensor's turn to be written comes, and forgotten then: a checkpoint of a large network needs no memory of its own on the
 CPU, and that of its largest tensor where values have to be fetched from a device. */
 
+use super::network::{Network, Remembered};
 use crate::device::Session;
 use crate::error::{Error, Result, option};
 use crate::graph::Value;
@@ -30,6 +31,8 @@ pub enum Source<'a> {
     /// On the device of a session.
     Session(&'a Session, Value),
     Slice(&'a [f32]),
+    /// On all ranks, of each its share ([`Network::asked`]).
+    Ranks(&'a Network, &'a Remembered),
     /// In a mapped file, by the name there.
     File(Arc<WeightFile>, String),
     /// In a mapped file of a tower.
@@ -54,6 +57,7 @@ impl Stored<'_> {
         match &self.source {
             Source::Session(session, v) => session.values(*v),
             Source::Slice(x) => Ok(Cow::Borrowed(x)),
+            Source::Ranks(net, what) => net.asked(Some(what)).map(Cow::Owned),
             Source::File(file, name) => file.tensor(name)?.to_f32(),
             Source::Tower(weights, name) => weights.load(name),
             Source::Drawn { name, seed, rule } => Ok(Cow::Owned(init::draw(name, &self.shape, *seed, *rule)?)),

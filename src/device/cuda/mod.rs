@@ -1,5 +1,5 @@
 /*! CUDA as a [`Driver`]: one allocation and one stream of one GPU, and where there are other ranks a second stream, on which NCCL
-sums over them. Everything is asked for in the order of the stream, and only reading waits. From its second run on a plan is replayed as one graph: its launches never change, because what does
+exchanges values with them. Everything is asked for in the order of the stream, and only reading waits. From its second run on a plan is replayed as one graph: its launches never change, because what does
 change is data. A driver that does not record is given them one by one. Reference: CUDA Driver API 13.0; of it only functions
 that drivers of CUDA 12.0 have. */
 
@@ -19,7 +19,7 @@ use crate::ranks::{Communicator, Peers};
 use card::failed;
 use cudarc::driver::result::{self, DriverError, event, graph, module, stream};
 use cudarc::driver::sys;
-use nccl::Nccl;
+use nccl::{Message, Nccl};
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::{CString, c_void};
@@ -91,15 +91,15 @@ struct Launch {
     label: String,
     /// [`Launch::label`] for a profiler.
     range: CString,
-    /// How many of the plan's sums over ranks it waits for.
+    /// How many of the plan's collectives it waits for.
     awaited: usize,
     work: Sent,
 }
 
 enum Sent {
     Kernel(Kernel),
-    /// Addresses and how many float32 numbers are there, to be summed over ranks; none where there is one rank.
-    Sum(Vec<(sys::CUdeviceptr, usize)>),
+    /// What all ranks do together.
+    Collective(Vec<Message>),
 }
 
 struct Kernel {
@@ -170,7 +170,7 @@ impl Cuda {
     /// Waits for everything; errors of launches that nobody waited for come out here, and so does the loss of another rank.
     fn settle(&self, what: &str) -> Result<()> {
         if let (Some(peers), Some(_)) = (&self.peers, &self.nccl) {
-            // A sum that a rank does not come to would be waited for for ever.
+            // A collective that a rank does not come to would be waited for for ever.
             // SAFETY: the stream lives until this is dropped.
             while unsafe { sys::cuStreamQuery(self.stream) } == sys::CUresult::CUDA_ERROR_NOT_READY {
                 peers.alive()?;
@@ -295,36 +295,36 @@ impl Cuda {
         self.launch(launch, kernel)
     }
 
-    /// Sends the launches of a plan, kernels by `kernel`. Sums go on beside the kernels after them, as far as these may.
+    /// Sends the launches of a plan, kernels by `kernel`. Collectives go on beside the kernels after them, as far as these may.
     fn send(&self, plan: &Recorded, kernel: impl Fn(&Self, &Launch, &Kernel) -> Result<()>) -> Result<()> {
         let (mut begun, mut awaited) = (0, 0);
         for launch in &plan.launches {
             if launch.awaited > awaited {
                 awaited = launch.awaited;
-                self.await_sums(awaited)?;
+                self.await_collectives(awaited)?;
             }
             match &launch.work {
                 Sent::Kernel(k) => kernel(self, launch, k)?,
-                Sent::Sum(parts) => {
-                    self.sum(begun, parts)?;
+                Sent::Collective(messages) => {
+                    self.exchange(begun, messages)?;
                     begun += 1;
                 }
             }
         }
-        // A run ends with its sums.
-        if begun > awaited { self.await_sums(begun) } else { Ok(()) }
+        // A run ends with its collectives.
+        if begun > awaited { self.await_collectives(begun) } else { Ok(()) }
     }
 
-    /// Begins a plan's sum of this place among its sums.
-    fn sum(&self, place: usize, parts: &[(sys::CUdeviceptr, usize)]) -> Result<()> {
+    /// Begins a plan's collective of this place among its collectives.
+    fn exchange(&self, place: usize, messages: &[Message]) -> Result<()> {
         let Some(nccl) = &self.nccl else { return Ok(()) };
-        // SAFETY: windows of the arena (`load`); whatever touches them waits for the sum ([`Step::awaited`]).
-        unsafe { nccl.sum(place, parts, self.stream) }
+        // SAFETY: parts of windows of the arena (`load`); whatever touches these waits for the collective ([`Step::awaited`]).
+        unsafe { nccl.exchange(place, messages, self.stream) }
     }
 
-    /// Lets what follows wait for the first `n` sums of a plan.
-    fn await_sums(&self, n: usize) -> Result<()> {
-        self.nccl.as_ref().map_or(Ok(()), |nccl| nccl.await_sum(n - 1, self.stream))
+    /// Lets what follows wait for the first `n` collectives of a plan.
+    fn await_collectives(&self, n: usize) -> Result<()> {
+        self.nccl.as_ref().map_or(Ok(()), |nccl| nccl.await_one(n - 1, self.stream))
     }
 
     /// All launches of a plan as one graph.
@@ -412,9 +412,10 @@ impl Driver for Cuda {
         let launch = |step: Step| {
             let work = match &step.work {
                 Work::Kernel(call) => Sent::Kernel(kernel(&step, call)?),
-                Work::Collective(_) => {
-                    let part = |w: &Span| (self.arena + w.at as u64, w.bytes / size_of::<f32>());
-                    Sent::Sum(step.windows.iter().flatten().map(part).collect())
+                Work::Collective(c) => {
+                    let value = |w: &Span| (self.arena + w.at as u64, w.bytes / size_of::<f32>());
+                    let values: Vec<_> = step.windows.iter().flatten().map(value).collect();
+                    Sent::Collective(Message::all(*c, &values))
                 }
             };
             let range = CString::new(step.label.as_str()).unwrap_or_default();
@@ -425,8 +426,8 @@ impl Driver for Cuda {
             Ok(Recorded { launches, ran: false, graph: None })
         };
         self.plans = plans.into_iter().map(recorded).collect::<Result<_>>()?;
-        let sums = |p: &Recorded| p.launches.iter().filter(|l| matches!(l.work, Sent::Sum(_))).count();
-        let most = self.plans.iter().map(sums).max().unwrap_or(0);
+        let collectives = |p: &Recorded| p.launches.iter().filter(|l| matches!(l.work, Sent::Collective(_))).count();
+        let most = self.plans.iter().map(collectives).max().unwrap_or(0);
         self.nccl.as_mut().map_or(Ok(()), |nccl| nccl.expect(most))
     }
 
@@ -498,9 +499,9 @@ impl Driver for Cuda {
         unsafe { event::record(start, self.stream) }.map_err(named)?;
         match &launch.work {
             Sent::Kernel(kernel) => self.named(launch, kernel)?,
-            Sent::Sum(parts) => {
-                self.sum(0, parts)?;
-                self.await_sums(1)?;
+            Sent::Collective(messages) => {
+                self.exchange(0, messages)?;
+                self.await_collectives(1)?;
             }
         }
         // SAFETY: as above; the time is asked for after both have happened.
@@ -517,7 +518,7 @@ impl Drop for Cuda {
     fn drop(&mut self) {
         if self.bind().is_ok() {
             if self.settle("the work before").is_err() {
-                // Without the ranks that it waits for no sum ends by itself.
+                // Without the ranks that it waits for no collective ends by itself.
                 self.nccl = None;
                 let _ = self.settle("the work before");
             }

@@ -1,11 +1,12 @@
-/*! NCCL: sums over the GPUs of several ranks, in place, on a stream of their own. It is looked for when ranks meet and not before.
+/*! NCCL: what the GPUs of several ranks do together, in place, on a stream of its own. It is looked for when ranks meet and not before.
 
 It is loaded here, not by cudarc: that does not know `libnccl.so.2`, which is what everybody's package has, and panics where it
 finds nothing. Reference: `nccl.h` of NCCL 2.32; what is used of it has been the same since 2.0. */
 
 use super::card::failed;
 use crate::error::{Error, Result};
-use crate::ranks::{Communicator, agree};
+use crate::launch::{Collective, Exchange};
+use crate::ranks::{Communicator, agree, pieces, shares};
 use cudarc::driver::result::{DriverError, event, stream};
 use cudarc::driver::sys;
 use libloading::Library;
@@ -26,6 +27,11 @@ const OLDEST: c_int = 21600;
 const FLOAT32: c_int = 7;
 const SUM: c_int = 0;
 
+/// What is being done, for errors.
+const PREPARING: &str = "preparing what ranks do together";
+const SUMMING: &str = "summing over ranks";
+const HANDING: &str = "handing weights to all ranks";
+
 /// `ncclUniqueId`: what the first rank makes, and by which the others find it.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -42,6 +48,8 @@ struct Functions {
     group: unsafe extern "C" fn() -> c_int,
     ungroup: unsafe extern "C" fn() -> c_int,
     all_reduce: unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, c_int, Comm, sys::CUstream) -> c_int,
+    reduce: unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, c_int, c_int, Comm, sys::CUstream) -> c_int,
+    broadcast: unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, c_int, Comm, sys::CUstream) -> c_int,
 }
 
 /// The library, looked for once.
@@ -93,6 +101,8 @@ fn of(library: Library) -> Result<Functions, String> {
             group: *library.get("ncclGroupStart").map_err(told)?,
             ungroup: *library.get("ncclGroupEnd").map_err(told)?,
             all_reduce: *library.get("ncclAllReduce").map_err(told)?,
+            reduce: *library.get("ncclReduce").map_err(told)?,
+            broadcast: *library.get("ncclBroadcast").map_err(told)?,
         }
     };
     // Its functions are called until the process ends.
@@ -122,14 +132,53 @@ impl Functions {
     }
 }
 
+/// A call of NCCL, on float32 numbers of the GPU, in place.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Message {
+    at: sys::CUdeviceptr,
+    n: usize,
+    what: What,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum What {
+    /// Summed, for all.
+    Sum,
+    /// Summed, for the rank in whose share they are.
+    SumFor(c_int),
+    /// Those of the rank in whose share they are, for all.
+    From(c_int),
+}
+
+impl Message {
+    /// What a collective comes to, for values at (address, how many numbers).
+    pub fn all(c: Collective, values: &[(sys::CUdeviceptr, usize)]) -> Vec<Self> {
+        let what: fn(c_int) -> What = match c.exchange {
+            Exchange::AllReduce => return values.iter().map(|&(at, n)| Self { at, n, what: What::Sum }).collect(),
+            Exchange::ReduceScatter => What::SumFor,
+            Exchange::AllGather => What::From,
+        };
+        let sizes: Vec<usize> = values.iter().map(|v| v.1).collect();
+        let cuts = shares(&sizes, c.ranks);
+        let mut all = vec![];
+        for (rank, share) in cuts.windows(2).enumerate() {
+            for (i, piece) in pieces(&sizes, share[0]..share[1]) {
+                let at = values[i].0 + (size_of::<f32>() * piece.start) as u64;
+                all.push(Self { at, n: piece.len(), what: what(rank as c_int) });
+            }
+        }
+        all
+    }
+}
+
 /// This rank's GPU among those of all ranks.
 pub struct Nccl {
     functions: &'static Functions,
     comm: Comm,
     stream: sys::CUstream,
-    /// What was computed before a sum is there.
+    /// What was computed before a collective is there.
     ready: sys::CUevent,
-    /// By their place in a plan: sums that are done.
+    /// By their place in a plan: collectives that are done.
     done: Vec<sys::CUevent>,
 }
 
@@ -159,7 +208,7 @@ impl Nccl {
             nccl.ready = event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
             Ok(())
         };
-        prepare().map_err(failed("preparing sums over ranks"))?;
+        prepare().map_err(failed(PREPARING))?;
         let [ranks, rank] = [peers.ranks(), peers.rank()].map(|n| n as c_int);
         // SAFETY: it fills the handle; the identity is that of the first rank.
         let begun = unsafe { (functions.begin)(&mut nccl.comm, ranks, id, rank) };
@@ -167,45 +216,54 @@ impl Nccl {
         Ok(nccl)
     }
 
-    /// Makes room for so many sums in a plan.
-    pub fn expect(&mut self, sums: usize) -> Result<()> {
-        while self.done.len() < sums {
+    /// Makes room for so many collectives in a plan.
+    pub fn expect(&mut self, collectives: usize) -> Result<()> {
+        while self.done.len() < collectives {
             let event = event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
-            self.done.push(event.map_err(failed("preparing sums over ranks"))?);
+            self.done.push(event.map_err(failed(PREPARING))?);
         }
         Ok(())
     }
 
-    /// Sums float32 numbers at (address, how many) over all ranks, beside what follows on `stream`.
+    /// Begins a collective, beside what follows on `stream`.
     ///
     /// # Safety
-    /// The addresses are those of so many numbers of the GPU, and nothing touches them until [`Nccl::await_sum`].
-    pub unsafe fn sum(&self, place: usize, parts: &[(sys::CUdeviceptr, usize)], stream: sys::CUstream) -> Result<()> {
+    /// The addresses are those of so many numbers of the GPU, and nothing touches them until [`Nccl::await_one`].
+    pub unsafe fn exchange(&self, place: usize, messages: &[Message], stream: sys::CUstream) -> Result<()> {
         let f = self.functions;
         // SAFETY: streams and events live until this is dropped.
         unsafe { event::record(self.ready, stream).and_then(|()| wait(self.stream, self.ready)) }
-            .map_err(failed("beginning a sum over ranks"))?;
-        // As one operation: the parts of a bucket are not each a message.
+            .map_err(failed("beginning what ranks do together"))?;
+        // As one operation: the values of a bucket are not each a message.
         // SAFETY: what the caller promises.
         let sent = unsafe {
-            let mut sent = f.checked("summing over ranks", (f.group)());
-            for &(at, n) in parts {
-                let all_reduce = || (f.all_reduce)(at as _, at as _, n, FLOAT32, SUM, self.comm, self.stream);
-                sent = sent.and_then(|()| f.checked("summing over ranks", all_reduce()));
+            let mut sent = f.checked(SUMMING, (f.group)());
+            for &Message { at, n, what } in messages {
+                let (doing, code) = match what {
+                    _ if sent.is_err() => break,
+                    What::Sum => (SUMMING, (f.all_reduce)(at as _, at as _, n, FLOAT32, SUM, self.comm, self.stream)),
+                    What::SumFor(rank) => {
+                        (SUMMING, (f.reduce)(at as _, at as _, n, FLOAT32, SUM, rank, self.comm, self.stream))
+                    }
+                    What::From(rank) => {
+                        (HANDING, (f.broadcast)(at as _, at as _, n, FLOAT32, rank, self.comm, self.stream))
+                    }
+                };
+                sent = f.checked(doing, code);
             }
             // A group that was begun is ended.
-            let ended = f.checked("summing over ranks", (f.ungroup)());
+            let ended = f.checked("what ranks do together", (f.ungroup)());
             sent.and(ended)
         };
         sent?;
         // SAFETY: as above.
-        unsafe { event::record(self.done[place], self.stream) }.map_err(failed("ending a sum over ranks"))
+        unsafe { event::record(self.done[place], self.stream) }.map_err(failed("ending what ranks do together"))
     }
 
-    /// Lets what follows on `stream` wait for a sum of the plan, and with it for those before it.
-    pub fn await_sum(&self, place: usize, stream: sys::CUstream) -> Result<()> {
+    /// Lets what follows on `stream` wait for a collective of the plan, and with it for those before it.
+    pub fn await_one(&self, place: usize, stream: sys::CUstream) -> Result<()> {
         // SAFETY: both live until this is dropped.
-        unsafe { wait(stream, self.done[place]) }.map_err(failed("waiting for a sum over ranks"))
+        unsafe { wait(stream, self.done[place]) }.map_err(failed("waiting for other ranks"))
     }
 }
 
@@ -217,7 +275,7 @@ unsafe fn wait(stream: sys::CUstream, event: sys::CUevent) -> Result<(), DriverE
 }
 
 impl Drop for Nccl {
-    /// Ends sums that wait for a rank that is gone, without which nothing could be waited for.
+    /// Ends collectives that wait for a rank that is gone, without which nothing could be waited for.
     fn drop(&mut self) {
         // SAFETY: each was made above and is given back once; null where that did not come so far.
         unsafe {

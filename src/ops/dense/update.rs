@@ -67,7 +67,7 @@ impl Op for Update {
         let types = self.gradients(io.ins).expect("checked by infer");
         let mut gradients: Vec<Vec<f64>> = types.iter().map(|t| vec![f64::NAN; t.numel()]).collect();
         self.wgrad.eval(&Io { ins: &io.ins[n..n + 2], outs: &types }, &ins[n..n + 2], &mut gradients);
-        let update = optim::Update { sgd: self.sgd, copy: self.copy, scaled: false };
+        let update = optim::Update { sgd: self.sgd, copy: self.copy, scaled: false, from: 0 };
         let parts = [ins[0], ins[1], &gradients[0], ins[n + 2], ins[n - 1]];
         update.eval(io, &parts[..4 + self.copy as usize], &mut outs[..n]);
         outs.iter_mut().skip(n).zip(gradients.into_iter().skip(1)).for_each(|(out, db)| *out = db);
@@ -101,7 +101,9 @@ impl Op for Update {
 
 /// dense.wgrad -> sgd becomes dense.update where nobody else reads the weight's gradient.
 pub(super) fn fuse(g: &mut Graph, uses: &Uses, at: usize) {
-    let Some(one) = One::of(g, uses, at).filter(|one| one.by.is_none() && one.penalty.is_none()) else { return };
+    let Some(one) = One::of(g, uses, at).filter(|one| one.by.is_none() && one.penalty.is_none() && !one.piece) else {
+        return;
+    };
     let Some((part, &wgrad)) = uses.only::<Wgrad>(g, one.g, at) else { return };
     let n = &g.nodes()[part];
     if n.outs[0] != one.g {

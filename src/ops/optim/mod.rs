@@ -29,8 +29,8 @@ pub enum Form {
 pub(super) const SEGMENTS: usize = 24;
 
 crate::cuda_struct! {
-    /// The form of the update, whether gradients are scaled, which parameters have a copy (a bit for each), and of each:
-    /// elements, where its blocks end, and lambda of its penalty, 0 if there is none.
+    /// The form of the update, whether gradients are scaled, which parameters have a copy (a bit for each), and of each: how many
+    /// elements are updated, from which one on, where its blocks end, and lambda of its penalty, 0 if there is none.
     pub struct Descent {
         keras: u32,
         nesterov: u32,
@@ -38,6 +38,7 @@ crate::cuda_struct! {
         scaled: u32,
         copies: u32,
         n: [u32; 24],
+        from: [u32; 24],
         end: [u32; 24],
         lambda: [f32; 24],
     }
@@ -78,8 +79,8 @@ macro_rules! update {
     }};
 }
 
-/// Where an update finds a parameter: (output, input) of w, v and the copy of w, the input that is its gradient, and lambda of
-/// its penalty, 0 if there is none.
+/// Where an update finds a parameter: (output, input) of w, v and the copy of w, the input that is its gradient, lambda of its
+/// penalty, 0 if there is none, and the first element that is updated, of as many as v has ([`fits`]).
 #[derive(Clone, Copy)]
 struct Segment {
     w: (usize, usize),
@@ -87,6 +88,7 @@ struct Segment {
     copy: Option<(usize, usize)>,
     g: usize,
     lambda: f32,
+    from: usize,
 }
 
 /// A step of one or several parameters, and the inputs that they share: `hyper`, how often gradients count, and the gradient
@@ -106,15 +108,19 @@ impl Step {
         let by = self.by.map_or(1.0, |by| ins[by][0]);
         for s in &self.segments {
             let penalty = self.penalty.filter(|_| s.lambda != 0.0).map(|d| 2.0 * s.lambda as f64 * ins[d][0]);
-            for i in 0..ins[s.w.1].len() {
-                let (w, v, g) = (ins[s.w.1][i], ins[s.v.1][i], ins[s.g][i]);
+            for (to, from) in [Some(s.w), s.copy].into_iter().flatten() {
+                outs[to].copy_from_slice(ins[from]);
+            }
+            for (at, &v) in ins[s.v.1].iter().enumerate() {
+                let i = s.from + at;
+                let (w, g) = (ins[s.w.1][i], ins[s.g][i]);
                 let g = penalty.map_or(g, |penalty| g + penalty * w);
-                (outs[s.w.0][i], outs[s.v.0][i]) = match by {
+                (outs[s.w.0][i], outs[s.v.0][at]) = match by {
                     0.0 => (w, v),
                     _ => update!(self.sgd, f64, w, v, by * g, hyper),
                 };
-                if let Some((to, from)) = s.copy {
-                    outs[to][i] = if by == 0.0 { ins[from][i] } else { outs[s.w.0][i] };
+                if let Some((to, _)) = s.copy.filter(|_| by != 0.0) {
+                    outs[to][i] = outs[s.w.0][i];
                 }
             }
         }
@@ -130,15 +136,17 @@ impl Step {
             }
             for s in &self.segments {
                 let penalty = self.penalty.filter(|_| s.lambda != 0.0).map(|d| 2.0 * s.lambda * h.input::<f32>(d)[0]);
-                let (w, g) = (h.output::<f32>(s.w.0), h.input::<f32>(s.g));
-                par::chunks2_mut(w, h.output::<f32>(s.v.0), |at, w, v| {
+                let v = h.output::<f32>(s.v.0);
+                let piece = s.from..s.from + v.len();
+                let (w, g) = (&mut h.output::<f32>(s.w.0)[piece.clone()], &h.input::<f32>(s.g)[piece.clone()]);
+                par::chunks2_mut(w, v, |at, w, v| {
                     for ((w, v), &g) in w.iter_mut().zip(v).zip(&g[at..]) {
                         let g = penalty.map_or(g, |penalty| g + penalty * *w);
                         (*w, *v) = update!(self.sgd, f32, *w, *v, by * g, hyper);
                     }
                 });
                 if let Some((copy, _)) = s.copy {
-                    h.output::<f32>(copy).copy_from_slice(w);
+                    h.output::<f32>(copy)[piece].copy_from_slice(w);
                 }
             }
         })
@@ -149,9 +157,9 @@ impl Step {
         let mut args = Descent { scaled: self.by.is_some() as u32, ..self.sgd.numbers() };
         let (mut blocks, mut storage, mut operands) = (0, DType::F32, vec![]);
         for (i, s) in self.segments.iter().enumerate() {
-            let n = io.ins[s.w.1].numel();
+            let n = io.ins[s.v.1].numel();
             blocks += n.div_ceil(4 * SGD.threads as usize);
-            (args.n[i], args.end[i], args.lambda[i]) = (count(n), count(blocks), s.lambda);
+            (args.n[i], args.from[i], args.end[i], args.lambda[i]) = (count(n), count(s.from), count(blocks), s.lambda);
             let [w, v] = [s.w.0, s.v.0].map(Operand::Update);
             let copy = s.copy.map_or(w, |(to, from)| {
                 (args.copies, storage) = (args.copies | 1 << i, io.ins[from].dtype);
@@ -165,22 +173,38 @@ impl Step {
     }
 
     fn cost(&self, io: &Io) -> Cost {
-        let elements: usize = self.segments.iter().map(|s| io.ins[s.w.1].numel()).sum();
-        Cost { flops: 6.0 * elements as f64, ..traffic(io) }
+        let mut cost = traffic(io);
+        for s in &self.segments {
+            let n = io.ins[s.v.1].numel();
+            cost.flops += 6.0 * n as f64;
+            // Of what is larger than v only so many elements are touched.
+            let rest = |i: usize| (io.ins[i].bytes() - n * io.ins[i].dtype.bytes()) as f64;
+            let copy = s.copy.map_or(0.0, |copy| rest(copy.1));
+            cost.read -= rest(s.w.1) + rest(s.g) + copy;
+            cost.write -= rest(s.w.1) + copy;
+        }
+        cost
     }
+}
+
+/// Whether what an optimiser remembers of a weight, of type `v`, is of all its elements or of a piece that begins with element
+/// `from`: kernels take four at once.
+pub(super) fn fits(w: &Type, v: &Type, from: usize) -> bool {
+    let piece = v.dtype == w.dtype && from.is_multiple_of(4) && v.dims().len() == 1;
+    v == w && from == 0 || piece && from.checked_add(v.numel()).is_some_and(|end| end <= w.numel())
 }
 
 impl Sgd {
     fn step(self) -> Step {
-        Update { sgd: self, copy: false, scaled: false }.step()
+        Update { sgd: self, copy: false, scaled: false, from: 0 }.step()
     }
 
     /// What kernels are told of it, without any parameter.
     pub(super) fn numbers(self) -> Descent {
         let Sgd { form, nesterov, dampening } = self;
         let [keras, nesterov] = [form == Form::Keras, nesterov].map(u32::from);
-        let (n, end, lambda) = ([0; SEGMENTS], [0; SEGMENTS], [0.0; SEGMENTS]);
-        Descent { keras, nesterov, dampening, scaled: 0, copies: 0, n, end, lambda }
+        let (none, lambda) = ([0; SEGMENTS], [0.0; SEGMENTS]);
+        Descent { keras, nesterov, dampening, scaled: 0, copies: 0, n: none, from: none, end: none, lambda }
     }
 
     /// w and v after a step, on the host.
@@ -193,15 +217,20 @@ impl Sgd {
     }
 }
 
+/// The types of w and v after a step of w, v, g and hyper, of the elements of w from `from` on that v has.
+fn updated(ins: &[Type], from: usize) -> Result<Vec<Type>> {
+    match ins {
+        [w, v, g, hyper] if fits(w, v, from) && w == g && *hyper == hyper_type() => Ok(vec![*w, *v]),
+        _ => Err(Error::job("w and g of one shape, v of that or of a piece, and hyper [4] are needed")),
+    }
+}
+
 impl Op for Sgd {
     fn describe(&self) -> Description {
         Description::of("sgd").in_place(&[(0, 0), (1, 1)])
     }
     fn infer(&self, ins: &[Type]) -> Result<Vec<Type>> {
-        match ins {
-            [w, v, g, hyper] if w == v && w == g && *hyper == hyper_type() => Ok(vec![*w, *v]),
-            _ => Err(Error::job("w, v and g of one shape and hyper [4] are needed")),
-        }
+        updated(ins, 0)
     }
     fn eval(&self, _: &Io, ins: &[&[f64]], outs: &mut [Vec<f64>]) {
         self.step().eval(ins, outs)
@@ -217,20 +246,23 @@ impl Op for Sgd {
     }
 }
 
-/// [`Sgd`] where 16 bits take part; inputs w, v, g, hyper, then, with `copy`, the copy of w that layers multiply with, and,
+/// [`Sgd`] where 16 bits take part, or of a piece of a weight alone; inputs w, v, g, hyper, then, with `copy`, the copy of w that layers multiply with, and,
 /// with `scaled`, by [1]; outputs w, v and the copy in place. The copy becomes w rounded, in the pass that has w in its
-/// registers. g counts `by` times; 0 says that the step is not to be taken, and nothing changes.
+/// registers. g counts `by` times; 0 says that the step is not to be taken, and nothing changes. Where v is shorter than w, only
+/// so many elements of w are updated, from `from` on, along those of g.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Update {
     pub sgd: Sgd,
     pub copy: bool,
     pub scaled: bool,
+    /// 0 where v has all of w.
+    pub from: usize,
 }
 
 impl Update {
     fn step(self) -> Step {
         let copy = self.copy.then_some((2, 4));
-        let segments = vec![Segment { w: (0, 0), v: (1, 1), copy, g: 2, lambda: 0.0 }];
+        let segments = vec![Segment { w: (0, 0), v: (1, 1), copy, g: 2, lambda: 0.0, from: self.from }];
         let by = self.scaled.then_some(4 + self.copy as usize);
         Step { sgd: self.sgd, segments, hyper: 3, by, penalty: None }
     }
@@ -245,7 +277,7 @@ impl Op for Update {
         if ins.len() != more + self.scaled as usize || self.scaled && ins[more] != by {
             return Err(Error::job("w, v, g, hyper and, as asked for, a copy of w and a scale [1] are needed"));
         }
-        let mut outs = self.sgd.infer(&ins[..4])?;
+        let mut outs = updated(&ins[..4], self.from)?;
         if self.copy {
             if !ins[4].dtype.is_half() || ins[4].shape != ins[0].shape {
                 return Err(Error::job("the copy must have w's shape and 16 bits"));
@@ -344,7 +376,7 @@ fn cases() -> Vec<Case> {
         ins.extend(copy.map(|half| t.of(half)));
         ins.extend(scaled.then_some(Type::f32(&[1])));
         for skipped in if scaled { &[false, true][..] } else { &[false] } {
-            let op = Update { sgd, copy: copy.is_some(), scaled };
+            let op = Update { sgd, copy: copy.is_some(), scaled, from: 0 };
             let label = format!("copy {copy:?} scaled {scaled} skipped {skipped}");
             let mut case = Case::new(label, op, &ins, &[], Bound::Ulps(8)).draw(3, hyper(0.0));
             if scaled {
@@ -354,7 +386,19 @@ fn cases() -> Vec<Case> {
             cases.push(case);
         }
     }
+    // The last elements, some in the middle, and a piece that is no multiple of four.
+    for (from, n) in [(64, 7 * 501 - 64), (1024, 1536), (4, 5)] {
+        for scaled in [false, true] {
+            let mut ins = vec![t, Type::f32(&[n]), t, hyper_type()];
+            ins.extend(scaled.then_some(Type::f32(&[1])));
+            let op = Update { sgd, copy: false, scaled, from };
+            let label = format!("{n} from {from} scaled {scaled}");
+            let case = Case::new(label, op, &ins, &[], Bound::Ulps(8)).draw(3, hyper(0.0));
+            cases.push(if scaled { case.draw(4, Draw::Positive) } else { case });
+        }
+    }
     cases.extend(gathered());
+    cases.extend(pieces());
     let grads = [Type::f32(&[1]), Type::f32(&[3, 41]), Type::f32(&[1, 5003])];
     cases.push(Case::new("finite", Unscale, &grads, &[], Bound::Ulps(2)).draw(0, Draw::Positive));
     for bad in [1, 2] {
@@ -366,7 +410,7 @@ fn cases() -> Vec<Case> {
 
 /// Parameters of several blocks and of a few elements, with and without copy and penalty.
 fn gathered() -> Vec<Case> {
-    let own = |copy, lambda| Own { copy, lambda };
+    let own = |copy, lambda| Own { copy, lambda, from: 0 };
     let shapes = [Type::f32(&[3, 41]), Type::f32(&[5]), Type::f32(&[2, 1501]), Type::f32(&[64])];
     let mut cases = vec![];
     for (form, copy, scaled) in [
@@ -391,4 +435,17 @@ fn gathered() -> Vec<Case> {
         cases.push(if scaled { case.draw(hyper + 1, Draw::Positive) } else { case });
     }
     cases
+}
+
+/// Pieces of parameters, from their first element on and from others, of all and of a few elements.
+fn pieces() -> [Case; 1] {
+    let of = [([3usize, 41], 0, 64), ([2, 1501], 1024, 1978), ([8, 8], 0, 64), ([1, 70], 64, 6)];
+    let piece = |(dims, _, n): ([usize; 2], usize, usize)| [Type::f32(&dims), Type::f32(&[n])];
+    let each = of.map(|(_, from, _)| Own { copy: false, lambda: 0.0, from }).into();
+    let mut ins: Vec<Type> = of.into_iter().flat_map(piece).collect();
+    ins.extend(of.iter().map(|o| Type::f32(&o.0)));
+    ins.push(hyper_type());
+    let sgd = Sgd { form: Form::Torch, nesterov: true, dampening: 0.0 };
+    let case = Case::new("pieces", Updates { sgd, scaled: false, each }, &ins, &[], Bound::Ulps(8));
+    [case.draw(ins.len() - 1, Draw::Hyper([0.125, 0.875, 0.25, 0.0]))]
 }

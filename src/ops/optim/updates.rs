@@ -1,10 +1,11 @@
 //! Updates of many parameters as one launch.
 
-use super::{SEGMENTS, Segment, Sgd, Step, Update};
+use super::{SEGMENTS, Segment, Sgd, Step, Update, updated};
 use crate::error::{Error, Result};
 use crate::graph::{Description, GpuCalls, Graph, Instance, Io, Op, Value};
 use crate::launch::{Cost, Launch, Simd};
 use crate::ops::arith::Add;
+use crate::ops::collective::AllGather;
 use crate::ops::fuse::{Uses, is};
 use crate::ops::loss::L2Grad;
 use crate::shape::Type;
@@ -16,6 +17,8 @@ pub struct Own {
     pub copy: bool,
     /// Of a penalty on it ([`super::loss::L2`]) whose gradient, 2 lambda w d, is added to g; 0 where there is none.
     pub lambda: f32,
+    /// The first element that is updated ([`Update`]).
+    pub from: usize,
 }
 
 /// [`Update`] of up to [`SEGMENTS`] parameters in one launch. Inputs: of each parameter w, v and, if it has one, its copy; then
@@ -50,7 +53,7 @@ impl Updates {
         let segment = |(i, own): (usize, &Own)| {
             let [w, v, copy] = [at, at + 1, at + 2].map(|i| (i, i));
             at += 2 + own.copy as usize;
-            Segment { w, v, copy: own.copy.then_some(copy), g: first + i, lambda: own.lambda }
+            Segment { w, v, copy: own.copy.then_some(copy), g: first + i, lambda: own.lambda, from: own.from }
         };
         let segments: Vec<Segment> = self.each.iter().enumerate().map(segment).collect();
         let hyper = first + segments.len();
@@ -75,7 +78,7 @@ impl Op for Updates {
         }
         let mut storages = vec![];
         for s in &step.segments {
-            self.sgd.infer(&[ins[s.w.1], ins[s.v.1], ins[s.g], ins[step.hyper]])?;
+            updated(&[ins[s.w.1], ins[s.v.1], ins[s.g], ins[step.hyper]], s.from)?;
             let Some((_, copy)) = s.copy else { continue };
             if !ins[copy].dtype.is_half() || ins[copy].shape != ins[s.w.1].shape {
                 return Err(Error::job("a copy must have w's shape and 16 bits"));
@@ -120,22 +123,40 @@ pub(in crate::ops) struct One {
     pub by: Option<Value>,
     /// lambda and d of the penalty that is part of its gradient.
     pub penalty: Option<(f32, Value)>,
+    /// The first element that is updated, and whether others stay.
+    pub from: usize,
+    pub piece: bool,
+    /// The node that hands it to all ranks, if one does.
+    handed: Option<usize>,
 }
 
 impl One {
-    /// The update that node `at` is, if it is one and nobody reads what it writes.
+    /// The update that node `at` is, if it is one and nobody but other ranks reads what it writes.
     pub fn of(g: &Graph, uses: &Uses, at: usize) -> Option<Self> {
         let n = &g.nodes()[at];
         let update = is::<Update>(n).copied();
-        let update = update.or_else(|| is::<Sgd>(n).map(|&sgd| Update { sgd, copy: false, scaled: false }))?;
-        if n.outs.iter().any(|v| !uses.readers[v.i()].is_empty()) {
+        let update = update.or_else(|| is::<Sgd>(n).map(|&sgd| Update { sgd, copy: false, scaled: false, from: 0 }))?;
+        let mut readers = n.outs.iter().flat_map(|v| &uses.readers[v.i()]);
+        let handed = readers.next().copied();
+        if readers.next().is_some() || handed.is_some_and(|at| is::<AllGather>(&g.nodes()[at]).is_none()) {
             return None;
         }
         let mut values = n.ins[..2].to_vec();
         values.extend(update.copy.then(|| n.ins[4]));
         let by = update.scaled.then(|| n.ins[4 + update.copy as usize]);
-        let mut one =
-            Self { at, sgd: update.sgd, values, outs: n.outs.clone(), g: n.ins[2], hyper: n.ins[3], by, penalty: None };
+        let mut one = Self {
+            at,
+            sgd: update.sgd,
+            values,
+            outs: n.outs.clone(),
+            g: n.ins[2],
+            hyper: n.ins[3],
+            by,
+            penalty: None,
+            from: update.from,
+            piece: g.ty(n.ins[0]) != g.ty(n.ins[1]),
+            handed,
+        };
         // g + 2 lambda w d, of which nobody else reads anything.
         if let Some((sum, Add)) = uses.only(g, one.g, at) {
             let [a, b] = g.nodes()[sum].ins[..] else { return Some(one) };
@@ -159,7 +180,7 @@ impl One {
         let storage = |one: &One| one.values.get(2).map(|copy| g.ty(*copy).dtype);
         let penalty = |one: &One| one.penalty.map(|p| p.1);
         self.sgd == other.sgd
-            && (self.hyper, self.by) == (other.hyper, other.by)
+            && (self.hyper, self.by, self.handed) == (other.hyper, other.by, other.handed)
             && agree(penalty(self), penalty(other))
             && agree(storage(self), storage(other))
     }
@@ -201,7 +222,7 @@ fn together(g: &mut Graph, group: Vec<One>) {
         return;
     }
     let (sgd, by) = (group[0].sgd, group[0].by);
-    let each = |one: &One| Own { copy: one.values.len() > 2, lambda: one.penalty.map_or(0.0, |p| p.0) };
+    let each = |one: &One| Own { copy: one.values.len() > 2, lambda: one.penalty.map_or(0.0, |p| p.0), from: one.from };
     let op = Updates { sgd, scaled: by.is_some(), each: group.iter().map(each).collect() };
     let mut ins: Vec<Value> = group.iter().flat_map(|one| one.values.clone()).collect();
     ins.extend(group.iter().map(|one| one.g));
