@@ -592,7 +592,13 @@ fn plan_predicts_a_step_on_several_gpus() {
         let pictures = number(whole, "pictures_per_second") / number(plan, "one_gpu_pictures_per_second");
         assert!((pictures - gpus * number(whole, "scaling")).abs() < 1e-9 * gpus);
         let state = [whole, sharded].map(|c| number(&c["memory"], "optimizer_state_bytes"));
-        assert_eq!(state, [4.0 * 355_761_192.0, (4.0 * 355_761_192.0 / gpus).ceil()]);
+        assert_eq!(state[0], 4.0 * 355_761_192.0);
+        // Of every bucket an equal share, but for where a parameter is cut.
+        let more = gpus * state[1] / state[0] - 1.0;
+        assert!((0.0..1e-3).contains(&more), "{} of {} bytes on one of {gpus} GPUs", state[1], state[0]);
+        let kept =
+            ["weight_bytes", "other_bytes"].map(|key| number(&whole["memory"], key) - number(&sharded["memory"], key));
+        assert_eq!(kept, [0.0; 2]);
         assert!(number(whole, "exposed_ms") <= number(whole, "collectives_ms"));
     }
     assert!(number(&many["choices"][0], "scaling") < number(&eight["choices"][0], "scaling"));

@@ -5,6 +5,8 @@ their own. The rates name their sources; what comes out is no measurement.
 Left out: what a collective takes from the kernels beside it (multiprocessors, memory), and ways that are faster than a ring
 (trees, NVLink SHARP), which NCCL takes where it has them. */
 
+use super::Exchange;
+
 /// What joins GPUs. Rates are gigabytes a second in each direction.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Links {
@@ -64,15 +66,22 @@ pub struct Bucket {
     pub bytes: usize,
     /// Seconds from the beginning of the step until the last of them is computed.
     pub ready: f64,
+    /// How they are summed.
+    pub sum: Exchange,
 }
 
 /// A training step as one GPU computes it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Step {
     /// Seconds of the forward and the backward pass.
     pub passes: f64,
-    /// Seconds in which all parameters are updated.
+    /// Seconds in which the parameters that this GPU updates are.
     pub update: f64,
+    /// Whether GPUs update parts of every bucket, and the new parameters are handed round (ZeRO-1: Rajbhandari et al. 2020,
+    /// arXiv 1910.02054).
+    pub sharded: bool,
+    /// Seconds of what is made of parameters that were handed round: copies in 16 bits.
+    pub copies: f64,
     pub buckets: Vec<Bucket>,
 }
 
@@ -92,30 +101,35 @@ pub struct Timeline {
 }
 
 impl Step {
-    /// The step on one of `gpus`. With `sharded` each updates its part of every bucket and remembers nothing of the others
-    /// (ZeRO-1: Rajbhandari et al. 2020, arXiv 1910.02054): gradients are summed by parts, and the new parameters handed round.
-    pub fn on(&self, gpus: usize, links: &Links, sharded: bool) -> Timeline {
+    /// The step on one of `gpus`.
+    pub fn on(&self, gpus: usize, links: &Links) -> Timeline {
         let all = self.buckets.iter().map(|b| b.bytes).sum::<usize>().max(1) as f64;
-        let parts = if sharded { gpus as f64 } else { 1.0 };
         let (mut t, mut free) = (Timeline::default(), 0f64);
         for b in &self.buckets {
-            let takes = if sharded { links.scatter(gpus, b.bytes) } else { links.all_reduce(gpus, b.bytes) };
+            let takes = match b.sum {
+                Exchange::AllReduce => links.all_reduce(gpus, b.bytes),
+                Exchange::ReduceScatter | Exchange::AllGather => links.scatter(gpus, b.bytes),
+            };
             let begin = free.max(b.ready);
             free = begin + takes;
             t.sums.push([begin, free]);
         }
         let mut at = self.passes;
         for (b, sum) in self.buckets.iter().zip(&t.sums) {
-            at = at.max(sum[1]) + self.update / parts * b.bytes as f64 / all;
-            if sharded {
+            at = at.max(sum[1]) + self.update * b.bytes as f64 / all;
+            if self.sharded {
                 let begin = free.max(at);
                 free = begin + links.scatter(gpus, b.bytes);
                 t.gathers.push([begin, free]);
             }
         }
-        t.seconds = at.max(t.gathers.last().map_or(0.0, |g| g[1]));
+        // Updates come before copies, which wait each for its bucket.
+        for (b, gather) in self.buckets.iter().zip(&t.gathers) {
+            at = at.max(gather[1]) + self.copies * b.bytes as f64 / all;
+        }
+        t.seconds = at;
         t.sent = t.sums.iter().chain(&t.gathers).map(|[from, to]| to - from).sum();
-        t.exposed = t.seconds - self.passes - self.update / parts;
+        t.exposed = t.seconds - self.passes - self.update - self.copies;
         t
     }
 }
@@ -151,18 +165,15 @@ mod tests {
     /// A step of 5.4 ms on two GPUs, whose buckets take 1 ms, 1 ms and 2 ms and a little.
     fn step() -> (Step, impl Fn(usize) -> f64) {
         let links = Links::default();
-        let buckets = vec![
-            Bucket { gradients: 1, bytes: 370_000_000, ready: 1e-3 },
-            Bucket { gradients: 1, bytes: 370_000_000, ready: 1.5e-3 },
-            Bucket { gradients: 1, bytes: 740_000_000, ready: 5e-3 },
-        ];
-        (Step { passes: 5e-3, update: 4e-4, buckets }, move |bytes| links.all_reduce(2, bytes))
+        let bucket = |bytes, ready| Bucket { gradients: 1, bytes, ready, sum: Exchange::AllReduce };
+        let buckets = vec![bucket(370_000_000, 1e-3), bucket(370_000_000, 1.5e-3), bucket(740_000_000, 5e-3)];
+        (Step { passes: 5e-3, update: 4e-4, buckets, ..Step::default() }, move |bytes| links.all_reduce(2, bytes))
     }
 
     #[test]
     fn what_is_computed_meanwhile_is_hidden() {
         let (step, sum) = step();
-        let t = step.on(2, &Links::default(), false);
+        let t = step.on(2, &Links::default());
         let (small, large) = (sum(370_000_000), sum(740_000_000));
         // The second waits for the first, the third for its gradients.
         for (got, want) in
@@ -176,16 +187,18 @@ mod tests {
         near(t.exposed, large - 2e-4);
         assert!(t.gathers.is_empty());
         // Nobody to wait for.
-        let alone = step.on(1, &Links::default(), false);
+        let alone = step.on(1, &Links::default());
         near(alone.seconds, 5.4e-3);
         near(alone.exposed + alone.sent + 1.0, 1.0);
     }
 
     #[test]
     fn who_updates_a_part_hands_it_round() {
-        let (step, _) = step();
+        let (mut step, _) = step();
         let links = Links::default();
-        let t = step.on(2, &links, true);
+        step.buckets.iter_mut().for_each(|b| b.sum = Exchange::ReduceScatter);
+        (step.sharded, step.update) = (true, 2e-4);
+        let t = step.on(2, &links);
         let (small, large) = (links.scatter(2, 370_000_000), links.scatter(2, 740_000_000));
         // The first two are updated while the third is summed; the stream of the collectives is busy until then.
         near(t.sums[2][1], 5e-3 + large);
@@ -194,5 +207,11 @@ mod tests {
         near(t.seconds, 5e-3 + 2.0 * large + 2.0 * small);
         near(t.exposed, 2.0 * large + 2.0 * small - 2e-4);
         near(t.sent, 2.0 * (2.0 * small + large));
+        // Copies of a bucket, half of all, are made when it is there; those of the others before.
+        step.copies = 1e-4;
+        near(step.on(2, &links).seconds, t.seconds + 5e-5);
+        // Where every GPU needs all sums, these take twice as long.
+        step.buckets.iter_mut().for_each(|b| b.sum = Exchange::AllReduce);
+        near(step.on(2, &links).sums[2][1], 5e-3 + links.all_reduce(2, 740_000_000));
     }
 }

@@ -143,12 +143,12 @@ impl ResolvedModel {
 
     /// The training step, neither planned nor allocated.
     pub fn blueprint(&self, batch: usize) -> Result<Blueprint> {
-        self.ranked(batch, 1)
+        self.ranked(batch, 1, false)
     }
 
-    /// The same of one of several ranks that share a batch.
-    pub fn ranked(&self, batch: usize, ranks: usize) -> Result<Blueprint> {
-        Blueprint::new(&self.task, batch, Method { ranks, ..self.method() })
+    /// The same of the last of several ranks that share a batch, and what the optimiser remembers where it is `sharded`.
+    pub fn ranked(&self, batch: usize, ranks: usize, sharded: bool) -> Result<Blueprint> {
+        Blueprint::new(&self.task, batch, Method { ranks, rank: ranks - 1, sharded, ..self.method() })
     }
 
     /// Graph and wanted values of the evaluation, or of the training step and all that goes with it.

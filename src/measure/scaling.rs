@@ -6,12 +6,14 @@ use super::model::ResolvedModel;
 use crate::device::gpu::OPTIONS;
 use crate::error::Result;
 use crate::graph::{Graph, Kind, Value};
+use crate::launch::Exchange;
 use crate::launch::estimate::Limits;
 use crate::launch::links::{Bucket, Links, Step, Timeline};
+use crate::ops::cast;
 use crate::plan::{Options, Pass, Plan};
 use crate::ranks::BUCKET;
 use crate::table::{number, text_table};
-use crate::train::network::{Blueprint, TRAIN};
+use crate::train::network::TRAIN;
 use serde::Serialize;
 
 /// An H100 SXM: gigabytes a second and bytes of its memory, by NVIDIA's data sheet.
@@ -56,7 +58,7 @@ pub struct StateChoice {
 }
 
 /// Bytes on each GPU.
-#[derive(Clone, Copy, Serialize)]
+#[derive(Clone, Copy, Default, Serialize)]
 pub struct PlannedMemory {
     weight_bytes: usize,
     optimizer_state_bytes: usize,
@@ -98,26 +100,12 @@ impl Scaling<'_> {
     /// # Errors
     /// A network that cannot be planned for a GPU.
     pub fn plan(&self) -> Result<ScalingPlan> {
-        let (g, plans) = self.planned(self.model.ranked(self.batch, 1)?)?;
-        let alone = times(&g, &plans[TRAIN])?;
+        let alone = self.planned(self.batch, 1, false)?.step;
         let alone = alone.passes + alone.update;
-        let one = self.model.ranked(self.batch * self.gpus, self.gpus)?;
-        let memory: usize = one.parts.iter().flat_map(|p| p.memory()).map(|v| one.graph.ty(v).bytes()).sum();
-        let (g, plans) = self.planned(one)?;
-        let Times { forward, passes, update, scratch, buckets } = times(&g, &plans[TRAIN])?;
-        let step = Step { passes, update, buckets };
-        let gradient_bytes = step.buckets.iter().map(|b| b.bytes).sum();
-        let of = |kind| g.of_kind(kind).map(|v| g.ty(v).bytes()).sum::<usize>();
-        let kept = PlannedMemory {
-            weight_bytes: of(Kind::Param),
-            optimizer_state_bytes: memory,
-            other_bytes: [Kind::State, Kind::Statistic, Kind::Input].map(of).iter().sum::<usize>() - memory,
-            arena_bytes: plans.iter().map(Plan::arena_bytes).max().unwrap_or(0) + scratch,
-            total_bytes: 0,
-            fits: false,
-        };
-        let whole = step.on(self.gpus, &self.links, false);
-        let sharded = step.on(self.gpus, &self.links, true);
+        let whole = self.planned(self.batch * self.gpus, self.gpus, false)?;
+        let sharded = self.planned(self.batch * self.gpus, self.gpus, true)?;
+        let Planned { step, forward, .. } = &whole;
+        let timeline = step.on(self.gpus, &self.links);
         let bucket = |(b, [begin, end]): (&Bucket, &[f64; 2])| PlannedBucket {
             gradients: b.gradients,
             bytes: b.bytes,
@@ -137,30 +125,39 @@ impl Scaling<'_> {
             network_gb_s: self.links.network,
             batch_per_gpu: self.batch,
             forward_ms: 1e3 * forward,
-            backward_ms: 1e3 * (passes - forward),
-            update_ms: 1e3 * update,
+            backward_ms: 1e3 * (step.passes - forward),
+            update_ms: 1e3 * step.update,
             one_gpu_ms: 1e3 * alone,
             one_gpu_pictures_per_second: self.batch as f64 / alone,
-            gradient_bytes,
-            buckets: step.buckets.iter().zip(&whole.sums).map(bucket).collect(),
-            choices: vec![
-                self.choice("whole", alone, &whole, kept, 1),
-                self.choice("sharded", alone, &sharded, kept, self.gpus),
-            ],
+            gradient_bytes: step.buckets.iter().map(|b| b.bytes).sum(),
+            buckets: step.buckets.iter().zip(&timeline.sums).map(bucket).collect(),
+            choices: vec![self.choice("whole", alone, &whole), self.choice("sharded", alone, &sharded)],
             target_scaling: TARGETS[0],
             target_hidden: TARGETS[1],
         })
     }
 
-    fn planned(&self, b: Blueprint) -> Result<(Graph, Vec<Plan>)> {
+    /// A step of one of several GPUs: of the last, whose share is the largest, for cuts are rounded down.
+    fn planned(&self, batch: usize, gpus: usize, sharded: bool) -> Result<Planned> {
+        let b = self.model.ranked(batch, gpus, sharded)?;
+        let state: usize = b.parts.iter().flat_map(|p| p.memory()).map(|v| b.graph.ty(v).bytes()).sum();
         let want: Vec<&[Value]> = b.want.iter().map(Vec::as_slice).collect();
-        Plan::all(b.graph, &want, Options { products: b.products, ..OPTIONS })
+        let (g, plans) = Plan::all(b.graph, &want, Options { products: b.products, ..OPTIONS })?;
+        let mut planned = times(&g, &plans[TRAIN])?;
+        planned.step.sharded = sharded;
+        let of = |kind| g.of_kind(kind).map(|v| g.ty(v).bytes()).sum::<usize>();
+        let weight_bytes = of(Kind::Param);
+        let other_bytes = [Kind::State, Kind::Statistic, Kind::Input].map(of).iter().sum::<usize>() - state;
+        let arena_bytes = plans.iter().map(Plan::arena_bytes).max().unwrap_or(0) + planned.scratch;
+        let total_bytes = weight_bytes + state + other_bytes + arena_bytes;
+        let fits = total_bytes <= GPU.2;
+        let memory =
+            PlannedMemory { weight_bytes, optimizer_state_bytes: state, other_bytes, arena_bytes, total_bytes, fits };
+        Ok(Planned { memory, ..planned })
     }
 
-    fn choice(&self, state: &'static str, alone: f64, t: &Timeline, kept: PlannedMemory, parts: usize) -> StateChoice {
-        let optimizer_state_bytes = kept.optimizer_state_bytes.div_ceil(parts);
-        let m = PlannedMemory { optimizer_state_bytes, ..kept };
-        let total_bytes = m.weight_bytes + optimizer_state_bytes + m.other_bytes + m.arena_bytes;
+    fn choice(&self, state: &'static str, alone: f64, planned: &Planned) -> StateChoice {
+        let t: Timeline = planned.step.on(self.gpus, &self.links);
         StateChoice {
             state,
             step_ms: 1e3 * t.seconds,
@@ -169,54 +166,54 @@ impl Scaling<'_> {
             collectives_ms: 1e3 * t.sent,
             exposed_ms: 1e3 * t.exposed,
             hidden: (t.sent > 0.0).then(|| 1.0 - t.exposed / t.sent),
-            memory: PlannedMemory { total_bytes, fits: total_bytes <= GPU.2, ..m },
+            memory: planned.memory,
         }
     }
 }
 
-/// What a step's launches come to, estimated.
+/// A step whose launches were estimated.
 #[derive(Default)]
-struct Times {
-    /// Seconds of the forward pass, of both passes, and of all that waits for sums over ranks: the updates.
+struct Planned {
+    step: Step,
+    /// Seconds of the forward pass.
     forward: f64,
-    passes: f64,
-    update: f64,
     /// The most bytes that a launch needs besides.
     scratch: usize,
-    buckets: Vec<Bucket>,
+    memory: PlannedMemory,
 }
 
-fn times(g: &Graph, plan: &Plan) -> Result<Times> {
+fn times(g: &Graph, plan: &Plan) -> Result<Planned> {
     let mut own = vec![0.0; plan.steps().len()];
     let mut step_of = vec![0; g.nodes().len()];
     plan.steps().iter().enumerate().for_each(|(t, s)| s.iter().for_each(|&i| step_of[i] = t));
-    let mut times = Times::default();
+    let mut planned = Planned::default();
     for (node, bytes, seconds) in kernels::estimated(g, plan, Limits { bandwidth: GPU.1, ..Limits::default() })? {
         own[step_of[node]] += seconds;
-        times.scratch = times.scratch.max(bytes);
+        planned.scratch = planned.scratch.max(bytes);
     }
-    let sums = |step: &[usize]| step.iter().any(|i| g.nodes()[*i].op.collective().is_some());
+    let exchange = |i: usize| g.nodes()[i].op.collective().map(|c| c.exchange);
+    let sums = |i: usize| exchange(i).filter(|e| *e != Exchange::AllGather);
     // What waits for a sum comes behind all that does not.
-    let last = plan.steps().iter().rposition(|step| sums(step));
-    for (t, (step, seconds)) in plan.steps().iter().zip(own).enumerate() {
-        if sums(step) {
-            let bucket = |i: &usize| {
-                let outs = &g.nodes()[*i].outs;
-                Bucket {
-                    gradients: outs.len(),
-                    bytes: outs.iter().map(|v| g.ty(*v).bytes()).sum(),
-                    ready: times.passes,
-                }
+    let last = plan.steps().iter().rposition(|step| step.iter().any(|i| sums(*i).is_some()));
+    let step = &mut planned.step;
+    for (t, (nodes, seconds)) in plan.steps().iter().zip(own).enumerate() {
+        if exchange(nodes[0]).is_some() {
+            let bucket = |&i: &usize| {
+                let outs = &g.nodes()[i].outs;
+                let bytes = outs.iter().map(|v| g.ty(*v).bytes()).sum();
+                Some(Bucket { gradients: outs.len(), bytes, ready: step.passes, sum: sums(i)? })
             };
-            times.buckets.extend(step.iter().map(bucket));
+            let buckets: Vec<Bucket> = nodes.iter().filter_map(bucket).collect();
+            step.buckets.extend(buckets);
         } else if last.is_some_and(|last| t > last) {
-            times.update += seconds;
+            let copies = g.nodes()[nodes[0]].op_as::<cast::Copy>().is_some();
+            *(if copies { &mut step.copies } else { &mut step.update }) += seconds;
         } else {
-            times.passes += seconds;
-            times.forward += if Pass::of(g, step[0]) == Pass::Fprop { seconds } else { 0.0 };
+            step.passes += seconds;
+            planned.forward += if Pass::of(g, nodes[0]) == Pass::Fprop { seconds } else { 0.0 };
         }
     }
-    Ok(times)
+    Ok(planned)
 }
 
 impl ScalingPlan {
