@@ -65,7 +65,7 @@ routines() {
     mkdir -p "$dir"
     {
         printf '[package]\nname = "routines"\nversion = "0.0.0"\nedition = "2024"\n[workspace]\n[lib]\npath = "lib.rs"\n[dependencies]\n'
-        grep -E '^(bytemuck|half|rayon) = ' Cargo.toml
+        grep -E '^(bytemuck|half|rayon|serde) = ' Cargo.toml
         printf '[profile.dev]\nopt-level = 1\n'
     } >"$dir/Cargo.toml"
     cp Cargo.lock "$dir"
