@@ -3,25 +3,28 @@
 mod common;
 use common::{pictures, reference, small};
 use deep_affect::data::{Alpha, Pictures};
-use deep_affect::device::{Cpu, Data, Device, Session};
+use deep_affect::device::{Checks, Cpu, Data, Device, Session};
 use deep_affect::error::{Kind, Result};
-use deep_affect::graph::Kind as Role;
+use deep_affect::graph::{Kind as Role, Value};
+use deep_affect::launch::Simd;
 use deep_affect::models::{Architecture, Config};
 use deep_affect::ops::loss::Reduction;
 use deep_affect::ops::optim::Sgd;
 use deep_affect::plan::Options;
+use deep_affect::shape::DType;
 use deep_affect::train::checkpoint::{self, Card};
 use deep_affect::train::features::{self, Extracted};
 use deep_affect::train::fit::{
     self, AdamForm, Best, Inputs, Samples, Settings, SgdForm, State, Targets, Updates, Watch,
 };
+use deep_affect::train::narrow::narrow;
 use deep_affect::train::network::{self, Blueprint, EVAL, Method, Network, PENALTY, Precision, TRAIN, Task};
 use deep_affect::train::params::{Initial, MappedFile};
 use deep_affect::train::predictor::Predictor;
 use deep_affect::train::schedule::{Decay, PlateauRule, Threshold};
 use deep_affect::train::stored::Stored;
-use deep_affect::weights::WeightFile;
 use deep_affect::weights::init::Rule;
+use deep_affect::weights::{Dtype, WeightFile};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -438,6 +441,75 @@ fn predictions_depend_neither_on_batch_nor_place_nor_threads() {
             }
         }
         assert!(Predictor::new(&file, 2, cpu(1)).unwrap().predict(&pictures.bytes()[1..]).is_err());
+    }
+}
+
+/// Weights of dense layers in 16 bits, of a file or rounded when the model is opened, are read as they lie, and give the
+/// bits of a model that has the same numbers in float32.
+#[test]
+fn dense_weights_in_sixteen_bits_give_the_bits_of_their_numbers() {
+    let (dir, pictures) = (tempfile::tempdir().unwrap(), pictures(5));
+    let mut c = wide(Architecture::Shared);
+    c.head = vec![296, 64];
+    let task = end_to_end(&c);
+    let file = saved(dir.path(), &task, &network(&task, 1, SgdForm::Keras, cpu(1)), &[]);
+    let path = dir.path().join("narrow.safetensors");
+    let done = narrow(file.path(), &path).unwrap();
+    // One of each tower and one of the head; those of 7 classes, of all 21 and of 2 ratings stay as they are.
+    assert_eq!(done.tensors, 4);
+    let narrowed = WeightFile::open(&path).unwrap();
+    let lies = |name: &str| narrowed.info(name).unwrap().dtype == Dtype::F16;
+
+    let open = |device: Box<dyn Device>| {
+        let (g, image, want) = task.evaluation(5, Precision::Float32).unwrap();
+        (Session::new(g, &[&want], Options::default(), device).unwrap(), image[0], want)
+    };
+    let answer = |(mut s, image, want): (Session, Value, Vec<Value>)| {
+        s.write(image, Data::U8(pictures.bytes())).unwrap();
+        s.run(0).unwrap();
+        s.read(want[0]).unwrap().into_iter().map(f32::to_bits).collect::<Vec<_>>()
+    };
+    let predicted = |file: &Arc<WeightFile>, precision: Precision, batch: usize, threads: usize| {
+        let mut p = Predictor::within(precision, file, batch, cpu(threads)).unwrap();
+        p.predict(pictures.bytes()).unwrap().into_iter().map(f32::to_bits).collect::<Vec<_>>()
+    };
+    for simd in Simd::available() {
+        let device = || Box::new(Cpu::with(simd, Some(2), Checks::None).unwrap());
+        let mut numbers = open(device());
+        for v in numbers.0.graph().stored().collect::<Vec<_>>() {
+            let t = narrowed.tensor(numbers.0.graph().name(v)).unwrap();
+            numbers.0.write(v, Data::F32(&t.to_f32().unwrap())).unwrap();
+        }
+        let mut mapped = open(device());
+        checkpoint::bind(&narrowed, &mut mapped.0).unwrap();
+        let mut rounded = open(device());
+        checkpoint::bind(&file, &mut rounded.0).unwrap();
+        checkpoint::narrow(&mut rounded.0, DType::F16, |_| {}).unwrap();
+        for s in [&mapped.0, &rounded.0] {
+            for v in s.graph().stored() {
+                let name = s.graph().name(v);
+                assert_eq!(s.device().lend(v).is_none(), lies(name), "{name}");
+                assert_eq!(s.read(v).unwrap(), *narrowed.tensor(name).unwrap().to_f32().unwrap(), "{name}");
+            }
+        }
+        let want = answer(numbers);
+        assert_eq!([answer(mapped), answer(rounded)], [want.clone(), want.clone()], "{simd:?}");
+        if simd == Simd::detect() {
+            for (batch, threads) in [(1, 1), (5, 2), (2, 4)] {
+                assert_eq!(predicted(&narrowed, Precision::Float32, batch, threads), want, "batch {batch}");
+                assert_eq!(predicted(&file, Precision::Fp16, batch, threads), want, "batch {batch}");
+            }
+            let [whole, bf16] = [Precision::Float32, Precision::Bf16].map(|p| predicted(&file, p, 5, 2));
+            assert!(whole != want && bf16 != want && bf16 != whole);
+        }
+    }
+    // The definition rounds the same numbers.
+    let mut defined = open(reference());
+    checkpoint::bind(&file, &mut defined.0).unwrap();
+    checkpoint::narrow(&mut defined.0, DType::F16, |_| {}).unwrap();
+    for v in defined.0.graph().stored() {
+        let name = defined.0.graph().name(v);
+        assert_eq!(defined.0.read(v).unwrap(), *narrowed.tensor(name).unwrap().to_f32().unwrap(), "{name}");
     }
 }
 
