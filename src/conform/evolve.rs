@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::evolve::archive::{Archive, Axis, Cells, Elite, Status};
 use crate::evolve::cppn::Genome;
 use crate::graph::Graph;
-use crate::host::pattern::{Colour, Coordinates, Drawing, WORDS, hls};
+use crate::host::pattern::{Colour, Coordinates, Drawing, hls, rooms};
 use crate::ops::pattern;
 use crate::plan::Options;
 
@@ -37,9 +37,7 @@ impl Context<'_> {
         let programs = g.input("programs", pattern::programs_type(1));
         let picture = g.push1(pattern::Pattern(how), &[programs]);
         let mut session = Session::new(g, &[&[picture]], Options::default(), self.open()?)?;
-        let mut words = genome.program().words().to_vec();
-        words.resize(WORDS, 0);
-        session.write(programs, Data::U32(&words))?;
+        session.write(programs, Data::U32(&rooms(1, &[genome.program()])))?;
         session.run(0)?;
         session.read64(picture)
     }

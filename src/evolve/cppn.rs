@@ -159,9 +159,8 @@ impl Genome {
 
     /// The picture: u8 RGB [side, side, 3].
     pub fn picture(&self, how: Drawing) -> Vec<u8> {
-        let (mut words, mut picture) = (self.program().words().to_vec(), vec![0; how.side * how.side * 3]);
-        words.resize(WORDS, 0);
-        pattern::draw(Simd::detect(), how, &words, &mut picture);
+        let mut picture = vec![0; how.side * how.side * 3];
+        pattern::draw(Simd::detect(), how, &pattern::rooms(1, &[self.program()]), &mut picture);
         picture
     }
 

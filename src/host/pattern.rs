@@ -189,6 +189,15 @@ impl Program {
     }
 }
 
+/// The room of n programs, [n, [`WORDS`]]: these, and zeros behind them.
+pub fn rooms(n: usize, programs: &[Program]) -> Vec<u32> {
+    let mut rooms = vec![0; n * WORDS];
+    for (room, Program(words)) in rooms.chunks_exact_mut(WORDS).zip(programs) {
+        room[..words.len()].copy_from_slice(words);
+    }
+    rooms
+}
+
 /// One step of a program.
 pub struct Step<'w> {
     pub function: Function,

@@ -90,8 +90,7 @@ pub fn outputs(words: &[u32], inputs: [f64; INPUTS]) -> [f64; 3] {
 
 /// n programs to test with, of none to forty steps.
 pub fn sample(n: usize, rng: &mut Rng) -> Vec<u32> {
-    let mut all = vec![0; n * WORDS];
-    for (i, words) in all.chunks_exact_mut(WORDS).enumerate() {
+    let mut program = |i: usize| {
         let steps = [7, 0, 40, 3, 1][i % 5];
         let node = |k: usize, rng: &mut Rng| {
             let edges = 1 + rng.below(4);
@@ -102,10 +101,10 @@ pub fn sample(n: usize, rng: &mut Rng) -> Vec<u32> {
         };
         let nodes: Vec<_> = (0..steps).map(|k| node(k, rng)).collect();
         let last = INPUTS + steps - 1;
-        let program = Program::new(&nodes, [last, last.max(1) - 1, 2]).expect("small");
-        words[..program.words().len()].copy_from_slice(program.words());
-    }
-    all
+        Program::new(&nodes, [last, last - 1, 2]).expect("small")
+    };
+    let programs: Vec<Program> = (0..n).map(&mut program).collect();
+    pattern::rooms(n, &programs)
 }
 
 pub const FAMILY: Family = Family { name: "pattern", ops: &["pattern.draw"], kernels: &[&DRAW], fuse: &[], cases };

@@ -473,6 +473,12 @@ impl Tcp {
         (1..ranks).map(move |i| (rank + i) % ranks)
     }
 
+    /// What every rank gives, of which this one gives `own`.
+    fn gathered(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let of = |r: usize| if r == self.shared.rank { Ok(own.to_vec()) } else { self.hear(r, What::Gather, 0, None) };
+        (0..self.ranks()).map(of).collect()
+    }
+
     fn share<T: Pod + std::ops::AddAssign>(&self, how: Exchange, bucket: u32, values: &mut [&mut [T]]) -> Result<()> {
         let own = self.shared.rank;
         let cuts = shares(&values.iter().map(|v| v.len()).collect::<Vec<_>>(), self.ranks());
@@ -687,15 +693,13 @@ impl Communicator for Tcp {
         for to in self.others() {
             self.tell(to, What::Gather, 0, own)?;
         }
-        let of = |r: usize| if r == self.rank() { Ok(own.to_vec()) } else { self.hear(r, What::Gather, 0, None) };
-        (0..self.ranks()).map(of).collect()
+        self.gathered(own)
     }
     fn collect(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
         if self.rank() > 0 {
             return self.tell(0, What::Gather, 0, own).map(|()| vec![]);
         }
-        let of = |r: usize| if r == 0 { Ok(own.to_vec()) } else { self.hear(r, What::Gather, 0, None) };
-        (0..self.ranks()).map(of).collect()
+        self.gathered(own)
     }
     fn broadcast(&self, from: usize, bytes: &mut Vec<u8>) -> Result<()> {
         if from != self.rank() {

@@ -167,7 +167,7 @@ pub fn save(path: &Path, card: &Card, net: &Network, best: &Best, extra: &[Store
     }
     stored::write_keeping(path, &metadata, &tensors)?;
     match net.sharded && !card.state.finished {
-        true => net.asked(None).map(drop),
+        true => net.enough(),
         false => Ok(()),
     }
 }
@@ -353,8 +353,8 @@ pub fn narrowed(g: &Graph) -> impl Iterator<Item = Value> + '_ {
     g.stored().filter(|v| narrows(g.dims(*v)) && g.narrows(*v))
 }
 
-/// Rounds the weights of dense layers to 16 bits ([`narrows`]). A device that takes them so stores them so; those that lie in 16 bits in a file
-/// stay as they are there. `done` hears the name of each whose numbers in float32 nobody needs any more.
+/// Rounds the weights of dense layers to 16 bits ([`narrows`]). A device that takes them so stores them so; those that lie in 16
+/// bits in a file stay as they are there. `done` hears the name of each whose numbers in float32 nobody needs any more.
 pub fn narrow(session: &mut Session, dtype: DType, done: impl Fn(&str)) -> Result<()> {
     for v in narrowed(session.graph()).collect::<Vec<_>>() {
         if !session.takes(v, dtype) {

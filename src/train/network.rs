@@ -844,7 +844,7 @@ impl Network {
     }
 
     /// Where each rank has a share of what the optimiser remembers: gives the first rank, which begins with
-    /// [`Network::asked`], what it asks for, until it has all.
+    /// [`Network::asked`], what it asks for, until it has [`Network::enough`].
     ///
     /// # Errors
     /// A rank that is lost.
@@ -865,16 +865,13 @@ impl Network {
         Ok(values.map_or(vec![], |x| bytemuck::cast_slice(&x).to_vec()))
     }
 
-    /// All of something that the optimiser remembers, as the first rank: of the others what they [`Network::lend`]. None where
-    /// nothing is left to ask for.
+    /// All of something that the optimiser remembers, as the first rank: of the others what they [`Network::lend`].
     ///
     /// # Errors
     /// A rank that is lost.
-    pub fn asked(&self, what: Option<&Remembered>) -> Result<Vec<f32>> {
+    pub fn asked(&self, m: &Remembered) -> Result<Vec<f32>> {
         let Some(peers) = self.peers() else { return Ok(vec![]) };
-        let mut name = what.map_or(vec![], |m| m.name.clone().into_bytes());
-        peers.broadcast(0, &mut name)?;
-        let Some(m) = what else { return Ok(vec![]) };
+        peers.broadcast(0, &mut m.name.clone().into_bytes())?;
         // Shares of a parameter follow each other in the order of the ranks.
         let all = peers.collect(&self.own_bytes(m)?)?.concat();
         let values: Vec<f32> = all.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect();
@@ -882,6 +879,14 @@ impl Network {
             true => Ok(values),
             false => Err(Error::job(format!("the ranks together have {} numbers of {}", values.len(), m.name))),
         }
+    }
+
+    /// Tells the ranks that [`Network::lend`] that nothing is left to ask for.
+    ///
+    /// # Errors
+    /// A rank that is lost.
+    pub fn enough(&self) -> Result<()> {
+        self.peers().map_or(Ok(()), |peers| peers.broadcast(0, &mut vec![]))
     }
 
     /// The other ranks, if there are any.

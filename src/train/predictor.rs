@@ -8,7 +8,7 @@ use crate::data::{DecodeOptions, LoadOptions, Pictures, Source};
 use crate::device::{self, Data, Device, MemoryHints, Probe, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Role, Value};
-use crate::host::pattern::{Drawing, Program, WORDS};
+use crate::host::pattern::{self, Drawing, Program};
 use crate::models::{Config, Member};
 use crate::nn::{Mode, Net};
 use crate::preprocess::{self, View, record};
@@ -207,11 +207,7 @@ impl Predictor {
     pub fn see_programs(&mut self, programs: &[Program]) -> Result<Seen> {
         let (programs_of, batch) = (self.images[0], self.batch);
         self.pieces(programs.len(), None, &mut |session, piece| {
-            let mut words = vec![0; batch * WORDS];
-            for (room, program) in words.chunks_exact_mut(WORDS).zip(&programs[piece]) {
-                room[..program.words().len()].copy_from_slice(program.words());
-            }
-            session.write(programs_of, Data::U32(&words))
+            session.write(programs_of, Data::U32(&pattern::rooms(batch, &programs[piece])))
         })
     }
 

@@ -57,7 +57,7 @@ impl Stored<'_> {
         match &self.source {
             Source::Session(session, v) => session.values(*v),
             Source::Slice(x) => Ok(Cow::Borrowed(x)),
-            Source::Ranks(net, what) => net.asked(Some(what)).map(Cow::Owned),
+            Source::Ranks(net, what) => net.asked(what).map(Cow::Owned),
             Source::File(file, name) => file.tensor(name)?.to_f32(),
             Source::Tower(weights, name) => weights.load(name),
             Source::Drawn { name, seed, rule } => Ok(Cow::Owned(init::draw(name, &self.shape, *seed, *rule)?)),
