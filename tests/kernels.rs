@@ -30,8 +30,39 @@ fn possible() -> bool {
 
 type Made = (Unit, Target, deep_affect::error::Result<Arc<Compiled>>);
 
-/// Architectures for which every unit is compiled: one for each way through the kernels.
+/// Architectures for which units are compiled: each unit for the last one of those that take the same way through its text.
 const WHOLE: [Target; 3] = [Target::new(75), Target::new(80), Target { compute: 90, specific: true }];
+
+/// The numbers that a source, with all that it includes, compares the architecture with.
+fn bounds(source: &str) -> BTreeSet<u32> {
+    let texts: BTreeMap<&str, &str> = nvrtc::sources().collect();
+    let number = |rest: &str| {
+        let rest = rest.trim_start().strip_prefix(">=").or(rest.trim_start().strip_prefix('<'));
+        let digits = rest.unwrap_or_else(|| panic!("{source}: neither < nor >=")).trim_start();
+        digits[..digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len())].parse::<u32>().unwrap() / 10
+    };
+    let (mut seen, mut left) = (BTreeSet::new(), vec![source]);
+    while let Some(name) = left.pop() {
+        if seen.insert(name) {
+            let included =
+                |line: &'static str| line.strip_prefix("#include \"").and_then(|rest| rest.split('"').next());
+            left.extend(nvrtc::sources().find(|s| s.0 == name).iter().flat_map(|s| s.1.lines().filter_map(included)));
+        }
+    }
+    seen.iter().flat_map(|name| texts[name].split("__CUDA_ARCH__").skip(1)).map(number).collect()
+}
+
+/// Which way an architecture takes.
+fn way(bounds: &BTreeSet<u32>, target: Target) -> usize {
+    bounds.iter().filter(|b| **b <= target.compute).count()
+}
+
+/// One of [`WHOLE`] for each way through a unit's text that some architecture takes.
+fn each_way(unit: &Unit, bounds: &BTreeSet<u32>) -> Vec<Target> {
+    let runs = |t: &Target| unit.runs_on(*t);
+    let ways: BTreeMap<usize, Target> = WHOLE.into_iter().filter(runs).map(|t| (way(bounds, t), t)).collect();
+    ways.into_values().collect()
+}
 
 /// Registers by which the same kernel differs between architectures, and more: 29 is the most that was found (sm_80, sm_90a and
 /// sm_120 compared).
@@ -47,8 +78,7 @@ fn near(c: &Compiled) -> bool {
 /// Compiled units, for other tests and for the next run: an entry is named by all that its code depends on.
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| Path::new(env!("CARGO_TARGET_TMPDIR")).join("compiled"));
 
-/// Every unit for the architectures of [`WHOLE`] that have what it takes, and for all others where it is [`near`] its limit,
-/// compiled once for all tests.
+/// Every unit for [`each_way`], and for all other architectures where it is [`near`] its limit, compiled once for all tests.
 static COMPILED: LazyLock<Vec<Made>> = LazyLock::new(|| {
     let units: BTreeSet<Unit> = ops::kernels().flat_map(|k| k.variants.iter().map(move |v| Unit::of(k, v))).collect();
     let cache = Cache::within(&*FOLDER);
@@ -61,33 +91,34 @@ static COMPILED: LazyLock<Vec<Made>> = LazyLock::new(|| {
         let made = nvrtc::compile_all(std::slice::from_ref(unit), target, &cache);
         (unit.clone(), target, made.map(|mut all| all.remove(0)))
     };
-    let all = |units: &BTreeSet<Unit>, targets: &[Target]| -> Vec<Made> {
-        let all = units.iter().flat_map(|u| targets.iter().map(move |target| (u, *target)));
-        let work: Vec<_> = all.filter(|(unit, target)| unit.runs_on(*target)).collect();
-        work.into_par_iter().with_max_len(1).map(make).collect()
-    };
-    let mut made = all(&units, &WHOLE);
-    let close = made.iter().filter(|m| m.2.as_ref().is_ok_and(|c| near(c))).map(|m| m.0.clone()).collect();
-    let others: Vec<Target> = Target::ALL.into_iter().filter(|t| !WHOLE.contains(t)).collect();
-    made.extend(all(&close, &others));
+    let all = |work: Vec<(&Unit, Target)>| work.into_par_iter().with_max_len(1).map(make).collect::<Vec<Made>>();
+    let bounds: BTreeMap<&str, BTreeSet<u32>> = units.iter().map(|u| (u.source, bounds(u.source))).collect();
+    let whole = |u: &Unit| each_way(u, &bounds[u.source]);
+    let mut made = all(units.iter().flat_map(|u| whole(u).into_iter().map(move |t| (u, t))).collect());
+    let close: BTreeSet<&Unit> = made.iter().filter(|m| m.2.as_ref().is_ok_and(|c| near(c))).map(|m| &m.0).collect();
+    let others = units.iter().filter(|u| close.contains(u)).flat_map(|u| {
+        let known = whole(u);
+        Target::ALL.into_iter().filter(move |t| !known.contains(t) && u.runs_on(*t)).map(move |t| (u, t))
+    });
+    let others = others.collect();
+    made.extend(all(others));
     println!("{} units compiled or found in {:.1} s", made.len(), start.elapsed().as_secs_f64());
     made
 });
 
 /// Kernels ask for the architecture by comparing it with a number: between two of these there is one of [`WHOLE`].
 #[test]
-fn every_way_through_the_kernels_is_compiled_whole() {
-    let asked = |text: &'static str| text.split("__CUDA_ARCH__").skip(1);
-    let number = |rest: &str| {
-        let rest = rest.trim_start().strip_prefix(">=").or(rest.trim_start().strip_prefix('<'));
-        let digits = rest.unwrap_or_else(|| panic!("neither < nor >=")).trim_start();
-        digits[..digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len())].parse::<u32>().unwrap() / 10
-    };
-    let mut bounds: BTreeSet<u32> = nvrtc::sources().flat_map(|(_, text)| asked(text)).map(number).collect();
-    bounds.insert(0);
-    let way = |target: &Target| bounds.iter().filter(|b| **b <= target.compute).count();
-    let [whole, all] = [&WHOLE[..], &Target::ALL].map(|t| t.iter().map(way).collect::<BTreeSet<_>>());
-    assert!(bounds.len() > 1 && whole == all, "{bounds:?}: {whole:?} of {all:?}");
+fn every_way_through_the_kernels_is_compiled() {
+    let units: BTreeSet<Unit> = ops::kernels().flat_map(|k| k.variants.iter().map(move |v| Unit::of(k, v))).collect();
+    let mut most = 0;
+    for unit in &units {
+        let bounds = bounds(unit.source);
+        let taken = |targets: &[Target]| targets.iter().map(|t| way(&bounds, *t)).collect::<BTreeSet<_>>();
+        let runs: Vec<Target> = Target::ALL.into_iter().filter(|t| unit.runs_on(*t)).collect();
+        assert_eq!(taken(&each_way(unit, &bounds)), taken(&runs), "{unit}: {bounds:?}");
+        most = most.max(bounds.len());
+    }
+    assert!(most > 0, "no unit asks for the architecture");
 }
 
 /// Without spills, without a remark of compiler or assembler (the C75xx on lost performance are among them), and with
@@ -188,23 +219,23 @@ fn an_exported_folder_serves_a_machine_without_a_compiler() {
     let dir = tempfile::tempdir().unwrap();
     let (folder, empty) = (dir.path().join("exported"), dir.path().join("empty"));
     // Most of it was compiled for the test above.
-    let (target, entries) = (Target::new(80), folder.join("kernels"));
+    let (target, entries) = (WHOLE[2], folder.join("kernels"));
     std::fs::create_dir_all(&entries).unwrap();
     let known: BTreeSet<&Unit> = COMPILED.iter().filter(|m| m.1 == target).map(|m| &m.0).collect();
     for entry in std::fs::read_dir(FOLDER.join("kernels")).unwrap().map(|e| e.unwrap()) {
         let name = entry.file_name().into_string().unwrap();
-        if name.contains("-sm_80-") && !name.starts_with("activation") {
+        if name.contains("-sm_90a-") && !name.starts_with("activation") {
             std::fs::copy(entry.path(), entries.join(name)).unwrap();
         }
     }
     let compiled = Cache::within(&folder).entries();
-    let out = kernels(&empty, true, &["export", folder.to_str().unwrap(), "--arch", "sm_80"]).output().unwrap();
+    let out = kernels(&empty, true, &["export", folder.to_str().unwrap(), "--arch", "sm_90a"]).output().unwrap();
     assert!(out.status.success(), "{:?}", texts(out));
     let exported = Cache::within(&folder).entries();
     assert!(compiled < exported && exported >= known.len(), "{compiled}, then {exported}, of {}", known.len());
 
     let list =
-        |cache: &Path, compiler| kernels(cache, compiler, &["list", "--arch", "sm_80", "--json"]).output().unwrap();
+        |cache: &Path, compiler| kernels(cache, compiler, &["list", "--arch", "sm_90a", "--json"]).output().unwrap();
     let start = Instant::now();
     let out = list(&folder, false);
     println!("everything from the cache in {:.3} s", start.elapsed().as_secs_f64());
