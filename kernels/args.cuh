@@ -26,6 +26,24 @@ struct Beside {
     unsigned c[4];
 };
 
+struct Boxes {
+    int n;
+    int p;
+    int q;
+    int c;
+    int k;
+    int r;
+    int s;
+    int first_row;
+    int first_column;
+    int step;
+    int down;
+    int across;
+    int bias;
+    int relu;
+    int mask;
+};
+
 struct Channels {
     unsigned n;
     Divisor c;

@@ -5,15 +5,19 @@ mod common;
 
 use common::devices;
 use deep_affect::cli::Bar;
-use deep_affect::device::{self, Checks, Data, Session};
+use deep_affect::device::{self, Checks, Cuda, Data, Device, Gpu, Session, Simulator};
 use deep_affect::error::Result;
 use deep_affect::graph::Graph;
 use deep_affect::launch::Exchange;
+use deep_affect::launch::choices::Tiles;
+use deep_affect::launch::tensor_map::{Swizzle, TensorMap};
+use deep_affect::nvrtc::Target;
 use deep_affect::ops::arith::Add;
 use deep_affect::ops::collective::{AllGather, AllReduce, ReduceScatter};
+use deep_affect::ops::conv::{Dgrad, Fprop, FusedBackward};
 use deep_affect::plan::Options;
 use deep_affect::ranks::Communicator;
-use deep_affect::shape::Type;
+use deep_affect::shape::{ConvShape, DType, Type, Window};
 use deep_affect::sim::{self, Buffer, Grid, Program, Rights};
 use deep_affect::train::network::Precision;
 use deep_affect::{nvrtc, progress};
@@ -43,16 +47,92 @@ fn inside_with_all_kernels() {
     if env::var_os("FAKE_CUDA_LOG").is_none() {
         return;
     }
-    // SAFETY: the imitation, whose initialisers do nothing; `Execute` is declared alike there. It stays loaded.
-    unsafe {
-        let library = libloading::Library::new("libcuda.so").unwrap();
-        library.get::<unsafe extern "C" fn(Execute)>("imitate").unwrap()(execute);
-        std::mem::forget(library);
-    }
+    imitate();
     for precision in [Precision::Float32, Precision::Bf16] {
         let [replayed, single] =
             [true, false].map(|r| common::steps(device::open("cuda", None).unwrap(), precision, r));
         assert!(replayed == single, "{precision:?}: a replay has other bits");
+    }
+}
+
+/// Lets the imitation's kernels be run by the simulator.
+fn imitate() {
+    // SAFETY: the imitation, whose initialisers do nothing; `Execute` and `Encode` are declared alike there. It stays loaded.
+    unsafe {
+        let library = libloading::Library::new("libcuda.so").unwrap();
+        library.get::<unsafe extern "C" fn(Execute, Encode)>("imitate").unwrap()(execute, encode);
+        std::mem::forget(library);
+    }
+}
+
+/// On Hopper products of warpgroups find the tensors that the driver was told of, and have the bits that the simulator gives them.
+#[test]
+fn inside_on_hopper() {
+    if env::var_os("FAKE_CUDA_LOG").is_none() {
+        return;
+    }
+    imitate();
+    let hopper = Target { compute: 90, specific: true };
+    let run = |device: Box<dyn Device>| -> Result<Vec<f32>> {
+        let mut g = Graph::default();
+        let of = |dims: &[usize]| Type::new(DType::BF16, dims);
+        let [x, w] = [("x", of(&[1, 5, 9, 64])), ("w", of(&[64, 3, 3, 64]))].map(|(name, t)| g.state(name, t));
+        let window = Window::square(3, 1, 1);
+        let conv = Fprop { filters: 64, window, groups: 1, bias: false, relu: true };
+        let y = g.push1(conv, &[x, w]);
+        let shape = ConvShape::new(&[1, 5, 9, 64], 64, window, 1)?;
+        let dx = g.push1(Dgrad { shape, fused: FusedBackward::Relu }, &[y, w, x]);
+        let mut s = Session::new(g, &[&[y, dx]], Options::default(), device)?;
+        for (v, n) in [(x, 5 * 9 * 64), (w, 64 * 9 * 64)] {
+            s.write(v, Data::F32(&(0..n).map(|i| (i * 7919 % 1013) as f32 / 1013.0 - 0.4).collect::<Vec<_>>()))?;
+        }
+        s.run(0)?;
+        Ok([s.read(y)?, s.read(dx)?].concat())
+    };
+    let gpu = || Ok(Box::new(Gpu::new(Cuda::new(0)?, Checks::None, Tiles::default()).with_warpgroups()));
+    match gpu().and_then(|gpu| run(gpu)) {
+        Ok(got) => {
+            let sim = Simulator::new(hopper, sim::RunOptions::default()).unwrap();
+            let want = run(Box::new(Gpu::new(sim, Checks::None, Tiles::default()).with_warpgroups())).unwrap();
+            assert!(got == want && got.iter().any(|x| *x > 1.0), "other bits");
+            println!("done");
+        }
+        Err(e) => println!("exit code {}: {e}", e.exit_code()),
+    }
+}
+
+type Encode = extern "C" fn(usize, u32, u64, *const u64, *const u64, *const u32, u32, *mut u8) -> i32;
+
+/// A tensor map of the imitation as the simulator has it.
+extern "C" fn encode(
+    item: usize,
+    axes: u32,
+    address: u64,
+    extents: *const u64,
+    strides: *const u64,
+    window: *const u32,
+    swizzle: u32,
+    to: *mut u8,
+) -> i32 {
+    let axes = axes as usize;
+    // SAFETY: arrays of so many numbers, of the strides one less, and room for 128 bytes, by the imitation's caller.
+    let (extents, strides, window, to) = unsafe {
+        let [extents, strides] = [(extents, axes), (strides, axes - 1)].map(|(at, n)| slice::from_raw_parts(at, n));
+        (extents, strides, slice::from_raw_parts(window, axes), slice::from_raw_parts_mut(to, 128))
+    };
+    let map = TensorMap {
+        item,
+        extents: extents.to_vec(),
+        strides: strides.to_vec(),
+        window: window.iter().map(|n| *n as u64).collect(),
+        swizzle: Swizzle::ALL[swizzle as usize],
+    };
+    match sim::tensor_map(&map, address) {
+        Ok(bytes) => {
+            to.copy_from_slice(&bytes);
+            0
+        }
+        Err(_) => 1, // CUDA_ERROR_INVALID_VALUE
     }
 }
 
@@ -401,6 +481,22 @@ fn replays_have_the_bits_of_single_launches() {
         // In both precisions three replays of the step and three of the inference.
         let replays = log.iter().filter(|l| *l == "cuGraphLaunch").count();
         assert!(replays >= 2 * 2 * 3, "{replays} replays");
+    }
+}
+
+#[test]
+fn tensors_are_told_to_a_driver_that_can_be() {
+    if possible() {
+        let hopper = [("FAKE_CUDA_COMPUTE", "90"), ("FAKE_CUDA_REFUSE_IMAGES", "E")];
+        let (text, log) = within("inside_on_hopper", &hopper, &[]);
+        assert!(text.contains("\ndone"), "{text}");
+        // Images and filters of each of four instances in a launch, of which there is one.
+        assert_eq!(log.iter().filter(|l| *l == "cuTensorMapEncodeTiled").count(), 4, "{log:?}");
+        let (text, _) = within("inside_on_hopper", &hopper, &["--cfg", "no_tensor_maps"]);
+        assert!(text.contains("exit code 1: the NVIDIA driver has no cuTensorMapEncodeTiled; install"), "{text}");
+        let refuses = [&hopper[..], &[("FAKE_CUDA_REFUSE", "cuTensorMapEncodeTiled")]].concat();
+        let (text, _) = within("inside_on_hopper", &refuses, &[]);
+        assert!(text.contains("exit code 1: cuTensorMapEncodeTiled: "), "{text}");
     }
 }
 

@@ -151,8 +151,9 @@ const UNSAFE: [(&str, usize); 10] = [
     ("atomic", 1),
     // Signals.
     ("cli", 3),
-    // The CUDA driver and what it is told; the functions of NCCL (25); on the CPU, a value that lives in a mapping, and the operands of routines.
-    ("device", 67),
+    // The CUDA driver and what it is told, of tensors by a function that not every driver has (2); the functions of NCCL (25); on
+    // the CPU, a value that lives in a mapping, and the operands of routines.
+    ("device", 69),
     // Who this user is.
     ("files", 1),
     // Vector instructions (a comparison, a choice and a NaN that stays are three more, at each of four levels), outputs that

@@ -165,7 +165,10 @@ fn nvdisasm() -> Option<PathBuf> {
 fn products_on_tensor_cores_are_their_code() {
     let (true, Some(nvdisasm)) = (possible(), nvdisasm()) else { return };
     let dir = tempfile::tempdir().unwrap();
-    let chosen = |m: &&Made| m.0.source.starts_with("mma/") && (m.1.specific || [75, 80, 120].contains(&m.1.compute));
+    let chosen = |m: &&Made| {
+        let products = ["mma/", "sm90/"].iter().any(|folder| m.0.source.starts_with(folder));
+        products && (m.1.specific || [75, 80, 120].contains(&m.1.compute))
+    };
     let work: Vec<&Made> = COMPILED.iter().filter(chosen).collect();
     let check = |(i, (unit, target, made)): (usize, &&Made)| -> Vec<String> {
         let Ok(made) = made else { return vec![] }; // The test above says so.
@@ -177,6 +180,7 @@ fn products_on_tensor_cores_are_their_code() {
         let gathers = unit.defines.contains(&("VEC", 1));
         let staged = unit.defines.iter().any(|d| d.0 == "STAGES");
         let wanted: &[&str] = match target.compute {
+            _ if unit.source.starts_with("sm90/") => &["HGMMA", "UTMALDG", "USETMAXREG"],
             _ if !staged => &["HMMA"],
             75 => &["HMMA", "LDSM"],
             _ if gathers => &["HMMA", "LDSM"],
@@ -243,7 +247,8 @@ fn an_exported_folder_serves_a_machine_without_a_compiler() {
     let [json, said] = texts(out);
     assert_eq!(said, "");
     let rows: Vec<serde_json::Value> = serde_json::from_str(&json).unwrap();
-    assert_eq!(rows.len(), ops::kernels().map(|k| k.variants.len()).sum::<usize>());
+    let all = ops::kernels().flat_map(|k| k.variants.iter().map(move |v| Unit::of(k, v)));
+    assert_eq!(rows.len(), all.filter(|unit| unit.runs_on(target)).count());
     assert!(rows.iter().all(|r| r["registers"].as_u64() > Some(0) && r["occupancy"].as_f64() > Some(0.0)));
 
     let out = list(&empty, false);

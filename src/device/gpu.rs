@@ -12,6 +12,7 @@ use crate::host::ceiling::Ceilings;
 use crate::launch::choices::Tiles;
 use crate::launch::estimate::Limits;
 use crate::launch::gpu::{self, Access, Call};
+use crate::launch::tensor_map::{self, TensorMap};
 use crate::launch::{Arch, Buf, Choices, Code, Collective, Products};
 use crate::nvrtc::Target;
 use crate::plan::{Options, Place, Plan, Scheduled};
@@ -64,9 +65,13 @@ impl Step {
         }
     }
     /// The block of parameters of a kernel, for an allocation that begins at `base`.
-    pub fn params(&self, base: u64) -> Vec<u8> {
+    pub fn params(
+        &self,
+        base: u64,
+        encode: impl FnMut(&TensorMap, u64) -> Result<[u8; tensor_map::BYTES]>,
+    ) -> Result<Vec<u8>> {
         let address = |instance: usize, operand: usize| base + self.windows[instance][operand].at as u64;
-        self.call().map_or(vec![], |call| call.params(address))
+        self.call().map_or(Ok(vec![]), |call| call.params(address, encode))
     }
     /// Whether two steps touch memory of each other.
     fn meets(&self, other: &Step) -> bool {
@@ -181,8 +186,14 @@ impl<D: Driver> Gpu<D> {
     /// With `tiles` that were measured on it, or none.
     pub fn new(driver: D, checks: Checks, tiles: Tiles) -> Self {
         let (graph, layout) = (Graph::default(), Layout::default());
-        let choices = Choices { limits: driver.limits(), tiles };
+        let choices = Choices { limits: driver.limits(), tiles, warpgroups: false };
         Self { driver, checks, choices, graph, plans: vec![], layout, counts: 0, arena_bytes: 0, last: 0, ranks: 1 }
+    }
+
+    /// Lets convolutions be computed by products of warpgroups, which Hopper alone has.
+    pub fn with_warpgroups(mut self) -> Self {
+        self.choices.warpgroups = true;
+        self
     }
 
     fn place(&self, place: Place) -> usize {

@@ -63,11 +63,12 @@ impl Simulator {
         if let Some(w) = windows.windows(2).find(|w| w[0].at + w[0].bytes > w[1].at) {
             return Err(Error::job(format!("{}: operands overlap: {:?} and {:?}", step.label, w[0], w[1])));
         }
-        let params = call.params(|instance, operand| {
+        let address = |instance: usize, operand: usize| {
             let w = step.windows[instance][operand];
             let i = windows.partition_point(|o| (o.at, o.bytes) < (w.at, w.bytes));
             sim::address(i) + w.at as u64
-        });
+        };
+        let params = call.params(address, sim::tensor_map)?;
         let expected = program.entry(call.kernel.entry).map(|k| k.param_bytes);
         if expected != Some(params.len()) {
             let text = format!("{}: {} bytes of parameters, the kernel takes {expected:?}", step.label, params.len());

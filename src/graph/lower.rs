@@ -4,6 +4,7 @@ use super::{Instance, Io, Op};
 use crate::launch::choices::Product;
 use crate::launch::estimate::Price;
 use crate::launch::gpu::{self, Access, Call, CudaStruct, Kernel, Location};
+use crate::launch::tensor_map::TensorMap;
 use crate::launch::{Buf, Choices, Code, Cost, Launch, Operands, Products};
 use crate::shape::Type;
 use std::sync::Arc;
@@ -68,6 +69,8 @@ pub struct GpuCalls<'a> {
     products: Products,
     /// What the next call computes, and what a tile of it costs.
     product: Option<(Product, Price)>,
+    /// Tensor maps of the next call.
+    maps: Vec<(usize, TensorMap)>,
     scratch: usize,
     counts: usize,
     launches: Vec<Launch>,
@@ -82,12 +85,17 @@ impl<'a> GpuCalls<'a> {
         products: Products,
     ) -> Self {
         assert!(group.len() <= gpu::GROUP, "the plan splits larger groups");
-        Self { op, io, group, choices, products, product: None, scratch: 0, counts: 0, launches: vec![] }
+        Self { op, io, group, choices, products, product: None, maps: vec![], scratch: 0, counts: 0, launches: vec![] }
     }
 
     /// By what float32 numbers are multiplied.
     pub fn products(&self) -> Products {
         self.products
+    }
+
+    /// Whether convolutions may be computed by products of warpgroups.
+    pub fn warpgroups(&self) -> bool {
+        self.choices.warpgroups
     }
 
     /// The variant of a kernel ([`Choices::tile`]) for `product`, which is that of one instance. The next call computes all.
@@ -96,6 +104,11 @@ impl<'a> GpuCalls<'a> {
         let tile = self.choices.tile(&product, &price);
         self.product = Some((product, price(tile)));
         tile
+    }
+
+    /// Gives the next call tensor maps of its operands, the same ones for each instance.
+    pub fn maps(self, maps: Vec<(usize, TensorMap)>) -> Self {
+        Self { maps, ..self }
     }
 
     /// [`Description::stream`] of each instance.
@@ -171,8 +184,9 @@ impl<'a> GpuCalls<'a> {
                 grid,
                 operands,
                 args: bytemuck::bytes_of(&args).to_vec(),
+                maps: std::mem::take(&mut self.maps),
                 product,
-                price,
+                price: price.map(Box::new),
             }),
             ins: self.group.iter().flat_map(|m| m.ins.clone()).collect(),
             outs: self.group.iter().flat_map(|m| m.outs.clone()).collect(),

@@ -1,17 +1,20 @@
 /*! What a device decides where several variants of a kernel compute the same bits: the tile of a product of matrices. A rule
-estimates ([`Limits::clocks`]); what was measured on the device goes before it. And what the user of a plan decides, which
-changes bits: [`Products`]. */
+estimates ([`Limits::clocks`]); what was measured on the device goes before it. Which of two kernels, where one is for some
+GPUs alone. And what the user of a plan decides, which changes bits: [`Products`]. */
 
 use super::estimate::{Limits, Price};
 use super::gpu::Kernel;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// What decides about kernels; it changes no bit.
+/// What decides about kernels.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Choices {
     pub limits: Limits,
+    /// They change no bit.
     pub tiles: Tiles,
+    /// Whether convolutions that can are computed by products of warpgroups, which have bits of their own.
+    pub warpgroups: bool,
 }
 
 /// By what convolutions and dense layers multiply float32 numbers. `kernels/mma/factor.cuh` derives the errors, in units of

@@ -122,7 +122,8 @@ impl Limits {
         let blocks = (product.copies * m.div_ceil(rows) * n.div_ceil(columns)).max(1);
         let turns = blocks.div_ceil(self.multiprocessors) as f64;
         let cache = CACHE[1].min(CACHE[0] / blocks.min(self.multiprocessors) as f64);
-        let products = if product.given.iter().any(|g| g.0 == "TERMS") { Bottleneck::Tensor } else { Bottleneck::Fma };
+        let on_tensor_cores = |g: &(&str, i64)| ["TERMS", "ACROSS"].contains(&g.0);
+        let products = if product.given.iter().any(on_tensor_cores) { Bottleneck::Tensor } else { Bottleneck::Fma };
         let times =
             [(products, price.products), (Bottleneck::Shared, price.shared), (Bottleneck::Cache, price.bytes / cache)];
         let (bound, step) = longest(times);

@@ -8,6 +8,8 @@ a step can be recorded once and replayed. */
 use super::Buf;
 use super::choices::Product;
 use super::estimate::Price;
+use super::tensor_map::{self, TensorMap};
+use crate::error::Result;
 use bytemuck::NoUninit;
 
 /// Instances of an op that one launch can compute.
@@ -132,15 +134,23 @@ pub struct Call {
     pub operands: Vec<Vec<CallOperand>>,
     /// The bytes of the kernel's struct of numbers.
     pub args: Vec<u8>,
+    /// Tensor maps and the operand that each is of: a third parameter of kernels that have some (`Maps<N>` of
+    /// `kernels/sm90/hopper.cuh`).
+    pub maps: Vec<(usize, TensorMap)>,
     /// What it computes, where other variants of the kernel would compute the same.
     pub product: Option<Product>,
     /// What a tile of that costs.
-    pub price: Option<Price>,
+    pub price: Option<Box<Price>>,
 }
 
 impl Call {
-    /// The block of parameters: addresses, [`GROUP`] rows of them, then the numbers. `address` is asked for each operand.
-    pub fn params(&self, mut address: impl FnMut(usize, usize) -> u64) -> Vec<u8> {
+    /// The block of parameters: addresses, [`GROUP`] rows of them, then the numbers, and as many rows of tensor maps. `address`
+    /// is asked for each operand, `encode` for each map of a tensor at an address.
+    pub fn params(
+        &self,
+        mut address: impl FnMut(usize, usize) -> u64,
+        mut encode: impl FnMut(&TensorMap, u64) -> Result<[u8; tensor_map::BYTES]>,
+    ) -> Result<Vec<u8>> {
         let mut params = Vec::with_capacity(GROUP * self.kernel.operands * 8 + self.args.len());
         for instance in 0..GROUP {
             for operand in 0..self.kernel.operands {
@@ -150,7 +160,17 @@ impl Call {
             }
         }
         params.extend(&self.args);
-        params
+        if self.maps.is_empty() {
+            return Ok(params);
+        }
+        params.resize(params.len().next_multiple_of(64), 0);
+        for instance in 0..GROUP {
+            for (operand, map) in &self.maps {
+                let known = instance < self.operands.len();
+                params.extend(if known { encode(map, address(instance, *operand))? } else { [0; tensor_map::BYTES] });
+            }
+        }
+        Ok(params)
     }
 }
 

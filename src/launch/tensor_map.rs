@@ -1,6 +1,9 @@
 //! What the copy engine of Hopper is told of a tensor, as plain data: a driver makes a descriptor of it (`cuTensorMapEncodeTiled`
 //! of the CUDA Driver API 13.0, whose limits these are), the simulator reads it as it is.
 
+/// Bytes of what a driver makes of one; among a kernel's parameters they begin at a multiple of 64.
+pub const BYTES: usize = 128;
+
 /// Which 16-byte pieces of a box change places in shared memory: within rows of so many bytes, by the row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Swizzle {

@@ -123,7 +123,8 @@ impl Unit {
     /// Whether an architecture has its instructions, and a block the shared memory.
     pub fn runs_on(&self, target: Target) -> bool {
         let shared = self.defines.iter().find(|d| d.0 == "SHARED").map_or(0, |d| d.1 as usize);
-        if shared > shared_memory(target) {
+        let hopper = Target { compute: 90, specific: true };
+        if shared > shared_memory(target) || self.source.starts_with("sm90/") && target != hopper {
             return false;
         }
         let products = |d: &DType| self.source.starts_with("mma/") && self.defines.contains(&("STORAGE", d.code()));

@@ -125,7 +125,7 @@ pub(super) fn tile(gpu: &mut GpuCalls, product: Product) -> Tile {
 const PRODUCTS: f64 = 1270.0;
 
 /// Bytes per clock of a multiprocessor's shared memory.
-const SHARED: f64 = 128.0;
+pub(super) const SHARED: f64 = 128.0;
 
 /// Instructions to bring one element where operands are gathered, by the source: its place, whether it is there, load, pack.
 const GATHER: f64 = 12.0;

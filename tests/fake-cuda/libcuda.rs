@@ -1,6 +1,6 @@
 //! A `libcuda.so` for `tests/cuda.rs` with the functions of CUDA 12.0 and no later ones: memory, events, streams, capture and
-//! graphs on the host. What kernels do is told by `imitate`, which the simulator gives; without it there is one kernel, `add`,
-//! and others do nothing. It checks what a driver would be harmed by, and writes what it is asked for to `$FAKE_CUDA_LOG`, a
+//! graphs on the host. What kernels do and what a tensor map is are told by `imitate`, which the simulator gives; without it there
+//! is one kernel, `add`, and others do nothing. It checks what a driver would be harmed by, and writes what it is asked for to `$FAKE_CUDA_LOG`, a
 //! line each. `FAKE_CUDA_COMPUTE`, `FAKE_CUDA_FREE` and `FAKE_CUDA_VERSION` make another GPU and driver of it; it refuses the
 //! function `FAKE_CUDA_REFUSE` and images that begin with a letter of `FAKE_CUDA_REFUSE_IMAGES` (E: a cubin, /: PTX); the
 //! launch after `FAKE_CUDA_FAIL` others fails.
@@ -33,8 +33,13 @@ type Execute = extern "C" fn(
     *const c_char, *const c_char, *const [u32; 3], u32, u32, *const u8, usize, u64, *mut u8, usize
 ) -> i32;
 
+/// What kernels find of a tensor: bytes of a number, axes, address, extents, strides, the box's extents, which swizzle, and where
+/// 128 bytes go. 0, or an error.
+type Encode = extern "C" fn(usize, u32, u64, *const u64, *const u64, *const u32, u32, *mut u8) -> i32;
+
 struct State {
     execute: Option<Execute>,
+    encode: Option<Encode>,
     /// Allocations by address.
     memory: BTreeMap<u64, Vec<u8>>,
     /// Launches since the capture began.
@@ -49,7 +54,7 @@ struct State {
 }
 
 static STATE: Mutex<State> = Mutex::new(State {
-    execute: None, memory: BTreeMap::new(), capture: None, launches: 0, blocks: 0, handles: 0, broken: false
+    execute: None, encode: None, memory: BTreeMap::new(), capture: None, launches: 0, blocks: 0, handles: 0, broken: false
 });
 
 fn number(name: &str, default: u64) -> u64 {
@@ -221,6 +226,20 @@ functions! {
     cuFuncSetAttribute(_s, _function: Ptr, attribute: u32, value: i32) {
         assert!(attribute == 8 && value > 48 << 10)
     }
+    #[cfg(not(no_tensor_maps))]
+    cuTensorMapEncodeTiled(
+        s, map: *mut u8, item: u32, axes: u32, address: u64, extents: *const u64, strides: *const u64, window: *const u32,
+        steps: *const u32, interleave: u32, swizzle: u32, promotion: u32, fill: u32
+    ) {
+        assert!(map as usize % 64 == 0 && std::slice::from_raw_parts(steps, axes as usize).iter().all(|n| *n == 1));
+        assert!([interleave, fill] == [0, 0] && promotion <= 3);
+        // UINT8, UINT16, UINT32, UINT64 of CUtensorMapDataType go before others.
+        let bytes = [1, 2, 4, 0, 8][item as usize];
+        match s.encode.ok_or(801)?(bytes, axes, address, extents, strides, window, swizzle, map) {
+            0 => {}
+            code => return Err(code),
+        }
+    }
     cuLaunchKernel(
         s, function: Ptr, x: u32, y: u32, z: u32, threads: u32, threads_y: u32, threads_z: u32, shared: u32, stream: Ptr,
         params: Ptr, extra: *const [usize; 5]
@@ -236,8 +255,9 @@ functions! {
     }
 }
 
-/// Takes what kernels do from here on.
+/// Takes what kernels do and find from here on.
 #[unsafe(no_mangle)]
-pub extern "C" fn imitate(execute: Execute) {
-    STATE.lock().unwrap().execute = Some(execute);
+pub extern "C" fn imitate(execute: Execute, encode: Encode) {
+    let state = &mut *STATE.lock().unwrap();
+    (state.execute, state.encode) = (Some(execute), Some(encode));
 }

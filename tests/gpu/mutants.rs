@@ -36,6 +36,11 @@ const AUGMENT: &str = "image.augment [Augment { rotation: 80";
 /// Several steps of depth, and one alone.
 const MMA: &str = "conv.fprop [BF16 k72 3x3";
 const MMA_SHORT: &str = "conv.fprop [BF16 k16 1x1";
+/// Many steps, or one channel box after the other; forward, or backward with channels side by side.
+const GROUPS: &str = "warpgroups fprop [1, 9";
+const GROUPS_BACK: &str = "warpgroups dgrad [1, 9";
+const GROUPS_SHORT: &str = "warpgroups fprop [1, 8";
+const GROUPS_SIDE: &str = "warpgroups dgrad [1, 8";
 const POOL: &str = "maxpool [[3, 3] stride [2, 2] x [2, 8, 8, 3]";
 const POOL_GRAD: &str = "maxpool.grad [[3, 3] stride [2, 2] x [2, 8, 8, 3]";
 
@@ -252,6 +257,38 @@ const MUTANTS: &[Mutant] = &[
     m("gemm.cu", "a velocity is not stored", "if (step.momentum != 0) put(o.out<float>(3) + row, column, g.n, v);", "", "dense.update [Torch x [25"),
     m("gemm.cu", "the last of four neighbours stays", "        step.take(w.w, v.w, d.w);\n", "", "dense.update [Torch x [25"),
     m("gemm.cu", "depth past the end of a part", "end(min(begin + a.part, a.depth))", "end(begin + a.part)", "dense.wgrad [x [25"),
+    // Products of warpgroups.
+    m("sm90/conv.cu", "padding on the wrong side", "a.first_row + tap / a.s * a.step", "tap / a.s * a.step - a.first_row", GROUPS),
+    m("sm90/conv.cu", "taps go the same way backward", "tap % a.s * a.step;", "tap % a.s;", GROUPS_BACK),
+    m("sm90/conv.cu", "a stage is filled while it is multiplied", "            stage.empty.wait(ring.parity ^ 1);\n", "", GROUPS),
+    m("sm90/conv.cu", "fewer bytes are waited for than come", "expect(STAGE_BYTES)", "expect(STAGE_BYTES - IMAGE_BYTES)", GROUPS),
+    m("sm90/conv.cu", "both boxes are of the first one's image", "boxes[g].image);", "boxes[0].image);", "warpgroups fprop [3, 5"),
+    m("sm90/conv.cu", "every step has the first channels", "c, boxes[g].column + along", "0, boxes[g].column + along", GROUPS_SHORT),
+    m("sm90/conv.cu", "channels side by side are the first ones", "filter + k, tap, c);", "filter, tap, c);", GROUPS_SIDE),
+    m("sm90/conv.cu", "a step along channels that lie across", "(ACROSS ? 2 * 8 * ROW : 32) / 16", "32 / 16", GROUPS_BACK),
+    m("sm90/conv.cu", "the next channels are those", "ACROSS ? DEPTH * ROW : 16", "16", GROUPS_SIDE),
+    m("sm90/conv.cu", "parity stays", "stage = 0, parity ^= 1;", "stage = 0;", GROUPS),
+    m("sm90/conv.cu", "a warp is not waited for", "stage.empty.init(GROUPS * 4);", "stage.empty.init(GROUPS * 4 - 1);", GROUPS),
+    m("sm90/conv.cu", "no barrier after barriers are made", "    __syncthreads();\n", "", GROUPS),
+    m("sm90/conv.cu", "copies do not know of barriers", "        fence_barriers();\n", "", GROUPS),
+    m("sm90/conv.cu", "a stage is multiplied before it is there", "        stage.full.wait(ring.parity);\n", "", GROUPS),
+    m("sm90/conv.cu", "registers are not fenced", "        wgmma_fence();\n", "", GROUPS),
+    m("sm90/conv.cu", "products are not committed", "        wgmma_commit();\n", "", GROUPS),
+    m("sm90/conv.cu", "a stage is free before it is multiplied", "wgmma_wait<1>();", "wgmma_wait<2>();", GROUPS),
+    m("sm90/conv.cu", "sums are read too early", "    wgmma_wait<0>();\n", "", GROUPS),
+    m("sm90/conv.cu", "sums begin with what registers hold", ", i | k);", ", 1);", GROUPS),
+    m("sm90/conv.cu", "both warpgroups multiply the first box", "descriptor(stage.image(group))", "descriptor(stage.image(0))", GROUPS),
+    m("sm90/conv.cu", "boxes past the last are written", "box.image >= a.n || ", "", "warpgroups fprop [3, 5"),
+    m("sm90/conv.cu", "rows past the last are written", "row >= a.p || ", "", GROUPS),
+    m("sm90/conv.cu", "filters past the last are written", "            if (filter + 8 * j >= a.k) continue;\n", "", GROUPS_SHORT),
+    m("sm90/conv.cu", "every block has the first one's filters", " * a.k + filter;", " * a.k;", GROUPS_SHORT),
+    m("sm90/conv.cu", "no ReLU", "                if (a.relu) v[e] = v[e] < 0 ? 0 : v[e];\n", "", GROUPS),
+    m("sm90/conv.cu", "a gradient at the kink", ") > 0 ? v[e] : 0;", ") >= 0 ? v[e] : 0;", GROUPS_BACK),
+    m("sm90/conv.cu", "the mask of the first channels", "mask[at + k + e]", "mask[at + e]", GROUPS_BACK),
+    m("sm90/conv.cu", "two sums are exchanged", "4 * j + 2 * down + e", "4 * j + 2 * e + down", GROUPS),
+    m("sm90/hopper.cuh", "every instance has the first one's maps", "&at[blockIdx.z][i]", "&at[0][i]", "beside: warpgroups fprop [3, 5"),
+    m("sm90/hopper.cuh", "swizzle atoms half as far apart", "u64(1024 >> 4) << 32", "u64(512 >> 4) << 32", GROUPS),
+    m("sm90/hopper.cuh", "a barrier is looked at once", "@done bra DONE;\\nbra WAIT;\\n", "", GROUPS),
     // Indices in 32 bits.
     m("common.cuh", "elements are counted in 32 bits", "const u64 first = (u64)block * FULL;", "const u64 first = block * FULL;", "huge relu"),
     m("cast.cu", "an element's number in 32 bits", "[&](u64 i, auto width)", "[&](u32 i, auto width)", "huge cast"),
@@ -276,6 +313,9 @@ const MUTANTS: &[Mutant] = &[
 /// The tests that look for bugs, and those that look for an index that is too narrow.
 const CHECKS: &[&str] = &["kernels_", "same_bits", "grouped_", "nan_"];
 const INDICES: &[&str] = &["indices_"];
+/// Those of products of warpgroups, which no other test launches.
+const WARPGROUPS: &[&str] = &["warpgroups_equal"];
+const BESIDE: &[&str] = &["warpgroups_have"];
 /// Every tile of a case against the one that the rule takes.
 const TILES: &[&str] = &["tiles_"];
 
@@ -298,9 +338,12 @@ fn run(mutant: &Mutant) -> Option<String> {
     let text = std::fs::read_to_string(&path).unwrap();
     assert_eq!(text.matches(mutant.from).count(), 1, "{}: `{}` occurs once", mutant.file, mutant.from);
     std::fs::write(&path, text.replace(mutant.from, mutant.to)).unwrap();
-    let (checks, cases) = match mutant.cases.strip_prefix("tiles: ") {
-        Some(cases) => (TILES, cases),
-        None => (if mutant.cases.starts_with("huge") { INDICES } else { CHECKS }, mutant.cases),
+    let (checks, cases) = match mutant.cases.split_once(": ") {
+        Some(("tiles", cases)) => (TILES, cases),
+        Some(("beside", cases)) => (BESIDE, cases),
+        _ if mutant.cases.starts_with("huge") => (INDICES, mutant.cases),
+        _ if mutant.cases.starts_with("warpgroups") => (WARPGROUPS, mutant.cases),
+        _ => (CHECKS, mutant.cases),
     };
     let output = Command::new(std::env::current_exe().unwrap())
         .args(checks)

@@ -1,6 +1,7 @@
 //! What there is before anything is allocated: the driver, looked for once, and its GPUs.
 
 use crate::error::{Error, Result};
+use crate::launch::tensor_map::{BYTES, Swizzle, TensorMap};
 use crate::nvrtc::{self, Version};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
@@ -143,6 +144,64 @@ pub(super) unsafe fn elapsed(start: sys::CUevent, end: sys::CUevent) -> Result<f
         function(&mut milliseconds, start, end).result()?;
     }
     Ok(milliseconds)
+}
+
+/// What the hardware reads of a tensor that begins at an address.
+pub(super) fn tensor_map(map: &TensorMap, address: u64) -> Result<[u8; BYTES]> {
+    use sys::{CUtensorMapDataType as Item, CUtensorMapSwizzle as Exchange};
+    type Encode = unsafe extern "C" fn(
+        *mut sys::CUtensorMap,
+        Item,
+        u32,
+        u64,
+        *const u64,
+        *const u64,
+        *const u32,
+        *const u32,
+        sys::CUtensorMapInterleave,
+        Exchange,
+        sys::CUtensorMapL2promotion,
+        sys::CUtensorMapFloatOOBfill,
+    ) -> sys::CUresult;
+    driver()?;
+    map.check(address).map_err(Error::job)?;
+    let item = match map.item {
+        1 => Item::CU_TENSOR_MAP_DATA_TYPE_UINT8,
+        2 => Item::CU_TENSOR_MAP_DATA_TYPE_UINT16,
+        4 => Item::CU_TENSOR_MAP_DATA_TYPE_UINT32,
+        _ => Item::CU_TENSOR_MAP_DATA_TYPE_UINT64,
+    };
+    let swizzle = match map.swizzle {
+        Swizzle::None => Exchange::CU_TENSOR_MAP_SWIZZLE_NONE,
+        Swizzle::By32 => Exchange::CU_TENSOR_MAP_SWIZZLE_32B,
+        Swizzle::By64 => Exchange::CU_TENSOR_MAP_SWIZZLE_64B,
+        Swizzle::By128 => Exchange::CU_TENSOR_MAP_SWIZZLE_128B,
+    };
+    let window: Vec<u32> = map.window.iter().map(|n| *n as u32).collect();
+    let mut bits = sys::CUtensorMap { opaque: [0; 16] };
+    // SAFETY: the driver is there, and the type is that of cuda.h, with an address for a pointer; each array has as many numbers
+    // as the tensor has axes, the strides one less (`check`), and five steps are enough for all.
+    unsafe {
+        let encode = sys::culib().get::<Encode>("cuTensorMapEncodeTiled");
+        let absent = |_| Error::job("the NVIDIA driver has no cuTensorMapEncodeTiled").fix(INSTALL);
+        encode.map_err(absent)?(
+            &mut bits,
+            item,
+            map.extents.len() as u32,
+            address,
+            map.extents.as_ptr(),
+            map.strides.as_ptr(),
+            window.as_ptr(),
+            [1; 5].as_ptr(),
+            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            swizzle,
+            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    }
+    .result()
+    .map_err(failed("cuTensorMapEncodeTiled"))?;
+    Ok(bytemuck::cast(bits.opaque))
 }
 
 /// Every GPU that the driver shows, in its order.

@@ -406,7 +406,8 @@ impl Driver for Cuda {
                 unsafe { result::function::set_function_attribute(function, MOST_SHARED, shared as i32) }
                     .map_err(failed(format!("giving {shared} bytes of shared memory to {}", call.kernel.entry)))?;
             }
-            let (grid, threads, params) = (step.grid(), call.kernel.threads, step.params(self.arena));
+            let (grid, threads) = (step.grid(), call.kernel.threads);
+            let params = step.params(self.arena, card::tensor_map)?;
             Ok(Kernel { function, grid, threads, shared, params })
         };
         let launch = |step: Step| {

@@ -98,7 +98,7 @@ impl Launches<'_> {
         let (g, plans) = Plan::all(g, &want, Options { products, ..OPTIONS })?;
         let [multiprocessors, bandwidth] = [self.multiprocessors, self.bandwidth].map(|n| n as usize);
         let limits = Limits { multiprocessors, shared: nvrtc::shared_memory(self.target), bandwidth };
-        let choices = Choices { limits, tiles: self.tiles.clone() };
+        let choices = Choices { limits, tiles: self.tiles.clone(), warpgroups: false };
         // What is wanted first: the step, or the inference.
         let scheduled = plans[0].lower(&g, Arch::Gpu(&choices))?;
         let calls = scheduled.iter().map(call).collect::<Result<Vec<_>>>()?;
@@ -163,7 +163,7 @@ impl Launches<'_> {
 fn estimate(s: &Scheduled, call: &Call, limits: Limits) -> (u64, Cost, Estimate) {
     let blocks = call.grid.iter().map(|n| *n as u64).product::<u64>() * call.operands.len() as u64;
     let cost = with_scratch(s.launch.cost, call);
-    (blocks, cost, limits.estimate(blocks as usize, cost, call.product.as_ref().zip(call.price.as_ref())))
+    (blocks, cost, limits.estimate(blocks as usize, cost, call.product.as_ref().zip(call.price.as_deref())))
 }
 
 /// Of every kernel that a plan launches its node, the bytes of scratch that it needs and its estimated seconds, with tiles by the

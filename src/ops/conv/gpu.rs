@@ -1,5 +1,6 @@
 //! Kernels of the convolutions, and which one computes what.
 
+use super::warpgroups;
 use crate::cuda_struct;
 use crate::graph::GpuCalls;
 use crate::graph::Operand::{In, Out};
@@ -98,6 +99,7 @@ pub(super) const KERNELS: &[&Kernel] = &[
     &DEPTHWISE_FPROP,
     &DEPTHWISE_DGRAD,
     &DEPTHWISE_WGRAD,
+    &warpgroups::KERNEL,
 ];
 
 /// How a convolution is computed.
@@ -204,6 +206,9 @@ fn gcd(a: usize, b: usize) -> usize {
 
 /// y = x * w and what comes after; inputs x, w and, with a bias, b.
 pub fn fprop(mut gpu: GpuCalls, form: Algorithm, s: &ConvShape, end: Epilogue) -> Vec<Launch> {
+    if warpgroups::computes(&gpu, form, s, end) {
+        return warpgroups::fprop(gpu, s, end);
+    }
     let operands = [In(0), In(1), bias_or_mask_operand(end.bias), Out(0), if end.index { Out(1) } else { In(0) }];
     let (args, pixels, vec) = (args(s, end, 0), s.n * s.p * s.q, vector(&[s.c]));
     let extents = [pixels, s.group_k(), width(s)];
@@ -229,6 +234,9 @@ pub fn fprop(mut gpu: GpuCalls, form: Algorithm, s: &ConvShape, end: Epilogue) -
 
 /// dx = the transpose of the convolution applied to dy, and what comes after; inputs dy, w and, with a bias or a mask, b or x.
 pub fn dgrad(mut gpu: GpuCalls, form: Algorithm, s: &ConvShape, end: Epilogue) -> Vec<Launch> {
+    if warpgroups::computes(&gpu, form, s, end) {
+        return warpgroups::dgrad(gpu, s, end);
+    }
     let third = bias_or_mask_operand(end.bias || end.mask);
     let operands = [In(0), In(1), third, Out(0)];
     let (args, pixels, vec) = (args(s, end, 0), s.n * s.h * s.w, vector(&[s.c]));

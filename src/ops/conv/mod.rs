@@ -5,6 +5,7 @@ One index function defines all four. */
 mod cases;
 pub mod gpu;
 mod pooled;
+mod warpgroups;
 
 pub use pooled::Pooled;
 

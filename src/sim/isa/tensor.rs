@@ -9,7 +9,7 @@ use super::mbarrier::{Barriers, Landing};
 use super::memory::{Address, touch};
 use super::{Line, PtxOperand};
 use crate::error::{Error, Result};
-use crate::launch::tensor_map::{Swizzle, TensorMap};
+use crate::launch::tensor_map::{BYTES as MAP, Swizzle, TensorMap};
 use crate::sim::FaultKind;
 use crate::sim::lanes::{Args, Regs, WARP, active};
 use crate::sim::memory::{Problem, Region, RegionTarget};
@@ -17,9 +17,7 @@ use crate::sim::program::{Exec, PtxType, Space};
 use crate::sim::run::Context;
 use crate::sim::shadow::Touch;
 
-/// Bytes of a tensor map.
-pub const MAP: usize = 128;
-/// What the simulator's begin with.
+/// What the simulator's tensor maps begin with.
 const MARK: u64 = u64::from_le_bytes(*b"tensors\0");
 
 /// The bytes of a tensor map whose tensor begins at `address`.
