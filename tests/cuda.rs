@@ -5,12 +5,12 @@ mod common;
 
 use common::devices;
 use deep_affect::cli::Bar;
-use deep_affect::device::{self, Checks, Cuda, Data, Device, Gpu, Session, Simulator};
+use deep_affect::device::{self, Checks, Cuda, Data, Device, Gpu, Session, Simulator, trial};
 use deep_affect::error::Result;
 use deep_affect::graph::Graph;
-use deep_affect::launch::Exchange;
 use deep_affect::launch::choices::Tiles;
 use deep_affect::launch::tensor_map::{Swizzle, TensorMap};
+use deep_affect::launch::{Code, Exchange};
 use deep_affect::nvrtc::Target;
 use deep_affect::ops::arith::Add;
 use deep_affect::ops::collective::{AllGather, AllReduce, ReduceScatter};
@@ -26,6 +26,7 @@ use std::ffi::{CStr, OsStr, OsString, c_char};
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
 use std::{env, fs, slice};
 
 /// More than one staging buffer, and no multiple of anything.
@@ -72,7 +73,6 @@ fn inside_on_hopper() {
         return;
     }
     imitate();
-    let hopper = Target { compute: 90, specific: true };
     let run = |device: Box<dyn Device>| -> Result<Vec<f32>> {
         let mut g = Graph::default();
         let of = |dims: &[usize]| Type::new(DType::BF16, dims);
@@ -92,13 +92,76 @@ fn inside_on_hopper() {
     let gpu = || Ok(Box::new(Gpu::new(Cuda::new(0)?, Checks::None, Tiles::default()).with_warpgroups()));
     match gpu().and_then(|gpu| run(gpu)) {
         Ok(got) => {
-            let sim = Simulator::new(hopper, sim::RunOptions::default()).unwrap();
+            let sim = Simulator::new(Target::HOPPER, sim::RunOptions::default()).unwrap();
             let want = run(Box::new(Gpu::new(sim, Checks::None, Tiles::default()).with_warpgroups())).unwrap();
             assert!(got == want && got.iter().any(|x| *x > 1.0), "other bits");
             println!("done");
         }
         Err(e) => println!("exit code {}: {e}", e.exit_code()),
     }
+}
+
+/// What a process does that tries kernels for [`inside_trusting`].
+#[test]
+fn inside_the_trial() {
+    if env::var_os("FAKE_CUDA_LOG").is_none() {
+        return;
+    }
+    imitate();
+    match trial::run(|| Cuda::new(0), 3) {
+        Ok(verdict) => println!("\n{}", verdict.line()),
+        Err(e) => {
+            eprintln!("error: {e}");
+            std::process::exit(1);
+        }
+    }
+}
+
+/// By which kernel a convolution is computed on Hopper, where kernels are tried in a process of the kind `$TRIAL`.
+#[test]
+fn inside_trusting() {
+    if env::var_os("FAKE_CUDA_LOG").is_none() {
+        return;
+    }
+    imitate();
+    progress::watch(Box::leak(Box::new(Bar::new())));
+    let kind = env::var("TRIAL").unwrap();
+    let command = match &*kind {
+        "whole" => |_| {
+            let mut command = Command::new(env::current_exe().unwrap());
+            command.args(["inside_the_trial", "--exact", "--nocapture"]);
+            Some(command)
+        },
+        "hangs" => |_| sh("exec sleep 60"),
+        "breaks" => |_| sh("kill -SEGV $$"),
+        "is stopped" => |_| sh("kill -9 $$"),
+        "fails" => |_| sh("echo 'error: no GPU is free' >&2; exit 1"),
+        _ => |_| None,
+    };
+    trial::by(trial::Try { command, limit: Duration::from_millis(if kind == "hangs" { 200 } else { 500_000 }) });
+    let mut g = Graph::default();
+    let dtype = if kind == "float32" { DType::F32 } else { DType::BF16 };
+    let [x, w] = [("x", [1, 8, 8, 64]), ("w", [256, 1, 1, 64])].map(|(name, d)| g.input(name, Type::new(dtype, &d)));
+    let window = Window::square(1, 1, 0);
+    let y = g.push1(Fprop { filters: 256, window, groups: 1, bias: false, relu: false }, &[x, w]);
+    // The second device knows what the first one was told.
+    for _ in 0..2 {
+        let device = device::open("cuda", None).unwrap();
+        let mut s = Session::new(g.clone(), &[&[y]], Options::default(), device).unwrap();
+        s.write(x, Data::F32(&[0.5; 64 * 64])).unwrap();
+        s.write(w, Data::F32(&[0.25; 256 * 64])).unwrap();
+        s.run(0).unwrap();
+        assert_eq!(s.read(y).unwrap(), [8.0; 64 * 256]);
+        let launches = s.device().launches(s.graph(), &s.plans()[0]).unwrap();
+        let Code::Kernel(call) = &launches[0].launch.code else { panic!("a kernel") };
+        println!("\nby {}", call.kernel.entry);
+    }
+}
+
+fn sh(script: &str) -> Option<Command> {
+    let mut command = Command::new("sh");
+    command.args(["-c", script]);
+    Some(command)
 }
 
 type Encode = extern "C" fn(usize, u32, u64, *const u64, *const u64, *const u32, u32, *mut u8) -> i32;
@@ -484,16 +547,104 @@ fn replays_have_the_bits_of_single_launches() {
     }
 }
 
+/// An imitation of Hopper that the simulator can compute for.
+const HOPPER: [(&str, &str); 2] = [("FAKE_CUDA_COMPUTE", "90"), ("FAKE_CUDA_REFUSE_IMAGES", "E")];
+
+/// What [`inside_trusting`] says with an imitation in a folder: the kernel, and the note where there is one.
+fn trusting(trial: &str, more: &[(&str, &str)], dir: &Path, path: &OsStr) -> (String, Option<String>) {
+    let (text, _) = ran("inside_trusting", &[&HOPPER[..], &[("TRIAL", trial)], more].concat(), dir, path);
+    let all = |begin: &str| text.lines().filter_map(|l| Some(l.strip_prefix(begin)?.to_string())).collect::<Vec<_>>();
+    let (by, mut notes) = (all("by "), all("note: "));
+    assert!(by.len() == 2 && by[0] == by[1] && notes.len() <= 1, "{text}");
+    (by[0].clone(), notes.pop())
+}
+
+/// Hopper's own kernels compute where they were tried and agreed with the portable ones, once for a machine.
+#[test]
+fn kernels_of_hopper_are_tried_before_they_are_used() {
+    if !possible() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = imitation(dir.path(), &[]);
+    let with = |trial: &str| trusting(trial, &[], dir.path(), &path);
+    let portable = |trial: &str, why: &str| {
+        let (by, note) = with(trial);
+        let note = note.unwrap_or_default();
+        assert!(
+            by == "conv_fprop_mma" && note.starts_with("convolutions by the portable kernels: Hopper's own "),
+            "{by}"
+        );
+        assert!(note.ends_with(why), "{note}");
+    };
+    // Nobody tries: neither is anything kept.
+    portable("none", "were not tried on this GPU yet: `deep-affect` does that before it computes in bf16");
+    portable("fails", "were not tried: no GPU is free");
+    portable("is stopped", "were not tried: their process was ended (signal: 9 (SIGKILL))");
+    assert_eq!(with("float32"), ("conv_fprop".into(), None));
+    let kept = dir.path().join("trials/fake-gpu--sm-90a.json");
+    assert!(!kept.exists());
+    for (trial, why) in [("hangs", "they did not end within 0.2 s"), ("breaks", "they broke their process (signal: 11")]
+    {
+        let (by, note) = with(trial);
+        let note = note.unwrap();
+        assert!(
+            by == "conv_fprop_mma" && note.contains(" were tried and are not used: ") && note.contains(why),
+            "{note}"
+        );
+        // It is not tried again, and said again.
+        assert_eq!(with("none"), (by, Some(note)));
+        fs::remove_file(&kept).unwrap();
+    }
+    let agreed = ("conv_gemm_sm90".to_string(), None);
+    assert_eq!([with("whole"), with("none")], [agreed.clone(), agreed]);
+    // By another driver or program it says nothing, and neither does a damaged one.
+    let text = fs::read_to_string(&kept).unwrap();
+    for (from, to) in [("\"driver\": \"", "\"driver\": \"1"), ("\"program\": \"", "\"program\": \"1"), ("{", "")] {
+        fs::write(&kept, text.replacen(from, to, 1)).unwrap();
+        portable("none", "before it computes in bf16");
+    }
+    fs::remove_file(&kept).unwrap();
+
+    // The program's own process, here on an imitation whose kernels do nothing.
+    let mut check = beside(env!("CARGO_BIN_EXE_deep-affect"), dir.path(), &path);
+    let out = check.args(["kernels", "check", "--device", "cuda:0"]).envs(HOPPER).output().unwrap();
+    let said = String::from_utf8([out.stdout, out.stderr].concat()).unwrap();
+    assert!(out.status.code() == Some(1) && said == "error: the portable kernels compute nothing\n", "{said}");
+    let mut check = beside(env!("CARGO_BIN_EXE_deep-affect"), dir.path(), &path);
+    let out = check.args(["kernels", "check"]).output().unwrap();
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert!(out.status.code() == Some(2) && said.contains("(Fake GPU, sm_86) has no kernels of its own"), "{said}");
+
+    // A kernel that multiplies every tap by the first one's filters.
+    let wrong = dir.path().join("wrong");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    assert!(Command::new("cp").args(["-r".as_ref(), root.as_os_str(), wrong.as_os_str()]).status().unwrap().success());
+    let source = wrong.join("sm90/conv.cu");
+    let text = fs::read_to_string(&source).unwrap();
+    assert_eq!(text.matches("c, tap, filter);").count(), 1);
+    fs::write(&source, text.replace("c, tap, filter);", "c, 0, filter);")).unwrap();
+    let (by, note) = trusting("whole", &[("DEEP_AFFECT_KERNELS", wrong.to_str().unwrap())], dir.path(), &path);
+    let note = note.unwrap();
+    assert!(by == "conv_fprop_mma" && note.contains("are not used: fprop by 64 filters has "), "{note}");
+    assert!(note.ends_with(" of integers"), "{note}");
+}
+
 #[test]
 fn tensors_are_told_to_a_driver_that_can_be() {
     if possible() {
-        let hopper = [("FAKE_CUDA_COMPUTE", "90"), ("FAKE_CUDA_REFUSE_IMAGES", "E")];
+        let hopper = HOPPER;
         let (text, log) = within("inside_on_hopper", &hopper, &[]);
         assert!(text.contains("\ndone"), "{text}");
         // Images and filters of each of four instances in a launch, of which there is one.
         assert_eq!(log.iter().filter(|l| *l == "cuTensorMapEncodeTiled").count(), 4, "{log:?}");
-        let (text, _) = within("inside_on_hopper", &hopper, &["--cfg", "no_tensor_maps"]);
+        let dir = tempfile::tempdir().unwrap();
+        let path = imitation(dir.path(), &["--cfg", "no_tensor_maps"]);
+        let (text, _) = ran("inside_on_hopper", &hopper, dir.path(), &path);
         assert!(text.contains("exit code 1: the NVIDIA driver has no cuTensorMapEncodeTiled; install"), "{text}");
+        let (by, note) = trusting("whole", &[], dir.path(), &path);
+        let note = note.unwrap();
+        assert!(by == "conv_fprop_mma" && note.contains("not used: the NVIDIA driver has no cuTensorMap"), "{note}");
         let refuses = [&hopper[..], &[("FAKE_CUDA_REFUSE", "cuTensorMapEncodeTiled")]].concat();
         let (text, _) = within("inside_on_hopper", &refuses, &[]);
         assert!(text.contains("exit code 1: cuTensorMapEncodeTiled: "), "{text}");

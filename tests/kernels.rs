@@ -299,6 +299,13 @@ fn launches_are_counted_without_a_gpu() {
     let total = r["ms"].as_f64().unwrap();
     assert!(each.iter().all(|ms| *ms > 0.0) && rows.iter().all(|row| row["bound"].is_string()));
     assert!([each, shares].iter().all(|ms| (ms.iter().sum::<f64>() - total).abs() <= 1e-9), "{r:#}");
+    // Layers of 256 filters by Hopper's own kernels.
+    let whole = ["launches", "vgg16", "--image", "64", "--batch", "2", "--precision", "bf16", "--warpgroups", "--json"];
+    let [own, error] = texts(kernels(dir.path(), false, &whole).output().unwrap());
+    assert_eq!(error, "");
+    let own = json(&own)["launches"].as_array().unwrap().clone();
+    let own: Vec<_> = own.iter().filter(|row| row["kernel"] == "conv_gemm_sm90").collect();
+    assert!(!own.is_empty() && own.iter().all(|row| row["ms"].as_f64() > Some(0.0)), "{own:#?}");
     let slow = json(&launches(false, &["--pass", "train", "--json", "--bandwidth", "1"]));
     assert!(slow["ms"].as_f64() > Some(10.0 * total), "{slow:#}");
     let table = launches(false, &[]);

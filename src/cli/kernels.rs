@@ -6,7 +6,9 @@ use super::ranges::{MANY, whole};
 use super::reading::batch;
 use super::{Compute, output, terminal};
 use crate::device::tuning::TileTable;
-use crate::error::Result;
+use crate::device::{self, Cuda, trial};
+use crate::error::{Error, Result};
+use crate::launch::Warpgroups;
 use crate::launch::choices::Tiles;
 use crate::launch::estimate::Limits;
 use crate::measure::Purpose;
@@ -14,6 +16,20 @@ use crate::measure::kernels::{self, Launches, Tuned, Tuning};
 use crate::nvrtc::Target;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// Images of a check: blocks of every variant for all multiprocessors, and some more.
+const IMAGES: usize = 275;
+
+/// Has kernels tried by this program, with another process.
+pub fn try_kernels() {
+    let command = |ordinal: usize| {
+        let mut command = std::process::Command::new(std::env::current_exe().ok()?);
+        command.args(["kernels", "check", "--device", &format!("cuda:{ordinal}")]);
+        Some(command)
+    };
+    trial::by(trial::Try { command, limit: Duration::from_secs(120) });
+}
 
 #[derive(Args)]
 pub struct Command {
@@ -40,6 +56,13 @@ enum Action {
     Launches(Box<LaunchFlags>),
     /// Measure the tiles of a network's products on a GPU and keep the fastest for it.
     Tune(Box<TuneFlags>),
+    /// Compare convolutions by Hopper's own kernels with the portable ones, on a GPU. Before a program computes there in bf16 it
+    /// does that by itself, once.
+    Check {
+        /// `cuda` or `cuda:1`.
+        #[arg(long, default_value = "cuda", value_name = "NAME")]
+        device: String,
+    },
     /// Compile every kernel into a folder, for machines that have a GPU and no NVRTC. Its `sources` are for profilers.
     Export {
         folder: PathBuf,
@@ -79,6 +102,9 @@ struct LaunchFlags {
     /// Gigabytes a second of its memory, for the estimate: 4800 an H200's, 3350 an H100's.
     #[arg(long, default_value_t = Limits::default().bandwidth as u32, value_name = "GB/S", value_parser = whole::<u32>(1..=MANY))]
     bandwidth: u32,
+    /// With Hopper's own kernels, where they are faster by the estimate: for sm_90a.
+    #[arg(long)]
+    warpgroups: bool,
     /// Every column of the table.
     #[arg(long)]
     wide: bool,
@@ -119,6 +145,12 @@ impl Command {
             }
             Action::Launches(flags) => flags.run(),
             Action::Tune(flags) => flags.run(),
+            Action::Check { device } => {
+                let none = || Error::usage(format!("`{device}` is no GPU")).fix("kernels are compared on `cuda`");
+                let ordinal = device::cuda_ordinal(&device).ok_or_else(none)?;
+                let verdict = trial::run(|| Cuda::new(ordinal), IMAGES)?;
+                output::print(&(verdict.line() + "\n"))
+            }
             Action::Export { folder, targets } => {
                 let files = kernels::export(&folder, targets.list())?;
                 let names: Vec<_> = targets.list().iter().map(Target::to_string).collect();
@@ -134,6 +166,9 @@ impl Command {
 
 impl LaunchFlags {
     fn run(self) -> Result<()> {
+        if self.warpgroups && self.arch != Target::HOPPER {
+            return Err(Error::usage(format!("{} has no kernels of its own", self.arch)).fix("leave --warpgroups out"));
+        }
         let model = self.model.resolve(1, ModelScale::Full)?;
         let tiles = self.tiles.as_deref().map(TileTable::current).transpose()?;
         let launches = Launches {
@@ -144,6 +179,7 @@ impl LaunchFlags {
             tiles: tiles.map_or_else(Tiles::default, TileTable::tiles),
             multiprocessors: self.multiprocessors,
             bandwidth: self.bandwidth,
+            warpgroups: if self.warpgroups { Warpgroups::Faster } else { Warpgroups::Nothing },
         };
         output::print_result(&launches.list()?, self.json, |list| list.text(self.wide))
     }

@@ -213,8 +213,9 @@ fn command_line() -> String {
     std::env::args().skip(1).fold("deep-affect".into(), |line, word| format!("{line} {word}"))
 }
 
-/// Shows what a device does before its first step.
+/// Shows what a device does before its first step, and lets it have its own kernels tried.
 pub fn watch_devices() {
     static BAR: LazyLock<Bar> = LazyLock::new(Bar::new);
     crate::progress::watch(&*BAR);
+    kernels::try_kernels();
 }

@@ -13,7 +13,7 @@ use crate::launch::choices::Tiles;
 use crate::launch::estimate::Limits;
 use crate::launch::gpu::{self, Access, Call};
 use crate::launch::tensor_map::{self, TensorMap};
-use crate::launch::{Arch, Buf, Choices, Code, Collective, Products};
+use crate::launch::{Arch, Buf, Choices, Code, Collective, Products, Warpgroups};
 use crate::nvrtc::Target;
 use crate::plan::{Options, Place, Plan, Scheduled};
 use crate::ranks::Communicator;
@@ -115,6 +115,10 @@ pub trait Driver: Send {
     fn limits(&self) -> Limits;
     /// Whether its seconds are those of a GPU.
     fn has_clock(&self) -> bool;
+    /// Whether it has products of warpgroups, and they were found right on it.
+    fn trusts_warpgroups(&self) -> bool {
+        false
+    }
     /// Bytes that can be allocated besides those held; None where it uses the machine's memory.
     fn free(&self) -> Option<usize>;
     /// Lets it exchange values with the ranks of a job, all of which make this call: a driver with a way of its own to do that sets it up by
@@ -141,6 +145,8 @@ pub struct Gpu<D> {
     driver: D,
     checks: Checks,
     choices: Choices,
+    /// Whether the driver is asked for its trust in products of warpgroups, where a plan could use them.
+    asks: bool,
     graph: Graph,
     plans: Vec<Ready>,
     layout: Layout,
@@ -186,14 +192,40 @@ impl<D: Driver> Gpu<D> {
     /// With `tiles` that were measured on it, or none.
     pub fn new(driver: D, checks: Checks, tiles: Tiles) -> Self {
         let (graph, layout) = (Graph::default(), Layout::default());
-        let choices = Choices { limits: driver.limits(), tiles, warpgroups: false };
-        Self { driver, checks, choices, graph, plans: vec![], layout, counts: 0, arena_bytes: 0, last: 0, ranks: 1 }
+        let choices = Choices { limits: driver.limits(), tiles, warpgroups: Warpgroups::Nothing };
+        Self {
+            driver,
+            checks,
+            choices,
+            asks: false,
+            graph,
+            plans: vec![],
+            layout,
+            counts: 0,
+            arena_bytes: 0,
+            last: 0,
+            ranks: 1,
+        }
     }
 
-    /// Lets convolutions be computed by products of warpgroups, which Hopper alone has.
+    /// Lets all convolutions that can be computed by products of warpgroups, which Hopper alone has.
     pub fn with_warpgroups(mut self) -> Self {
-        self.choices.warpgroups = true;
+        self.choices.warpgroups = Warpgroups::Everything;
         self
+    }
+
+    /// Lets those be computed so that are faster then, if the driver trusts it.
+    pub fn with_trusted_warpgroups(mut self) -> Self {
+        self.asks = true;
+        self
+    }
+
+    /// What decides about the kernels of a graph.
+    fn choices(&self, g: &Graph) -> Choices {
+        let asks = self.asks && g.values().any(|v| g.ty(v).dtype == DType::BF16);
+        let trusted = asks && self.driver.trusts_warpgroups();
+        let warpgroups = if trusted { Warpgroups::Faster } else { self.choices.warpgroups };
+        Choices { warpgroups, ..self.choices.clone() }
     }
 
     fn place(&self, place: Place) -> usize {
@@ -332,7 +364,8 @@ impl<D: Driver> Device for Gpu<D> {
 
     fn load(&mut self, g: &Graph, plans: &[Plan]) -> Result<()> {
         (self.graph, self.plans) = (Graph::default(), vec![]);
-        let ready = plans.iter().map(|p| Ready::new(g, p, &self.choices)).collect::<Result<Vec<_>>>()?;
+        let choices = self.choices(g);
+        let ready = plans.iter().map(|p| Ready::new(g, p, &choices)).collect::<Result<Vec<_>>>()?;
         meant_for(g, plans, self.ranks)?;
         self.layout = Layout::new(g, plans);
         let most = |bytes: fn(&Ready) -> usize| ready.iter().map(bytes).max().unwrap_or(0);
@@ -421,11 +454,12 @@ impl<D: Driver> Device for Gpu<D> {
     }
 
     fn launches(&self, g: &Graph, plan: &Plan) -> Result<Vec<Scheduled>> {
-        plan.lower(g, Arch::Gpu(&self.choices))
+        plan.lower(g, Arch::Gpu(&self.choices(g)))
     }
 
     fn demand(&self, g: &Graph, plans: &[Plan]) -> Result<Demand> {
-        let needs = |p| Ready::new(g, p, &self.choices).map(|p| [p.arena(), p.scratch(), p.counts()]);
+        let choices = self.choices(g);
+        let needs = |p| Ready::new(g, p, &choices).map(|p| [p.arena(), p.scratch(), p.counts()]);
         let needs = plans.iter().map(needs).collect::<Result<Vec<_>>>()?;
         let counts = needs.iter().map(|p| p[2]).max().unwrap_or(0);
         // The largest of them has the memory that the others share.

@@ -13,6 +13,7 @@ mod memory;
 mod reference;
 mod session;
 mod simulator;
+pub mod trial;
 pub mod tuning;
 
 pub use cpu::Cpu;
@@ -280,7 +281,7 @@ fn tiled(driver: impl gpu::Driver + 'static, checks: Checks, tiles: Option<Tiles
         }
     };
     let tiles = tiles.or_else(measured).unwrap_or_default();
-    Box::new(Gpu::new(driver, checks, tiles))
+    Box::new(Gpu::new(driver, checks, tiles).with_trusted_warpgroups())
 }
 
 /// Refuses plans that are for another number of ranks than there are.
@@ -294,7 +295,7 @@ fn meant_for(g: &Graph, plans: &[Plan], ranks: usize) -> Result<()> {
 }
 
 /// `cuda` and `cuda:0` are the first GPU, `cuda:1` is the next.
-fn cuda_ordinal(name: &str) -> Option<usize> {
+pub fn cuda_ordinal(name: &str) -> Option<usize> {
     match name.strip_prefix("cuda")? {
         "" => Some(0),
         rest => rest.strip_prefix(':')?.parse().ok(),

@@ -38,17 +38,17 @@ pub struct MeasuredTile {
     pub n: [usize; 2],
 }
 
+/// The name of the file about a device.
+pub(super) fn file(device: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    device.chars().map(plain).collect::<String>() + ".json"
+}
+
 impl TileTable {
     /// An empty one of this program's kernels.
     pub fn new(device: String) -> Self {
         let text = nvrtc::sources().flat_map(|(name, text)| [name, text]).collect::<String>();
         Self { device, kernels: format!("{:016x}", checksum(text.as_bytes())), products: BTreeMap::new() }
-    }
-
-    /// The name of the file about a device.
-    fn file(device: &str) -> String {
-        let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
-        device.chars().map(plain).collect::<String>() + ".json"
     }
 
     /// The folder of all, if anything is kept at all.
@@ -66,7 +66,7 @@ impl TileTable {
 
     /// That of a device; none if nothing was measured, or with other kernels only.
     pub fn of(device: &str) -> Result<Option<Self>> {
-        let name = Self::file(device);
+        let name = file(device);
         let found = Self::folder().and_then(|folder| Some((folder.folder()?.join(&name), folder.bytes(&name)?)));
         let Some((path, bytes)) = found else { return Ok(None) };
         Self::parse(&path, &bytes).map(|t| t.is_current().then_some(t))
@@ -92,7 +92,7 @@ impl TileTable {
             return Err(Error::job(format!("what was measured would not be used: {why}")));
         }
         cache.make()?;
-        let path = cache.folder().ok_or_else(nowhere)?.join(Self::file(&self.device));
+        let path = cache.folder().ok_or_else(nowhere)?.join(file(&self.device));
         let json = serde_json::to_string_pretty(self).expect("plain data") + "\n";
         atomic::write_own(&path, |w| w.write_all(json.as_bytes()))?;
         Ok(path)

@@ -5,7 +5,7 @@ use crate::launch::choices::Product;
 use crate::launch::estimate::Price;
 use crate::launch::gpu::{self, Access, Call, CudaStruct, Kernel, Location};
 use crate::launch::tensor_map::TensorMap;
-use crate::launch::{Buf, Choices, Code, Cost, Launch, Operands, Products};
+use crate::launch::{Buf, Choices, Code, Cost, Launch, Operands, Products, Warpgroups};
 use crate::shape::Type;
 use std::sync::Arc;
 
@@ -93,8 +93,8 @@ impl<'a> GpuCalls<'a> {
         self.products
     }
 
-    /// Whether convolutions may be computed by products of warpgroups.
-    pub fn warpgroups(&self) -> bool {
+    /// Which convolutions are computed by products of warpgroups.
+    pub fn warpgroups(&self) -> Warpgroups {
         self.choices.warpgroups
     }
 

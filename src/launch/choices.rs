@@ -13,8 +13,17 @@ pub struct Choices {
     pub limits: Limits,
     /// They change no bit.
     pub tiles: Tiles,
-    /// Whether convolutions that can are computed by products of warpgroups, which have bits of their own.
-    pub warpgroups: bool,
+    pub warpgroups: Warpgroups,
+}
+
+/// Which convolutions are computed by products of warpgroups, which have bits of their own: of those that can be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Warpgroups {
+    #[default]
+    Nothing,
+    /// Where that is faster by the estimate, whatever the number of images is.
+    Faster,
+    Everything,
 }
 
 /// By what convolutions and dense layers multiply float32 numbers. `kernels/mma/factor.cuh` derives the errors, in units of

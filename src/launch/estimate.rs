@@ -136,6 +136,14 @@ impl Limits {
         (bound, all + last)
     }
 
+    /// Clocks of a multiprocessor for each of the depth of a product of m rows and n columns, of which there are so many that all
+    /// multiprocessors are busy and no tile is the last.
+    pub fn rate(&self, [m, n]: [usize; 2], price: &Price) -> f64 {
+        let cache = CACHE[1].min(CACHE[0] / self.multiprocessors as f64);
+        let step = price.products.max(price.shared).max(price.bytes / cache);
+        m as f64 / price.tile[0] as f64 * n.div_ceil(price.tile[1]) as f64 * step
+    }
+
     /// Estimated clocks of a launch that computes a product. What it is worth on another card is measured there (`deep-affect
     /// kernels tune`).
     pub fn clocks(&self, product: &Product, price: &Price) -> f64 {

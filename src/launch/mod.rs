@@ -10,7 +10,7 @@ pub mod half;
 pub mod links;
 pub mod tensor_map;
 
-pub use choices::{Choices, Products};
+pub use choices::{Choices, Products, Warpgroups};
 
 use crate::error::{Error, Result};
 use crate::shape::DType;

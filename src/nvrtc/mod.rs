@@ -52,13 +52,16 @@ pub struct Target {
 }
 
 impl Target {
+    /// With the instructions that Hopper alone has: those of `kernels/sm90`.
+    pub const HOPPER: Target = Target { compute: 90, specific: true };
+
     /// Everything the kernels are made for.
     pub const ALL: [Target; 7] = [
         Target::new(75),
         Target::new(80),
         Target::new(86),
         Target::new(89),
-        Target { compute: 90, specific: true },
+        Self::HOPPER,
         Target::new(100),
         Target::new(120),
     ];
@@ -123,8 +126,7 @@ impl Unit {
     /// Whether an architecture has its instructions, and a block the shared memory.
     pub fn runs_on(&self, target: Target) -> bool {
         let shared = self.defines.iter().find(|d| d.0 == "SHARED").map_or(0, |d| d.1 as usize);
-        let hopper = Target { compute: 90, specific: true };
-        if shared > shared_memory(target) || self.source.starts_with("sm90/") && target != hopper {
+        if shared > shared_memory(target) || self.source.starts_with("sm90/") && target != Target::HOPPER {
             return false;
         }
         let products = |d: &DType| self.source.starts_with("mma/") && self.defines.contains(&("STORAGE", d.code()));

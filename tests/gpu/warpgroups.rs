@@ -6,7 +6,7 @@ use deep_affect::device::{Checks, Data, Device, Gpu, Session, Simulator};
 use deep_affect::graph::Graph;
 use deep_affect::launch::choices::{Product, Tiles};
 use deep_affect::launch::gpu::Call;
-use deep_affect::launch::{Arch, Choices, Code};
+use deep_affect::launch::{Arch, Choices, Code, Warpgroups};
 use deep_affect::nvrtc::Target;
 use deep_affect::ops::conv::{Dgrad, Fprop, FusedBackward, Transposed};
 use deep_affect::ops::{self, Bound, Case};
@@ -66,7 +66,7 @@ impl Tiled {
     /// What its launch computes.
     fn product(&self) -> Product {
         let (g, _, outs) = graph_of(&self.case);
-        let choices = Choices { warpgroups: true, ..Choices::default() };
+        let choices = Choices { warpgroups: Warpgroups::Everything, ..Choices::default() };
         let launches = Plan::new(&g, &outs, Options::default()).unwrap().lower(&g, Arch::Gpu(&choices)).unwrap();
         match &launches[..] {
             [one] => match &one.launch.code {
@@ -92,7 +92,7 @@ impl Tiled {
 
 fn hopper(order: BlockOrder, tiles: Tiles) -> Box<dyn Device> {
     let options = RunOptions { checks: true, order, ..RunOptions::default() };
-    let sim = Simulator::new(Target { compute: 90, specific: true }, options).unwrap();
+    let sim = Simulator::new(Target::HOPPER, options).unwrap();
     Box::new(Gpu::new(sim, Checks::Poison, tiles).with_warpgroups())
 }
 

@@ -10,6 +10,7 @@ mod nvtx;
 pub use card::{Card, cards, driver};
 
 use super::gpu::{Driver, Span, Step, StepTime, Work};
+use super::trial;
 use crate::error::{Error, Result, option};
 use crate::launch::estimate::Limits;
 use crate::launch::gpu::Call;
@@ -368,6 +369,10 @@ impl Driver for Cuda {
 
     fn has_clock(&self) -> bool {
         true
+    }
+
+    fn trusts_warpgroups(&self) -> bool {
+        self.target == Target::HOPPER && trial::trusted(self.card.ordinal, &self.model())
     }
 
     fn free(&self) -> Option<usize> {

@@ -8,7 +8,7 @@ use crate::graph::{Graph, Value};
 use crate::launch::choices::Tiles;
 use crate::launch::estimate::{Bottleneck, Estimate, Limits};
 use crate::launch::gpu::{Call, CallOperand, Location};
-use crate::launch::{Arch, Choices, Code, Cost};
+use crate::launch::{Arch, Choices, Code, Cost, Warpgroups};
 use crate::measure::Purpose;
 use crate::measure::model::ResolvedModel;
 use crate::nvrtc::{self, Cache, Compiled, Target, Unit};
@@ -31,6 +31,7 @@ pub struct Launches<'a> {
     pub multiprocessors: u32,
     /// Gigabytes a second of its memory, for the estimate.
     pub bandwidth: u32,
+    pub warpgroups: Warpgroups,
 }
 
 /// One launch.
@@ -98,7 +99,7 @@ impl Launches<'_> {
         let (g, plans) = Plan::all(g, &want, Options { products, ..OPTIONS })?;
         let [multiprocessors, bandwidth] = [self.multiprocessors, self.bandwidth].map(|n| n as usize);
         let limits = Limits { multiprocessors, shared: nvrtc::shared_memory(self.target), bandwidth };
-        let choices = Choices { limits, tiles: self.tiles.clone(), warpgroups: false };
+        let choices = Choices { limits, tiles: self.tiles.clone(), warpgroups: self.warpgroups };
         // What is wanted first: the step, or the inference.
         let scheduled = plans[0].lower(&g, Arch::Gpu(&choices))?;
         let calls = scheduled.iter().map(call).collect::<Result<Vec<_>>>()?;

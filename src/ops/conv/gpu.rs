@@ -206,7 +206,7 @@ fn gcd(a: usize, b: usize) -> usize {
 
 /// y = x * w and what comes after; inputs x, w and, with a bias, b.
 pub fn fprop(mut gpu: GpuCalls, form: Algorithm, s: &ConvShape, end: Epilogue) -> Vec<Launch> {
-    if warpgroups::computes(&gpu, form, s, end) {
+    if warpgroups::computes(&gpu, form, s, end, [s.p, s.q, s.k], &FPROP_MMA) {
         return warpgroups::fprop(gpu, s, end);
     }
     let operands = [In(0), In(1), bias_or_mask_operand(end.bias), Out(0), if end.index { Out(1) } else { In(0) }];
@@ -234,7 +234,7 @@ pub fn fprop(mut gpu: GpuCalls, form: Algorithm, s: &ConvShape, end: Epilogue) -
 
 /// dx = the transpose of the convolution applied to dy, and what comes after; inputs dy, w and, with a bias or a mask, b or x.
 pub fn dgrad(mut gpu: GpuCalls, form: Algorithm, s: &ConvShape, end: Epilogue) -> Vec<Launch> {
-    if warpgroups::computes(&gpu, form, s, end) {
+    if warpgroups::computes(&gpu, form, s, end, [s.h, s.w, s.c], &DGRAD_MMA) {
         return warpgroups::dgrad(gpu, s, end);
     }
     let third = bias_or_mask_operand(end.bias || end.mask);

@@ -1,17 +1,17 @@
 /*! Convolutions by products of warpgroups, for Hopper alone (`kernels/sm90/conv.cu`): bf16, a stride and a dilation of one, no
-groups, and nothing pooled. They are computed so where [`crate::launch::Choices::warpgroups`] says that this kernel may be trusted. Its
+groups, and nothing pooled. [`crate::launch::Choices::warpgroups`] says which of them are computed so. Its
 bits are its own, the same in every run and in a batch of any size. */
 
 use super::gpu::{Algorithm, Epilogue};
 use crate::cuda_struct;
 use crate::graph::GpuCalls;
 use crate::graph::Operand::{In, Out};
-use crate::launch::Launch;
 use crate::launch::choices::Product;
-use crate::launch::estimate::Price;
+use crate::launch::estimate::{Limits, Price};
 use crate::launch::gpu::{CudaStruct, Kernel};
 use crate::launch::tensor_map::{Swizzle, TensorMap};
-use crate::ops::mma::SHARED;
+use crate::launch::{Launch, Warpgroups};
+use crate::ops::mma::{self, SHARED};
 use crate::ops::tile::{bias_or_mask_operand, index};
 use crate::shape::{ConvShape, DType};
 
@@ -64,15 +64,40 @@ pub static KERNEL: Kernel = Kernel {
     variants: VARIANTS,
 };
 
-/// Whether a convolution is computed so on a device that may: by its shape and by what becomes of its sums, whatever the number
-/// of images is.
-pub(super) fn computes(gpu: &GpuCalls, form: Algorithm, s: &ConvShape, end: Epilogue) -> bool {
+/// Whether a convolution is computed so, whose result has so many rows, columns and channels, in place of a portable kernel. The
+/// number of images decides nothing, because bits would depend on it.
+pub(super) fn computes(
+    gpu: &GpuCalls,
+    form: Algorithm,
+    s: &ConvShape,
+    end: Epilogue,
+    result: [usize; 3],
+    portable: &'static Kernel,
+) -> bool {
     let (w, half) = (&s.window, matches!(form, Algorithm::Mma(factors) if factors.storage == DType::BF16));
-    gpu.warpgroups()
-        && half
-        && (s.groups, w.stride, w.dilation) == (1, [1, 1], [1, 1])
+    half && (s.groups, w.stride, w.dilation) == (1, [1, 1], [1, 1])
         && [s.c, s.k].iter().all(|channels| channels % DEPTH == 0)
         && !end.pool
+        && match gpu.warpgroups() {
+            Warpgroups::Nothing => false,
+            Warpgroups::Faster => pays(result, portable),
+            Warpgroups::Everything => true,
+        }
+}
+
+/// Whether it is faster than a portable kernel by the estimate, where many images keep every card's multiprocessors busy: this
+/// kernel's boxes reach over the edges of images.
+fn pays([p, q, k]: [usize; 3], portable: &'static Kernel) -> bool {
+    let limits = Limits::default();
+    let least = |kernel, given, pixels: usize, price: fn(&[i64]) -> Price| {
+        let product = Product { kernel, given, extents: [pixels, k, DEPTH], copies: 1 };
+        let rates = product.candidates(&limits).into_iter().map(|v| limits.rate([pixels, k], &price(v)));
+        rates.fold(f64::INFINITY, f64::min)
+    };
+    let storage = ("STORAGE", DType::BF16.code());
+    let boxed = [p, q].map(|n| n.next_multiple_of(SIDE)).iter().product();
+    let own = least(&KERNEL, vec![("ACROSS", 0)], boxed, price);
+    own < least(portable, vec![("VEC", 8), storage, ("TERMS", 1)], p * q, mma::price)
 }
 
 /// A map of rows of channels, in boxes of [`DEPTH`] of them: extents from the outermost axis to the channels.
@@ -159,4 +184,18 @@ fn call(
     let operands = [In(0), In(1), bias_or_mask_operand(end.bias || end.mask), Out(0)];
     let grid = [boxes.div_ceil(BOXES), k.div_ceil(width)];
     gpu.maps(vec![(0, image), (1, filters(width))]).call(&KERNEL, consts, grid, &operands, args).done()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By the estimate: with 256 filters, where boxes fit; with fewer the cache is too slow for blocks of 128 pixels.
+    #[test]
+    fn wide_layers_whose_sides_boxes_divide_pay() {
+        let portable = super::super::gpu::KERNELS.iter().find(|k| k.entry == "conv_fprop_mma").unwrap();
+        let paid = |side, k| pays([side, side, k], portable);
+        assert_eq!([paid(56, 256), paid(56, 512), paid(224, 64), paid(112, 128)], [true, true, false, false]);
+        assert_eq!([paid(28, 512), paid(14, 512)], [false; 2]);
+    }
 }
