@@ -165,8 +165,8 @@ fn receive(from: &mut impl Read) -> io::Result<Message> {
     let mut head = [0; HEAD];
     from.read_exact(&mut head)?;
     let head = Head::read(&head).ok_or_else(|| bad("what arrived is no message of this program"))?;
-    let mut bytes = vec![];
-    // It grows with what arrives, whatever length is claimed.
+    // What is claimed costs nothing until it arrives: beyond a bucket's usual length the memory grows with that.
+    let mut bytes = Vec::with_capacity(head.bytes.min(1 << 26) as usize);
     from.take(head.bytes).read_to_end(&mut bytes)?;
     if bytes.len() as u64 != head.bytes {
         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -483,16 +483,16 @@ impl Tcp {
         let own = self.shared.rank;
         let cuts = shares(&values.iter().map(|v| v.len()).collect::<Vec<_>>(), self.ranks());
         let share = |r: usize| [cuts[r], cuts[r + 1]];
-        let mut said = What::Share;
-        if how != Exchange::AllGather {
-            let sums = self.sums(bucket, values, &share)?;
-            put(values, cuts[own], bytemuck::cast_slice(&sums));
-            said = What::Sum;
+        let (said, mine) = match how {
+            Exchange::AllGather => (What::Share, collected(values, share(own))),
+            Exchange::ReduceScatter | Exchange::AllReduce => (What::Sum, self.sums(bucket, values, &share)?),
+        };
+        if said == What::Sum {
+            put(values, cuts[own], &mine);
         }
         if how == Exchange::ReduceScatter {
             return Ok(());
         }
-        let mine = collected(values, share(own));
         for to in self.others() {
             self.tell(to, said, bucket, &mine)?;
         }
@@ -504,29 +504,34 @@ impl Tcp {
         Ok(())
     }
 
-    /// This rank's share of the sums over all ranks; the others get what they need for theirs.
+    /// The bytes of this rank's share of the sums over all ranks; the others get what they need for theirs.
     fn sums<T: Pod + std::ops::AddAssign>(
         &self,
         bucket: u32,
         values: &[&mut [T]],
         share: &impl Fn(usize) -> [usize; 2],
-    ) -> Result<Vec<T>> {
+    ) -> Result<Vec<u8>> {
         let own = self.shared.rank;
         for to in self.others() {
             self.tell(to, What::Part, bucket, &collected(values, share(to)))?;
         }
-        let [from, to] = share(own);
-        let mine = collected(values, [from, to]);
-        let mut total: Vec<T> = vec![];
-        for r in 0..self.ranks() {
-            let bytes = if r == own { mine.clone() } else { self.hear(r, What::Part, bucket, Some(mine.len()))? };
-            let numbers = bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned::<T>);
-            match r {
-                0 => total.extend(numbers),
-                _ => total.iter_mut().zip(numbers).for_each(|(sum, x)| *sum += x),
+        let mut mine = Some(collected(values, share(own)));
+        let length = mine.as_ref().map(Vec::len);
+        let mut part = |r: usize| match r == own {
+            true => Ok(mine.take().expect("every rank is asked for one part")),
+            false => self.hear(r, What::Part, bucket, length),
+        };
+        let mut sums = part(0)?;
+        for r in 1..self.ranks() {
+            let numbers = part(r)?;
+            let number = bytemuck::pod_read_unaligned::<T>;
+            for (sum, x) in sums.chunks_exact_mut(size_of::<T>()).zip(numbers.chunks_exact(size_of::<T>())) {
+                let mut total = number(sum);
+                total += number(x);
+                sum.copy_from_slice(bytemuck::bytes_of(&total));
             }
         }
-        Ok(total)
+        Ok(sums)
     }
 }
 
