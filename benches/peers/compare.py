@@ -2,13 +2,14 @@
 
     python compare.py [--cases infer:1,infer:8,train:4,first] [--rounds 5] [--peers NAME,...] [--json FILE]
     python compare.py --network resnet101 [--cases infer:1,infer:8,train:8]
+    python compare.py --precision bf16 [--cases infer:1,infer:8]
 
 Every program is a process of its own that waits until it is asked for one run (`worker.py` describes the protocol), so
 that a round visits all of them within seconds and whatever else the machine does hits all alike. `ratio` is the median
 over rounds of our time divided by the peer's in the same round: below 1 we are faster. Training holds gigabytes per
 program, so there each peer takes turns with us alone. `first` starts a process on a photograph and 1.4 GB of weights.
 `CPU` is the same ratio of processor time of all threads, which other work on the machine disturbs least. `--network` names
-another network, in turns with PyTorch in both layouts.
+another network, in turns with PyTorch in both layouts; `--precision bf16` has inference in it by those who know it on a processor.
 """
 import argparse
 import json
@@ -22,6 +23,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 arguments = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__)
 arguments.add_argument("--network", choices=["resnet101", "densenet201", "inception-v3", "xception", "emosepar"])
+arguments.add_argument("--precision", default="float32", choices=["float32", "bf16"])
 arguments.add_argument("--cases", help="what to run, and the batch")
 arguments.add_argument("--rounds", type=int, default=5)
 arguments.add_argument("--threads", type=int, default=os.cpu_count())
@@ -30,10 +32,14 @@ arguments.add_argument("--binary", required=True, help="deep-affect, built with 
 arguments.add_argument("--scratch", required=True, help="folder of run.sh: environments, weights, candle")
 arguments.add_argument("--json", help="every sample, to this file")
 a = arguments.parse_args()
-a.cases = a.cases or ("infer:1,infer:8,train:8" if a.network else "infer:1,infer:8,train:4,first")
+BF16 = a.precision == "bf16"
+a.cases = a.cases or ("infer:1,infer:8" if BF16 else "infer:1,infer:8,train:8" if a.network else "infer:1,infer:8,train:4,first")
 if a.network and "first" in a.cases:
     arguments.error("`first` rates a photograph with the fused network: leave out --network")
-PEERS = [p for p in a.peers.split(",") if not a.network or p.startswith("torch")]
+if BF16 and ("first" in a.cases or "train" in a.cases):
+    arguments.error("--precision bf16 is for inference")
+KNOWN = ["torch", "torch-nhwc"] + ["openvino"] * (not a.network) if a.network or BF16 else a.peers.split(",")
+PEERS = [p for p in a.peers.split(",") if p in KNOWN]
 OURS = "deep-affect"
 INFERENCE_ONLY = ["onnxruntime", "openvino"]
 WEIGHTS = os.path.join(a.scratch, "fused")
@@ -44,13 +50,14 @@ def python(peer, case, *rest):
     model = WEIGHTS + (".safetensors" if peer == "torch" else ".onnx")
     program = [os.path.join(a.scratch, environment, "bin", "python"), os.path.join(HERE, "worker.py")]
     network = ["--network", a.network] if a.network else []
-    return [*program, "--peer", peer, *network, "--case", case, "--threads", str(a.threads), "--model", model, *rest]
+    return [*program, "--peer", peer, *network, "--case", case, "--threads", str(a.threads), "--precision", a.precision, "--model", model, *rest]  # fmt: skip
 
 
 def command(program, case, batch):
     if program == OURS:
         network = [a.network] if a.network else []
-        return [a.binary, "profile", *network, "--pass", case, "--batch", str(batch), "--threads", str(a.threads), "--paced", "--json"]  # fmt: skip
+        precision = ["--precision", a.precision] if BF16 else []
+        return [a.binary, "profile", *network, *precision, "--pass", case, "--batch", str(batch), "--threads", str(a.threads), "--paced", "--json"]  # fmt: skip
     if program == "candle":
         return [os.path.join(a.scratch, "candle", "release", "candle-peer"), case, str(batch)]
     return python(program, case, "--batch", str(batch))
@@ -206,7 +213,7 @@ def versions():
 
 
 now, load = time.strftime("%Y-%m-%d %H:%M"), os.getloadavg()[0]
-print(f"{a.network or 'fused'}; {processor()}, {a.threads} threads, {now} UTC, load {load:.1f}; {versions()}", flush=True)
+print(f"{a.network or 'fused'}{' in bf16' * BF16}; {processor()}, {a.threads} threads, {now} UTC, load {load:.1f}; {versions()}", flush=True)
 print(f"{'case':<14} {'program':<12} {'median s':>8} (fastest – slowest)       CPU s GFLOP/s peak MiB   ours / theirs, CPU", flush=True)
 samples = []
 for case in a.cases.split(","):

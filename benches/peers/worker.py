@@ -21,6 +21,7 @@ arguments.add_argument("--case", required=True, choices=["infer", "train", "firs
 arguments.add_argument("--network", help="emosepar, xception, or a name of torchvision; without, the fused network")
 arguments.add_argument("--batch", type=int, default=1)
 arguments.add_argument("--threads", type=int, default=os.cpu_count())
+arguments.add_argument("--precision", default="float32", choices=["float32", "bf16"], help="bf16: inference of torch and openvino")
 arguments.add_argument("--model", help="where `save` writes and `first`, onnxruntime and openvino read")
 arguments.add_argument("--photo", help="the photograph of `first`")
 a = arguments.parse_args()
@@ -163,6 +164,8 @@ def torch_step():
     x = torch.rand(a.batch, 3, side, side) - 0.5
     if a.peer == "torch-nhwc":
         model, x = model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+    if a.precision == "bf16":
+        model, x = model.bfloat16(), x.bfloat16()
     if a.case == "infer":
         model.eval()
 
@@ -197,7 +200,7 @@ def openvino_request():
     import openvino
 
     core = openvino.Core()
-    hints = {"INFERENCE_NUM_THREADS": a.threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    hints = {"INFERENCE_NUM_THREADS": a.threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16" if a.precision == "bf16" else "f32"}
     return core.compile_model(core.read_model(a.model), "CPU", hints).create_infer_request()
 
 
