@@ -628,24 +628,26 @@ fn kernels_of_hopper_are_tried_before_they_are_used() {
     let note = note.unwrap();
     assert!(by == "conv_fprop_mma" && note.contains("are not used: fprop by 64 filters has "), "{note}");
     assert!(note.ends_with(" of integers"), "{note}");
+
+    // A driver of before tensor maps.
+    let old = dir.path().join("old");
+    fs::create_dir(&old).unwrap();
+    let (by, note) = trusting("whole", &[], dir.path(), &imitation(&old, &["--cfg", "no_tensor_maps"]));
+    let note = note.unwrap();
+    assert!(
+        by == "conv_fprop_mma" && note.contains("not used: the NVIDIA driver has no cuTensorMapEncodeTiled"),
+        "{note}"
+    );
 }
 
 #[test]
 fn tensors_are_told_to_a_driver_that_can_be() {
     if possible() {
-        let hopper = HOPPER;
-        let (text, log) = within("inside_on_hopper", &hopper, &[]);
+        let (text, log) = within("inside_on_hopper", &HOPPER, &[]);
         assert!(text.contains("\ndone"), "{text}");
         // Images and filters of each of four instances in a launch, of which there is one.
         assert_eq!(log.iter().filter(|l| *l == "cuTensorMapEncodeTiled").count(), 4, "{log:?}");
-        let dir = tempfile::tempdir().unwrap();
-        let path = imitation(dir.path(), &["--cfg", "no_tensor_maps"]);
-        let (text, _) = ran("inside_on_hopper", &hopper, dir.path(), &path);
-        assert!(text.contains("exit code 1: the NVIDIA driver has no cuTensorMapEncodeTiled; install"), "{text}");
-        let (by, note) = trusting("whole", &[], dir.path(), &path);
-        let note = note.unwrap();
-        assert!(by == "conv_fprop_mma" && note.contains("not used: the NVIDIA driver has no cuTensorMap"), "{note}");
-        let refuses = [&hopper[..], &[("FAKE_CUDA_REFUSE", "cuTensorMapEncodeTiled")]].concat();
+        let refuses = [&HOPPER[..], &[("FAKE_CUDA_REFUSE", "cuTensorMapEncodeTiled")]].concat();
         let (text, _) = within("inside_on_hopper", &refuses, &[]);
         assert!(text.contains("exit code 1: cuTensorMapEncodeTiled: "), "{text}");
     }

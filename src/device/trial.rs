@@ -9,7 +9,6 @@ use super::{Checks, Data, Gpu, Session, cuda};
 use crate::atomic;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
-use crate::hash::checksum;
 use crate::launch::choices::{Product, Tiles};
 use crate::launch::{Arch, Choices, Code, Products, Warpgroups};
 use crate::nvrtc::{self, Cache, Target};
@@ -77,7 +76,7 @@ struct Record {
     /// CUDA of the driver, and of the compiler or `exported`.
     driver: String,
     compiler: String,
-    /// Names the sources of the kernels.
+    /// Names their sources.
     kernels: String,
     program: String,
     verdict: Verdict,
@@ -85,12 +84,11 @@ struct Record {
 
 impl Record {
     fn new(device: &str, verdict: Verdict) -> Result<Self> {
-        let sources = nvrtc::sources().flat_map(|(name, text)| [name, text]).collect::<String>();
         Ok(Self {
             device: device.into(),
             driver: cuda::driver()?.to_string(),
             compiler: nvrtc::available().map_or("exported".into(), |v| v.to_string()),
-            kernels: format!("{:016x}", checksum(sources.as_bytes())),
+            kernels: nvrtc::fingerprint("sm90/conv.cu")?,
             program: env!("CARGO_PKG_VERSION").into(),
             verdict,
         })

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::files;
+use crate::hash::checksum;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -59,6 +60,16 @@ impl KernelText {
         }
         Ok(Self { root: ROOT.into(), text, headers })
     }
+}
+
+/// Names a source and all that it includes, as they are compiled here.
+///
+/// # Errors
+/// A source that cannot be read.
+pub fn fingerprint(path: &str) -> Result<String> {
+    let KernelText { text, headers, .. } = KernelText::open(path)?;
+    let all = headers.iter().fold(text.into_owned(), |all, (name, text)| all + name + text);
+    Ok(format!("{:016x}", checksum(all.as_bytes())))
 }
 
 /// The path and the text of every file that the program has.
