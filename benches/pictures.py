@@ -1,13 +1,24 @@
 #!/usr/bin/env python3
 """Pictures a second of `predict` before the device: read, decoded, resized, answered, with a model that costs next to nothing.
 
-    benches/pictures.py PROGRAM FOLDER [ROWS [WAY]]      WAY: list, or tar through a pipe
+    benches/pictures.py PROGRAM FOLDER [ROWS [WAY]]      WAY: list, tar through a pipe, or shards
+
+Eight shards follow each other; each is killed in its first half and gone on with, and every path must have one row.
 
 FOLDER has some dozens of JPEG files; they are asked about ROWS times in all (100,000), each time by another name, on two threads.
 Processor time is what counts where other work runs beside: pictures a second of it are those of two cores with nothing else to do.
 """
 
-import io, os, resource, subprocess, sys, tarfile, tempfile, time
+import csv, io, os, random, resource, subprocess, sys, tarfile, tempfile, time
+
+
+def lines(path):
+    try:
+        with open(path, "rb") as file:
+            return sum(piece.count(b"\n") for piece in iter(lambda: file.read(1 << 20), b""))
+    except FileNotFoundError:
+        return 0
+
 
 program, folder = map(os.path.abspath, sys.argv[1:3])
 rows = int(sys.argv[3]) if len(sys.argv) > 3 else 100_000
@@ -38,11 +49,28 @@ with tempfile.TemporaryDirectory() as at:
             os.symlink(folder, f"{again:06}")
         with open("list.txt", "w") as paths:
             paths.writelines(f"{i // len(names):06}/{names[i % len(names)]}\n" for i in range(rows))
-        subprocess.run([*command, "--list", "list.txt", "--out", "rows.csv"], check=True)
+        of_list = [*command, "--list", "list.txt", "--out"]
+        if way == "shards":
+            os.mkdir("parts")
+            for shard in range(1, 9):
+                part = f"parts/part-{shard}-of-8.csv"
+                one = [*of_list, "parts/", "--shard", f"{shard}/8", "--resume"]
+                child, kill_at = subprocess.Popen(one), random.uniform(0, 0.5) * rows / 8
+                while child.poll() is None and lines(part + ".part") <= kill_at:
+                    time.sleep(0.05)
+                child.kill()
+                child.wait()
+                print(f"shard {shard}: killed after {max(0, lines(part + '.part') - 1)} rows", flush=True)
+                subprocess.run(one, check=True)
+            rest = sorted(set(os.listdir("parts")) - {f"part-{i}-of-8.csv{end}" for i in range(1, 9) for end in ("", ".json")})
+            assert not rest, f"left behind: {rest}"
+        else:
+            subprocess.run([*of_list, "rows.csv"], check=True)
     seconds, after = time.time() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    answered = sum(1 for _ in open("rows.csv")) - 1
-    assert answered == rows, f"{answered} rows"
+    files = [f"parts/{name}" for name in os.listdir("parts") if name.endswith(".csv")] if way == "shards" else ["rows.csv"]
+    paths = [row["path"] for file in files for row in csv.DictReader(open(file)) if not row["error"]]
+    assert len(paths) == rows == len(set(paths)), f"{len(paths)} rows with ratings, {len(set(paths))} paths"
     size = sum(os.path.getsize(f"{folder}/{n}") for n in names) / len(names)
     print(f"{rows} pictures of {size / 1e3:.0f} kB ({way}): {rows / seconds:.0f} a second in {seconds:.0f} s of wall time, "
           f"{2 * rows / cpu:.0f} a second of two cores' time ({1e3 * cpu / rows:.2f} ms each); at most {after.ru_maxrss / 1024:.0f} MiB")
