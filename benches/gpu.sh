@@ -204,6 +204,10 @@ check() {
         return
     fi
     families bits 45 same_bits grouped_ nan_ tiles_ ceilings
+    if [ -z "$SMOKE" ] && [ "$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1)" = 9.0 ]; then
+        part "Hopper's own kernels beside the portable ones" 60 \
+            bash -c '"$@" | tee /dev/stderr | grep -x agreed' -- "$BINARY" kernels check "${device[@]}"
+    fi
     part "graph replay, small network" 20 "$TESTS" replays_ --nocapture --test-threads=1
     compare "graph replay, training step, bf16" 25 --replay --pass train --batch "$batch" --precision bf16
     compare "graph replay, inference, bf16" 15 --replay --batch "$batch" --precision bf16
