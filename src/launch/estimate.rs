@@ -3,6 +3,7 @@ Hopper cards whose constants name their sources; what it says is no measurement.
 
 use super::Cost;
 use super::choices::Product;
+use super::gpu::Kernel;
 
 /// What an estimate must know about a GPU. By default those of an H200.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +115,17 @@ impl Limits {
         bytes / (self.multiprocessors as f64 * self.memory(self.multiprocessors))
     }
 
+    /// Clocks of a block for each of the depth, where so many blocks share the cache, and what they go to.
+    fn step(&self, blocks: usize, kernel: &Kernel, price: &Price) -> (Bottleneck, f64) {
+        let cache = CACHE[1].min(CACHE[0] / blocks.min(self.multiprocessors) as f64);
+        let products = if kernel.on_tensor_cores() { Bottleneck::Tensor } else { Bottleneck::Fma };
+        longest([
+            (products, price.products),
+            (Bottleneck::Shared, price.shared),
+            (Bottleneck::Cache, price.bytes / cache),
+        ])
+    }
+
     /// Clocks of a product of matrices, and what takes longest within the loop: whole waves of blocks, each bound by
     /// arithmetic, shared memory or cache; beginning and end of a block hide behind another one's loop where two are resident
     /// and the loop is long enough.
@@ -121,12 +133,7 @@ impl Limits {
         let ([m, n, depth], [rows, columns]) = (product.extents, price.tile);
         let blocks = (product.copies * m.div_ceil(rows) * n.div_ceil(columns)).max(1);
         let turns = blocks.div_ceil(self.multiprocessors) as f64;
-        let cache = CACHE[1].min(CACHE[0] / blocks.min(self.multiprocessors) as f64);
-        let on_tensor_cores = |g: &(&str, i64)| ["TERMS", "ACROSS"].contains(&g.0);
-        let products = if product.given.iter().any(on_tensor_cores) { Bottleneck::Tensor } else { Bottleneck::Fma };
-        let times =
-            [(products, price.products), (Bottleneck::Shared, price.shared), (Bottleneck::Cache, price.bytes / cache)];
-        let (bound, step) = longest(times);
+        let (bound, step) = self.step(blocks, product.kernel, price);
         let outer = BEGIN + price.results / self.memory(self.multiprocessors);
         let (inner, resident) = (depth as f64 * step, price.resident as f64);
         // A trip for the count and one for what the others wrote.
@@ -138,9 +145,8 @@ impl Limits {
 
     /// Clocks of a multiprocessor for each of the depth of a product of m rows and n columns, of which there are so many that all
     /// multiprocessors are busy and no tile is the last.
-    pub fn rate(&self, [m, n]: [usize; 2], price: &Price) -> f64 {
-        let cache = CACHE[1].min(CACHE[0] / self.multiprocessors as f64);
-        let step = price.products.max(price.shared).max(price.bytes / cache);
+    pub fn rate(&self, [m, n]: [usize; 2], kernel: &Kernel, price: &Price) -> f64 {
+        let (_, step) = self.step(self.multiprocessors, kernel, price);
         m as f64 / price.tile[0] as f64 * n.div_ceil(price.tile[1]) as f64 * step
     }
 
@@ -167,9 +173,9 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::launch::gpu::Kernel;
 
     static KERNEL: Kernel = Kernel::new("none.cu", "product", 3, "");
+    static TENSOR: Kernel = Kernel::new("mma/none.cu", "product_mma", 3, "");
     const TILE: Price =
         Price { tile: [128, 128], products: 16.0, shared: 10.0, bytes: 128.0, results: 0.0, resident: 1, last: 0.0 };
 
@@ -196,7 +202,7 @@ mod tests {
         near(of(product(132 * 128), TILE), wave + LAUNCH, Bottleneck::Fma);
         // One block more is a whole turn more.
         near(of(product(132 * 128 + 1), TILE), 2.0 * wave + LAUNCH, Bottleneck::Fma);
-        let tensor = Product { given: vec![("TERMS", 1)], ..product(128) };
+        let tensor = Product { kernel: &TENSOR, ..product(128) };
         near(of(tensor, TILE), wave + LAUNCH, Bottleneck::Tensor);
         near(of(product(128), Price { shared: 16.1, ..TILE }), (1500.0 + 1.61e6) / 1.7e9 + LAUNCH, Bottleneck::Shared);
         // The last block goes back for what the others wrote.

@@ -34,6 +34,13 @@ pub struct Kernel {
     pub variants: &'static [&'static [i64]],
 }
 
+impl Kernel {
+    /// Whether it multiplies on tensor cores: those of two folders do.
+    pub fn on_tensor_cores(&self) -> bool {
+        ["mma/", "sm90/"].iter().any(|folder| self.source.starts_with(folder))
+    }
+}
+
 /// The only variant of a kernel without constants.
 pub const PLAIN: &[&[i64]] = &[&[]];
 

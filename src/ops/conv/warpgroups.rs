@@ -91,7 +91,7 @@ fn pays([p, q, k]: [usize; 3], portable: &'static Kernel) -> bool {
     let limits = Limits::default();
     let least = |kernel, given, pixels: usize, price: fn(&[i64]) -> Price| {
         let product = Product { kernel, given, extents: [pixels, k, DEPTH], copies: 1 };
-        let rates = product.candidates(&limits).into_iter().map(|v| limits.rate([pixels, k], &price(v)));
+        let rates = product.candidates(&limits).into_iter().map(|v| limits.rate([pixels, k], kernel, &price(v)));
         rates.fold(f64::INFINITY, f64::min)
     };
     let storage = ("STORAGE", DType::BF16.code());
