@@ -31,25 +31,16 @@ fn possible() -> bool {
 type Made = (Unit, Target, deep_affect::error::Result<Arc<Compiled>>);
 
 /// Architectures for which units are compiled: each unit for the last one of those that take the same way through its text.
-const WHOLE: [Target; 3] = [Target::new(75), Target::new(80), Target { compute: 90, specific: true }];
+const WHOLE: [Target; 3] = [Target::new(75), Target::new(80), Target::HOPPER];
 
 /// The numbers that a source, with all that it includes, compares the architecture with.
 fn bounds(source: &str) -> BTreeSet<u32> {
-    let texts: BTreeMap<&str, &str> = nvrtc::sources().collect();
     let number = |rest: &str| {
         let rest = rest.trim_start().strip_prefix(">=").or(rest.trim_start().strip_prefix('<'));
         let digits = rest.unwrap_or_else(|| panic!("{source}: neither < nor >=")).trim_start();
         digits[..digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len())].parse::<u32>().unwrap() / 10
     };
-    let (mut seen, mut left) = (BTreeSet::new(), vec![source]);
-    while let Some(name) = left.pop() {
-        if seen.insert(name) {
-            let included =
-                |line: &'static str| line.strip_prefix("#include \"").and_then(|rest| rest.split('"').next());
-            left.extend(nvrtc::sources().find(|s| s.0 == name).iter().flat_map(|s| s.1.lines().filter_map(included)));
-        }
-    }
-    seen.iter().flat_map(|name| texts[name].split("__CUDA_ARCH__").skip(1)).map(number).collect()
+    nvrtc::whole(source).unwrap().split("__CUDA_ARCH__").skip(1).map(number).collect()
 }
 
 /// Which way an architecture takes.
@@ -223,7 +214,7 @@ fn an_exported_folder_serves_a_machine_without_a_compiler() {
     let dir = tempfile::tempdir().unwrap();
     let (folder, empty) = (dir.path().join("exported"), dir.path().join("empty"));
     // Most of it was compiled for the test above.
-    let (target, entries) = (WHOLE[2], folder.join("kernels"));
+    let (target, entries) = (Target::HOPPER, folder.join("kernels"));
     std::fs::create_dir_all(&entries).unwrap();
     let known: BTreeSet<&Unit> = COMPILED.iter().filter(|m| m.1 == target).map(|m| &m.0).collect();
     for entry in std::fs::read_dir(FOLDER.join("kernels")).unwrap().map(|e| e.unwrap()) {

@@ -11,7 +11,7 @@ mod source;
 pub use cache::{Cache, compile_all};
 pub use library::not_in_the_current_folder;
 pub use occupancy::{occupancy, resident, shared_memory};
-pub use source::{fingerprint, sources};
+pub use source::{fingerprint, sources, whole};
 
 use crate::error::{Error, Result};
 use crate::launch::gpu::Kernel;

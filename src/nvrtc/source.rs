@@ -62,14 +62,21 @@ impl KernelText {
     }
 }
 
-/// Names a source and all that it includes, as they are compiled here.
+/// A source and, by their names, all that it includes, as they are compiled here.
+///
+/// # Errors
+/// A source that cannot be read.
+pub fn whole(path: &str) -> Result<String> {
+    let KernelText { text, headers, .. } = KernelText::open(path)?;
+    Ok(headers.iter().fold(text.into_owned(), |all, (name, text)| all + name + text))
+}
+
+/// Names what [`whole`] gives.
 ///
 /// # Errors
 /// A source that cannot be read.
 pub fn fingerprint(path: &str) -> Result<String> {
-    let KernelText { text, headers, .. } = KernelText::open(path)?;
-    let all = headers.iter().fold(text.into_owned(), |all, (name, text)| all + name + text);
-    Ok(format!("{:016x}", checksum(all.as_bytes())))
+    Ok(format!("{:016x}", checksum(whole(path)?.as_bytes())))
 }
 
 /// The path and the text of every file that the program has.
