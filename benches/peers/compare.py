@@ -38,8 +38,7 @@ if a.network and "first" in a.cases:
     arguments.error("`first` rates a photograph with the fused network: leave out --network")
 if BF16 and ("first" in a.cases or "train" in a.cases):
     arguments.error("--precision bf16 is for inference")
-KNOWN = ["torch", "torch-nhwc"] + ["openvino"] * (not a.network) if a.network or BF16 else a.peers.split(",")
-PEERS = [p for p in a.peers.split(",") if p in KNOWN]
+PEERS = [p for p in a.peers.split(",") if p.startswith("torch") or not a.network and (p == "openvino" or not BF16)]
 OURS = "deep-affect"
 INFERENCE_ONLY = ["onnxruntime", "openvino"]
 WEIGHTS = os.path.join(a.scratch, "fused")

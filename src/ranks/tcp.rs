@@ -485,11 +485,12 @@ impl Tcp {
         let share = |r: usize| [cuts[r], cuts[r + 1]];
         let (said, mine) = match how {
             Exchange::AllGather => (What::Share, collected(values, share(own))),
-            Exchange::ReduceScatter | Exchange::AllReduce => (What::Sum, self.sums(bucket, values, &share)?),
+            Exchange::ReduceScatter | Exchange::AllReduce => {
+                let sums = self.sums(bucket, values, &share)?;
+                put(values, cuts[own], &sums);
+                (What::Sum, sums)
+            }
         };
-        if said == What::Sum {
-            put(values, cuts[own], &mine);
-        }
         if how == Exchange::ReduceScatter {
             return Ok(());
         }
